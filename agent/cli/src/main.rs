@@ -1,0 +1,3 @@
+//! The command line `realm`.
+
+fn main() {}

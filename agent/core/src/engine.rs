@@ -1,0 +1,155 @@
+//! The port to the engine: one loaded model, from prompt to tokens.
+
+use std::time::Instant;
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::{auth::Caller, name::ModelName, refusal::Refusal};
+
+/// A loaded model that every tenant with the right to it shares.
+///
+/// Nothing here waits: the engine has its own thread, and what it produces comes through a
+/// bounded [`TokenStream`].
+pub trait Engine: Send + Sync {
+    fn info(&self) -> &EngineInfo;
+
+    /// Token ids of `text`. With `special`, text that spells a control token becomes that token;
+    /// only trusted text may set it.
+    fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError>;
+
+    /// The bytes of `ids`, which need not be whole UTF-8 characters.
+    fn detokenize(&self, ids: &[u32]) -> Result<Vec<u8>, TextError>;
+
+    /// Token ids of a conversation through the model's own chat template, ready for an answer.
+    fn tokenize_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, TextError>;
+
+    /// Queues a generation for `caller`. Dropping the stream cancels it and frees its KV blocks
+    /// at the next step.
+    fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal>;
+
+    fn load(&self) -> EngineLoad;
+}
+
+/// What is fixed about a loaded model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineInfo {
+    pub model: ModelName,
+    pub architecture: String,
+    /// Tokens one sequence may hold.
+    pub context: u32,
+    pub vocabulary: u32,
+    /// Tokens in one KV block.
+    pub block_tokens: u32,
+    pub has_chat_template: bool,
+}
+
+/// How busy an engine is, for metrics and placement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineLoad {
+    pub sequences_queued: u32,
+    pub sequences_running: u32,
+    pub kv_blocks_used: u32,
+    /// Blocks that hold finished prefixes and can be taken at once.
+    pub kv_blocks_cached: u32,
+    pub kv_blocks_total: u32,
+    pub prompt_tokens_total: u64,
+    pub cached_tokens_total: u64,
+    pub generated_tokens_total: u64,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChatMessage {
+    pub role: String,
+    pub content: String,
+}
+
+/// Why text could not become tokens, or tokens text.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TextError {
+    #[error("the model has no chat template")]
+    NoChatTemplate,
+    #[error("the chat template refused the messages: {0}")]
+    Template(String),
+    #[error("token {id} is not in the vocabulary of {vocabulary}")]
+    UnknownToken { id: u32, vocabulary: u32 },
+    #[error("the text has {bytes} bytes; {bytes_max} are the most")]
+    TooLong { bytes: usize, bytes_max: usize },
+    #[error("the text could not be tokenized: {0}")]
+    Tokenizer(String),
+}
+
+/// One sequence to generate.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// Token ids, never empty.
+    pub prompt: Vec<u32>,
+    pub sampling: Sampling,
+    /// Tokens to generate at most; `None` means as many as the context holds.
+    pub tokens_max: Option<u32>,
+    /// The text ends before the first of these; it is never part of the text.
+    pub stop: Vec<String>,
+    pub deadline: Option<Instant>,
+}
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Keep the `top_k` likeliest tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the likeliest tokens whose probabilities sum to this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens at least this likely relative to the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Same seed, same prompt, same model: same tokens. `None` draws one.
+    pub seed: Option<u64>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: None }
+    }
+}
+
+/// Tokens that may wait for a slow program, by the reasoning of
+/// [`crate::reply::CHUNKS_BUFFERED_MAX`].
+pub const TOKENS_BUFFERED_MAX: usize = 256;
+
+/// The reading end of a generation. Dropping it cancels the generation.
+pub type TokenStream = mpsc::Receiver<TokenEvent>;
+
+/// One step of a generation. `Finished` and `Failed` are last.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenEvent {
+    Token(Token),
+    Finished { finish: Finish, usage: Usage },
+    Failed(Refusal),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    pub id: u32,
+    /// Whole characters only: empty while a character, or a possible stop string, is incomplete.
+    pub text: String,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its answer, or a stop string was met.
+    Stop,
+    /// `tokens_max` or the context was reached.
+    Length,
+}
+
+/// What a call cost, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: u32,
+    /// Of `prompt_tokens`, those whose keys and values this tenant's own cache already held.
+    pub cached_tokens: u32,
+    pub completion_tokens: u32,
+}

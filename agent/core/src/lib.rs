@@ -1,0 +1,20 @@
+//! The words of both paths, the ports between the rooms, and the pure gates `auth` and `limit`.
+//!
+//! A request passes, in order: [`auth::verify`] makes a [`auth::Caller`], [`limit::Limiter::admit`] makes an
+//! [`limit::Admitted`], the port [`tenants::Tenants`] runs it beside the weights, and the port
+//! [`engine::Engine`] turns prompts into tokens. Desired state passes as a [`desired::Desired`]
+//! and comes back as a [`report::Report`].
+
+pub mod name;
+
+pub mod auth;
+pub mod call;
+pub mod engine;
+pub mod limit;
+pub mod refusal;
+pub mod reply;
+pub mod tenants;
+
+pub mod desired;
+pub mod report;
+pub mod residents;

@@ -1,0 +1,113 @@
+//! Why a call was not served, or not to its end.
+
+use thiserror::Error;
+
+/// Which of a program's limits ended its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramLimit {
+    Memory,
+    Fuel,
+    HostCalls,
+    Output,
+}
+
+/// Why a call was not served, or not to its end: the caller's fault or one of our limits.
+///
+/// Closed: each variant is one code on the wire and one metric label. The message is for people
+/// and carries the numbers; it never says which of several reasons a key was refused for.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    #[error("the API key is missing, wrong, expired or revoked")]
+    Unauthenticated,
+    #[error("the tenant is suspended")]
+    Suspended,
+    #[error("{0} is not granted to this tenant")]
+    NotAllowed(String),
+    #[error("unknown function `{0}`")]
+    UnknownFunction(String),
+    #[error("unknown model `{0}`")]
+    UnknownModel(String),
+    #[error("unknown pipeline `{0}`")]
+    UnknownPipeline(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("the message is larger than {bytes_max} bytes")]
+    TooLarge { bytes_max: usize },
+    #[error("more than {per_minute} requests per minute")]
+    TooManyRequests { per_minute: u32, retry_after_ms: u64 },
+    #[error("more than {per_minute} tokens per minute")]
+    TooManyTokens { per_minute: u32, retry_after_ms: u64 },
+    #[error("more than {calls_max} calls at once")]
+    TooManyCalls { calls_max: u32 },
+    #[error("the prompt has {tokens} tokens and the context holds {tokens_max}")]
+    TooLong { tokens: usize, tokens_max: usize },
+    #[error("model `{model}` is not ready: {reason}")]
+    ModelNotReady { model: String, reason: String },
+    #[error("every place is taken; try again")]
+    Busy { retry_after_ms: u64 },
+    #[error("this server is draining; connect again")]
+    Draining,
+    #[error("the call took longer than {deadline_ms} ms")]
+    DeadlineExceeded { deadline_ms: u64 },
+    #[error("the client read too slowly")]
+    SlowReader,
+    #[error("the call was cancelled")]
+    Cancelled,
+    #[error("the tenant's program went over its limit of {}", limit_text(*.limit, *.max))]
+    ProgramLimit { limit: ProgramLimit, max: u64 },
+    #[error("the tenant's program failed: {0}")]
+    ProgramFailed(String),
+    #[error("internal error; the server's log has the cause")]
+    Internal,
+}
+
+fn limit_text(limit: ProgramLimit, max: u64) -> String {
+    match limit {
+        ProgramLimit::Memory => format!("{max} bytes of memory"),
+        ProgramLimit::Fuel => format!("{max} units of fuel"),
+        ProgramLimit::HostCalls => format!("{max} host calls"),
+        ProgramLimit::Output => format!("{max} bytes of output"),
+    }
+}
+
+impl Refusal {
+    /// The stable code on the wire and in metric labels.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::Suspended => "suspended",
+            Self::NotAllowed(_) => "not_allowed",
+            Self::UnknownFunction(_) => "unknown_function",
+            Self::UnknownModel(_) => "unknown_model",
+            Self::UnknownPipeline(_) => "unknown_pipeline",
+            Self::Invalid(_) => "invalid",
+            Self::TooLarge { .. } => "too_large",
+            Self::TooManyRequests { .. } => "too_many_requests",
+            Self::TooManyTokens { .. } => "too_many_tokens",
+            Self::TooManyCalls { .. } => "too_many_calls",
+            Self::TooLong { .. } => "too_long",
+            Self::ModelNotReady { .. } => "model_not_ready",
+            Self::Busy { .. } => "busy",
+            Self::Draining => "draining",
+            Self::DeadlineExceeded { .. } => "deadline_exceeded",
+            Self::SlowReader => "slow_reader",
+            Self::Cancelled => "cancelled",
+            Self::ProgramLimit { limit: ProgramLimit::Memory, .. } => "program_memory",
+            Self::ProgramLimit { limit: ProgramLimit::Fuel, .. } => "program_fuel",
+            Self::ProgramLimit { limit: ProgramLimit::HostCalls, .. } => "program_host_calls",
+            Self::ProgramLimit { limit: ProgramLimit::Output, .. } => "program_output",
+            Self::ProgramFailed(_) => "program_failed",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// How long a client should wait before it tries again, where waiting helps.
+    pub const fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::TooManyRequests { retry_after_ms, .. }
+            | Self::TooManyTokens { retry_after_ms, .. }
+            | Self::Busy { retry_after_ms } => Some(*retry_after_ms),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What comes back from a call: chunks, then one end.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::{
+    engine::{Finish, Usage},
+    refusal::Refusal,
+};
+
+/// Chunks that may wait for a slow client before its call ends with [`Refusal::SlowReader`].
+///
+/// One chunk is one token at most times: at 50 tokens a second this is about five seconds, longer
+/// than a mobile hand-over and short enough that a stalled reader does not hold KV blocks others
+/// wait for.
+pub const CHUNKS_BUFFERED_MAX: usize = 256;
+
+/// One step of a reply. `Done` and `Failed` are last.
+#[derive(Clone, Debug)]
+pub enum ReplyEvent {
+    Chunk(Chunk),
+    Done(Done),
+    Failed(Refusal),
+}
+
+/// A piece of a streamed reply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chunk {
+    /// The pipeline step it belongs to.
+    pub step: Option<Arc<str>>,
+    pub body: ChunkBody,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChunkBody {
+    Text(String),
+    /// A value of the program's own making.
+    Json(serde_json::Value),
+}
+
+/// The end of a reply that was served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// The function's result besides its streamed text; `null` where the text is all.
+    pub data: serde_json::Value,
+    pub finish: Finish,
+    pub usage: Usage,
+}
+
+/// The reading end of a reply. Dropping it cancels the call.
+pub type Reply = mpsc::Receiver<ReplyEvent>;
+
+/// The writing end of a reply.
+pub type ReplySender = mpsc::Sender<ReplyEvent>;
+
+/// A reply that holds [`CHUNKS_BUFFERED_MAX`] events.
+pub fn channel() -> (ReplySender, Reply) {
+    mpsc::channel(CHUNKS_BUFFERED_MAX)
+}

@@ -1,0 +1,40 @@
+//! The port of the state path: what the steps of a converging agent act on.
+
+use std::future::Future;
+
+use crate::{
+    desired::{DesiredModel, DesiredPipeline, DesiredTenant, Sha256},
+    name::{ModelName, PipelineName, TenantName},
+    report::{Failure, ModelFacts, ModelPhase},
+};
+
+/// Everything that lives in an agent because the desired state says so.
+///
+/// Each `put` leaves what was there before serving until the new one is good, and for ever when
+/// the new one is not. All of it is idempotent.
+pub trait Residents: Send + Sync {
+    /// Fetches, verifies and loads a model, telling `progress` how far it is.
+    fn put_model(
+        &self,
+        model: &DesiredModel,
+        progress: &(dyn Fn(ModelPhase) + Send + Sync),
+    ) -> impl Future<Output = Result<ModelFacts, Failure>> + Send;
+
+    fn remove_model(&self, name: &ModelName) -> impl Future<Output = ()> + Send;
+
+    /// Compiles and checks the tenant's program, then lets its keys in. Returns the digest of the
+    /// program that now takes its calls.
+    fn put_tenant(
+        &self,
+        tenant: &DesiredTenant,
+    ) -> impl Future<Output = Result<Sha256, Failure>> + Send;
+
+    fn remove_tenant(&self, name: &TenantName) -> impl Future<Output = ()> + Send;
+
+    fn put_pipeline(
+        &self,
+        pipeline: &DesiredPipeline,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    fn remove_pipeline(&self, name: &PipelineName) -> impl Future<Output = ()> + Send;
+}

@@ -1,0 +1,1 @@
+//! Prompt to tokens: model files, tokenizer, forward pass, KV cache, scheduler, sampler.

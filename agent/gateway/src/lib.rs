@@ -1,0 +1,1 @@
+//! Bytes to admitted calls, replies to bytes: WebSocket, HTTP, TLS, authentication, limits.

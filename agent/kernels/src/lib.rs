@@ -1,0 +1,1 @@
+//! Arithmetic on weights and activations: the `Backend` trait, the block formats and the CPU backend.

@@ -1,0 +1,1 @@
+//! Desired state in, report out: ledger, diff, apply.

@@ -1,0 +1,1 @@
+//! One agent: the rooms wired together.

@@ -1,0 +1,1 @@
+//! Model artifacts: sources, resume, verification and the content-addressed cache.

@@ -1,0 +1,1 @@
+//! The resources of Realm, `Tenant`, `Model` and `Pipeline`, as Rust types and YAML.

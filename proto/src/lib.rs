@@ -1,0 +1,1 @@
+//! Everything two processes of Realm say to each other; no logic.

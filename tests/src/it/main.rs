@@ -1,0 +1,1 @@
+//! Whole paths through Realm, and the rules of the house.

@@ -1,0 +1,1 @@
+//! Whole paths, the tidy rules, and the fixtures both need.
