@@ -25,7 +25,7 @@ pub enum ReplyEvent {
 }
 
 /// A piece of a streamed reply.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// The pipeline step it belongs to.
     pub step: Option<Arc<str>>,

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// The whole state of one node against one generation.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The generation these items answer.
     pub generation: u64,
