@@ -254,8 +254,11 @@ class Client:
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), name="realm-client-connect")
             self._opening.add_done_callback(self._opening_done)
-        waiting = asyncio.shield(self._opening)
-        return (await waiting).session
+        opening = self._opening
+        await asyncio.wait([opening])  # one who stops waiting does not stop the others' attempts
+        if opening.cancelled():
+            raise ConnectionLost("the client is closed")
+        return opening.result().session
 
     def _opening_done(self, task: asyncio.Task[Opened]) -> None:
         self._opening = None

@@ -12,7 +12,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxy,
+    InvalidStatus,
+    ProxyError,
+)
 from websockets.typing import Subprotocol
 
 from realm_client.backoff import Clock
@@ -122,9 +128,11 @@ async def _open_socket(target: Target) -> ClientConnection:
         raise _refused_upgrade(error) from error
     except ssl.SSLCertVerificationError as error:
         raise InsecureServer(f"the server's certificate: {error.verify_message}") from error
-    except (OSError, EOFError, InvalidMessage) as error:
+    except (OSError, EOFError, InvalidMessage, ProxyError) as error:
         raise ConnectionLost(f"no connection to {target.url}: {error}") from error
-    except (InvalidHandshake, InvalidURI) as error:
+    except (InvalidProxy, ImportError) as error:
+        raise ConnectionLost(f"no way through the proxy: {error}", code="proxy") from error
+    except InvalidHandshake as error:
         raise ProtocolError(f"the upgrade failed: {error}") from error
     if socket.subprotocol != SUBPROTOCOL:
         socket.transport.abort()
