@@ -198,18 +198,12 @@ fn head_dim(
         heads.is_multiple_of(kv_heads),
         "it must divide the number of heads",
     )?;
-    let head_dim = match reader.unsigned("attention.key_length")? {
-        Some(_) => reader.count("attention.key_length", WIDTH_MAX)?,
-        None => {
-            let holds = width.is_multiple_of(heads);
-            reader.check(
-                "attention.head_count",
-                as_u32(heads),
-                holds,
-                "it must divide the width",
-            )?;
-            width / heads
-        }
+    let head_dim = if reader.unsigned("attention.key_length")?.is_some() {
+        reader.count("attention.key_length", WIDTH_MAX)?
+    } else {
+        let holds = width.is_multiple_of(heads);
+        reader.check("attention.head_count", as_u32(heads), holds, "it must divide the width")?;
+        width / heads
     };
     if let Some(value) = reader.unsigned("attention.value_length")? {
         let holds = value as usize == head_dim;

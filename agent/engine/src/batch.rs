@@ -9,7 +9,7 @@ pub(crate) struct SequenceId(pub(crate) u64);
 pub(crate) struct Rows {
     pub(crate) sequence: SequenceId,
     pub(crate) first_row: usize,
-    pub(crate) rows: usize,
+    pub(crate) count: usize,
     /// Tokens of the sequence that were computed before.
     pub(crate) past: usize,
     /// The sequence's blocks, in [`Batch::tables`].
@@ -66,7 +66,7 @@ impl Batch {
             self.positions.push(row_number(position));
             self.slots.push(row_number(slot));
         }
-        self.spans.push(Rows { sequence, first_row, rows: tokens.len(), past, table });
+        self.spans.push(Rows { sequence, first_row, count: tokens.len(), past, table });
     }
 
     /// Asks for the logits of the last row.

@@ -109,16 +109,16 @@ impl Bench {
         let sequences = sequences.clamp(1, SEQUENCES_MAX);
         let more = u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(1);
         let mut run = self.start(sequences, prompt, more)?;
-        while run.scheduler.totals().generated_tokens < sequences as u64 {
+        while run.scheduler.totals().generated < sequences as u64 {
             run.step(self.executor.as_mut())?;
         }
-        let before = run.scheduler.totals().generated_tokens;
+        let before = run.scheduler.totals().generated;
         let started = Instant::now();
         while !run.scheduler.is_idle() {
             run.step(self.executor.as_mut())?;
         }
         let elapsed = started.elapsed();
-        let generated = run.scheduler.totals().generated_tokens - before;
+        let generated = run.scheduler.totals().generated - before;
         Ok(Timing { tokens: usize::try_from(generated).unwrap_or(usize::MAX), elapsed })
     }
 
@@ -166,7 +166,7 @@ impl Run {
         self.scheduler.commit();
         let mut output = 0;
         for span in &self.batch.spans {
-            let last = span.first_row + span.rows - 1;
+            let last = span.first_row + span.count - 1;
             if self.batch.outputs.get(output).is_some_and(|&row| row as usize == last) {
                 let token = sampler::argmax(executor.logits(output)).unwrap_or(0);
                 if self.scheduler.advance(span.sequence, token).is_some() {

@@ -124,7 +124,7 @@ impl Evaluation {
     /// is left of the text after the last whole chunk is not read.
     pub fn perplexity(&mut self, tokens: &[u32], chunk: usize) -> Result<Perplexity, EvalError> {
         let mut sum = 0.0;
-        let mut count = 0;
+        let mut count = 0_usize;
         for part in tokens.chunks_exact(chunk.max(2)) {
             let first = part.len() / 2;
             self.logits(part, first, &mut |position, logits| {
@@ -137,7 +137,7 @@ impl Evaluation {
         if count == 0 {
             return Err(EvalError::TooShort { tokens: tokens.len(), chunk });
         }
-        Ok(Perplexity { value: (sum / f64::from(count)).exp(), tokens: count as usize })
+        Ok(Perplexity { value: (sum / count as f64).exp(), tokens: count })
     }
 }
 

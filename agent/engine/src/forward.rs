@@ -185,7 +185,7 @@ impl<B: Backend> Executor for Forward<B> {
             .iter()
             .map(|span| Span {
                 first_row: span.first_row,
-                rows: span.rows,
+                rows: span.count,
                 past: span.past,
                 blocks: &batch.tables[span.table.clone()],
             })

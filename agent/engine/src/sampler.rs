@@ -79,7 +79,7 @@ impl Sampler {
 pub(crate) fn argmax(logits: &[f32]) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
     for (id, &logit) in (0_u32..).zip(logits) {
-        if best.map_or(!logit.is_nan(), |(_, most)| logit > most) {
+        if best.map_or_else(|| !logit.is_nan(), |(_, most)| logit > most) {
             best = Some((id, logit));
         }
     }

@@ -46,12 +46,13 @@ pub(crate) struct Limits {
     pub(crate) queued: usize,
 }
 
-/// How much there is to do.
+/// Tokens since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    pub(crate) prompt_tokens: u64,
-    pub(crate) cached_tokens: u64,
-    pub(crate) generated_tokens: u64,
+    pub(crate) prompt: u64,
+    /// Of the prompt tokens, those that the cache held.
+    pub(crate) cached: u64,
+    pub(crate) generated: u64,
 }
 
 /// The one owner of sequences, of their blocks, and of who is served next.
@@ -181,7 +182,7 @@ impl Scheduler {
         }
         if self.running.len() < running {
             // At once, or a preempted sequence could take its place back before its tenant's turn.
-            self.start(&tenant, Prefill::Waiting);
+            self.start(&tenant, &Prefill::Waiting);
         }
     }
 
@@ -297,7 +298,7 @@ impl Scheduler {
             let Some(tenant) = self.least_served(|tenant| self.prefill_of(tenant).is_some()) else {
                 return;
             };
-            let Some(id) = self.prefill_of(&tenant).and_then(|next| self.start(&tenant, next))
+            let Some(id) = self.prefill_of(&tenant).and_then(|next| self.start(&tenant, &next))
             else {
                 return;
             };
@@ -334,9 +335,9 @@ impl Scheduler {
     }
 
     /// Starts what [`Scheduler::prefill_of`] found, with blocks for all its tokens.
-    fn start(&mut self, tenant: &TenantName, prefill: Prefill) -> Option<SequenceId> {
+    fn start(&mut self, tenant: &TenantName, prefill: &Prefill) -> Option<SequenceId> {
         let account = match prefill {
-            Prefill::Running(id) => return Some(id),
+            Prefill::Running(id) => return Some(*id),
             Prefill::Waiting => self.accounts.get_mut(tenant)?,
         };
         let mut sequence = account.waiting.pop_front()?;
@@ -350,8 +351,8 @@ impl Scheduler {
         account.running += 1;
         sequence.computed = cached;
         if sequence.first_start(cached) {
-            self.totals.prompt_tokens += sequence.prompt_len as u64;
-            self.totals.cached_tokens += u64::from(sequence.cached);
+            self.totals.prompt += sequence.prompt_len as u64;
+            self.totals.cached += u64::from(sequence.cached);
         }
         let id = sequence.id;
         self.running.insert(id, Running { sequence, table, planned: 0 });
@@ -391,7 +392,7 @@ impl Scheduler {
     pub(crate) fn advance(&mut self, id: SequenceId, token: u32) -> Option<Finish> {
         let sequence = &mut self.running.get_mut(&id)?.sequence;
         sequence.tokens.push(token);
-        self.totals.generated_tokens += 1;
+        self.totals.generated += 1;
         (sequence.tokens.len() >= sequence.len_max).then_some(Finish::Length)
     }
 

@@ -18,7 +18,7 @@ use crate::{
 
 /// Sequences one tenant may have waiting and running in one engine: as many as could run if it
 /// were alone, so that sixteen tenants that flood do not fill the queue for the others.
-pub(super) const OPEN_PER_TENANT_MAX: u32 = RUNNING_MAX as u32;
+const OPEN_PER_TENANT_MAX: usize = RUNNING_MAX;
 
 #[derive(Debug, Default)]
 pub(super) struct Board {
@@ -30,7 +30,7 @@ struct State {
     load: EngineLoad,
     /// Sequences that are on their way to the thread.
     on_the_way: u32,
-    open: HashMap<TenantName, u32>,
+    open: HashMap<TenantName, usize>,
     draining: bool,
 }
 
@@ -93,9 +93,9 @@ impl Board {
             kv_blocks_used: count(pool.used()),
             kv_blocks_cached: count(pool.idle()),
             kv_blocks_total: count(pool.total()),
-            prompt_tokens_total: totals.prompt_tokens,
-            cached_tokens_total: totals.cached_tokens,
-            generated_tokens_total: totals.generated_tokens,
+            prompt_tokens_total: totals.prompt,
+            cached_tokens_total: totals.cached,
+            generated_tokens_total: totals.generated,
             failed,
         };
     }

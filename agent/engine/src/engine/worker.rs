@@ -166,7 +166,7 @@ impl Worker {
         let batch = std::mem::take(&mut self.batch);
         let mut output = 0;
         for span in &batch.spans {
-            let last = span.first_row + span.rows - 1;
+            let last = span.first_row + span.count - 1;
             if batch.outputs.get(output).is_some_and(|&row| row as usize == last) {
                 self.advance(span.sequence, output);
                 output += 1;

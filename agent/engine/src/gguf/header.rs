@@ -111,9 +111,10 @@ fn alignment(
     let Some((_, value)) = keys.get(key).and_then(|&at| metadata.get(at)) else {
         return Ok(ALIGNMENT_DEFAULT);
     };
-    let alignment = value
-        .as_u32()
-        .ok_or(GgufError::Type { key: key.to_owned(), wanted: "a whole number of 32 bits" })?;
+    let alignment = value.as_u32().ok_or_else(|| GgufError::Type {
+        key: key.to_owned(),
+        wanted: "a whole number of 32 bits",
+    })?;
     let alignment = u64::from(alignment);
     if alignment.is_power_of_two() && (8..=ALIGNMENT_MAX).contains(&alignment) {
         Ok(alignment)

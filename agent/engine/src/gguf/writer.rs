@@ -43,20 +43,24 @@ pub fn write(
         tensor.shape.iter().for_each(|d| header.extend(d.to_le_bytes()));
         header.extend(kind::number(tensor.format).to_le_bytes());
         header.extend(offset.to_le_bytes());
-        offset += padded(tensor.bytes.len());
+        offset = offset.saturating_add(padded(tensor.bytes.len()));
     }
     pad(&mut header);
     out.write_all(&header)?;
     for tensor in tensors {
         out.write_all(&tensor.bytes)?;
-        let padding = padded(tensor.bytes.len()) - tensor.bytes.len() as u64;
+        let padding = padded(tensor.bytes.len()).saturating_sub(length(tensor.bytes.len()));
         out.write_all(&vec![0; usize::try_from(padding).unwrap_or(0)])?;
     }
     Ok(())
 }
 
-const fn padded(len: usize) -> u64 {
-    (len as u64).next_multiple_of(ALIGNMENT_DEFAULT)
+fn length(len: usize) -> u64 {
+    u64::try_from(len).expect("lengths count in 64 bits")
+}
+
+fn padded(len: usize) -> u64 {
+    length(len).next_multiple_of(ALIGNMENT_DEFAULT)
 }
 
 fn pad(bytes: &mut Vec<u8>) {
@@ -64,7 +68,7 @@ fn pad(bytes: &mut Vec<u8>) {
 }
 
 fn put_len(out: &mut Vec<u8>, len: usize) {
-    out.extend((len as u64).to_le_bytes());
+    out.extend(length(len).to_le_bytes());
 }
 
 fn put_string(out: &mut Vec<u8>, text: &str) {
@@ -121,5 +125,7 @@ fn put_array(out: &mut Vec<u8>, array: &Array) {
 fn put_all<T>(out: &mut Vec<u8>, kind: u32, all: &[T], put_one: impl Fn(&mut Vec<u8>, &T)) {
     out.extend(kind.to_le_bytes());
     put_len(out, all.len());
-    all.iter().for_each(|x| put_one(out, x));
+    for x in all {
+        put_one(out, x);
+    }
 }

@@ -42,7 +42,7 @@ fn step(scheduler: &mut Scheduler, batch: &mut Batch) -> (Vec<SequenceId>, Vec<S
     let mut got = Vec::new();
     let mut finished = Vec::new();
     for &row in &batch.outputs {
-        let span = batch.spans.iter().find(|s| s.first_row + s.rows == row as usize + 1).unwrap();
+        let span = batch.spans.iter().find(|s| s.first_row + s.count == row as usize + 1).unwrap();
         got.push(span.sequence);
         if scheduler.advance(span.sequence, 7).is_some() {
             scheduler.end(span.sequence).unwrap();
@@ -60,7 +60,7 @@ fn check_batch(scheduler: &Scheduler, batch: &Batch) {
     slots.dedup();
     assert_eq!(slots.len(), batch.tokens.len(), "two rows of a step share a slot");
     for span in &batch.spans {
-        assert!(span.table.len() * BLOCK >= span.past + span.rows);
+        assert!(span.table.len() * BLOCK >= span.past + span.count);
     }
 }
 
@@ -124,7 +124,7 @@ fn prompts_are_served_by_weight() {
     for _ in 0..16 {
         step(&mut scheduler, &mut batch);
         for span in &batch.spans {
-            *rows.entry(span.sequence).or_default() += span.rows;
+            *rows.entry(span.sequence).or_default() += span.count;
         }
     }
     let (light, heavy) = (rows[&SequenceId(0)], rows[&SequenceId(1)]);
@@ -190,8 +190,8 @@ fn sequences_that_outgrow_the_cache_are_preempted_and_all_finish() {
     }
     let tokens = run_to_end(&mut scheduler);
     assert_eq!(tokens, (0..3).map(|id| (SequenceId(id), 30)).collect());
-    assert_eq!(scheduler.totals().prompt_tokens, 30);
-    assert_eq!(scheduler.totals().generated_tokens, 90);
+    assert_eq!(scheduler.totals().prompt, 30);
+    assert_eq!(scheduler.totals().generated, 90);
 }
 
 #[test]

@@ -110,6 +110,7 @@ fn map_method(
 }
 
 /// `json.dumps` with `ensure_ascii=False`: a blank after each comma and colon, no escapes for HTML.
+#[expect(clippy::needless_pass_by_value, reason = "filters are given their arguments")]
 pub(super) fn to_json(value: &Value, args: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = args.get("indent")?;
     let _: Option<bool> = args.get("ensure_ascii")?;

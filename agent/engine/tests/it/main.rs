@@ -1,4 +1,10 @@
 //! The engine as its neighbours use it: files in, tokens out.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "what fails here is a test, also in the functions that tests share"
+)]
 
 #[expect(unreachable_pub, reason = "other crates use it where it is a part of a library")]
 #[path = "../../../../tests/src/tiny_gguf.rs"]

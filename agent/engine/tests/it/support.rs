@@ -26,7 +26,8 @@ pub(crate) fn smollm2() -> PathBuf {
     let path = env::var_os("REALM_TEST_MODEL").map_or_else(
         || {
             let home = PathBuf::from(env::var_os("HOME").expect("HOME is set"));
-            let cache = env::var_os("XDG_CACHE_HOME").map_or(home.join(".cache"), PathBuf::from);
+            let cache =
+                env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from);
             cache.join("realm/tests").join(file)
         },
         PathBuf::from,
