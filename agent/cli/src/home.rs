@@ -27,6 +27,10 @@ impl Home {
         Ok(Self(path.canonicalize().with_context(|| format!("resolve {}", path.display()))?))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Model files, shared by everything that runs here.
     pub(crate) fn store(&self) -> PathBuf {
         self.0.join("store")
