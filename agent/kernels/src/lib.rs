@@ -5,6 +5,10 @@
 //! it right. [`ceiling`] measures what the machine could do at best.
 
 pub mod backend;
+pub mod contract;
 pub mod cpu;
 pub mod format;
 pub mod formats;
+
+#[cfg(test)]
+mod tests;
