@@ -1,3 +1,6 @@
 //! The command line `realm`.
 
+mod manifests;
+mod serve;
+
 fn main() {}

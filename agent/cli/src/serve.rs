@@ -1,0 +1,4 @@
+//! `realm serve`: one machine, from manifests to answers.
+
+mod convert;
+mod state;
