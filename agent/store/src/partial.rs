@@ -229,3 +229,20 @@ fn is_at(file: &File, path: &Path) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Hasher;
+
+    #[tokio::test]
+    async fn a_write_that_finds_the_disk_full_says_so_and_counts_no_byte() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let path = std::env::temp_dir().join("partial");
+        let partial = Partial::new(full, &path, &path, Hasher::default().digest());
+        let error = partial.append(vec![1; 100], Some(900)).await.unwrap_err();
+        let StoreError::DiskFull { needed, .. } = &error else { panic!("{error}") };
+        assert_eq!(*needed, Some(1000));
+        assert_eq!(partial.bytes(), 0);
+    }
+}
