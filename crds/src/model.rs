@@ -23,7 +23,7 @@ pub const KV_BLOCKS_MAX: u32 = 16_777_216;
 pub const REPLICAS_MAX: u32 = 10_000;
 
 /// Weights that agents load once and every tenant with the right to them shares.
-#[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[kube(
     group = "realm.dev",
     version = "v1alpha1",

@@ -7,3 +7,6 @@ pub mod link {
         include!(concat!(env!("OUT_DIR"), "/realm.link.v1.rs"));
     }
 }
+
+/// Client and agent over WebSocket.
+pub mod ws;

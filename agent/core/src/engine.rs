@@ -56,6 +56,8 @@ pub struct EngineLoad {
     pub prompt_tokens_total: u64,
     pub cached_tokens_total: u64,
     pub generated_tokens_total: u64,
+    /// The forward pass failed several times in a row; nothing more is served.
+    pub failed: bool,
 }
 
 /// One message of a conversation.

@@ -1,1 +1,27 @@
 //! Tenants' programs as WebAssembly components, each in its own sandbox beside the weights.
+//!
+//! A component's bytes become a [`Prepared`] program once ([`Runtime::prepare_program`]): checked,
+//! compiled, asked for its functions. A call then takes a fresh instance from the pool, runs in it
+//! under its tenant's limits, and throws it away. Nothing but the `host` interfaces reaches out of
+//! a sandbox.
+
+#[expect(clippy::error_impl_error, reason = "the world's own word, and the bindings are generated")]
+mod bindings;
+
+mod artifact;
+mod call;
+mod directory;
+mod host;
+mod meter;
+mod pipeline;
+mod pool;
+mod program;
+mod refusal;
+mod runtime;
+mod sandbox;
+mod writer;
+
+pub use directory::ModelState;
+pub use program::{Prepared, ProgramError};
+pub use runtime::Runtime;
+pub use sandbox::SandboxError;

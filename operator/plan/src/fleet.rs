@@ -129,7 +129,6 @@ impl Fleet {
     /// Takes a node away, and with it what it held.
     pub fn withdraw(&mut self, node: &str) {
         self.nodes.remove(node);
-        self.plans.remove(node);
     }
 
     /// Remembers that `node` holds `models` already, so that a fleet that starts anew leaves them
@@ -159,6 +158,7 @@ impl Fleet {
 
     /// Gives each node whose content changed its part of `whole`, at the next generation.
     fn publish(&mut self, whole: &Desired) -> Vec<NodePlan> {
+        self.plans.retain(|node, _| self.nodes.contains_key(node));
         let mut changed = Vec::new();
         for node in self.nodes.keys() {
             let desired = Desired { models: self.models_on(node), ..whole.clone() };

@@ -13,3 +13,6 @@ pub mod validate;
 pub use fleet::{Demand, Fleet, NodePlan, NodeSupply};
 pub use name::{Kind, Name, NameError};
 pub use problem::{Problem, Reason};
+
+#[cfg(test)]
+mod samples;

@@ -54,7 +54,7 @@ pub(super) fn labels<'a>(
     }
 }
 
-pub(super) fn range<T: PartialOrd + Display>(
+pub(super) fn range<T: Copy + PartialOrd + Display>(
     path: &str,
     value: T,
     (min, max): (T, T),

@@ -119,8 +119,9 @@ mod tests {
 
     #[test]
     fn a_field_that_does_not_exist_is_refused() {
-        let yaml = "{metadata: {name: m}, spec: {sources: ['file:///m'], replica: 2}}";
-        let error = serde_saphyr::from_str::<ModelSpec>(yaml).unwrap_err();
-        assert!(error.to_string().contains("unknown field"), "{error}");
+        let yaml = "{apiVersion: realm.dev/v1alpha1, kind: Model, metadata: {name: m}, \
+                     spec: {sources: ['file:///m'], replica: 2}}";
+        let error = serde_saphyr::from_str::<Model>(yaml).unwrap_err().to_string();
+        assert!(error.contains("unknown field `replica`"), "{error}");
     }
 }

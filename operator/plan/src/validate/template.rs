@@ -95,7 +95,7 @@ mod tests {
                 }
                 let (of, part): (_, fn(String) -> TemplatePart) =
                     if is_input { ("inputs", TemplatePart::Input) } else { ("steps", TemplatePart::Step) };
-                text += &format!("{{{{ {of}.{name} }}}}");
+                text.extend(["{{ ", of, ".", name.as_str(), " }}"]);
                 expected.push(part(name));
             }
             prop_assert_eq!(parse(&text), Ok(Template(expected)));

@@ -122,12 +122,11 @@ impl StepReader<'_> {
         field::unique(names.iter().map(String::as_str), entry, self.findings);
         let mut after = Vec::new();
         for (i, name) in names.iter().enumerate() {
-            match self.index_of(name) {
-                Some(step) => after.push(step),
-                None => {
-                    let message = format!("no step is named `{name}`");
-                    self.findings.add(entry(i), Reason::UnknownStep, message);
-                }
+            if let Some(step) = self.index_of(name) {
+                after.push(step);
+            } else {
+                let message = format!("no step is named `{name}`");
+                self.findings.add(entry(i), Reason::UnknownStep, message);
             }
         }
         after

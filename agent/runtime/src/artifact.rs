@@ -1,0 +1,70 @@
+//! A stranger's bytes become a component that fits our world, or are refused.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
+
+use realm_core::desired::Sha256;
+use sha2::{Digest as _, Sha256 as Hasher};
+use wasmtime::{Engine, component::Component};
+
+use crate::program::ProgramError;
+
+/// Bytes of a component. CPython with its libraries is 20 MB; three times that leaves room, and
+/// what it compiles to still fits beside the weights.
+const BYTES_MAX: usize = 64 << 20;
+
+/// What every WebAssembly binary begins with.
+const MAGIC: &[u8] = b"\0asm";
+
+/// The version and layer that follow it in a component, and in a core module.
+const COMPONENT: &[u8] = &[0x0d, 0x00, 0x01, 0x00];
+const CORE_MODULE: &[u8] = &[0x01, 0x00, 0x00, 0x00];
+
+/// What a program may import: these, and nothing of WASI.
+const IMPORTS: [&str; 5] = [
+    "realm:tenant/types@0.1.0",
+    "realm:tenant/model@0.1.0",
+    "realm:tenant/reply@0.1.0",
+    "realm:tenant/config@0.1.0",
+    "realm:tenant/log@0.1.0",
+];
+
+const EXPORT: &str = "realm:tenant/handler@0.1.0";
+
+/// The identity of a component.
+pub(crate) fn digest(bytes: &[u8]) -> Sha256 {
+    Sha256(Hasher::digest(bytes).into())
+}
+
+/// Compiles a component, which takes from milliseconds to seconds of every core.
+pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, ProgramError> {
+    check_form(bytes)?;
+    let component =
+        Component::from_binary(engine, bytes).map_err(|source| ProgramError::Invalid { source })?;
+    check_world(engine, &component)?;
+    Ok(component)
+}
+
+/// Machine code is refused before anything reads it: it would run outside any sandbox.
+fn check_form(bytes: &[u8]) -> Result<(), ProgramError> {
+    if bytes.len() > BYTES_MAX {
+        return Err(ProgramError::TooLarge { bytes: bytes.len(), bytes_max: BYTES_MAX });
+    }
+    if Engine::detect_precompiled(bytes).is_some() {
+        return Err(ProgramError::Precompiled);
+    }
+    match bytes.strip_prefix(MAGIC).and_then(|rest| rest.get(..4)) {
+        Some(COMPONENT) => Ok(()),
+        Some(CORE_MODULE) => Err(ProgramError::CoreModule),
+        Some(_) | None => Err(ProgramError::NotWebAssembly),
+    }
+}
+
+fn check_world(engine: &Engine, component: &Component) -> Result<(), ProgramError> {
+    let world = component.component_type();
+    if let Some((name, _)) = world.imports(engine).find(|(name, _)| !IMPORTS.contains(name)) {
+        return Err(ProgramError::Import { name: name.to_owned() });
+    }
+    if world.get_export(engine, EXPORT).is_none() {
+        return Err(ProgramError::Export { name: EXPORT });
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! The world of `proto/wit` as Rust types.
+
+wasmtime::component::bindgen!({
+    path: "../../proto/wit",
+    world: "program",
+    imports: {
+        // These wait: for a tokenizer's thread, for tokens, for the client.
+        "realm:tenant/model": async | trappable,
+        "realm:tenant/reply": async | trappable,
+        default: trappable,
+    },
+    exports: { default: async },
+    with: {
+        "realm:tenant/model.model": crate::host::OpenModel,
+        "realm:tenant/model.generation": crate::host::Generation,
+    },
+    trappable_error_type: {
+        "realm:tenant/types.error" => crate::refusal::HostError,
+    },
+});

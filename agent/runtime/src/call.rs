@@ -1,0 +1,150 @@
+//! One call of one function, from a fresh instance to its answer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use realm_core::{
+    desired::DesiredTenant,
+    engine::Finish,
+    refusal::{ProgramLimit, Refusal},
+    reply::ReplySender,
+};
+use serde_json::Value;
+use tokio::time::timeout_at;
+use tracing::Span;
+
+use crate::{
+    bindings::{exports::realm::tenant::handler, realm::tenant::types},
+    directory::Grant,
+    host::{Host, HostCall, log},
+    meter::{Countdown, TokenMeter},
+    pool,
+    program::Program,
+    refusal::{Ended, returned, trapped},
+    writer::Writer,
+};
+
+/// A wait that is as good as for ever, and that no clock overflows on.
+const WAIT_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1000;
+
+/// When something ends, and the number to name when it does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    at: Instant,
+    ms: u64,
+}
+
+impl Deadline {
+    pub(crate) fn after(now: Instant, ms: u64) -> Self {
+        Self { at: now + Duration::from_millis(ms.min(WAIT_MS_MAX)), ms }
+    }
+
+    pub(crate) fn until(now: Instant, at: Instant) -> Self {
+        let ms = at.saturating_duration_since(now).as_millis();
+        Self { at, ms: u64::try_from(ms).unwrap_or(u64::MAX) }
+    }
+
+    pub(crate) fn earliest(self, other: Self) -> Self {
+        if other.at < self.at { other } else { self }
+    }
+
+    pub(crate) const fn at(self) -> Instant {
+        self.at
+    }
+
+    pub(crate) fn is_over(self, now: Instant) -> bool {
+        self.at <= now
+    }
+
+    pub(crate) const fn refusal(self) -> Refusal {
+        Refusal::DeadlineExceeded { deadline_ms: self.ms }
+    }
+}
+
+/// An admitted call with everything it may touch, as that was when it began: a program or model
+/// that is replaced meanwhile serves it to its end.
+pub(crate) struct Running {
+    pub(crate) tenant: Arc<DesiredTenant>,
+    pub(crate) program: Arc<Program>,
+    pub(crate) models: Arc<[Grant]>,
+    pub(crate) tokens: Arc<TokenMeter>,
+    pub(crate) sender: ReplySender,
+    pub(crate) span: Span,
+}
+
+/// One run of a function within a call.
+pub(crate) struct Run<'a> {
+    pub(crate) function: &'a str,
+    pub(crate) params: &'a Value,
+    /// The client's, or the pipeline step's; the tenant's limit applies besides.
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) step: Option<Arc<str>>,
+}
+
+/// What a function came to.
+pub(crate) struct Answer {
+    pub(crate) finish: Finish,
+    pub(crate) data: Value,
+    /// What a pipeline's step has written.
+    pub(crate) text: String,
+}
+
+/// Runs a function of the tenant's program in an instance of its own.
+pub(crate) async fn run(running: &Running, run: Run<'_>) -> Result<Answer, Refusal> {
+    if !running.program.functions.iter().any(|function| function.name == run.function) {
+        return Err(Refusal::UnknownFunction(crate::refusal::cut(run.function.to_owned())));
+    }
+    let limit = Deadline::after(Instant::now(), running.tenant.limits.program.deadline_ms);
+    let deadline = run.deadline.map_or(limit, |deadline| deadline.earliest(limit));
+    match timeout_at(deadline.at().into(), handle(running, run, deadline)).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(deadline.refusal()),
+    }
+}
+
+async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<Answer, Refusal> {
+    let limits = &running.tenant.limits.program;
+    let stopped = |error: wasmtime::Error| trapped(&error, limits.fuel_max);
+    let host = Host::of_call(host_call(running, run.step, deadline));
+    let mut instance = pool::checkout(&running.program.pre, host, limits).await.map_err(stopped)?;
+    let request =
+        handler::Request { function: run.function.to_owned(), params: run.params.to_string() };
+    let result = instance
+        .program
+        .realm_tenant_handler()
+        .call_handle(&mut instance.store, &request)
+        .await
+        .map_err(stopped)?;
+    let (writer, told) = instance.store.into_data().into_rest();
+    let outcome = result.map_err(|error| returned(error, told))?;
+    let mut writer = writer.ok_or(Refusal::Internal)?;
+    answer(outcome, &mut writer).map(|answer| Answer { text: writer.into_text(), ..answer })
+}
+
+fn host_call(running: &Running, step: Option<Arc<str>>, deadline: Deadline) -> HostCall {
+    let limits = running.tenant.limits.program;
+    HostCall {
+        tenant: running.tenant.clone(),
+        models: running.models.clone(),
+        tokens: running.tokens.clone(),
+        deadline,
+        writer: Writer::new(running.sender.clone(), step, limits.output_bytes_max),
+        host_calls: Countdown::new(ProgramLimit::HostCalls, limits.host_calls_max),
+        log_lines_left: log::LINES_MAX,
+        span: running.span.clone(),
+    }
+}
+
+fn answer(outcome: handler::Outcome, writer: &mut Writer) -> Result<Answer, Refusal> {
+    let data = match outcome.data {
+        None => Value::Null,
+        Some(json) => writer.parse(&json).map_err(|Ended(refusal)| refusal)?,
+    };
+    let finish = match outcome.finish {
+        types::Finish::Stop => Finish::Stop,
+        types::Finish::Length => Finish::Length,
+    };
+    Ok(Answer { finish, data, text: String::new() })
+}

@@ -1,0 +1,153 @@
+//! Who and what is here now: tenants with their programs, models, pipelines.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use realm_core::{
+    desired::{DesiredPipeline, DesiredTenant},
+    engine::Engine,
+    name::{ModelName, PipelineName, TenantName},
+    refusal::Refusal,
+    tenants::ModelInfo,
+};
+use tokio::sync::watch;
+
+use crate::program::Prepared;
+
+/// Whether a model can be used.
+#[derive(Clone)]
+pub enum ModelState {
+    Ready(Arc<dyn Engine>),
+    /// Not yet, or not at all; why, for people.
+    NotReady(String),
+}
+
+/// A model under the name its tenant has for it.
+pub(crate) struct Grant {
+    pub(crate) alias: String,
+    pub(crate) state: ModelState,
+}
+
+/// A tenant and the program that takes its calls.
+#[derive(Clone)]
+pub(crate) struct Resident {
+    pub(crate) tenant: Arc<DesiredTenant>,
+    pub(crate) program: Prepared,
+    stop: Arc<watch::Sender<Option<Refusal>>>,
+}
+
+impl Resident {
+    /// Waits until the tenant's running calls are to end, and says why.
+    pub(crate) fn stopped(&self) -> impl Future<Output = Refusal> + Send + use<> {
+        let mut stop = self.stop.subscribe();
+        async move {
+            let refusal = stop.wait_for(Option::is_some).await;
+            refusal.ok().and_then(|refusal| refusal.clone()).unwrap_or(Refusal::Cancelled)
+        }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Directory {
+    tenants: HashMap<TenantName, Resident>,
+    /// Desired, and without a program that works.
+    awaited: HashSet<TenantName>,
+    models: HashMap<ModelName, ModelState>,
+    pipelines: HashMap<PipelineName, Arc<DesiredPipeline>>,
+}
+
+impl Directory {
+    pub(crate) fn await_tenant(&mut self, name: TenantName) {
+        if !self.tenants.contains_key(&name) {
+            self.awaited.insert(name);
+        }
+    }
+
+    /// Running calls go on in the program they began in, unless the tenant is now suspended.
+    pub(crate) fn put_tenant(&mut self, tenant: Arc<DesiredTenant>, program: Prepared) {
+        self.awaited.remove(&tenant.name);
+        let before = self.tenants.remove(&tenant.name);
+        let stop = match before {
+            Some(before) if !tenant.suspended => before.stop,
+            Some(before) => {
+                before.stop.send_replace(Some(Refusal::Suspended));
+                Arc::new(watch::Sender::new(None))
+            }
+            None => Arc::new(watch::Sender::new(None)),
+        };
+        self.tenants.insert(tenant.name.clone(), Resident { tenant, program, stop });
+    }
+
+    pub(crate) fn remove_tenant(&mut self, name: &TenantName) {
+        self.awaited.remove(name);
+        if let Some(resident) = self.tenants.remove(name) {
+            resident.stop.send_replace(Some(Refusal::Cancelled));
+        }
+    }
+
+    pub(crate) fn put_model(&mut self, name: ModelName, engine: Arc<dyn Engine>) {
+        self.models.insert(name, ModelState::Ready(engine));
+    }
+
+    pub(crate) fn await_model(&mut self, name: ModelName, reason: String) {
+        let state = self.models.entry(name).or_insert(ModelState::NotReady(String::new()));
+        if let ModelState::NotReady(known) = state {
+            *known = reason;
+        }
+    }
+
+    pub(crate) fn remove_model(&mut self, name: &ModelName) {
+        self.models.remove(name);
+    }
+
+    pub(crate) fn put_pipeline(&mut self, pipeline: Arc<DesiredPipeline>) {
+        self.pipelines.insert(pipeline.name.clone(), pipeline);
+    }
+
+    pub(crate) fn remove_pipeline(&mut self, name: &PipelineName) {
+        self.pipelines.remove(name);
+    }
+
+    pub(crate) fn resident(&self, name: &TenantName) -> Option<&Resident> {
+        self.tenants.get(name)
+    }
+
+    /// The tenant's pipeline of that name. One that is not the tenant's does not exist.
+    pub(crate) fn pipeline(
+        &self,
+        tenant: &DesiredTenant,
+        alias: &str,
+    ) -> Option<Arc<DesiredPipeline>> {
+        self.pipelines.get(tenant.pipelines.get(alias)?).cloned()
+    }
+
+    /// What the tenant may use, in the order of its grants.
+    pub(crate) fn grants(&self, tenant: &DesiredTenant) -> Arc<[Grant]> {
+        let state = |name| {
+            let unknown = || ModelState::NotReady("it is not on this node yet".into());
+            self.models.get(name).cloned().unwrap_or_else(unknown)
+        };
+        tenant
+            .models
+            .iter()
+            .map(|grant| Grant { alias: grant.alias.clone(), state: state(&grant.model) })
+            .collect()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        let served = |state: &ModelState| matches!(state, ModelState::Ready(_));
+        self.awaited.is_empty() && self.models.values().all(served)
+    }
+}
+
+impl Grant {
+    pub(crate) fn info(&self, context_max: u32) -> ModelInfo {
+        let context = match &self.state {
+            ModelState::Ready(engine) => Some(engine.info().context.min(context_max)),
+            ModelState::NotReady(_) => None,
+        };
+        ModelInfo { alias: self.alias.clone(), ready: context.is_some(), context }
+    }
+}

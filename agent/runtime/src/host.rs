@@ -1,0 +1,94 @@
+//! What a program can reach: one file per interface of its world.
+
+mod config;
+pub(crate) mod log;
+pub(crate) mod model;
+mod reply;
+
+use std::sync::Arc;
+
+use realm_core::{
+    desired::DesiredTenant,
+    refusal::{ProgramLimit, Refusal},
+};
+use tracing::Span;
+use wasmtime::{ResourceLimiter, component::ResourceTable};
+
+use crate::{
+    bindings::realm::tenant::types,
+    call::Deadline,
+    directory::Grant,
+    meter::{Countdown, MemoryMeter, TokenMeter},
+    refusal::{Ended, HostError, tell},
+    sandbox::HANDLES_MAX,
+    writer::Writer,
+};
+
+#[expect(unreachable_pub, reason = "the generated bindings re-export them")]
+pub use model::{Generation, OpenModel};
+
+/// What one instance holds of the host.
+pub(crate) struct Host {
+    memory: MemoryMeter,
+    table: ResourceTable,
+    /// The refusal that the program was last told.
+    told: Option<Refusal>,
+    /// Absent while a program is only asked for its functions.
+    call: Option<HostCall>,
+}
+
+/// The call that an instance serves.
+pub(crate) struct HostCall {
+    pub(crate) tenant: Arc<DesiredTenant>,
+    pub(crate) models: Arc<[Grant]>,
+    pub(crate) tokens: Arc<TokenMeter>,
+    pub(crate) deadline: Deadline,
+    pub(crate) writer: Writer,
+    pub(crate) host_calls: Countdown,
+    pub(crate) log_lines_left: u32,
+    pub(crate) span: Span,
+}
+
+impl Host {
+    /// A host that serves no call: whatever the program imports ends it.
+    pub(crate) fn without_call(memory_bytes_max: u64) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES_MAX);
+        Self { memory: MemoryMeter::new(memory_bytes_max), table, told: None, call: None }
+    }
+
+    pub(crate) fn of_call(call: HostCall) -> Self {
+        let memory_bytes_max = call.tenant.limits.program.memory_bytes_max;
+        Self { call: Some(call), ..Self::without_call(memory_bytes_max) }
+    }
+
+    /// The wasmtime hook for memory.
+    pub(crate) fn memory(&mut self) -> &mut dyn ResourceLimiter {
+        &mut self.memory
+    }
+
+    /// What is left when the program has returned: its writer, and the refusal it was last told.
+    pub(crate) fn into_rest(self) -> (Option<Writer>, Option<Refusal>) {
+        (self.call.map(|call| call.writer), self.told)
+    }
+
+    /// The running call, for a host function that costs one host call.
+    fn enter(&mut self) -> Result<&mut HostCall, Ended> {
+        let call = self.call.as_mut().ok_or(Ended::limit(ProgramLimit::HostCalls, 0))?;
+        call.host_calls.take(1)?;
+        Ok(call)
+    }
+}
+
+impl types::Host for Host {
+    fn convert_error(&mut self, error: HostError) -> wasmtime::Result<types::Error> {
+        match error {
+            HostError::Ended(error) => Err(error),
+            HostError::Refused(refusal) => {
+                let told = tell(&refusal);
+                self.told = Some(refusal);
+                Ok(told)
+            }
+        }
+    }
+}

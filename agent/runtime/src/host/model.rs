@@ -1,0 +1,176 @@
+//! `realm:tenant/model`: the models of the program's own tenant.
+
+mod generation;
+mod params;
+
+use std::sync::Arc;
+
+use realm_core::{
+    engine::{ChatMessage, Engine, TextError},
+    refusal::Refusal,
+};
+use wasmtime::component::Resource;
+
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+pub use generation::Generation;
+
+use super::{Host, HostCall};
+use crate::{
+    bindings::realm::tenant::{
+        model::{self, Info, Params, Summary},
+        types::{Message, Token},
+    },
+    directory::ModelState,
+    refusal::{HostError, text},
+};
+
+/// Bytes that are tokenized on the spot: some tens of microseconds of work, less than handing it
+/// to another thread costs.
+const INLINE_BYTES_MAX: usize = 1 << 10;
+
+/// A model that the program has opened.
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+pub struct OpenModel {
+    name: String,
+    engine: Arc<dyn Engine>,
+}
+
+impl HostCall {
+    /// The tenant's model of that name. One without a grant does not exist.
+    fn open(&self, name: &str) -> Result<Arc<dyn Engine>, Refusal> {
+        let grant = self.models.iter().find(|grant| grant.alias == name);
+        match grant.map(|grant| &grant.state) {
+            None => Err(Refusal::UnknownModel(crate::refusal::cut(name.to_owned()))),
+            Some(ModelState::Ready(engine)) => Ok(engine.clone()),
+            Some(ModelState::NotReady(reason)) => {
+                Err(Refusal::ModelNotReady { model: name.to_owned(), reason: reason.clone() })
+            }
+        }
+    }
+}
+
+impl Host {
+    fn model(&self, model: &Resource<OpenModel>) -> Result<&OpenModel, HostError> {
+        Ok(self.table.get(model)?)
+    }
+
+    fn engine(&self, model: &Resource<OpenModel>) -> Result<Arc<dyn Engine>, HostError> {
+        Ok(self.model(model)?.engine.clone())
+    }
+}
+
+/// Runs `work` on what the engine makes of text, off the scheduler's threads where it is long.
+async fn off_thread<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
+) -> Result<T, HostError> {
+    let result = if bytes <= INLINE_BYTES_MAX {
+        work()
+    } else {
+        tokio::task::spawn_blocking(work).await.map_err(|_panicked| Refusal::Internal)?
+    };
+    Ok(result.map_err(|error| text(&error))?)
+}
+
+impl model::Host for Host {
+    async fn list_models(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.enter()?.models.iter().map(|grant| grant.alias.clone()).collect())
+    }
+}
+
+impl model::HostModel for Host {
+    async fn open(&mut self, name: String) -> Result<Resource<OpenModel>, HostError> {
+        let engine = self.enter()?.open(&name)?;
+        Ok(self.table.push(OpenModel { name, engine })?)
+    }
+
+    async fn info(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<Info> {
+        let context_max = self.enter()?.tenant.limits.context_max;
+        let model = self.table.get(&model)?;
+        let info = model.engine.info();
+        Ok(Info {
+            name: model.name.clone(),
+            architecture: info.architecture.clone(),
+            context: info.context.min(context_max),
+            vocabulary: info.vocabulary,
+            has_chat_template: info.has_chat_template,
+        })
+    }
+
+    async fn tokenize(
+        &mut self,
+        model: Resource<OpenModel>,
+        text: String,
+        special: bool,
+    ) -> Result<Vec<u32>, HostError> {
+        self.enter()?;
+        let engine = self.engine(&model)?;
+        off_thread(text.len(), move || engine.tokenize(&text, special)).await
+    }
+
+    async fn detokenize(
+        &mut self,
+        model: Resource<OpenModel>,
+        ids: Vec<u32>,
+    ) -> Result<Vec<u8>, HostError> {
+        self.enter()?;
+        let engine = self.engine(&model)?;
+        off_thread(ids.len(), move || engine.detokenize(&ids)).await
+    }
+
+    async fn tokenize_chat(
+        &mut self,
+        model: Resource<OpenModel>,
+        messages: Vec<Message>,
+    ) -> Result<Vec<u32>, HostError> {
+        self.enter()?;
+        let engine = self.engine(&model)?;
+        let bytes = messages.iter().map(|message| message.content.len()).sum();
+        let messages: Vec<_> = messages
+            .into_iter()
+            .map(|Message { role, content }| ChatMessage { role, content })
+            .collect();
+        off_thread(bytes, move || engine.tokenize_chat(&messages)).await
+    }
+
+    async fn generate(
+        &mut self,
+        model: Resource<OpenModel>,
+        prompt: Vec<u32>,
+        params: Params,
+    ) -> Result<Resource<Generation>, HostError> {
+        let engine = self.engine(&model)?;
+        let call = self.enter()?;
+        let generation = params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
+        let generation = Generation::start(&*engine, call.tokens.clone(), generation)?;
+        Ok(self.table.push(generation)?)
+    }
+
+    async fn drop(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<()> {
+        self.table.delete(model)?;
+        Ok(())
+    }
+}
+
+impl model::HostGeneration for Host {
+    async fn next(
+        &mut self,
+        generation: Resource<Generation>,
+    ) -> Result<Option<Vec<Token>>, HostError> {
+        self.enter()?;
+        Ok(self.table.get_mut(&generation)?.next().await?)
+    }
+
+    async fn summary(
+        &mut self,
+        generation: Resource<Generation>,
+    ) -> wasmtime::Result<Option<Summary>> {
+        self.enter()?;
+        Ok(self.table.get(&generation)?.summary())
+    }
+
+    async fn drop(&mut self, generation: Resource<Generation>) -> wasmtime::Result<()> {
+        self.table.delete(generation)?;
+        Ok(())
+    }
+}

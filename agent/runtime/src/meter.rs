@@ -1,0 +1,141 @@
+//! What one call spends: tokens for the tenant's account, host calls and memory for its limits.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use realm_core::{
+    engine::Usage,
+    limit::Admitted,
+    refusal::{ProgramLimit, Refusal},
+};
+use wasmtime::ResourceLimiter;
+
+use crate::{
+    refusal::Ended,
+    sandbox::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX},
+};
+
+/// Charges a call's tokens as they are spent and adds them up for its reply.
+pub(crate) struct TokenMeter {
+    admitted: Arc<Admitted>,
+    total: Mutex<Usage>,
+}
+
+impl TokenMeter {
+    pub(crate) fn new(admitted: Arc<Admitted>) -> Self {
+        Self { admitted, total: Mutex::default() }
+    }
+
+    pub(crate) fn admitted(&self) -> &Admitted {
+        &self.admitted
+    }
+
+    pub(crate) fn spend(&self, usage: Usage) {
+        self.admitted.charge(usage, Instant::now());
+        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        total.prompt_tokens = total.prompt_tokens.saturating_add(usage.prompt_tokens);
+        total.cached_tokens = total.cached_tokens.saturating_add(usage.cached_tokens);
+        total.completion_tokens = total.completion_tokens.saturating_add(usage.completion_tokens);
+    }
+
+    pub(crate) fn total(&self) -> Usage {
+        *self.total.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A limit that is counted down.
+pub(crate) struct Countdown {
+    left: u64,
+    max: u64,
+    limit: ProgramLimit,
+}
+
+impl Countdown {
+    pub(crate) const fn new(limit: ProgramLimit, max: u64) -> Self {
+        Self { left: max, max, limit }
+    }
+
+    /// Takes `count`, or ends the call.
+    pub(crate) fn take(&mut self, count: u64) -> Result<(), Ended> {
+        self.left =
+            self.left.checked_sub(count).ok_or_else(|| Ended::limit(self.limit, self.max))?;
+        Ok(())
+    }
+}
+
+/// The memory of one instance, over all its linear memories.
+///
+/// Going over ends the call there and then: a program that is only told so would end in some abort
+/// of its own that says nothing.
+pub(crate) struct MemoryMeter {
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl MemoryMeter {
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX).min(MEMORY_BYTES_MAX);
+        Self { bytes: 0, bytes_max }
+    }
+
+    fn over(&self) -> wasmtime::Error {
+        let max = u64::try_from(self.bytes_max).unwrap_or(u64::MAX);
+        Ended(Refusal::ProgramLimit { limit: ProgramLimit::Memory, max }).into()
+    }
+}
+
+impl ResourceLimiter for MemoryMeter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let bytes = self.bytes.saturating_add(desired.saturating_sub(current));
+        if bytes > self.bytes_max {
+            return Err(self.over());
+        }
+        // The program's own maximum: it knows what it does when that is reached.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.bytes = bytes;
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_counted_over_all_memories_of_an_instance() {
+        let mut meter = MemoryMeter::new(100);
+        assert!(meter.memory_growing(0, 60, None).unwrap());
+        assert!(!meter.memory_growing(0, 40, Some(30)).unwrap());
+        assert!(meter.memory_growing(0, 40, None).unwrap());
+        let error = meter.memory_growing(40, 41, None).unwrap_err();
+        let Some(Ended(refusal)) = error.downcast_ref() else { panic!("{error}") };
+        let expected = Refusal::ProgramLimit { limit: ProgramLimit::Memory, max: 100 };
+        assert_eq!(*refusal, expected);
+    }
+
+    #[test]
+    fn a_countdown_ends_the_call_that_takes_more_than_is_left() {
+        let mut countdown = Countdown::new(ProgramLimit::Output, 3);
+        countdown.take(3).unwrap();
+        countdown.take(0).unwrap();
+        countdown.take(1).unwrap_err();
+    }
+}

@@ -1,0 +1,149 @@
+//! A pipeline: its steps one after the other, each a `chat` in the tenant's own program.
+
+mod input;
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use realm_core::{
+    desired::{DesiredPipeline, DesiredTenant, OnError, PipelineStep, Template, TemplatePart},
+    engine::Finish,
+    refusal::Refusal,
+};
+use serde_json::{Map, Value, json};
+
+use crate::call::{self, Answer, Deadline, Run, Running};
+
+pub(crate) use input::Request;
+
+/// Bytes of a filled-in template: the largest message that the doors let in, since a client could
+/// have sent the same text itself.
+const PROMPT_BYTES_MAX: usize = 1 << 20;
+
+/// What holes are filled with.
+#[derive(Default)]
+struct Filling {
+    inputs: HashMap<String, String>,
+    steps: HashMap<String, String>,
+}
+
+/// Runs every step and streams each as it goes. It is one call: cancelled, charged and ended as
+/// one.
+pub(crate) async fn run(
+    running: &Running,
+    pipeline: &DesiredPipeline,
+    request: Request,
+    deadline: Option<Deadline>,
+) -> Result<Answer, Refusal> {
+    let inputs = input::check(&pipeline.inputs, request.input)?;
+    let mut filling = Filling { inputs, steps: HashMap::new() };
+    let mut finish = Finish::Stop;
+    for step in &pipeline.steps {
+        let text = match run_step(running, step, &filling, deadline).await {
+            Ok(answer) => {
+                if answer.finish == Finish::Length {
+                    finish = Finish::Length;
+                }
+                answer.text
+            }
+            Err(refusal) => on_error(step, refusal, deadline)?,
+        };
+        filling.steps.insert(step.name.clone(), text);
+    }
+    let outputs: Result<Map<_, _>, _> = pipeline
+        .outputs
+        .iter()
+        .map(|output| Ok((output.name.clone(), Value::from(filling.step(&output.step)?.as_str()))))
+        .collect();
+    Ok(Answer { finish, data: json!({ "outputs": outputs? }), text: String::new() })
+}
+
+async fn run_step(
+    running: &Running,
+    step: &PipelineStep,
+    filling: &Filling,
+    deadline: Option<Deadline>,
+) -> Result<Answer, Refusal> {
+    let own = Deadline::after(Instant::now(), step.deadline_ms);
+    let params = params(&running.tenant, step, filling)?;
+    let run = Run {
+        function: "chat",
+        params: &params,
+        deadline: Some(deadline.map_or(own, |deadline| deadline.earliest(own))),
+        step: Some(Arc::from(step.name.as_str())),
+    };
+    Box::pin(call::run(running, run)).await
+}
+
+/// A step's text when it fails. What ends the whole call ends it whatever a step says.
+fn on_error(
+    step: &PipelineStep,
+    refusal: Refusal,
+    deadline: Option<Deadline>,
+) -> Result<String, Refusal> {
+    let is_over = deadline.is_some_and(|deadline| deadline.is_over(Instant::now()))
+        || matches!(refusal, Refusal::Cancelled | Refusal::SlowReader | Refusal::Draining);
+    match &step.on_error {
+        OnError::Use(text) if !is_over => Ok(text.clone()),
+        OnError::Use(_) | OnError::Fail => Err(refusal),
+    }
+}
+
+/// The step as parameters of `chat`.
+fn params(
+    tenant: &DesiredTenant,
+    step: &PipelineStep,
+    filling: &Filling,
+) -> Result<Value, Refusal> {
+    let grant = tenant.models.iter().find(|grant| grant.model == step.model);
+    let grant = grant.ok_or_else(|| Refusal::UnknownModel(step.model.to_string()))?;
+    let mut messages = Vec::new();
+    if let Some(system) = &step.system {
+        messages.push(json!({ "role": "system", "content": filling.fill(system)? }));
+    }
+    messages.push(json!({ "role": "user", "content": filling.fill(&step.prompt)? }));
+    Ok(json!({
+        "messages": messages,
+        "model": grant.alias,
+        "max_tokens": step.tokens_max,
+        "temperature": step.temperature,
+    }))
+}
+
+impl Filling {
+    fn fill(&self, template: &Template) -> Result<String, Refusal> {
+        let mut text = String::new();
+        for part in &template.0 {
+            let piece = match part {
+                TemplatePart::Text(text) => text,
+                TemplatePart::Input(name) => self.inputs.get(name).ok_or(Refusal::Internal)?,
+                TemplatePart::Step(name) => self.step(name)?,
+            };
+            if text.len().saturating_add(piece.len()) > PROMPT_BYTES_MAX {
+                return Err(Refusal::TooLarge { bytes_max: PROMPT_BYTES_MAX });
+            }
+            text.push_str(piece);
+        }
+        Ok(text)
+    }
+
+    /// A step's text. The planner has put steps in an order in which it is there.
+    fn step(&self, name: &str) -> Result<&String, Refusal> {
+        self.steps.get(name).ok_or(Refusal::Internal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_that_multiplies_its_input_is_stopped() {
+        let mut filling = Filling::default();
+        filling.inputs.insert("x".into(), "a".repeat(PROMPT_BYTES_MAX / 2));
+        let twice = Template(vec![TemplatePart::Input("x".into()); 2]);
+        assert_eq!(filling.fill(&twice).unwrap().len(), PROMPT_BYTES_MAX);
+        let thrice = Template(vec![TemplatePart::Input("x".into()); 3]);
+        let refusal = filling.fill(&thrice).unwrap_err();
+        assert_eq!(refusal, Refusal::TooLarge { bytes_max: PROMPT_BYTES_MAX });
+    }
+}

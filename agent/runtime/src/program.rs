@@ -1,0 +1,206 @@
+//! A component that has been compiled, linked and asked what it does.
+
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+
+use realm_core::{
+    desired::{ProgramLimits, Sha256},
+    tenants::FunctionInfo,
+};
+use thiserror::Error;
+use tokio::time::timeout;
+use wasmtime::component::Component;
+
+use crate::{
+    bindings::{ProgramPre, exports::realm::tenant::handler},
+    host::Host,
+    pool,
+    sandbox::Sandbox,
+};
+
+/// What a program may spend on saying what it does. It may call nothing, and an interpreter needs
+/// some tens of millions of instructions to come up.
+const CHECK_LIMITS: ProgramLimits = ProgramLimits {
+    memory_bytes_max: 512 << 20,
+    fuel_max: 1_000_000_000,
+    host_calls_max: 0,
+    output_bytes_max: 0,
+    deadline_ms: 10_000,
+};
+
+/// Functions of one program, and bytes of what it says about each: a description and a schema of
+/// some pages. All of it goes into one answer to a client.
+const FUNCTIONS_MAX: usize = 64;
+const NAME_BYTES_MAX: usize = 64;
+const DESCRIPTION_BYTES_MAX: usize = 2 << 10;
+const SCHEMA_BYTES_MAX: usize = 16 << 10;
+
+/// Functions that the server itself serves.
+const RESERVED: [&str; 3] = ["health", "metadata", "pipeline"];
+
+/// Why a component is not taken as a program.
+#[derive(Debug, Error)]
+pub enum ProgramError {
+    #[error("the component has {bytes} bytes; {bytes_max} are the most")]
+    TooLarge { bytes: usize, bytes_max: usize },
+    #[error("the file is not WebAssembly in its binary form")]
+    NotWebAssembly,
+    #[error("the file is a core module, not a component")]
+    CoreModule,
+    #[error("the file is machine code, which is never taken; hand in the component itself")]
+    Precompiled,
+    #[error("the component is not valid")]
+    Invalid { source: wasmtime::Error },
+    #[error("the component imports `{name}`, which no program is given")]
+    Import { name: String },
+    #[error("the component does not export `{name}`")]
+    Export { name: &'static str },
+    #[error("the component's imports or exports have other types than this version's world")]
+    Link { source: wasmtime::Error },
+    #[error("the program did not come up")]
+    Start { source: wasmtime::Error },
+    #[error("the program took longer than {ms} ms to say what it does")]
+    StartSlow { ms: u64 },
+    #[error("the program's function `{name}` {problem}")]
+    Function { name: String, problem: &'static str },
+    #[error("the program has {count} functions; 1 to {FUNCTIONS_MAX} are allowed")]
+    FunctionCount { count: usize },
+    #[error("the compiler ended without a result")]
+    Compiler,
+}
+
+impl ProgramError {
+    /// The reason in the tenant's condition.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "ProgramTooLarge",
+            Self::NotWebAssembly | Self::CoreModule | Self::Precompiled | Self::Invalid { .. } => {
+                "ProgramInvalid"
+            }
+            Self::Import { .. } | Self::Export { .. } | Self::Link { .. } => "ProgramWorldMismatch",
+            Self::Start { .. } | Self::StartSlow { .. } => "ProgramStartFailed",
+            Self::Function { .. } | Self::FunctionCount { .. } => "ProgramFunctionsInvalid",
+            Self::Compiler => "ProgramCompilerFailed",
+        }
+    }
+}
+
+/// A program that is ready for calls. Tenants with the same component share one.
+#[derive(Clone)]
+pub struct Prepared(pub(crate) Arc<Program>);
+
+impl Prepared {
+    /// The component's own digest.
+    pub fn digest(&self) -> Sha256 {
+        self.0.digest
+    }
+
+    pub fn functions(&self) -> &[FunctionInfo] {
+        &self.0.functions
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Prepared").field(&self.0.digest).finish()
+    }
+}
+
+pub(crate) struct Program {
+    pub(crate) digest: Sha256,
+    pub(crate) pre: ProgramPre<Host>,
+    pub(crate) functions: Vec<FunctionInfo>,
+}
+
+/// Links a component and starts it once, outside any tenant, to ask for its functions.
+pub(crate) async fn prepare(
+    sandbox: &Sandbox,
+    digest: Sha256,
+    component: &Component,
+) -> Result<Program, ProgramError> {
+    let pre = sandbox
+        .linker
+        .instantiate_pre(component)
+        .and_then(ProgramPre::new)
+        .map_err(|source| ProgramError::Link { source })?;
+    let wait = Duration::from_millis(CHECK_LIMITS.deadline_ms);
+    let declared = timeout(wait, declared(&pre))
+        .await
+        .map_err(|_elapsed| ProgramError::StartSlow { ms: CHECK_LIMITS.deadline_ms })?
+        .map_err(|source| ProgramError::Start { source })?;
+    Ok(Program { digest, pre, functions: check(declared)? })
+}
+
+async fn declared(pre: &ProgramPre<Host>) -> wasmtime::Result<Vec<handler::FunctionInfo>> {
+    let host = Host::without_call(CHECK_LIMITS.memory_bytes_max);
+    let mut instance = pool::checkout(pre, host, &CHECK_LIMITS).await?;
+    let functions = instance.program.realm_tenant_handler().call_functions(&mut instance.store);
+    functions.await
+}
+
+fn check(declared: Vec<handler::FunctionInfo>) -> Result<Vec<FunctionInfo>, ProgramError> {
+    if declared.is_empty() || declared.len() > FUNCTIONS_MAX {
+        return Err(ProgramError::FunctionCount { count: declared.len() });
+    }
+    let mut names = HashSet::new();
+    let functions: Vec<_> = declared.into_iter().map(function).collect::<Result<_, _>>()?;
+    match functions.iter().find(|function| !names.insert(function.name.as_str())) {
+        None => Ok(functions),
+        Some(twice) => {
+            Err(ProgramError::Function { name: twice.name.clone(), problem: "is there twice" })
+        }
+    }
+}
+
+fn function(declared: handler::FunctionInfo) -> Result<FunctionInfo, ProgramError> {
+    let handler::FunctionInfo { name, description, params_schema, streams } = declared;
+    let problem =
+        |problem| ProgramError::Function { name: crate::refusal::cut(name.clone()), problem };
+    if !is_name(&name) {
+        return Err(problem("has no proper name: 1 to 64 of a-z, 0-9, _, . and -"));
+    }
+    if RESERVED.contains(&name.as_str()) {
+        return Err(problem("has a name that the server itself answers to"));
+    }
+    if description.len() > DESCRIPTION_BYTES_MAX || params_schema.len() > SCHEMA_BYTES_MAX {
+        return Err(problem("says too much about itself"));
+    }
+    match serde_json::from_str(&params_schema) {
+        Ok(schema @ serde_json::Value::Object(_)) => {
+            Ok(FunctionInfo { name, description, params_schema: schema, streams })
+        }
+        Ok(_) | Err(_) => Err(problem("has a schema that is not a JSON object")),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b);
+    name.len() <= NAME_BYTES_MAX
+        && name.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
+        && name.bytes().all(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declared(name: &str, schema: &str) -> handler::FunctionInfo {
+        handler::FunctionInfo {
+            name: name.into(),
+            description: String::new(),
+            params_schema: schema.into(),
+            streams: false,
+        }
+    }
+
+    #[test]
+    fn a_function_needs_a_name_of_its_own_and_a_schema() {
+        check(vec![declared("sum-up.v2", "{}"), declared("other", "{}")]).unwrap();
+        for bad in ["", "Chat", "9a", "a b", "pipeline", &"a".repeat(65)] {
+            check(vec![declared(bad, "{}")]).unwrap_err();
+        }
+        check(vec![declared("a", "[]")]).unwrap_err();
+        check(vec![declared("a", "{")]).unwrap_err();
+        check(vec![declared("a", "{}"), declared("a", "{}")]).unwrap_err();
+        check(vec![]).unwrap_err();
+    }
+}

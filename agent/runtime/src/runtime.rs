@@ -1,0 +1,232 @@
+//! The tenants' programs of one node: the port [`Tenants`], and how its wiring changes them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
+    time::Instant,
+};
+
+use realm_core::{
+    auth::Caller,
+    desired::{DesiredPipeline, DesiredTenant, Sha256},
+    engine::Engine,
+    limit::Admitted,
+    name::{ModelName, PipelineName, TenantName},
+    refusal::Refusal,
+    reply::{self, Done, Reply, ReplySender},
+    tenants::{FunctionInfo, ModelInfo, Tenants},
+};
+use tokio::task::spawn_blocking;
+use tracing::Instrument as _;
+
+use crate::{
+    artifact,
+    call::{self, Answer, Deadline, Run, Running},
+    directory::{Directory, Resident},
+    meter::TokenMeter,
+    pipeline,
+    program::{self, Prepared, Program, ProgramError},
+    sandbox::{Sandbox, SandboxError},
+    writer::End,
+};
+
+/// The program of tenants that bring none.
+const BUILT_IN: &[u8] = include_bytes!("../../../sdks/guest-rust/programs/built-in/built_in.wasm");
+
+/// All programs of a node, and everything they may reach.
+pub struct Runtime {
+    sandbox: Sandbox,
+    directory: RwLock<Directory>,
+    /// Programs in use, by their component's digest. Held while one compiles: the compiler uses
+    /// every core it can get, so two at once would only take the cores from the running calls.
+    programs: tokio::sync::Mutex<HashMap<Sha256, Weak<Program>>>,
+}
+
+impl Runtime {
+    pub fn new() -> Result<Self, SandboxError> {
+        let sandbox = Sandbox::new()?;
+        Ok(Self { sandbox, directory: RwLock::default(), programs: tokio::sync::Mutex::default() })
+    }
+
+    /// The program that ships with Realm: a component like any other.
+    pub async fn prepare_built_in(&self) -> Result<Prepared, ProgramError> {
+        self.prepare_program(BUILT_IN.to_vec()).await
+    }
+
+    /// Checks and compiles a component and asks it for its functions. The same bytes are compiled
+    /// once.
+    pub async fn prepare_program(&self, bytes: Vec<u8>) -> Result<Prepared, ProgramError> {
+        let hashed = spawn_blocking(move || (artifact::digest(&bytes), bytes));
+        let (digest, bytes) = hashed.await.map_err(|_panicked| ProgramError::Compiler)?;
+        let mut programs = self.programs.lock().await;
+        if let Some(program) = programs.get(&digest).and_then(Weak::upgrade) {
+            return Ok(Prepared(program));
+        }
+        let engine = self.sandbox.engine.clone();
+        let compiled = spawn_blocking(move || artifact::compile(&engine, &bytes));
+        let component = compiled.await.map_err(|_panicked| ProgramError::Compiler)??;
+        let program = program::prepare(&self.sandbox, digest, &component).await?;
+        let program = Arc::new(program);
+        programs.retain(|_, program| program.strong_count() > 0);
+        programs.insert(digest, Arc::downgrade(&program));
+        Ok(Prepared(program))
+    }
+
+    /// Says that a tenant is desired whose program is not there yet. One that is being served
+    /// goes on being served.
+    pub fn await_tenant(&self, name: TenantName) {
+        self.write().await_tenant(name);
+    }
+
+    /// Lets `program` take the tenant's calls from now on. Running calls end in the program they
+    /// began in; those of a suspended tenant end now.
+    pub fn put_tenant(&self, tenant: Arc<DesiredTenant>, program: Prepared) {
+        self.write().put_tenant(tenant, program);
+    }
+
+    /// Forgets a tenant and ends its calls.
+    pub fn remove_tenant(&self, name: &TenantName) {
+        self.write().remove_tenant(name);
+    }
+
+    /// Lets calls from now on use this engine for that model.
+    pub fn put_model(&self, name: ModelName, engine: Arc<dyn Engine>) {
+        self.write().put_model(name, engine);
+    }
+
+    /// Says why a desired model is not there yet. One that is being served goes on being served.
+    pub fn await_model(&self, name: ModelName, reason: String) {
+        self.write().await_model(name, reason);
+    }
+
+    pub fn remove_model(&self, name: &ModelName) {
+        self.write().remove_model(name);
+    }
+
+    pub fn put_pipeline(&self, pipeline: Arc<DesiredPipeline>) {
+        self.write().put_pipeline(pipeline);
+    }
+
+    pub fn remove_pipeline(&self, name: &PipelineName) {
+        self.write().remove_pipeline(name);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Directory> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Directory> {
+        self.directory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything the call may touch, as it is now.
+    fn begin(&self, call: Admitted, sender: ReplySender) -> Result<Begun, Refusal> {
+        let directory = self.read();
+        // The tenant may have gone since its key was looked up.
+        let resident =
+            directory.resident(call.caller().tenant()).ok_or(Refusal::Unauthenticated)?;
+        if resident.tenant.suspended {
+            return Err(Refusal::Suspended);
+        }
+        let work = work(&directory, &resident.tenant, &call)?;
+        let running = Running {
+            tenant: resident.tenant.clone(),
+            program: resident.program.0.clone(),
+            models: directory.grants(&resident.tenant),
+            span: tracing::debug_span!("call", tenant = %call.caller().tenant(), call = %call.call().id),
+            tokens: Arc::new(TokenMeter::new(Arc::new(call))),
+            sender,
+        };
+        Ok(Begun { running, work, stopped: Box::pin(resident.stopped()) })
+    }
+}
+
+/// What an admitted call asks for.
+enum Work {
+    Function,
+    Pipeline(Arc<DesiredPipeline>, pipeline::Request),
+}
+
+struct Begun {
+    running: Running,
+    work: Work,
+    stopped: std::pin::Pin<Box<dyn Future<Output = Refusal> + Send>>,
+}
+
+fn work(directory: &Directory, tenant: &DesiredTenant, call: &Admitted) -> Result<Work, Refusal> {
+    if call.call().function != "pipeline" {
+        return Ok(Work::Function);
+    }
+    let request = pipeline::Request::parse(&call.call().params)?;
+    let pipeline = directory
+        .pipeline(tenant, &request.pipeline)
+        .ok_or_else(|| Refusal::UnknownPipeline(crate::refusal::cut(request.pipeline.clone())))?;
+    Ok(Work::Pipeline(pipeline, request))
+}
+
+impl Begun {
+    /// Runs to the end of the work, or until nobody wants it any more. Everything the call held is
+    /// given back before its end is told, so that a client that goes on at once finds its place
+    /// free.
+    async fn run(self) -> Result<Done, Refusal> {
+        let Self { running, work, stopped } = self;
+        tokio::select! {
+            () = running.sender.closed() => Err(Refusal::Cancelled),
+            refusal = stopped => Err(refusal),
+            answer = Box::pin(work.run(&running)) => {
+                let Answer { finish, data, text: _ } = answer?;
+                Ok(Done { data, finish, usage: running.tokens.total() })
+            }
+        }
+    }
+}
+
+impl Work {
+    async fn run(self, running: &Running) -> Result<Answer, Refusal> {
+        let call = running.tokens.admitted().call();
+        let deadline = call.deadline.map(|at| Deadline::until(Instant::now(), at));
+        match self {
+            Self::Pipeline(pipeline, request) => {
+                pipeline::run(running, &pipeline, request, deadline).await
+            }
+            Self::Function => {
+                let (function, params) = (call.function.as_str(), &call.params);
+                call::run(running, Run { function, params, deadline, step: None }).await
+            }
+        }
+    }
+}
+
+impl Tenants for Runtime {
+    fn start(&self, call: Admitted) -> Reply {
+        let (sender, reply) = reply::channel();
+        let end = End::of(&sender);
+        match self.begin(call, sender) {
+            Err(refusal) => end.send(Err(refusal)),
+            Ok(begun) => {
+                let span = begun.running.span.clone();
+                tokio::spawn(async move { end.send(begun.run().await) }.instrument(span));
+            }
+        }
+        reply
+    }
+
+    fn functions(&self, caller: &Caller) -> Vec<FunctionInfo> {
+        let directory = self.read();
+        let resident = directory.resident(caller.tenant());
+        resident.map(|resident| resident.program.functions().to_vec()).unwrap_or_default()
+    }
+
+    fn models(&self, caller: &Caller) -> Vec<ModelInfo> {
+        let directory = self.read();
+        let Some(Resident { tenant, .. }) = directory.resident(caller.tenant()) else {
+            return Vec::new();
+        };
+        let context_max = tenant.limits.context_max;
+        directory.grants(tenant).iter().map(|grant| grant.info(context_max)).collect()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.read().is_ready()
+    }
+}

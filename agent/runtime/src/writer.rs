@@ -1,0 +1,153 @@
+//! The writing end of a reply: bounded, patient with a slow reader for a while, always able to
+//! say how the call ended.
+
+use std::{sync::Arc, time::Duration};
+
+use realm_core::{
+    refusal::{ProgramLimit, Refusal},
+    reply::{Chunk, ChunkBody, Done, ReplyEvent, ReplySender},
+};
+use tokio::{
+    sync::mpsc::{OwnedPermit, error::TrySendError},
+    time::timeout,
+};
+
+use crate::{meter::Countdown, refusal::Ended};
+
+/// How long a program waits for a reader that has let every place of its reply fill up. As long
+/// as those places last at 50 tokens a second: a reader that needs more is not reading.
+const READER_WAIT: Duration = Duration::from_secs(5);
+
+/// The place that every reply keeps for its last event. Dropped unused, the call has panicked or
+/// was cancelled, and it says which.
+pub(crate) struct End(Option<OwnedPermit<ReplyEvent>>);
+
+impl End {
+    /// Keeps a place in a reply that nothing has been written to.
+    pub(crate) fn of(sender: &ReplySender) -> Self {
+        Self(sender.clone().try_reserve_owned().ok())
+    }
+
+    pub(crate) fn send(mut self, end: Result<Done, Refusal>) {
+        let event = end.map_or_else(ReplyEvent::Failed, ReplyEvent::Done);
+        if let Some(place) = self.0.take() {
+            place.send(event);
+        }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if let Some(place) = self.0.take() {
+            let panicked = std::thread::panicking();
+            let refusal = if panicked { Refusal::Internal } else { Refusal::Cancelled };
+            place.send(ReplyEvent::Failed(refusal));
+        }
+    }
+}
+
+/// What a program writes through.
+pub(crate) struct Writer {
+    sender: ReplySender,
+    bytes: Countdown,
+    step: Option<Step>,
+}
+
+/// A pipeline's step, whose text is also kept for the steps after it.
+struct Step {
+    name: Arc<str>,
+    text: String,
+}
+
+impl Writer {
+    pub(crate) fn new(sender: ReplySender, step: Option<Arc<str>>, bytes_max: u64) -> Self {
+        let step = step.map(|name| Step { name, text: String::new() });
+        Self { sender, bytes: Countdown::new(ProgramLimit::Output, bytes_max), step }
+    }
+
+    pub(crate) async fn write_text(&mut self, text: String) -> Result<(), Ended> {
+        self.count(&text)?;
+        if text.is_empty() {
+            return Ok(());
+        }
+        if let Some(step) = &mut self.step {
+            step.text.push_str(&text);
+        }
+        self.send(ChunkBody::Text(text)).await
+    }
+
+    pub(crate) async fn write_json(&mut self, json: &str) -> Result<(), Ended> {
+        let value = self.parse(json)?;
+        self.send(ChunkBody::Json(value)).await
+    }
+
+    /// Reads JSON of the program's making, as part of its output.
+    pub(crate) fn parse(&mut self, json: &str) -> Result<serde_json::Value, Ended> {
+        self.count(json)?;
+        serde_json::from_str(json).map_err(|error| {
+            Ended(Refusal::ProgramFailed(format!("what it wrote is not JSON: {error}")))
+        })
+    }
+
+    /// The text of this step, or nothing outside of one.
+    pub(crate) fn into_text(self) -> String {
+        self.step.map(|step| step.text).unwrap_or_default()
+    }
+
+    fn count(&mut self, text: &str) -> Result<(), Ended> {
+        self.bytes.take(u64::try_from(text.len()).unwrap_or(u64::MAX))
+    }
+
+    async fn send(&self, body: ChunkBody) -> Result<(), Ended> {
+        let step = self.step.as_ref().map(|step| step.name.clone());
+        let event = match self.sender.try_send(ReplyEvent::Chunk(Chunk { step, body })) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Closed(_)) => return Err(Ended(Refusal::Cancelled)),
+            Err(TrySendError::Full(event)) => event,
+        };
+        match timeout(READER_WAIT, self.sender.send(event)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_closed)) => Err(Ended(Refusal::Cancelled)),
+            Err(_elapsed) => Err(Ended(Refusal::SlowReader)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_core::reply::{CHUNKS_BUFFERED_MAX, channel};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_does_not_read_ends_the_call_and_is_still_told() {
+        let (sender, mut reply) = channel();
+        let end = End::of(&sender);
+        let mut writer = Writer::new(sender, None, u64::MAX);
+        for _ in 1..CHUNKS_BUFFERED_MAX {
+            writer.write_text("a".into()).await.unwrap();
+        }
+        let Ended(refusal) = writer.write_text("b".into()).await.unwrap_err();
+        assert_eq!(refusal, Refusal::SlowReader);
+        end.send(Err(refusal));
+        drop(writer);
+        let mut last = None;
+        while let Some(event) = reply.recv().await {
+            last = Some(event);
+        }
+        assert!(matches!(last, Some(ReplyEvent::Failed(Refusal::SlowReader))), "{last:?}");
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_task_panics_ends_with_internal() {
+        let (sender, mut reply) = channel();
+        let end = End::of(&sender);
+        let task = tokio::spawn(async move {
+            let _end = end;
+            panic!("on purpose");
+        });
+        task.await.unwrap_err();
+        let event = reply.recv().await;
+        assert!(matches!(event, Some(ReplyEvent::Failed(Refusal::Internal))), "{event:?}");
+    }
+}

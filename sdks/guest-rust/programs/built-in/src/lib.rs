@@ -1,0 +1,90 @@
+//! The program of every tenant that brings none of its own: `generate`, `chat` and `tokenize`.
+
+use realm_guest::{
+    Asked, Error, Finish, FunctionInfo, Outcome, Params, Program, Result, answer, json, open,
+};
+
+struct BuiltIn;
+
+/// The parameters that `generate` and `chat` share, as properties of a JSON Schema.
+macro_rules! answer_schema {
+    ($properties:literal, $required:literal) => {
+        concat!(
+            r#"{"type":"object","additionalProperties":false,"required":[""#,
+            $required,
+            r#""],"properties":{"#,
+            $properties,
+            r#","model":{"type":"string","description":"One of the tenant's models; its first by default."},"#,
+            r#""max_tokens":{"type":"integer","minimum":1,"default":512},"#,
+            r#""temperature":{"type":"number","minimum":0,"maximum":5,"default":0.7,"description":"0 is greedy."},"#,
+            r#""top_k":{"type":"integer","minimum":0,"default":0,"description":"0 keeps all tokens."},"#,
+            r#""top_p":{"type":"number","exclusiveMinimum":0,"maximum":1,"default":0.95},"#,
+            r#""min_p":{"type":"number","minimum":0,"maximum":1,"default":0},"#,
+            r#""seed":{"type":"integer","minimum":0,"description":"Same seed, same answer."},"#,
+            r#""stop":{"description":"The answer ends before the first of these.","anyOf":[{"type":"string"},{"type":"array","items":{"type":"string"}}]}}}"#
+        )
+    };
+}
+
+const GENERATE: &str = answer_schema!(
+    r#""prompt":{"type":"string","description":"The text to go on from, as it is."}"#,
+    "prompt"
+);
+
+const CHAT: &str = answer_schema!(
+    r#""messages":{"type":"array","minItems":1,"items":{"type":"object","additionalProperties":false,"required":["role","content"],"properties":{"role":{"enum":["system","user","assistant","tool"]},"content":{"type":"string"}}}}"#,
+    "messages"
+);
+
+const TOKENIZE: &str = r#"{"type":"object","additionalProperties":false,"required":["text"],"properties":{"text":{"type":"string"},"model":{"type":"string","description":"One of the tenant's models; its first by default."}}}"#;
+
+impl Program for BuiltIn {
+    fn functions() -> Vec<FunctionInfo> {
+        let function = |name: &str, description: &str, schema: &str, streams| FunctionInfo {
+            name: name.into(),
+            description: description.into(),
+            params_schema: schema.into(),
+            streams,
+        };
+        vec![
+            function("generate", "Goes on from a text, word by word.", GENERATE, true),
+            function("chat", "Answers a conversation, word by word.", CHAT, true),
+            function("tokenize", "Takes a text apart into a model's tokens.", TOKENIZE, false),
+        ]
+    }
+
+    fn handle(function: &str, params: Params) -> Result {
+        match function {
+            "generate" => generate(params),
+            "chat" => chat(params),
+            "tokenize" => tokenize(params),
+            _ => Err(Error::UnknownFunction(function.into())),
+        }
+    }
+}
+
+fn generate(mut params: Params) -> Result {
+    let prompt = params.required_text("prompt")?;
+    let asked = Asked::take(params)?;
+    let prompt = asked.model.tokenize(&prompt, false)?;
+    answer(&asked, &prompt)
+}
+
+fn chat(mut params: Params) -> Result {
+    let messages = params.messages()?;
+    let asked = Asked::take(params)?;
+    let prompt = asked.model.tokenize_chat(&messages)?;
+    answer(&asked, &prompt)
+}
+
+fn tokenize(mut params: Params) -> Result {
+    let text = params.required_text("text")?;
+    let name = params.text("model")?;
+    params.finish()?;
+    let tokens = open(name)?.tokenize(&text, false)?;
+    let count = tokens.len();
+    let data = format!(r#"{{"tokens":{},"count":{count}}}"#, json::to_string(&tokens));
+    Ok(Outcome { finish: Finish::Stop, data: Some(data) })
+}
+
+realm_guest::export!(BuiltIn);

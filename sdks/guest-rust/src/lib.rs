@@ -1,0 +1,84 @@
+//! Write a tenant's program for Realm in Rust.
+//!
+//! A program serves functions. It sees its own tenant's models, settings and client, and nothing
+//! else of the machine. Implement [`Program`], hand the type to [`export!`], build for
+//! `wasm32-unknown-unknown` and wrap the module with `build-tool`; `rebuild.sh` does both for the
+//! programs in `programs/`.
+//!
+//! ```ignore
+//! struct Echo;
+//!
+//! impl realm_guest::Program for Echo {
+//!     fn functions() -> Vec<realm_guest::FunctionInfo> { .. }
+//!     fn handle(function: &str, params: realm_guest::Params) -> realm_guest::Result { .. }
+//! }
+//!
+//! realm_guest::export!(Echo);
+//! ```
+
+mod answer;
+mod params;
+
+pub use answer::{Asked, answer, answer_with, open};
+pub use bindings::{
+    exports::realm::tenant::handler::{FunctionInfo, Outcome},
+    realm::tenant::{
+        config, log,
+        model::{
+            Generation, Info, Model, Params as GenerateParams, Sampling, Summary, list_models,
+        },
+        reply,
+        types::{Error, Finish, Message, Token, TokenId, TokenLimit, Usage},
+    },
+};
+pub use miniserde::json;
+pub use params::Params;
+
+/// The end of a call.
+pub type Result<T = Outcome> = core::result::Result<T, Error>;
+
+/// A tenant's program. One instance serves one call.
+pub trait Program {
+    /// What it serves. Must not call the host: no tenant is known yet.
+    fn functions() -> Vec<FunctionInfo>;
+
+    /// Serves one call of `function`.
+    fn handle(function: &str, params: Params) -> Result;
+}
+
+/// Exports a type that implements [`Program`] as this component's program.
+#[macro_export]
+macro_rules! export {
+    ($program:ty) => {
+        const _: () = {
+            struct Exported;
+
+            impl $crate::bindings::exports::realm::tenant::handler::Guest for Exported {
+                fn functions() -> ::std::vec::Vec<$crate::FunctionInfo> {
+                    <$program as $crate::Program>::functions()
+                }
+
+                fn handle(
+                    request: $crate::bindings::exports::realm::tenant::handler::Request,
+                ) -> $crate::Result {
+                    let params = $crate::Params::parse(&request.params)?;
+                    <$program as $crate::Program>::handle(&request.function, params)
+                }
+            }
+
+            $crate::bindings::export_program!(Exported with_types_in $crate::bindings);
+        };
+    };
+}
+
+#[doc(hidden)]
+#[allow(missing_docs, clippy::pedantic)]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "../../proto/wit",
+        world: "program",
+        pub_export_macro: true,
+        export_macro_name: "export_program",
+        default_bindings_module: "realm_guest::bindings",
+    });
+}
