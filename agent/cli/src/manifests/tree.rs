@@ -69,7 +69,11 @@ impl Tree {
     pub(super) fn is_empty(&self) -> bool {
         match self.nodes.first() {
             None => true,
-            Some(root) => matches!(&root.content, Content::Scalar(text) if text.is_empty()),
+            Some(Node { content: Content::Scalar(text), .. }) => {
+                // The parser spells what is not there as one of the ways to write null.
+                text.is_empty() || text == "~"
+            }
+            Some(_) => false,
         }
     }
 

@@ -111,8 +111,9 @@ impl State {
         loop {
             let reading = self.read().await;
             self.take(reading, &mut tell);
-            self.publish(&mut tell).await;
+            // Kept first: whatever the ledger holds, the next start knows the manifests behind it.
             self.keep(&mut tell).await;
+            self.publish(&mut tell).await;
             let is_behind = self.told_refusal.is_some();
             tokio::select! {
                 () = watch.changed() => {}
