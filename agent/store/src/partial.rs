@@ -128,10 +128,14 @@ impl Partial {
     ) -> Result<(), StoreError> {
         let mut written = self.get(Written::clone);
         let needed = remaining.map(|more| more.saturating_add(bytes.len() as u64));
-        self.shared
-            .file
-            .write_all_at(bytes, written.bytes)
-            .map_err(|e| disk::error("write", &self.shared.path, needed, e))?;
+        if let Err(source) = self.shared.file.write_all_at(bytes, written.bytes) {
+            let error = disk::error("write", &self.shared.path, needed, source);
+            if matches!(error, StoreError::DiskFull { .. }) {
+                // Others live on this disk: an unfinished file is not worth their last byte.
+                let _as_full_as_before = self.empty_now();
+            }
+            return Err(error);
+        }
         written.hasher.update(bytes);
         written.bytes = written.bytes.saturating_add(bytes.len() as u64);
         self.set(written);
@@ -141,15 +145,14 @@ impl Partial {
     /// Throws the bytes away and keeps the claim.
     pub(crate) async fn empty(&self) -> Result<(), StoreError> {
         let this = self.clone();
-        disk::blocking(move || {
-            this.shared
-                .file
-                .set_len(0)
-                .map_err(|e| disk::error("empty", &this.shared.path, None, e))?;
-            this.set(Written::default());
-            state::forget(&this.shared.path)
-        })
-        .await
+        disk::blocking(move || this.empty_now()).await
+    }
+
+    fn empty_now(&self) -> Result<(), StoreError> {
+        let Shared { file, path, .. } = &*self.shared;
+        file.set_len(0).map_err(|e| disk::error("empty", path, None, e))?;
+        self.set(Written::default());
+        state::forget(path)
     }
 
     /// Makes the file a blob if its digest is right; else empties it and says what it was.

@@ -81,8 +81,7 @@ async fn what_a_wheel_does_not_have_once_is_refused_by_name() {
         assert!(error.to_string().contains(part), "{error}");
     }
     assert!(world.blobs().is_empty());
-    let left = world.unfinished();
-    assert_eq!(left.len(), 1, "no wheel stays behind: {left:?}");
+    assert!(world.unfinished().is_empty(), "no wheel stays behind: {:?}", world.unfinished());
 }
 
 #[tokio::test]
@@ -117,5 +116,5 @@ async fn a_pip_that_never_ends_is_ended_with_all_it_started() {
     });
     let error = world.fetch(&of("a==1/b", b"x")).await.unwrap_err();
     assert_eq!(error.reason(), "PipTimedOut", "{error}");
-    tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_mins(1), ended).await.unwrap().unwrap();
 }

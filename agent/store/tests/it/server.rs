@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -30,11 +30,10 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn new(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
-        let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        let mut wire = (head + "\r\n").into_bytes();
+        let headers: String =
+            headers.iter().map(|(name, value)| [*name, ": ", *value, "\r\n"].concat()).collect();
+        let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\n{headers}\r\n");
+        let mut wire = head.into_bytes();
         wire.extend_from_slice(body);
         Self { wire, hang: false }
     }
@@ -103,13 +102,7 @@ impl Server {
         let (seen, answer) = (Arc::clone(&requests), Arc::new(answer));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (seen, answer, tls) = (Arc::clone(&seen), Arc::clone(&answer), tls.clone());
-                tokio::spawn(async move {
-                    let Some(tls) = tls else { return serve(stream, &seen, &*answer).await };
-                    // A client that trusts nobody here ends the handshake.
-                    let Ok(stream) = tls.accept(stream).await else { return };
-                    serve(stream, &seen, &*answer).await;
-                });
+                tokio::spawn(greet(stream, tls.clone(), Arc::clone(&seen), Arc::clone(&answer)));
             }
         });
         Self { address, scheme, requests, task }
@@ -128,6 +121,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+async fn greet(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    seen: Arc<Mutex<Vec<Request>>>,
+    answer: Arc<impl Fn(&Request) -> Reply + Send + Sync>,
+) {
+    let Some(tls) = tls else { return serve(stream, &seen, &*answer).await };
+    // A client that trusts nobody here ends the handshake.
+    let Ok(stream) = tls.accept(stream).await else { return };
+    serve(stream, &seen, &*answer).await;
 }
 
 async fn serve(

@@ -62,7 +62,7 @@ proptest! {
     #[test]
     fn a_download_cut_anywhere_goes_on_where_it_ended(
         size in 1usize..2_500_000,
-        cuts in proptest::collection::vec(0.0f64..1.0, 0..6),
+        cuts in proptest::collection::vec(0usize..1000, 0..6),
         etag: bool,
     ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -70,8 +70,8 @@ proptest! {
     }
 }
 
-/// Each answer but the last sends a share of what was asked for.
-async fn cut_and_resume(body: Vec<u8>, cuts: Vec<f64>, etag: bool) {
+/// Each answer but the last sends so many thousandths of what was asked for.
+async fn cut_and_resume(body: Vec<u8>, cuts: Vec<usize>, etag: bool) {
     let world = World::with(|options| options.retry.attempts_max = 20);
     let (file, cuts_left) = (body.clone(), cuts.clone());
     let expected = Arc::new(Mutex::new(vec![0]));
@@ -80,7 +80,7 @@ async fn cut_and_resume(body: Vec<u8>, cuts: Vec<f64>, etag: bool) {
         let reply = Reply::good(request, &file, if etag { ETAG } else { "W/\"weak\"" });
         let Some(share) = cuts_left.get(request.number) else { return reply };
         let from = request.range_from.unwrap_or(0);
-        let count = ((file.len() - from) as f64 * share) as usize;
+        let count = (file.len() - from) * share / 1000;
         sent.lock().unwrap().push(from + count);
         reply.cut(count)
     })
@@ -213,5 +213,5 @@ async fn a_server_that_is_busy_for_a_moment_is_asked_again() {
     .await;
     let started = std::time::Instant::now();
     world.fetch(&artifact(&body, [server.url("/a")])).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(60), "its wish is heard within our bound");
+    assert!(started.elapsed() < Duration::from_mins(1), "its wish is heard within our bound");
 }

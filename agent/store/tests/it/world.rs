@@ -12,7 +12,7 @@ use sha2::Digest;
 use tempfile::TempDir;
 
 /// Longer than any fetch here takes on a busy machine; what takes longer hangs.
-const HANG: Duration = Duration::from_secs(60);
+const HANG: Duration = Duration::from_mins(1);
 
 pub(crate) struct World {
     pub(crate) dir: TempDir,
