@@ -45,7 +45,7 @@ impl Program for Hostile {
                 reply::write_text(&"x".repeat(1000));
             },
             "flood_log" => flood_log(),
-            "trap" => core::arch::wasm32::unreachable(),
+            "trap" => std::process::abort(),
             "overflow_stack" => Ok(done(Some(deeper(1).to_string()))),
             "steal_model" => steal_model(params.required_text("model")?),
             "garbage_json" => {
@@ -86,10 +86,11 @@ fn flood_log() -> Result {
     Ok(done(None))
 }
 
-#[allow(unconditional_recursion)]
+/// Calls that no compiler sees the end of. The frames are small, so that the stack of calls is
+/// full before the memory that Rust keeps large values in.
+#[expect(unconditional_recursion, reason = "that is the attack")]
 fn deeper(depth: u64) -> u64 {
-    let frame = core::hint::black_box([depth; 64]);
-    deeper(depth + 1) + frame[0]
+    core::hint::black_box(deeper(core::hint::black_box(depth) + 1))
 }
 
 /// Asks for a model by every name it might go by.
