@@ -23,7 +23,7 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
     let machine = Machine::start(home, folder.clone(), &ledger, args.threads).await?;
     let agent = &machine.agent;
     let metrics = Metrics::new();
-    metrics.register(agent.engine_metrics()).context("register the engines' metrics")?;
+    agent.register_metrics(&metrics).context("register the engines' metrics")?;
     let ports = Ports {
         tenants: agent.runtime(),
         roster: agent.roster(),
