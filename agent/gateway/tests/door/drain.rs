@@ -80,7 +80,7 @@ async fn server_post(addr: std::net::SocketAddr, body: String) -> crate::server:
 
 #[tokio::test]
 async fn an_idle_server_drains_at_once() {
-    let server = Server::start(|config| config.grace = Duration::from_secs(600)).await;
+    let server = Server::start(|config| config.grace = Duration::from_mins(10)).await;
     let idle = tokio::net::TcpStream::connect(server.addr).await.unwrap();
     server.shutdown.cancel();
     soon(server.serving).await.unwrap();

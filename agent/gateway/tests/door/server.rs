@@ -219,8 +219,8 @@ impl Answer {
 }
 
 pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
-    let headers: String =
-        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let lines = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+    let headers = lines.collect::<Vec<_>>().concat();
     let length = body.len();
     format!(
         "{method} {path} HTTP/1.1\r\nhost: realm.local\r\nconnection: close\r\n\
