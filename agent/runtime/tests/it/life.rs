@@ -182,3 +182,26 @@ async fn a_node_is_ready_when_everything_desired_is_served() {
     runtime.await_tenant(citizen.tenant.name.clone());
     assert!(runtime.is_ready(), "the program it has goes on serving");
 }
+
+#[tokio::test]
+async fn a_node_whose_every_sandbox_is_taken_is_busy_and_serves_again() {
+    let runtime = Runtime::new().unwrap();
+    let built_in = runtime.prepare_built_in().await.unwrap();
+    let engine = Echo::new("tests/full", Mood::Hold);
+    let citizen =
+        Citizen::new("full").with_model(&runtime, engine.clone()).moves_into(&runtime, &built_in);
+    let mut replies = Vec::new();
+    for _ in 0..512 {
+        let mut reply = citizen.call(&runtime, "chat", &Held::params());
+        let first = next(&mut reply).await;
+        assert!(matches!(first, ReplyEvent::Chunk(_)), "{} run: {first:?}", replies.len());
+        replies.push(reply);
+    }
+    let refusal = citizen.refused(&runtime, "chat", &Held::params()).await;
+    assert!(matches!(refusal, Refusal::Busy { .. }), "{refusal:?}");
+    engine.release.send_replace(true);
+    for reply in replies {
+        read(reply).await.end.unwrap();
+    }
+    citizen.done(&runtime, "chat", &Held::params()).await.end.unwrap();
+}

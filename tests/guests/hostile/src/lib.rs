@@ -44,10 +44,13 @@ impl Program for Hostile {
             "flood_output" => loop {
                 reply::write_text(&"x".repeat(1000));
             },
-            "flood_log" => flood_log(),
+            "flood_log" => {
+                flood_log();
+                Ok(done(None))
+            }
             "trap" => std::process::abort(),
             "overflow_stack" => Ok(done(Some(deeper(1).to_string()))),
-            "steal_model" => steal_model(params.required_text("model")?),
+            "steal_model" => steal_model(&params.required_text("model")?),
             "garbage_json" => {
                 reply::write_json("{\"open\":");
                 Ok(done(None))
@@ -79,11 +82,10 @@ fn eat_memory() -> ! {
     }
 }
 
-fn flood_log() -> Result {
+fn flood_log() {
     for _ in 0..10_000 {
         log::emit(log::Level::Error, &"look at me ".repeat(1000));
     }
-    Ok(done(None))
 }
 
 /// Calls that no compiler sees the end of. The frames are small, so that the stack of calls is
@@ -94,8 +96,8 @@ fn deeper(depth: u64) -> u64 {
 }
 
 /// Asks for a model by every name it might go by.
-fn steal_model(name: String) -> Result {
-    let model = Model::open(&name)?;
+fn steal_model(name: &str) -> Result {
+    let model = Model::open(name)?;
     Ok(done(Some(format!("\"{}\"", model.info().architecture))))
 }
 
