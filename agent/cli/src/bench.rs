@@ -7,7 +7,7 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
-use realm_engine::bench::Bench;
+use realm_engine::bench::{Bench, SEQUENCES_MAX};
 use realm_kernels::{
     ceiling,
     cpu::{self, Cpu},
@@ -86,6 +86,9 @@ struct Rounds {
 fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
     if [args.prefill, args.decode, args.sequences, args.repeat].contains(&0) {
         bail!("nothing can be measured over 0 tokens, sequences or rounds");
+    }
+    if args.sequences > SEQUENCES_MAX {
+        bail!("{} sequences at once; {SEQUENCES_MAX} are the most", args.sequences);
     }
     let threads = args.threads.unwrap_or_else(cpu::default_threads);
     let context = args.prefill.max(args.decode + DECODE_PROMPT).max(QUESTION_TOKENS) + 1;

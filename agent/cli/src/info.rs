@@ -14,7 +14,7 @@ pub(crate) fn info(home: &Home) -> anyhow::Result<ExitCode> {
     output::line(format!("memory      {} MB free for models", device.memory_bytes()? / 1_000_000))?;
     let formats = Format::WEIGHTS.map(|format| format.to_string());
     output::line(format!("formats     {}", formats.join(" ")))?;
-    output::line(format!("models of   {}", realm_engine::ARCHITECTURES.join(" ")))?;
+    output::line(format!("models of   {}", realm_engine::architectures().join(" ")))?;
     output::line(format!("home        {}", home.path().display()))?;
     Ok(ExitCode::SUCCESS)
 }
