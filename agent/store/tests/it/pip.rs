@@ -102,7 +102,7 @@ async fn a_pip_that_never_ends_is_ended_with_all_it_started() {
     let folder = tempfile::tempdir().unwrap();
     let (python, pipe) = (folder.path().join("python"), folder.path().join("pipe"));
     // Both processes hold the pipe open, so that its end is theirs.
-    let script = "#!/bin/sh\nexec 3>\"$PIPE\"\nsleep 1000 &\nsleep 1000\n";
+    let script = "#!/bin/sh\nexec 3>\"$PIPE\"\nsleep 100 &\nsleep 100\n";
     fs::write(&python, script).unwrap();
     fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -111,8 +111,11 @@ async fn a_pip_that_never_ends_is_ended_with_all_it_started() {
         options.pip.env.push(("PIPE".into(), pipe.clone().into()));
         options.pip.timeout = Duration::from_millis(200);
     });
-    let ended = tokio::task::spawn_blocking(move || {
-        fs::File::open(pipe).unwrap().read_to_end(&mut Vec::new()).unwrap()
+    let (tell, ended) = tokio::sync::oneshot::channel();
+    // A thread of its own, which the end of the test does not wait for.
+    std::thread::spawn(move || {
+        fs::File::open(pipe).unwrap().read_to_end(&mut Vec::new()).unwrap();
+        tell.send(()).unwrap();
     });
     let error = world.fetch(&of("a==1/b", b"x")).await.unwrap_err();
     assert_eq!(error.reason(), "PipTimedOut", "{error}");
