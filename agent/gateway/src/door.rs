@@ -126,7 +126,10 @@ impl Door {
         }
         let admitted = self.ports.limiter.admit(caller.clone(), call, now)?;
         let meter = meter();
-        let reply = self.ports.tenants.start(admitted);
+        let (tenant, id) = (caller.tenant(), &admitted.call().id);
+        // What the call's own tasks say carries its tenant and id.
+        let span = tracing::debug_span!("call", %tenant, call = %id);
+        let reply = span.in_scope(|| self.ports.tenants.start(admitted));
         Ok(Running::new(reply, meter, caller, self.limits.stall_max))
     }
 

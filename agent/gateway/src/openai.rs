@@ -41,8 +41,7 @@ pub(crate) async fn chat(
     Bearer(credential): Bearer,
     body: Body,
 ) -> Result<Response, Problem> {
-    let body = read(&door, credential, body).await?;
-    answer(door, credential, request::chat(&body)?).await
+    serve(door, credential, Form::Chat, body).await
 }
 
 /// `POST /v1/completions`
@@ -51,8 +50,7 @@ pub(crate) async fn complete(
     Bearer(credential): Bearer,
     body: Body,
 ) -> Result<Response, Problem> {
-    let body = read(&door, credential, body).await?;
-    answer(door, credential, request::completion(&body)?).await
+    serve(door, credential, Form::Completion, body).await
 }
 
 /// `GET /v1/models`
@@ -89,29 +87,28 @@ fn model_json(door: &Door, tenant: &str, alias: &str) -> Value {
     })
 }
 
-/// The body of a request whose key is good: strangers' bodies are not worth reading.
-async fn read(
-    door: &Door,
-    credential: Credential,
-    body: Body,
-) -> Result<axum::body::Bytes, Problem> {
-    door.verify(credential)?;
-    Ok(read_body(body, door.limits.message_bytes_max, door.limits.body_wait).await?)
-}
-
-async fn answer(
+/// Reads a request, starts its call and answers. The key is looked at before the body:
+/// strangers' bodies are not worth reading.
+async fn serve(
     door: Arc<Door>,
     credential: Credential,
-    asked: Asked,
+    form: Form,
+    body: Body,
 ) -> Result<Response, Problem> {
-    let Asked { form, model, params, stream, include_usage } = asked;
+    let function = form.function();
+    let caller = door
+        .verify(credential)
+        .inspect_err(|refusal| door.count_refusal("-", function, refusal))?;
+    let tenant = caller.tenant().as_str();
+    let body = read_body(body, door.limits.message_bytes_max, door.limits.body_wait)
+        .await
+        .inspect_err(|refusal| door.count_refusal(tenant, function, refusal))?;
+    let asked = request::read(form, &body)
+        .inspect_err(|_| door.metrics().refused(tenant, function, "invalid"))?;
+    let Asked { model, params, stream, include_usage } = asked;
     let head = Head { id: new_id(form)?, form, created: unix_now(), model };
-    let call = Call {
-        id: CallId(head.id.clone()),
-        function: form.function().to_owned(),
-        params: params.into(),
-        deadline: None,
-    };
+    let id = CallId(head.id.clone());
+    let call = Call { id, function: function.to_owned(), params: params.into(), deadline: None };
     let running = door.start(credential, call)?;
     if stream {
         stream::respond(door, running, head, include_usage).await

@@ -27,9 +27,11 @@ use tokio_tungstenite::{
 };
 
 use crate::{
+    config::Limits,
     door::Door,
     frame::{self, FrameError},
     own::VERSION,
+    running::Running,
     ws::Entrance,
 };
 
@@ -37,6 +39,9 @@ mod answer;
 mod calls;
 mod entrance;
 mod write;
+
+#[cfg(test)]
+mod tests;
 
 use answer::Answer;
 use calls::Calls;
@@ -149,12 +154,14 @@ impl Session {
         mut self,
         stream: &mut (impl Stream<Item = Result<Message, WsError>> + Unpin),
     ) -> End {
-        self.say(ConnectionFrame::Ready {
+        let ready = ConnectionFrame::Ready {
             protocol: SUBPROTOCOL.to_owned(),
             tenant: self.tenant.clone(),
             version: VERSION.to_owned(),
-        })
-        .await;
+        };
+        if let Err(end) = self.say(ready).await {
+            return end;
+        }
         let door = self.door.clone();
         let mut follows_roster = true;
         loop {
@@ -199,13 +206,11 @@ impl Session {
                 Ok(())
             }
             Ok(ClientFrame::Auth { .. }) => {
-                self.refuse(&Refusal::Invalid("this socket is authenticated already".into())).await;
-                Ok(())
+                self.refuse(&Refusal::Invalid("this socket is authenticated already".into())).await
             }
             Err(error) => {
                 self.door.metrics().frame_refused();
-                self.refuse(&error.into()).await;
-                Ok(())
+                self.refuse(&error.into()).await
             }
         }
     }
@@ -215,8 +220,8 @@ impl Session {
             WsError::Capacity(_) => {
                 let bytes_max = self.door.limits.message_bytes_max;
                 self.door.metrics().frame_refused();
-                self.refuse(&Refusal::TooLarge { bytes_max }).await;
-                End::close(1009, "the message is too large")
+                let end = End::close(1009, "the message is too large");
+                self.refuse(&Refusal::TooLarge { bytes_max }).await.err().unwrap_or(end)
             }
             WsError::Utf8(_) => End::close(1007, "the text is not UTF-8"),
             WsError::Protocol(_) => End::close(1002, "these bytes are not WebSocket"),
@@ -228,10 +233,12 @@ impl Session {
         if self.calls.is_running(&frame.id) {
             // An error frame of the call itself would end the running one for the client.
             let message = format!("a call with the id `{}` is running", frame.id);
-            self.refuse(&Refusal::Invalid(message)).await;
-            return Ok(());
+            return self.refuse(&Refusal::Invalid(message)).await;
         }
-        self.calls.make_room(self.door.limits.calls_per_socket_max).await;
+        let Limits { calls_per_socket_max, stall_max, .. } = self.door.limits;
+        if timeout(stall_max, self.calls.make_room(calls_per_socket_max)).await.is_err() {
+            return Err(End::Gone);
+        }
         let CallFrame { id, function, params, stream, deadline_ms } = frame;
         let started = self.start(&id, function, params.into(), deadline_ms);
         match started {
@@ -249,7 +256,7 @@ impl Session {
             }
             Err(refusal) => {
                 let error = frame::error_body(&refusal);
-                self.send(frame::encode_reply(ReplyFrame::Error { id, error })).await;
+                self.send(frame::encode_reply(ReplyFrame::Error { id, error })).await?;
                 if refusal == Refusal::Unauthenticated { Err(KEY_IS_GONE) } else { Ok(()) }
             }
         }
@@ -261,7 +268,7 @@ impl Session {
         function: String,
         params: serde_json::Value,
         deadline_ms: Option<u64>,
-    ) -> Result<crate::running::Running, Refusal> {
+    ) -> Result<Running, Refusal> {
         let calls_max = self.door.limits.calls_per_socket_max;
         let checked = if self.calls.running() >= calls_max {
             Err(Refusal::TooManyCalls { calls_max })
@@ -278,7 +285,7 @@ impl Session {
     async fn check_key(&self) -> Result<(), End> {
         match self.door.verify(self.credential) {
             Err(refusal @ Refusal::Unauthenticated) => {
-                self.refuse(&refusal).await;
+                self.refuse(&refusal).await?;
                 Err(KEY_IS_GONE)
             }
             // A suspended tenant may come back; until then each of its calls is refused.
@@ -289,8 +296,7 @@ impl Session {
     async fn go_away(&mut self) -> Result<(), End> {
         self.is_going = true;
         let grace_ms = u64::try_from(self.door.grace.as_millis()).unwrap_or(u64::MAX);
-        self.say(ConnectionFrame::GoingAway { grace_ms }).await;
-        Ok(())
+        self.say(ConnectionFrame::GoingAway { grace_ms }).await
     }
 
     /// The grace is over: the calls end themselves, which takes as long as their last frames.
@@ -299,17 +305,19 @@ impl Session {
         End::GOING_AWAY
     }
 
-    async fn say(&self, frame: ConnectionFrame) {
-        self.send(frame::encode_connection(frame)).await;
+    async fn say(&self, frame: ConnectionFrame) -> Result<(), End> {
+        self.send(frame::encode_connection(frame)).await
     }
 
-    async fn refuse(&self, refusal: &Refusal) {
-        self.send(frame::encode_refusal(refusal)).await;
+    async fn refuse(&self, refusal: &Refusal) -> Result<(), End> {
+        self.send(frame::encode_refusal(refusal)).await
     }
 
-    async fn send(&self, message: Message) {
-        // Fails only when the writer is gone, which ends the session by itself.
-        drop(self.outbox.send(message).await);
+    /// A client that goes on asking and takes no answers is not worth a place: while this waits,
+    /// nobody hears what else happens.
+    async fn send(&self, message: Message) -> Result<(), End> {
+        let sending = self.outbox.send_timeout(message, self.door.limits.stall_max);
+        sending.await.map_err(|_| End::Gone)
     }
 }
 

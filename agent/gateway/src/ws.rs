@@ -43,10 +43,28 @@ pub(crate) enum Entrance {
 
 /// Answers `GET /v1/ws`.
 pub(crate) async fn upgrade(State(door): State<Arc<Door>>, request: Request) -> Response {
-    accept(&door, request).unwrap_or_else(IntoResponse::into_response)
+    accept(&door, request).unwrap_or_else(|refused| match refused {
+        Refused::NotAnUpgrade(message) => Problem::upgrade_required(message).into_response(),
+        Refused::Caller(refusal) => {
+            door.count_refusal("-", "-", &refusal);
+            Problem::in_wire_words(refusal).into_response()
+        }
+    })
 }
 
-fn accept(door: &Arc<Door>, mut request: Request) -> Result<Response, Problem> {
+/// Why a request does not become a socket.
+enum Refused {
+    NotAnUpgrade(&'static str),
+    Caller(Refusal),
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Caller(refusal)
+    }
+}
+
+fn accept(door: &Arc<Door>, mut request: Request) -> Result<Response, Refused> {
     let accept_key = check(request.method(), request.headers())?;
     if !door.origins.allow(request.headers()) {
         return Err(Refusal::NotAllowed("this origin".into()).into());
@@ -78,7 +96,7 @@ fn accept(door: &Arc<Door>, mut request: Request) -> Result<Response, Problem> {
 }
 
 /// The parts of RFC 6455's opening handshake that concern a server. Returns the accept key.
-fn check(method: &Method, headers: &HeaderMap) -> Result<HeaderValue, Problem> {
+fn check(method: &Method, headers: &HeaderMap) -> Result<HeaderValue, Refused> {
     let has = |name, token: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(token))
@@ -87,10 +105,10 @@ fn check(method: &Method, headers: &HeaderMap) -> Result<HeaderValue, Problem> {
         || !has(header::CONNECTION, "upgrade")
         || !has(header::UPGRADE, "websocket")
     {
-        return Err(Problem::upgrade_required("this address takes WebSocket upgrades only"));
+        return Err(Refused::NotAnUpgrade("this address takes WebSocket upgrades only"));
     }
     if !has(header::SEC_WEBSOCKET_VERSION, "13") {
-        return Err(Problem::upgrade_required("WebSocket version 13 is spoken here"));
+        return Err(Refused::NotAnUpgrade("WebSocket version 13 is spoken here"));
     }
     if !has(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
         let message = format!("the client must offer the subprotocol `{SUBPROTOCOL}`");

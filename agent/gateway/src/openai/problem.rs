@@ -30,6 +30,12 @@ impl Problem {
         Self { param: Some(param.into()), ..problem }
     }
 
+    /// The refusal of a socket: this door's status, and the code the socket itself would use.
+    pub(crate) fn in_wire_words(refusal: Refusal) -> Self {
+        let code = refusal.code();
+        Self { code, ..Self::from(refusal) }
+    }
+
     pub(crate) fn nothing_here() -> Self {
         Self::plain(StatusCode::NOT_FOUND, "unknown_url", "nothing is served at this address")
     }

@@ -12,15 +12,21 @@ use crate::frame::clip;
 /// A request that can be passed on.
 #[derive(Debug, PartialEq)]
 pub(super) struct Asked {
-    pub(super) form: Form,
     pub(super) model: String,
     pub(super) params: Map<String, Value>,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
 }
 
-/// Reads the body of `POST /v1/chat/completions`.
-pub(super) fn chat(body: &[u8]) -> Result<Asked, Problem> {
+/// Reads the body of a request.
+pub(super) fn read(form: Form, body: &[u8]) -> Result<Asked, Problem> {
+    match form {
+        Form::Chat => chat(body),
+        Form::Completion => completion(body),
+    }
+}
+
+fn chat(body: &[u8]) -> Result<Asked, Problem> {
     let mut body = object(body)?;
     let messages = body.remove("messages").ok_or_else(|| missing("messages"))?;
     let mut asked = common(Form::Chat, body)?;
@@ -28,8 +34,7 @@ pub(super) fn chat(body: &[u8]) -> Result<Asked, Problem> {
     Ok(asked)
 }
 
-/// Reads the body of `POST /v1/completions`.
-pub(super) fn completion(body: &[u8]) -> Result<Asked, Problem> {
+fn completion(body: &[u8]) -> Result<Asked, Problem> {
     let mut body = object(body)?;
     let prompt = match body.remove("prompt").ok_or_else(|| missing("prompt"))? {
         Value::String(prompt) => prompt,
@@ -85,7 +90,7 @@ fn common(form: Form, body: Map<String, Value>) -> Result<Asked, Problem> {
     }
     let model = model.ok_or_else(|| missing("model"))?;
     params.insert("model".into(), model.clone().into());
-    Ok(Asked { form, model, params, stream, include_usage })
+    Ok(Asked { model, params, stream, include_usage })
 }
 
 fn wants_usage(options: Map<String, Value>) -> Result<bool, Problem> {

@@ -2,11 +2,15 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::{
     program::Event,
-    server::{Server, soon},
+    server::{KEY, Server, parse, request, soon},
 };
 
 #[tokio::test]
@@ -58,30 +62,30 @@ async fn when_the_grace_is_over_calls_end_with_a_reason() {
 }
 
 #[tokio::test]
-async fn an_event_stream_is_finished_or_ends_with_a_reason() {
-    let mut server = Server::start(|config| config.grace = Duration::from_millis(50)).await;
+async fn an_event_stream_that_outlives_the_grace_ends_with_a_reason() {
+    let server = Server::start(|config| config.grace = Duration::from_millis(50)).await;
     let body = json!({
         "model": "m", "stream": true, "messages": [{"role": "user", "content": "hold"}],
     });
-    let (answer, ()) = tokio::join!(server_post(server.addr, body.to_string()), async {
-        assert!(matches!(server.event().await, Event::Started(_)));
-        server.shutdown.cancel();
-    });
-    let last: serde_json::Value = serde_json::from_str(answer.events().last().unwrap()).unwrap();
+    let key = format!("Bearer {KEY}");
+    let request =
+        request("POST", "/v1/chat/completions", &[("authorization", &key)], &body.to_string());
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = vec![0; 16];
+    soon(stream.read_exact(&mut bytes)).await.unwrap();
+    server.shutdown.cancel();
+    soon(stream.read_to_end(&mut bytes)).await.unwrap();
+    let answer = parse(&String::from_utf8(bytes).unwrap());
+    let last: Value = serde_json::from_str(answer.events().last().unwrap()).unwrap();
     assert_eq!(last["error"]["code"], "draining");
     soon(server.serving).await.unwrap();
-}
-
-async fn server_post(addr: std::net::SocketAddr, body: String) -> crate::server::Answer {
-    let key = format!("Bearer {}", crate::server::KEY);
-    crate::server::ask(addr, "POST", "/v1/chat/completions", &[("authorization", &key)], &body)
-        .await
 }
 
 #[tokio::test]
 async fn an_idle_server_drains_at_once() {
     let server = Server::start(|config| config.grace = Duration::from_mins(10)).await;
-    let idle = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let idle = TcpStream::connect(server.addr).await.unwrap();
     server.shutdown.cancel();
     soon(server.serving).await.unwrap();
     drop(idle);

@@ -56,15 +56,13 @@ async fn an_unknown_address_a_wrong_method_and_a_missing_key_have_error_objects(
 
 #[tokio::test]
 async fn a_body_that_is_too_large_or_too_slow_is_refused() {
-    let server = Server::start(|config| {
-        config.limits.message_bytes_max = 1 << 10;
-        config.limits.body_wait = Duration::from_millis(50);
-    })
-    .await;
+    let server = Server::start(|config| config.limits.message_bytes_max = 1 << 10).await;
     let large = json!({"model": "m", "prompt": "x".repeat(1 << 11)});
     let large = server.post("/v1/completions", &large).await;
     assert_eq!((large.status, &large.json()["error"]["code"]), (413, &json!("too_large")));
 
+    let wait = Duration::from_millis(20);
+    let server = Server::start(|config| config.limits.body_wait = wait).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     let head = format!(
         "POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tokio_tungstenite::tungstenite::Message;
@@ -82,27 +81,6 @@ async fn a_client_that_takes_no_byte_and_says_nothing_is_given_up() {
     assert_eq!(server.event().await, Event::Started("1".into()));
     // Not reading, it answers no ping.
     assert_eq!(server.event().await, Event::Cancelled("1".into()));
-}
-
-#[tokio::test]
-async fn a_client_that_answers_pings_is_kept() {
-    let silence = Duration::from_millis(200);
-    let server = Server::start(|config| {
-        config.limits.silence_max = silence;
-        config.limits.ping_every = silence / 8;
-    })
-    .await;
-    let mut socket = server.socket().await;
-    // Reading answers pings; three times the silence goes by.
-    let mut pings = 0;
-    while pings < 24 {
-        match soon(socket.0.next()).await {
-            Some(Ok(Message::Ping(_))) => pings += 1,
-            other => panic!("{other:?}"),
-        }
-    }
-    socket.call("1", "health", &json!({})).await;
-    assert_eq!(socket.frame().await["status"], "complete");
 }
 
 #[tokio::test]
