@@ -166,7 +166,7 @@ impl Machine {
 
 impl Server {
     async fn notice(&mut self) -> Notice {
-        let notice = time::timeout(Duration::from_secs(60), self.notices.recv()).await;
+        let notice = time::timeout(Duration::from_mins(1), self.notices.recv()).await;
         let notice = notice.expect("a notice comes within a minute").unwrap();
         if let Notice::Current { generation } = notice {
             self.current = Some(generation);
@@ -221,7 +221,7 @@ impl Server {
 
 /// Runs a test with an end: what should come from the system's watch may never come.
 async fn within_a_minute(test: impl Future<Output = ()>) {
-    time::timeout(Duration::from_secs(60), test).await.expect("done within a minute");
+    time::timeout(Duration::from_mins(1), test).await.expect("done within a minute");
 }
 
 #[tokio::test]
