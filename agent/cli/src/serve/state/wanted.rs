@@ -122,8 +122,10 @@ impl Wanted {
     /// Serves `changes`, except those that refer to what is not there while their last form did
     /// not: these are refused like any other manifest that cannot be served.
     fn accept(&mut self, changes: Vec<Accepted>) -> (Vec<ManifestProblem>, bool) {
-        let is_changed = !changes.is_empty();
-        let before: BTreeSet<_> = dangling(&self.fleet).collect();
+        let mut before = self.fleet.clone();
+        before.plan();
+        let before: BTreeSet<_> = dangling(&before).collect();
+        let mut changed = changes.len();
         let mut last = BTreeMap::new();
         for change in changes {
             self.fleet.apply(change.demand.clone());
@@ -143,10 +145,11 @@ impl Wanted {
             let bad: Vec<_> = last.keys().filter(|id| newly.contains(id)).cloned().collect();
             // Each round puts at least one back, so there are no more rounds than changes.
             if bad.is_empty() {
-                return (refused, is_changed);
+                return (refused, changed > 0);
             }
             for id in bad {
                 let Some(previous) = last.remove(&id) else { continue };
+                changed = changed.saturating_sub(1);
                 self.fleet.apply(previous.demand.clone());
                 if let Some(change) = self.accepted.insert(id.clone(), previous) {
                     refused.extend(locate_all(&change.document, trial.problems(id.0, &id.1)));
