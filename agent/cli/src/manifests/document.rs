@@ -160,4 +160,9 @@ fn typed<T: DeserializeOwned>(padded: &str, tree: &Tree) -> Result<T, (usize, Ca
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a wrong index fails the test, as it should"
+)]
 mod tests;

@@ -67,6 +67,7 @@ pub(crate) struct State {
     told_generation: Option<u64>,
     told_refusal: Option<String>,
     is_kept: bool,
+    is_unclear: bool,
 }
 
 impl State {
@@ -93,6 +94,7 @@ impl State {
             told_generation: None,
             told_refusal: None,
             is_kept: true,
+            is_unclear: true,
         };
         Ok((state, warnings))
     }
@@ -132,6 +134,7 @@ impl State {
     }
 
     fn take(&mut self, reading: Reading, tell: &mut impl FnMut(Notice)) {
+        self.is_unclear = reading.is_unclear;
         let (problems, is_changed) = self.wanted.take(reading);
         self.is_kept &= !is_changed;
         for solved in self.told.difference(&problems) {
@@ -164,8 +167,12 @@ impl State {
 
     /// Has the ledger accept the plan, unless that is what it holds. Gives its generation.
     async fn accept(&self) -> Result<u64, AcceptError> {
-        let desired = convert::desired(self.wanted.desired()).map_err(AcceptError::Name)?;
         let newest = self.ledger.newest();
+        // Of a folder that cannot be read nothing follows, least of all that it is empty.
+        if self.is_unclear {
+            return Ok(newest.generation);
+        }
+        let desired = convert::desired(self.wanted.desired()).map_err(AcceptError::Name)?;
         // After a restart the same plan comes with a new generation, which would say nothing new.
         if (Desired { generation: newest.generation, ..desired.clone() }) == *newest {
             return Ok(newest.generation);

@@ -166,7 +166,7 @@ impl Machine {
 
 impl Server {
     async fn notice(&mut self) -> Notice {
-        let notice = time::timeout(Duration::from_secs(60), self.notices.recv()).await;
+        let notice = time::timeout(Duration::from_mins(1), self.notices.recv()).await;
         let notice = notice.expect("a notice comes within a minute").unwrap();
         if let Notice::Current { generation } = notice {
             self.current = Some(generation);
@@ -221,7 +221,7 @@ impl Server {
 
 /// Runs a test with an end: what should come from the system's watch may never come.
 async fn within_a_minute(test: impl Future<Output = ()>) {
-    time::timeout(Duration::from_secs(60), test).await.expect("done within a minute");
+    time::timeout(Duration::from_mins(1), test).await.expect("done within a minute");
 }
 
 #[tokio::test]
@@ -300,7 +300,11 @@ async fn a_pipeline_that_starts_to_name_an_unknown_model_is_refused() {
         let problem = server.problem().await;
         assert!(problem.starts_with("pipeline.yaml:8: spec.steps[0].model: "), "{problem}");
         assert!(problem.ends_with("(UnknownModel)"), "{problem}");
-        server.holds(&ALL).await;
+        // What changes next does take effect, and the refused change still does not.
+        machine.write("other.yaml", &MODEL.replace("tiny", "other"));
+        let other = ("model default/other", "file:///other.gguf");
+        server.holds(&[other, ALL[0], ALL[1], ALL[2]]).await;
+        machine.remove("other.yaml");
 
         // It is taken as soon as what it names is there, too.
         machine.write("huge.yaml", &MODEL.replace("tiny", "huge"));
@@ -407,13 +411,17 @@ async fn a_folder_that_is_gone_serves_on_and_is_followed_when_it_is_back() {
     within_a_minute(async {
         let machine = Machine::new();
         let mut server = machine.serve().await;
-        server.holds(&ALL).await;
+        let generation = server.holds(&ALL).await;
         server.stop().await;
 
         let (folder, away) = (machine.manifests.path(), machine.kept.path().join("away"));
         fs::rename(folder, &away).unwrap();
+        // Not even what was kept of the manifests is left: the ledger alone has to do.
+        fs::remove_file(machine.kept.path().join("manifests.json")).unwrap();
         let mut server = machine.serve().await;
         assert!(server.problem().await.ends_with("(Unreadable)"));
+        let current = server.notice().await;
+        assert!(matches!(current, Notice::Current { generation: g } if g == generation));
         server.holds(&ALL).await;
         server.stop().await;
 

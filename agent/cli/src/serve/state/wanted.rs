@@ -122,8 +122,10 @@ impl Wanted {
     /// Serves `changes`, except those that refer to what is not there while their last form did
     /// not: these are refused like any other manifest that cannot be served.
     fn accept(&mut self, changes: Vec<Accepted>) -> (Vec<ManifestProblem>, bool) {
-        let is_changed = !changes.is_empty();
-        let before: BTreeSet<_> = self.dangling(&self.fleet).collect();
+        let mut before = self.fleet.clone();
+        before.plan();
+        let before: BTreeSet<_> = dangling(&before).collect();
+        let mut changed = changes.len();
         let mut last = BTreeMap::new();
         for change in changes {
             self.fleet.apply(change.demand.clone());
@@ -136,32 +138,24 @@ impl Wanted {
         loop {
             let mut trial = self.fleet.clone();
             trial.plan();
-            let dangling: BTreeSet<_> = self.dangling(&trial).map(|(id, _)| id).collect();
-            let newly = |id: &ObjectId| {
-                dangling.contains(id)
-                    && self.dangling(&trial).any(|found| found.0 == *id && !before.contains(&found))
-            };
-            let bad: Vec<_> = last.keys().filter(|id| newly(id)).cloned().collect();
+            let newly: BTreeSet<_> = dangling(&trial)
+                .filter(|found| !before.contains(found))
+                .map(|(id, _)| id)
+                .collect();
+            let bad: Vec<_> = last.keys().filter(|id| newly.contains(id)).cloned().collect();
             // Each round puts at least one back, so there are no more rounds than changes.
             if bad.is_empty() {
-                return (refused, is_changed);
+                return (refused, changed > 0);
             }
             for id in bad {
                 let Some(previous) = last.remove(&id) else { continue };
+                changed = changed.saturating_sub(1);
                 self.fleet.apply(previous.demand.clone());
                 if let Some(change) = self.accepted.insert(id.clone(), previous) {
                     refused.extend(locate_all(&change.document, trial.problems(id.0, &id.1)));
                 }
             }
         }
-    }
-
-    /// References of objects to what is not there, in the last plan of `fleet`.
-    fn dangling<'a>(&self, fleet: &'a Fleet) -> impl Iterator<Item = (ObjectId, String)> + use<'a> {
-        fleet.all_problems().flat_map(|(kind, name, problems)| {
-            let dangling = problems.iter().filter(|problem| is_reference(problem.reason));
-            dangling.map(move |problem| ((kind, name.clone()), problem.message.clone()))
-        })
     }
 
     /// What the last plan found wrong with what is served.
@@ -194,6 +188,14 @@ impl Wanted {
         };
         problems.map(locate).collect()
     }
+}
+
+/// References of objects to what is not there, in the last plan of `fleet`.
+fn dangling(fleet: &Fleet) -> impl Iterator<Item = (ObjectId, String)> {
+    fleet.all_problems().flat_map(|(kind, name, problems)| {
+        let dangling = problems.iter().filter(|problem| is_reference(problem.reason));
+        dangling.map(move |problem| ((kind, name.clone()), problem.message.clone()))
+    })
 }
 
 const fn is_reference(reason: Reason) -> bool {
