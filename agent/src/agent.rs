@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use realm_core::{auth::Roster, limit::Limiter};
+use realm_gateway::{Metrics, MetricsError};
 use realm_runtime::{Runtime, SandboxError};
 use realm_store::{Store, StoreError, StoreOptions};
 use thiserror::Error;
@@ -51,7 +52,7 @@ impl Agent {
             store: Store::open(&store_dir, store).map_err(AgentError::Store)?,
             runtime: Arc::new(Runtime::new().map_err(AgentError::Sandbox)?),
             tenants: Tenants::new(),
-            engines: Engines::new(),
+            engines: Engines::default(),
             device: Device::open(threads).map_err(AgentError::Device)?,
         })
     }
@@ -71,8 +72,8 @@ impl Agent {
         self.tenants.limiter()
     }
 
-    /// The loaded engines' numbers, for Prometheus.
-    pub fn engine_metrics(&self) -> Box<dyn prometheus::core::Collector> {
-        Box::new(self.engines.clone())
+    /// Lets Prometheus see the loaded engines.
+    pub fn register_metrics(&self, metrics: &Metrics) -> Result<(), MetricsError> {
+        self.engines.register(metrics)
     }
 }

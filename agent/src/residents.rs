@@ -81,10 +81,8 @@ impl Agent {
         let loaded = spawn_blocking(move || devices::load(&device, &path, sha256, &options))
             .await
             .map_err(|panic| Failure { reason: "LoadFailed", message: panic.to_string() })?;
-        let (engine, mut facts) = loaded.map_err(|error| Failure {
-            reason: error.reason(),
-            message: chain(&error),
-        })?;
+        let (engine, mut facts) =
+            loaded.map_err(|error| Failure { reason: error.reason(), message: chain(&error) })?;
         facts.sha256 = Some(sha256);
         let engine = Arc::new(engine);
         self.engines.put(model.name.clone(), engine.clone());
@@ -97,7 +95,8 @@ impl Agent {
         artifact: &Artifact,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Stored, Failure> {
-        let failure = |error: FetchError| Failure { reason: error.reason(), message: chain(&error) };
+        let failure =
+            |error: FetchError| Failure { reason: error.reason(), message: chain(&error) };
         self.store.fetch(artifact, progress).await.map_err(failure)
     }
 

@@ -64,7 +64,10 @@ fn open(home: &Home, args: TenantArgs) -> anyhow::Result<KeyFile> {
     let TenantArgs { manifests, namespace, tenant } = args;
     let folder: PathBuf = manifests.unwrap_or_else(|| home.sample());
     if !folder.is_dir() {
-        bail!("there is no folder {}; start `realm serve` once, or name one with --manifests", folder.display());
+        bail!(
+            "there is no folder {}; start `realm serve` once, or name one with --manifests",
+            folder.display()
+        );
     }
     let reading = manifests::read(&folder);
     let found = reading.found.iter().find_map(|found| match found {
@@ -95,7 +98,9 @@ fn expiry(text: &str) -> anyhow::Result<Timestamp> {
     let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<i64>().ok());
     let duration = match days {
         Some(days) => SignedDuration::from_hours(days.saturating_mul(24)),
-        None => text.parse().with_context(|| format!("`{text}` is not a duration such as 90d or 12h"))?,
+        None => text
+            .parse()
+            .with_context(|| format!("`{text}` is not a duration such as 90d or 12h"))?,
     };
     if !duration.is_positive() {
         bail!("`{text}` is not in the future");

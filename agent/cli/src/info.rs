@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use realm_agent::Device;
+use realm_kernels::format::Format;
 
 use crate::{home::Home, output};
 
@@ -11,8 +12,9 @@ pub(crate) fn info(home: &Home) -> anyhow::Result<ExitCode> {
     output::line(format!("version     {}", env!("CARGO_PKG_VERSION")))?;
     output::line(format!("device      {}", device.describe()))?;
     output::line(format!("memory      {} MB free for models", device.memory_bytes()? / 1_000_000))?;
-    output::line(format!("formats     {}", realm_engine::formats().join(" ")))?;
-    output::line(format!("models of   {}", realm_engine::architectures().join(" ")))?;
+    let formats = Format::WEIGHTS.map(|format| format.to_string());
+    output::line(format!("formats     {}", formats.join(" ")))?;
+    output::line(format!("models of   {}", realm_engine::ARCHITECTURES.join(" ")))?;
     output::line(format!("home        {}", home.path().display()))?;
     Ok(ExitCode::SUCCESS)
 }

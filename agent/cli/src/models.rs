@@ -1,6 +1,9 @@
 //! `realm models`: the model files of this machine.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, bail};
 use realm_core::{
@@ -8,6 +11,7 @@ use realm_core::{
     report::ModelFacts,
 };
 use realm_crds::Model;
+use realm_engine::gguf::Gguf;
 use realm_store::{Progress, Site, Store, StoreOptions, Stored};
 
 use crate::{args::ModelsCommand, home::Home, output, run::bar::Bar, sample, source};
@@ -29,7 +33,7 @@ pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<E
                 Some(file) => find(&store, &file).await?,
                 None => pull(&store, &default_artifact()?).await?.path,
             };
-            show(&realm_engine::facts(&path)?)?;
+            show(&facts(&path)?)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -68,7 +72,7 @@ fn digest(text: &str) -> anyhow::Result<Sha256> {
 
 async fn list(store: &Store) -> anyhow::Result<()> {
     for Stored { path, sha256, bytes } in store.list().await? {
-        let kind = match realm_engine::facts(&path) {
+        let kind = match facts(&path) {
             Ok(ModelFacts { architecture, parameters, format, .. }) => {
                 format!("{architecture} {}M {format}", parameters / 1_000_000)
             }
@@ -105,4 +109,9 @@ fn show(facts: &ModelFacts) -> anyhow::Result<()> {
     output::line(format!("weights       {weights_bytes} bytes"))?;
     output::line(format!("licence       {licence}"))?;
     Ok(())
+}
+
+fn facts(path: &Path) -> anyhow::Result<ModelFacts> {
+    let read = || Gguf::open(path)?.facts();
+    read().with_context(|| format!("read {}", path.display()))
 }

@@ -24,8 +24,7 @@ use crate::{
     args::RunArgs,
     home::Home,
     machine::Machine,
-    output,
-    sample,
+    output, sample,
     serve::state::Notice,
     source,
     talk::{Conversation, Door},
@@ -37,7 +36,8 @@ pub(crate) async fn run(home: &Home, args: RunArgs) -> anyhow::Result<ExitCode> 
     let key = sample::lay_out(&manifests)?;
     if let Some(model) = &args.model {
         let text = model_manifest(model, args.sha256.as_deref())?;
-        fs::write(manifests.join(sample::MODEL_FILE), text).context("write the model's manifest")?;
+        fs::write(manifests.join(sample::MODEL_FILE), text)
+            .context("write the model's manifest")?;
     }
     let ledger = scratch.path().join("ledger");
     let mut machine = Machine::start(home, manifests, &ledger, args.threads).await?;

@@ -11,22 +11,19 @@ use realm_gateway::{Gateway, GatewayConfig, Metrics, Ports, TlsFiles};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    args::ServeArgs, home::Home, keys::NewKey, machine::Machine, output, sample,
-};
+use crate::{args::ServeArgs, home::Home, keys::NewKey, machine::Machine, output, sample};
 
 pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCode> {
     let (folder, key) = match &args.manifests {
         Some(folder) => (folder.clone(), None),
         None => (home.sample(), Some(sample::lay_out(&home.sample())?)),
     };
-    let ledger = home
-        .ledger(&folder)
-        .with_context(|| format!("there is no folder {}", folder.display()))?;
+    let ledger =
+        home.ledger(&folder).with_context(|| format!("there is no folder {}", folder.display()))?;
     let machine = Machine::start(home, folder.clone(), &ledger, args.threads).await?;
     let agent = &machine.agent;
     let metrics = Metrics::new();
-    metrics.register(agent.engine_metrics()).context("register the engines' metrics")?;
+    agent.register_metrics(&metrics).context("register the engines' metrics")?;
     let ports = Ports {
         tenants: agent.runtime(),
         roster: agent.roster(),

@@ -81,8 +81,8 @@ impl Reader<'_> {
 
     /// A number from 1 to `max` that must be there.
     fn count(&self, name: &str, max: u32) -> Result<usize, ArchitectureError> {
-        let value = required(&self.key(name), self.unsigned(name)?)
-            .map_err(ArchitectureError::Metadata)?;
+        let value =
+            required(&self.key(name), self.unsigned(name)?).map_err(ArchitectureError::Metadata)?;
         self.check(name, value, value >= 1 && value <= max, "it must be positive and sane")?;
         Ok(value as usize)
     }
@@ -124,7 +124,12 @@ impl Architecture {
             None => head_dim,
             Some(dims) => {
                 let holds = dims >= 2 && dims.is_multiple_of(2) && dims as usize <= head_dim;
-                reader.check("rope.dimension_count", dims, holds, "it must be even and in a head")?;
+                reader.check(
+                    "rope.dimension_count",
+                    dims,
+                    holds,
+                    "it must be even and in a head",
+                )?;
                 dims as usize
             }
         };
@@ -165,12 +170,15 @@ impl Architecture {
 /// Refuses what other models of the same architecture name do differently.
 fn refuse_variants(reader: &Reader<'_>) -> Result<(), ArchitectureError> {
     if let Some(experts) = reader.unsigned("expert_count")? {
-        reader.check("expert_count", experts, experts == 0, "mixtures of experts do not run yet")?;
+        reader.check(
+            "expert_count",
+            experts,
+            experts == 0,
+            "mixtures of experts do not run yet",
+        )?;
     }
-    let scaling = reader
-        .gguf
-        .text(&reader.key("rope.scaling.type"))
-        .map_err(ArchitectureError::Metadata)?;
+    let scaling =
+        reader.gguf.text(&reader.key("rope.scaling.type")).map_err(ArchitectureError::Metadata)?;
     match scaling {
         None | Some("none") => Ok(()),
         Some(scaling) => Err(ArchitectureError::RopeScaling(scaling.to_owned())),
@@ -194,7 +202,12 @@ fn head_dim(
         Some(_) => reader.count("attention.key_length", WIDTH_MAX)?,
         None => {
             let holds = width.is_multiple_of(heads);
-            reader.check("attention.head_count", as_u32(heads), holds, "it must divide the width")?;
+            reader.check(
+                "attention.head_count",
+                as_u32(heads),
+                holds,
+                "it must divide the width",
+            )?;
             width / heads
         }
     };

@@ -61,8 +61,8 @@ impl Batch {
         self.tables.extend(blocks);
         self.tokens.extend(tokens);
         for position in past..past + tokens.len() {
-            let slot = blocks[position / block_tokens] as usize * block_tokens
-                + position % block_tokens;
+            let slot =
+                blocks[position / block_tokens] as usize * block_tokens + position % block_tokens;
             self.positions.push(row_number(position));
             self.slots.push(row_number(slot));
         }

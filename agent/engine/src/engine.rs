@@ -134,7 +134,9 @@ impl EngineHandle {
         }
         let vocabulary = self.info.vocabulary;
         match prompt.iter().find(|&&id| id >= vocabulary) {
-            Some(&id) => Err(Refusal::Invalid(TextError::UnknownToken { id, vocabulary }.to_string())),
+            Some(&id) => {
+                Err(Refusal::Invalid(TextError::UnknownToken { id, vocabulary }.to_string()))
+            }
             None => Ok(()),
         }
     }

@@ -53,8 +53,10 @@ impl Capacity {
 
     /// Bytes of activations and logits, on the device and beside it.
     pub(crate) const fn activation_bytes(&self, a: &Architecture, vocabulary: usize) -> u64 {
-        let per_row =
-            3 * a.width + 2 * a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim + 3 * a.feed_forward;
+        let per_row = 3 * a.width
+            + 2 * a.heads * a.head_dim
+            + 2 * a.kv_heads * a.head_dim
+            + 3 * a.feed_forward;
         let per_output = 2 * a.width + 2 * vocabulary;
         ((self.rows * per_row + self.outputs * per_output) as u64).saturating_mul(4)
     }

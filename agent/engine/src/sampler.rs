@@ -88,8 +88,7 @@ pub(crate) fn argmax(logits: &[f32]) -> Option<u32> {
 
 /// Brings the `count` likeliest to the front, in order.
 fn sort_first(candidates: &mut [Candidate], count: usize) {
-    let order =
-        |a: &Candidate, b: &Candidate| b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id));
+    let order = |a: &Candidate, b: &Candidate| b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id));
     if count < candidates.len() {
         candidates.select_nth_unstable_by(count, order);
     }
@@ -149,7 +148,8 @@ mod tests {
         ids
     }
 
-    const SOFT: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: None };
+    const SOFT: Sampling =
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: None };
 
     #[test]
     fn greedy_takes_the_largest_and_the_lowest_id_of_equals() {

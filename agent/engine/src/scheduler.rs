@@ -7,10 +7,7 @@
 mod account;
 mod sequence;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use realm_core::{
     engine::{Finish, Usage},
@@ -18,11 +15,11 @@ use realm_core::{
     refusal::Refusal,
 };
 
+pub(crate) use self::sequence::{Deadline, Submission};
 use self::{
     account::Account,
     sequence::{Running, Sequence},
 };
-pub(crate) use self::sequence::{Deadline, Submission};
 use crate::{
     batch::{Batch, SequenceId},
     kv::{BlockPool, NoBlock},
@@ -88,6 +85,10 @@ impl Scheduler {
         self.running.is_empty() && self.queued() == 0
     }
 
+    pub(crate) const fn block_tokens(&self) -> usize {
+        self.block_tokens
+    }
+
     pub(crate) fn queued(&self) -> usize {
         self.accounts.values().map(|account| account.waiting.len()).sum()
     }
@@ -124,8 +125,7 @@ impl Scheduler {
             .min(submission.context_max as usize)
             .min(blocks_max.saturating_mul(self.block_tokens));
         let sequence = Sequence::new(submission, tokens_max)?;
-        let least_served =
-            self.accounts.values().filter(|a| a.is_active()).map(|a| a.served).min();
+        let least_served = self.accounts.values().filter(|a| a.is_active()).map(|a| a.served).min();
         let account = self.accounts.entry(sequence.tenant.clone()).or_default();
         if !account.is_active() {
             account.wake(least_served);
@@ -188,17 +188,15 @@ impl Scheduler {
     /// The sequence to preempt so that `tenant` can start one of `needed` blocks.
     fn victim_for(&self, tenant: &TenantName, needed: usize) -> Option<SequenceId> {
         let most_over = if self.running.len() >= self.limits.running {
-                let of = |name: &TenantName| self.accounts.get(name).map_or(0, |a| a.running);
-                self.most_over(&tenant, 1, self.limits.running, of)
-            } else if self.pool.available() < needed {
-                let of = |name: &TenantName| self.pool.used_by(name);
-                self.most_over(&tenant, needed, self.pool.total(), of)
-            } else {
-                None
-            };
-            let Some(victim) = victim.and_then(|tenant| self.newest_of(&tenant)) else { return };
-            self.preempt(victim);
-        }
+            let of = |name: &TenantName| self.accounts.get(name).map_or(0, |a| a.running);
+            self.most_over(tenant, 1, self.limits.running, of)
+        } else if self.pool.available() < needed {
+            let of = |name: &TenantName| self.pool.used_by(name);
+            self.most_over(tenant, needed, self.pool.total(), of)
+        } else {
+            None
+        };
+        most_over.and_then(|tenant| self.newest_of(&tenant))
     }
 
     /// The tenant most above its share of `total`, if `tenant` would stay within its own with
@@ -283,7 +281,8 @@ impl Scheduler {
             .filter(|(_, account)| account.running > 0)
             .max_by(|(a, x), (b, y)| {
                 // a / x > b / y, without dividing.
-                let (a_held, b_held) = (held(a) * u128::from(y.weight), held(b) * u128::from(x.weight));
+                let (a_held, b_held) =
+                    (held(a) * u128::from(y.weight), held(b) * u128::from(x.weight));
                 a_held.cmp(&b_held).then_with(|| b.cmp(a))
             })
             .map(|(name, _)| name.clone())
@@ -403,15 +402,15 @@ impl Scheduler {
 
     /// Ends a sequence, however far it is, and frees its blocks. `None` if it is gone already.
     pub(crate) fn end(&mut self, id: SequenceId) -> Option<Usage> {
-        let sequence = if let Some(Running { sequence, table, planned: _ }) = self.running.remove(&id)
-        {
-            self.pool.release(table);
-            self.accounts.get_mut(&sequence.tenant)?.running -= 1;
-            sequence
-        } else {
-            let mut accounts = self.accounts.values_mut();
-            accounts.find_map(|account| account.take_waiting(id))?
-        };
+        let sequence =
+            if let Some(Running { sequence, table, planned: _ }) = self.running.remove(&id) {
+                self.pool.release(table);
+                self.accounts.get_mut(&sequence.tenant)?.running -= 1;
+                sequence
+            } else {
+                let mut accounts = self.accounts.values_mut();
+                accounts.find_map(|account| account.take_waiting(id))?
+            };
         if self.is_idle() {
             // No one was kept waiting, so no one is owed anything.
             self.accounts.clear();
@@ -421,7 +420,7 @@ impl Scheduler {
 
     /// Blocks that each tenant's running sequences hold.
     #[cfg(test)]
-    fn held(&self) -> HashMap<TenantName, usize> {
+    fn held(&self) -> BTreeMap<TenantName, usize> {
         self.accounts.keys().map(|name| (name.clone(), self.pool.used_by(name))).collect()
     }
 }

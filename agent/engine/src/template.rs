@@ -11,7 +11,6 @@ use minijinja::{
     Environment, Error, ErrorKind, UndefinedBehavior, context, syntax::SyntaxConfig, value::Value,
 };
 use realm_core::engine::{ChatMessage, TextError};
-use serde::Serialize;
 
 use crate::{
     gguf::{Gguf, GgufError},
@@ -37,7 +36,6 @@ pub(crate) struct ChatTemplate {
     broken: Option<String>,
 }
 
-#[derive(Serialize)]
 struct Message {
     role: String,
     content: String,
@@ -100,14 +98,17 @@ impl ChatTemplate {
         if let Some(broken) = &self.broken {
             return Err(TextError::Template(broken.clone()));
         }
-        let none = Value::from(());
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|Message { role, content }| context! { role => role, content => content })
+            .collect();
         let context = context! {
             messages => messages,
             add_generation_prompt => true,
             bos_token => self.bos.as_deref().unwrap_or_default(),
             eos_token => self.eos.as_deref().unwrap_or_default(),
-            tools => none,
-            documents => none,
+            tools => Value::from(()),
+            documents => Value::from(()),
         };
         self.environment
             .get_template(NAME)
@@ -120,9 +121,7 @@ impl ChatTemplate {
 fn free_mark(messages: &[ChatMessage]) -> Result<char, TextError> {
     MARKS
         .into_iter()
-        .find(|&mark| {
-            !messages.iter().any(|m| m.role.contains(mark) || m.content.contains(mark))
-        })
+        .find(|&mark| !messages.iter().any(|m| m.role.contains(mark) || m.content.contains(mark)))
         .ok_or_else(|| TextError::Template("the messages hold every noncharacter".to_owned()))
 }
 
@@ -168,7 +167,10 @@ mod tests {
         assert!(error("{{ strftime_now('%Y') }}").contains("strftime_now"));
         assert!(error("{% for %}").contains("syntax error"));
         assert!(error("{{ messages[0].content.frobnicate() }}").contains("frobnicate"));
-        assert!(error("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}").contains("fuel"));
+        assert!(
+            error("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}")
+                .contains("fuel")
+        );
         assert!(error("{{ 'x' * 1000000000 }}").contains("fuel"));
     }
 }

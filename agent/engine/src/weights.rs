@@ -20,7 +20,9 @@ pub enum WeightsError {
     Missing(String),
     #[error("the tensor `{tensor}` has the shape {found:?}, not {wanted:?}")]
     Shape { tensor: String, found: Vec<u64>, wanted: Vec<u64> },
-    #[error("the tensor `{0}` has no place in this architecture, and leaving it out would change the model")]
+    #[error(
+        "the tensor `{0}` has no place in this architecture, and leaving it out would change the model"
+    )]
     Unexpected(String),
     #[error("`{tensor}` of format {format} cannot be read as numbers")]
     Numbers { tensor: String, format: String },

@@ -101,7 +101,7 @@ impl Default for Limits {
             auth_wait: Duration::from_secs(10),
             ping_every: Duration::from_secs(20),
             // Three pings.
-            silence_max: Duration::from_secs(60),
+            silence_max: Duration::from_mins(1),
             // Twice what the reply buffer holds at 50 tokens a second.
             stall_max: Duration::from_secs(10),
         }

@@ -27,6 +27,10 @@ const HEADERS_MAX: usize = 64;
 /// Two Prometheus servers and the kubelet, with as many connections again by hand.
 const SCRAPERS_MAX: usize = 16;
 
+/// Until the head of a request on a connection that was opened during a drain, which gets one
+/// answer: probes and clients that were on their way send it at once.
+const LATE_HEAD_WAIT: Duration = Duration::from_secs(1);
+
 /// How long an answer may take to say that it was cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
 
@@ -163,9 +167,13 @@ impl Serve {
             request.extensions_mut().insert(slot.clone());
             router.clone().oneshot(request)
         });
+        let is_late = drain.is_cancelled();
+        let head_wait =
+            if is_late { limits.head_wait.min(LATE_HEAD_WAIT) } else { limits.head_wait };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.head_wait)
+            .header_read_timeout(head_wait)
+            .keep_alive(!is_late)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
             .serve_connection(TokioIo::new(stream), service)
@@ -173,7 +181,7 @@ impl Serve {
         let mut connection = pin!(connection);
         let outcome = tokio::select! {
             outcome = connection.as_mut() => outcome,
-            () = drain.cancelled() => {
+            () = drain.cancelled(), if !is_late => {
                 // Answers what is being asked, then closes.
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
@@ -181,6 +189,7 @@ impl Serve {
                     () = until_cut(&cut) => return,
                 }
             }
+            () = until_cut(&cut) => return,
         };
         if let Err(error) = outcome {
             tracing::debug!(%peer, %error, "serving a connection");

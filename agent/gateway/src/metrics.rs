@@ -229,12 +229,11 @@ impl Meter {
 
     pub(crate) fn piece(&mut self, now: Instant) {
         let families = &self.metrics.0;
-        match self.piece_at.replace(now) {
-            Some(before) => families.inter_token.observe(seconds(before, now)),
-            None => {
-                let first = families.first_token.with_label_values(&[self.function]);
-                first.observe(seconds(self.started_at, now));
-            }
+        if let Some(before) = self.piece_at.replace(now) {
+            families.inter_token.observe(seconds(before, now));
+        } else {
+            let first = families.first_token.with_label_values(&[self.function]);
+            first.observe(seconds(self.started_at, now));
         }
     }
 

@@ -101,7 +101,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_ends_the_stream_and_one_that_takes_a_little_does_not() {
         let (near, mut far) = duplex(4);
-        let mut near = Patience::new(near, Duration::from_secs(60));
+        let mut near = Patience::new(near, Duration::from_mins(1));
         near.write_all(b"full").await.unwrap();
         let mut byte = [0; 1];
         for _ in 0..3 {

@@ -70,7 +70,7 @@ impl Running {
         ReplyEvent::Failed(refusal)
     }
 
-    /// Ends the call before its reply does, though the call is still held for its figures.
+    /// Ends the call before its reply does, for one whose client has yet to be told so.
     pub(crate) fn cancel(&mut self, refusal: &Refusal) {
         self.meter.end(refusal.code());
         self.reply.close();

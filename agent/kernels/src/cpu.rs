@@ -17,9 +17,7 @@ pub(crate) mod pool;
 pub(crate) mod rows;
 pub(crate) mod simd;
 
-use crate::backend::{
-    Attention, Backend, BackendError, KvShape, Product, RopeShape, StepLimits,
-};
+use crate::backend::{Attention, Backend, BackendError, KvShape, Product, RopeShape, StepLimits};
 use crate::format::Format;
 use activations::{ActivationBlock, pack, partner, quantise, tile_rows};
 use grid::Grid;

@@ -5,6 +5,7 @@
 //! it right. [`ceiling`] measures what the machine could do at best.
 
 pub mod backend;
+pub mod ceiling;
 pub mod contract;
 pub mod cpu;
 pub mod format;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 pub const ID_BYTES_MAX: usize = 64;
 
 /// A frame from a client. Unknown and misplaced fields are refused.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "RawFrame", into = "RawFrame")]
 pub enum ClientFrame {
     /// The key, where the upgrade request could not carry it.
@@ -21,7 +21,7 @@ pub enum ClientFrame {
 }
 
 /// One call of a function.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallFrame {
     /// Unique among the calls running on the connection.
     pub id: String,

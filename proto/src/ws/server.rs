@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A frame from a server: about one call, or about the connection.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum ServerFrame {
     Connection(ConnectionFrame),
@@ -31,7 +31,7 @@ pub enum ConnectionFrame {
 }
 
 /// A frame about one call. All but `Streaming` are the call's last.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ReplyFrame {
     Streaming {
@@ -57,7 +57,7 @@ pub enum ReplyFrame {
 }
 
 /// A piece of a streamed reply: `text`, or a `value` of the program's own making.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Piece {
     /// The pipeline step it belongs to.

@@ -11,11 +11,7 @@ use std::{
     time::Instant,
 };
 
-use realm_core::{
-    engine::TokenEvent,
-    name::TenantName,
-    refusal::Refusal,
-};
+use realm_core::{engine::TokenEvent, name::TenantName, refusal::Refusal};
 use tokio::sync::mpsc;
 
 use super::{Command, board::Board};

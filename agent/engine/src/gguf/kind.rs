@@ -36,17 +36,20 @@ pub(super) const fn number(format: Format) -> u32 {
         Format::F16 => 1,
         Format::Q4_1 => 3,
         Format::Q8_0 => 8,
+        Format::Q8_1 => 9,
         Format::BF16 => 30,
     }
 }
 
-/// The number of a file that holds mostly this format, in `general.file_type`.
-pub(super) const fn file_type(format: Format) -> u32 {
+/// The number of a file that holds mostly this format, in `general.file_type`. No file holds
+/// mostly activations.
+pub(super) const fn file_type(format: Format) -> Option<u32> {
     match format {
-        Format::F32 => 0,
-        Format::F16 => 1,
-        Format::Q4_1 => 3,
-        Format::Q8_0 => 7,
-        Format::BF16 => 32,
+        Format::F32 => Some(0),
+        Format::F16 => Some(1),
+        Format::Q4_1 => Some(3),
+        Format::Q8_0 => Some(7),
+        Format::BF16 => Some(32),
+        Format::Q8_1 => None,
     }
 }

@@ -16,8 +16,8 @@ pub struct Tensor {
 }
 
 /// The value of `general.file_type` for a file that mostly holds `format`.
-pub const fn file_type(format: Format) -> Value {
-    Value::U32(kind::file_type(format))
+pub fn file_type(format: Format) -> Option<Value> {
+    kind::file_type(format).map(Value::U32)
 }
 
 /// Writes a whole file of version 3, with the default alignment whatever the pairs came from.

@@ -121,10 +121,16 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        (0..3_usize, 0..3_u32, 1..20_usize)
-            .prop_map(|(tenant, start, len)| Act::Open { tenant, start, len }),
-        (any::<usize>(), 1..9_usize, 1..12_usize)
-            .prop_map(|(which, by, quota)| Act::Grow { which, by, quota }),
+        (0..3_usize, 0..3_u32, 1..20_usize).prop_map(|(tenant, start, len)| Act::Open {
+            tenant,
+            start,
+            len
+        }),
+        (any::<usize>(), 1..9_usize, 1..12_usize).prop_map(|(which, by, quota)| Act::Grow {
+            which,
+            by,
+            quota
+        }),
         any::<usize>().prop_map(|which| Act::Release { which }),
     ]
 }

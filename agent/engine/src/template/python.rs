@@ -32,8 +32,9 @@ fn text_method(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
         let (chars,): (Option<&str>,) = from_args(args)?;
         Ok(chars.map_or_else(Vec::new, |chars| chars.chars().collect()))
     };
-    let is_stripped =
-        |chars: &[char], c: char| if chars.is_empty() { c.is_whitespace() } else { chars.contains(&c) };
+    let is_stripped = |chars: &[char], c: char| {
+        if chars.is_empty() { c.is_whitespace() } else { chars.contains(&c) }
+    };
     Ok(match name {
         "strip" => {
             let chars = stripped(args)?;
@@ -90,12 +91,19 @@ fn map_method(
         }
         "values" => {
             from_args::<()>(args)?;
-            map.try_iter()?.map(|key| map.get_item(&key)).collect::<Result<Vec<_>, _>>().map(Value::from)
+            map.try_iter()?
+                .map(|key| map.get_item(&key))
+                .collect::<Result<Vec<_>, _>>()
+                .map(Value::from)
         }
         "get" => {
             let (key, default): (Value, Option<Value>) = from_args(args)?;
             let found = map.get_item(&key)?;
-            Ok(if found.is_undefined() { default.unwrap_or_else(|| Value::from(())) } else { found })
+            Ok(if found.is_undefined() {
+                default.unwrap_or_else(|| Value::from(()))
+            } else {
+                found
+            })
         }
         _ => Err(unknown(name)),
     }

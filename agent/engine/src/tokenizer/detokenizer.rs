@@ -79,8 +79,7 @@ mod tests {
     #[test]
     fn an_emoji_waits_for_its_last_byte() {
         let mut detokenizer = Detokenizer::default();
-        let texts: Vec<String> =
-            "a😀".bytes().map(|byte| detokenizer.push(&[byte])).collect();
+        let texts: Vec<String> = "a😀".bytes().map(|byte| detokenizer.push(&[byte])).collect();
         assert_eq!(texts, ["a", "", "", "", "😀"]);
     }
 }

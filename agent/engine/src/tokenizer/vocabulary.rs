@@ -38,8 +38,10 @@ pub(super) fn read(
 ) -> Result<(Vocabulary, Vocab), TokenizerError> {
     let metadata = TokenizerError::Metadata;
     let key = "tokenizer.ggml.tokens";
-    let tokens =
-        gguf.texts(key).and_then(|tokens| required(key, tokens)).map_err(TokenizerError::Metadata)?;
+    let tokens = gguf
+        .texts(key)
+        .and_then(|tokens| required(key, tokens))
+        .map_err(TokenizerError::Metadata)?;
     let key = "tokenizer.ggml.token_type";
     let value = required(key, gguf.get(key)).map_err(metadata)?;
     let wanted = "an array of 32-bit whole numbers";

@@ -107,10 +107,13 @@ fn wants_usage(options: Map<String, Value>) -> Result<bool, Problem> {
 /// Lets a parameter pass that is not passed on, if leaving it out changes nothing.
 fn check_rest(form: Form, name: &str, value: &Value) -> Result<(), Problem> {
     let is_harmless = match name {
-        // About the caller's own bookkeeping.
-        "user" | "metadata" | "store" | "safety_identifier" | "prompt_cache_key" => true,
-        // Means something only where there are tools.
-        "parallel_tool_calls" => true,
+        // About the caller's own bookkeeping, and about tools, of which there are none.
+        "user"
+        | "metadata"
+        | "store"
+        | "safety_identifier"
+        | "prompt_cache_key"
+        | "parallel_tool_calls" => true,
         "tool_choice" => matches!(value.as_str(), Some("none" | "auto")),
         "service_tier" => matches!(value.as_str(), Some("auto" | "default")),
         "n" => value.as_u64() == Some(1),
@@ -167,8 +170,7 @@ fn message_json(index: usize, message: Value) -> Result<Value, Problem> {
         }
     }
     let role = match role.ok_or_else(|| wrong(".role", "is missing"))?.as_str() {
-        "developer" => "system",
-        "system" => "system",
+        "system" | "developer" => "system",
         "user" => "user",
         "assistant" => "assistant",
         _ => return Err(wrong(".role", "takes system, developer, user or assistant")),
@@ -194,40 +196,43 @@ mod tests {
 
     use super::*;
 
-    fn check_chat(extra: Value, expected: Result<Value, &str>) {
-        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
-        for (name, value) in extra.as_object().unwrap() {
-            body[name] = value.clone();
-        }
-        match (chat(body.to_string().as_bytes()), expected) {
-            (Ok(asked), Ok(params)) => {
-                for (name, value) in params.as_object().unwrap() {
-                    assert_eq!(asked.params.get(name), Some(value), "{body}");
-                }
-                let given = asked.params.len();
-                assert_eq!(given, params.as_object().unwrap().len() + 2, "{:?}", asked.params);
+    fn check_chat(extra: &Value, expected: Result<Value, &str>) {
+        let messages = json!([{"role": "user", "content": "hi"}]);
+        let mut body = Map::from_iter([
+            ("model".to_owned(), json!("m")),
+            ("messages".to_owned(), messages.clone()),
+        ]);
+        body.extend(extra.as_object().unwrap().clone());
+        let read = chat(Value::from(body).to_string().as_bytes());
+        match (read, expected) {
+            (Ok(mut asked), Ok(params)) => {
+                assert_eq!(asked.params.remove("model"), Some(json!("m")));
+                assert_eq!(asked.params.remove("messages"), Some(messages));
+                assert_eq!(Value::from(asked.params), params);
             }
-            (Err(problem), Err(param)) => assert_eq!(problem.to_json()["error"]["param"], param),
-            (got, expected) => panic!("{body}: {got:?}, not {expected:?}"),
+            (Err(problem), Err(param)) => {
+                assert_eq!(problem.to_json().pointer("/error/param"), Some(&json!(param)));
+            }
+            (got, expected) => panic!("{extra}: {got:?}, not {expected:?}"),
         }
     }
 
     #[test]
     fn parameters_of_sampling_are_passed_on() {
         let sampling = json!({"temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["a"]});
-        check_chat(sampling.clone(), Ok(sampling));
-        check_chat(json!({"max_completion_tokens": 5}), Ok(json!({"max_tokens": 5})));
+        check_chat(&sampling, Ok(sampling.clone()));
+        check_chat(&json!({"max_completion_tokens": 5}), Ok(json!({"max_tokens": 5})));
         check_chat(
-            json!({"max_tokens": 5, "max_completion_tokens": 5}),
+            &json!({"max_tokens": 5, "max_completion_tokens": 5}),
             Ok(json!({"max_tokens": 5})),
         );
-        check_chat(json!({"max_tokens": 4, "max_completion_tokens": 5}), Err("max_tokens"));
+        check_chat(&json!({"max_tokens": 4, "max_completion_tokens": 5}), Err("max_tokens"));
     }
 
     #[test]
     fn harmless_parameters_are_left_out_and_others_are_refused_by_name() {
         check_chat(
-            json!({
+            &json!({
                 "user": "u", "metadata": {}, "store": false, "n": 1, "presence_penalty": 0,
                 "frequency_penalty": 0.0, "tools": [], "logprobs": false, "logit_bias": null,
                 "response_format": {"type": "text"}, "stream_options": {"include_usage": true},
@@ -244,9 +249,9 @@ mod tests {
             ("colour", json!("red")),
             ("best_of", json!(1)),
         ] {
-            check_chat(json!({name: value}), Err(name));
+            check_chat(&json!({name: value}), Err(name));
         }
-        check_chat(json!({"stream_options": {"x": 1}}), Err("stream_options.x"));
+        check_chat(&json!({"stream_options": {"x": 1}}), Err("stream_options.x"));
     }
 
     #[test]
@@ -268,7 +273,7 @@ mod tests {
             {"role": "assistant", "content": "c"},
         ]);
         assert_eq!(asked.params.get("messages"), Some(&expected));
-        check_chat(json!({"messages": []}), Err("messages"));
+        check_chat(&json!({"messages": []}), Err("messages"));
         let image = json!([{"type": "image_url", "image_url": {"url": "data:"}}]);
         for (message, param) in [
             (json!({"role": "tool", "content": "x"}), "messages[0].role"),
@@ -277,7 +282,7 @@ mod tests {
             (json!({"role": "user"}), "messages[0].content"),
             (json!("hi"), "messages[0]"),
         ] {
-            check_chat(json!({"messages": [message]}), Err(param));
+            check_chat(&json!({"messages": [message]}), Err(param));
         }
     }
 

@@ -59,7 +59,7 @@ impl Head {
                 }),
             ),
         };
-        let mut whole = self.object(object, vec![choice]);
+        let mut whole = self.object(object, &[choice]);
         whole["usage"] = usage_json(usage);
         whole
     }
@@ -90,19 +90,19 @@ impl Head {
 
     /// The piece after the last that says what it cost, for those who asked.
     pub(super) fn cost(&self, usage: Usage) -> Value {
-        let mut piece = self.object(self.piece_object(), vec![]);
+        let mut piece = self.object(self.piece_object(), &[]);
         piece["usage"] = usage_json(usage);
         piece
     }
 
     fn chat_piece(&self, delta: &Value, finish: Option<&str>) -> Value {
         let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish});
-        self.object(self.piece_object(), vec![choice])
+        self.object(self.piece_object(), &[choice])
     }
 
     fn completion_piece(&self, text: &str, finish: Option<&str>) -> Value {
         let choice = json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish});
-        self.object(self.piece_object(), vec![choice])
+        self.object(self.piece_object(), &[choice])
     }
 
     const fn piece_object(&self) -> &'static str {
@@ -112,7 +112,7 @@ impl Head {
         }
     }
 
-    fn object(&self, object: &str, choices: Vec<Value>) -> Value {
+    fn object(&self, object: &str, choices: &[Value]) -> Value {
         let Self { id, form: _, created, model } = self;
         json!({
             "id": id, "object": object, "created": created, "model": model, "choices": choices,
