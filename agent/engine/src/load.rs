@@ -93,8 +93,8 @@ impl Opened {
     }
 
     pub(crate) fn of(gguf: Gguf) -> Result<Self, LoadError> {
-        let facts = gguf.facts().map_err(LoadError::File)?;
         let architecture = Architecture::of(&gguf).map_err(LoadError::Architecture)?;
+        let facts = gguf.facts().map_err(LoadError::File)?;
         let tokenizer = Tokenizer::of(&gguf).map_err(LoadError::Tokenizer)?;
         if u32::try_from(tokenizer.len()).is_err() {
             return Err(LoadError::Vocabulary(tokenizer.len()));

@@ -148,7 +148,7 @@ mod tests {
     fn python_methods_loop_controls_and_namespaces_work() {
         let source = "{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.content.startswith('skip') %}{% continue %}{% endif %}{% set ns.n = ns.n + 1 %}{{ m.content.strip().split(',')[-1] }}{% endfor %}{{ ns.n }}{% for k, v in messages[0].items() %} {{ k }}{% endfor %}";
         let got = render(source, &[("user", " a,b "), ("user", "skip"), ("x", "c")]).unwrap();
-        assert_eq!(got, "bc2 content role");
+        assert_eq!(got, "bc2 role content");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use kv::{HeadPage, Store};
 use matmul::{Activations, Batch, multiply};
 use panels::reserved;
 use rows::Rotations;
-use simd::LANES;
+use simd::{LANES, Line};
 
 pub use isa::Isa;
 pub use kv::CpuKvCache;
@@ -52,7 +52,30 @@ pub struct Cpu {
 }
 
 /// f32 activations in main memory.
-pub struct CpuBuffer(Vec<f32>);
+pub struct CpuBuffer {
+    values: Vec<f32>,
+    /// The first element that starts a cache line: a tile of a product then writes whole lines.
+    start: usize,
+    len: usize,
+}
+
+impl CpuBuffer {
+    fn new(len: usize) -> Result<Self, BackendError> {
+        let padded = len.saturating_add(LANES);
+        let mut values = reserved(padded)?;
+        values.resize(padded, 0.0);
+        let start = values.as_ptr().align_offset(align_of::<Line>()).min(LANES);
+        Ok(Self { values, start, len })
+    }
+
+    fn as_slice(&self) -> &[f32] {
+        &self.values[self.start..][..self.len]
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..][..self.len]
+    }
+}
 
 impl Cpu {
     /// A backend with exactly these instructions and so many threads, the caller's among them.
@@ -110,7 +133,7 @@ impl Cpu {
             for Product { matrix, out } in products.iter_mut() {
                 if matrix.format().is_float() == float {
                     matrices.push(*matrix);
-                    let out = &mut out.0[..batch.rows * matrix.rows];
+                    let out = &mut out.as_mut_slice()[..batch.rows * matrix.rows];
                     grids.push(Grid::new(out, matrix.rows));
                 }
             }
@@ -135,8 +158,8 @@ fn part<'a>(
     buffer: &'a CpuBuffer,
     len: usize,
 ) -> Result<&'a [f32], BackendError> {
-    let have = buffer.0.len();
-    buffer.0.get(..len).ok_or(BackendError::Shape { op, what, need: len, have })
+    let have = buffer.len;
+    buffer.as_slice().get(..len).ok_or(BackendError::Shape { op, what, need: len, have })
 }
 
 /// As [`part`], to write.
@@ -146,8 +169,8 @@ fn part_mut<'a>(
     buffer: &'a mut CpuBuffer,
     len: usize,
 ) -> Result<&'a mut [f32], BackendError> {
-    let have = buffer.0.len();
-    buffer.0.get_mut(..len).ok_or(BackendError::Shape { op, what, need: len, have })
+    let have = buffer.len;
+    buffer.as_mut_slice().get_mut(..len).ok_or(BackendError::Shape { op, what, need: len, have })
 }
 
 /// Elements of `rows` rows of `cols`; a product that does not fit is larger than any buffer.
@@ -216,9 +239,7 @@ impl Backend for Cpu {
     }
 
     fn buffer(&mut self, len: usize) -> Result<CpuBuffer, BackendError> {
-        let mut values = reserved(len)?;
-        values.resize(len, 0.0);
-        Ok(CpuBuffer(values))
+        CpuBuffer::new(len)
     }
 
     fn matrix(
@@ -286,11 +307,11 @@ impl Backend for Cpu {
         rows: usize,
         out: &mut CpuBuffer,
     ) -> Result<(), BackendError> {
-        let len = area(rows, weight.0.len());
+        let len = area(rows, weight.len);
         let x = part("rms_norm", "x", x, len)?;
         let out = part_mut("rms_norm", "out", out, len)?;
         if len > 0 {
-            let weight = (weight.0.as_slice(), eps);
+            let weight = (weight.as_slice(), eps);
             with_simd!(self.proof, simd => rows::rms_norm(simd, &mut self.pool, x, weight, out));
         }
         Ok(())
@@ -335,7 +356,7 @@ impl Backend for Cpu {
         frequencies: &CpuBuffer,
         shape: RopeShape,
     ) -> Result<(), BackendError> {
-        let (pairs, most) = (frequencies.0.len(), shape.head_dim / 2);
+        let (pairs, most) = (frequencies.len, shape.head_dim / 2);
         if pairs > most {
             let what = "frequencies";
             return Err(BackendError::Shape { op: "rope", what, need: most, have: pairs });
@@ -343,7 +364,7 @@ impl Backend for Cpu {
         let len = area(positions.len(), area(shape.heads, shape.head_dim));
         let x = part_mut("rope", "x", x, len)?;
         if len > 0 {
-            let turns = (positions, frequencies.0.as_slice());
+            let turns = (positions, frequencies.as_slice());
             rows::rope(&mut self.pool, &mut self.rotations, x, turns, shape);
         }
         Ok(())
@@ -432,9 +453,9 @@ impl Backend for Cpu {
         if cols == 0 {
             return Ok(());
         }
-        check_ids("gather_rows", "row", rows, x.0.len() / cols)?;
+        check_ids("gather_rows", "row", rows, x.len / cols)?;
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(cols)) {
-            out.copy_from_slice(&x.0[*row as usize * cols..][..cols]);
+            out.copy_from_slice(&x.as_slice()[*row as usize * cols..][..cols]);
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ const OPTIONS: EvalOptions = EvalOptions { context: 64, kv_type: KvType::F16, th
 /// Reads, loads and runs a file, as far as it goes.
 fn run(bytes: Vec<u8>) -> Result<(), EvalError> {
     let gguf = Gguf::parse(bytes).map_err(EvalError::Open)?;
-    gguf.facts().map_err(EvalError::Open)?;
+    let _ = gguf.facts();
     let mut evaluation = Evaluation::of(gguf, &OPTIONS)?;
     evaluation.logits(&[5, 6, 7], 0, &mut |_, _| {})
 }
@@ -95,7 +95,7 @@ fn claims_larger_than_the_file_or_the_limits_are_refused_before_anything_is_allo
     for bytes in [
         header(3, huge, 0, &[]),
         header(3, 0, huge, &[]),
-        header(3, 0, 1, &huge.to_le_bytes()),
+        header(3, 0, 1, &[0xff; 64]),
         header(3, 0, 1, &pair(8, &huge.to_le_bytes())),
         header(3, 0, 1, &pair(9, &array(0, huge))),
         header(3, 0, 1, &pair(9, &array(12, 1 << 40))),

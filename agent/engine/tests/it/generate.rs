@@ -17,7 +17,10 @@ use realm_engine::EngineHandle;
 use realm_kernels::{backend::KvType, format::Format};
 
 use crate::{
-    support::{Answer, caller, caller_of, generation, options, read, smollm2, tenant, tiny_engine},
+    support::{
+        Answer, caller, caller_of, generation, options, read, smollm2, tenant, tiny_engine,
+        vector_json,
+    },
     tiny_gguf,
 };
 
@@ -32,22 +35,51 @@ fn check_quiet(load: EngineLoad) {
 }
 
 #[test]
-fn the_default_model_answers_a_question() {
-    let (engine, facts) = realm_engine::open(
-        &smollm2(),
-        realm_engine::OpenOptions { context: Some(512), kv_blocks: None, ..options(1) },
-    )
-    .unwrap();
+fn the_default_model_answers_as_the_reference_does() {
+    let roomy = realm_engine::OpenOptions { context: Some(512), kv_blocks: None, ..options(1) };
+    let (engine, facts) = realm_engine::open(&smollm2(), roomy).unwrap();
     assert_eq!(facts.format, "Q4_1");
+    let reference = vector_json("logits/logits-smollm2-Q4_1.json");
+    let items = reference["items"].as_array().unwrap();
+    let chat = items.iter().find(|item| item["id"] == "chat").unwrap();
     let question = ChatMessage {
         role: "user".to_owned(),
-        content: "What is the capital of France?".to_owned(),
+        content: "Write one sentence about the sea.".to_owned(),
     };
     let prompt = engine.tokenize_chat(&[question]).unwrap();
+    assert_eq!(prompt, serde_json::from_value::<Vec<u32>>(chat["prompt_ids"].clone()).unwrap());
     let answer = read(engine.generate(&caller("a"), generation(prompt, 64)).unwrap());
-    assert!(answer.text.contains("Paris"), "{answer:?}");
-    assert_eq!(answer.end.unwrap().0, Finish::Stop);
+    assert_eq!(answer.end.as_ref().unwrap().0, Finish::Stop, "{answer:?}");
+    // Equal up to the first step at which two right engines may choose differently.
+    let steps = chat["steps"].as_array().unwrap();
+    let sure = steps.iter().take_while(|step| step["margin"].as_f64().unwrap() > 0.7);
+    let sure: Vec<u64> = sure.map(|step| step["id"].as_u64().unwrap()).collect();
+    let got: Vec<u64> = answer.ids.iter().map(|&id| id.into()).collect();
+    assert!(!sure.is_empty() && got.starts_with(&sure), "{answer:?}");
     check_quiet(engine.load());
+}
+
+#[test]
+fn an_answer_token_by_token_is_what_the_whole_at_once_would_choose() {
+    let roomy = realm_engine::OpenOptions { context: Some(512), kv_blocks: None, ..options(1) };
+    let (engine, _) = realm_engine::open(&smollm2(), roomy).unwrap();
+    let prompt = engine.tokenize("The capital of France is", false).unwrap();
+    let answer = read(engine.generate(&caller("a"), generation(prompt.clone(), 48)).unwrap());
+    let options =
+        realm_engine::eval::EvalOptions { context: 512, kv_type: KvType::F16, threads: Some(2) };
+    let mut evaluation = realm_engine::eval::Evaluation::open(&smollm2(), &options).unwrap();
+    let whole = [&prompt[..], &answer.ids].concat();
+    let (mut at, mut same) = (0, 0);
+    let visit = &mut |_: usize, logits: &[f32]| {
+        let Some(&id) = answer.ids.get(at) else { return };
+        let best = logits.iter().copied().fold(f32::MIN, f32::max);
+        assert!(logits[id as usize] > best - 0.7, "token {at}: {} and {best}", logits[id as usize]);
+        same += usize::from(logits[id as usize] >= best);
+        at += 1;
+    };
+    evaluation.logits(&whole, prompt.len() - 1, visit).unwrap();
+    println!("{same} of {at} chosen alike: {:?}", answer.text);
+    assert!(same * 10 >= at * 9, "{same} of {at}");
 }
 
 #[test]

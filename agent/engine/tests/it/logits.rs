@@ -12,9 +12,19 @@ use crate::{
     support::{smollm2, vector},
 };
 
-/// How far two right engines may be apart where activations are quantised, and where they are not.
-const QUANTISED: f32 = 0.7;
-const FLOAT: f32 = 0.03;
+/// How far two right engines may be apart.
+#[derive(Clone, Copy)]
+struct Bound {
+    /// In the likeliest logits behind a prompt, and in the margin that decides a step.
+    near: f32,
+    /// In one token's logit along the way.
+    path: f32,
+}
+
+/// Where activations are quantised, each engine is up to 0.66 from the same weights in float, so
+/// two of them are up to twice that from each other.
+const QUANTISED: Bound = Bound { near: 0.7, path: 1.32 };
+const FLOAT: Bound = Bound { near: 0.03, path: 0.03 };
 
 #[derive(Deserialize)]
 struct Reference {
@@ -45,7 +55,7 @@ struct Step {
 }
 
 /// Compares every step of every prompt; returns the largest distance and the steps compared.
-fn check(gguf: Gguf, reference: &str, kv_type: KvType, bound: f32) -> (f32, usize) {
+fn check(gguf: Gguf, reference: &str, kv_type: KvType, bound: Bound) -> (f32, usize) {
     let reference: Reference = serde_json::from_str(&vector(reference)).unwrap();
     let options = EvalOptions { context: 256, kv_type, threads: Some(2) };
     let mut evaluation = Evaluation::of(gguf, &options).unwrap();
@@ -56,14 +66,15 @@ fn check(gguf: Gguf, reference: &str, kv_type: KvType, bound: f32) -> (f32, usiz
         let visit = &mut |position: usize, logits: &[f32]| {
             let at = position + 1 - prompt;
             let Some(step) = item.steps.get(at) else { return };
-            let mut far = (logits[step.id as usize] - step.logit).abs();
+            let far = |id: u32, logit: f32| (logits[id as usize] - logit).abs();
+            let on_path = far(step.id, step.logit);
+            assert!(on_path <= bound.path, "{} step {at}: {on_path} apart", item.id);
+            worst = worst.max(on_path);
             if at == 0 {
-                let all = item.top20.iter().map(|t| (logits[t.id as usize] - t.logit).abs());
-                far = all.fold(far, f32::max);
+                let near = item.top20.iter().map(|t| far(t.id, t.logit)).fold(0.0, f32::max);
+                assert!(near <= bound.near, "{}: {near} apart", item.id);
             }
-            assert!(far <= bound, "{} step {at}: {far} from the reference", item.id);
-            worst = worst.max(far);
-            if step.margin > bound {
+            if step.margin > bound.near {
                 let best = (0_u32..).zip(logits).max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
                 assert_eq!(best, step.id, "{} step {at}, margin {}", item.id, step.margin);
                 decided += 1;
@@ -71,7 +82,7 @@ fn check(gguf: Gguf, reference: &str, kv_type: KvType, bound: f32) -> (f32, usiz
         };
         evaluation.logits(&tokens, prompt - 1, visit).unwrap();
     }
-    println!("{bound}: at most {worst} apart, {decided} steps decided");
+    println!("at most {worst} apart, {decided} steps decided");
     (worst, decided)
 }
 

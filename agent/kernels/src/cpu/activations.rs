@@ -6,8 +6,6 @@
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
-use half::f16;
-
 use super::grid::{Grid, Place, even, over};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Simd};
@@ -21,8 +19,8 @@ pub(crate) struct ActivationBlock {
     pub(crate) d: f32,
     /// Scale times sum, rounded to f16 as Q8_1 stores it.
     pub(crate) s: f32,
-    /// The sum of `q`.
-    pub(crate) sum: i32,
+    /// -128 times the sum of `q`: what [`Simd::dot_signed`] may want to start from.
+    pub(crate) lift: i32,
 }
 
 /// Rows per tile for a batch of `rows`, when a kernel holds at most `most`.
@@ -30,8 +28,7 @@ pub(crate) fn tile_rows(rows: usize, most: usize) -> usize {
     let tile = match rows {
         0 | 1 => 1,
         2..=4 => 4,
-        5..=8 => 8,
-        _ => 16,
+        _ => 8,
     };
     tile.min(most)
 }
@@ -116,7 +113,8 @@ fn quantise_block<S: Simd>(simd: S, x: &[f32; 32], out: &mut ActivationBlock) {
     let [q_low, q_high] = out.q.as_chunks_mut::<LANES>().0 else { return };
     simd.to_bytes(simd.round(simd.mul(low, inverse)), q_low);
     simd.to_bytes(simd.round(simd.mul(high, inverse)), q_high);
-    out.sum = out.q.iter().map(|q| i32::from(*q)).sum();
-    out.d = f16::from_f32(d).to_f32();
-    out.s = f16::from_f32(d * out.sum as f32).to_f32();
+    let sum: i32 = out.q.iter().map(|q| i32::from(*q)).sum();
+    out.d = simd.round_f16(d);
+    out.s = simd.round_f16(d * sum as f32);
+    out.lift = sum * -128;
 }

@@ -1,7 +1,7 @@
 //! `out = softmax(q * k * scale, causal) * v` over paged keys and values.
 //!
 //! The work is cut into units of a few rows of one sequence times the query heads that share one KV
-//! head, so each key and value is converted from f16 once for up to eight queries. A unit walks the
+//! head, so each key and value is converted from f16 once for up to twelve queries. A unit walks the
 //! sequence in steps of [`STEP`] tokens with a running maximum and a running sum (the online
 //! softmax). Steps start at multiples of [`STEP`] from the sequence's first token, so a query's result
 //! depends neither on the chunk it was prefilled in nor on the queries beside it.
@@ -18,8 +18,9 @@ use crate::backend::{Attention, KvShape, Span};
 /// Tokens between two corrections of the running maximum.
 const STEP: usize = 128;
 const STEP_LINES: usize = STEP / LANES;
-/// Queries that share one walk over keys and values.
-const QUERIES: usize = 8;
+/// Queries that share one walk over keys and values: whole groups of one, two, three, four and six
+/// heads, and no more sums than half of the registers.
+const QUERIES: usize = 12;
 /// Lines of sixteen dimensions in the widest head.
 const WIDTH_MAX: usize = HEAD_DIM_MAX / LANES;
 
@@ -148,6 +149,7 @@ impl<T: Element> Kernel for Walk<'_, T> {
             match queries - first {
                 1 => self.walk::<S, 1>(simd, first),
                 2..=4 => self.walk::<S, 4>(simd, first),
+                5..=8 => self.walk::<S, 8>(simd, first),
                 _ => self.walk::<S, QUERIES>(simd, first),
             }
         }

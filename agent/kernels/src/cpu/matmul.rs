@@ -1,6 +1,6 @@
 //! `out = x * transpose(weights)`, for float and for quantised weights.
 //!
-//! A tile of the product is sixteen outputs (a panel of weights) by one to sixteen rows of
+//! A tile of the product is sixteen outputs (a panel of weights) by one to eight rows of
 //! activations, and all its sums stay in registers while the columns go by. With one row that is
 //! the memory-bound product of decoding; with many, each weight is unpacked once per tile. Every
 //! sum is added in the order of the columns, so a row's result does not depend on the batch it is
@@ -8,19 +8,27 @@
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use super::activations::ActivationBlock;
 use super::grid::{Grid, Place, Tile, even, over};
 use super::panels::{CpuMatrix, NibbleScales, Panels, SignedScales};
 use super::pool::Pool;
-use super::simd::{Kernel, LANES, Line, Simd, store_part};
+use super::simd::{Kernel, LANES, Line, PAIR_ROWS, Simd, store_part};
 
 /// Bytes of packed activations that one pass over the weights works on.
 ///
 /// A quarter of the smallest L2 cache of servers (1 MiB), so that they stay there while panel after
 /// panel of weights goes by.
 const PASS_BYTES: usize = 256 * 1024;
+
+/// Panels that one unit of work takes: four lines of a row of outputs.
+///
+/// With one row and float weights, all four are summed side by side: one chain of dependent
+/// additions would be slower than memory.
+const GROUP: usize = 4;
 
 /// Packed activations, in the one form that the weights need.
 #[derive(Clone, Copy)]
@@ -53,37 +61,43 @@ pub(crate) fn multiply<S: Simd>(
     let pass = (PASS_BYTES / row_bytes.max(1) / batch.tile_rows).max(1) * batch.tile_rows;
     for first in (0..batch.rows).step_by(pass) {
         let rows = first..batch.rows.min(first + pass);
-        let panels: usize = matrices.iter().map(|matrix| matrix.len()).sum();
-        let granule = even(pool, panels);
+        let units: usize = matrices.iter().map(|matrix| groups(matrix)).sum();
+        let granule = even(pool, units);
         let place = |unit| {
-            let (grid, panel) = locate(matrices, unit);
-            let col = panel * LANES;
-            let cols = col..matrices[grid].rows.min(col + LANES);
+            let (grid, group) = locate(matrices, unit);
+            let col = group * GROUP * LANES;
+            let cols = col..matrices[grid].rows.min(col + GROUP * LANES);
             Place { grid, rows: rows.clone(), cols }
         };
-        over(pool, grids, (panels, granule), place, |unit, out| {
-            let (matrix, panel) = locate(matrices, unit);
+        over(pool, grids, (units, granule), place, |unit, out| {
+            let (matrix, group) = locate(matrices, unit);
             let matrix = matrices[matrix];
-            simd.run(Panel { matrix, panel, activations, batch, first, rows: rows.len(), out });
+            let first_panel = group * GROUP;
+            let panels = first_panel..matrix.len().min(first_panel + GROUP);
+            simd.run(Group { matrix, panels, activations, batch, first, rows: rows.len(), out });
         });
     }
 }
 
-/// Which matrix, and which panel of it, unit `unit` is.
+fn groups(matrix: &CpuMatrix) -> usize {
+    matrix.len().div_ceil(GROUP)
+}
+
+/// Which matrix, and which group of its panels, unit `unit` is.
 fn locate(matrices: &[&CpuMatrix], mut unit: usize) -> (usize, usize) {
     for (index, matrix) in matrices.iter().enumerate() {
-        if unit < matrix.len() {
+        if unit < groups(matrix) {
             return (index, unit);
         }
-        unit -= matrix.len();
+        unit -= groups(matrix);
     }
     (matrices.len(), unit)
 }
 
-/// One panel of weights times some rows.
-struct Panel<'a> {
+/// A few panels of weights times some rows.
+struct Group<'a> {
     matrix: &'a CpuMatrix,
-    panel: usize,
+    panels: Range<usize>,
     activations: Activations<'a>,
     batch: Batch,
     /// The first row of this pass, a multiple of `batch.tile_rows`.
@@ -92,67 +106,158 @@ struct Panel<'a> {
     out: Tile<'a, f32>,
 }
 
-impl Kernel for Panel<'_> {
+impl Kernel for Group<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // The branches beyond `S::ROWS` are never taken: `tile_rows` is chosen below it.
+    fn run<S: Simd>(mut self, simd: S) {
+        let panels = self.panels.clone();
         match self.batch.tile_rows {
-            1 => self.tiles::<S, 1>(simd),
-            4 => self.tiles::<S, 4>(simd),
-            8 if S::ROWS >= 8 => self.tiles::<S, 8>(simd),
-            _ if S::ROWS >= 16 => self.tiles::<S, 16>(simd),
+            1 => {
+                if !self.side_by_side(simd) {
+                    self.one_by_one::<S, 1>(simd, panels);
+                }
+            }
+            4 => self.one_by_one::<S, 4>(simd, panels),
+            // `tile_rows` is never chosen beyond `S::ROWS`.
+            _ if S::ROWS >= PAIR_ROWS => self.two_by_two(simd),
             _ => {}
         }
     }
 }
 
-impl Panel<'_> {
+impl Group<'_> {
+    /// The tiles of activations that this pass is about.
+    fn tiles(&self, tile_rows: usize) -> Range<usize> {
+        self.first / tile_rows..(self.first + self.rows).div_ceil(tile_rows)
+    }
+
     #[inline(always)]
-    fn tiles<S: Simd, const R: usize>(mut self, simd: S) {
-        let Batch { cols, .. } = self.batch;
-        let (first, last) = (self.first / R, (self.first + self.rows).div_ceil(R));
-        for tile in first..last {
-            let sums = match (&self.matrix.panels, self.activations) {
-                (Panels::F32(w), Activations::Floats(x)) => floats::<S, f32, R>(
-                    simd,
-                    &w[self.panel * cols..][..cols],
-                    tile_of(x, tile, cols),
-                ),
-                (Panels::F16(w), Activations::Floats(x)) => floats::<S, f16, R>(
-                    simd,
-                    &w[self.panel * cols..][..cols],
-                    tile_of(x, tile, cols),
-                ),
-                (Panels::BF16(w), Activations::Floats(x)) => floats::<S, bf16, R>(
-                    simd,
-                    &w[self.panel * cols..][..cols],
-                    tile_of(x, tile, cols),
-                ),
-                (Panels::Q8_0(w), Activations::Blocks(x)) => blocks::<S, SignedScales, 8, R>(
-                    simd,
-                    w.panel(self.panel, cols),
-                    tile_of(x, tile, cols / 32),
-                ),
-                (Panels::Q4_1(w), Activations::Blocks(x)) => blocks::<S, NibbleScales, 4, R>(
-                    simd,
-                    w.panel(self.panel, cols),
-                    tile_of(x, tile, cols / 32),
-                ),
-                _ => return,
-            };
-            let start = tile * R - self.first;
-            for (row, sum) in (start..self.rows).zip(sums) {
-                store(simd, sum, self.out.row(row));
+    fn one_by_one<S: Simd, const R: usize>(&mut self, simd: S, panels: Range<usize>) {
+        for panel in panels {
+            for tile in self.tiles(R) {
+                let sums = self.tile::<S, R>(simd, panel, tile);
+                self.put(simd, (panel, tile), sums);
             }
         }
     }
+
+    /// Two panels at a time: each activation that is fetched meets both.
+    #[inline(always)]
+    fn two_by_two<S: Simd>(&mut self, simd: S) {
+        let (start, odd) = (self.panels.start, self.panels.len() % 2);
+        let end = self.panels.end - odd;
+        for panel in (start..end).step_by(2) {
+            for tile in self.tiles(PAIR_ROWS) {
+                let [low, high] = self.pair(simd, panel, tile);
+                self.put(simd, (panel, tile), low);
+                self.put(simd, (panel + 1, tile), high);
+            }
+        }
+        self.one_by_one::<S, PAIR_ROWS>(simd, end..end + odd);
+    }
+
+    /// Writes the sums of one tile, except those of rows that only fill it up.
+    #[inline(always)]
+    fn put<S: Simd, const R: usize>(
+        &mut self,
+        simd: S,
+        (panel, tile): (usize, usize),
+        sums: [S::F; R],
+    ) {
+        let start = tile * R - self.first;
+        let col = (panel - self.panels.start) * LANES;
+        for (row, sum) in (start..self.rows).zip(sums) {
+            store(simd, sum, &mut self.out.row(row)[col..]);
+        }
+    }
+
+    /// The product of two panels with one tile of activations.
+    #[inline(always)]
+    fn pair<S: Simd>(&self, simd: S, panel: usize, tile: usize) -> [[S::F; PAIR_ROWS]; 2] {
+        let Batch { cols, .. } = self.batch;
+        match (&self.matrix.panels, self.activations) {
+            (Panels::F32(w), Activations::Floats(x)) => {
+                float_pair(simd, [0, 1].map(|i| lines(w, panel + i, cols)), tile_of(x, tile, cols))
+            }
+            (Panels::F16(w), Activations::Floats(x)) => {
+                float_pair(simd, [0, 1].map(|i| lines(w, panel + i, cols)), tile_of(x, tile, cols))
+            }
+            (Panels::BF16(w), Activations::Floats(x)) => {
+                float_pair(simd, [0, 1].map(|i| lines(w, panel + i, cols)), tile_of(x, tile, cols))
+            }
+            (Panels::Q8_0(w), Activations::Blocks(x)) => {
+                let x = tile_of(x, tile, cols / 32);
+                block_pair(simd, [0, 1].map(|i| w.panel(panel + i, cols)), x)
+            }
+            (Panels::Q4_1(w), Activations::Blocks(x)) => {
+                let x = tile_of(x, tile, cols / 32);
+                block_pair(simd, [0, 1].map(|i| w.panel(panel + i, cols)), x)
+            }
+            // `multiply` is given the activations that its matrices need.
+            _ => [[simd.splat(f32::NAN); PAIR_ROWS]; 2],
+        }
+    }
+
+    /// The product of one panel with one tile of activations.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize>(&self, simd: S, panel: usize, tile: usize) -> [S::F; R] {
+        let Batch { cols, .. } = self.batch;
+        match (&self.matrix.panels, self.activations) {
+            (Panels::F32(w), Activations::Floats(x)) => {
+                floats::<S, f32, R>(simd, lines(w, panel, cols), tile_of(x, tile, cols))
+            }
+            (Panels::F16(w), Activations::Floats(x)) => {
+                floats::<S, f16, R>(simd, lines(w, panel, cols), tile_of(x, tile, cols))
+            }
+            (Panels::BF16(w), Activations::Floats(x)) => {
+                floats::<S, bf16, R>(simd, lines(w, panel, cols), tile_of(x, tile, cols))
+            }
+            (Panels::Q8_0(w), Activations::Blocks(x)) => {
+                let x = tile_of(x, tile, cols / 32);
+                blocks::<S, SignedScales, 8, R>(simd, w.panel(panel, cols), x)
+            }
+            (Panels::Q4_1(w), Activations::Blocks(x)) => {
+                let x = tile_of(x, tile, cols / 32);
+                blocks::<S, NibbleScales, 4, R>(simd, w.panel(panel, cols), x)
+            }
+            // `multiply` is given the activations that its matrices need.
+            _ => [simd.splat(f32::NAN); R],
+        }
+    }
+
+    /// One row times a whole group of float panels; false where that does not apply.
+    #[inline(always)]
+    fn side_by_side<S: Simd>(&mut self, simd: S) -> bool {
+        let Activations::Floats(x) = self.activations else { return false };
+        if self.panels.len() != GROUP || self.rows != 1 {
+            return false;
+        }
+        let (first, cols) = (self.panels.start, self.batch.cols);
+        let x = &x[self.first * cols..][..cols];
+        let sums = match &self.matrix.panels {
+            Panels::F32(w) => four(simd, &w[first * cols..], x),
+            Panels::F16(w) => four(simd, &w[first * cols..], x),
+            Panels::BF16(w) => four(simd, &w[first * cols..], x),
+            Panels::Q8_0(_) | Panels::Q4_1(_) => return false,
+        };
+        for (sum, out) in sums.into_iter().zip(self.out.row(0).chunks_mut(LANES)) {
+            store(simd, sum, out);
+        }
+        true
+    }
 }
 
+/// The values of one panel.
+#[inline(always)]
+fn lines<T>(values: &[T], panel: usize, cols: usize) -> &[T] {
+    &values[panel * cols..][..cols]
+}
+
+/// Stores sixteen lanes, or as many as `out` has room for.
 #[inline(always)]
 fn store<S: Simd>(simd: S, sum: S::F, out: &mut [f32]) {
-    match out.as_mut_array() {
+    match out.first_chunk_mut() {
         Some(out) => simd.store(sum, out),
         None => store_part(simd, sum, out),
     }
@@ -206,18 +311,56 @@ fn floats<S: Simd, E: Element, const R: usize>(
     sums
 }
 
+/// As [`floats`] for two panels.
+#[inline(always)]
+fn float_pair<S: Simd, E: Element>(
+    simd: S,
+    [a, b]: [&[[E; LANES]]; 2],
+    x: &[[f32; PAIR_ROWS]],
+) -> [[S::F; PAIR_ROWS]; 2] {
+    let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
+    let [low, high] = &mut sums;
+    for ((a, b), x) in a.iter().zip(b).zip(x) {
+        let (a, b) = (E::load(simd, a), E::load(simd, b));
+        for ((low, high), x) in low.iter_mut().zip(high.iter_mut()).zip(x) {
+            let x = simd.splat(*x);
+            *low = simd.mul_add(a, x, *low);
+            *high = simd.mul_add(b, x, *high);
+        }
+    }
+    sums
+}
+
+/// As [`floats`] for one row and four panels of as many columns each.
+#[inline(always)]
+fn four<S: Simd, E: Element>(simd: S, weights: &[[E; LANES]], x: &[f32]) -> [S::F; GROUP] {
+    let (a, rest) = weights.split_at(x.len());
+    let (b, rest) = rest.split_at(x.len());
+    let (c, d) = rest.split_at(x.len());
+    let mut sums = [simd.splat(0.0); GROUP];
+    for ((((a, b), c), d), x) in a.iter().zip(b).zip(c).zip(d).zip(x) {
+        let x = simd.splat(*x);
+        for (sum, weights) in sums.iter_mut().zip([a, b, c, d]) {
+            *sum = simd.mul_add(E::load(simd, weights), x, *sum);
+        }
+    }
+    sums
+}
+
 /// A quantised format, sixteen rows of one block at a time.
 trait Scales<const LINES: usize>: Copy {
     /// The block's weights in eight groups of four columns.
     fn unpack<S: Simd>(simd: S, lines: &[Line; LINES]) -> [S::Q; 8];
-    /// `sum + (weights * x)`.
-    fn accumulate<S: Simd>(
-        &self,
+    /// The scales and, where the format has them, the offsets.
+    fn load<S: Simd>(&self, simd: S) -> (S::F, Option<S::F>);
+    /// The integer product of each row.
+    fn dot<S: Simd>(simd: S, weights: &[S::Q; 8], x: &ActivationBlock) -> S::F;
+    /// The integer products of two panels and several rows of activations.
+    fn dots<S: Simd>(
         simd: S,
-        weights: &[S::Q; 8],
-        x: &ActivationBlock,
-        sum: S::F,
-    ) -> S::F;
+        lines: [&[Line; LINES]; 2],
+        x: &[ActivationBlock; PAIR_ROWS],
+    ) -> [[S::F; PAIR_ROWS]; 2];
 }
 
 impl Scales<8> for SignedScales {
@@ -237,16 +380,22 @@ impl Scales<8> for SignedScales {
     }
 
     #[inline(always)]
-    fn accumulate<S: Simd>(
-        &self,
+    fn load<S: Simd>(&self, simd: S) -> (S::F, Option<S::F>) {
+        (simd.load_f16(&self.d), None)
+    }
+
+    #[inline(always)]
+    fn dot<S: Simd>(simd: S, weights: &[S::Q; 8], x: &ActivationBlock) -> S::F {
+        simd.dot_signed(weights, &x.q, x.lift)
+    }
+
+    #[inline(always)]
+    fn dots<S: Simd>(
         simd: S,
-        weights: &[S::Q; 8],
-        x: &ActivationBlock,
-        sum: S::F,
-    ) -> S::F {
-        let dot = simd.dot_signed(weights, &x.q, x.sum);
-        let scale = simd.mul(simd.load_f16(&self.d), simd.splat(x.d));
-        simd.mul_add(dot, scale, sum)
+        lines: [&[Line; 8]; 2],
+        x: &[ActivationBlock; PAIR_ROWS],
+    ) -> [[S::F; PAIR_ROWS]; 2] {
+        simd.dots_signed(lines, x)
     }
 }
 
@@ -260,17 +409,22 @@ impl Scales<4> for NibbleScales {
     }
 
     #[inline(always)]
-    fn accumulate<S: Simd>(
-        &self,
+    fn load<S: Simd>(&self, simd: S) -> (S::F, Option<S::F>) {
+        (simd.load_f16(&self.d), Some(simd.load_f16(&self.m)))
+    }
+
+    #[inline(always)]
+    fn dot<S: Simd>(simd: S, weights: &[S::Q; 8], x: &ActivationBlock) -> S::F {
+        simd.dot_nibbles(weights, &x.q)
+    }
+
+    #[inline(always)]
+    fn dots<S: Simd>(
         simd: S,
-        weights: &[S::Q; 8],
-        x: &ActivationBlock,
-        sum: S::F,
-    ) -> S::F {
-        let dot = simd.dot_nibbles(weights, &x.q);
-        let scale = simd.mul(simd.load_f16(&self.d), simd.splat(x.d));
-        let sum = simd.mul_add(dot, scale, sum);
-        simd.mul_add(simd.load_f16(&self.m), simd.splat(x.s), sum)
+        lines: [&[Line; 4]; 2],
+        x: &[ActivationBlock; PAIR_ROWS],
+    ) -> [[S::F; PAIR_ROWS]; 2] {
+        simd.dots_nibbles(lines, x)
     }
 }
 
@@ -284,9 +438,50 @@ fn blocks<S: Simd, C: Scales<LINES>, const LINES: usize, const R: usize>(
     let mut sums = [simd.splat(0.0); R];
     for ((scales, lines), x) in scales.iter().zip(quants).zip(x) {
         let weights = C::unpack(simd, lines);
+        let scales = scales.load(simd);
         for (sum, x) in sums.iter_mut().zip(x) {
-            *sum = scales.accumulate(simd, &weights, x, *sum);
+            *sum = accumulate(simd, scales, C::dot(simd, &weights, x), x, *sum);
         }
     }
     sums
+}
+
+/// As [`blocks`] for two panels.
+#[inline(always)]
+fn block_pair<S: Simd, C: Scales<LINES>, const LINES: usize>(
+    simd: S,
+    [a, b]: [(&[C], &[[Line; LINES]]); 2],
+    x: &[[ActivationBlock; PAIR_ROWS]],
+) -> [[S::F; PAIR_ROWS]; 2] {
+    let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
+    let [low, high] = &mut sums;
+    let panels = a.0.iter().zip(a.1).zip(b.0.iter().zip(b.1));
+    for (((a, a_lines), (b, b_lines)), x) in panels.zip(x) {
+        let [low_dots, high_dots] = C::dots(simd, [a_lines, b_lines], x);
+        let scales = a.load(simd);
+        for ((sum, dot), x) in low.iter_mut().zip(low_dots).zip(x) {
+            *sum = accumulate(simd, scales, dot, x, *sum);
+        }
+        let scales = b.load(simd);
+        for ((sum, dot), x) in high.iter_mut().zip(high_dots).zip(x) {
+            *sum = accumulate(simd, scales, dot, x, *sum);
+        }
+    }
+    sums
+}
+
+/// `sum + d * dx * dot + m * s`
+#[inline(always)]
+fn accumulate<S: Simd>(
+    simd: S,
+    (d, m): (S::F, Option<S::F>),
+    dot: S::F,
+    x: &ActivationBlock,
+    sum: S::F,
+) -> S::F {
+    let sum = simd.mul_add(dot, simd.mul(d, simd.splat(x.d)), sum);
+    match m {
+        Some(m) => simd.mul_add(m, simd.splat(x.s), sum),
+        None => sum,
+    }
 }

@@ -16,8 +16,13 @@ pub(crate) mod avx512;
 
 use half::{bf16, f16};
 
+use super::activations::ActivationBlock;
+
 /// How many values one operation works on: a 512-bit register of f32.
 pub(crate) const LANES: usize = 16;
+
+/// Rows of activations in the product of two panels at once.
+pub(crate) const PAIR_ROWS: usize = 8;
 
 /// One value per lane, in memory.
 pub(crate) type Lanes = [f32; LANES];
@@ -68,6 +73,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn pow2(self, n: Self::F) -> Self::F;
     /// `value` where `x >= limit`, zero elsewhere.
     fn keep_from(self, value: Self::F, x: Self::F, limit: f32) -> Self::F;
+    /// The largest lane; which of equal zeros is left open.
+    fn largest(self, value: Self::F) -> f32;
+    /// `value` rounded to f16 and back.
+    fn round_f16(self, value: f32) -> f32;
     /// Integers in `-127..=127` to bytes.
     fn to_bytes(self, value: Self::F, to: &mut [i8; LANES]);
 
@@ -75,11 +84,36 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn signed(self, line: &Line) -> Self::Q;
     /// The low and the high nibbles of each byte.
     fn nibbles(self, line: &Line) -> (Self::Q, Self::Q);
-    /// The product of sixteen rows of 32 [`Simd::signed`] weights with 32 activations that add up
-    /// to `sum`. No activation is -128.
-    fn dot_signed(self, weights: &[Self::Q; 8], activations: &[i8; 32], sum: i32) -> Self::F;
+    /// The product of sixteen rows of 32 [`Simd::signed`] weights with 32 activations, none of them
+    /// -128; `lift` is -128 times the sum of the activations.
+    fn dot_signed(self, weights: &[Self::Q; 8], activations: &[i8; 32], lift: i32) -> Self::F;
     /// The product of sixteen rows of 32 [`Simd::nibbles`] with 32 activations.
     fn dot_nibbles(self, weights: &[Self::Q; 8], activations: &[i8; 32]) -> Self::F;
+    /// [`Simd::dot_signed`] of two panels with eight rows of activations.
+    #[inline(always)]
+    fn dots_signed(
+        self,
+        lines: [&[Line; 8]; 2],
+        x: &[ActivationBlock; PAIR_ROWS],
+    ) -> [[Self::F; PAIR_ROWS]; 2] {
+        lines.map(|lines| {
+            let weights = lines.each_ref().map(|line| self.signed(line));
+            x.each_ref().map(|x| self.dot_signed(&weights, &x.q, x.lift))
+        })
+    }
+    /// [`Simd::dot_nibbles`] of two panels with eight rows of activations.
+    #[inline(always)]
+    fn dots_nibbles(
+        self,
+        lines: [&[Line; 4]; 2],
+        x: &[ActivationBlock; PAIR_ROWS],
+    ) -> [[Self::F; PAIR_ROWS]; 2] {
+        lines.map(|lines| {
+            let [a, b, c, d] = lines.each_ref().map(|line| self.nibbles(line));
+            let weights = [a.0, b.0, c.0, d.0, a.1, b.1, c.1, d.1];
+            x.each_ref().map(|x| self.dot_nibbles(&weights, &x.q))
+        })
+    }
     /// As many integer products as `rounds` asks for, in registers; returns how many multiplies and
     /// adds that was, and a number that depends on all of them.
     fn spin_dots(self, rounds: u64) -> (u64, i32);
@@ -89,30 +123,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn sum(self, value: Self::F) -> f32 {
         let mut lanes = [0.0; LANES];
         self.store(value, &mut lanes);
-        fold(lanes, |a, b| a + b)
-    }
-
-    /// The largest lane.
-    #[inline(always)]
-    fn largest(self, value: Self::F) -> f32 {
-        let mut lanes = [0.0; LANES];
-        self.store(value, &mut lanes);
-        fold(lanes, |a, b| if a > b { a } else { b })
-    }
-}
-
-/// Combines lanes `i` and `i + half` until one is left.
-#[inline(always)]
-fn fold(mut lanes: Lanes, combine: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        for (low, high) in low.iter_mut().zip(high) {
-            *low = combine(*low, *high);
+        let mut half = LANES / 2;
+        while half > 0 {
+            let (low, high) = lanes.split_at_mut(half);
+            for (low, high) in low.iter_mut().zip(high) {
+                *low += *high;
+            }
+            half /= 2;
         }
-        half /= 2;
+        lanes[0]
     }
-    lanes[0]
 }
 
 /// Loads up to sixteen values, the rest zero.

@@ -18,7 +18,8 @@ fn each_backend() -> Vec<Cpu> {
 
 #[test]
 fn every_instruction_set_passes_the_contract() {
-    for mut cpu in each_backend() {
+    for isa in Isa::available() {
+        let mut cpu = Cpu::new(isa, 3).unwrap();
         let outcome = contract::run(&mut cpu);
         assert!(outcome.checks > 1000, "only {} checks", outcome.checks);
         let first: Vec<_> = outcome.breaches.iter().take(5).collect();

@@ -4,19 +4,21 @@
 #![expect(clippy::inline_always, reason = "intrinsics compile to instructions only when inlined")]
 
 use std::arch::x86_64::{
-    __m512, __m512i, _CMP_GE_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_storeu_si128,
-    _mm256_loadu_si256, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
-    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps,
-    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_reduce_add_epi32, _mm512_roundscale_ps, _mm512_set1_epi8,
+    __m512, __m512i, _CMP_GE_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_cvtph_ps,
+    _mm_cvtps_ph, _mm_cvtss_f32, _mm_set_ss, _mm_storeu_si128, _mm256_loadu_si256, _mm512_abs_ps,
+    _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask,
+    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
+    _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512,
+    _mm512_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+    _mm512_reduce_add_epi32, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_set1_epi8,
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi16,
     _mm512_storeu_ps, _mm512_xor_si512,
 };
 
 use half::{bf16, f16};
 
-use super::{Kernel, LANES, Lanes, Line, Simd};
+use super::{Kernel, LANES, Lanes, Line, PAIR_ROWS, Simd};
+use crate::cpu::activations::ActivationBlock;
 
 /// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +56,7 @@ fn enter<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
 }
 
 impl Simd for Avx512 {
-    // 16 sums, 8 weights, scale and offset, and room for what is in flight: 32 registers.
-    const ROWS: usize = 16;
+    const ROWS: usize = PAIR_ROWS;
 
     type F = __m512;
     type Q = __m512i;
@@ -150,6 +151,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn largest(self, value: __m512) -> f32 {
+        proven!(self, _mm512_reduce_max_ps(value))
+    }
+
+    #[inline(always)]
+    fn round_f16(self, value: f32) -> f32 {
+        proven!(self, {
+            let half = _mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value));
+            _mm_cvtss_f32(_mm_cvtph_ps(half))
+        })
+    }
+
+    #[inline(always)]
     fn to_bytes(self, value: __m512, to: &mut [i8; LANES]) {
         proven!(self, {
             let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value));
@@ -177,15 +191,49 @@ impl Simd for Avx512 {
         })
     }
 
-    /// Takes back the 128 that [`Self::signed`] added to each weight: `sum` times 128.
+    /// `lift` takes back the 128 that [`Self::signed`] added to each weight.
     #[inline(always)]
-    fn dot_signed(self, weights: &[__m512i; 8], activations: &[i8; 32], sum: i32) -> __m512 {
-        proven!(self, dot(weights, activations, _mm512_set1_epi32(-128 * sum)))
+    fn dot_signed(self, weights: &[__m512i; 8], activations: &[i8; 32], lift: i32) -> __m512 {
+        proven!(self, dot(weights, activations, _mm512_set1_epi32(lift)))
     }
 
     #[inline(always)]
     fn dot_nibbles(self, weights: &[__m512i; 8], activations: &[i8; 32]) -> __m512 {
         proven!(self, dot(weights, activations, _mm512_setzero_si512()))
+    }
+
+    #[inline(always)]
+    fn dots_signed(
+        self,
+        lines: [&[Line; 8]; 2],
+        x: &[ActivationBlock; PAIR_ROWS],
+    ) -> [[__m512; PAIR_ROWS]; 2] {
+        let mut sums = [[proven!(self, _mm512_setzero_si512()); PAIR_ROWS]; 2];
+        for (i, x) in x.iter().enumerate() {
+            let start = proven!(self, _mm512_set1_epi32(x.lift));
+            sums[0][i] = start;
+            sums[1][i] = start;
+        }
+        let [[a0, a1, a2, a3, a4, a5, a6, a7], [b0, b1, b2, b3, b4, b5, b6, b7]] = lines;
+        let weights = [[a0, a1, a2, a3], [b0, b1, b2, b3]];
+        self.dots_half::<0>(weights.map(|half| half.map(|line| self.signed(line))), x, &mut sums);
+        let weights = [[a4, a5, a6, a7], [b4, b5, b6, b7]];
+        self.dots_half::<1>(weights.map(|half| half.map(|line| self.signed(line))), x, &mut sums);
+        self.to_floats(sums)
+    }
+
+    #[inline(always)]
+    fn dots_nibbles(
+        self,
+        lines: [&[Line; 4]; 2],
+        x: &[ActivationBlock; PAIR_ROWS],
+    ) -> [[__m512; PAIR_ROWS]; 2] {
+        let mut sums = [[proven!(self, _mm512_setzero_si512()); PAIR_ROWS]; 2];
+        let low = lines.map(|lines| lines.each_ref().map(|line| self.nibbles(line).0));
+        self.dots_half::<0>(low, x, &mut sums);
+        let high = lines.map(|lines| lines.each_ref().map(|line| self.nibbles(line).1));
+        self.dots_half::<1>(high, x, &mut sums);
+        self.to_floats(sums)
     }
 
     /// Twelve independent chains hide the latency of five cycles on two ports.
@@ -207,6 +255,41 @@ impl Simd for Avx512 {
             }
             (rounds * u64::from(CHAINS) * 128, total)
         })
+    }
+}
+
+/// Fetching an activation into all lanes costs as much as one product, so each is used for two
+/// panels; sixteen sums and eight weights then fill the registers, hence half a block at a time.
+impl Avx512 {
+    #[inline(always)]
+    fn dots_half<const HALF: usize>(
+        self,
+        [a, b]: [[__m512i; 4]; 2],
+        x: &[ActivationBlock; PAIR_ROWS],
+        [low, high]: &mut [[__m512i; PAIR_ROWS]; 2],
+    ) {
+        for ((low, high), x) in low.iter_mut().zip(high.iter_mut()).zip(x) {
+            let fours = x.q.as_chunks::<4>().0.iter().skip(HALF * 4);
+            for ((a, b), four) in a.iter().zip(&b).zip(fours) {
+                let four = i32::from_le_bytes(four.map(i8::cast_unsigned));
+                proven!(self, {
+                    let four = _mm512_set1_epi32(four);
+                    *low = _mm512_dpbusd_epi32(*low, *a, four);
+                    *high = _mm512_dpbusd_epi32(*high, *b, four);
+                });
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn to_floats(self, sums: [[__m512i; PAIR_ROWS]; 2]) -> [[__m512; PAIR_ROWS]; 2] {
+        let mut floats = [[self.splat(0.0); PAIR_ROWS]; 2];
+        for (floats, sums) in floats.iter_mut().zip(sums) {
+            for (float, sum) in floats.iter_mut().zip(sums) {
+                *float = proven!(self, _mm512_cvtepi32_ps(sum));
+            }
+        }
+        floats
     }
 }
 

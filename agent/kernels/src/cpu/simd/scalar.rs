@@ -13,7 +13,7 @@ use super::{Kernel, LANES, Lanes, Line, Simd};
 pub(crate) struct Scalar;
 
 impl Simd for Scalar {
-    const ROWS: usize = 4;
+    const ROWS: usize = super::PAIR_ROWS;
 
     type F = Lanes;
     type Q = [i8; 64];
@@ -104,6 +104,16 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn largest(self, value: Lanes) -> f32 {
+        value.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn round_f16(self, value: f32) -> f32 {
+        f16::from_f32(value).to_f32()
+    }
+
+    #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the values are integers in -127..=127")]
     fn to_bytes(self, value: Lanes, to: &mut [i8; LANES]) {
         *to = value.map(|value| value as i8);
@@ -120,7 +130,7 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn dot_signed(self, weights: &[[i8; 64]; 8], activations: &[i8; 32], _sum: i32) -> Lanes {
+    fn dot_signed(self, weights: &[[i8; 64]; 8], activations: &[i8; 32], _: i32) -> Lanes {
         self.dot_nibbles(weights, activations)
     }
 
