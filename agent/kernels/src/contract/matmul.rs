@@ -19,16 +19,8 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     let limits = StepLimits { rows: 129, cols: 576 };
     checker.case("reserve", "129 x 576", |checker| checker.backend.reserve(limits));
     for format in Format::WEIGHTS {
-        let cols: &[usize] = if format.is_float() { &FLOAT_COLS } else { &COLS };
         for outputs in OUTPUTS {
-            for &cols in cols {
-                for rows in SIZES {
-                    let case = format!("{format} {outputs} x {cols}, {rows} rows");
-                    checker.case("matmul", &case, |checker| {
-                        one(checker, &case, (format, outputs, cols), rows)
-                    });
-                }
-            }
+            sizes(checker, format, outputs);
         }
         let case = format!("{format} 129 x 96");
         checker.case("embed", &case, |checker| embed(checker, &case, format));
@@ -36,6 +28,17 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     for rows in [1, 9, 129] {
         let case = format!("three formats at once, {rows} rows");
         checker.case("matmul", &case, |checker| several(checker, &case, rows));
+    }
+}
+
+fn sizes<B: Backend>(checker: &mut Checker<'_, B>, format: Format, outputs: usize) {
+    let cols: &[usize] = if format.is_float() { &FLOAT_COLS } else { &COLS };
+    for &cols in cols {
+        for rows in SIZES {
+            let case = format!("{format} {outputs} x {cols}, {rows} rows");
+            let matrix = (format, outputs, cols);
+            checker.case("matmul", &case, |checker| one(checker, &case, matrix, rows));
+        }
     }
 }
 
