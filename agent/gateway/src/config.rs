@@ -102,7 +102,7 @@ impl Default for Limits {
             ping_every: Duration::from_secs(20),
             // Three pings.
             silence_max: Duration::from_mins(1),
-            // Twice what the reply buffer holds at 50 tokens a second.
+            // Twice as long as the reply buffer lasts at 50 tokens a second.
             stall_max: Duration::from_secs(10),
         }
     }

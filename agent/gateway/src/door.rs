@@ -119,7 +119,7 @@ impl Door {
         // These two cost next to nothing and are asked by those who wait for their limits.
         if let Some(reply) = own::answer(self, &caller, &call)? {
             let meter = meter();
-            return Ok(Running::new(reply, meter, caller, self.limits.stall_max));
+            return Ok(Running::new(reply, meter, caller));
         }
         if self.is_draining() {
             return Err(Refusal::Draining);
@@ -130,7 +130,7 @@ impl Door {
         // What the call's own tasks say carries its tenant and id.
         let span = tracing::debug_span!("call", %tenant, call = %id);
         let reply = span.in_scope(|| self.ports.tenants.start(admitted));
-        Ok(Running::new(reply, meter, caller, self.limits.stall_max))
+        Ok(Running::new(reply, meter, caller))
     }
 
     pub(crate) fn count_refusal(&self, tenant: &str, function: &str, refusal: &Refusal) {
