@@ -1,1 +1,12 @@
 //! Everything two processes of Realm say to each other; no logic.
+
+/// Operator and agent, and the agent's ledger on disk.
+pub mod link {
+    #[expect(clippy::pedantic, reason = "generated")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/realm.link.v1.rs"));
+    }
+}
+
+/// Client and agent over WebSocket.
+pub mod ws;

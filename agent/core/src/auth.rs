@@ -106,3 +106,66 @@ pub fn verify(roster: &Roster, credential: Credential, now: u64) -> Result<Calle
     }
     Ok(Caller { tenant: entry.tenant.clone(), key: entry.key.clone() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{desired::ApiKey, fixtures::tenant};
+
+    const NOW: u64 = 1_000;
+
+    fn with_key(name: &str, key: &str, change: impl Fn(&mut ApiKey)) -> Arc<DesiredTenant> {
+        let mut tenant = tenant(name);
+        let mut api_key = ApiKey {
+            name: "main".into(),
+            sha256: Credential::of(key).digest(),
+            expires_at: None,
+            disabled: false,
+        };
+        change(&mut api_key);
+        tenant.keys.push(api_key);
+        Arc::new(tenant)
+    }
+
+    fn check(roster: &[Arc<DesiredTenant>], key: &str) -> Result<String, Refusal> {
+        let roster = Roster::new(roster.iter().cloned());
+        verify(&roster, Credential::of(key), NOW).map(|caller| caller.tenant().to_string())
+    }
+
+    #[test]
+    fn a_key_opens_its_own_tenant() {
+        let roster = [with_key("acme", "one", |_| ()), with_key("zeta", "two", |_| ())];
+        assert_eq!(check(&roster, "one"), Ok("default/acme".into()));
+        assert_eq!(check(&roster, "two"), Ok("default/zeta".into()));
+    }
+
+    #[test]
+    fn wrong_revoked_and_expired_keys_are_refused_alike() {
+        let wrong = check(&[with_key("acme", "one", |_| ())], "other");
+        let revoked = check(&[with_key("acme", "one", |key| key.disabled = true)], "one");
+        let expired = check(&[with_key("acme", "one", |key| key.expires_at = Some(NOW))], "one");
+        assert_eq!(wrong, Err(Refusal::Unauthenticated));
+        assert_eq!((&revoked, &expired), (&wrong, &wrong));
+    }
+
+    #[test]
+    fn a_key_is_good_until_the_second_it_expires() {
+        let roster = [with_key("acme", "one", |key| key.expires_at = Some(NOW + 1))];
+        assert!(check(&roster, "one").is_ok());
+    }
+
+    #[test]
+    fn a_digest_that_two_tenants_claim_opens_neither() {
+        let roster = [with_key("acme", "same", |_| ()), with_key("zeta", "same", |_| ())];
+        assert_eq!(check(&roster, "same"), Err(Refusal::Unauthenticated));
+    }
+
+    #[test]
+    fn a_suspended_tenant_is_told_so_only_with_a_good_key() {
+        let mut tenant = DesiredTenant::clone(&with_key("acme", "one", |_| ()));
+        tenant.suspended = true;
+        let roster = [Arc::new(tenant)];
+        assert_eq!(check(&roster, "one"), Err(Refusal::Suspended));
+        assert_eq!(check(&roster, "two"), Err(Refusal::Unauthenticated));
+    }
+}

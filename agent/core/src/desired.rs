@@ -65,7 +65,7 @@ pub struct Artifact {
 }
 
 /// One tenant: its rights, limits, keys and program.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredTenant {
     pub name: TenantName,
     /// The tenant's part of the machine in proportion to the other tenants' weights; at least 1.

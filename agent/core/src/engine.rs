@@ -56,6 +56,8 @@ pub struct EngineLoad {
     pub prompt_tokens_total: u64,
     pub cached_tokens_total: u64,
     pub generated_tokens_total: u64,
+    /// The forward pass failed several times in a row; nothing more is served.
+    pub failed: bool,
 }
 
 /// One message of a conversation.
@@ -122,14 +124,14 @@ pub const TOKENS_BUFFERED_MAX: usize = 256;
 pub type TokenStream = mpsc::Receiver<TokenEvent>;
 
 /// One step of a generation. `Finished` and `Failed` are last.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenEvent {
     Token(Token),
     Finished { finish: Finish, usage: Usage },
     Failed(Refusal),
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     pub id: u32,
     /// Whole characters only: empty while a character, or a possible stop string, is incomplete.

@@ -18,3 +18,6 @@ pub mod tenants;
 pub mod desired;
 pub mod report;
 pub mod residents;
+
+#[cfg(test)]
+mod fixtures;

@@ -198,3 +198,108 @@ impl Drop for Permit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        auth::{Credential, Roster, verify},
+        call::CallId,
+        desired::{ApiKey, Limits},
+        fixtures::tenant,
+    };
+
+    fn caller(change: impl Fn(&mut Limits)) -> Caller {
+        let mut tenant = tenant("acme");
+        change(&mut tenant.limits);
+        let sha256 = Credential::of("key").digest();
+        tenant.keys.push(ApiKey { name: "k".into(), sha256, expires_at: None, disabled: false });
+        verify(&Roster::new([Arc::new(tenant)]), Credential::of("key"), 0).unwrap()
+    }
+
+    fn call() -> Call {
+        let id = CallId("1".into());
+        Call { id, function: "chat".into(), params: serde_json::Value::Null, deadline: None }
+    }
+
+    fn usage(prompt_tokens: u32, cached_tokens: u32, completion_tokens: u32) -> Usage {
+        Usage { prompt_tokens, cached_tokens, completion_tokens }
+    }
+
+    #[test]
+    fn the_request_after_the_last_allowed_one_is_told_when_to_return() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        for _ in 0..60 {
+            drop(limiter.admit(caller.clone(), call(), now).unwrap());
+        }
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyRequests { per_minute: 60, retry_after_ms: 1000 });
+        limiter.admit(caller, call(), now + Duration::from_secs(1)).unwrap();
+    }
+
+    #[test]
+    fn a_place_is_given_back_when_the_call_is_dropped() {
+        let (limiter, caller, now) =
+            (Limiter::default(), caller(|l| l.calls_max = 1), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyCalls { calls_max: 1 });
+        drop(running);
+        limiter.admit(caller, call(), now).unwrap();
+    }
+
+    #[test]
+    fn overdrawn_tokens_are_paid_back_before_the_next_call() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge(usage(10, 0, 149), now);
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 30_000 });
+        limiter.admit(caller, call(), now + Duration::from_secs(30)).unwrap();
+    }
+
+    #[test]
+    fn cached_tokens_are_free() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge(usage(500, 400, 7), now);
+        let quota = limiter.quota(&caller, now);
+        assert_eq!(quota, Quota { requests: 59, input_tokens: 900, output_tokens: 93 });
+    }
+
+    #[test]
+    fn a_changed_limit_scales_what_is_left() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        for _ in 0..30 {
+            drop(limiter.admit(caller(|_| ()), call(), now).unwrap());
+        }
+        let raised = caller(|limits| limits.requests_per_minute = 600);
+        assert_eq!(limiter.quota(&raised, now).requests, 300);
+    }
+
+    #[test]
+    fn a_tenant_with_a_running_call_is_not_forgotten() {
+        let (limiter, caller, now) =
+            (Limiter::default(), caller(|l| l.calls_max = 1), Instant::now());
+        let _running = limiter.admit(caller.clone(), call(), now).unwrap();
+        limiter.retain(|_| false);
+        limiter.admit(caller, call(), now).unwrap_err();
+    }
+
+    proptest! {
+        /// Over any stretch of time no more is admitted than a full bucket and what the time earned.
+        #[test]
+        fn the_limiter_never_admits_too_much(gaps_ms in prop::collection::vec(0_u64..3_000, 1..300)) {
+            let (limiter, caller, start) = (Limiter::default(), caller(|_| ()), Instant::now());
+            let (mut now, mut admitted) = (start, 0_u32);
+            for gap in gaps_ms {
+                now += Duration::from_millis(gap);
+                admitted += u32::from(limiter.admit(caller.clone(), call(), now).is_ok());
+                let earned = 60.0 + now.duration_since(start).as_secs_f64();
+                prop_assert!(f64::from(admitted) <= earned + 1e-6);
+            }
+        }
+    }
+}

@@ -25,14 +25,14 @@ pub enum ReplyEvent {
 }
 
 /// A piece of a streamed reply.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// The pipeline step it belongs to.
     pub step: Option<Arc<str>>,
     pub body: ChunkBody,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChunkBody {
     Text(String),
     /// A value of the program's own making.
@@ -40,7 +40,7 @@ pub enum ChunkBody {
 }
 
 /// The end of a reply that was served.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Done {
     /// The function's result besides its streamed text; `null` where the text is all.
     pub data: serde_json::Value,

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// The whole state of one node against one generation.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The generation these items answer.
     pub generation: u64,
@@ -15,7 +15,7 @@ pub struct Report {
     pub pipelines: Vec<PipelineReport>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelReport {
     pub name: ModelName,
     pub phase: ModelPhase,
@@ -23,7 +23,7 @@ pub struct ModelReport {
     pub facts: Option<ModelFacts>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantReport {
     pub name: TenantName,
     pub phase: Phase,
@@ -31,7 +31,7 @@ pub struct TenantReport {
     pub program: Option<Sha256>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PipelineReport {
     pub name: PipelineName,
     pub phase: Phase,

@@ -1,1 +1,34 @@
-//! Prompt to tokens: model files, tokenizer, forward pass, KV cache, scheduler, sampler.
+//! Prompt to tokens: opens model files and serves them to many tenants in one batch.
+//!
+//! In the order of a request: [`tokenizer`] and the chat template make ids of text, the scheduler
+//! plans a step over all tenants' sequences, the forward pass computes it on a backend, the sampler
+//! picks tokens, and a bounded stream takes them out. [`open`] makes the engine of a model file;
+//! [`eval`] and [`bench`] run the same parts without it.
+
+pub mod gguf;
+
+mod template;
+pub mod tokenizer;
+
+mod architecture;
+mod batch;
+mod forward;
+mod weights;
+
+mod kv;
+mod output;
+mod sampler;
+mod scheduler;
+mod stop;
+
+mod engine;
+mod load;
+
+pub mod bench;
+pub mod eval;
+
+pub use architecture::{ArchitectureError, architectures};
+pub use engine::EngineHandle;
+pub use kv::Secret;
+pub use load::{BLOCK_TOKENS, LoadError, OpenOptions, open};
+pub use weights::WeightsError;

@@ -1,1 +1,18 @@
 //! From raw specs to the desired state of every node, without a clock, a socket or randomness.
+//!
+//! In order: [`validate`] turns a raw object into a proven one or into all its problems;
+//! [`Fleet`] holds what is proven, resolves who may use what, places models on nodes and says
+//! what each node should hold ([`desired`]).
+
+pub mod desired;
+mod fleet;
+mod name;
+mod problem;
+pub mod validate;
+
+pub use fleet::{Demand, Fleet, NodePlan, NodeSupply};
+pub use name::{Kind, Name, NameError};
+pub use problem::{Problem, Reason};
+
+#[cfg(test)]
+mod samples;

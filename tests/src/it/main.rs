@@ -1,1 +1,3 @@
 //! Whole paths through Realm, and the rules of the house.
+
+mod tidy;

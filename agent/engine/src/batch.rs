@@ -1,0 +1,81 @@
+//! What one step computes: the rows of several sequences side by side.
+
+/// A sequence's number in its engine, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SequenceId(pub(crate) u64);
+
+/// The rows of one sequence. They are consecutive in the batch and in the sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rows {
+    pub(crate) sequence: SequenceId,
+    pub(crate) first_row: usize,
+    pub(crate) rows: usize,
+    /// Tokens of the sequence that were computed before.
+    pub(crate) past: usize,
+    /// The sequence's blocks, in [`Batch::tables`].
+    pub(crate) table: std::ops::Range<usize>,
+}
+
+/// One step's work. Kept between steps, so that planning allocates nothing once it is warm.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// `(rows)`
+    pub(crate) tokens: Vec<u32>,
+    /// `(rows)`
+    pub(crate) positions: Vec<u32>,
+    /// `(rows)`: where each row's keys and values go.
+    pub(crate) slots: Vec<u32>,
+    pub(crate) spans: Vec<Rows>,
+    /// The block tables of all spans, one behind the other.
+    pub(crate) tables: Vec<u32>,
+    /// Rows whose logits are wanted, ascending.
+    pub(crate) outputs: Vec<u32>,
+}
+
+impl Batch {
+    pub(crate) fn clear(&mut self) {
+        let Self { tokens, positions, slots, spans, tables, outputs } = self;
+        tokens.clear();
+        positions.clear();
+        slots.clear();
+        spans.clear();
+        tables.clear();
+        outputs.clear();
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Adds the rows of `tokens`, which come after `past` tokens of their sequence.
+    pub(crate) fn push(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[u32],
+        past: usize,
+        blocks: &[u32],
+        block_tokens: usize,
+    ) {
+        let first_row = self.tokens.len();
+        let table = self.tables.len()..self.tables.len() + blocks.len();
+        self.tables.extend(blocks);
+        self.tokens.extend(tokens);
+        for position in past..past + tokens.len() {
+            let slot =
+                blocks[position / block_tokens] as usize * block_tokens + position % block_tokens;
+            self.positions.push(row_number(position));
+            self.slots.push(row_number(slot));
+        }
+        self.spans.push(Rows { sequence, first_row, rows: tokens.len(), past, table });
+    }
+
+    /// Asks for the logits of the last row.
+    pub(crate) fn want_last(&mut self) {
+        self.outputs.push(row_number(self.tokens.len() - 1));
+    }
+}
+
+/// Rows, positions and slots are below the bounds on context and cache that loading checks.
+fn row_number(n: usize) -> u32 {
+    u32::try_from(n).expect("contexts and caches were checked to count in 32 bits")
+}

@@ -1,0 +1,194 @@
+//! What `realm bench` measures of a model: the scheduler and the forward pass at work, without
+//! doors, threads or streams between.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use realm_core::{desired::Sha256, name::TenantName};
+use realm_kernels::{
+    backend::{BackendError, KvType},
+    cpu::{self, Cpu},
+};
+use thiserror::Error;
+
+use crate::{
+    batch::{Batch, SequenceId},
+    forward::{Capacity, Executor},
+    kv::{BlockPool, Namespace, Secret},
+    load::{BATCH_TOKENS, BLOCK_TOKENS, LoadError, Opened, RUNNING_MAX},
+    sampler,
+    scheduler::{Limits, Scheduler, Submission},
+};
+
+/// Why nothing could be measured.
+#[derive(Debug, Error)]
+pub enum BenchError {
+    #[error("loading the model")]
+    Load(#[source] LoadError),
+    #[error("the scheduler refused the work: {0}")]
+    Refused(realm_core::refusal::Refusal),
+    #[error("computing")]
+    Forward(#[source] BackendError),
+}
+
+/// How long a number of tokens took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    pub tokens: usize,
+    pub elapsed: Duration,
+}
+
+impl Timing {
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// A model to measure.
+pub struct Bench {
+    executor: Box<dyn Executor>,
+    vocabulary: u32,
+    limits: Limits,
+    weights_bytes: u64,
+    ops_per_token: u64,
+    head_ops: u64,
+}
+
+impl Bench {
+    /// Loads a model for runs of at most `context` tokens a sequence.
+    pub fn open(path: &Path, context: u32, threads: Option<usize>) -> Result<Self, BenchError> {
+        let opened = Opened::read(path).map_err(BenchError::Load)?;
+        let limits = Limits {
+            context: context as usize,
+            batch_tokens: BATCH_TOKENS,
+            running: RUNNING_MAX,
+            queued: RUNNING_MAX,
+        };
+        let capacity = Capacity {
+            rows: limits.batch_tokens,
+            outputs: limits.running,
+            blocks: limits.context.div_ceil(BLOCK_TOKENS) * SEQUENCES_MAX,
+            block_tokens: BLOCK_TOKENS,
+            kv_type: KvType::F16,
+        };
+        let cpu = Cpu::detect(threads.unwrap_or_else(cpu::default_threads));
+        let executor = opened.on_cpu(cpu, capacity).map_err(BenchError::Load)?;
+        let vocabulary = u32::try_from(opened.tokenizer.len()).unwrap_or(u32::MAX);
+        let weights_bytes = opened.facts.weights_bytes;
+        let ops_per_token = opened.architecture.ops_per_token();
+        let head_ops = 2 * opened.architecture.width as u64 * u64::from(vocabulary);
+        Ok(Self { executor, vocabulary, limits, weights_bytes, ops_per_token, head_ops })
+    }
+
+    /// The device in words.
+    pub fn device(&self) -> String {
+        self.executor.describe()
+    }
+
+    /// Bytes of weights that a decode step reads.
+    pub const fn weights_bytes(&self) -> u64 {
+        self.weights_bytes
+    }
+
+    /// Multiplies and adds of one token in the layers' matrices.
+    pub const fn ops_per_token(&self) -> u64 {
+        self.ops_per_token
+    }
+
+    /// Multiplies and adds of the head for one token; of a prompt only the last needs it.
+    pub const fn head_ops(&self) -> u64 {
+        self.head_ops
+    }
+
+    /// Computes a prompt of `tokens` tokens, up to its first answer token.
+    pub fn prefill(&mut self, tokens: usize) -> Result<Timing, BenchError> {
+        let mut run = self.start(1, tokens, 1)?;
+        let started = Instant::now();
+        while !run.scheduler.is_idle() {
+            run.step(self.executor.as_mut())?;
+        }
+        Ok(Timing { tokens, elapsed: started.elapsed() })
+    }
+
+    /// Lets `sequences` sequences, at most [`SEQUENCES_MAX`], decode `tokens` tokens each after a
+    /// prompt of `prompt` tokens, whose computing is not counted.
+    pub fn decode(
+        &mut self,
+        sequences: usize,
+        prompt: usize,
+        tokens: usize,
+    ) -> Result<Timing, BenchError> {
+        let sequences = sequences.clamp(1, SEQUENCES_MAX);
+        let more = u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(1);
+        let mut run = self.start(sequences, prompt, more)?;
+        while run.scheduler.totals().generated_tokens < sequences as u64 {
+            run.step(self.executor.as_mut())?;
+        }
+        let before = run.scheduler.totals().generated_tokens;
+        let started = Instant::now();
+        while !run.scheduler.is_idle() {
+            run.step(self.executor.as_mut())?;
+        }
+        let elapsed = started.elapsed();
+        let generated = run.scheduler.totals().generated_tokens - before;
+        Ok(Timing { tokens: usize::try_from(generated).unwrap_or(usize::MAX), elapsed })
+    }
+
+    fn start(&self, sequences: usize, prompt: usize, tokens: u32) -> Result<Run, BenchError> {
+        let blocks = self.limits.context.div_ceil(BLOCK_TOKENS) * SEQUENCES_MAX;
+        let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
+        let namespace = Namespace::new(Secret([0; 32]), Sha256([0; 32]), KvType::F16);
+        let pool = BlockPool::new(blocks, BLOCK_TOKENS, namespace);
+        let mut scheduler = Scheduler::new(self.limits, BLOCK_TOKENS, pool);
+        let tenant = TenantName::new("realm", "bench").expect("two DNS labels");
+        for number in 0..sequences as u64 {
+            // Ids that no run repeats within its sequences, so that nothing is found in the cache.
+            let ids = (number * 1_000_003..).map(|n| n.wrapping_mul(2_654_435_761) >> 7);
+            let vocabulary = u64::from(self.vocabulary.max(1));
+            let ids = ids.map(|n| u32::try_from(n % vocabulary).unwrap_or(0));
+            let submission = Submission {
+                id: SequenceId(number),
+                tenant: tenant.clone(),
+                weight: 1,
+                kv_blocks_max: u32::MAX,
+                context_max: u32::MAX,
+                prompt: ids.take(prompt).collect(),
+                tokens_max: Some(tokens),
+                deadline: None,
+            };
+            scheduler.submit(submission).map_err(BenchError::Refused)?;
+        }
+        Ok(Run { scheduler, batch: Batch::default() })
+    }
+}
+
+/// Sequences that may decode at once, by the memory a bench may take.
+pub const SEQUENCES_MAX: usize = 16;
+
+/// One measured run.
+struct Run {
+    scheduler: Scheduler,
+    batch: Batch,
+}
+
+impl Run {
+    fn step(&mut self, executor: &mut dyn Executor) -> Result<(), BenchError> {
+        self.scheduler.plan_batch(Instant::now(), &mut self.batch);
+        executor.forward(&self.batch).map_err(BenchError::Forward)?;
+        self.scheduler.commit();
+        let mut output = 0;
+        for span in &self.batch.spans {
+            let last = span.first_row + span.rows - 1;
+            if self.batch.outputs.get(output).is_some_and(|&row| row as usize == last) {
+                let token = sampler::argmax(executor.logits(output)).unwrap_or(0);
+                if self.scheduler.advance(span.sequence, token).is_some() {
+                    self.scheduler.end(span.sequence);
+                }
+                output += 1;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! A loaded model behind the port: everything that waits or computes is on the engine's thread.
+
+mod board;
+mod worker;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::Instant,
+};
+
+use realm_core::{
+    auth::Caller,
+    engine::{ChatMessage, Engine, EngineInfo, EngineLoad, Generation, TextError, TokenStream},
+    name::ModelName,
+    refusal::Refusal,
+};
+
+use self::{board::Board, worker::Worker};
+use crate::{
+    batch::SequenceId,
+    forward::Executor,
+    kv::Namespace,
+    output::Output,
+    scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission},
+    template::ChatTemplate,
+    tokenizer::{Special, Tokenizer},
+};
+
+/// Commands that may wait for the end of a step: as many as may wait for their turn, because each
+/// is one sequence.
+const COMMANDS_MAX: usize = crate::load::QUEUED_MAX;
+
+/// What the thread is told. That a sequence is no longer wanted it sees by itself, when the reading
+/// end of its stream is gone.
+enum Command {
+    Submit(Box<(Submission, Output)>),
+    Drain,
+}
+
+/// What an engine is made of.
+pub(crate) struct Parts {
+    pub(crate) model: ModelName,
+    pub(crate) architecture: &'static str,
+    pub(crate) context: u32,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) namespace: Namespace,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) executor: Box<dyn Executor>,
+}
+
+/// The engine of one loaded model. Dropping it ends its thread at the next step, and with it the
+/// sequences that run.
+pub struct EngineHandle {
+    info: EngineInfo,
+    device: String,
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    namespace: Namespace,
+    commands: SyncSender<Command>,
+    board: Arc<Board>,
+    sequences: AtomicU64,
+}
+
+impl EngineHandle {
+    pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
+        let Parts { model, architecture, context, tokenizer, template, namespace, .. } = parts;
+        let block_tokens = parts.scheduler.block_tokens();
+        let info = EngineInfo {
+            model,
+            architecture: architecture.to_owned(),
+            context,
+            vocabulary: u32::try_from(tokenizer.len()).unwrap_or(u32::MAX),
+            block_tokens: u32::try_from(block_tokens).unwrap_or(u32::MAX),
+            has_chat_template: template.is_some(),
+        };
+        let tokenizer = Arc::new(tokenizer);
+        let board = Arc::new(Board::default());
+        let device = parts.executor.describe();
+        let (commands, received) = sync_channel(COMMANDS_MAX);
+        let worker = Worker::new(
+            received,
+            parts.scheduler,
+            parts.executor,
+            tokenizer.clone(),
+            board.clone(),
+        );
+        thread::Builder::new().name("realm-engine".to_owned()).spawn(move || worker.run())?;
+        let sequences = AtomicU64::new(0);
+        Ok(Self { info, device, tokenizer, template, namespace, commands, board, sequences })
+    }
+
+    /// The device in words.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Refuses what comes from now on; what runs or waits goes on to its end.
+    pub fn drain(&self) {
+        self.board.drain();
+        // The thread refuses by itself what is already on its way; a queue that is full of such
+        // is refused by the board from here on.
+        let _ = self.commands.try_send(Command::Drain);
+    }
+
+    fn submission(&self, caller: &Caller, generation: Generation, now: Instant) -> Submission {
+        let rights = caller.rights();
+        let deadline = generation.deadline.map(|at| {
+            let left = at.saturating_duration_since(now).as_millis();
+            Deadline { at, ms: u64::try_from(left).unwrap_or(u64::MAX) }
+        });
+        Submission {
+            id: SequenceId(self.sequences.fetch_add(1, Ordering::Relaxed)),
+            tenant: caller.tenant().clone(),
+            weight: rights.weight,
+            kv_blocks_max: rights.limits.kv_blocks_max,
+            context_max: rights.limits.context_max,
+            prompt: generation.prompt,
+            tokens_max: generation.tokens_max,
+            deadline,
+        }
+    }
+
+    /// Refuses a prompt that the thread need not see.
+    fn check(&self, prompt: &[u32]) -> Result<(), Refusal> {
+        let tokens_max = self.info.context as usize;
+        if prompt.len() >= tokens_max {
+            return Err(Refusal::TooLong { tokens: prompt.len(), tokens_max });
+        }
+        let vocabulary = self.info.vocabulary;
+        match prompt.iter().find(|&&id| id >= vocabulary) {
+            Some(&id) => {
+                Err(Refusal::Invalid(TextError::UnknownToken { id, vocabulary }.to_string()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Engine for EngineHandle {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
+        self.tokenizer.encode(text, if special { Special::Token } else { Special::Text })
+    }
+
+    fn detokenize(&self, ids: &[u32]) -> Result<Vec<u8>, TextError> {
+        self.tokenizer.decode(ids)
+    }
+
+    fn tokenize_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, TextError> {
+        let template = self.template.as_ref().ok_or(TextError::NoChatTemplate)?;
+        template.encode(messages, &self.tokenizer)
+    }
+
+    fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal> {
+        self.check(&generation.prompt)?;
+        let seed = self.namespace.draw(self.sequences.load(Ordering::Relaxed));
+        let (output, stream) = Output::new(&generation, seed)?;
+        let submission = self.submission(caller, generation, Instant::now());
+        self.board.enter(caller.tenant(), &self.info.model)?;
+        let command = Command::Submit(Box::new((submission, output)));
+        match self.commands.try_send(command) {
+            Ok(()) => Ok(stream),
+            Err(TrySendError::Full(_)) => {
+                self.board.turn_back(caller.tenant());
+                Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                self.board.turn_back(caller.tenant());
+                Err(Refusal::Internal)
+            }
+        }
+    }
+
+    fn load(&self) -> EngineLoad {
+        self.board.load()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! What the handle and the thread both see: how busy the engine is, and who has sequences in it.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use realm_core::{
+    engine::EngineLoad,
+    name::{ModelName, TenantName},
+    refusal::Refusal,
+};
+
+use crate::{
+    load::RUNNING_MAX,
+    scheduler::{BUSY_RETRY_MS, Scheduler},
+};
+
+/// Sequences one tenant may have waiting and running in one engine: as many as could run if it
+/// were alone, so that sixteen tenants that flood do not fill the queue for the others.
+pub(super) const OPEN_PER_TENANT_MAX: u32 = RUNNING_MAX as u32;
+
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    load: EngineLoad,
+    /// Sequences that are on their way to the thread.
+    on_the_way: u32,
+    open: HashMap<TenantName, u32>,
+    draining: bool,
+}
+
+impl Board {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is plain numbers, each written whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn drain(&self) {
+        self.state().draining = true;
+    }
+
+    /// Counts a sequence in, if its tenant may have another.
+    pub(super) fn enter(&self, tenant: &TenantName, model: &ModelName) -> Result<(), Refusal> {
+        let mut state = self.state();
+        if state.load.failed {
+            let reason = "its forward pass failed several times in a row".to_owned();
+            return Err(Refusal::ModelNotReady { model: model.to_string(), reason });
+        }
+        if state.draining {
+            return Err(Refusal::Draining);
+        }
+        let open = state.open.entry(tenant.clone()).or_default();
+        if *open >= OPEN_PER_TENANT_MAX {
+            return Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS });
+        }
+        *open += 1;
+        state.on_the_way += 1;
+        Ok(())
+    }
+
+    /// Counts out a sequence that never reached the thread.
+    pub(super) fn turn_back(&self, tenant: &TenantName) {
+        self.state().on_the_way -= 1;
+        self.leave(tenant);
+    }
+
+    /// Counts out a sequence that has ended.
+    pub(super) fn leave(&self, tenant: &TenantName) {
+        let mut state = self.state();
+        if let Some(open) = state.open.get_mut(tenant) {
+            *open -= 1;
+            if *open == 0 {
+                state.open.remove(tenant);
+            }
+        }
+    }
+
+    /// Shows the scheduler's numbers, after `arrived` sequences have reached it.
+    pub(super) fn publish(&self, scheduler: &Scheduler, arrived: u32, failed: bool) {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let pool = scheduler.pool();
+        let totals = scheduler.totals();
+        let mut state = self.state();
+        state.on_the_way -= arrived;
+        state.load = EngineLoad {
+            sequences_queued: count(scheduler.queued()),
+            sequences_running: count(scheduler.running()),
+            kv_blocks_used: count(pool.used()),
+            kv_blocks_cached: count(pool.idle()),
+            kv_blocks_total: count(pool.total()),
+            prompt_tokens_total: totals.prompt_tokens,
+            cached_tokens_total: totals.cached_tokens,
+            generated_tokens_total: totals.generated_tokens,
+            failed,
+        };
+    }
+
+    pub(super) fn load(&self) -> EngineLoad {
+        let state = self.state();
+        let sequences_queued = state.load.sequences_queued + state.on_the_way;
+        EngineLoad { sequences_queued, ..state.load }
+    }
+}

@@ -1,0 +1,179 @@
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use realm_core::{
+    auth::{Credential, Roster, verify},
+    desired::{ApiKey, DesiredTenant, Limits as Rights, Program, ProgramLimits, Sha256},
+    engine::{Finish, Sampling, TokenEvent},
+    name::TenantName,
+};
+use realm_kernels::backend::{BackendError, KvType};
+
+use super::*;
+use crate::{
+    batch::Batch,
+    gguf::{Array, Gguf, Value, writer},
+    kv::{BlockPool, Secret},
+    scheduler::Limits,
+};
+
+const BLOCK: usize = 4;
+
+/// An executor that always answers token 1, and fails when a row's token is told to make it.
+struct Scripted {
+    forwards: Arc<AtomicUsize>,
+}
+
+const ERROR: u32 = 2;
+const PANIC: u32 = 3;
+const LOGITS: [f32; 5] = [0.0, 1.0, 0.0, 0.0, 0.0];
+
+impl Executor for Scripted {
+    fn forward(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        self.forwards.fetch_add(1, Ordering::SeqCst);
+        assert!(!batch.tokens.contains(&PANIC), "told to");
+        if batch.tokens.contains(&ERROR) {
+            return Err(BackendError::OutOfMemory { bytes: 1 });
+        }
+        Ok(())
+    }
+
+    fn logits(&self, _: usize) -> &[f32] {
+        &LOGITS
+    }
+
+    fn describe(&self) -> String {
+        "scripted".to_owned()
+    }
+}
+
+fn tokenizer() -> Tokenizer {
+    let texts = |texts: &[&str]| {
+        Value::Array(Array::String(texts.iter().map(|&text| text.to_owned()).collect()))
+    };
+    let pairs = [
+        ("tokenizer.ggml.model", Value::String("gpt2".to_owned())),
+        ("tokenizer.ggml.pre", Value::String("smollm".to_owned())),
+        ("tokenizer.ggml.tokens", texts(&["a", "b", "c", "d", "e"])),
+        ("tokenizer.ggml.token_type", Value::Array(Array::I32(vec![1; 5]))),
+        ("tokenizer.ggml.merges", texts(&[])),
+    ];
+    let mut bytes = Vec::new();
+    writer::write(&mut bytes, &pairs.map(|(key, value)| (key.to_owned(), value)), &[]).unwrap();
+    Tokenizer::of(&Gguf::parse(bytes).unwrap()).unwrap()
+}
+
+fn engine() -> (EngineHandle, Arc<AtomicUsize>) {
+    let namespace = Namespace::new(Secret([1; 32]), Sha256([1; 32]), KvType::F16);
+    let limits = Limits { context: 64, batch_tokens: 32, running: 8, queued: 100 };
+    let pool = BlockPool::new(64, BLOCK, namespace.clone());
+    let forwards = Arc::new(AtomicUsize::new(0));
+    let handle = EngineHandle::start(Parts {
+        model: ModelName::new("default", "scripted").unwrap(),
+        architecture: "scripted",
+        context: 64,
+        tokenizer: tokenizer(),
+        template: None,
+        namespace,
+        scheduler: Scheduler::new(limits, BLOCK, pool),
+        executor: Box::new(Scripted { forwards: forwards.clone() }),
+    });
+    (handle.unwrap(), forwards)
+}
+
+fn caller(name: &str) -> Caller {
+    let program = ProgramLimits {
+        memory_bytes_max: 0,
+        fuel_max: 0,
+        host_calls_max: 0,
+        output_bytes_max: 0,
+        deadline_ms: 0,
+    };
+    let tenant = DesiredTenant {
+        name: TenantName::new("default", name).unwrap(),
+        weight: 1,
+        suspended: false,
+        limits: Rights {
+            requests_per_minute: 1,
+            input_tokens_per_minute: 1,
+            output_tokens_per_minute: 1,
+            calls_max: 1,
+            context_max: 64,
+            kv_blocks_max: 64,
+            program,
+        },
+        models: Vec::new(),
+        pipelines: BTreeMap::new(),
+        keys: vec![ApiKey {
+            name: "key".to_owned(),
+            sha256: Credential::of(name).digest(),
+            expires_at: None,
+            disabled: false,
+        }],
+        program: Program::BuiltIn,
+        config: BTreeMap::new(),
+    };
+    verify(&Roster::new([Arc::new(tenant)]), Credential::of(name), 0).unwrap()
+}
+
+fn run(engine: &EngineHandle, prompt: &[u32]) -> Result<Finish, Refusal> {
+    let mut stream = engine.generate(
+        &caller("a"),
+        Generation {
+            prompt: prompt.to_vec(),
+            sampling: Sampling::default(),
+            tokens_max: Some(3),
+            stop: Vec::new(),
+            deadline: None,
+        },
+    )?;
+    loop {
+        match stream.blocking_recv().unwrap() {
+            TokenEvent::Token(token) => assert_eq!(token.id, 1),
+            TokenEvent::Finished { finish, .. } => return Ok(finish),
+            TokenEvent::Failed(refusal) => return Err(refusal),
+        }
+    }
+}
+
+#[test]
+fn a_forward_that_fails_or_panics_ends_its_own_sequences_only() {
+    let (engine, _) = engine();
+    for bad in [ERROR, PANIC] {
+        assert_eq!(run(&engine, &[0, bad]), Err(Refusal::Internal));
+        assert_eq!(run(&engine, &[0, 1]), Ok(Finish::Length));
+        assert_eq!((engine.load().kv_blocks_used, engine.load().failed), (0, false));
+    }
+}
+
+#[test]
+fn an_engine_that_keeps_failing_says_so_and_refuses() {
+    let (engine, _) = engine();
+    for _ in 0..3 {
+        assert_eq!(run(&engine, &[PANIC]), Err(Refusal::Internal));
+    }
+    assert!(engine.load().failed);
+    assert!(matches!(run(&engine, &[1]), Err(Refusal::ModelNotReady { .. })));
+}
+
+#[test]
+fn blocks_of_a_failed_step_are_never_found_in_the_cache() {
+    let (engine, _) = engine();
+    let prompt: Vec<u32> = [[0, 1, 4, 0], [1, 4, 0, PANIC]].concat();
+    assert_eq!(run(&engine, &prompt), Err(Refusal::Internal));
+    let load = engine.load();
+    assert_eq!((load.kv_blocks_used, load.kv_blocks_cached), (0, 0));
+}
+
+#[test]
+fn an_idle_engine_computes_nothing() {
+    let (engine, forwards) = engine();
+    run(&engine, &[0, 1]).unwrap();
+    let after = forwards.load(Ordering::SeqCst);
+    assert_eq!(after, 3, "a prompt and two more tokens");
+    engine.drain();
+    assert_eq!(run(&engine, &[0]), Err(Refusal::Draining));
+    assert_eq!(forwards.load(Ordering::SeqCst), after);
+}

@@ -1,0 +1,225 @@
+//! The engine's thread: commands in, one step, tokens out. It alone owns the scheduler and the
+//! model, and it sleeps when there is nothing to do.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        mpsc::{Receiver, TryRecvError},
+    },
+    time::Instant,
+};
+
+use realm_core::{engine::TokenEvent, name::TenantName, refusal::Refusal};
+use tokio::sync::mpsc;
+
+use super::{Command, board::Board};
+use crate::{
+    batch::{Batch, SequenceId},
+    forward::Executor,
+    output::Output,
+    scheduler::{Scheduler, Submission},
+    tokenizer::Tokenizer,
+};
+
+/// Steps that may fail one after the other before the engine gives up. One failure may be the
+/// fault of what was computed; three in a row, with different sequences each, are the engine's.
+const FAILURES_MAX: u32 = 3;
+
+/// A sequence in the thread's care.
+struct Open {
+    tenant: TenantName,
+    output: Output,
+}
+
+pub(super) struct Worker {
+    commands: Receiver<Command>,
+    scheduler: Scheduler,
+    executor: Box<dyn Executor>,
+    tokenizer: Arc<Tokenizer>,
+    board: Arc<Board>,
+    open: HashMap<SequenceId, Open>,
+    batch: Batch,
+    /// Events of this step, sent once the board shows what they mean.
+    outbox: Vec<(mpsc::Sender<TokenEvent>, TokenEvent)>,
+    /// Sequences that arrived since the board was last written.
+    arrived: u32,
+    failures: u32,
+}
+
+impl Worker {
+    pub(super) fn new(
+        commands: Receiver<Command>,
+        scheduler: Scheduler,
+        executor: Box<dyn Executor>,
+        tokenizer: Arc<Tokenizer>,
+        board: Arc<Board>,
+    ) -> Self {
+        board.publish(&scheduler, 0, false);
+        Self {
+            commands,
+            scheduler,
+            executor,
+            tokenizer,
+            board,
+            open: HashMap::new(),
+            batch: Batch::default(),
+            outbox: Vec::new(),
+            arrived: 0,
+            failures: 0,
+        }
+    }
+
+    /// Runs until the handle is gone.
+    pub(super) fn run(mut self) {
+        while self.take_commands() {
+            self.drop_unread();
+            for (id, refusal) in self.scheduler.plan_batch(Instant::now(), &mut self.batch) {
+                self.fail(id, refusal);
+            }
+            if !self.batch.is_empty() {
+                self.step();
+            }
+            self.publish_and_send();
+        }
+        self.fail_all(&Refusal::Draining);
+        self.publish_and_send();
+    }
+
+    /// Takes what has come, and waits for it only when there is nothing else to do. `false` once
+    /// nothing can come any more.
+    fn take_commands(&mut self) -> bool {
+        if self.scheduler.is_idle() {
+            match self.commands.recv() {
+                Ok(command) => self.apply(command),
+                Err(_) => return false,
+            }
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.apply(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Submit(submit) => self.submit(*submit),
+            Command::Drain => self.scheduler.drain(),
+        }
+    }
+
+    fn submit(&mut self, (submission, output): (Submission, Output)) {
+        self.arrived += 1;
+        let (id, tenant) = (submission.id, submission.tenant.clone());
+        self.open.insert(id, Open { tenant, output });
+        if let Err(refusal) = self.scheduler.submit(submission) {
+            self.fail(id, refusal);
+        }
+    }
+
+    /// Ends the sequences whose stream nobody holds any more.
+    fn drop_unread(&mut self) {
+        let unread = self.open.iter().filter(|(_, open)| open.output.is_closed());
+        let unread: Vec<SequenceId> = unread.map(|(id, _)| *id).collect();
+        for id in unread {
+            self.fail(id, Refusal::Cancelled);
+        }
+    }
+
+    fn step(&mut self) {
+        let Self { executor, batch, .. } = &mut *self;
+        // The scheduler has not changed since the plan, and what a failed forward leaves in the
+        // cache belongs to sequences that end below, unsealed: nobody will find it.
+        let computed = catch_unwind(AssertUnwindSafe(|| executor.forward(batch)));
+        match computed {
+            Ok(Ok(())) => {
+                self.failures = 0;
+                self.scheduler.commit();
+                self.sample();
+            }
+            Ok(Err(error)) => self.step_failed(&error.to_string()),
+            Err(_) => self.step_failed("it panicked"),
+        }
+    }
+
+    fn step_failed(&mut self, reason: &str) {
+        self.failures += 1;
+        if self.failures >= FAILURES_MAX {
+            tracing::error!(reason, "the forward pass keeps failing; the engine gives up");
+            self.fail_all(&Refusal::Internal);
+            return;
+        }
+        // What is in a batch is the tenants' choice, so a single failure is not told to everybody.
+        tracing::debug!(reason, "a forward pass failed");
+        let ids: Vec<SequenceId> = self.batch.spans.iter().map(|span| span.sequence).collect();
+        for id in ids {
+            self.fail(id, Refusal::Internal);
+        }
+    }
+
+    /// Gives every sequence whose logits were computed its next token.
+    fn sample(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        let mut output = 0;
+        for span in &batch.spans {
+            let last = span.first_row + span.rows - 1;
+            if batch.outputs.get(output).is_some_and(|&row| row as usize == last) {
+                self.advance(span.sequence, output);
+                output += 1;
+            }
+        }
+        self.batch = batch;
+    }
+
+    fn advance(&mut self, id: SequenceId, output: usize) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        let logits = self.executor.logits(output);
+        let Some(token) = open.output.sampler.pick(logits, self.scheduler.position(id)) else {
+            self.fail(id, Refusal::Internal);
+            return;
+        };
+        if open.output.is_full() {
+            self.fail(id, Refusal::SlowReader);
+            return;
+        }
+        let length = self.scheduler.advance(id, token);
+        let (token, finish) = open.output.push(token, length, &self.tokenizer);
+        self.outbox.push((open.output.sender(), TokenEvent::Token(token)));
+        let Some(finish) = finish else { return };
+        let Some(usage) = self.scheduler.end(id) else { return };
+        self.close(id, TokenEvent::Finished { finish, usage });
+    }
+
+    fn fail(&mut self, id: SequenceId, refusal: Refusal) {
+        self.scheduler.end(id);
+        self.close(id, TokenEvent::Failed(refusal));
+    }
+
+    fn fail_all(&mut self, refusal: &Refusal) {
+        let ids: Vec<SequenceId> = self.open.keys().copied().collect();
+        for id in ids {
+            self.fail(id, refusal.clone());
+        }
+    }
+
+    fn close(&mut self, id: SequenceId, last: TokenEvent) {
+        if let Some(Open { tenant, output }) = self.open.remove(&id) {
+            self.board.leave(&tenant);
+            self.outbox.push((output.sender(), last));
+        }
+    }
+
+    /// Shows the new state before anybody can react to what is sent.
+    fn publish_and_send(&mut self) {
+        let failed = self.failures >= FAILURES_MAX;
+        self.board.publish(&self.scheduler, std::mem::take(&mut self.arrived), failed);
+        for (sender, event) in self.outbox.drain(..) {
+            // There is room, or the reader is gone: a full stream was ended instead of written to.
+            let _ = sender.try_send(event);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Logits and perplexity of given tokens, through the very forward pass that serves.
+
+use std::path::Path;
+
+use realm_core::engine::TextError;
+use realm_kernels::{
+    backend::{BackendError, KvType},
+    cpu::{self, Cpu},
+};
+use thiserror::Error;
+
+use crate::{
+    batch::{Batch, SequenceId},
+    forward::{Capacity, Executor},
+    gguf::{Gguf, GgufError},
+    load::{BLOCK_TOKENS, LoadError, Opened},
+    tokenizer::{Special, Tokenizer},
+};
+
+/// Rows computed together. All of them may want logits, which is what limits it.
+const ROWS: usize = 64;
+
+/// How to open a model for evaluation.
+#[derive(Clone, Debug)]
+pub struct EvalOptions {
+    /// Tokens that one evaluation may hold.
+    pub context: u32,
+    pub kv_type: KvType,
+    pub threads: Option<usize>,
+}
+
+/// Why tokens could not be evaluated.
+#[derive(Debug, Error)]
+pub enum EvalError {
+    #[error("opening the model")]
+    Open(#[source] GgufError),
+    #[error("loading the model")]
+    Load(#[source] LoadError),
+    #[error("tokenizing")]
+    Text(#[source] TextError),
+    #[error("{tokens} tokens do not fit into a context of {context}")]
+    TooLong { tokens: usize, context: usize },
+    #[error("token {id} is not in the vocabulary of {vocabulary}")]
+    UnknownToken { id: u32, vocabulary: usize },
+    #[error("a text of {tokens} tokens has no whole chunk of {chunk}")]
+    TooShort { tokens: usize, chunk: usize },
+    #[error("computing")]
+    Forward(#[source] BackendError),
+}
+
+/// Exp of the mean negative log-likelihood, and of how many tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Perplexity {
+    pub value: f64,
+    pub tokens: usize,
+}
+
+/// A model loaded for evaluation.
+pub struct Evaluation {
+    executor: Box<dyn Executor>,
+    tokenizer: Tokenizer,
+    context: usize,
+    batch: Batch,
+}
+
+impl Evaluation {
+    pub fn open(path: &Path, options: &EvalOptions) -> Result<Self, EvalError> {
+        Self::of(Gguf::open(path).map_err(EvalError::Open)?, options)
+    }
+
+    pub fn of(gguf: Gguf, options: &EvalOptions) -> Result<Self, EvalError> {
+        let opened = Opened::of(gguf).map_err(EvalError::Load)?;
+        let context = options.context as usize;
+        let capacity = Capacity {
+            rows: ROWS,
+            outputs: ROWS,
+            blocks: context.div_ceil(BLOCK_TOKENS),
+            block_tokens: BLOCK_TOKENS,
+            kv_type: options.kv_type,
+        };
+        let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
+        let executor = opened.on_cpu(cpu, capacity).map_err(EvalError::Load)?;
+        let Opened { tokenizer, .. } = opened;
+        Ok(Self { executor, tokenizer, context, batch: Batch::default() })
+    }
+
+    /// The ids of `text`, read as text.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, EvalError> {
+        self.tokenizer.encode(text, Special::Text).map_err(EvalError::Text)
+    }
+
+    /// Computes `tokens` as one sequence and shows the logits behind each token from `from` on:
+    /// `visit(position, logits)` sees what predicts the token at `position + 1`.
+    pub fn logits(
+        &mut self,
+        tokens: &[u32],
+        from: usize,
+        visit: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), EvalError> {
+        if tokens.len() > self.context {
+            return Err(EvalError::TooLong { tokens: tokens.len(), context: self.context });
+        }
+        let vocabulary = self.tokenizer.len();
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(EvalError::UnknownToken { id, vocabulary });
+        }
+        let blocks = u32::try_from(self.context.div_ceil(BLOCK_TOKENS)).unwrap_or(u32::MAX);
+        let table: Vec<u32> = (0..blocks).collect();
+        for (chunk, rows) in tokens.chunks(ROWS).enumerate() {
+            let past = chunk * ROWS;
+            self.batch.clear();
+            self.batch.push(SequenceId(0), rows, past, &table, BLOCK_TOKENS);
+            let wanted = from.saturating_sub(past).min(rows.len())..rows.len();
+            self.batch.outputs.extend(wanted.clone().filter_map(|row| u32::try_from(row).ok()));
+            self.executor.forward(&self.batch).map_err(EvalError::Forward)?;
+            for (output, row) in wanted.enumerate() {
+                visit(past + row, self.executor.logits(output));
+            }
+        }
+        Ok(())
+    }
+
+    /// Perplexity by chunks: each begins anew, and the predictions of its second half count. What
+    /// is left of the text after the last whole chunk is not read.
+    pub fn perplexity(&mut self, tokens: &[u32], chunk: usize) -> Result<Perplexity, EvalError> {
+        let mut sum = 0.0;
+        let mut count = 0;
+        for part in tokens.chunks_exact(chunk.max(2)) {
+            let first = part.len() / 2;
+            self.logits(part, first, &mut |position, logits| {
+                if let Some(&next) = part.get(position + 1) {
+                    sum -= log_likelihood(logits, next);
+                    count += 1;
+                }
+            })?;
+        }
+        if count == 0 {
+            return Err(EvalError::TooShort { tokens: tokens.len(), chunk });
+        }
+        Ok(Perplexity { value: (sum / f64::from(count)).exp(), tokens: count as usize })
+    }
+}
+
+/// The logarithm of the probability of `id`.
+fn log_likelihood(logits: &[f32], id: u32) -> f64 {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - most).exp()).sum();
+    let logit = logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    f64::from(logit - most) - sum.ln()
+}

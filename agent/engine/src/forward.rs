@@ -1,0 +1,274 @@
+//! The forward pass: one for every architecture and every backend.
+//!
+//! Rows of several sequences go through the layers together, whether they are one sequence's next
+//! token or a chunk of another's prompt; only attention looks at whose rows they are.
+
+use realm_kernels::backend::{
+    Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, Span, StepLimits,
+};
+
+use crate::{
+    architecture::Architecture,
+    batch::Batch,
+    weights::{Layer, Weights},
+};
+
+/// A loaded model that computes batches.
+///
+/// The engine holds it boxed: the backend is chosen once, at load.
+pub(crate) trait Executor: Send {
+    /// Computes a batch; its logits can be read until the next one.
+    fn forward(&mut self, batch: &Batch) -> Result<(), BackendError>;
+
+    /// The logits of the batch's output number `output`: `(vocabulary)`.
+    fn logits(&self, output: usize) -> &[f32];
+
+    /// The device in words.
+    fn describe(&self) -> String;
+}
+
+/// The largest step and cache a model is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    /// Tokens in one batch.
+    pub(crate) rows: usize,
+    /// Rows of one batch whose logits are wanted.
+    pub(crate) outputs: usize,
+    pub(crate) blocks: usize,
+    pub(crate) block_tokens: usize,
+    pub(crate) kv_type: KvType,
+}
+
+impl Capacity {
+    pub(crate) const fn kv_shape(&self, architecture: &Architecture) -> KvShape {
+        KvShape {
+            layers: architecture.layers,
+            kv_heads: architecture.kv_heads,
+            head_dim: architecture.head_dim,
+            blocks: self.blocks,
+            block_tokens: self.block_tokens,
+            kv_type: self.kv_type,
+        }
+    }
+
+    /// Bytes of activations and logits, on the device and beside it.
+    pub(crate) const fn activation_bytes(&self, a: &Architecture, vocabulary: usize) -> u64 {
+        let per_row = 3 * a.width
+            + 2 * a.heads * a.head_dim
+            + 2 * a.kv_heads * a.head_dim
+            + 3 * a.feed_forward;
+        let per_output = 2 * a.width + 2 * vocabulary;
+        ((self.rows * per_row + self.outputs * per_output) as u64).saturating_mul(4)
+    }
+}
+
+/// Activations between the operations.
+struct Activations<B: Backend> {
+    /// The residual stream: `(rows, width)`.
+    x: B::Buffer,
+    /// `(rows, width)`
+    normed: B::Buffer,
+    /// `(rows, heads, head_dim)`
+    q: B::Buffer,
+    /// `(rows, kv_heads, head_dim)`
+    k: B::Buffer,
+    /// `(rows, kv_heads, head_dim)`
+    v: B::Buffer,
+    /// `(rows, heads, head_dim)`
+    attended: B::Buffer,
+    /// `(rows, width)`
+    projected: B::Buffer,
+    /// `(rows, feed_forward)`
+    gate: B::Buffer,
+    /// `(rows, feed_forward)`
+    up: B::Buffer,
+    /// `(rows, feed_forward)`
+    hidden: B::Buffer,
+    /// `(outputs, width)`
+    last: B::Buffer,
+    /// `(outputs, width)`
+    last_normed: B::Buffer,
+    /// `(outputs, vocabulary)`
+    logits: B::Buffer,
+}
+
+impl<B: Backend> Activations<B> {
+    fn new(
+        backend: &mut B,
+        a: &Architecture,
+        capacity: &Capacity,
+        vocabulary: usize,
+    ) -> Result<Self, BackendError> {
+        let (rows, outputs) = (capacity.rows, capacity.outputs);
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        Ok(Self {
+            x: backend.buffer(rows * a.width)?,
+            normed: backend.buffer(rows * a.width)?,
+            q: backend.buffer(rows * q)?,
+            k: backend.buffer(rows * kv)?,
+            v: backend.buffer(rows * kv)?,
+            attended: backend.buffer(rows * q)?,
+            projected: backend.buffer(rows * a.width)?,
+            gate: backend.buffer(rows * a.feed_forward)?,
+            up: backend.buffer(rows * a.feed_forward)?,
+            hidden: backend.buffer(rows * a.feed_forward)?,
+            last: backend.buffer(outputs * a.width)?,
+            last_normed: backend.buffer(outputs * a.width)?,
+            logits: backend.buffer(outputs * vocabulary)?,
+        })
+    }
+}
+
+/// A model on a backend.
+pub(crate) struct Forward<B: Backend> {
+    backend: B,
+    architecture: Architecture,
+    weights: Weights<B>,
+    kv: B::KvCache,
+    activations: Activations<B>,
+    /// The logits of the last batch: `(outputs, vocabulary)`.
+    logits: Vec<f32>,
+    vocabulary: usize,
+    capacity: Capacity,
+}
+
+impl<B: Backend> Forward<B> {
+    /// Allocates everything that steps will need.
+    pub(crate) fn new(
+        mut backend: B,
+        architecture: Architecture,
+        weights: Weights<B>,
+        vocabulary: usize,
+        capacity: Capacity,
+    ) -> Result<Self, BackendError> {
+        let a = &architecture;
+        let widest = a.width.max(a.feed_forward).max(a.heads * a.head_dim);
+        backend.reserve(StepLimits { rows: capacity.rows, cols: widest })?;
+        let kv = backend.kv_cache(capacity.kv_shape(a))?;
+        let activations = Activations::new(&mut backend, a, &capacity, vocabulary)?;
+        let logits = vec![0.0; capacity.outputs * vocabulary];
+        Ok(Self { backend, architecture, weights, kv, activations, logits, vocabulary, capacity })
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), BackendError> {
+        let within = |what, have, need| {
+            if have <= need {
+                Ok(())
+            } else {
+                Err(BackendError::Shape { op: "forward", what, need, have })
+            }
+        };
+        within("rows of the batch", batch.tokens.len(), self.capacity.rows)?;
+        within("outputs of the batch", batch.outputs.len(), self.capacity.outputs)
+    }
+
+    /// The logits of the wanted rows, left in `self.logits`.
+    fn head(&mut self, outputs: &[u32]) -> Result<(), BackendError> {
+        let Self { backend, architecture: a, weights, activations: t, .. } = self;
+        let rows = outputs.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        backend.gather_rows(&t.x, a.width, outputs, &mut t.last)?;
+        backend.rms_norm(&t.last, &weights.output_norm, a.rms_eps, rows, &mut t.last_normed)?;
+        let mut product = [Product { matrix: weights.head(), out: &mut t.logits }];
+        backend.matmul(&t.last_normed, rows, &mut product)?;
+        backend.read(&t.logits, 0, &mut self.logits[..rows * self.vocabulary])
+    }
+}
+
+impl<B: Backend> Executor for Forward<B> {
+    fn forward(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        self.check(batch)?;
+        let spans: Vec<Span<'_>> = batch
+            .spans
+            .iter()
+            .map(|span| Span {
+                first_row: span.first_row,
+                rows: span.rows,
+                past: span.past,
+                blocks: &batch.tables[span.table.clone()],
+            })
+            .collect();
+        let Self { backend, architecture, weights, kv, activations, .. } = self;
+        backend.embed(&weights.embedding, &batch.tokens, &mut activations.x)?;
+        for (index, layer) in weights.layers.iter().enumerate() {
+            let mut step = LayerStep {
+                backend,
+                a: architecture,
+                layer,
+                t: activations,
+                rows: batch.tokens.len(),
+            };
+            step.attend(index, batch, &spans, &weights.rope_frequencies, kv)?;
+            step.feed_forward()?;
+        }
+        self.head(&batch.outputs)
+    }
+
+    fn logits(&self, output: usize) -> &[f32] {
+        &self.logits[output * self.vocabulary..][..self.vocabulary]
+    }
+
+    fn describe(&self) -> String {
+        self.backend.describe()
+    }
+}
+
+/// One layer at work on one batch.
+struct LayerStep<'a, B: Backend> {
+    backend: &'a mut B,
+    a: &'a Architecture,
+    layer: &'a Layer<B>,
+    t: &'a mut Activations<B>,
+    rows: usize,
+}
+
+impl<B: Backend> LayerStep<'_, B> {
+    /// `x = x + out(attention(rope(q(norm(x))), rope(k(norm(x))), v(norm(x))))`
+    fn attend(
+        &mut self,
+        index: usize,
+        batch: &Batch,
+        spans: &[Span<'_>],
+        frequencies: &B::Buffer,
+        kv: &mut B::KvCache,
+    ) -> Result<(), BackendError> {
+        let Self { backend, a, layer, t, rows } = self;
+        let rows = *rows;
+        backend.rms_norm(&t.x, &layer.attention_norm, a.rms_eps, rows, &mut t.normed)?;
+        let mut products = [
+            Product { matrix: &layer.q, out: &mut t.q },
+            Product { matrix: &layer.k, out: &mut t.k },
+            Product { matrix: &layer.v, out: &mut t.v },
+        ];
+        backend.matmul(&t.normed, rows, &mut products)?;
+        let shape = |heads| RopeShape { heads, head_dim: a.head_dim, style: a.rope };
+        backend.rope(&mut t.q, &batch.positions, frequencies, shape(a.heads))?;
+        backend.rope(&mut t.k, &batch.positions, frequencies, shape(a.kv_heads))?;
+        backend.kv_store(kv, index, &batch.slots, &t.k, &t.v)?;
+        #[expect(clippy::cast_possible_truncation, reason = "the nearest f32 is meant")]
+        let scale = (1.0 / (a.head_dim as f64).sqrt()) as f32;
+        let call = Attention { layer: index, heads: a.heads, scale, spans };
+        backend.attention(kv, &call, &t.q, &mut t.attended)?;
+        let mut product = [Product { matrix: &layer.attention_out, out: &mut t.projected }];
+        backend.matmul(&t.attended, rows, &mut product)?;
+        backend.add(&mut t.x, &t.projected, rows * a.width)
+    }
+
+    /// `x = x + down(silu(gate(norm(x))) * up(norm(x)))`
+    fn feed_forward(&mut self) -> Result<(), BackendError> {
+        let Self { backend, a, layer, t, rows } = self;
+        let rows = *rows;
+        backend.rms_norm(&t.x, &layer.feed_forward_norm, a.rms_eps, rows, &mut t.normed)?;
+        let mut products = [
+            Product { matrix: &layer.gate, out: &mut t.gate },
+            Product { matrix: &layer.up, out: &mut t.up },
+        ];
+        backend.matmul(&t.normed, rows, &mut products)?;
+        backend.silu_mul(&t.gate, &t.up, rows * a.feed_forward, &mut t.hidden)?;
+        let mut product = [Product { matrix: &layer.down, out: &mut t.projected }];
+        backend.matmul(&t.hidden, rows, &mut product)?;
+        backend.add(&mut t.x, &t.projected, rows * a.width)
+    }
+}

@@ -1,0 +1,246 @@
+//! The blocks of the KV cache: who holds which, and which finished prefixes can be used again.
+//!
+//! A full block is known by the hash of everything before and in it. The chain of hashes starts at
+//! a secret mixed with the tenant's name, so a tenant finds its own prefixes and no one else's,
+//! and nothing in a request changes where its chain starts.
+
+mod chain;
+
+use std::collections::{BTreeMap, HashMap};
+
+use realm_core::name::TenantName;
+
+pub use self::chain::Secret;
+pub(crate) use self::chain::{ChainHash, Namespace};
+
+/// A block's number in the pool.
+pub(crate) type BlockId = u32;
+
+/// Why no block could be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoBlock {
+    /// The tenant's own running sequences hold all that its quota allows.
+    Quota,
+    /// Running sequences hold every block there is.
+    Exhausted,
+}
+
+/// The blocks of one sequence, in order. Made by [`BlockPool::open`] and ended by
+/// [`BlockPool::release`], which alone give and take blocks.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct BlockTable {
+    tenant: TenantName,
+    blocks: Vec<BlockId>,
+    /// How many of `blocks`, from the first on, are full and hashed.
+    sealed: usize,
+    /// The hash of the last sealed block, or where the chain starts.
+    tip: ChainHash,
+}
+
+impl BlockTable {
+    pub(crate) fn blocks(&self) -> &[BlockId] {
+        &self.blocks
+    }
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    /// Sequences that use the block.
+    refs: u32,
+    /// Under which hash the block can be found, while it can.
+    hash: Option<ChainHash>,
+    /// When it was last let go, while no one uses it and it is cached.
+    idle_since: u64,
+}
+
+/// What one tenant holds.
+#[derive(Debug, Default)]
+struct Holding {
+    /// Blocks that its sequences use.
+    used: usize,
+    /// Blocks that hold finished prefixes, by when they were last let go.
+    idle: BTreeMap<u64, BlockId>,
+}
+
+impl Holding {
+    fn all(&self) -> usize {
+        self.used + self.idle.len()
+    }
+}
+
+/// Every block of the cache.
+#[derive(Debug)]
+pub(crate) struct BlockPool {
+    block_tokens: usize,
+    blocks: Vec<Block>,
+    free: Vec<BlockId>,
+    cached: HashMap<ChainHash, BlockId>,
+    tenants: HashMap<TenantName, Holding>,
+    namespace: Namespace,
+    /// Counts releases; the least recently used is the one with the smallest count.
+    clock: u64,
+}
+
+impl BlockPool {
+    pub(crate) fn new(blocks: u32, block_tokens: usize, namespace: Namespace) -> Self {
+        Self {
+            block_tokens,
+            blocks: (0..blocks).map(|_| Block::default()).collect(),
+            free: (0..blocks).rev().collect(),
+            cached: HashMap::new(),
+            tenants: HashMap::new(),
+            namespace,
+            clock: 0,
+        }
+    }
+
+    pub(crate) const fn total(&self) -> usize {
+        self.blocks.len()
+    }
+
+    pub(crate) fn idle(&self) -> usize {
+        self.tenants.values().map(|holding| holding.idle.len()).sum()
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.total() - self.free.len() - self.idle()
+    }
+
+    /// Blocks that could be claimed now, by a tenant with the quota for them.
+    pub(crate) fn available(&self) -> usize {
+        self.free.len() + self.idle()
+    }
+
+    /// Blocks that the tenant's running sequences hold.
+    pub(crate) fn used_by(&self, tenant: &TenantName) -> usize {
+        self.tenants.get(tenant).map_or(0, |holding| holding.used)
+    }
+
+    /// Blocks that `tokens` tokens take.
+    pub(crate) const fn blocks_for(&self, tokens: usize) -> usize {
+        tokens.div_ceil(self.block_tokens)
+    }
+
+    /// Opens a table for `tokens`, with the longest prefix that the tenant's own cache holds.
+    ///
+    /// The last token is always left to compute: its logits are what the prompt is for.
+    pub(crate) fn open(&mut self, tenant: &TenantName, tokens: &[u32]) -> BlockTable {
+        let mut tip = self.namespace.root(tenant);
+        let mut blocks = Vec::new();
+        let reusable = tokens.len().saturating_sub(1) / self.block_tokens;
+        for full in tokens.chunks_exact(self.block_tokens).take(reusable) {
+            let next = tip.then(full);
+            let Some(&block) = self.cached.get(&next) else { break };
+            self.hold(tenant, block);
+            blocks.push(block);
+            tip = next;
+        }
+        BlockTable { tenant: tenant.clone(), sealed: blocks.len(), blocks, tip }
+    }
+
+    /// Takes a cached block into use.
+    fn hold(&mut self, tenant: &TenantName, id: BlockId) {
+        let block = &mut self.blocks[id as usize];
+        block.refs += 1;
+        if block.refs == 1 {
+            let holding = self.tenants.entry(tenant.clone()).or_default();
+            holding.idle.remove(&block.idle_since);
+            holding.used += 1;
+        }
+    }
+
+    /// Makes room for `tokens` tokens in all, within the tenant's quota of blocks.
+    pub(crate) fn grow(
+        &mut self,
+        table: &mut BlockTable,
+        tokens: usize,
+        quota: usize,
+    ) -> Result<(), NoBlock> {
+        while table.blocks.len() < self.blocks_for(tokens) {
+            let block = self.claim(&table.tenant, quota)?;
+            table.blocks.push(block);
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, tenant: &TenantName, quota: usize) -> Result<BlockId, NoBlock> {
+        let held = self.tenants.get(tenant).map_or(0, Holding::all);
+        if held >= quota && !self.evict(tenant) {
+            return Err(NoBlock::Quota);
+        }
+        if self.free.is_empty() {
+            // Whoever holds the most gives way, so that one tenant cannot flush another's prefixes
+            // by filling the cache with its own.
+            let fullest = self
+                .tenants
+                .iter()
+                .filter(|(_, holding)| !holding.idle.is_empty())
+                .max_by(|(a, x), (b, y)| x.all().cmp(&y.all()).then_with(|| b.cmp(a)))
+                .map(|(tenant, _)| tenant.clone());
+            if !fullest.is_some_and(|fullest| self.evict(&fullest)) {
+                return Err(NoBlock::Exhausted);
+            }
+        }
+        let id = self.free.pop().ok_or(NoBlock::Exhausted)?;
+        self.blocks[id as usize].refs = 1;
+        self.tenants.entry(tenant.clone()).or_default().used += 1;
+        Ok(id)
+    }
+
+    /// Frees the tenant's least recently used prefix block; `false` if it has none.
+    fn evict(&mut self, tenant: &TenantName) -> bool {
+        let Some(holding) = self.tenants.get_mut(tenant) else { return false };
+        let Some((_, id)) = holding.idle.pop_first() else { return false };
+        if let Some(hash) = self.blocks[id as usize].hash.take() {
+            self.cached.remove(&hash);
+        }
+        self.free.push(id);
+        true
+    }
+
+    /// Makes the blocks that the first `computed` of `tokens` fill findable.
+    pub(crate) fn seal(&mut self, table: &mut BlockTable, tokens: &[u32], computed: usize) {
+        let full = (computed / self.block_tokens).min(table.blocks.len());
+        for at in table.sealed..full {
+            let start = at * self.block_tokens;
+            table.tip = table.tip.then(&tokens[start..start + self.block_tokens]);
+            let id = table.blocks[at];
+            // Another sequence may have computed the same prefix first; its block is found, and
+            // this one is simply freed in the end.
+            if let std::collections::hash_map::Entry::Vacant(entry) = self.cached.entry(table.tip) {
+                entry.insert(id);
+                self.blocks[id as usize].hash = Some(table.tip);
+            }
+        }
+        table.sealed = table.sealed.max(full);
+    }
+
+    /// Takes a sequence's blocks back: findable ones stay cached for their tenant, others are free.
+    pub(crate) fn release(&mut self, table: BlockTable) {
+        let BlockTable { tenant, blocks, sealed: _, tip: _ } = table;
+        let holding = self.tenants.entry(tenant.clone()).or_default();
+        // From the end, so that a prefix outlives what continues it.
+        for id in blocks.into_iter().rev() {
+            let block = &mut self.blocks[id as usize];
+            block.refs -= 1;
+            if block.refs > 0 {
+                continue;
+            }
+            holding.used -= 1;
+            if block.hash.is_some() {
+                self.clock += 1;
+                block.idle_since = self.clock;
+                holding.idle.insert(self.clock, id);
+            } else {
+                self.free.push(id);
+            }
+        }
+        if holding.all() == 0 {
+            self.tenants.remove(&tenant);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! Opens a model file: reads and checks it whole, then allocates once, then starts the engine.
+
+use std::path::Path;
+
+use realm_core::{desired::Sha256, name::ModelName, report::ModelFacts};
+use realm_kernels::{
+    backend::{BackendError, KvType},
+    cpu::{self, Cpu},
+};
+use thiserror::Error;
+
+use crate::{
+    architecture::{Architecture, ArchitectureError},
+    engine::{EngineHandle, Parts},
+    forward::{Capacity, Executor, Forward},
+    gguf::{Gguf, GgufError},
+    kv::{BlockPool, Namespace, Secret},
+    scheduler::{Limits, Scheduler},
+    template::ChatTemplate,
+    tokenizer::{Tokenizer, TokenizerError},
+    weights::{Weights, WeightsError},
+};
+
+/// Tokens in one KV block: small enough that the last, half-empty block of a sequence wastes
+/// little, large enough that a context of 8192 is a table of 256.
+pub const BLOCK_TOKENS: usize = 32;
+/// Rows of one step. A small model prefills about two thousand tokens a second on two cores, so a
+/// step that is full of prompts keeps a decoding sequence waiting for about an eighth of a second.
+pub(crate) const BATCH_TOKENS: usize = 256;
+/// Sequences that run at once: four for each of sixteen busy tenants.
+pub(crate) const RUNNING_MAX: usize = 64;
+/// Sequences that may wait: as many again for each that runs, sixteen times over; at a second an
+/// answer the last of them waits a quarter of a minute.
+pub(crate) const QUEUED_MAX: usize = 1024;
+/// Whole contexts that the cache holds where nobody says how many blocks it should have.
+const CONTEXTS_DEFAULT: u32 = 4;
+
+/// How to open a model.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    pub name: ModelName,
+    /// The digest of the file, which separates its cached prefixes from those of other files.
+    pub sha256: Sha256,
+    /// Tokens one sequence may hold; `None` takes what the file says.
+    pub context: Option<u32>,
+    /// Blocks of the cache; `None` takes four whole contexts, or what memory allows.
+    pub kv_blocks: Option<u32>,
+    pub kv_type: KvType,
+    /// Threads to compute with; `None` takes one for each core there is to use.
+    pub threads: Option<usize>,
+    /// Bytes the model may take; `None` leaves it to the device.
+    pub memory_bytes_max: Option<u64>,
+    /// Random, from the caller, and the same for all models of a host or not.
+    pub secret: Secret,
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    #[error("reading the model file")]
+    File(#[source] GgufError),
+    #[error("the model cannot be run")]
+    Architecture(#[source] ArchitectureError),
+    #[error("the model's tokenizer cannot be built")]
+    Tokenizer(#[source] TokenizerError),
+    #[error("the vocabulary of {0} tokens is more than ids count")]
+    Vocabulary(usize),
+    #[error("a context of {wanted} tokens was asked for and the model was trained for {context}")]
+    Context { wanted: u32, context: u32 },
+    #[error("{blocks} KV blocks hold less than one context of {context} tokens")]
+    TooFewBlocks { blocks: u32, context: u32 },
+    #[error("the model takes {needed} bytes and {max} are allowed")]
+    TooLarge { needed: u64, max: u64 },
+    #[error("loading the weights")]
+    Weights(#[source] WeightsError),
+    #[error("allocating on the device")]
+    Device(#[source] BackendError),
+    #[error("starting the engine's thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A model file that has been read and understood, before anything is allocated for it.
+pub(crate) struct Opened {
+    pub(crate) gguf: Gguf,
+    pub(crate) facts: ModelFacts,
+    pub(crate) architecture: Architecture,
+    pub(crate) tokenizer: Tokenizer,
+}
+
+impl Opened {
+    pub(crate) fn read(path: &Path) -> Result<Self, LoadError> {
+        Self::of(Gguf::open(path).map_err(LoadError::File)?)
+    }
+
+    pub(crate) fn of(gguf: Gguf) -> Result<Self, LoadError> {
+        let facts = gguf.facts().map_err(LoadError::File)?;
+        let architecture = Architecture::of(&gguf).map_err(LoadError::Architecture)?;
+        let tokenizer = Tokenizer::of(&gguf).map_err(LoadError::Tokenizer)?;
+        if u32::try_from(tokenizer.len()).is_err() {
+            return Err(LoadError::Vocabulary(tokenizer.len()));
+        }
+        Ok(Self { gguf, facts, architecture, tokenizer })
+    }
+
+    /// Bytes the model takes at that capacity.
+    pub(crate) fn memory_bytes(&self, capacity: &Capacity) -> u64 {
+        let kv = capacity.kv_shape(&self.architecture).bytes();
+        let kv = kv.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
+        let activations = capacity.activation_bytes(&self.architecture, self.tokenizer.len());
+        self.facts.weights_bytes.saturating_add(kv).saturating_add(activations)
+    }
+
+    /// Copies the weights to the CPU and allocates what steps will need.
+    pub(crate) fn on_cpu(
+        &self,
+        mut cpu: Cpu,
+        capacity: Capacity,
+    ) -> Result<Box<dyn Executor>, LoadError> {
+        let architecture = self.architecture.clone();
+        let vocabulary = self.tokenizer.len();
+        let weights = Weights::load(&mut cpu, &self.gguf, &architecture, vocabulary)
+            .map_err(LoadError::Weights)?;
+        let forward = Forward::new(cpu, architecture, weights, vocabulary, capacity)
+            .map_err(LoadError::Device)?;
+        Ok(Box::new(forward))
+    }
+}
+
+/// Opens the model at `path` and starts its engine.
+pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFacts), LoadError> {
+    let opened = Opened::read(path)?;
+    let context = options.context.unwrap_or(opened.architecture.context);
+    if context == 0 || context > opened.architecture.context {
+        let trained = opened.architecture.context;
+        return Err(LoadError::Context { wanted: context, context: trained });
+    }
+    let capacity = capacity(&opened, &options, context)?;
+    let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
+    let executor = opened.on_cpu(cpu, capacity)?;
+    let Opened { gguf, mut facts, architecture, tokenizer } = opened;
+    facts.sha256 = Some(options.sha256);
+    let template = ChatTemplate::of(&gguf, &tokenizer).map_err(LoadError::File)?;
+    drop(gguf);
+
+    let namespace = Namespace::new(options.secret, options.sha256, options.kv_type);
+    let blocks = u32::try_from(capacity.blocks).unwrap_or(u32::MAX);
+    let pool = BlockPool::new(blocks, BLOCK_TOKENS, namespace.clone());
+    let limits = Limits {
+        context: context as usize,
+        batch_tokens: BATCH_TOKENS,
+        running: RUNNING_MAX,
+        queued: QUEUED_MAX,
+    };
+    let handle = EngineHandle::start(Parts {
+        model: options.name,
+        architecture: architecture.name,
+        context,
+        tokenizer,
+        template,
+        namespace,
+        scheduler: Scheduler::new(limits, BLOCK_TOKENS, pool),
+        executor,
+    })
+    .map_err(LoadError::Thread)?;
+    Ok((handle, facts))
+}
+
+/// How much to allocate, checked against what is allowed before anything is.
+fn capacity(opened: &Opened, options: &OpenOptions, context: u32) -> Result<Capacity, LoadError> {
+    let block_tokens = u32::try_from(BLOCK_TOKENS).unwrap_or(u32::MAX);
+    let context_blocks = context.div_ceil(block_tokens);
+    let with = |blocks: u32| Capacity {
+        rows: BATCH_TOKENS,
+        outputs: RUNNING_MAX,
+        blocks: blocks as usize,
+        block_tokens: BLOCK_TOKENS,
+        kv_type: options.kv_type,
+    };
+    let max = options.memory_bytes_max.unwrap_or(u64::MAX);
+    let fits = |blocks: &u32| opened.memory_bytes(&with(*blocks)) <= max;
+    let blocks = match options.kv_blocks {
+        Some(blocks) if blocks < context_blocks => {
+            return Err(LoadError::TooFewBlocks { blocks, context });
+        }
+        Some(blocks) => blocks,
+        // As many whole contexts as fit, and one if none does, whose size the error then tells.
+        None => (1..=CONTEXTS_DEFAULT)
+            .rev()
+            .map(|contexts| context_blocks.saturating_mul(contexts))
+            .find(fits)
+            .unwrap_or(context_blocks),
+    };
+    if !fits(&blocks) {
+        return Err(LoadError::TooLarge { needed: opened.memory_bytes(&with(blocks)), max });
+    }
+    Ok(with(blocks))
+}

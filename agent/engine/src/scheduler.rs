@@ -1,0 +1,435 @@
+//! Which rows the next step computes. Pure: time is an argument, nothing waits, nothing is sent.
+//!
+//! A step is planned in order: sequences past their deadline end, a tenant below its share gets
+//! room from the one most above its own, every running sequence decodes its next token, then
+//! chunks of prompts fill the rest of the step, always from the tenant that has been served least.
+
+mod account;
+mod sequence;
+
+use std::{collections::BTreeMap, time::Instant};
+
+use realm_core::{
+    engine::{Finish, Usage},
+    name::TenantName,
+    refusal::Refusal,
+};
+
+pub(crate) use self::sequence::{Deadline, Submission};
+use self::{
+    account::Account,
+    sequence::{Running, Sequence},
+};
+use crate::{
+    batch::{Batch, SequenceId},
+    kv::{BlockPool, NoBlock},
+};
+
+/// Prompt tokens of one tenant that are planned before the next tenant has its turn.
+///
+/// Small against a step, so that two tenants' prompts share it, and large enough for the rows of
+/// one sequence to be computed together.
+const PREFILL_QUANTUM: usize = 64;
+/// How long a client is asked to wait when the queue is full: a few answers' time.
+pub(crate) const BUSY_RETRY_MS: u64 = 1000;
+
+/// The bounds of an engine's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Tokens one sequence may hold.
+    pub(crate) context: usize,
+    /// Rows of one step; at least `running`, so that every running sequence can decode in it.
+    pub(crate) batch_tokens: usize,
+    /// Sequences that run at once.
+    pub(crate) running: usize,
+    /// Sequences that may wait.
+    pub(crate) queued: usize,
+}
+
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
+    pub(crate) generated_tokens: u64,
+}
+
+/// The one owner of sequences, of their blocks, and of who is served next.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    limits: Limits,
+    pool: BlockPool,
+    block_tokens: usize,
+    /// In the order of their numbers, which is the order of arrival.
+    running: BTreeMap<SequenceId, Running>,
+    accounts: BTreeMap<TenantName, Account>,
+    totals: Totals,
+    draining: bool,
+}
+
+impl Scheduler {
+    pub(crate) fn new(limits: Limits, block_tokens: usize, pool: BlockPool) -> Self {
+        assert!(limits.batch_tokens >= limits.running, "every sequence decodes in every step");
+        Self {
+            limits,
+            pool,
+            block_tokens,
+            running: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            totals: Totals::default(),
+            draining: false,
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.queued() == 0
+    }
+
+    pub(crate) const fn block_tokens(&self) -> usize {
+        self.block_tokens
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.accounts.values().map(|account| account.waiting.len()).sum()
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(crate) const fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+
+    pub(crate) const fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Refuses what comes from now on; what is there goes on to its end.
+    pub(crate) const fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Queues a sequence.
+    pub(crate) fn submit(&mut self, submission: Submission) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        if self.queued() >= self.limits.queued {
+            return Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS });
+        }
+        let blocks_max = (submission.kv_blocks_max as usize).min(self.pool.total());
+        let tokens_max = self
+            .limits
+            .context
+            .min(submission.context_max as usize)
+            .min(blocks_max.saturating_mul(self.block_tokens));
+        let sequence = Sequence::new(submission, tokens_max)?;
+        let least_served = self.accounts.values().filter(|a| a.is_active()).map(|a| a.served).min();
+        let account = self.accounts.entry(sequence.tenant.clone()).or_default();
+        if !account.is_active() {
+            account.wake(least_served);
+        }
+        account.weight = sequence.weight;
+        account.waiting.push_back(sequence);
+        Ok(())
+    }
+
+    /// Plans the next step into `batch`. Returns the sequences whose time is over, which are gone.
+    pub(crate) fn plan_batch(
+        &mut self,
+        now: Instant,
+        batch: &mut Batch,
+    ) -> Vec<(SequenceId, Refusal)> {
+        let ended = self.expire(now);
+        self.make_room();
+        self.plan_decodes();
+        self.plan_prefills();
+        self.fill(batch);
+        ended
+    }
+
+    fn expire(&mut self, now: Instant) -> Vec<(SequenceId, Refusal)> {
+        let running = self.running.values().map(|running| &running.sequence);
+        let waiting = self.accounts.values().flat_map(|account| &account.waiting);
+        let ended: Vec<_> = running
+            .chain(waiting)
+            .filter_map(|sequence| {
+                let deadline = sequence.deadline.filter(|deadline| deadline.at <= now)?;
+                let refusal = Refusal::DeadlineExceeded { deadline_ms: deadline.ms };
+                Some((sequence.id, refusal))
+            })
+            .collect();
+        for (id, _) in &ended {
+            self.end(*id);
+        }
+        ended
+    }
+
+    /// Lets a tenant in that waits below its share, at the cost of the one most above its own.
+    fn make_room(&mut self) {
+        let waits = |name: &TenantName| self.accounts.get(name).is_some_and(Account::is_waiting);
+        let Some((tenant, needed)) = self.least_served(waits).and_then(|tenant| {
+            let head = self.accounts.get(&tenant)?.waiting.front()?;
+            Some((tenant, self.pool.blocks_for(head.tokens.len())))
+        }) else {
+            return;
+        };
+        let running = self.running.len();
+        while let Some(victim) = self.victim_for(&tenant, needed) {
+            self.preempt(victim);
+        }
+        if self.running.len() < running {
+            // At once, or a preempted sequence could take its place back before its tenant's turn.
+            self.start(&tenant, Prefill::Waiting);
+        }
+    }
+
+    /// The sequence to preempt so that `tenant` can start one of `needed` blocks.
+    fn victim_for(&self, tenant: &TenantName, needed: usize) -> Option<SequenceId> {
+        let most_over = if self.running.len() >= self.limits.running {
+            let of = |name: &TenantName| self.accounts.get(name).map_or(0, |a| a.running);
+            self.most_over(tenant, 1, self.limits.running, of)
+        } else if self.pool.available() < needed {
+            let of = |name: &TenantName| self.pool.used_by(name);
+            self.most_over(tenant, needed, self.pool.total(), of)
+        } else {
+            None
+        };
+        most_over.and_then(|tenant| self.newest_of(&tenant))
+    }
+
+    /// The tenant most above its share of `total`, if `tenant` would stay within its own with
+    /// `more`. Shares are by weight among the tenants that have something to do.
+    fn most_over(
+        &self,
+        tenant: &TenantName,
+        more: usize,
+        total: usize,
+        held: impl Fn(&TenantName) -> usize,
+    ) -> Option<TenantName> {
+        let active = || self.accounts.iter().filter(|(_, account)| account.is_active());
+        let weights: u128 = active().map(|(_, account)| u128::from(account.weight)).sum();
+        // Above 0: above its share. Compared as held * weights > total * weight, in whole numbers.
+        let over = |name: &TenantName, account: &Account, more: usize| {
+            let held = (held(name) + more) as u128 * weights;
+            held.saturating_sub(total as u128 * u128::from(account.weight))
+        };
+        if over(tenant, self.accounts.get(tenant)?, more) > 0 {
+            return None;
+        }
+        active()
+            .filter(|(name, _)| *name != tenant)
+            .map(|(name, account)| (over(name, account, 0), name))
+            .max()
+            .filter(|(over, _)| *over > 0)
+            .map(|(_, name)| name.clone())
+    }
+
+    fn newest_of(&self, tenant: &TenantName) -> Option<SequenceId> {
+        let mut newest_first = self.running.values().rev();
+        newest_first.find(|r| r.sequence.tenant == *tenant).map(|r| r.sequence.id)
+    }
+
+    /// Puts a running sequence back to the front of its tenant's queue. What it computed stays
+    /// cached for its tenant while there is room, and is computed again where it does not.
+    fn preempt(&mut self, id: SequenceId) {
+        let Some(Running { mut sequence, table, planned }) = self.running.remove(&id) else {
+            return;
+        };
+        self.pool.release(table);
+        sequence.computed = 0;
+        if let Some(account) = self.accounts.get_mut(&sequence.tenant) {
+            account.refund(planned);
+            account.running -= 1;
+            account.waiting.push_front(sequence);
+        }
+    }
+
+    fn plan_decodes(&mut self) {
+        let decoding: Vec<SequenceId> =
+            self.running.values().filter(|r| r.left() == 1).map(|r| r.sequence.id).collect();
+        for id in decoding {
+            if self.reserve_next(id) {
+                self.plan(id, 1);
+            }
+        }
+    }
+
+    /// Makes room for a sequence's next token; `false` if that took its own turn.
+    fn reserve_next(&mut self, id: SequenceId) -> bool {
+        while let Some(running) = self.running.get_mut(&id) {
+            let Running { sequence, table, .. } = running;
+            let tenant = sequence.tenant.clone();
+            let victim = match self.pool.grow(table, sequence.tokens.len(), sequence.quota) {
+                Ok(()) => return true,
+                Err(NoBlock::Quota) => self.newest_of(&tenant),
+                Err(NoBlock::Exhausted) => {
+                    let most = self.holds_most_for_its_weight();
+                    most.and_then(|tenant| self.newest_of(&tenant))
+                }
+            };
+            self.preempt(victim.unwrap_or(id));
+        }
+        false
+    }
+
+    fn holds_most_for_its_weight(&self) -> Option<TenantName> {
+        let held = |name: &TenantName| self.pool.used_by(name) as u128;
+        self.accounts
+            .iter()
+            .filter(|(_, account)| account.running > 0)
+            .max_by(|(a, x), (b, y)| {
+                // a / x > b / y, without dividing.
+                let (a_held, b_held) =
+                    (held(a) * u128::from(y.weight), held(b) * u128::from(x.weight));
+                a_held.cmp(&b_held).then_with(|| b.cmp(a))
+            })
+            .map(|(name, _)| name.clone())
+    }
+
+    fn plan_prefills(&mut self) {
+        // What decodes leave, counted now: a later one's need for a block may have ended the turn
+        // of an earlier one.
+        let decodes: usize = self.running.values().map(|running| running.planned).sum();
+        let mut budget = self.limits.batch_tokens - decodes;
+        while budget > 0 {
+            let Some(tenant) = self.least_served(|tenant| self.prefill_of(tenant).is_some()) else {
+                return;
+            };
+            let Some(id) = self.prefill_of(&tenant).and_then(|next| self.start(&tenant, next))
+            else {
+                return;
+            };
+            let left = self.running.get(&id).map_or(0, Running::left);
+            let rows = left.min(budget).min(PREFILL_QUANTUM);
+            self.plan(id, rows);
+            budget -= rows;
+        }
+    }
+
+    /// The active tenant that has had least for its weight among those that `can` go on.
+    fn least_served(&self, can: impl Fn(&TenantName) -> bool) -> Option<TenantName> {
+        self.accounts
+            .iter()
+            .filter(|(tenant, account)| account.is_active() && can(tenant))
+            .min_by_key(|(_, account)| account.served)
+            .map(|(tenant, _)| tenant.clone())
+    }
+
+    /// What the tenant could prefill next: its oldest unfinished prompt, else the head of its queue
+    /// if there is room for all of it.
+    fn prefill_of(&self, tenant: &TenantName) -> Option<Prefill> {
+        let unfinished =
+            self.running.values().find(|r| r.sequence.tenant == *tenant && r.left() > 0);
+        if let Some(running) = unfinished {
+            return Some(Prefill::Running(running.sequence.id));
+        }
+        let head = self.accounts.get(tenant)?.waiting.front()?;
+        let needed = self.pool.blocks_for(head.tokens.len());
+        let has_room = self.running.len() < self.limits.running
+            && needed <= self.pool.available()
+            && self.pool.used_by(tenant) + needed <= head.quota;
+        has_room.then_some(Prefill::Waiting)
+    }
+
+    /// Starts what [`Scheduler::prefill_of`] found, with blocks for all its tokens.
+    fn start(&mut self, tenant: &TenantName, prefill: Prefill) -> Option<SequenceId> {
+        let account = match prefill {
+            Prefill::Running(id) => return Some(id),
+            Prefill::Waiting => self.accounts.get_mut(tenant)?,
+        };
+        let mut sequence = account.waiting.pop_front()?;
+        let mut table = self.pool.open(tenant, &sequence.tokens);
+        let cached = table.blocks().len() * self.block_tokens;
+        if self.pool.grow(&mut table, sequence.tokens.len(), sequence.quota).is_err() {
+            self.pool.release(table);
+            account.waiting.push_front(sequence);
+            return None;
+        }
+        account.running += 1;
+        sequence.computed = cached;
+        if sequence.first_start(cached) {
+            self.totals.prompt_tokens += sequence.prompt_len as u64;
+            self.totals.cached_tokens += u64::from(sequence.cached);
+        }
+        let id = sequence.id;
+        self.running.insert(id, Running { sequence, table, planned: 0 });
+        Some(id)
+    }
+
+    fn plan(&mut self, id: SequenceId, rows: usize) {
+        let Some(running) = self.running.get_mut(&id) else { return };
+        running.planned += rows;
+        if let Some(account) = self.accounts.get_mut(&running.sequence.tenant) {
+            account.charge(rows);
+        }
+    }
+
+    fn fill(&self, batch: &mut Batch) {
+        batch.clear();
+        for (id, running) in self.running.iter().filter(|(_, running)| running.planned > 0) {
+            let Running { sequence, table, planned } = running;
+            let rows = &sequence.tokens[sequence.computed..sequence.computed + planned];
+            batch.push(*id, rows, sequence.computed, table.blocks(), self.block_tokens);
+            if running.left() == 0 {
+                batch.want_last();
+            }
+        }
+    }
+
+    /// Takes note that the planned rows have been computed.
+    pub(crate) fn commit(&mut self) {
+        for running in self.running.values_mut() {
+            let Running { sequence, table, planned } = running;
+            sequence.computed += std::mem::take(planned);
+            self.pool.seal(table, &sequence.tokens, sequence.computed);
+        }
+    }
+
+    /// Adds a generated token; returns why the sequence is over, if it is.
+    pub(crate) fn advance(&mut self, id: SequenceId, token: u32) -> Option<Finish> {
+        let sequence = &mut self.running.get_mut(&id)?.sequence;
+        sequence.tokens.push(token);
+        self.totals.generated_tokens += 1;
+        (sequence.tokens.len() >= sequence.len_max).then_some(Finish::Length)
+    }
+
+    /// The position that a sequence's next token will have.
+    pub(crate) fn position(&self, id: SequenceId) -> usize {
+        self.running.get(&id).map_or(0, |running| running.sequence.tokens.len())
+    }
+
+    /// Ends a sequence, however far it is, and frees its blocks. `None` if it is gone already.
+    pub(crate) fn end(&mut self, id: SequenceId) -> Option<Usage> {
+        let sequence =
+            if let Some(Running { sequence, table, planned: _ }) = self.running.remove(&id) {
+                self.pool.release(table);
+                self.accounts.get_mut(&sequence.tenant)?.running -= 1;
+                sequence
+            } else {
+                let mut accounts = self.accounts.values_mut();
+                accounts.find_map(|account| account.take_waiting(id))?
+            };
+        if self.is_idle() {
+            // No one was kept waiting, so no one is owed anything.
+            self.accounts.clear();
+        }
+        Some(sequence.usage())
+    }
+
+    /// Blocks that each tenant's running sequences hold.
+    #[cfg(test)]
+    fn held(&self) -> BTreeMap<TenantName, usize> {
+        self.accounts.keys().map(|name| (name.clone(), self.pool.used_by(name))).collect()
+    }
+}
+
+/// What a tenant could prefill next.
+enum Prefill {
+    Running(SequenceId),
+    Waiting,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! One sequence: its tokens, how far they are computed, and where it must end.
+
+use std::time::Instant;
+
+use realm_core::{engine::Usage, name::TenantName, refusal::Refusal};
+
+use crate::{batch::SequenceId, kv::BlockTable};
+
+/// When a sequence ends, however far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deadline {
+    pub(crate) at: Instant,
+    /// How long that was from the start, for the message.
+    pub(crate) ms: u64,
+}
+
+/// A sequence that someone wants.
+#[derive(Clone, Debug)]
+pub(crate) struct Submission {
+    pub(crate) id: SequenceId,
+    pub(crate) tenant: TenantName,
+    pub(crate) weight: u32,
+    /// Blocks the tenant may hold at once.
+    pub(crate) kv_blocks_max: u32,
+    /// Tokens the tenant may have in one sequence.
+    pub(crate) context_max: u32,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) tokens_max: Option<u32>,
+    pub(crate) deadline: Option<Deadline>,
+}
+
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) id: SequenceId,
+    pub(super) tenant: TenantName,
+    pub(super) weight: u32,
+    pub(super) quota: usize,
+    /// The prompt and what has been generated.
+    pub(super) tokens: Vec<u32>,
+    pub(super) prompt_len: usize,
+    /// Tokens whose keys and values are in the sequence's blocks.
+    pub(super) computed: usize,
+    /// Prompt tokens that were found in the cache when the sequence first started.
+    pub(super) cached: u32,
+    started: bool,
+    /// Tokens at which the sequence is over.
+    pub(super) len_max: usize,
+    pub(super) deadline: Option<Deadline>,
+}
+
+impl Sequence {
+    /// A sequence of at most `tokens_max` tokens, if its prompt leaves room for an answer.
+    pub(super) fn new(submission: Submission, tokens_max: usize) -> Result<Self, Refusal> {
+        let prompt_len = submission.prompt.len();
+        if prompt_len == 0 {
+            return Err(Refusal::Invalid("the prompt has no tokens".to_owned()));
+        }
+        if submission.tokens_max == Some(0) {
+            return Err(Refusal::Invalid("no tokens were asked for".to_owned()));
+        }
+        if prompt_len >= tokens_max {
+            return Err(Refusal::TooLong { tokens: prompt_len, tokens_max });
+        }
+        let wanted = submission.tokens_max.map_or(usize::MAX, |n| n as usize);
+        Ok(Self {
+            id: submission.id,
+            tenant: submission.tenant,
+            weight: submission.weight.max(1),
+            quota: submission.kv_blocks_max as usize,
+            tokens: submission.prompt,
+            prompt_len,
+            computed: 0,
+            cached: 0,
+            started: false,
+            len_max: prompt_len.saturating_add(wanted).min(tokens_max),
+            deadline: submission.deadline,
+        })
+    }
+
+    /// Takes note of what the cache held; `true` the first time.
+    pub(super) fn first_start(&mut self, cached: usize) -> bool {
+        if std::mem::replace(&mut self.started, true) {
+            return false;
+        }
+        self.cached = count(cached.min(self.prompt_len));
+        true
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: count(self.prompt_len),
+            cached_tokens: self.cached,
+            completion_tokens: count(self.tokens.len() - self.prompt_len),
+        }
+    }
+}
+
+fn count(tokens: usize) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
+}
+
+/// A sequence that holds blocks.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) sequence: Sequence,
+    pub(super) table: BlockTable,
+    /// Rows of it in the step being planned.
+    pub(super) planned: usize,
+}
+
+impl Running {
+    /// Tokens that are neither computed nor planned.
+    pub(super) fn left(&self) -> usize {
+        self.sequence.tokens.len() - self.sequence.computed - self.planned
+    }
+}

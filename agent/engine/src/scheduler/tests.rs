@@ -1,0 +1,321 @@
+use std::{collections::HashMap, time::Duration};
+
+use proptest::prelude::*;
+use realm_core::desired::Sha256;
+use realm_kernels::backend::KvType;
+
+use super::*;
+use crate::kv::{Namespace, Secret};
+
+const BLOCK: usize = 4;
+
+fn scheduler(blocks: u32, limits: Limits) -> Scheduler {
+    let namespace = Namespace::new(Secret([7; 32]), Sha256([1; 32]), KvType::F16);
+    Scheduler::new(limits, BLOCK, BlockPool::new(blocks, BLOCK, namespace))
+}
+
+const LIMITS: Limits = Limits { context: 64, batch_tokens: 16, running: 4, queued: 100 };
+
+fn tenant(n: usize) -> TenantName {
+    TenantName::new("default", &format!("t{n}")).unwrap()
+}
+
+fn submission(id: u64, n: usize, prompt: usize, tokens_max: u32) -> Submission {
+    Submission {
+        id: SequenceId(id),
+        tenant: tenant(n),
+        weight: 1,
+        kv_blocks_max: 100_000,
+        context_max: 100_000,
+        // Each prompt its own, so that only what a test repeats is found in the cache.
+        prompt: (0..).map(|i| u32::try_from(id).unwrap() * 1000 + i).take(prompt).collect(),
+        tokens_max: Some(tokens_max),
+        deadline: None,
+    }
+}
+
+/// One step in which every wanted row gives a token; returns who got one and who finished.
+fn step(scheduler: &mut Scheduler, batch: &mut Batch) -> (Vec<SequenceId>, Vec<SequenceId>) {
+    assert_eq!(scheduler.plan_batch(Instant::now(), batch), []);
+    check_batch(scheduler, batch);
+    scheduler.commit();
+    let mut got = Vec::new();
+    let mut finished = Vec::new();
+    for &row in &batch.outputs {
+        let span = batch.spans.iter().find(|s| s.first_row + s.rows == row as usize + 1).unwrap();
+        got.push(span.sequence);
+        if scheduler.advance(span.sequence, 7).is_some() {
+            scheduler.end(span.sequence).unwrap();
+            finished.push(span.sequence);
+        }
+    }
+    (got, finished)
+}
+
+fn check_batch(scheduler: &Scheduler, batch: &Batch) {
+    assert!(batch.tokens.len() <= scheduler.limits.batch_tokens);
+    assert!(batch.spans.len() <= scheduler.limits.running);
+    let mut slots = batch.slots.clone();
+    slots.sort_unstable();
+    slots.dedup();
+    assert_eq!(slots.len(), batch.tokens.len(), "two rows of a step share a slot");
+    for span in &batch.spans {
+        assert!(span.table.len() * BLOCK >= span.past + span.rows);
+    }
+}
+
+fn run_to_end(scheduler: &mut Scheduler) -> HashMap<SequenceId, usize> {
+    let mut batch = Batch::default();
+    let mut tokens = HashMap::new();
+    for _ in 0..10_000 {
+        if scheduler.is_idle() {
+            return tokens;
+        }
+        for id in step(scheduler, &mut batch).0 {
+            *tokens.entry(id).or_default() += 1;
+        }
+        assert!(!batch.is_empty(), "work is waiting and nothing was planned");
+    }
+    panic!("the work never ends");
+}
+
+#[test]
+fn a_long_prompt_is_computed_in_chunks_while_others_decode() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut batch = Batch::default();
+    scheduler.submit(submission(1, 0, 3, 20)).unwrap();
+    assert_eq!(step(&mut scheduler, &mut batch).0, [SequenceId(1)]);
+    scheduler.submit(submission(2, 1, 40, 5)).unwrap();
+    for rows in [16, 16] {
+        assert_eq!(step(&mut scheduler, &mut batch).0, [SequenceId(1)]);
+        assert_eq!(batch.tokens.len(), rows);
+    }
+    let both = [SequenceId(1), SequenceId(2)];
+    assert_eq!(step(&mut scheduler, &mut batch).0, both);
+    assert_eq!(batch.tokens.len(), 1 + 40 - 15 - 15);
+    assert_eq!(step(&mut scheduler, &mut batch).0, both);
+}
+
+#[test]
+fn a_tenant_with_many_long_prompts_does_not_keep_another_waiting() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut batch = Batch::default();
+    for id in 0..8 {
+        scheduler.submit(submission(id, 0, 50, 5)).unwrap();
+    }
+    for _ in 0..3 {
+        step(&mut scheduler, &mut batch);
+    }
+    scheduler.submit(submission(100, 1, 10, 5)).unwrap();
+    let (got, _) = step(&mut scheduler, &mut batch);
+    assert!(got.contains(&SequenceId(100)), "{got:?}");
+}
+
+#[test]
+fn prompts_are_served_by_weight() {
+    let limits = Limits { running: 2, batch_tokens: 128, context: 4096, queued: 10 };
+    let mut scheduler = scheduler(4096, limits);
+    let mut batch = Batch::default();
+    for (n, weight) in [(0, 1), (1, 3)] {
+        let prompt = submission(n, usize::try_from(n).unwrap(), 4000, 5);
+        scheduler.submit(Submission { weight, ..prompt }).unwrap();
+    }
+    let mut rows = HashMap::<SequenceId, usize>::new();
+    for _ in 0..16 {
+        step(&mut scheduler, &mut batch);
+        for span in &batch.spans {
+            *rows.entry(span.sequence).or_default() += span.rows;
+        }
+    }
+    let (light, heavy) = (rows[&SequenceId(0)], rows[&SequenceId(1)]);
+    assert_eq!(light + heavy, 16 * 128);
+    assert!(heavy.abs_diff(3 * light) <= 4 * PREFILL_QUANTUM, "{light} and {heavy}");
+}
+
+#[test]
+fn idleness_banks_nothing() {
+    let mut scheduler = scheduler(256, Limits { running: 2, ..LIMITS });
+    let mut batch = Batch::default();
+    scheduler.submit(submission(1, 0, 60, 2)).unwrap();
+    for _ in 0..2 {
+        step(&mut scheduler, &mut batch);
+    }
+    scheduler.submit(submission(2, 1, 60, 2)).unwrap();
+    let served: Vec<u64> = scheduler.accounts.values().map(|account| account.served).collect();
+    assert_eq!(served[0], served[1]);
+}
+
+#[test]
+fn a_tenant_that_fills_every_place_gives_way_to_one_below_its_share() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut batch = Batch::default();
+    for id in 0..4 {
+        scheduler.submit(submission(id, 0, 4, 50)).unwrap();
+    }
+    step(&mut scheduler, &mut batch);
+    assert_eq!(scheduler.running(), 4);
+    scheduler.submit(submission(10, 1, 4, 50)).unwrap();
+    assert!(step(&mut scheduler, &mut batch).0.contains(&SequenceId(10)));
+    // The newest of the full tenant waits, and no one else was disturbed.
+    assert_eq!(scheduler.queued(), 1);
+    assert_eq!(scheduler.accounts[&tenant(0)].waiting[0].id, SequenceId(3));
+}
+
+#[test]
+fn a_tenant_that_fills_every_block_gives_way_to_one_below_its_share() {
+    let mut scheduler = scheduler(16, LIMITS);
+    let mut batch = Batch::default();
+    for id in 0..2 {
+        scheduler.submit(submission(id, 0, 30, 2)).unwrap();
+    }
+    for _ in 0..2 {
+        step(&mut scheduler, &mut batch);
+    }
+    assert_eq!(scheduler.held()[&tenant(0)], 16);
+    scheduler.submit(submission(10, 1, 8, 2)).unwrap();
+    step(&mut scheduler, &mut batch);
+    assert!(scheduler.running.contains_key(&SequenceId(10)));
+    assert!(run_to_end(&mut scheduler).len() >= 3);
+    assert_eq!(scheduler.pool().used(), 0);
+}
+
+#[test]
+fn sequences_that_outgrow_the_cache_are_preempted_and_all_finish() {
+    let mut scheduler = scheduler(12, Limits { running: 3, ..LIMITS });
+    for id in 0..3 {
+        let n = usize::try_from(id).unwrap();
+        scheduler.submit(submission(id, n, 10, 30)).unwrap();
+    }
+    let tokens = run_to_end(&mut scheduler);
+    assert_eq!(tokens, (0..3).map(|id| (SequenceId(id), 30)).collect());
+    assert_eq!(scheduler.totals().prompt_tokens, 30);
+    assert_eq!(scheduler.totals().generated_tokens, 90);
+}
+
+#[test]
+fn a_prompt_that_context_quota_or_cache_cannot_hold_is_refused() {
+    let mut scheduler = scheduler(10, LIMITS);
+    let too_long = |tokens, tokens_max| Err(Refusal::TooLong { tokens, tokens_max });
+    assert_eq!(scheduler.submit(submission(1, 0, 64, 1)), too_long(64, 40));
+    let quota = Submission { kv_blocks_max: 2, ..submission(1, 0, 8, 1) };
+    assert_eq!(scheduler.submit(quota), too_long(8, 8));
+    let rights = Submission { context_max: 5, ..submission(1, 0, 5, 1) };
+    assert_eq!(scheduler.submit(rights), too_long(5, 5));
+    assert!(matches!(scheduler.submit(submission(1, 0, 0, 1)), Err(Refusal::Invalid(_))));
+    assert!(matches!(scheduler.submit(submission(1, 0, 1, 0)), Err(Refusal::Invalid(_))));
+    assert!(scheduler.is_idle());
+}
+
+#[test]
+fn an_answer_ends_where_the_context_does() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let open_ended = Submission { tokens_max: None, ..submission(1, 0, 10, 1) };
+    scheduler.submit(open_ended).unwrap();
+    assert_eq!(run_to_end(&mut scheduler)[&SequenceId(1)], 64 - 10);
+}
+
+#[test]
+fn a_full_queue_and_a_drain_refuse_and_what_is_there_finishes() {
+    let mut scheduler = scheduler(64, Limits { queued: 2, ..LIMITS });
+    scheduler.submit(submission(1, 0, 4, 2)).unwrap();
+    scheduler.submit(submission(2, 0, 4, 2)).unwrap();
+    let busy = Refusal::Busy { retry_after_ms: BUSY_RETRY_MS };
+    assert_eq!(scheduler.submit(submission(3, 0, 4, 2)), Err(busy));
+    scheduler.drain();
+    assert_eq!(scheduler.submit(submission(4, 1, 4, 2)), Err(Refusal::Draining));
+    assert_eq!(run_to_end(&mut scheduler).len(), 2);
+}
+
+#[test]
+fn a_deadline_ends_running_and_waiting_sequences_and_frees_their_blocks() {
+    let mut scheduler = scheduler(64, Limits { running: 1, ..LIMITS });
+    let mut batch = Batch::default();
+    let start = Instant::now();
+    let deadline = Some(Deadline { at: start + Duration::from_secs(1), ms: 1000 });
+    scheduler.submit(Submission { deadline, ..submission(1, 0, 4, 50) }).unwrap();
+    scheduler.submit(Submission { deadline, ..submission(2, 0, 4, 50) }).unwrap();
+    assert_eq!(scheduler.plan_batch(start, &mut batch), []);
+    scheduler.commit();
+    let ended = scheduler.plan_batch(start + Duration::from_secs(1), &mut batch);
+    let refusal = Refusal::DeadlineExceeded { deadline_ms: 1000 };
+    assert_eq!(ended, [(SequenceId(1), refusal.clone()), (SequenceId(2), refusal)]);
+    assert!(batch.is_empty() && scheduler.is_idle());
+    assert_eq!(scheduler.pool().used(), 0);
+}
+
+#[test]
+fn cached_tokens_are_counted_once_and_only_for_their_owner() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut usage = |id: u64, n: usize| {
+        let prompt = submission(1, n, 10, 1);
+        scheduler.submit(Submission { id: SequenceId(id), ..prompt }).unwrap();
+        let mut batch = Batch::default();
+        scheduler.plan_batch(Instant::now(), &mut batch);
+        scheduler.commit();
+        scheduler.advance(SequenceId(id), 1).unwrap();
+        scheduler.end(SequenceId(id)).unwrap()
+    };
+    assert_eq!(usage(1, 0), Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 1 });
+    assert_eq!(usage(2, 0), Usage { prompt_tokens: 10, cached_tokens: 8, completion_tokens: 1 });
+    assert_eq!(usage(3, 1), Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 1 });
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Submit { tenant: usize, prompt: usize, tokens_max: u32, weight: u32, quota: u32 },
+    Step,
+    Cancel { which: usize },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        (0..3_usize, 1..40_usize, 1..30_u32, 1..4_u32, 4..20_u32).prop_map(
+            |(tenant, prompt, tokens_max, weight, quota)| Act::Submit {
+                tenant,
+                prompt,
+                tokens_max,
+                weight,
+                quota
+            }
+        ),
+        Just(Act::Step),
+        Just(Act::Step),
+        any::<usize>().prop_map(|which| Act::Cancel { which }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn blocks_are_conserved_and_all_work_ends(acts in prop::collection::vec(act(), 0..120)) {
+        let mut scheduler = scheduler(18, LIMITS);
+        let mut batch = Batch::default();
+        let mut live: Vec<SequenceId> = Vec::new();
+        for (id, act) in (0..).zip(acts) {
+            match act {
+                Act::Submit { tenant: n, prompt, tokens_max, weight, quota } => {
+                    let wanted = submission(id % 5, n, prompt, tokens_max);
+                    let id = SequenceId(id);
+                    let wanted = Submission { id, weight, kv_blocks_max: quota, ..wanted };
+                    if scheduler.submit(wanted).is_ok() {
+                        live.push(id);
+                    }
+                }
+                Act::Step => {
+                    let (_, finished) = step(&mut scheduler, &mut batch);
+                    live.retain(|id| !finished.contains(id));
+                    prop_assert!(scheduler.is_idle() || !batch.is_empty());
+                }
+                Act::Cancel { which } if !live.is_empty() => {
+                    let id = live.swap_remove(which % live.len());
+                    prop_assert!(scheduler.end(id).is_some());
+                }
+                Act::Cancel { .. } => {}
+            }
+            prop_assert_eq!(scheduler.running() + scheduler.queued(), live.len());
+            let held: usize = scheduler.held().values().sum();
+            prop_assert_eq!(scheduler.pool().used(), held);
+        }
+        run_to_end(&mut scheduler);
+        prop_assert_eq!(scheduler.pool().used(), 0);
+    }
+}

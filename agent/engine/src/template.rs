@@ -1,0 +1,176 @@
+//! A conversation to the text a model was trained on, by the template in its file.
+//!
+//! Rendered as the `transformers` library renders it: blocks trimmed, `raise_exception` and
+//! `tojson` given, Python's methods on strings and maps. What is not known is an error, never a
+//! guess; `strftime_now` is absent because a prompt that depends on the clock is never the same
+//! twice.
+
+mod python;
+
+use minijinja::{
+    Environment, Error, ErrorKind, UndefinedBehavior, context, syntax::SyntaxConfig, value::Value,
+};
+use realm_core::engine::{ChatMessage, TextError};
+
+use crate::{
+    gguf::{Gguf, GgufError},
+    tokenizer::{TEXT_BYTES_MAX, Tokenizer},
+};
+
+/// Steps and 64-byte pieces of data that one rendering may use.
+///
+/// A message takes about fifty steps and a text of [`TEXT_BYTES_MAX`] is 8192 pieces, copied a few
+/// times on its way; this leaves room for thousands of messages and bounds memory to 16 MiB.
+const FUEL: u64 = 1 << 18;
+/// The template's name in its own error messages.
+const NAME: &str = "chat_template";
+/// Characters that no text may hold in an exchange between programs, and so almost never does.
+const MARKS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fdef}';
+
+/// A model's chat template, compiled.
+pub(crate) struct ChatTemplate {
+    environment: Environment<'static>,
+    bos: Option<String>,
+    eos: Option<String>,
+    /// Why the template cannot be used, told to who tries.
+    broken: Option<String>,
+}
+
+struct Message {
+    role: String,
+    content: String,
+}
+
+impl ChatTemplate {
+    /// The template of `gguf`, if it has one.
+    pub(crate) fn of(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Self>, GgufError> {
+        let source = gguf.text("tokenizer.chat_template")?;
+        let [bos, eos] = tokenizer.bos_and_eos();
+        Ok(source.map(|source| Self::compile(source, bos, eos)))
+    }
+
+    /// Compiles a template. One that does not compile still lets its model complete plain text, so
+    /// the error comes when a conversation does.
+    fn compile(source: &str, bos: Option<String>, eos: Option<String>) -> Self {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let broken = match syntax {
+            Ok(syntax) => {
+                environment.set_syntax(syntax);
+                environment.add_template_owned(NAME, source.to_owned()).err()
+            }
+            Err(error) => Some(error),
+        };
+        environment.set_fuel(Some(FUEL));
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_filter("tojson", python::to_json);
+        environment.set_unknown_method_callback(python::method);
+        Self { environment, bos, eos, broken: broken.map(|error| error.to_string()) }
+    }
+
+    /// The ids of a conversation, ready for an answer.
+    ///
+    /// Messages come from strangers: a control token that one of them spells stays text.
+    pub(crate) fn encode(
+        &self,
+        messages: &[ChatMessage],
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, TextError> {
+        let bytes = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        if bytes > TEXT_BYTES_MAX {
+            return Err(TextError::TooLong { bytes, bytes_max: TEXT_BYTES_MAX });
+        }
+        let mark = free_mark(messages)?;
+        let messages = messages
+            .iter()
+            .map(|message| Message {
+                role: tokenizer.mark(&message.role, mark),
+                content: tokenizer.mark(&message.content, mark),
+            })
+            .collect::<Vec<_>>();
+        tokenizer.encode_marked(&self.render(&messages)?, mark)
+    }
+
+    fn render(&self, messages: &[Message]) -> Result<String, TextError> {
+        if let Some(broken) = &self.broken {
+            return Err(TextError::Template(broken.clone()));
+        }
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|Message { role, content }| context! { role => role, content => content })
+            .collect();
+        let context = context! {
+            messages => messages,
+            add_generation_prompt => true,
+            bos_token => self.bos.as_deref().unwrap_or_default(),
+            eos_token => self.eos.as_deref().unwrap_or_default(),
+            tools => Value::from(()),
+            documents => Value::from(()),
+        };
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| template.render(context))
+            .map_err(|error| TextError::Template(error.to_string()))
+    }
+}
+
+/// A mark that no message holds.
+fn free_mark(messages: &[ChatMessage]) -> Result<char, TextError> {
+    MARKS
+        .into_iter()
+        .find(|&mark| !messages.iter().any(|m| m.role.contains(mark) || m.content.contains(mark)))
+        .ok_or_else(|| TextError::Template("the messages hold every noncharacter".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str, messages: &[(&str, &str)]) -> Result<String, TextError> {
+        let messages = messages
+            .iter()
+            .map(|&(role, content)| Message { role: role.to_owned(), content: content.to_owned() })
+            .collect::<Vec<_>>();
+        ChatTemplate::compile(source, Some("<s>".to_owned()), None).render(&messages)
+    }
+
+    #[test]
+    fn blocks_are_trimmed_as_transformers_trims_them() {
+        let source = "{{ bos_token }}{% for m in messages %}\n    {% if loop.first %}\nfirst {% endif %}\n{{ m['role'] }}: {{ m.content }}\n{% endfor %}\n";
+        let got = render(source, &[("user", "a"), ("assistant", "b")]).unwrap();
+        assert_eq!(got, "<s>first user: a\nassistant: b\n");
+    }
+
+    #[test]
+    fn python_methods_loop_controls_and_namespaces_work() {
+        let source = "{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.content.startswith('skip') %}{% continue %}{% endif %}{% set ns.n = ns.n + 1 %}{{ m.content.strip().split(',')[-1] }}{% endfor %}{{ ns.n }}{% for k, v in messages[0].items() %} {{ k }}{% endfor %}";
+        let got = render(source, &[("user", " a,b "), ("user", "skip"), ("x", "c")]).unwrap();
+        assert_eq!(got, "bc2 content role");
+    }
+
+    #[test]
+    fn json_is_written_as_python_writes_it() {
+        let got = render("{{ {'a': [1, 'é<'], 'b': none} | tojson }}", &[]).unwrap();
+        assert_eq!(got, r#"{"a": [1, "é<"], "b": null}"#);
+    }
+
+    #[test]
+    fn what_a_template_raises_or_lacks_is_an_error() {
+        let error = |source| match render(source, &[("user", "x")]) {
+            Err(TextError::Template(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        assert!(error("{{ raise_exception('roles must alternate') }}").contains("alternate"));
+        assert!(error("{{ strftime_now('%Y') }}").contains("strftime_now"));
+        assert!(error("{% for %}").contains("syntax error"));
+        assert!(error("{{ messages[0].content.frobnicate() }}").contains("frobnicate"));
+        assert!(
+            error("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}")
+                .contains("fuel")
+        );
+        assert!(error("{{ 'x' * 1000000000 }}").contains("fuel"));
+    }
+}

@@ -1,0 +1,14 @@
+//! The engine as its neighbours use it: files in, tokens out.
+
+#[expect(unreachable_pub, reason = "other crates use it where it is a part of a library")]
+#[path = "../../../../tests/src/tiny_gguf.rs"]
+mod tiny_gguf;
+
+mod support;
+
+mod converted;
+mod files;
+mod generate;
+mod logits;
+mod perplexity;
+mod tokens;

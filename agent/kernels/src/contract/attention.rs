@@ -1,0 +1,160 @@
+//! Attention over a cache that is full of NaN wherever nothing was stored.
+
+use half::f16;
+
+use super::{Checker, SIZES};
+use crate::backend::{Attention, Backend, BackendError, KvShape, KvType, Span};
+
+/// Keys and values are rounded alike in the truth; what is left is the softmax in f32.
+const BOUND: f64 = 1e-7;
+
+/// Query heads per KV head.
+const GROUPS: [usize; 4] = [1, 3, 4, 9];
+
+pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
+    for kv_type in [KvType::F16, KvType::F32] {
+        for group in GROUPS {
+            for head_dim in [8, 64, 80] {
+                for block_tokens in [16, 32] {
+                    let blocks = SIZES.iter().map(|len| len.div_ceil(block_tokens)).sum();
+                    let (layers, kv_heads) = (2, 3);
+                    let shape =
+                        KvShape { layers, kv_heads, head_dim, blocks, block_tokens, kv_type };
+                    let case = format!("{group} heads per {shape:?}");
+                    checker.case("attention", &case, |checker| batch(checker, &case, group, shape));
+                }
+            }
+        }
+    }
+}
+
+/// One sequence: its keys and values as stored, `(token, kv head, head_dim)`, and its blocks.
+struct Sequence {
+    len: usize,
+    past: usize,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    blocks: Vec<u32>,
+}
+
+/// A batch with one sequence of each size, each with some tokens before this batch.
+fn batch<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    case: &str,
+    group: usize,
+    shape: KvShape,
+) -> Result<(), BackendError> {
+    let mut kv = checker.backend.kv_cache(shape)?;
+    poison(checker, &mut kv, shape)?;
+    let layer = 1;
+    let sequences = sequences(checker, shape);
+    for sequence in &sequences {
+        store(checker, &mut kv, (layer, shape), sequence)?;
+    }
+    let (heads, scale) = (group * shape.kv_heads, 0.3);
+    // One row before each span belongs to nobody and must be left alone.
+    let mut rows = 0;
+    let mut spans = Vec::new();
+    for sequence in &sequences {
+        let (first_row, own) = (rows + 1, sequence.len - sequence.past);
+        spans.push(Span { first_row, rows: own, past: sequence.past, blocks: &sequence.blocks });
+        rows = first_row + own;
+    }
+    let queries = checker.numbers(rows * heads * shape.head_dim);
+    let q = checker.buffer(&queries)?;
+    let mut out = checker.poisoned(queries.len())?;
+    let call = Attention { layer, heads, scale, spans: &spans };
+    checker.backend.attention(&kv, &call, &q, &mut out)?;
+    let mut truth = vec![f64::NAN; queries.len()];
+    let width = heads * shape.head_dim;
+    for (span, sequence) in spans.iter().zip(&sequences) {
+        for row in 0..span.rows {
+            let at = (span.first_row + row) * width..(span.first_row + row + 1) * width;
+            let seen = span.past + row + 1;
+            let (q, out) = (&queries[at.clone()], &mut truth[at]);
+            attend((q, out), sequence, seen, (group, f64::from(scale), shape));
+        }
+    }
+    checker.compare(("attention", case), &out, &truth, BOUND);
+    Ok(())
+}
+
+fn sequences<B: Backend>(checker: &mut Checker<'_, B>, shape: KvShape) -> Vec<Sequence> {
+    let mut free = checker.random.permutation(u32::try_from(shape.blocks).unwrap_or(0));
+    let width = shape.kv_heads * shape.head_dim;
+    let mut sequences = Vec::new();
+    for len in SIZES {
+        let blocks = free.split_off(free.len() - len.div_ceil(shape.block_tokens));
+        let past = checker.random.below(len);
+        let (keys, values) = (checker.numbers(len * width), checker.numbers(len * width));
+        sequences.push(Sequence { len, past, keys, values, blocks });
+    }
+    sequences
+}
+
+/// Fills every slot of every layer with NaN.
+fn poison<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    kv: &mut B::KvCache,
+    shape: KvShape,
+) -> Result<(), BackendError> {
+    let slots: Vec<u32> =
+        (0..u32::try_from(shape.blocks * shape.block_tokens).unwrap_or(0)).collect();
+    let nan = checker.buffer(&vec![f32::NAN; slots.len() * shape.kv_heads * shape.head_dim])?;
+    (0..shape.layers).try_for_each(|layer| checker.backend.kv_store(kv, layer, &slots, &nan, &nan))
+}
+
+fn store<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    kv: &mut B::KvCache,
+    (layer, shape): (usize, KvShape),
+    sequence: &Sequence,
+) -> Result<(), BackendError> {
+    let tokens = u32::try_from(shape.block_tokens).unwrap_or(1);
+    let slots: Vec<u32> = sequence
+        .blocks
+        .iter()
+        .flat_map(|block| (0..tokens).map(move |token| block * tokens + token))
+        .take(sequence.len)
+        .collect();
+    let (k, v) = (checker.buffer(&sequence.keys)?, checker.buffer(&sequence.values)?);
+    checker.backend.kv_store(kv, layer, &slots, &k, &v)
+}
+
+/// The softmax over the first `seen` tokens of one row's heads.
+fn attend(
+    (q, out): (&[f32], &mut [f64]),
+    sequence: &Sequence,
+    seen: usize,
+    (group, scale, shape): (usize, f64, KvShape),
+) {
+    let dim = shape.head_dim;
+    let rounded = |value: f32| match shape.kv_type {
+        KvType::F16 => f16::from_f32(value).to_f64(),
+        KvType::F32 => f64::from(value),
+    };
+    let at = |from: &[f32], token: usize, head: usize, i: usize| {
+        rounded(from[(token * shape.kv_heads + head) * dim + i])
+    };
+    let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim));
+    for (head, (q, out)) in heads.enumerate() {
+        let head = head / group;
+        let score = |token| {
+            let products = q
+                .iter()
+                .enumerate()
+                .map(|(i, q)| f64::from(*q) * at(&sequence.keys, token, head, i));
+            products.sum::<f64>() * scale
+        };
+        let weights: Vec<f64> = (0..seen).map(|token| score(token).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        for (i, out) in out.iter_mut().enumerate() {
+            let sum: f64 = weights
+                .iter()
+                .enumerate()
+                .map(|(token, weight)| weight * at(&sequence.values, token, head, i))
+                .sum();
+            *out = sum / total;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Products and embeddings, in every format.
+
+use super::{Checker, SIZES};
+use crate::backend::{Backend, BackendError, Product, StepLimits};
+use crate::format::Format;
+use crate::formats;
+
+/// Against the same rounded activations, only the order of f32 sums differs.
+const SAME_ACTIVATIONS: f64 = 1e-10;
+/// Against unrounded activations: what eight bits per activation cost, and no more.
+const EXACT_ACTIVATIONS: f64 = 5e-4;
+
+const OUTPUTS: [usize; 5] = [1, 7, 16, 33, 129];
+const COLS: [usize; 3] = [32, 96, 576];
+/// Float formats have no blocks, so any width will do.
+const FLOAT_COLS: [usize; 4] = [1, 7, 33, 576];
+
+pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
+    let limits = StepLimits { rows: 129, cols: 576 };
+    checker.case("reserve", "129 x 576", |checker| checker.backend.reserve(limits));
+    for format in Format::WEIGHTS {
+        let cols: &[usize] = if format.is_float() { &FLOAT_COLS } else { &COLS };
+        for outputs in OUTPUTS {
+            for &cols in cols {
+                for rows in SIZES {
+                    let case = format!("{format} {outputs} x {cols}, {rows} rows");
+                    checker.case("matmul", &case, |checker| {
+                        one(checker, &case, (format, outputs, cols), rows)
+                    });
+                }
+            }
+        }
+        let case = format!("{format} 129 x 96");
+        checker.case("embed", &case, |checker| embed(checker, &case, format));
+    }
+    for rows in [1, 9, 129] {
+        let case = format!("three formats at once, {rows} rows");
+        checker.case("matmul", &case, |checker| several(checker, &case, rows));
+    }
+}
+
+/// Weights of random values, and what they are as bytes.
+fn weights<B: Backend>(checker: &mut Checker<'_, B>, format: Format, len: usize) -> Vec<u8> {
+    let values = checker.numbers(len);
+    formats::quantise(format, &values).unwrap_or_default()
+}
+
+/// `x * transpose(weights)` with activations rounded to `with`.
+fn truth(
+    (format, weights, outputs): (Format, &[u8], usize),
+    (with, x, cols): (Format, &[f32], usize),
+) -> Vec<f64> {
+    let row_bytes = format.row_bytes(cols).unwrap_or(1);
+    let mut out = Vec::with_capacity(x.len() / cols * outputs);
+    for x in x.chunks_exact(cols) {
+        let x = formats::quantise(with, x).unwrap_or_default();
+        for row in weights.chunks_exact(row_bytes) {
+            out.push(formats::dot((format, row), (with, &x), cols).unwrap_or(f64::INFINITY));
+        }
+    }
+    out
+}
+
+fn one<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    case: &str,
+    (format, outputs, cols): (Format, usize, usize),
+    rows: usize,
+) -> Result<(), BackendError> {
+    let bytes = weights(checker, format, outputs * cols);
+    let values = checker.numbers(rows * cols);
+    let matrix = checker.backend.matrix(format, outputs, cols, &bytes)?;
+    let x = checker.buffer(&values)?;
+    let mut out = checker.poisoned(rows * outputs)?;
+    let product = Product { matrix: &matrix, out: &mut out };
+    checker.backend.matmul(&x, rows, &mut [product])?;
+    let with = checker.backend.activations(format);
+    let rounded = truth((format, &bytes, outputs), (with, &values, cols));
+    checker.compare(("matmul", case), &out, &rounded, SAME_ACTIVATIONS);
+    if with != Format::F32 && outputs * rows > 64 {
+        let exact = truth((format, &bytes, outputs), (Format::F32, &values, cols));
+        checker.compare(("matmul", case), &out, &exact, EXACT_ACTIVATIONS);
+    }
+    Ok(())
+}
+
+fn several<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    case: &str,
+    rows: usize,
+) -> Result<(), BackendError> {
+    let cols = 96;
+    let kinds = [(Format::Q4_1, 48), (Format::F16, 7), (Format::Q8_0, 33)];
+    let values = checker.numbers(rows * cols);
+    let x = checker.buffer(&values)?;
+    let mut stored = Vec::new();
+    for (format, outputs) in kinds {
+        let bytes = weights(checker, format, outputs * cols);
+        let matrix = checker.backend.matrix(format, outputs, cols, &bytes)?;
+        stored.push((bytes, matrix, checker.poisoned(rows * outputs)?));
+    }
+    let mut products: Vec<_> =
+        stored.iter_mut().map(|(_, matrix, out)| Product { matrix: &*matrix, out }).collect();
+    checker.backend.matmul(&x, rows, &mut products)?;
+    for ((format, outputs), (bytes, _, out)) in kinds.into_iter().zip(&stored) {
+        let with = checker.backend.activations(format);
+        let truth = truth((format, bytes, outputs), (with, &values, cols));
+        checker.compare(("matmul", case), out, &truth, SAME_ACTIVATIONS);
+    }
+    Ok(())
+}
+
+fn embed<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    case: &str,
+    format: Format,
+) -> Result<(), BackendError> {
+    let (rows, cols) = (129, 96);
+    let bytes = weights(checker, format, rows * cols);
+    let table = checker.backend.matrix(format, rows, cols, &bytes)?;
+    let mut values = vec![0.0; rows * cols];
+    // The bytes were made by `quantise`, so their length is right.
+    let _ = formats::dequantise(format, &bytes, &mut values);
+    let ids = checker.random.permutation(129);
+    let mut out = checker.poisoned(ids.len() * cols)?;
+    checker.backend.embed(&table, &ids, &mut out)?;
+    let rows = ids.iter().filter_map(|id| values.chunks_exact(cols).nth(*id as usize));
+    let truth: Vec<f64> = rows.flatten().map(|value| f64::from(*value)).collect();
+    checker.compare(("embed", case), &out, &truth, 0.0);
+    Ok(())
+}

@@ -1,0 +1,441 @@
+//! The CPU backend: every operation on the threads of one pool, with the best instructions there
+//! are.
+//!
+//! The files follow the data: [`simd`] (lanes), [`pool`] and [`grid`] (who computes what),
+//! [`panels`] and [`kv`] (how weights, keys and values lie), [`activations`] and [`matmul`],
+//! [`attention`], [`rows`] (the rest). Results do not depend on the number of threads, on the other
+//! rows of a batch, or on the instruction set.
+
+pub(crate) mod activations;
+pub(crate) mod attention;
+pub(crate) mod grid;
+pub(crate) mod isa;
+pub(crate) mod kv;
+pub(crate) mod matmul;
+pub(crate) mod panels;
+pub(crate) mod pool;
+pub(crate) mod rows;
+pub(crate) mod simd;
+
+use crate::backend::{Attention, Backend, BackendError, KvShape, Product, RopeShape, StepLimits};
+use crate::format::Format;
+use activations::{ActivationBlock, pack, partner, quantise, tile_rows};
+use grid::Grid;
+use isa::with_simd;
+use kv::{HeadPage, Store};
+use matmul::{Activations, Batch, multiply};
+use panels::reserved;
+use rows::Rotations;
+use simd::LANES;
+
+pub use isa::Isa;
+pub use kv::CpuKvCache;
+pub use panels::CpuMatrix;
+pub use pool::default_threads;
+
+/// The processor has not got the instructions that were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this processor has no {isa}")]
+pub struct MissingIsa {
+    pub isa: Isa,
+}
+
+/// The processor as a device.
+pub struct Cpu {
+    pub(crate) proof: isa::Proof,
+    pub(crate) pool: pool::Pool,
+    /// Packed activations of a product with float weights.
+    floats: Vec<f32>,
+    /// Packed activations of a product with quantised weights.
+    blocks: Vec<ActivationBlock>,
+    rotations: Rotations,
+}
+
+/// f32 activations in main memory.
+pub struct CpuBuffer(Vec<f32>);
+
+impl Cpu {
+    /// A backend with exactly these instructions and so many threads, the caller's among them.
+    pub fn new(isa: Isa, threads: usize) -> Result<Self, MissingIsa> {
+        isa::Proof::of(isa).map(|proof| Self::with(proof, threads)).ok_or(MissingIsa { isa })
+    }
+
+    /// A backend with the best instructions that this processor has.
+    pub fn detect(threads: usize) -> Self {
+        Self::with(isa::Proof::best(), threads)
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.proof.isa()
+    }
+
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    fn with(proof: isa::Proof, threads: usize) -> Self {
+        let pool = pool::Pool::new(threads);
+        let (floats, blocks) = (Vec::new(), Vec::new());
+        Self { proof, pool, floats, blocks, rotations: Rotations::default() }
+    }
+
+    /// Packs `x` as `weights` need it.
+    fn prepare(&mut self, weights: Format, x: &[f32], batch: Batch) -> Result<(), BackendError> {
+        let Batch { rows, cols, tile_rows } = batch;
+        let need = rows.div_ceil(tile_rows) * tile_rows * cols;
+        let room = |have| {
+            if need > have {
+                Err(BackendError::Shape { op: "matmul", what: "reserved scratch", need, have })
+            } else {
+                Ok(())
+            }
+        };
+        let Self { proof, pool, floats, blocks, .. } = self;
+        if weights.is_float() {
+            room(floats.len())?;
+            pack(pool, x, cols, tile_rows, &mut floats[..need]);
+        } else {
+            room(blocks.len() * 32)?;
+            let blocks = &mut blocks[..need / 32];
+            with_simd!(*proof, simd => quantise(simd, pool, x, (cols, tile_rows), blocks));
+        }
+        Ok(())
+    }
+
+    /// Multiplies the packed activations, with all matrices of the same kind at once.
+    fn multiply_each(&mut self, products: &mut [Product<'_, Self>], batch: Batch) {
+        for float in [false, true] {
+            let mut matrices = Vec::with_capacity(products.len());
+            let mut grids = Vec::with_capacity(products.len());
+            for Product { matrix, out } in products.iter_mut() {
+                if matrix.format().is_float() == float {
+                    matrices.push(*matrix);
+                    let out = &mut out.0[..batch.rows * matrix.rows];
+                    grids.push(Grid::new(out, matrix.rows));
+                }
+            }
+            if matrices.is_empty() {
+                continue;
+            }
+            let x = if float {
+                Activations::Floats(&self.floats)
+            } else {
+                Activations::Blocks(&self.blocks)
+            };
+            let outputs = (matrices.as_slice(), grids.as_mut_slice());
+            with_simd!(self.proof, simd => multiply(simd, &mut self.pool, x, batch, outputs));
+        }
+    }
+}
+
+/// The first `len` elements, or what is wrong.
+fn part<'a>(
+    op: &'static str,
+    what: &'static str,
+    buffer: &'a CpuBuffer,
+    len: usize,
+) -> Result<&'a [f32], BackendError> {
+    let have = buffer.0.len();
+    buffer.0.get(..len).ok_or(BackendError::Shape { op, what, need: len, have })
+}
+
+/// As [`part`], to write.
+fn part_mut<'a>(
+    op: &'static str,
+    what: &'static str,
+    buffer: &'a mut CpuBuffer,
+    len: usize,
+) -> Result<&'a mut [f32], BackendError> {
+    let have = buffer.0.len();
+    buffer.0.get_mut(..len).ok_or(BackendError::Shape { op, what, need: len, have })
+}
+
+/// Elements of `rows` rows of `cols`; a product that does not fit is larger than any buffer.
+fn area(rows: usize, cols: usize) -> usize {
+    rows.saturating_mul(cols)
+}
+
+fn check_ids(
+    op: &'static str,
+    what: &'static str,
+    ids: &[u32],
+    limit: usize,
+) -> Result<(), BackendError> {
+    match ids.iter().map(|id| *id as usize).find(|id| *id >= limit) {
+        Some(index) => Err(BackendError::Range { op, what, index, limit }),
+        None => Ok(()),
+    }
+}
+
+fn check_layer(op: &'static str, layer: usize, shape: &KvShape) -> Result<(), BackendError> {
+    let limit = shape.layers;
+    if layer < limit {
+        Ok(())
+    } else {
+        Err(BackendError::Range { op, what: "layer", index: layer, limit })
+    }
+}
+
+/// Checks the spans of a batch and returns the rows it has.
+fn check_spans(call: &Attention<'_>, shape: &KvShape) -> Result<usize, BackendError> {
+    let op = "attention";
+    let wrong = |what, need, have| Err(BackendError::Shape { op, what, need, have });
+    check_layer(op, call.layer, shape)?;
+    if call.heads == 0 || !call.heads.is_multiple_of(shape.kv_heads) {
+        return wrong("query heads, not a multiple of kv heads", shape.kv_heads, call.heads);
+    }
+    let mut end = 0;
+    for span in call.spans {
+        if span.first_row < end {
+            return wrong("first row of a span, in order", end, span.first_row);
+        }
+        end = span.first_row.saturating_add(span.rows);
+        let tokens = span.past.saturating_add(span.rows);
+        let blocks = tokens.div_ceil(shape.block_tokens);
+        if span.blocks.len() < blocks {
+            return wrong("blocks of a span", blocks, span.blocks.len());
+        }
+        check_ids(op, "block", &span.blocks[..blocks], shape.blocks)?;
+    }
+    Ok(end)
+}
+
+impl Backend for Cpu {
+    type Buffer = CpuBuffer;
+    type Matrix = CpuMatrix;
+    type KvCache = CpuKvCache;
+
+    fn describe(&self) -> String {
+        let threads = self.threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("cpu {} {threads} thread{plural}", self.isa())
+    }
+
+    fn activations(&self, weights: Format) -> Format {
+        partner(weights)
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<CpuBuffer, BackendError> {
+        let mut values = reserved(len)?;
+        values.resize(len, 0.0);
+        Ok(CpuBuffer(values))
+    }
+
+    fn matrix(
+        &mut self,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<CpuMatrix, BackendError> {
+        CpuMatrix::new(format, rows, cols, bytes)
+    }
+
+    fn kv_cache(&mut self, shape: KvShape) -> Result<CpuKvCache, BackendError> {
+        CpuKvCache::new(shape)
+    }
+
+    fn reserve(&mut self, limits: StepLimits) -> Result<(), BackendError> {
+        let rows = limits.rows.div_ceil(LANES).saturating_mul(LANES);
+        let len = area(rows, limits.cols);
+        self.floats = reserved(len)?;
+        self.floats.resize(len, 0.0);
+        let len = area(rows, limits.cols / 32);
+        self.blocks = reserved(len)?;
+        self.blocks.resize(len, ActivationBlock::default());
+        self.rotations.reserve(limits.rows, kv::HEAD_DIM_MAX / 2);
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        buffer: &mut CpuBuffer,
+        at: usize,
+        values: &[f32],
+    ) -> Result<(), BackendError> {
+        let end = at.saturating_add(values.len());
+        part_mut("write", "buffer", buffer, end)?[at..].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &CpuBuffer, at: usize, out: &mut [f32]) -> Result<(), BackendError> {
+        let end = at.saturating_add(out.len());
+        out.copy_from_slice(&part("read", "buffer", buffer, end)?[at..]);
+        Ok(())
+    }
+
+    fn embed(
+        &mut self,
+        table: &CpuMatrix,
+        ids: &[u32],
+        out: &mut CpuBuffer,
+    ) -> Result<(), BackendError> {
+        check_ids("embed", "token id", ids, table.rows)?;
+        let out = part_mut("embed", "out", out, area(ids.len(), table.cols))?;
+        for (id, out) in ids.iter().zip(out.chunks_exact_mut(table.cols)) {
+            table.row(*id as usize, out);
+        }
+        Ok(())
+    }
+
+    fn rms_norm(
+        &mut self,
+        x: &CpuBuffer,
+        weight: &CpuBuffer,
+        eps: f32,
+        rows: usize,
+        out: &mut CpuBuffer,
+    ) -> Result<(), BackendError> {
+        let len = area(rows, weight.0.len());
+        let x = part("rms_norm", "x", x, len)?;
+        let out = part_mut("rms_norm", "out", out, len)?;
+        if len > 0 {
+            let weight = (weight.0.as_slice(), eps);
+            with_simd!(self.proof, simd => rows::rms_norm(simd, &mut self.pool, x, weight, out));
+        }
+        Ok(())
+    }
+
+    fn matmul(
+        &mut self,
+        x: &CpuBuffer,
+        rows: usize,
+        products: &mut [Product<'_, Self>],
+    ) -> Result<(), BackendError> {
+        let Some(first) = products.first() else { return Ok(()) };
+        let cols = first.matrix.cols;
+        let x = part("matmul", "x", x, area(rows, cols))?;
+        for Product { matrix, out } in products.iter() {
+            if matrix.cols != cols {
+                let (op, what, have) = ("matmul", "columns", matrix.cols);
+                return Err(BackendError::Shape { op, what, need: cols, have });
+            }
+            part("matmul", "out", out, area(rows, matrix.rows))?;
+        }
+        if rows == 0 {
+            return Ok(());
+        }
+        let batch = Batch { rows, cols, tile_rows: tile_rows(rows, self.proof.tile_rows()) };
+        let mut prepared = [false; 2];
+        for product in products.iter() {
+            let format = product.matrix.format();
+            let done = &mut prepared[usize::from(format.is_float())];
+            if !std::mem::replace(done, true) {
+                self.prepare(format, x, batch)?;
+            }
+        }
+        self.multiply_each(products, batch);
+        Ok(())
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut CpuBuffer,
+        positions: &[u32],
+        frequencies: &CpuBuffer,
+        shape: RopeShape,
+    ) -> Result<(), BackendError> {
+        let (pairs, most) = (frequencies.0.len(), shape.head_dim / 2);
+        if pairs > most {
+            let what = "frequencies";
+            return Err(BackendError::Shape { op: "rope", what, need: most, have: pairs });
+        }
+        let len = area(positions.len(), area(shape.heads, shape.head_dim));
+        let x = part_mut("rope", "x", x, len)?;
+        if len > 0 {
+            let turns = (positions, frequencies.0.as_slice());
+            rows::rope(&mut self.pool, &mut self.rotations, x, turns, shape);
+        }
+        Ok(())
+    }
+
+    fn kv_store(
+        &mut self,
+        kv: &mut CpuKvCache,
+        layer: usize,
+        slots: &[u32],
+        k: &CpuBuffer,
+        v: &CpuBuffer,
+    ) -> Result<(), BackendError> {
+        let shape = kv.shape;
+        check_layer("kv_store", layer, &shape)?;
+        check_ids("kv_store", "slot", slots, area(shape.blocks, shape.block_tokens))?;
+        let width = shape.kv_heads * shape.head_dim;
+        let k = part("kv_store", "k", k, area(slots.len(), width))?;
+        let v = part("kv_store", "v", v, area(slots.len(), width))?;
+        let rows = k.chunks_exact(width).zip(v.chunks_exact(width));
+        for (slot, (k, v)) in slots.iter().zip(rows) {
+            let (block, token) =
+                (*slot as usize / shape.block_tokens, *slot as usize % shape.block_tokens);
+            let heads = k.chunks_exact(shape.head_dim).zip(v.chunks_exact(shape.head_dim));
+            for (head, row) in heads.enumerate() {
+                let at = (HeadPage { layer, block, head }, token);
+                match &mut kv.store {
+                    Store::F16(pages) => pages.put(&shape, at, row, half::f16::from_f32),
+                    Store::F32(pages) => pages.put(&shape, at, row, |value| value),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        kv: &CpuKvCache,
+        call: &Attention<'_>,
+        q: &CpuBuffer,
+        out: &mut CpuBuffer,
+    ) -> Result<(), BackendError> {
+        let rows = check_spans(call, &kv.shape)?;
+        let len = area(rows, call.heads * kv.shape.head_dim);
+        let q = part("attention", "q", q, len)?;
+        let out = part_mut("attention", "out", out, len)?;
+        with_simd!(self.proof, simd => {
+            attention::attention(simd, &mut self.pool, kv, call, (q, out));
+        });
+        Ok(())
+    }
+
+    fn silu_mul(
+        &mut self,
+        gate: &CpuBuffer,
+        up: &CpuBuffer,
+        len: usize,
+        out: &mut CpuBuffer,
+    ) -> Result<(), BackendError> {
+        let gate = part("silu_mul", "gate", gate, len)?;
+        let up = part("silu_mul", "up", up, len)?;
+        let out = part_mut("silu_mul", "out", out, len)?;
+        if len > 0 {
+            with_simd!(self.proof, simd => rows::silu_mul(simd, &mut self.pool, gate, up, out));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, x: &mut CpuBuffer, y: &CpuBuffer, len: usize) -> Result<(), BackendError> {
+        let x = part_mut("add", "x", x, len)?;
+        let y = part("add", "y", y, len)?;
+        if len > 0 {
+            rows::add(&mut self.pool, x, y);
+        }
+        Ok(())
+    }
+
+    fn gather_rows(
+        &mut self,
+        x: &CpuBuffer,
+        cols: usize,
+        rows: &[u32],
+        out: &mut CpuBuffer,
+    ) -> Result<(), BackendError> {
+        let out = part_mut("gather_rows", "out", out, area(rows.len(), cols))?;
+        if cols == 0 {
+            return Ok(());
+        }
+        check_ids("gather_rows", "row", rows, x.0.len() / cols)?;
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(cols)) {
+            out.copy_from_slice(&x.0[*row as usize * cols..][..cols]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! Activations made ready for a matrix product: packed by tiles of rows, quantised where the
+//! weights are.
+//!
+//! A tile is as many rows as a kernel holds in registers, and lies together: all its rows at one
+//! column (or block), then the next. A kernel so reads forward from one address.
+
+#![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
+
+use half::f16;
+
+use super::grid::{Grid, Place, even, over};
+use super::pool::Pool;
+use super::simd::{Kernel, LANES, Simd};
+use crate::format::Format;
+
+/// 32 activations of one row, quantised.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ActivationBlock {
+    pub(crate) q: [i8; 32],
+    /// The scale, rounded to f16 as the format stores it.
+    pub(crate) d: f32,
+    /// Scale times sum, rounded to f16 as Q8_1 stores it.
+    pub(crate) s: f32,
+    /// The sum of `q`.
+    pub(crate) sum: i32,
+}
+
+/// Rows per tile for a batch of `rows`, when a kernel holds at most `most`.
+pub(crate) fn tile_rows(rows: usize, most: usize) -> usize {
+    let tile = match rows {
+        0 | 1 => 1,
+        2..=4 => 4,
+        5..=8 => 8,
+        _ => 16,
+    };
+    tile.min(most)
+}
+
+/// What `weights` are multiplied with.
+pub(crate) const fn partner(weights: Format) -> Format {
+    match weights {
+        Format::F32 | Format::F16 | Format::BF16 => Format::F32,
+        Format::Q8_0 => Format::Q8_0,
+        Format::Q4_1 | Format::Q8_1 => Format::Q8_1,
+    }
+}
+
+/// Packs `rows` rows of `cols` floats: `out[(tile * cols + col) * tile_rows + row in tile]`.
+pub(crate) fn pack(pool: &mut Pool, x: &[f32], cols: usize, tile_rows: usize, out: &mut [f32]) {
+    let tiles = (x.len() / cols).div_ceil(tile_rows);
+    let mut grids = [Grid::new(out, cols * tile_rows)];
+    let place = |tile| Place { grid: 0, rows: tile..tile + 1, cols: 0..cols * tile_rows };
+    let granule = if x.len() < SHARED_FROM { tiles } else { even(pool, tiles) };
+    over(pool, &mut grids, (tiles, granule), place, |tile, mut out| {
+        let rows = &x[tile * tile_rows * cols..];
+        for (row, x) in rows.chunks_exact(cols).take(tile_rows).enumerate() {
+            for (out, x) in out.row(0).chunks_exact_mut(tile_rows).zip(x) {
+                out[row] = *x;
+            }
+        }
+    });
+}
+
+/// Quantises and packs: `out[(tile * blocks + block) * tile_rows + row in tile]`.
+pub(crate) fn quantise<S: Simd>(
+    simd: S,
+    pool: &mut Pool,
+    x: &[f32],
+    (cols, tile_rows): (usize, usize),
+    out: &mut [ActivationBlock],
+) {
+    let tiles = (x.len() / cols).div_ceil(tile_rows);
+    let width = cols / 32 * tile_rows;
+    let mut grids = [Grid::new(out, width)];
+    let place = |tile| Place { grid: 0, rows: tile..tile + 1, cols: 0..width };
+    let granule = if x.len() < SHARED_FROM { tiles } else { even(pool, tiles) };
+    over(pool, &mut grids, (tiles, granule), place, |tile, mut out| {
+        let rows = &x[tile * tile_rows * cols..];
+        for (row, x) in rows.chunks_exact(cols).take(tile_rows).enumerate() {
+            simd.run(QuantiseRow { x, first: row, step: tile_rows, out: out.row(0) });
+        }
+    });
+}
+
+/// Below this many floats one thread is done before another has woken up.
+pub(crate) const SHARED_FROM: usize = 8192;
+
+/// One row into every `step`-th block from `first` on.
+struct QuantiseRow<'a> {
+    x: &'a [f32],
+    first: usize,
+    step: usize,
+    out: &'a mut [ActivationBlock],
+}
+
+impl Kernel for QuantiseRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let out = self.out.iter_mut().skip(self.first).step_by(self.step);
+        for (x, out) in self.x.as_chunks::<32>().0.iter().zip(out) {
+            quantise_block(simd, x, out);
+        }
+    }
+}
+
+/// The same numbers as [`crate::formats::q8_0`] and [`crate::formats::q8_1`] make.
+#[inline(always)]
+fn quantise_block<S: Simd>(simd: S, x: &[f32; 32], out: &mut ActivationBlock) {
+    let [low, high] = x.as_chunks::<LANES>().0 else { return };
+    let (low, high) = (simd.load(low), simd.load(high));
+    let largest = simd.largest(simd.max(simd.abs(low), simd.abs(high)));
+    let d = largest / 127.0;
+    let inverse = simd.splat(if d > 0.0 { 1.0 / d } else { 0.0 });
+    let [q_low, q_high] = out.q.as_chunks_mut::<LANES>().0 else { return };
+    simd.to_bytes(simd.round(simd.mul(low, inverse)), q_low);
+    simd.to_bytes(simd.round(simd.mul(high, inverse)), q_high);
+    out.sum = out.q.iter().map(|q| i32::from(*q)).sum();
+    out.d = f16::from_f32(d).to_f32();
+    out.s = f16::from_f32(d * out.sum as f32).to_f32();
+}

@@ -1,0 +1,221 @@
+//! Operations on activations, row by row or element by element.
+
+#![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
+
+use super::activations::SHARED_FROM;
+use super::grid::{Grid, Place, even, over};
+use super::pool::Pool;
+use super::simd::{Kernel, LANES, Simd, exp, load_part, store_part};
+use crate::backend::{RopeShape, RopeStyle};
+
+/// Elements that one thread works on at a time in element-wise operations: 16 KiB of each operand,
+/// which fits the L1 cache.
+const CHUNK: usize = 4096;
+
+/// Does `work` on chunks of `out`, with the chunk's first element.
+fn by_chunk(pool: &mut Pool, out: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync) {
+    let len = out.len();
+    let chunks = len.div_ceil(CHUNK);
+    let mut grids = [Grid::new(out, len)];
+    let place = |chunk: usize| Place {
+        grid: 0,
+        rows: 0..1,
+        cols: chunk * CHUNK..len.min((chunk + 1) * CHUNK),
+    };
+    let granule = if len < SHARED_FROM { chunks } else { even(pool, chunks) };
+    over(pool, &mut grids, (chunks, granule), place, |chunk, mut out| {
+        work(chunk * CHUNK, out.row(0));
+    });
+}
+
+/// Does `work` on each row of `out`.
+fn by_row(pool: &mut Pool, out: &mut [f32], cols: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let rows = out.len() / cols;
+    let shared = out.len() >= SHARED_FROM;
+    let mut grids = [Grid::new(out, cols)];
+    let place = |row| Place { grid: 0, rows: row..row + 1, cols: 0..cols };
+    let granule = if shared { even(pool, rows) } else { rows };
+    over(pool, &mut grids, (rows, granule), place, |row, mut out| work(row, out.row(0)));
+}
+
+/// `x = x + y`
+pub(crate) fn add(pool: &mut Pool, x: &mut [f32], y: &[f32]) {
+    by_chunk(pool, x, |first, x| {
+        for (x, y) in x.iter_mut().zip(&y[first..]) {
+            *x += y;
+        }
+    });
+}
+
+/// `out = gate / (1 + exp(-gate)) * up`
+pub(crate) fn silu_mul<S: Simd>(
+    simd: S,
+    pool: &mut Pool,
+    gate: &[f32],
+    up: &[f32],
+    out: &mut [f32],
+) {
+    by_chunk(pool, out, |first, out| {
+        let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
+        simd.run(SiluMul { gate, up, out });
+    });
+}
+
+struct SiluMul<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for SiluMul<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (gate, gate_rest) = self.gate.as_chunks::<LANES>();
+        let (up, up_rest) = self.up.as_chunks::<LANES>();
+        let (out, out_rest) = self.out.as_chunks_mut::<LANES>();
+        for ((gate, up), out) in gate.iter().zip(up).zip(out) {
+            simd.store(silu_mul_lanes(simd, simd.load(gate), simd.load(up)), out);
+        }
+        let (gate, up) = (load_part(simd, gate_rest), load_part(simd, up_rest));
+        store_part(simd, silu_mul_lanes(simd, gate, up), out_rest);
+    }
+}
+
+#[inline(always)]
+fn silu_mul_lanes<S: Simd>(simd: S, gate: S::F, up: S::F) -> S::F {
+    let falling = exp(simd, simd.mul(gate, simd.splat(-1.0)));
+    let silu = simd.div(gate, simd.add(falling, simd.splat(1.0)));
+    simd.mul(silu, up)
+}
+
+/// `out = x / sqrt(mean(x * x) + eps) * weight`
+pub(crate) fn rms_norm<S: Simd>(
+    simd: S,
+    pool: &mut Pool,
+    x: &[f32],
+    (weight, eps): (&[f32], f32),
+    out: &mut [f32],
+) {
+    let cols = weight.len();
+    by_row(pool, out, cols, |row, out| {
+        simd.run(RmsNorm { x: &x[row * cols..][..cols], weight, eps, out });
+    });
+}
+
+struct RmsNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (x, x_rest) = self.x.as_chunks::<LANES>();
+        let last = load_part(simd, x_rest);
+        let mut squares = simd.mul(last, last);
+        for x in x {
+            let x = simd.load(x);
+            squares = simd.mul_add(x, x, squares);
+        }
+        let mean = simd.sum(squares) / self.x.len() as f32;
+        let scale = simd.splat(1.0 / (mean + self.eps).sqrt());
+        let (weight, weight_rest) = self.weight.as_chunks::<LANES>();
+        let (out, out_rest) = self.out.as_chunks_mut::<LANES>();
+        for ((x, weight), out) in x.iter().zip(weight).zip(out) {
+            let scaled = simd.mul(simd.load(x), scale);
+            simd.store(simd.mul(scaled, simd.load(weight)), out);
+        }
+        let scaled = simd.mul(last, scale);
+        store_part(simd, simd.mul(scaled, load_part(simd, weight_rest)), out_rest);
+    }
+}
+
+/// The cosine and sine of every angle of a batch, kept from layer to layer.
+///
+/// All layers of a step turn by the same angles, and sines are dear.
+#[derive(Default)]
+pub(crate) struct Rotations {
+    positions: Vec<u32>,
+    frequencies: Vec<f32>,
+    /// `(positions, frequencies)`
+    turns: Vec<Turn>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Turn {
+    cos: f32,
+    sin: f32,
+}
+
+impl Rotations {
+    /// Sized for `rows` positions and heads of `head_dim` so that a step need not allocate.
+    pub(crate) fn reserve(&mut self, rows: usize, frequencies: usize) {
+        self.positions.reserve(rows);
+        self.frequencies.reserve(frequencies);
+        self.turns.reserve(rows.saturating_mul(frequencies));
+    }
+
+    fn update(&mut self, positions: &[u32], frequencies: &[f32]) {
+        if self.positions == positions && self.frequencies == frequencies {
+            return;
+        }
+        self.positions.clear();
+        self.positions.extend_from_slice(positions);
+        self.frequencies.clear();
+        self.frequencies.extend_from_slice(frequencies);
+        self.turns.clear();
+        self.turns.extend(
+            positions.iter().flat_map(|position| {
+                frequencies.iter().map(|frequency| turn(*position, *frequency))
+            }),
+        );
+    }
+}
+
+/// In f64, because an f32 angle of thousands of radians is off by more than the sine should be.
+#[expect(clippy::cast_possible_truncation, reason = "the result is wanted in f32")]
+fn turn(position: u32, frequency: f32) -> Turn {
+    let (sin, cos) = (f64::from(position) * f64::from(frequency)).sin_cos();
+    Turn { cos: cos as f32, sin: sin as f32 }
+}
+
+/// Turns the pairs of every head of `x`, `(positions, heads, head_dim)`.
+pub(crate) fn rope(
+    pool: &mut Pool,
+    rotations: &mut Rotations,
+    x: &mut [f32],
+    (positions, frequencies): (&[u32], &[f32]),
+    shape: RopeShape,
+) {
+    rotations.update(positions, frequencies);
+    let pairs = frequencies.len();
+    let turns = &rotations.turns;
+    by_row(pool, x, shape.heads * shape.head_dim, |row, x| {
+        let turns = &turns[row * pairs..][..pairs];
+        for head in x.chunks_exact_mut(shape.head_dim) {
+            match shape.style {
+                RopeStyle::Norm => {
+                    for ([a, b], turn) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
+                        turn_pair(a, b, *turn);
+                    }
+                }
+                RopeStyle::Neox => {
+                    let (low, high) = head.split_at_mut(pairs);
+                    for ((a, b), turn) in low.iter_mut().zip(high).zip(turns) {
+                        turn_pair(a, b, *turn);
+                    }
+                }
+            }
+        }
+    });
+}
+
+fn turn_pair(a: &mut f32, b: &mut f32, Turn { cos, sin }: Turn) {
+    (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+}

@@ -1,0 +1,152 @@
+//! The oracle: each operation as a loop over sixteen numbers.
+
+#![expect(clippy::inline_always, reason = "one form for all instruction sets")]
+
+use std::array::from_fn;
+
+use half::{bf16, f16};
+
+use super::{Kernel, LANES, Lanes, Line, Simd};
+
+/// Needs nothing of the processor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scalar;
+
+impl Simd for Scalar {
+    const ROWS: usize = 4;
+
+    type F = Lanes;
+    type Q = [i8; 64];
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Lanes {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &Lanes) -> Lanes {
+        *from
+    }
+
+    #[inline(always)]
+    fn store(self, value: Lanes, to: &mut Lanes) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> Lanes {
+        from.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Lanes {
+        from.map(bf16::to_f32)
+    }
+
+    #[inline(always)]
+    fn add(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn div(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| a[i] / b[i])
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn max(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn min(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn abs(self, a: Lanes) -> Lanes {
+        a.map(f32::abs)
+    }
+
+    #[inline(always)]
+    fn round(self, a: Lanes) -> Lanes {
+        a.map(f32::round_ties_even)
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "n is an integer in -126..=127, so the exponent is in 1..=254"
+    )]
+    fn pow2(self, n: Lanes) -> Lanes {
+        n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    fn keep_from(self, value: Lanes, x: Lanes, limit: f32) -> Lanes {
+        from_fn(|i| if x[i] >= limit { value[i] } else { 0.0 })
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the values are integers in -127..=127")]
+    fn to_bytes(self, value: Lanes, to: &mut [i8; LANES]) {
+        *to = value.map(|value| value as i8);
+    }
+
+    #[inline(always)]
+    fn signed(self, line: &Line) -> [i8; 64] {
+        line.0.map(u8::cast_signed)
+    }
+
+    #[inline(always)]
+    fn nibbles(self, line: &Line) -> ([i8; 64], [i8; 64]) {
+        (line.0.map(|byte| (byte & 15).cast_signed()), line.0.map(|byte| (byte >> 4).cast_signed()))
+    }
+
+    #[inline(always)]
+    fn dot_signed(self, weights: &[[i8; 64]; 8], activations: &[i8; 32], _sum: i32) -> Lanes {
+        self.dot_nibbles(weights, activations)
+    }
+
+    #[inline(always)]
+    fn dot_nibbles(self, weights: &[[i8; 64]; 8], activations: &[i8; 32]) -> Lanes {
+        from_fn(|row| {
+            let mut sum = 0_i32;
+            for (group, weights) in weights.iter().enumerate() {
+                for i in 0..4 {
+                    sum += i32::from(weights[row * 4 + i]) * i32::from(activations[group * 4 + i]);
+                }
+            }
+            sum as f32
+        })
+    }
+
+    #[inline(always)]
+    fn spin_dots(self, rounds: u64) -> (u64, i32) {
+        let mut weights = std::hint::black_box([3_i8; 64]);
+        let mut total = 0_i32;
+        for _ in 0..rounds {
+            for weight in &mut weights {
+                total = total.wrapping_add(i32::from(*weight) * 5);
+                *weight = weight.wrapping_add(1);
+            }
+        }
+        (rounds * 128, total)
+    }
+}

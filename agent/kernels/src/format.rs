@@ -1,0 +1,91 @@
+//! The formats that weights and activations are stored in, and what one block of each looks like.
+//!
+//! A tensor is rows of columns; each row is cut into blocks of [`Format::block_len`] neighbouring
+//! columns and each block takes [`Format::block_bytes`] bytes, little-endian. The code of each
+//! format lives in one file below `formats`.
+
+use std::fmt;
+
+/// How numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision.
+    F16,
+    /// The upper half of a single precision float.
+    BF16,
+    /// 32 signed bytes and an f16 scale: `w = d * q`.
+    Q8_0,
+    /// 32 unsigned nibbles, an f16 scale and an f16 offset: `w = d * q + m`.
+    Q4_1,
+    /// 32 signed bytes, an f16 scale and the f16 product of scale and sum of the bytes.
+    ///
+    /// Made from activations only: the stored sum lets a format with an offset multiply it once.
+    Q8_1,
+}
+
+impl Format {
+    /// Every format in which weights may be stored.
+    pub const WEIGHTS: [Self; 5] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_1];
+
+    /// Values in one block.
+    pub const fn block_len(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Q8_0 | Self::Q4_1 | Self::Q8_1 => 32,
+        }
+    }
+
+    /// Bytes of one block.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q8_0 => 34,
+            Self::Q4_1 => 20,
+            Self::Q8_1 => 36,
+        }
+    }
+
+    /// Bytes of one row of `cols` values; `None` when `cols` is no whole number of blocks or the
+    /// product does not fit.
+    pub const fn row_bytes(self, cols: usize) -> Option<usize> {
+        if cols.is_multiple_of(self.block_len()) {
+            (cols / self.block_len()).checked_mul(self.block_bytes())
+        } else {
+            None
+        }
+    }
+
+    /// Bytes of a tensor of `rows` rows of `cols` values; `None` as for [`Format::row_bytes`].
+    pub const fn tensor_bytes(self, rows: usize, cols: usize) -> Option<usize> {
+        match self.row_bytes(cols) {
+            Some(row) => row.checked_mul(rows),
+            None => None,
+        }
+    }
+
+    /// Whether values are stored as floats, not as scaled integers.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
+    /// The name that model files and people use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::BF16 => "BF16",
+            Self::Q8_0 => "Q8_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q8_1 => "Q8_1",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

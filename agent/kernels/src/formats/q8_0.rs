@@ -1,0 +1,66 @@
+//! Q8_0: `w[i] = d * q[i]`, 32 signed bytes under one f16 scale.
+
+use half::f16;
+
+/// One block as it lies in a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct BlockQ8_0 {
+    pub d: f16,
+    pub q: [i8; 32],
+}
+
+const _: () = assert!(size_of::<BlockQ8_0>() == 34);
+
+impl BlockQ8_0 {
+    pub fn from_bytes(bytes: &[u8; 34]) -> Self {
+        let [d0, d1, q @ ..] = *bytes;
+        Self { d: f16::from_le_bytes([d0, d1]), q: q.map(u8::cast_signed) }
+    }
+
+    pub fn to_bytes(&self) -> [u8; 34] {
+        let [d0, d1] = self.d.to_le_bytes();
+        let mut q = self.q.iter().map(|q| q.cast_unsigned());
+        let mut d = [d0, d1].into_iter();
+        std::array::from_fn(|_| d.next().or_else(|| q.next()).unwrap_or_default())
+    }
+
+    /// The nearest block: `d = max |x| / 127`, each `q` the nearest integer to `x / d`.
+    pub fn quantise(values: &[f32; 32]) -> Self {
+        let (d, q) = nearest(values);
+        Self { d: f16::from_f32(d), q }
+    }
+
+    pub fn dequantise(&self, out: &mut [f32; 32]) {
+        let d = self.d.to_f32();
+        for (out, q) in out.iter_mut().zip(self.q) {
+            *out = f32::from(q) * d;
+        }
+    }
+
+    /// The product with a block of activations.
+    pub fn dot(&self, activations: &Self) -> f64 {
+        let sum: i32 = self
+            .q
+            .iter()
+            .zip(activations.q)
+            .map(|(w, y)| i32::from(*w).wrapping_mul(i32::from(y)))
+            .sum();
+        f64::from(sum) * self.d.to_f64() * activations.d.to_f64()
+    }
+}
+
+/// The scale, not yet rounded to f16, and the bytes of the nearest block.
+///
+/// Halves go to the even neighbour, as vector units round, so that a backend makes the same bytes.
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "|value * inverse| is at most 127 and a hair, which rounds into an i8"
+)]
+pub(crate) fn nearest(values: &[f32; 32]) -> (f32, [i8; 32]) {
+    let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let d = largest / 127.0;
+    let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
+    (d, values.map(|value| (value * inverse).round_ties_even() as i8))
+}

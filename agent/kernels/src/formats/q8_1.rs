@@ -1,0 +1,52 @@
+//! Q8_1: Q8_0 with the product of scale and sum, for weights that have an offset.
+
+use half::f16;
+
+use super::q8_0;
+
+/// One block of activations.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct BlockQ8_1 {
+    pub d: f16,
+    /// `d * sum(q)`, computed from the scale before it was rounded.
+    pub s: f16,
+    pub q: [i8; 32],
+}
+
+const _: () = assert!(size_of::<BlockQ8_1>() == 36);
+
+impl BlockQ8_1 {
+    pub fn from_bytes(bytes: &[u8; 36]) -> Self {
+        let [d0, d1, s0, s1, q @ ..] = *bytes;
+        Self {
+            d: f16::from_le_bytes([d0, d1]),
+            s: f16::from_le_bytes([s0, s1]),
+            q: q.map(u8::cast_signed),
+        }
+    }
+
+    pub fn to_bytes(&self) -> [u8; 36] {
+        let ([d0, d1], [s0, s1]) = (self.d.to_le_bytes(), self.s.to_le_bytes());
+        let mut scales = [d0, d1, s0, s1].into_iter();
+        let mut q = self.q.iter().map(|q| q.cast_unsigned());
+        std::array::from_fn(|_| scales.next().or_else(|| q.next()).unwrap_or_default())
+    }
+
+    #[expect(
+        clippy::as_conversions,
+        reason = "a sum of 32 bytes is at most 4096, which f32 holds exactly"
+    )]
+    pub fn quantise(values: &[f32; 32]) -> Self {
+        let (d, q) = q8_0::nearest(values);
+        let sum: i32 = q.iter().map(|q| i32::from(*q)).sum();
+        Self { d: f16::from_f32(d), s: f16::from_f32(d * sum as f32), q }
+    }
+
+    pub fn dequantise(&self, out: &mut [f32; 32]) {
+        let d = self.d.to_f32();
+        for (out, q) in out.iter_mut().zip(self.q) {
+            *out = f32::from(q) * d;
+        }
+    }
+}

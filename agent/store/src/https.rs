@@ -1,0 +1,307 @@
+//! A file of a web server: asked for from where the last attempt ended, until it is whole.
+//!
+//! Each attempt asks ([`client`]), reads the head of the answer ([`answer`]) and takes its body. What an
+//! attempt brought is kept whatever ended it. Every wait has an end: for the connection, for the
+//! head, for each next few bytes, and for the number of attempts that bring nothing.
+
+mod answer;
+mod client;
+
+use std::time::Duration;
+
+use realm_core::desired::Sha256;
+use reqwest::{
+    Client, Response,
+    header::{ACCEPT_ENCODING, IF_RANGE, RANGE},
+};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::{
+    error::SourceError,
+    hash::Hasher,
+    options::{Retry, StoreOptions},
+    partial::Partial,
+    source::Address,
+    state::State,
+    store::{Progress, ProgressFn, Stored},
+};
+use answer::{Answer, Asked};
+
+/// Bytes collected before they go to the disk: one hand-over to a blocking thread per megabyte
+/// costs nothing, and a dropped fetch loses no more than this.
+const APPEND_BYTES: usize = 1 << 20;
+
+/// Bytes that count as being alive within one stall timeout. A server that drips slower than this
+/// (140 bytes a second by default) would take months over the smallest model.
+const ALIVE_BYTES: u64 = 4096;
+
+/// Bytes that make an attempt worth having: it starts the count of attempts anew, so that a large
+/// file comes through a poor line, yet there are never more attempts than megabytes and a few.
+const WORTH_BYTES: u64 = 1 << 20;
+
+/// Brings the file at `address` into `partial` and finishes it.
+pub(crate) async fn fetch(
+    address: &Address,
+    partial: &Partial,
+    options: &StoreOptions,
+    progress: ProgressFn<'_>,
+) -> Result<Stored, SourceError> {
+    let mut download = Download {
+        client: client::build(address, options).await?,
+        address,
+        source: key(address),
+        partial,
+        options,
+        progress,
+        joined: partial.bytes() > 0,
+    };
+    download.run().await?;
+    match partial.finish().await {
+        // The parts may have been of different versions: one answer from the start decides.
+        Err(SourceError::DigestMismatch { .. }) if download.joined => {
+            tracing::debug!("the joined parts have a wrong digest, starting over");
+            download.run().await?;
+            partial.finish().await
+        }
+        result => result,
+    }
+}
+
+/// What tells one address from another without keeping the secrets it may hold.
+fn key(address: &Address) -> Sha256 {
+    let mut hasher = Hasher::default();
+    hasher.update(address.url.as_str().as_bytes());
+    hasher.digest()
+}
+
+struct Download<'a> {
+    client: Client,
+    address: &'a Address,
+    source: Sha256,
+    partial: &'a Partial,
+    options: &'a StoreOptions,
+    progress: ProgressFn<'a>,
+    /// Whether the bytes so far came with more than one answer.
+    joined: bool,
+}
+
+impl Download<'_> {
+    /// Attempts until the file is whole.
+    async fn run(&mut self) -> Result<(), SourceError> {
+        let retry = &self.options.retry;
+        let (mut failures, mut bytes_best) = (0, self.partial.bytes());
+        loop {
+            let error = match self.attempt().await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let bytes = self.partial.bytes();
+            if bytes >= bytes_best.saturating_add(WORTH_BYTES) {
+                (failures, bytes_best) = (0, bytes);
+            }
+            failures += 1;
+            if failures >= retry.attempts_max || !is_passing(&error) {
+                return Err(error);
+            }
+            tracing::debug!(reason = error.reason(), failures, "asking the server again");
+            sleep(pause(failures, retry, &error)).await;
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<(), SourceError> {
+        let known = self.partial.recall().await?.filter(|state| state.source == self.source);
+        let (mut response, mut answer) = self.ask(known.as_ref()).await?;
+        if matches!(answer, Answer::Unfit) {
+            self.partial.empty().await?;
+            (response, answer) = self.ask(None).await?;
+        }
+        let bytes_total = match answer {
+            Answer::Nothing => return Ok(()),
+            Answer::Whole { bytes_total } => {
+                self.partial.empty().await?;
+                self.joined = false;
+                bytes_total
+            }
+            Answer::Rest { bytes_total } => {
+                self.joined = true;
+                bytes_total
+            }
+            Answer::Unfit => return Err(malformed("a part was sent though all was asked for")),
+        };
+        self.check_room(bytes_total)?;
+        let etag = answer::strong_etag(response.headers());
+        self.partial.remember(State { source: self.source, bytes_total, etag }).await?;
+        self.take_body(response, bytes_total).await
+    }
+
+    /// Asks for what is missing.
+    async fn ask(&self, known: Option<&State>) -> Result<(Response, Answer), SourceError> {
+        let bytes_have = self.partial.bytes();
+        let etag = known.and_then(|state| state.etag.as_deref());
+        let mut request =
+            self.client.get(self.address.url.clone()).header(ACCEPT_ENCODING, "identity");
+        if bytes_have > 0 {
+            request = request.header(RANGE, format!("bytes={bytes_have}-"));
+            if let Some(etag) = etag {
+                request = request.header(IF_RANGE, etag);
+            }
+        }
+        let patience = self.options.connect_timeout.saturating_add(self.options.stall_timeout);
+        let response = timeout(patience, request.send())
+            .await
+            .map_err(|_| stalled(patience, bytes_have))?
+            .map_err(|error| client::explain(error, bytes_have))?;
+        let asked =
+            Asked { bytes_have, etag, bytes_total: known.and_then(|state| state.bytes_total) };
+        let answer = answer::read(response.status(), response.headers(), &asked)?;
+        Ok((response, answer))
+    }
+
+    fn check_room(&self, bytes_total: Option<u64>) -> Result<(), SourceError> {
+        let Some(bytes) = bytes_total else { return Ok(()) };
+        self.check_size(bytes)?;
+        Ok(self.partial.reserve(bytes.saturating_sub(self.partial.bytes()))?)
+    }
+
+    fn check_size(&self, bytes: u64) -> Result<(), SourceError> {
+        let bytes_max = self.options.bytes_max;
+        if bytes > bytes_max {
+            return Err(SourceError::TooLarge { bytes, bytes_max });
+        }
+        Ok(())
+    }
+
+    /// Takes the body to its end, keeping what came before a bad one.
+    async fn take_body(
+        &self,
+        mut response: Response,
+        bytes_total: Option<u64>,
+    ) -> Result<(), SourceError> {
+        let mut alive = Alive::new(self.options.stall_timeout);
+        let mut buffer = Vec::new();
+        loop {
+            let bytes_done = self.partial.bytes().saturating_add(buffer.len() as u64);
+            let ended = match timeout_at(alive.deadline(), response.chunk()).await {
+                Err(_) => Some(Err(stalled(self.options.stall_timeout, bytes_done))),
+                Ok(Err(error)) => Some(Err(client::explain(error, bytes_done))),
+                Ok(Ok(None)) => Some(check_whole(bytes_done, bytes_total)),
+                Ok(Ok(Some(chunk))) => {
+                    alive.feed(chunk.len() as u64, Instant::now());
+                    buffer.extend_from_slice(&chunk);
+                    None
+                }
+            };
+            let bytes_done = self.partial.bytes().saturating_add(buffer.len() as u64);
+            self.check_size(bytes_done)?;
+            if ended.is_some() || buffer.len() >= APPEND_BYTES {
+                let remaining = bytes_total.map(|total| total.saturating_sub(bytes_done));
+                self.partial.append(std::mem::take(&mut buffer), remaining).await?;
+            }
+            (self.progress)(Progress { bytes_done, bytes_total });
+            if let Some(ended) = ended {
+                return ended;
+            }
+        }
+    }
+}
+
+/// Whether a body that ended well was all there is.
+fn check_whole(bytes_done: u64, bytes_total: Option<u64>) -> Result<(), SourceError> {
+    match bytes_total {
+        Some(total) if bytes_done < total => Err(SourceError::Interrupted {
+            bytes_done,
+            source: format!("{} bytes are missing", total.saturating_sub(bytes_done)).into(),
+        }),
+        Some(total) if bytes_done > total => Err(malformed("more bytes than announced")),
+        _ => Ok(()),
+    }
+}
+
+fn stalled(waited: Duration, bytes_done: u64) -> SourceError {
+    SourceError::Stalled { waited_ms: waited.as_millis(), bytes_done }
+}
+
+fn malformed(why: &str) -> SourceError {
+    SourceError::Malformed { why: why.to_owned() }
+}
+
+/// When a server that sends next to nothing counts as stalled.
+struct Alive {
+    patience: Duration,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Alive {
+    fn new(patience: Duration) -> Self {
+        Self { patience, since: Instant::now(), bytes: 0 }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.since + self.patience
+    }
+
+    fn feed(&mut self, bytes: u64, now: Instant) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes >= ALIVE_BYTES {
+            (self.bytes, self.since) = (0, now);
+        }
+    }
+}
+
+/// Whether asking the same server again may help.
+fn is_passing(error: &SourceError) -> bool {
+    match error {
+        SourceError::Unreachable(_)
+        | SourceError::Stalled { .. }
+        | SourceError::Interrupted { .. } => true,
+        SourceError::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
+        _ => false,
+    }
+}
+
+/// The pause before attempt `failures + 1`: doubling, and spread over its second half so that
+/// many nodes do not come back at once. A server's own wish is heard within the same bound.
+fn pause(failures: u32, retry: &Retry, error: &SourceError) -> Duration {
+    let doubled = retry.pause_min.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    let longest = doubled.min(retry.pause_max);
+    // Without randomness the pause is merely not spread.
+    let spread = getrandom::u32().map_or(0.0, |r| f64::from(r) / f64::from(u32::MAX));
+    let pause = longest.mul_f64(0.5 + spread / 2.0);
+    match error {
+        SourceError::Refused { retry_after_secs: Some(secs), .. } => {
+            pause.max(Duration::from_secs(*secs).min(retry.pause_max))
+        }
+        _ => pause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Site, StoreOptions};
+
+    #[test]
+    fn pauses_grow_within_their_bounds_and_hear_the_server_within_the_same() {
+        let retry = StoreOptions::new(Site::Cluster).retry;
+        let refused = |secs| SourceError::Refused { status: 503, retry_after_secs: secs };
+        for failures in 1..40 {
+            let pause = pause(failures, &retry, &refused(None));
+            assert!(pause >= retry.pause_min / 2 && pause <= retry.pause_max, "{pause:?}");
+        }
+        assert_eq!(pause(1, &retry, &refused(Some(3600))), retry.pause_max);
+    }
+
+    #[test]
+    fn a_server_that_drips_is_not_alive() {
+        let patience = Duration::from_secs(30);
+        let mut alive = Alive::new(patience);
+        let deadline = alive.deadline();
+        for _ in 1..ALIVE_BYTES {
+            alive.feed(1, alive.since + patience / 2);
+            assert_eq!(alive.deadline(), deadline);
+        }
+        alive.feed(1, alive.since + patience / 2);
+        assert!(alive.deadline() > deadline);
+    }
+}

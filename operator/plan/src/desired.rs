@@ -1,0 +1,202 @@
+//! What each node should hold: the whole state, never a delta.
+//!
+//! References are full names, defaults are filled in, and what a tenant may not use is absent.
+//! The agent has its own words for the same things; whoever hands a plan over translates.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use crate::name::Name;
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sha256(pub [u8; 32]);
+
+impl FromStr for Sha256 {
+    type Err = hex::FromHexError;
+
+    /// Reads 64 hexadecimal digits, with or without a leading `sha256:`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut digest = [0; 32];
+        hex::decode_to_slice(text.strip_prefix("sha256:").unwrap_or(text), &mut digest)?;
+        Ok(Self(digest))
+    }
+}
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// The whole desired state of one node, each list in the order of names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// Grows whenever anything else here changes, and only then.
+    pub generation: u64,
+    pub models: Vec<DesiredModel>,
+    pub tenants: Vec<DesiredTenant>,
+    pub pipelines: Vec<DesiredPipeline>,
+}
+
+/// One model to load and keep loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredModel {
+    pub name: Name,
+    pub artifact: Artifact,
+    /// Tokens of context; `None` takes what the file says.
+    pub context: Option<u32>,
+    /// KV blocks to keep for this model; `None` lets the agent derive them from its memory.
+    pub kv_blocks: Option<u32>,
+}
+
+/// A file to fetch: the mirrors are tried in order and all must carry the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// Never empty.
+    pub sources: Vec<String>,
+    /// `None` only where every source is a `file`.
+    pub sha256: Option<Sha256>,
+}
+
+/// One tenant: its rights, limits, keys and program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredTenant {
+    pub name: Name,
+    pub weight: u32,
+    pub suspended: bool,
+    pub limits: Limits,
+    /// What the tenant may use, by the name it uses for it; the first is its default.
+    pub models: Vec<ModelGrant>,
+    /// Pipelines the tenant may call, by the name it uses for them.
+    pub pipelines: BTreeMap<String, Name>,
+    pub keys: Vec<ApiKey>,
+    pub program: Program,
+    /// What the program reads through its `config` interface.
+    pub config: BTreeMap<String, String>,
+}
+
+/// A tenant's right to use a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelGrant {
+    /// The bare name in the tenant's own namespace, else `namespace/name`.
+    pub alias: String,
+    pub model: Name,
+}
+
+/// What a tenant may spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub requests_per_minute: u32,
+    pub input_tokens_per_minute: u32,
+    pub output_tokens_per_minute: u32,
+    /// Calls running at once.
+    pub calls_max: u32,
+    /// Tokens of prompt and answer together, for one sequence.
+    pub context_max: u32,
+    /// KV blocks held at once, over all sequences and cached prefixes, per model.
+    pub kv_blocks_max: u32,
+    pub program: ProgramLimits,
+}
+
+/// What one call of a tenant's program may spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramLimits {
+    pub memory_bytes_max: u64,
+    pub fuel_max: u64,
+    pub host_calls_max: u64,
+    pub output_bytes_max: u64,
+    pub deadline_ms: u64,
+}
+
+/// One API key, as its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    /// `secret/entry`, unique in its tenant.
+    pub name: String,
+    pub sha256: Sha256,
+    /// Seconds since the Unix epoch.
+    pub expires_at: Option<u64>,
+    pub disabled: bool,
+}
+
+/// What runs a tenant's calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The component that ships with Realm.
+    BuiltIn,
+    /// The tenant's own component.
+    Component(Artifact),
+}
+
+/// A pipeline whose references and types have been checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredPipeline {
+    pub name: Name,
+    pub inputs: Vec<PipelineInput>,
+    /// In an order in which every step comes after those it uses.
+    pub steps: Vec<PipelineStep>,
+    pub outputs: Vec<PipelineOutput>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipelineInput {
+    pub name: String,
+    pub kind: InputKind,
+    pub required: bool,
+}
+
+/// The type of a pipeline's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputKind {
+    String,
+    Integer,
+    Number,
+    Boolean,
+}
+
+/// One step: a prompt for a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PipelineStep {
+    pub name: String,
+    pub model: Name,
+    pub system: Option<Template>,
+    pub prompt: Template,
+    pub tokens_max: u32,
+    pub deadline_ms: u64,
+    pub temperature: f32,
+    pub on_error: OnError,
+}
+
+/// What a pipeline does when a step fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnError {
+    Fail,
+    /// The step's output becomes this text.
+    Use(String),
+}
+
+/// A text with holes, already taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(pub Vec<TemplatePart>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplatePart {
+    Text(String),
+    /// `{{ inputs.name }}`
+    Input(String),
+    /// `{{ steps.name }}`
+    Step(String),
+}
+
+/// A named output: the text of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipelineOutput {
+    pub name: String,
+    pub step: String,
+}

@@ -1,0 +1,173 @@
+//! Who may use what: references become names, and what does not resolve becomes a problem of the
+//! object that refers to it, and of no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Demands;
+use crate::{
+    desired::{ApiKey, DesiredPipeline, DesiredTenant, ModelGrant, Sha256},
+    name::{Kind, Name},
+    problem::{Problem, Reason},
+    validate::{ValidPipeline, ValidTenant},
+};
+
+/// What every node serves, and what could not be resolved.
+pub(super) struct Resolved {
+    pub(super) tenants: Vec<DesiredTenant>,
+    pub(super) pipelines: Vec<DesiredPipeline>,
+    pub(super) problems: Vec<((Kind, Name), Problem)>,
+}
+
+pub(super) fn resolve(demands: &Demands) -> Resolved {
+    let mut problems = Vec::new();
+    let mut tenants = BTreeMap::new();
+    for tenant in demands.tenants.values() {
+        let (desired, found) = resolve_tenant(tenant, demands);
+        tenants.insert(tenant.name.clone(), desired);
+        problems.extend(found.into_iter().map(|p| ((Kind::Tenant, tenant.name.clone()), p)));
+    }
+    let mut pipelines = Vec::new();
+    for pipeline in demands.pipelines.values() {
+        let (callers, found) = resolve_callers(pipeline, demands, &tenants);
+        for caller in &callers {
+            if let Some(tenant) = tenants.get_mut(caller) {
+                let name = pipeline.name();
+                tenant.pipelines.insert(name.name().to_owned(), name.clone());
+            }
+        }
+        if !callers.is_empty() {
+            pipelines.push(pipeline.desired.clone());
+        }
+        problems.extend(found.into_iter().map(|p| ((Kind::Pipeline, pipeline.name().clone()), p)));
+    }
+    problems.extend(shared_keys(&tenants));
+    Resolved { tenants: tenants.into_values().collect(), pipelines, problems }
+}
+
+/// The tenant with every model and key that it has a right to, and what it asked for in vain.
+fn resolve_tenant(tenant: &ValidTenant, demands: &Demands) -> (DesiredTenant, Vec<Problem>) {
+    let ValidTenant { name, weight, suspended, limits, models, program, config, secrets } = tenant;
+    let mut problems = Vec::new();
+    let mut grants = Vec::new();
+    for (i, model) in models.iter().enumerate() {
+        match check_model(model, name, demands) {
+            Ok(()) => grants
+                .push(ModelGrant { alias: model.alias_in(name.namespace()), model: model.clone() }),
+            Err((reason, message)) => {
+                problems.push(Problem { path: format!("spec.models[{i}]"), reason, message });
+            }
+        }
+    }
+    let keys = resolve_keys(secrets, demands, &mut problems);
+    let desired = DesiredTenant {
+        name: name.clone(),
+        weight: *weight,
+        suspended: *suspended,
+        limits: *limits,
+        models: grants,
+        pipelines: BTreeMap::new(),
+        keys,
+        program: program.clone(),
+        config: config.clone(),
+    };
+    (desired, problems)
+}
+
+fn resolve_keys(secrets: &[Name], demands: &Demands, problems: &mut Vec<Problem>) -> Vec<ApiKey> {
+    let mut keys = Vec::new();
+    for (i, name) in secrets.iter().enumerate() {
+        let path = format!("spec.apiKeys[{i}]");
+        let Some(secret) = demands.secrets.get(name) else {
+            let message = format!("there is no Secret `{}`", name.name());
+            problems.push(Problem { path, reason: Reason::UnknownSecret, message });
+            continue;
+        };
+        keys.extend(secret.keys.iter().cloned());
+        problems.extend(secret.problems.iter().map(|problem| Problem {
+            path: path.clone(),
+            reason: problem.reason,
+            message: format!("Secret `{}`, {}: {}", name.name(), problem.path, problem.message),
+        }));
+    }
+    keys
+}
+
+/// The tenants that may call the pipeline. None while one of its models is out of its reach.
+fn resolve_callers(
+    pipeline: &ValidPipeline,
+    demands: &Demands,
+    tenants: &BTreeMap<Name, DesiredTenant>,
+) -> (BTreeSet<Name>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    for (i, model) in pipeline.models.iter().enumerate() {
+        if let Err((reason, message)) = check_model(model, pipeline.name(), demands) {
+            problems.push(Problem { path: format!("spec.steps[{i}].model"), reason, message });
+        }
+    }
+    if !problems.is_empty() {
+        return (BTreeSet::new(), problems);
+    }
+    let mut callers = BTreeSet::new();
+    for (i, name) in pipeline.tenants.iter().enumerate() {
+        let refusal = match tenants.get(name) {
+            None => Some((Reason::UnknownTenant, format!("there is no tenant `{}`", name.name()))),
+            Some(tenant) => first_not_granted(pipeline, tenant).map(|model| {
+                let message = format!("tenant `{}` has no right to model `{model}`", name.name());
+                (Reason::ModelNotGranted, message)
+            }),
+        };
+        match refusal {
+            None => drop(callers.insert(name.clone())),
+            Some((reason, message)) => {
+                problems.push(Problem { path: format!("spec.tenants[{i}]"), reason, message });
+            }
+        }
+    }
+    (callers, problems)
+}
+
+/// Whoever writes a pipeline may not thereby hand out models: its tenants must have them already.
+fn first_not_granted<'a>(pipeline: &'a ValidPipeline, tenant: &DesiredTenant) -> Option<&'a Name> {
+    let is_granted = |model: &&Name| tenant.models.iter().any(|grant| grant.model == **model);
+    pipeline.models.iter().find(|model| !is_granted(model))
+}
+
+/// Whether `user` may refer to `model`. Of another namespace's models only those that are open to
+/// the user's are told apart from those that do not exist.
+fn check_model(model: &Name, user: &Name, demands: &Demands) -> Result<(), (Reason, String)> {
+    let namespace = user.namespace();
+    match demands.models.get(model) {
+        Some(found) if found.is_open_to(namespace) => Ok(()),
+        _ if model.namespace() == namespace => {
+            Err((Reason::UnknownModel, format!("there is no model `{}`", model.name())))
+        }
+        _ => Err((
+            Reason::ModelNotShared,
+            format!("there is no model `{model}` that allows namespace `{namespace}`"),
+        )),
+    }
+}
+
+/// Keys that several tenants claim. The door lets such a key open none of them.
+fn shared_keys(tenants: &BTreeMap<Name, DesiredTenant>) -> Vec<((Kind, Name), Problem)> {
+    let mut claims = BTreeMap::<Sha256, Vec<(&Name, &str)>>::new();
+    for tenant in tenants.values() {
+        for key in &tenant.keys {
+            claims.entry(key.sha256).or_default().push((&tenant.name, &key.name));
+        }
+    }
+    let is_shared = |claims: &&Vec<(&Name, &str)>| {
+        claims.first().is_some_and(|first| claims.iter().any(|claim| claim.0 != first.0))
+    };
+    let shared = claims.values().filter(is_shared).flatten();
+    shared
+        .map(|&(tenant, key)| {
+            let problem = Problem {
+                path: "spec.apiKeys".to_owned(),
+                reason: Reason::KeyNotUnique,
+                message: format!("key `{key}` is also another tenant's, so it opens neither"),
+            };
+            ((Kind::Tenant, tenant.clone()), problem)
+        })
+        .collect()
+}

@@ -1,0 +1,270 @@
+//! Tenants.
+
+use std::collections::BTreeMap;
+
+use realm_crds::{
+    Tenant, TenantSpec,
+    model::{CONTEXT_MAX, KV_BLOCKS_MAX},
+    tenant::{
+        API_KEYS_MAX, ApiKeySource, CALLS_MAX, CONFIG_ENTRIES_MAX, CONFIG_KEY_LEN_MAX,
+        CONFIG_VALUE_LEN_MAX, DEADLINE_MS_MAX, Limits as RawLimits, MODELS_MAX, ModelRef,
+        PER_MINUTE_MAX, PROGRAM_COUNT_MAX, PROGRAM_MEMORY_BYTES_MAX, PROGRAM_MEMORY_BYTES_MIN,
+        PROGRAM_OUTPUT_BYTES_MAX, Program as RawProgram, ProgramLimits as RawProgramLimits,
+        WEIGHT_MAX,
+    },
+};
+
+use super::{
+    Site,
+    artifact::{RawArtifact, artifact},
+    field,
+};
+use crate::{
+    desired::{Limits, Program, ProgramLimits},
+    name::Name,
+    problem::{Findings, Problem, Reason},
+};
+
+/// A tenant that can be planned. Only [`tenant`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidTenant {
+    pub(crate) name: Name,
+    pub(crate) weight: u32,
+    pub(crate) suspended: bool,
+    pub(crate) limits: Limits,
+    /// In the order of the spec.
+    pub(crate) models: Vec<Name>,
+    pub(crate) program: Program,
+    pub(crate) config: BTreeMap<String, String>,
+    /// Secrets with keys, in the order of the spec.
+    pub(crate) secrets: Vec<Name>,
+}
+
+impl ValidTenant {
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The Secrets that hold the tenant's keys.
+    pub fn secrets(&self) -> &[Name] {
+        &self.secrets
+    }
+}
+
+/// Proves `raw`, or lists what is wrong with it.
+pub fn tenant(raw: &Tenant, site: Site) -> Result<ValidTenant, Vec<Problem>> {
+    let TenantSpec { weight, suspended, limits, models, program, api_keys } = &raw.spec;
+    let mut findings = Findings::default();
+    field::range("spec.weight", *weight, (1, WEIGHT_MAX), &mut findings);
+    let limits = read_limits(limits, &mut findings);
+    let (program, config) = match program {
+        None => (Some(Program::BuiltIn), BTreeMap::new()),
+        Some(program) => (read_program(program, site, &mut findings), program.config.clone()),
+    };
+    let valid = match field::name(&raw.metadata, &mut findings) {
+        None => None,
+        Some(name) => {
+            let models = read_models(models, &name, &mut findings);
+            let secrets = read_secrets(api_keys, &name, &mut findings);
+            program.map(|program| ValidTenant {
+                name,
+                weight: *weight,
+                suspended: *suspended,
+                limits,
+                models,
+                program,
+                config,
+                secrets,
+            })
+        }
+    };
+    findings.prove(valid)
+}
+
+fn read_limits(raw: &RawLimits, findings: &mut Findings) -> Limits {
+    let RawLimits {
+        requests_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        calls,
+        context,
+        kv_blocks,
+        program,
+    } = raw;
+    for (field, value, max) in [
+        ("requestsPerMinute", *requests_per_minute, PER_MINUTE_MAX),
+        ("inputTokensPerMinute", *input_tokens_per_minute, PER_MINUTE_MAX),
+        ("outputTokensPerMinute", *output_tokens_per_minute, PER_MINUTE_MAX),
+        ("calls", *calls, CALLS_MAX),
+        ("context", *context, CONTEXT_MAX),
+        ("kvBlocks", *kv_blocks, KV_BLOCKS_MAX),
+    ] {
+        field::range(&format!("spec.limits.{field}"), value, (1, max), findings);
+    }
+    Limits {
+        requests_per_minute: *requests_per_minute,
+        input_tokens_per_minute: *input_tokens_per_minute,
+        output_tokens_per_minute: *output_tokens_per_minute,
+        calls_max: *calls,
+        context_max: *context,
+        kv_blocks_max: *kv_blocks,
+        program: read_program_limits(program, findings),
+    }
+}
+
+fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> ProgramLimits {
+    let RawProgramLimits { memory_bytes, fuel, host_calls, output_bytes, deadline_ms } = raw;
+    let memory = (PROGRAM_MEMORY_BYTES_MIN, PROGRAM_MEMORY_BYTES_MAX);
+    for (field, value, bounds) in [
+        ("memoryBytes", *memory_bytes, memory),
+        ("fuel", *fuel, (1, PROGRAM_COUNT_MAX)),
+        ("hostCalls", *host_calls, (1, PROGRAM_COUNT_MAX)),
+        ("outputBytes", *output_bytes, (1, PROGRAM_OUTPUT_BYTES_MAX)),
+        ("deadlineMs", *deadline_ms, (1, DEADLINE_MS_MAX)),
+    ] {
+        field::range(&format!("spec.limits.program.{field}"), value, bounds, findings);
+    }
+    ProgramLimits {
+        memory_bytes_max: *memory_bytes,
+        fuel_max: *fuel,
+        host_calls_max: *host_calls,
+        output_bytes_max: *output_bytes,
+        deadline_ms: *deadline_ms,
+    }
+}
+
+fn read_program(raw: &RawProgram, site: Site, findings: &mut Findings) -> Option<Program> {
+    let RawProgram { sources, sha256, config } = raw;
+    let path = "spec.program.config";
+    if field::count(path, config.len(), (0, CONFIG_ENTRIES_MAX), findings) {
+        for (key, value) in config {
+            field::length(path, key, (1, CONFIG_KEY_LEN_MAX), findings);
+            field::length(&format!("{path}[{key}]"), value, (0, CONFIG_VALUE_LEN_MAX), findings);
+        }
+    }
+    if !sources.is_empty() {
+        let raw = RawArtifact { path: "spec.program", sources, sha256: sha256.as_deref() };
+        return artifact(&raw, site, findings).map(Program::Component);
+    }
+    if sha256.is_some() {
+        let message = "sha256 without sources: the built-in program has its own digest";
+        findings.add("spec.program.sha256", Reason::InvalidValue, message);
+    }
+    Some(Program::BuiltIn)
+}
+
+fn read_models(raw: &[ModelRef], own: &Name, findings: &mut Findings) -> Vec<Name> {
+    let path = |i: usize| format!("spec.models[{i}]");
+    if !field::count("spec.models", raw.len(), (0, MODELS_MAX), findings) {
+        return Vec::new();
+    }
+    let mut models = Vec::new();
+    for (i, ModelRef { name, namespace }) in raw.iter().enumerate() {
+        let Some(model) = field::reference(&path(i), (namespace, name), own, findings) else {
+            continue;
+        };
+        if models.contains(&model) {
+            findings.add(path(i), Reason::Duplicate, format!("`{model}` is there already"));
+        }
+        models.push(model);
+    }
+    models
+}
+
+fn read_secrets(raw: &[ApiKeySource], own: &Name, findings: &mut Findings) -> Vec<Name> {
+    if !field::count("spec.apiKeys", raw.len(), (0, API_KEYS_MAX), findings) {
+        return Vec::new();
+    }
+    let path = |i: usize| format!("spec.apiKeys[{i}].secretName");
+    let names = raw.iter().map(|ApiKeySource { secret_name }| secret_name.as_str());
+    field::unique(names.clone(), path, findings);
+    names
+        .enumerate()
+        .filter_map(|(i, name)| field::reference(&path(i), ("", name), own, findings))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tenant in `spec`, or its problems as `path reason`.
+    fn check(spec: &str) -> Result<ValidTenant, Vec<String>> {
+        let yaml = format!(
+            "{{apiVersion: realm.dev/v1alpha1, kind: Tenant, metadata: {{name: t, namespace: n}}, spec: {{{spec}}}}}"
+        );
+        tenant(&serde_saphyr::from_str(&yaml).unwrap(), Site::OneMachine).map_err(|problems| {
+            problems.iter().map(|p| format!("{} {}", p.path, p.reason.as_str())).collect()
+        })
+    }
+
+    #[test]
+    fn an_empty_spec_is_a_tenant_with_every_default() {
+        let tenant = check("").unwrap();
+        assert_eq!((tenant.weight, tenant.suspended), (100, false));
+        assert_eq!((tenant.limits.requests_per_minute, tenant.limits.calls_max), (600, 16));
+        assert_eq!(tenant.limits.program.memory_bytes_max, 64 * 1024 * 1024);
+        assert_eq!(tenant.program, Program::BuiltIn);
+    }
+
+    #[test]
+    fn one_limit_can_be_set_without_the_others() {
+        let tenant = check("limits: {calls: 2, program: {fuel: 7}}").unwrap();
+        assert_eq!((tenant.limits.calls_max, tenant.limits.kv_blocks_max), (2, 1024));
+        assert_eq!(
+            (tenant.limits.program.fuel_max, tenant.limits.program.host_calls_max),
+            (7, 100_000)
+        );
+    }
+
+    #[test]
+    fn references_are_full_names_in_the_order_of_the_spec() {
+        let spec = "models: [{name: b}, {name: a, namespace: other}], apiKeys: [{secretName: z.keys}, {secretName: a}]";
+        let tenant = check(spec).unwrap();
+        let show = |names: &[Name]| names.iter().map(Name::to_string).collect::<Vec<_>>();
+        assert_eq!(show(&tenant.models), ["n/b", "other/a"]);
+        assert_eq!(show(tenant.secrets()), ["n/z.keys", "n/a"]);
+    }
+
+    #[test]
+    fn the_built_in_program_can_be_configured() {
+        let tenant = check("program: {config: {system: Be brief.}}").unwrap();
+        assert_eq!(tenant.program, Program::BuiltIn);
+        assert_eq!(tenant.config.get("system").unwrap(), "Be brief.");
+        let problems = check(&format!("program: {{sha256: {}}}", "a".repeat(64))).unwrap_err();
+        assert_eq!(problems, ["spec.program.sha256 InvalidValue"]);
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        let problems = check(
+            "weight: 0, limits: {calls: 0, program: {memoryBytes: 1, deadlineMs: 0}}, \
+             program: {sources: ['https://example.org/p.wasm']}, \
+             models: [{name: a}, {name: a, namespace: n}, {name: 'B!'}], \
+             apiKeys: [{secretName: k}, {secretName: k}, {secretName: ''}]",
+        )
+        .unwrap_err();
+        assert_eq!(
+            problems,
+            [
+                "spec.weight OutOfRange",
+                "spec.limits.calls OutOfRange",
+                "spec.limits.program.memoryBytes OutOfRange",
+                "spec.limits.program.deadlineMs OutOfRange",
+                "spec.program.sha256 DigestRequired",
+                "spec.models[1] Duplicate",
+                "spec.models[2] InvalidValue",
+                "spec.apiKeys[1].secretName Duplicate",
+                "spec.apiKeys[2].secretName InvalidValue",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_problems_of_one_object_are_bounded() {
+        let models = vec!["{name: a}"; 64].join(",");
+        let keys = vec!["{secretName: a}"; 64].join(",");
+        let problems = check(&format!("models: [{models}], apiKeys: [{keys}]")).unwrap_err();
+        assert_eq!(problems.len(), 64);
+    }
+}

@@ -1,0 +1,294 @@
+"""The client: keeps one session to a server, makes calls on it, and replaces it when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Literal, TypedDict, TypeVar, Unpack
+
+from realm_client import results
+from realm_client.backoff import Backoff, Clock, SystemClock
+from realm_client.connect import Opened, SendKey, Target, open_session, to_ws_url
+from realm_client.errors import ConnectionLost, Draining, RealmError
+from realm_client.reply import (
+    Chunk,
+    Completion,
+    Health,
+    Json,
+    Metadata,
+    PipelineReply,
+    Reply,
+    TextReply,
+    Tokens,
+)
+from realm_client.running import CHUNKS_UNREAD_MAX, RunningCall
+from realm_client.session import Session
+from realm_client.stream import Policy, Request, Stream
+
+R = TypeVar("R")
+
+#: Sessions a call tries that go away before it has begun: a load balancer may offer a draining
+#: server twice, hardly three times in a row unless all of them drain.
+SESSIONS_MAX = 3
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sampling(TypedDict, total=False):
+    """How `generate` and `chat` pick tokens; what is left out is the server's default."""
+
+    model: str
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+    stop: str | Sequence[str]
+
+
+class Client:
+    """Calls functions of a Realm server, many at once, over one WebSocket.
+
+    Use it as `async with Client(url, api_key) as client`, which connects at once; without that the
+    first call connects, and `close` is yours to call. It belongs to one event loop.
+
+    A connection that is lost ends its running calls with `ConnectionLost`; the next call connects
+    again. A server that goes away keeps its running calls, new ones go to a new connection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        retry: Backoff | None = None,
+        reconnect: Backoff | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        send_key: SendKey = "header",
+        chunks_unread_max: int = CHUNKS_UNREAD_MAX,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Takes `ws`, `wss`, `http` or `https` addresses; `/v1/ws` is added where there is no path.
+
+        `retry` repeats calls that were refused for a while (limits, no place, draining); without
+        it the refusal is raised. `reconnect` bounds the attempts to connect. `clock` and `rng` are
+        for tests.
+        """
+        self._target = Target(to_ws_url(url), api_key, ssl_context, send_key)
+        self._reconnect = reconnect or Backoff()
+        self._chunks_unread_max = chunks_unread_max
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()
+        self._policy = Policy(retry, self._clock, self._rng)
+        self._opened: Opened | None = None
+        self._opening: asyncio.Task[Opened] | None = None
+        self._sessions: set[Session] = set()  # the current one, and retired ones until they end
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def tenant(self) -> str | None:
+        """Whom the server knows this client as, once connected."""
+        return None if self._opened is None else self._opened.tenant
+
+    @property
+    def server_version(self) -> str | None:
+        """The version of the server, once connected."""
+        return None if self._opened is None else self._opened.version
+
+    async def __aenter__(self) -> Client:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connects, unless that is already so. Calls do it by themselves."""
+        await self._session()
+
+    async def close(self) -> None:
+        """Ends running calls and closes the connection. The client is of no use afterwards."""
+        self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        await asyncio.gather(*(session.close() for session in self._sessions))
+        if self._watchers:
+            await asyncio.wait(self._watchers)
+
+    async def generate(
+        self, prompt: str, *, deadline_s: float | None = None, **sampling: Unpack[Sampling]
+    ) -> TextReply:
+        """Continues a prompt, and answers with the whole text."""
+        params = {"prompt": prompt, **sampling}
+        return await self._whole("generate", params, deadline_s, results.to_text_reply)
+
+    def generate_stream(
+        self, prompt: str, *, deadline_s: float | None = None, **sampling: Unpack[Sampling]
+    ) -> Stream[TextReply]:
+        """Continues a prompt, text by text."""
+        params = {"prompt": prompt, **sampling}
+        return self._stream("generate", params, deadline_s, results.to_text_reply)
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        deadline_s: float | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> TextReply:
+        """Answers a conversation with the whole text."""
+        params = {"messages": list(messages), **sampling}
+        return await self._whole("chat", params, deadline_s, results.to_text_reply)
+
+    def chat_stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        deadline_s: float | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Stream[TextReply]:
+        """Answers a conversation, text by text."""
+        params = {"messages": list(messages), **sampling}
+        return self._stream("chat", params, deadline_s, results.to_text_reply)
+
+    async def pipeline(
+        self, name: str, inputs: Mapping[str, Json], *, deadline_s: float | None = None
+    ) -> PipelineReply:
+        """Runs a pipeline to its end."""
+        params = {"pipeline": name, "input": dict(inputs)}
+        return await self._whole("pipeline", params, deadline_s, results.to_pipeline_reply)
+
+    def pipeline_stream(
+        self, name: str, inputs: Mapping[str, Json], *, deadline_s: float | None = None
+    ) -> Stream[PipelineReply]:
+        """Runs a pipeline; each chunk names its step."""
+        params = {"pipeline": name, "input": dict(inputs)}
+        return self._stream("pipeline", params, deadline_s, results.to_pipeline_reply)
+
+    async def tokenize(
+        self, text: str, *, model: str | None = None, deadline_s: float | None = None
+    ) -> Tokens:
+        """The tokens of a text."""
+        params = {"text": text} if model is None else {"text": text, "model": model}
+        return await self._whole("tokenize", params, deadline_s, results.to_tokens)
+
+    async def health(self, *, deadline_s: float | None = None) -> Health:
+        """Whether the server is well."""
+        return await self._whole("health", {}, deadline_s, results.to_health)
+
+    async def metadata(self, *, deadline_s: float | None = None) -> Metadata:
+        """What the server offers to this tenant."""
+        return await self._whole("metadata", {}, deadline_s, results.to_metadata)
+
+    async def call(
+        self, function: str, params: Mapping[str, Json], *, deadline_s: float | None = None
+    ) -> Reply:
+        """Calls any function, such as those of the tenant's own program."""
+        return await self._whole(function, dict(params), deadline_s, results.to_reply)
+
+    def call_stream(
+        self, function: str, params: Mapping[str, Json], *, deadline_s: float | None = None
+    ) -> Stream[Reply]:
+        """Calls any function and streams what it says."""
+        return self._stream(function, dict(params), deadline_s, results.to_reply)
+
+    async def start(self, request: Request, deadline_s: float | None) -> RunningCall:
+        """Starts one attempt of a call, when there is a place for it. For `Stream`."""
+        for _ in range(SESSIONS_MAX):
+            session = await self._session()
+            while session.accepts_calls and not session.has_place:
+                await session.place_changed()
+            if session.has_place:
+                return session.start(
+                    request.function,
+                    request.params,
+                    stream=request.stream,
+                    deadline_s=deadline_s,
+                    unread_max=self._chunks_unread_max,
+                )
+        raise Draining("every connection went away before the call began", code="draining")
+
+    async def _whole(
+        self,
+        function: str,
+        params: dict[str, Json],
+        deadline_s: float | None,
+        finish: Callable[[tuple[Chunk, ...], Completion], R],
+    ) -> R:
+        request = Request(function, params, stream=False, deadline_s=deadline_s)
+        return await Stream(self, request, finish, self._policy).result()
+
+    def _stream(
+        self,
+        function: str,
+        params: dict[str, Json],
+        deadline_s: float | None,
+        finish: Callable[[tuple[Chunk, ...], Completion], R],
+    ) -> Stream[R]:
+        request = Request(function, params, stream=True, deadline_s=deadline_s)
+        return Stream(self, request, finish, self._policy)
+
+    async def _session(self) -> Session:
+        """The session for new calls. All who wait for one share the attempts to open it."""
+        if self._closed:
+            raise ConnectionLost("the client is closed")
+        if self._opened is not None and self._opened.session.accepts_calls:
+            return self._opened.session
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open(), name="realm-client-connect")
+            self._opening.add_done_callback(self._opening_done)
+        opening = self._opening
+        await asyncio.wait([opening])  # one who stops waiting does not stop the others' attempts
+        if opening.cancelled():
+            raise ConnectionLost("the client is closed")
+        return opening.result().session
+
+    def _opening_done(self, task: asyncio.Task[Opened]) -> None:
+        self._opening = None
+        if not task.cancelled():
+            task.exception()  # those who waited have it; if none did, it is nobody's
+
+    async def _open(self) -> Opened:
+        began_at = self._clock.now()
+        attempts = 0
+        while True:
+            try:
+                opened = await open_session(self._target, self._clock)
+            except RealmError as error:
+                attempts += 1
+                elapsed_s = self._clock.now() - began_at
+                delay_s = self._reconnect.delay_s(attempts, elapsed_s, error, self._rng)
+                if delay_s is None:
+                    raise
+            else:
+                self._keep(opened)
+                return opened
+            await self._clock.sleep(delay_s)
+
+    def _keep(self, opened: Opened) -> None:
+        self._opened = opened
+        self._sessions.add(opened.session)
+        watcher = asyncio.create_task(self._watch(opened.session), name="realm-client-watch")
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _watch(self, session: Session) -> None:
+        await session.wait_closed()
+        self._sessions.discard(session)

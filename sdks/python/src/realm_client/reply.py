@@ -1,0 +1,124 @@
+"""What comes back from a call: chunks, then one result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+#: A JSON value as the standard library reads it.
+Json: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed reply: text, or a value of the program's own making."""
+
+    index: int
+    text: str | None = None
+    step: str | None = None  # the pipeline step it belongs to
+    value: Json = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a call cost, in tokens."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What is left of the tenant's limits; `None` where there is no such limit."""
+
+    requests: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The last frame of a call that was served."""
+
+    data: Json
+    finish: str | None
+    usage: Usage | None
+    quota: Quota | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The whole answer to any function."""
+
+    data: Json
+    text: str
+    finish: str | None
+    usage: Usage | None
+    quota: Quota | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextReply:
+    """The whole answer to `generate` and `chat`. `finish` is `stop` or `length`."""
+
+    text: str
+    finish: str
+    usage: Usage
+    quota: Quota | None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineReply:
+    """The outputs of a pipeline by name; the output of a model's step is its text."""
+
+    outputs: Mapping[str, Json]
+    usage: Usage | None
+    quota: Quota | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A text as the model sees it."""
+
+    tokens: Sequence[int]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`status` is `ok` or `draining`."""
+
+    status: str
+    version: str
+    uptime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionInfo:
+    """A function this tenant may call."""
+
+    name: str
+    description: str
+    params_schema: Json
+    streams: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model this tenant may use. `context` is in tokens."""
+
+    alias: str
+    ready: bool
+    context: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the server offers to this tenant."""
+
+    version: str
+    functions: Sequence[FunctionInfo]
+    models: Sequence[ModelInfo]
+    pipelines: Sequence[str]
