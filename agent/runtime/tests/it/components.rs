@@ -126,7 +126,7 @@ fn prepare(bytes: Vec<u8>) -> Result<(), ProgramError> {
 
 proptest! {
     // Most mutants fail in the validator at once; the few that pass take seconds to compile.
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_component_with_bytes_changed_never_breaks_the_host(

@@ -1,6 +1,6 @@
 //! Programs in their sandboxes, driven through the ports as the doors and the engine drive them.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod echo;
 mod town;

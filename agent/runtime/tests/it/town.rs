@@ -126,6 +126,16 @@ impl Citizen {
         self.limiter.admit(self.caller(), call, Instant::now())
     }
 
+    /// Minutes until a call is let in, where the tenant earns one token a minute.
+    pub(crate) fn minutes_in_debt(&self) -> u64 {
+        match self.admit("chat", &Value::Null) {
+            Err(Refusal::TooManyTokens { per_minute: 1, retry_after_ms }) => {
+                retry_after_ms.div_ceil(60_000)
+            }
+            other => panic!("not in debt: {other:?}"),
+        }
+    }
+
     pub(crate) fn call(&self, runtime: &Runtime, function: &str, params: &Value) -> Reply {
         runtime.start(self.admit(function, params).unwrap())
     }
