@@ -20,8 +20,8 @@ use crate::{
     serve::state::{Notice, State},
 };
 
-/// Notices that may wait to be printed. A folder holds at most a few hundred manifests; a notice
-/// that finds no room is still in the next reading's problems.
+/// Notices that may wait to be printed: one for each of several hundred manifests. What finds no
+/// room is logged instead.
 const NOTICES_BUFFERED_MAX: usize = 1024;
 
 /// An agent that follows a folder of manifests. Dropping it stops both.
@@ -57,7 +57,7 @@ impl Machine {
         tasks.spawn(converge::run(agent.clone(), state.subscribe(), report_sender));
         tasks.spawn(state.run(move |notice| {
             if let Err(error) = notice_sender.try_send(notice) {
-                tracing::debug!(%error, "a notice found no room");
+                tracing::warn!(%error, "a notice found no room");
             }
         }));
         Ok(Self { agent, report, notices, _tasks: tasks })
