@@ -55,6 +55,18 @@ fn truth(
 ) -> Vec<f64> {
     let row_bytes = format.row_bytes(cols).unwrap_or(1);
     let mut out = Vec::with_capacity(x.len() / cols * outputs);
+    if with.is_float() {
+        let mut rows = vec![0.0; outputs * cols];
+        // The bytes were made by `quantise`, so their length is right.
+        let _ = formats::dequantise(format, weights, &mut rows);
+        for x in x.chunks_exact(cols) {
+            let mut rounded = vec![0.0; cols];
+            let x = formats::quantise(with, x).unwrap_or_default();
+            let _ = formats::dequantise(with, &x, &mut rounded);
+            out.extend(rows.chunks_exact(cols).map(|row| product(row, &rounded)));
+        }
+        return out;
+    }
     for x in x.chunks_exact(cols) {
         let x = formats::quantise(with, x).unwrap_or_default();
         for row in weights.chunks_exact(row_bytes) {
@@ -62,6 +74,10 @@ fn truth(
         }
     }
     out
+}
+
+fn product(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
 
 fn one<B: Backend>(
