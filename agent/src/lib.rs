@@ -1,1 +1,15 @@
 //! One agent: the rooms wired together.
+//!
+//! [`Agent`] holds what is resident and is the state path's end (`residents`); `roster` owns the
+//! snapshot of keys that the doors read; `devices` alone knows which backends this build has.
+
+mod agent;
+mod devices;
+mod metrics;
+mod residents;
+mod roster;
+
+pub use crate::{
+    agent::{Agent, AgentError, AgentOptions},
+    devices::{Device, DeviceError},
+};

@@ -58,4 +58,40 @@ mod tests {
             );
         }
     }
+
+    /// Paths of strings, lists and maps in `schema` whose size nothing bounds.
+    fn unbounded(path: &str, schema: &Value, found: &mut Vec<String>) {
+        let has = |key: &str| !schema[key].is_null();
+        let is_bounded = match schema["type"].as_str() {
+            Some("string") => has("maxLength") || has("enum"),
+            Some("array") => has("maxItems"),
+            Some("object") => has("properties") || has("maxProperties"),
+            Some("integer" | "number") => has("maximum"),
+            _ => schema["type"] == "boolean",
+        };
+        if !is_bounded {
+            found.push(path.to_owned());
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            unbounded(&format!("{path}.{name}"), property, found);
+        }
+        for inner in ["items", "additionalProperties"] {
+            if has(inner) {
+                unbounded(&format!("{path}[]"), &schema[inner], found);
+            }
+        }
+    }
+
+    #[test]
+    fn everything_in_a_spec_is_bounded_so_that_rules_have_a_cost() {
+        let mut found = Vec::new();
+        for definition in definitions() {
+            let value = serde_json::to_value(&definition).unwrap();
+            let spec =
+                &value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            assert!(spec["properties"].is_object(), "{spec}");
+            unbounded(&definition.spec.names.kind, spec, &mut found);
+        }
+        assert_eq!(found, Vec::<String>::new());
+    }
 }

@@ -23,8 +23,8 @@ pub const OUTPUTS_MAX: u32 = STEPS_MAX;
 /// Tenants that may call one pipeline.
 pub const TENANTS_MAX: u32 = 64;
 
-/// Longest prompt, system or fallback text. Every text of [`STEPS_MAX`] steps at this length
-/// together stays below the 1.5 MiB that etcd takes for one object.
+/// Longest prompt, system or fallback text, in characters. Every text of [`STEPS_MAX`] steps at
+/// this length together, at a byte a character, is half of the 1.5 MiB that etcd takes.
 pub const TEXT_LEN_MAX: u32 = 16_384;
 
 /// Longest name of an input, a step or an output.

@@ -28,7 +28,8 @@ pub const CONFIG_ENTRIES_MAX: u32 = 64;
 /// Longest name of a configuration entry.
 pub const CONFIG_KEY_LEN_MAX: u32 = 253;
 
-/// Longest value: 64 entries of it stay below the 1.5 MiB that etcd takes for one object.
+/// Longest value, in characters: 64 entries of it, at a byte a character, stay below the 1.5 MiB
+/// that etcd takes for one object.
 pub const CONFIG_VALUE_LEN_MAX: u32 = 16_384;
 
 /// Longest name of a Secret: a DNS-1123 subdomain.

@@ -14,7 +14,8 @@ pub(crate) struct Home(PathBuf);
 impl Home {
     /// `--home` or `REALM_HOME`, else `realm` in the user's data folder (XDG Base Directory).
     pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<Self> {
-        let data_home = || env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+        let data_home =
+            || env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
         let user_home = || env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
         let path = match given {
             Some(path) => path.to_owned(),
@@ -25,6 +26,10 @@ impl Home {
         };
         std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Self(path.canonicalize().with_context(|| format!("resolve {}", path.display()))?))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Model files, shared by everything that runs here.

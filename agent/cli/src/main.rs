@@ -1,3 +1,55 @@
-//! The command line `realm`.
+//! The command line `realm`: reads the arguments and hands over to one module a command.
 
-fn main() {}
+mod api_key;
+mod args;
+mod bench;
+mod home;
+mod info;
+mod keys;
+mod machine;
+mod manifests;
+mod models;
+mod output;
+mod run;
+mod sample;
+mod serve;
+mod source;
+mod talk;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    args::{Cli, Command},
+    home::Home,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            output::note(format!("realm: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let filter = EnvFilter::try_new(&cli.log)?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let home = Home::find(cli.home.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve::serve(&home, args).await,
+            Command::Run(args) => run::run(&home, args).await,
+            Command::ApiKey(command) => api_key::run(&home, command),
+            Command::Models(command) => models::run(&home, command).await,
+            Command::Bench(args) => bench::bench(&home, args).await,
+            Command::Info => info::info(&home),
+        }
+    })
+}

@@ -53,6 +53,22 @@ pub(crate) struct Architecture {
     pub(crate) rope_dims: usize,
 }
 
+impl Architecture {
+    /// Multiplies and adds, two per weight, of one token in the matrices of all layers.
+    pub(crate) const fn ops_per_token(&self) -> u64 {
+        let queries = self.heads * self.head_dim;
+        let keys = self.kv_heads * self.head_dim;
+        let attention = self.width * (2 * queries + 2 * keys);
+        let feed_forward = 3 * self.width * self.feed_forward;
+        2 * (self.layers * (attention + feed_forward)) as u64
+    }
+}
+
+/// The names of the architectures that can be run.
+pub fn architectures() -> Vec<&'static str> {
+    KNOWN.iter().map(|known| known.name).collect()
+}
+
 /// Reads hyperparameters under one architecture's prefix.
 struct Reader<'a> {
     gguf: &'a Gguf,
@@ -108,8 +124,7 @@ impl Architecture {
             .and_then(|name| required(key, name))
             .map_err(ArchitectureError::Metadata)?;
         let traits = KNOWN.iter().find(|known| known.name == found).ok_or_else(|| {
-            let known = KNOWN.iter().map(|known| known.name).collect();
-            ArchitectureError::Unknown { found: found.to_owned(), known }
+            ArchitectureError::Unknown { found: found.to_owned(), known: architectures() }
         })?;
         let reader = Reader { gguf, prefix: traits.name };
         refuse_variants(&reader)?;

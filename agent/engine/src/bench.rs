@@ -52,6 +52,8 @@ pub struct Bench {
     vocabulary: u32,
     limits: Limits,
     weights_bytes: u64,
+    ops_per_token: u64,
+    head_ops: u64,
 }
 
 impl Bench {
@@ -75,7 +77,9 @@ impl Bench {
         let executor = opened.on_cpu(cpu, capacity).map_err(BenchError::Load)?;
         let vocabulary = u32::try_from(opened.tokenizer.len()).unwrap_or(u32::MAX);
         let weights_bytes = opened.facts.weights_bytes;
-        Ok(Self { executor, vocabulary, limits, weights_bytes })
+        let ops_per_token = opened.architecture.ops_per_token();
+        let head_ops = 2 * opened.architecture.width as u64 * u64::from(vocabulary);
+        Ok(Self { executor, vocabulary, limits, weights_bytes, ops_per_token, head_ops })
     }
 
     /// The device in words.
@@ -86,6 +90,16 @@ impl Bench {
     /// Bytes of weights that a decode step reads.
     pub const fn weights_bytes(&self) -> u64 {
         self.weights_bytes
+    }
+
+    /// Multiplies and adds of one token in the layers' matrices.
+    pub const fn ops_per_token(&self) -> u64 {
+        self.ops_per_token
+    }
+
+    /// Multiplies and adds of the head for one token; of a prompt only the last needs it.
+    pub const fn head_ops(&self) -> u64 {
+        self.head_ops
     }
 
     /// Computes a prompt of `tokens` tokens, up to its first answer token.

@@ -27,7 +27,7 @@ mod load;
 pub mod bench;
 pub mod eval;
 
-pub use architecture::ArchitectureError;
+pub use architecture::{ArchitectureError, architectures};
 pub use engine::EngineHandle;
 pub use kv::Secret;
 pub use load::{BLOCK_TOKENS, LoadError, OpenOptions, open};

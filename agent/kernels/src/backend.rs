@@ -8,7 +8,7 @@
 //! Everything is allocated at load, by [`Backend::buffer`], [`Backend::matrix`],
 //! [`Backend::kv_cache`] and [`Backend::reserve`]. A step allocates nothing that grows with tokens.
 //!
-//! A backend is right when `contract::run` finds nothing against it.
+//! A backend is right when [`crate::contract::run`] finds nothing against it.
 
 use crate::format::Format;
 
@@ -96,7 +96,7 @@ pub struct RopeShape {
 }
 
 /// One matrix to multiply the activations with, and where the product goes.
-pub struct Product<'a, B: Backend + ?Sized> {
+pub struct Product<'a, B: Backend> {
     /// `(outputs, inputs)`
     pub matrix: &'a B::Matrix,
     /// `(rows, outputs)`

@@ -154,7 +154,6 @@ impl Random {
     }
 
     /// Evenly in -1 to 1.
-    #[expect(clippy::cast_possible_truncation, reason = "24 bits fit into an f32")]
     fn number(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }

@@ -2,7 +2,7 @@
 //!
 //! A tensor is rows of columns; each row is cut into blocks of [`Format::block_len`] neighbouring
 //! columns and each block takes [`Format::block_bytes`] bytes, little-endian. The code of each
-//! format lives in one file below `formats`.
+//! format lives in one file below [`crate::formats`].
 
 use std::fmt;
 

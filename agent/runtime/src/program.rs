@@ -11,10 +11,9 @@ use tokio::time::timeout;
 use wasmtime::component::Component;
 
 use crate::{
-    bindings::{ProgramPre, exports::realm::tenant::handler},
+    bindings::{self, ProgramPre, exports::realm::tenant::handler},
     host::Host,
-    pool,
-    sandbox::Sandbox,
+    sandbox::{self, Sandbox},
 };
 
 /// What a program may spend on saying what it does. It may call nothing, and an interpreter needs
@@ -125,16 +124,18 @@ pub(crate) async fn prepare(
     let wait = Duration::from_millis(CHECK_LIMITS.deadline_ms);
     let declared = timeout(wait, declared(&pre))
         .await
-        .map_err(|_elapsed| ProgramError::StartSlow { ms: CHECK_LIMITS.deadline_ms })?
-        .map_err(|source| ProgramError::Start { source })?;
+        .map_err(|_elapsed| ProgramError::StartSlow { ms: CHECK_LIMITS.deadline_ms })??;
     Ok(Program { digest, pre, functions: check(declared)? })
 }
 
-async fn declared(pre: &ProgramPre<Host>) -> wasmtime::Result<Vec<handler::FunctionInfo>> {
+async fn declared(pre: &ProgramPre<Host>) -> Result<Vec<handler::FunctionInfo>, ProgramError> {
+    let start = |source| ProgramError::Start { source };
     let host = Host::without_call(CHECK_LIMITS.memory_bytes_max);
-    let mut instance = pool::checkout(pre, host, &CHECK_LIMITS).await?;
-    let functions = instance.program.realm_tenant_handler().call_functions(&mut instance.store);
-    functions.await
+    let mut store = sandbox::store(pre.engine(), host, &CHECK_LIMITS).map_err(start)?;
+    let instance = pre.instance_pre().instantiate_async(&mut store).await.map_err(start)?;
+    let program = bindings::Program::new(&mut store, &instance)
+        .map_err(|source| ProgramError::Link { source })?;
+    program.realm_tenant_handler().call_functions(&mut store).await.map_err(start)
 }
 
 fn check(declared: Vec<handler::FunctionInfo>) -> Result<Vec<FunctionInfo>, ProgramError> {

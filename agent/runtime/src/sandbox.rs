@@ -11,9 +11,9 @@ use crate::{bindings, host::Host};
 
 /// Programs running at once on this node, over all tenants.
 ///
-/// A slot reserves 4 GiB of address space and its guard, so these take 2 TiB of the 128 TiB that a
-/// process has, and 8 KiB each of real memory while idle. A decode batch is far smaller, so the
-/// sandboxes are never what a node runs out of first.
+/// A memory reserves 4 GiB of address space and its guard, so the two that each may have take 4 TiB
+/// of the 128 TiB of a process, and 8 KiB of real memory while idle. A decode batch is far
+/// smaller, so the sandboxes are never what a node runs out of first.
 const INSTANCES_MAX: u32 = 512;
 
 /// Bytes of one linear memory, whatever the tenant's own limit. An interpreter with its libraries
@@ -95,9 +95,9 @@ fn config() -> Config {
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(INSTANCES_MAX * 8)
-        .total_memories(INSTANCES_MAX)
-        .total_tables(INSTANCES_MAX)
+        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
+        .total_memories(INSTANCES_MAX * MEMORIES_MAX)
+        .total_tables(INSTANCES_MAX * TABLES_MAX)
         .total_stacks(INSTANCES_MAX)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)

@@ -91,7 +91,7 @@ pub enum SourceError {
 /// What is wrong with the store's own folder.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    #[error("the disk is full: {}{} free at {}", needed_text(.needed), Bytes(*.free), .path.display())]
+    #[error("the disk is full: {}{} free at {}", needed_text(*.needed), Bytes(*.free), .path.display())]
     DiskFull { needed: Option<u64>, free: u64, path: PathBuf },
     #[error("{} cannot be written", .path.display())]
     NotWritable {
@@ -116,7 +116,7 @@ pub enum StoreError {
     WorkerLost,
 }
 
-fn needed_text(needed: &Option<u64>) -> String {
+fn needed_text(needed: Option<u64>) -> String {
     needed.map(|bytes| format!("{} more are needed, ", Bytes(bytes))).unwrap_or_default()
 }
 

@@ -68,7 +68,16 @@ impl<'a> Fetch<'a> {
                 break;
             }
         }
+        self.let_go().await;
         Err(FetchError::EverySource(attempts))
+    }
+
+    /// Ends the claim; a file with bytes in it stays, for a later fetch to go on from.
+    async fn let_go(&mut self) {
+        if let Some(partial) = self.held.take().filter(|partial| partial.bytes() == 0) {
+            // What cannot be removed now is cleared away when it is old.
+            let _cleared = disk::blocking(move || partial.discard()).await;
+        }
     }
 
     async fn mirror(&mut self, text: &str) -> Result<Stored, SourceError> {

@@ -149,7 +149,7 @@ impl Download<'_> {
         let patience = self.options.connect_timeout.saturating_add(self.options.stall_timeout);
         let response = timeout(patience, request.send())
             .await
-            .map_err(|_| self.stalled(patience))?
+            .map_err(|_| stalled(patience, bytes_have))?
             .map_err(|error| client::explain(error, bytes_have))?;
         let asked =
             Asked { bytes_have, etag, bytes_total: known.and_then(|state| state.bytes_total) };
@@ -182,9 +182,9 @@ impl Download<'_> {
         loop {
             let bytes_done = self.partial.bytes().saturating_add(buffer.len() as u64);
             let ended = match timeout_at(alive.deadline(), response.chunk()).await {
-                Err(_) => Some(Err(self.stalled(self.options.stall_timeout))),
+                Err(_) => Some(Err(stalled(self.options.stall_timeout, bytes_done))),
                 Ok(Err(error)) => Some(Err(client::explain(error, bytes_done))),
-                Ok(Ok(None)) => Some(self.check_whole(bytes_done, bytes_total)),
+                Ok(Ok(None)) => Some(check_whole(bytes_done, bytes_total)),
                 Ok(Ok(Some(chunk))) => {
                     alive.feed(chunk.len() as u64, Instant::now());
                     buffer.extend_from_slice(&chunk);
@@ -203,21 +203,22 @@ impl Download<'_> {
             }
         }
     }
+}
 
-    fn check_whole(&self, bytes_done: u64, bytes_total: Option<u64>) -> Result<(), SourceError> {
-        match bytes_total {
-            Some(total) if bytes_done < total => Err(SourceError::Interrupted {
-                bytes_done,
-                source: format!("{} bytes are missing", total.saturating_sub(bytes_done)).into(),
-            }),
-            Some(total) if bytes_done > total => Err(malformed("more bytes than announced")),
-            _ => Ok(()),
-        }
+/// Whether a body that ended well was all there is.
+fn check_whole(bytes_done: u64, bytes_total: Option<u64>) -> Result<(), SourceError> {
+    match bytes_total {
+        Some(total) if bytes_done < total => Err(SourceError::Interrupted {
+            bytes_done,
+            source: format!("{} bytes are missing", total.saturating_sub(bytes_done)).into(),
+        }),
+        Some(total) if bytes_done > total => Err(malformed("more bytes than announced")),
+        _ => Ok(()),
     }
+}
 
-    fn stalled(&self, waited: Duration) -> SourceError {
-        SourceError::Stalled { waited_ms: waited.as_millis(), bytes_done: self.partial.bytes() }
-    }
+fn stalled(waited: Duration, bytes_done: u64) -> SourceError {
+    SourceError::Stalled { waited_ms: waited.as_millis(), bytes_done }
 }
 
 fn malformed(why: &str) -> SourceError {

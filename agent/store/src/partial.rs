@@ -128,10 +128,14 @@ impl Partial {
     ) -> Result<(), StoreError> {
         let mut written = self.get(Written::clone);
         let needed = remaining.map(|more| more.saturating_add(bytes.len() as u64));
-        self.shared
-            .file
-            .write_all_at(bytes, written.bytes)
-            .map_err(|e| disk::error("write", &self.shared.path, needed, e))?;
+        if let Err(source) = self.shared.file.write_all_at(bytes, written.bytes) {
+            let error = disk::error("write", &self.shared.path, needed, source);
+            if matches!(error, StoreError::DiskFull { .. }) {
+                // Others live on this disk: an unfinished file is not worth their last byte.
+                let _as_full_as_before = self.empty_now();
+            }
+            return Err(error);
+        }
         written.hasher.update(bytes);
         written.bytes = written.bytes.saturating_add(bytes.len() as u64);
         self.set(written);
@@ -141,15 +145,14 @@ impl Partial {
     /// Throws the bytes away and keeps the claim.
     pub(crate) async fn empty(&self) -> Result<(), StoreError> {
         let this = self.clone();
-        disk::blocking(move || {
-            this.shared
-                .file
-                .set_len(0)
-                .map_err(|e| disk::error("empty", &this.shared.path, None, e))?;
-            this.set(Written::default());
-            state::forget(&this.shared.path)
-        })
-        .await
+        disk::blocking(move || this.empty_now()).await
+    }
+
+    fn empty_now(&self) -> Result<(), StoreError> {
+        let Shared { file, path, .. } = &*self.shared;
+        file.set_len(0).map_err(|e| disk::error("empty", path, None, e))?;
+        self.set(Written::default());
+        state::forget(path)
     }
 
     /// Makes the file a blob if its digest is right; else empties it and says what it was.
@@ -227,5 +230,22 @@ fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Hasher;
+
+    #[tokio::test]
+    async fn a_write_that_finds_the_disk_full_says_so_and_counts_no_byte() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let path = std::env::temp_dir().join("partial");
+        let partial = Partial::new(full, &path, &path, Hasher::default().digest());
+        let error = partial.append(vec![1; 100], Some(900)).await.unwrap_err();
+        let StoreError::DiskFull { needed, .. } = &error else { panic!("{error}") };
+        assert_eq!(*needed, Some(1000));
+        assert_eq!(partial.bytes(), 0);
     }
 }

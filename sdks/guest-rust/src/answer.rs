@@ -49,11 +49,7 @@ pub fn answer(asked: &Asked, prompt: &[TokenId]) -> Result {
 }
 
 /// Generates the answer to `prompt` and streams what `change` makes of each piece of it.
-pub fn answer_with(
-    asked: &Asked,
-    prompt: &[TokenId],
-    change: impl Fn(String) -> String,
-) -> Result {
+pub fn answer_with(asked: &Asked, prompt: &[TokenId], change: impl Fn(String) -> String) -> Result {
     let generation = asked.model.generate(prompt, &asked.params)?;
     while let Some(tokens) = generation.next()? {
         let text: String = tokens.into_iter().map(|token| token.text).collect();

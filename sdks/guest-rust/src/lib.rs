@@ -66,13 +66,13 @@ macro_rules! export {
                 }
             }
 
-            $crate::bindings::export_program!(Exported with_types_in $crate::bindings);
+    $crate::bindings::export_program!(Exported with_types_in $crate::bindings);
         };
     };
 }
 
 #[doc(hidden)]
-#[allow(missing_docs, clippy::pedantic)]
+#[expect(clippy::pedantic, reason = "generated")]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../../proto/wit",

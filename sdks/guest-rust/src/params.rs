@@ -56,7 +56,11 @@ impl Params {
     }
 
     /// A number. Its range is the host's to check.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "samplers work in single precision"
+    )]
     pub fn number(&mut self, name: &str) -> Result<Option<f32>> {
         match self.take(name) {
             None => Ok(None),
@@ -75,7 +79,11 @@ impl Params {
             Some(Value::String(text)) => Ok(vec![text]),
             Some(Value::Array(values)) => values
                 .into_iter()
-                .map(|value| if let Value::String(text) = value { Ok(text) } else { Err(expected()) })
+                .map(
+                    |value| {
+                        if let Value::String(text) = value { Ok(text) } else { Err(expected()) }
+                    },
+                )
                 .collect(),
             Some(_) => Err(expected()),
         }

@@ -64,6 +64,7 @@ class RealmServer:
         self._subprotocol = subprotocol
         self._limit = asyncio.timeout(TEST_S_MAX)
         self._server: Server
+        self._handlers: set[asyncio.Task[Any]] = set()
         self.connections = 0
         self.refusals: list[Response] = []  # given to the next upgrades instead of a socket
         self.upgrades: list[Headers] = []
@@ -95,6 +96,8 @@ class RealmServer:
         trace: TracebackType | None,
     ) -> None:
         self._server.close()
+        for handler in self._handlers:
+            handler.cancel()  # a script may wait for what a failed test no longer does
         await self._server.wait_closed()
         await self._limit.__aexit__(kind, error, trace)
         assert self.failures == []
@@ -112,6 +115,9 @@ class RealmServer:
 
     async def _serve(self, socket: ServerConnection) -> None:
         self.connections += 1
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
         peer = Peer(socket, self.connections)
         try:
             if "Authorization" not in self.upgrades[-1] and not await self._first_frame(peer):

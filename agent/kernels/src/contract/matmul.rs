@@ -19,16 +19,8 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     let limits = StepLimits { rows: 129, cols: 576 };
     checker.case("reserve", "129 x 576", |checker| checker.backend.reserve(limits));
     for format in Format::WEIGHTS {
-        let cols: &[usize] = if format.is_float() { &FLOAT_COLS } else { &COLS };
         for outputs in OUTPUTS {
-            for &cols in cols {
-                for rows in SIZES {
-                    let case = format!("{format} {outputs} x {cols}, {rows} rows");
-                    checker.case("matmul", &case, |checker| {
-                        one(checker, &case, (format, outputs, cols), rows)
-                    });
-                }
-            }
+            sizes(checker, format, outputs);
         }
         let case = format!("{format} 129 x 96");
         checker.case("embed", &case, |checker| embed(checker, &case, format));
@@ -36,6 +28,17 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     for rows in [1, 9, 129] {
         let case = format!("three formats at once, {rows} rows");
         checker.case("matmul", &case, |checker| several(checker, &case, rows));
+    }
+}
+
+fn sizes<B: Backend>(checker: &mut Checker<'_, B>, format: Format, outputs: usize) {
+    let cols: &[usize] = if format.is_float() { &FLOAT_COLS } else { &COLS };
+    for &cols in cols {
+        for rows in SIZES {
+            let case = format!("{format} {outputs} x {cols}, {rows} rows");
+            let matrix = (format, outputs, cols);
+            checker.case("matmul", &case, |checker| one(checker, &case, matrix, rows));
+        }
     }
 }
 
@@ -52,6 +55,18 @@ fn truth(
 ) -> Vec<f64> {
     let row_bytes = format.row_bytes(cols).unwrap_or(1);
     let mut out = Vec::with_capacity(x.len() / cols * outputs);
+    if with.is_float() {
+        let mut rows = vec![0.0; outputs * cols];
+        // The bytes were made by `quantise`, so their length is right.
+        let _ = formats::dequantise(format, weights, &mut rows);
+        for x in x.chunks_exact(cols) {
+            let mut rounded = vec![0.0; cols];
+            let x = formats::quantise(with, x).unwrap_or_default();
+            let _ = formats::dequantise(with, &x, &mut rounded);
+            out.extend(rows.chunks_exact(cols).map(|row| product(row, &rounded)));
+        }
+        return out;
+    }
     for x in x.chunks_exact(cols) {
         let x = formats::quantise(with, x).unwrap_or_default();
         for row in weights.chunks_exact(row_bytes) {
@@ -59,6 +74,10 @@ fn truth(
         }
     }
     out
+}
+
+fn product(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
 
 fn one<B: Backend>(

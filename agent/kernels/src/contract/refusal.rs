@@ -16,13 +16,13 @@ const SHAPE: KvShape = KvShape {
 };
 
 pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
-    checker.case("refusals", "weights", weights);
+    weights(checker);
     checker.case("refusals", "buffers", buffers);
     checker.case("refusals", "cache", cache);
 }
 
 impl<B: Backend> Checker<'_, B> {
-    fn refused<T>(&mut self, op: &'static str, case: &str, result: Result<T, BackendError>) {
+    fn refused<T>(&mut self, op: &'static str, case: &str, result: &Result<T, BackendError>) {
         self.note(op, case, result.is_ok().then_some(Fault::Accepted));
     }
 
@@ -32,18 +32,17 @@ impl<B: Backend> Checker<'_, B> {
     }
 }
 
-fn weights<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError> {
+fn weights<B: Backend>(checker: &mut Checker<'_, B>) {
     let short = checker.backend.matrix(Format::F32, 2, 2, &[0; 15]);
-    checker.refused("matrix", "a byte too few", short);
+    checker.refused("matrix", "a byte too few", &short);
     let partial = checker.backend.matrix(Format::Q8_0, 1, 33, &[0; 68]);
-    checker.refused("matrix", "half a block", partial);
+    checker.refused("matrix", "half a block", &partial);
     let huge = checker.backend.matrix(Format::F32, usize::MAX, 2, &[0; 8]);
-    checker.refused("matrix", "sizes that overflow", huge);
+    checker.refused("matrix", "sizes that overflow", &huge);
     let activations = checker.backend.matrix(Format::Q8_1, 1, 32, &[0; 36]);
-    checker.refused("matrix", "a format that holds activations only", activations);
+    checker.refused("matrix", "a format that holds activations only", &activations);
     let room = checker.backend.buffer(usize::MAX / 8);
-    checker.refused("buffer", "more than there is", room);
-    Ok(())
+    checker.refused("buffer", "more than there is", &room);
 }
 
 fn buffers<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError> {
@@ -52,35 +51,35 @@ fn buffers<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError>
     let matrix = checker.backend.matrix(Format::F32, 4, 2, &[0; 32])?;
     let wide = checker.backend.matrix(Format::F32, 4, 3, &[0; 48])?;
     let result = checker.backend.embed(&matrix, &[0, 4], &mut out);
-    checker.refused("embed", "a token beyond the table", result);
+    checker.refused("embed", "a token beyond the table", &result);
     let product = Product { matrix: &matrix, out: &mut out };
     let result = checker.backend.matmul(&x, 5, &mut [product]);
-    checker.refused("matmul", "more rows than x has", result);
+    checker.refused("matmul", "more rows than x has", &result);
     let product = Product { matrix: &matrix, out: &mut out };
     let result = checker.backend.matmul(&x, usize::MAX, &mut [product]);
-    checker.refused("matmul", "rows that overflow", result);
+    checker.refused("matmul", "rows that overflow", &result);
     let mut other = checker.poisoned(0)?;
     let products = &mut [
         Product { matrix: &matrix, out: &mut out },
         Product { matrix: &wide, out: &mut other },
     ];
     let result = checker.backend.matmul(&x, 1, products);
-    checker.refused("matmul", "matrices of different widths", result);
+    checker.refused("matmul", "matrices of different widths", &result);
     let result = checker.backend.rms_norm(&x, &x, 1e-5, 2, &mut out);
-    checker.refused("rms_norm", "more rows than x has", result);
+    checker.refused("rms_norm", "more rows than x has", &result);
     let result = checker.backend.gather_rows(&x, 2, &[4], &mut out);
-    checker.refused("gather_rows", "a row beyond x", result);
+    checker.refused("gather_rows", "a row beyond x", &result);
     let result = checker.backend.silu_mul(&x, &x, 9, &mut out);
-    checker.refused("silu_mul", "more elements than there are", result);
+    checker.refused("silu_mul", "more elements than there are", &result);
     let result = checker.backend.add(&mut out, &x, 9);
-    checker.refused("add", "more elements than there are", result);
+    checker.refused("add", "more elements than there are", &result);
     let shape = RopeShape { heads: 1, head_dim: 8, style: RopeStyle::Norm };
     let result = checker.backend.rope(&mut out, &[0], &x, shape);
-    checker.refused("rope", "more frequencies than pairs", result);
+    checker.refused("rope", "more frequencies than pairs", &result);
     let result = checker.backend.write(&mut out, 16, &[0.0; 2]);
-    checker.refused("write", "beyond the end", result);
+    checker.refused("write", "beyond the end", &result);
     let result = checker.backend.read(&x, usize::MAX, &mut [0.0; 2]);
-    checker.refused("read", "beyond the end", result);
+    checker.refused("read", "beyond the end", &result);
     checker.untouched("every op", &out);
     Ok(())
 }
@@ -88,18 +87,18 @@ fn buffers<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError>
 fn cache<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError> {
     let odd = KvShape { block_tokens: 12, ..SHAPE };
     let result = checker.backend.kv_cache(odd);
-    checker.refused("kv_cache", "blocks of twelve tokens", result);
+    checker.refused("kv_cache", "blocks of twelve tokens", &result);
     let huge = KvShape { blocks: usize::MAX / 2, ..SHAPE };
     let result = checker.backend.kv_cache(huge);
-    checker.refused("kv_cache", "sizes that overflow", result);
+    checker.refused("kv_cache", "sizes that overflow", &result);
     let mut kv = checker.backend.kv_cache(SHAPE)?;
     let row = checker.buffer(&[0.5; 64])?;
     let result = checker.backend.kv_store(&mut kv, 0, &[32], &row, &row);
-    checker.refused("kv_store", "a slot beyond the pool", result);
+    checker.refused("kv_store", "a slot beyond the pool", &result);
     let result = checker.backend.kv_store(&mut kv, 1, &[0], &row, &row);
-    checker.refused("kv_store", "a layer beyond the model", result);
+    checker.refused("kv_store", "a layer beyond the model", &result);
     let result = checker.backend.kv_store(&mut kv, 0, &[0; 5], &row, &row);
-    checker.refused("kv_store", "more slots than rows", result);
+    checker.refused("kv_store", "more slots than rows", &result);
     let good = Span { first_row: 0, rows: 1, past: 0, blocks: &[0] };
     let cases = [
         ("a block beyond the pool", 2, Span { blocks: &[2], ..good }, 0),
@@ -113,12 +112,12 @@ fn cache<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError> {
     for (case, heads, span, layer) in cases {
         let call = Attention { layer, heads, scale: 1.0, spans: &[span] };
         let result = checker.backend.attention(&kv, &call, &row, &mut out);
-        checker.refused("attention", case, result);
+        checker.refused("attention", case, &result);
     }
     let spans = [Span { rows: 2, ..good }, Span { first_row: 1, ..good }];
     let call = Attention { layer: 0, heads: 2, scale: 1.0, spans: &spans };
     let result = checker.backend.attention(&kv, &call, &row, &mut out);
-    checker.refused("attention", "spans that overlap", result);
+    checker.refused("attention", "spans that overlap", &result);
     checker.untouched("attention", &out);
     Ok(())
 }

@@ -249,22 +249,10 @@ impl<T: Element> Walk<'_, T> {
             let page = HeadPage { layer: call.layer, block, head }.index(shape);
             let start = page * value_lines(shape) + in_block * width;
             let values = &self.pages.values[start..][..count * width];
+            let first = token - tokens.start;
             for (line, sums) in gathered.sums.iter_mut().enumerate().take(width) {
-                let mut lanes = [simd.splat(0.0); N];
-                for (lanes, sum) in lanes.iter_mut().zip(sums.iter()) {
-                    *lanes = simd.load(sum);
-                }
-                let first = token - tokens.start;
-                for (i, value) in values.iter().skip(line).step_by(width).enumerate() {
-                    let value = T::load(simd, value);
-                    let (at, lane) = ((first + i) / LANES, (first + i) % LANES);
-                    for (sum, weights) in lanes.iter_mut().zip(weights) {
-                        *sum = simd.mul_add(value, simd.splat(weights[at][lane]), *sum);
-                    }
-                }
-                for (sum, lanes) in sums.iter_mut().zip(lanes) {
-                    simd.store(lanes, sum);
-                }
+                let values = values.iter().skip(line).step_by(width);
+                add_values(simd, values, (first, weights), sums);
             }
             token += count;
         }
@@ -283,6 +271,30 @@ impl<T: Element> Walk<'_, T> {
                 }
             }
         }
+    }
+}
+
+/// `sums[query] += weights[query][first + i] * values[i]` for sixteen dimensions.
+#[inline(always)]
+fn add_values<'a, S: Simd, T: Element + 'a, const N: usize>(
+    simd: S,
+    values: impl Iterator<Item = &'a [T; LANES]>,
+    (first, weights): (usize, &[[Lanes; STEP_LINES]; N]),
+    sums: &mut [Lanes; N],
+) {
+    let mut lanes = [simd.splat(0.0); N];
+    for (lanes, sum) in lanes.iter_mut().zip(sums.iter()) {
+        *lanes = simd.load(sum);
+    }
+    for (i, value) in values.enumerate() {
+        let value = T::load(simd, value);
+        let (at, lane) = ((first + i) / LANES, (first + i) % LANES);
+        for (sum, weights) in lanes.iter_mut().zip(weights) {
+            *sum = simd.mul_add(value, simd.splat(weights[at][lane]), *sum);
+        }
+    }
+    for (sum, lanes) in sums.iter_mut().zip(lanes) {
+        simd.store(lanes, sum);
     }
 }
 

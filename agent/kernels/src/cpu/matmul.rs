@@ -111,13 +111,12 @@ impl Kernel for Group<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let panels = self.panels.clone();
-        match self.batch.tile_rows {
-            1 => {
-                if !self.side_by_side(simd) {
-                    self.one_by_one::<S, 1>(simd, panels);
-                }
-            }
+        let (tile_rows, panels) = (self.batch.tile_rows, self.panels.clone());
+        if tile_rows == 1 && self.side_by_side(simd) {
+            return;
+        }
+        match tile_rows {
+            1 => self.one_by_one::<S, 1>(simd, panels),
             4 => self.one_by_one::<S, 4>(simd, panels),
             // `tile_rows` is never chosen beyond `S::ROWS`.
             _ if S::ROWS >= PAIR_ROWS => self.two_by_two(simd),
@@ -334,13 +333,13 @@ fn float_pair<S: Simd, E: Element>(
 /// As [`floats`] for one row and four panels of as many columns each.
 #[inline(always)]
 fn four<S: Simd, E: Element>(simd: S, weights: &[[E; LANES]], x: &[f32]) -> [S::F; GROUP] {
-    let (a, rest) = weights.split_at(x.len());
-    let (b, rest) = rest.split_at(x.len());
-    let (c, d) = rest.split_at(x.len());
+    let mut panels = weights.chunks_exact(x.len());
+    let [first, second, third, fourth] =
+        std::array::from_fn(|_| panels.next().unwrap_or_default().iter());
     let mut sums = [simd.splat(0.0); GROUP];
-    for ((((a, b), c), d), x) in a.iter().zip(b).zip(c).zip(d).zip(x) {
+    for ((((w0, w1), w2), w3), x) in first.zip(second).zip(third).zip(fourth).zip(x) {
         let x = simd.splat(*x);
-        for (sum, weights) in sums.iter_mut().zip([a, b, c, d]) {
+        for (sum, weights) in sums.iter_mut().zip([w0, w1, w2, w3]) {
             *sum = simd.mul_add(E::load(simd, weights), x, *sum);
         }
     }
@@ -366,17 +365,12 @@ trait Scales<const LINES: usize>: Copy {
 impl Scales<8> for SignedScales {
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, lines: &[Line; 8]) -> [S::Q; 8] {
-        let [a, b, c, d, e, f, g, h] = lines;
-        [
-            simd.signed(a),
-            simd.signed(b),
-            simd.signed(c),
-            simd.signed(d),
-            simd.signed(e),
-            simd.signed(f),
-            simd.signed(g),
-            simd.signed(h),
-        ]
+        let [first, ..] = lines;
+        let mut groups = [simd.signed(first); 8];
+        for (group, line) in groups.iter_mut().zip(lines) {
+            *group = simd.signed(line);
+        }
+        groups
     }
 
     #[inline(always)]

@@ -19,7 +19,7 @@ pub(crate) struct Asked<'a> {
 }
 
 /// What the body is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The file from its first byte.
     Whole { bytes_total: Option<u64> },
@@ -213,7 +213,7 @@ mod tests {
         fn a_well_formed_range_is_read_as_written(first: u64, more in 0u64..1 << 40, after: bool) {
             let last = first.saturating_add(more);
             let total = after.then(|| last.saturating_add(1)).filter(|total| *total > last);
-            let total_text = total.map_or("*".to_owned(), |total| total.to_string());
+            let total_text = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
             let parsed = ContentRange::parse(&format!("bytes {first}-{last}/{total_text}"));
             let expected = ContentRange { part: Some((first, last)), bytes_total: total };
             prop_assert_eq!(parsed, Some(expected));

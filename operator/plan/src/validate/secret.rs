@@ -1,5 +1,7 @@
 //! Secrets that hold the digests of API keys.
 
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
+
 use std::collections::BTreeMap;
 
 use realm_crds::{KeyEntry, Secret};

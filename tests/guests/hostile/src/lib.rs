@@ -44,10 +44,13 @@ impl Program for Hostile {
             "flood_output" => loop {
                 reply::write_text(&"x".repeat(1000));
             },
-            "flood_log" => flood_log(),
-            "trap" => core::arch::wasm32::unreachable(),
+            "flood_log" => {
+                flood_log();
+                Ok(done(None))
+            }
+            "trap" => std::process::abort(),
             "overflow_stack" => Ok(done(Some(deeper(1).to_string()))),
-            "steal_model" => steal_model(params.required_text("model")?),
+            "steal_model" => steal_model(&params.required_text("model")?),
             "garbage_json" => {
                 reply::write_json("{\"open\":");
                 Ok(done(None))
@@ -79,22 +82,22 @@ fn eat_memory() -> ! {
     }
 }
 
-fn flood_log() -> Result {
+fn flood_log() {
     for _ in 0..10_000 {
         log::emit(log::Level::Error, &"look at me ".repeat(1000));
     }
-    Ok(done(None))
 }
 
-#[allow(unconditional_recursion)]
+/// Calls that no compiler sees the end of. The frames are small, so that the stack of calls is
+/// full before the memory that Rust keeps large values in.
+#[expect(unconditional_recursion, reason = "that is the attack")]
 fn deeper(depth: u64) -> u64 {
-    let frame = core::hint::black_box([depth; 64]);
-    deeper(depth + 1) + frame[0]
+    core::hint::black_box(deeper(core::hint::black_box(depth) + 1))
 }
 
 /// Asks for a model by every name it might go by.
-fn steal_model(name: String) -> Result {
-    let model = Model::open(&name)?;
+fn steal_model(name: &str) -> Result {
+    let model = Model::open(name)?;
     Ok(done(Some(format!("\"{}\"", model.info().architecture))))
 }
 

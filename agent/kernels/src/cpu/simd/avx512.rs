@@ -219,7 +219,7 @@ impl Simd for Avx512 {
         self.dots_half::<0>(weights.map(|half| half.map(|line| self.signed(line))), x, &mut sums);
         let weights = [[a4, a5, a6, a7], [b4, b5, b6, b7]];
         self.dots_half::<1>(weights.map(|half| half.map(|line| self.signed(line))), x, &mut sums);
-        self.to_floats(sums)
+        self.to_floats(&sums)
     }
 
     #[inline(always)]
@@ -233,7 +233,7 @@ impl Simd for Avx512 {
         self.dots_half::<0>(low, x, &mut sums);
         let high = lines.map(|lines| lines.each_ref().map(|line| self.nibbles(line).1));
         self.dots_half::<1>(high, x, &mut sums);
-        self.to_floats(sums)
+        self.to_floats(&sums)
     }
 
     /// Twelve independent chains hide the latency of five cycles on two ports.
@@ -282,11 +282,11 @@ impl Avx512 {
     }
 
     #[inline(always)]
-    fn to_floats(self, sums: [[__m512i; PAIR_ROWS]; 2]) -> [[__m512; PAIR_ROWS]; 2] {
+    fn to_floats(self, sums: &[[__m512i; PAIR_ROWS]; 2]) -> [[__m512; PAIR_ROWS]; 2] {
         let mut floats = [[self.splat(0.0); PAIR_ROWS]; 2];
         for (floats, sums) in floats.iter_mut().zip(sums) {
             for (float, sum) in floats.iter_mut().zip(sums) {
-                *float = proven!(self, _mm512_cvtepi32_ps(sum));
+                *float = proven!(self, _mm512_cvtepi32_ps(*sum));
             }
         }
         floats

@@ -1,0 +1,188 @@
+//! API keys on one machine: a Secret in a file of its own among the manifests.
+//!
+//! The file belongs to `realm api-key`; what it holds is what the same Secret holds in a cluster.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use realm_core::auth::Credential;
+use realm_crds::{KeyEntry, ObjectMeta, Secret};
+use thiserror::Error;
+
+/// What every key starts with, so that scanners for leaked secrets can know one.
+const PREFIX: &str = "rk_";
+
+/// Random bytes in a key: as many as its digest has, so that neither is the weaker.
+const RANDOM_BYTES: usize = 32;
+
+#[derive(Debug, Error)]
+pub(crate) enum KeysError {
+    #[error("read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} does not hold a Secret of API keys")]
+    Parse { path: PathBuf, source: serde_saphyr::Error },
+    #[error("key `{key}` in {path} is not what `realm api-key` writes")]
+    Entry { path: PathBuf, key: String, source: serde_json::Error },
+    #[error("a key named `{0}` is there already; revoke it or choose another name")]
+    Exists(String),
+    #[error("there is no key named `{0}`")]
+    Missing(String),
+    #[error("`{0}` is not a key's name: 1 to 63 of a-z, 0-9, `-`, `_` and `.`")]
+    Name(String),
+    #[error("write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the system has no randomness to give")]
+    Random(#[source] getrandom::Error),
+    #[error("write the Secret as YAML")]
+    Render(#[source] serde_saphyr::ser::Error),
+}
+
+/// A new key: shown once, never stored.
+pub(crate) struct NewKey(String);
+
+impl NewKey {
+    pub(crate) fn generate() -> Result<Self, KeysError> {
+        let mut random = [0; RANDOM_BYTES];
+        getrandom::fill(&mut random).map_err(KeysError::Random)?;
+        Ok(Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random))))
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn entry(&self, expires_at: Option<jiff::Timestamp>) -> KeyEntry {
+        let sha256 = Credential::of(&self.0).digest().to_string();
+        KeyEntry { sha256, expires_at, disabled: false }
+    }
+}
+
+/// The keys of one Secret, as one file.
+#[derive(Debug)]
+pub(crate) struct KeyFile {
+    path: PathBuf,
+    namespace: String,
+    secret: String,
+    entries: BTreeMap<String, KeyEntry>,
+}
+
+impl KeyFile {
+    /// Reads the file of `secret`, or begins an empty one.
+    pub(crate) fn open(manifests: &Path, namespace: &str, secret: &str) -> Result<Self, KeysError> {
+        let path = manifests.join(format!("{namespace}.{secret}.keys.yaml"));
+        let entries = match fs::read_to_string(&path) {
+            Ok(text) => parse(&path, &text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(source) => return Err(KeysError::Read { path, source }),
+        };
+        Ok(Self { path, namespace: namespace.to_owned(), secret: secret.to_owned(), entries })
+    }
+
+    pub(crate) const fn entries(&self) -> &BTreeMap<String, KeyEntry> {
+        &self.entries
+    }
+
+    pub(crate) fn add(&mut self, name: &str, entry: KeyEntry) -> Result<(), KeysError> {
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+        if name.is_empty() || name.len() > 63 || !name.bytes().all(fits) {
+            return Err(KeysError::Name(name.to_owned()));
+        }
+        if self.entries.contains_key(name) {
+            return Err(KeysError::Exists(name.to_owned()));
+        }
+        self.entries.insert(name.to_owned(), entry);
+        Ok(())
+    }
+
+    /// Adds a key, or puts it in place of the one of the same name.
+    pub(crate) fn replace(&mut self, name: &str, entry: KeyEntry) {
+        self.entries.insert(name.to_owned(), entry);
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) -> Result<(), KeysError> {
+        self.entries.remove(name).map(drop).ok_or_else(|| KeysError::Missing(name.to_owned()))
+    }
+
+    /// Writes the file whole or not at all: a server that reads it meanwhile sees one or the other.
+    pub(crate) fn save(&self) -> Result<(), KeysError> {
+        let text = serde_saphyr::to_string(&self.to_secret()).map_err(KeysError::Render)?;
+        let write = || {
+            let folder = self.path.parent().unwrap_or(Path::new("."));
+            let mut file = tempfile::Builder::new().prefix(".keys-").tempfile_in(folder)?;
+            io::Write::write_all(&mut file, text.as_bytes())?;
+            file.as_file().sync_all()?;
+            file.persist(&self.path)?;
+            fs::File::open(folder)?.sync_all()
+        };
+        write().map_err(|source| KeysError::Write { path: self.path.clone(), source })
+    }
+
+    fn to_secret(&self) -> Secret {
+        let value = |entry| serde_json::to_string(entry).expect("an entry has only string keys");
+        let data = self.entries.iter().map(|(name, entry)| (name.clone(), value(entry)));
+        Secret {
+            metadata: ObjectMeta {
+                name: Some(self.secret.clone()),
+                namespace: Some(self.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            string_data: Some(data.collect()),
+            ..Secret::default()
+        }
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, KeyEntry>, KeysError> {
+    let secret: Secret = serde_saphyr::from_str(text)
+        .map_err(|source| KeysError::Parse { path: path.to_owned(), source })?;
+    let entry = |(key, value): (String, String)| match serde_json::from_str(&value) {
+        Ok(entry) => Ok((key, entry)),
+        Err(source) => Err(KeysError::Entry { path: path.to_owned(), key, source }),
+    };
+    secret.string_data.unwrap_or_default().into_iter().map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_holds_digests_and_never_the_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = NewKey::generate().unwrap();
+        let mut file = KeyFile::open(folder.path(), "default", "keys").unwrap();
+        file.add("laptop", key.entry(None)).unwrap();
+        file.save().unwrap();
+        let text = fs::read_to_string(folder.path().join("default.keys.keys.yaml")).unwrap();
+        assert!(!text.contains(key.reveal()));
+        let again = KeyFile::open(folder.path(), "default", "keys").unwrap();
+        assert_eq!(again.entries(), file.entries());
+        assert_eq!(
+            again.entries()["laptop"].sha256,
+            Credential::of(key.reveal()).digest().to_string()
+        );
+    }
+
+    #[test]
+    fn a_name_is_taken_once_and_revoked_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = KeyFile::open(folder.path(), "default", "keys").unwrap();
+        let entry = NewKey::generate().unwrap().entry(None);
+        file.add("a", entry.clone()).unwrap();
+        assert!(matches!(file.add("a", entry.clone()), Err(KeysError::Exists(_))));
+        assert!(matches!(file.add("A b", entry), Err(KeysError::Name(_))));
+        file.remove("a").unwrap();
+        assert!(matches!(file.remove("a"), Err(KeysError::Missing(_))));
+    }
+
+    #[test]
+    fn two_keys_are_never_the_same() {
+        let (one, two) = (NewKey::generate().unwrap(), NewKey::generate().unwrap());
+        assert_ne!(one.reveal(), two.reveal());
+        assert_eq!(one.reveal().len(), 46);
+    }
+}

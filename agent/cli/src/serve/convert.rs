@@ -1,0 +1,189 @@
+//! The planner's desired state in the agent's words. No decision is made here.
+
+use realm_core::{
+    desired as agent,
+    name::{ModelName, NameError, PipelineName, TenantName},
+};
+use realm_plan::{Name, desired as plan};
+
+/// Says the same in the agent's words. Fails only for a name that the agent could not have.
+pub(super) fn desired(desired: &plan::Desired) -> Result<agent::Desired, NameError> {
+    let plan::Desired { generation, models, tenants, pipelines } = desired;
+    Ok(agent::Desired {
+        generation: *generation,
+        models: models.iter().map(model).collect::<Result<_, _>>()?,
+        tenants: tenants.iter().map(tenant).collect::<Result<_, _>>()?,
+        pipelines: pipelines.iter().map(pipeline).collect::<Result<_, _>>()?,
+    })
+}
+
+fn model(model: &plan::DesiredModel) -> Result<agent::DesiredModel, NameError> {
+    let plan::DesiredModel { name, artifact: file, context, kv_blocks } = model;
+    Ok(agent::DesiredModel {
+        name: model_name(name)?,
+        artifact: artifact(file),
+        context: *context,
+        kv_blocks: *kv_blocks,
+    })
+}
+
+fn artifact(artifact: &plan::Artifact) -> agent::Artifact {
+    let plan::Artifact { sources, sha256: digest } = artifact;
+    agent::Artifact { sources: sources.clone(), sha256: digest.map(sha256) }
+}
+
+const fn sha256(digest: plan::Sha256) -> agent::Sha256 {
+    let plan::Sha256(bytes) = digest;
+    agent::Sha256(bytes)
+}
+
+fn tenant(tenant: &plan::DesiredTenant) -> Result<agent::DesiredTenant, NameError> {
+    let plan::DesiredTenant {
+        name,
+        weight,
+        suspended,
+        limits: spend,
+        models,
+        pipelines,
+        keys,
+        program,
+        config,
+    } = tenant;
+    let pipelines = pipelines
+        .iter()
+        .map(|(alias, name)| Ok((alias.clone(), pipeline_name(name)?)))
+        .collect::<Result<_, NameError>>()?;
+    Ok(agent::DesiredTenant {
+        name: TenantName::new(name.namespace(), name.name())?,
+        weight: *weight,
+        suspended: *suspended,
+        limits: limits(*spend),
+        models: models.iter().map(grant).collect::<Result<_, _>>()?,
+        pipelines,
+        keys: keys.iter().map(key).collect(),
+        program: match program {
+            plan::Program::BuiltIn => agent::Program::BuiltIn,
+            plan::Program::Component(file) => agent::Program::Component(artifact(file)),
+        },
+        config: config.clone(),
+    })
+}
+
+const fn limits(limits: plan::Limits) -> agent::Limits {
+    let plan::Limits {
+        requests_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        calls_max,
+        context_max,
+        kv_blocks_max,
+        program,
+    } = limits;
+    let plan::ProgramLimits {
+        memory_bytes_max,
+        fuel_max,
+        host_calls_max,
+        output_bytes_max,
+        deadline_ms,
+    } = program;
+    agent::Limits {
+        requests_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        calls_max,
+        context_max,
+        kv_blocks_max,
+        program: agent::ProgramLimits {
+            memory_bytes_max,
+            fuel_max,
+            host_calls_max,
+            output_bytes_max,
+            deadline_ms,
+        },
+    }
+}
+
+fn grant(grant: &plan::ModelGrant) -> Result<agent::ModelGrant, NameError> {
+    let plan::ModelGrant { alias, model } = grant;
+    Ok(agent::ModelGrant { alias: alias.clone(), model: model_name(model)? })
+}
+
+fn key(key: &plan::ApiKey) -> agent::ApiKey {
+    let plan::ApiKey { name, sha256: digest, expires_at, disabled } = key;
+    agent::ApiKey {
+        name: name.clone(),
+        sha256: sha256(*digest),
+        expires_at: *expires_at,
+        disabled: *disabled,
+    }
+}
+
+fn pipeline(pipeline: &plan::DesiredPipeline) -> Result<agent::DesiredPipeline, NameError> {
+    let plan::DesiredPipeline { name, inputs, steps, outputs } = pipeline;
+    Ok(agent::DesiredPipeline {
+        name: pipeline_name(name)?,
+        inputs: inputs.iter().map(input).collect(),
+        steps: steps.iter().map(step).collect::<Result<_, _>>()?,
+        outputs: outputs.iter().map(output).collect(),
+    })
+}
+
+fn input(input: &plan::PipelineInput) -> agent::PipelineInput {
+    let plan::PipelineInput { name, kind, required } = input;
+    let kind = match kind {
+        plan::InputKind::String => agent::InputKind::String,
+        plan::InputKind::Integer => agent::InputKind::Integer,
+        plan::InputKind::Number => agent::InputKind::Number,
+        plan::InputKind::Boolean => agent::InputKind::Boolean,
+    };
+    agent::PipelineInput { name: name.clone(), kind, required: *required }
+}
+
+fn step(step: &plan::PipelineStep) -> Result<agent::PipelineStep, NameError> {
+    let plan::PipelineStep {
+        name,
+        model,
+        system,
+        prompt,
+        tokens_max,
+        deadline_ms,
+        temperature,
+        on_error,
+    } = step;
+    Ok(agent::PipelineStep {
+        name: name.clone(),
+        model: model_name(model)?,
+        system: system.as_ref().map(template),
+        prompt: template(prompt),
+        tokens_max: *tokens_max,
+        deadline_ms: *deadline_ms,
+        temperature: *temperature,
+        on_error: match on_error {
+            plan::OnError::Fail => agent::OnError::Fail,
+            plan::OnError::Use(text) => agent::OnError::Use(text.clone()),
+        },
+    })
+}
+
+fn template(template: &plan::Template) -> agent::Template {
+    let plan::Template(parts) = template;
+    let part = |part: &plan::TemplatePart| match part {
+        plan::TemplatePart::Text(text) => agent::TemplatePart::Text(text.clone()),
+        plan::TemplatePart::Input(name) => agent::TemplatePart::Input(name.clone()),
+        plan::TemplatePart::Step(name) => agent::TemplatePart::Step(name.clone()),
+    };
+    agent::Template(parts.iter().map(part).collect())
+}
+
+fn output(output: &plan::PipelineOutput) -> agent::PipelineOutput {
+    let plan::PipelineOutput { name, step } = output;
+    agent::PipelineOutput { name: name.clone(), step: step.clone() }
+}
+
+fn model_name(name: &Name) -> Result<ModelName, NameError> {
+    ModelName::new(name.namespace(), name.name())
+}
+
+fn pipeline_name(name: &Name) -> Result<PipelineName, NameError> {
+    PipelineName::new(name.namespace(), name.name())
+}

@@ -1,0 +1,144 @@
+//! What every connection shares: who may call, what they may spend, and where calls go.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use realm_core::{
+    auth::{self, Caller, Credential, Roster},
+    call::Call,
+    limit::{Limiter, Quota},
+    refusal::Refusal,
+    tenants::Tenants,
+};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{GatewayConfig, Limits},
+    metrics::{Meter, Metrics},
+    origin::Origins,
+    own,
+    running::Running,
+};
+
+/// What the door leads to.
+#[derive(Clone)]
+pub struct Ports {
+    pub tenants: Arc<dyn Tenants>,
+    pub roster: watch::Receiver<Arc<Roster>>,
+    pub limiter: Limiter,
+    pub metrics: Metrics,
+}
+
+pub(crate) struct Door {
+    ports: Ports,
+    pub(crate) limits: Limits,
+    pub(crate) origins: Origins,
+    pub(crate) grace: Duration,
+    /// Sockets that may be open without a key.
+    pub(crate) strangers: Arc<Semaphore>,
+    /// Every connection's task.
+    pub(crate) connections: TaskTracker,
+    /// No new calls; running ones may finish.
+    pub(crate) drain: CancellationToken,
+    /// The grace is over.
+    pub(crate) cut: CancellationToken,
+    started_at: Instant,
+    started_unix: u64,
+}
+
+impl Door {
+    pub(crate) fn new(ports: Ports, config: &GatewayConfig, origins: Origins) -> Self {
+        Self {
+            ports,
+            limits: config.limits,
+            origins,
+            grace: config.grace,
+            strangers: Arc::new(Semaphore::new(config.limits.strangers_max)),
+            connections: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            started_at: Instant::now(),
+            started_unix: unix_now(),
+        }
+    }
+
+    pub(crate) fn tenants(&self) -> &dyn Tenants {
+        &*self.ports.tenants
+    }
+
+    pub(crate) const fn metrics(&self) -> &Metrics {
+        &self.ports.metrics
+    }
+
+    /// A view of the keys of its own, to wait for their change.
+    pub(crate) fn roster(&self) -> watch::Receiver<Arc<Roster>> {
+        self.ports.roster.clone()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started_at.elapsed()
+    }
+
+    /// When the door opened, in seconds since the Unix epoch.
+    pub(crate) const fn started_unix(&self) -> u64 {
+        self.started_unix
+    }
+
+    pub(crate) fn quota(&self, caller: &Caller) -> Quota {
+        self.ports.limiter.quota(caller, Instant::now())
+    }
+
+    /// Who presents `credential`, by the keys of this moment.
+    pub(crate) fn verify(&self, credential: Credential) -> Result<Caller, Refusal> {
+        let roster = self.ports.roster.borrow().clone();
+        auth::verify(&roster, credential, unix_now())
+    }
+
+    /// Verifies, admits and starts a call. What is refused here is counted here.
+    pub(crate) fn start(&self, credential: Credential, call: Call) -> Result<Running, Refusal> {
+        let function = call.function.clone();
+        let caller = self
+            .verify(credential)
+            .inspect_err(|refusal| self.count_refusal("-", &function, refusal))?;
+        let tenant = caller.tenant().clone();
+        self.start_verified(caller, call)
+            .inspect_err(|refusal| self.count_refusal(tenant.as_str(), &function, refusal))
+    }
+
+    fn start_verified(&self, caller: Caller, call: Call) -> Result<Running, Refusal> {
+        let now = Instant::now();
+        let function = call.function.clone();
+        let meter = || Meter::start(self.metrics(), caller.tenant().as_str(), &function, now);
+        // These two cost next to nothing and are asked by those who wait for their limits.
+        if let Some(reply) = own::answer(self, &caller, &call)? {
+            let meter = meter();
+            return Ok(Running::new(reply, meter, caller));
+        }
+        if self.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        let admitted = self.ports.limiter.admit(caller.clone(), call, now)?;
+        let meter = meter();
+        let (tenant, id) = (caller.tenant(), &admitted.call().id);
+        // What the call's own tasks say carries its tenant and id.
+        let span = tracing::debug_span!("call", %tenant, call = %id);
+        let reply = span.in_scope(|| self.ports.tenants.start(admitted));
+        Ok(Running::new(reply, meter, caller))
+    }
+
+    pub(crate) fn count_refusal(&self, tenant: &str, function: &str, refusal: &Refusal) {
+        self.metrics().refused(tenant, function, refusal.code());
+    }
+}
+
+/// Seconds since the Unix epoch. A clock before it lets no key in that ever expires.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
+}

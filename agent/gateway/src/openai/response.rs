@@ -1,0 +1,146 @@
+//! The API's objects: an answer in one piece, and the pieces of a stream.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue};
+use realm_core::engine::{Finish, Usage};
+use serde_json::{Value, json};
+
+/// The two shapes the API has for the same thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Chat,
+    Completion,
+}
+
+impl Form {
+    pub(super) const fn function(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completion => "generate",
+        }
+    }
+
+    pub(super) const fn id_prefix(self) -> &'static str {
+        match self {
+            Self::Chat => "chatcmpl",
+            Self::Completion => "cmpl",
+        }
+    }
+}
+
+/// What every object of one answer repeats.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) id: String,
+    pub(super) form: Form,
+    /// Seconds since the Unix epoch.
+    pub(super) created: u64,
+    pub(super) model: String,
+}
+
+impl Head {
+    /// The whole answer.
+    pub(super) fn whole(&self, text: &str, finish: Finish, usage: Usage) -> Value {
+        let finish = finish_reason(finish);
+        let (object, choice) = match self.form {
+            Form::Chat => {
+                let message = json!({"role": "assistant", "content": text, "refusal": null});
+                (
+                    "chat.completion",
+                    json!({
+                        "index": 0, "message": message, "logprobs": null, "finish_reason": finish,
+                    }),
+                )
+            }
+            Form::Completion => (
+                "text_completion",
+                json!({
+                    "index": 0, "text": text, "logprobs": null, "finish_reason": finish,
+                }),
+            ),
+        };
+        let mut whole = self.object(object, &[choice]);
+        whole["usage"] = usage_json(usage);
+        whole
+    }
+
+    /// The first piece of a chat, which says who speaks. A completion has none.
+    pub(super) fn opening(&self) -> Option<Value> {
+        match self.form {
+            Form::Chat => Some(self.chat_piece(&json!({"role": "assistant", "content": ""}), None)),
+            Form::Completion => None,
+        }
+    }
+
+    pub(super) fn piece(&self, text: &str) -> Value {
+        match self.form {
+            Form::Chat => self.chat_piece(&json!({ "content": text }), None),
+            Form::Completion => self.completion_piece(text, None),
+        }
+    }
+
+    /// The piece that says how it ended.
+    pub(super) fn ending(&self, finish: Finish) -> Value {
+        let finish = Some(finish_reason(finish));
+        match self.form {
+            Form::Chat => self.chat_piece(&json!({}), finish),
+            Form::Completion => self.completion_piece("", finish),
+        }
+    }
+
+    /// The piece after the last that says what it cost, for those who asked.
+    pub(super) fn cost(&self, usage: Usage) -> Value {
+        let mut piece = self.object(self.piece_object(), &[]);
+        piece["usage"] = usage_json(usage);
+        piece
+    }
+
+    fn chat_piece(&self, delta: &Value, finish: Option<&str>) -> Value {
+        let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish});
+        self.object(self.piece_object(), &[choice])
+    }
+
+    fn completion_piece(&self, text: &str, finish: Option<&str>) -> Value {
+        let choice = json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish});
+        self.object(self.piece_object(), &[choice])
+    }
+
+    const fn piece_object(&self) -> &'static str {
+        match self.form {
+            Form::Chat => "chat.completion.chunk",
+            Form::Completion => "text_completion",
+        }
+    }
+
+    fn object(&self, object: &str, choices: &[Value]) -> Value {
+        let Self { id, form: _, created, model } = self;
+        json!({
+            "id": id, "object": object, "created": created, "model": model, "choices": choices,
+        })
+    }
+
+    /// Marks a response with the answer's id, which the official clients show in their errors.
+    pub(super) fn headed(&self, response: impl IntoResponse) -> Response {
+        let mut response = response.into_response();
+        let id = HeaderValue::try_from(&self.id).expect("an id is letters, digits and a dash");
+        response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
+        response
+    }
+}
+
+const fn finish_reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+    }
+}
+
+fn usage_json(usage: Usage) -> Value {
+    let Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+    json!({
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": u64::from(prompt_tokens) + u64::from(completion_tokens),
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+    })
+}

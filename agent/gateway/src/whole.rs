@@ -1,0 +1,94 @@
+//! The result of a call in one piece.
+
+use realm_core::{
+    refusal::{ProgramLimit, Refusal},
+    reply::{Chunk, ChunkBody},
+};
+use serde_json::{Value, json};
+
+/// Gathers what a call that is not streamed writes, within its tenant's limit on output.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    text: String,
+    values: Vec<Value>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Whole {
+    pub(crate) const fn new(bytes_max: u64) -> Self {
+        Self { text: String::new(), values: Vec::new(), bytes: 0, bytes_max }
+    }
+
+    /// Takes a piece. What a pipeline's step wrote is left out: its text comes by name, among
+    /// the outputs.
+    pub(crate) fn push(&mut self, chunk: Chunk) -> Result<(), Refusal> {
+        let Chunk { step: None, body } = chunk else { return Ok(()) };
+        let bytes = match &body {
+            ChunkBody::Text(text) => text.len(),
+            ChunkBody::Json(value) => value.to_string().len(),
+        };
+        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        if self.bytes > self.bytes_max {
+            return Err(Refusal::ProgramLimit { limit: ProgramLimit::Output, max: self.bytes_max });
+        }
+        match body {
+            ChunkBody::Text(text) => self.text.push_str(&text),
+            ChunkBody::Json(value) => self.values.push(value),
+        }
+        Ok(())
+    }
+
+    /// The text alone, where the door can carry nothing else.
+    pub(crate) fn into_text(self) -> Result<String, Refusal> {
+        if self.values.is_empty() { Ok(self.text) } else { Err(not_text()) }
+    }
+
+    /// The `data` of the last frame, around what the function itself returned.
+    pub(crate) fn into_data(self, result: Value) -> Value {
+        let mut data = match result {
+            Value::Null => json!({ "text": self.text }),
+            result => return result,
+        };
+        if !self.values.is_empty() {
+            data["values"] = Value::Array(self.values);
+        }
+        data
+    }
+}
+
+/// A program wrote a value where only text can be passed on.
+pub(crate) fn not_text() -> Refusal {
+    Refusal::ProgramFailed("it wrote a value where only text can be passed on".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Chunk {
+        Chunk { step: None, body: ChunkBody::Text(text.into()) }
+    }
+
+    #[test]
+    fn text_is_the_result_unless_the_function_returned_one() {
+        let mut whole = Whole::new(100);
+        whole.push(text("Hel")).unwrap();
+        whole.push(text("lo")).unwrap();
+        let step = Chunk { step: Some("summary".into()), body: ChunkBody::Text("left out".into()) };
+        whole.push(step).unwrap();
+        assert_eq!(whole.into_data(Value::Null), json!({"text": "Hello"}));
+        assert_eq!(Whole::new(9).into_data(json!({"count": 2})), json!({"count": 2}));
+        let mut whole = Whole::new(100);
+        whole.push(Chunk { step: None, body: ChunkBody::Json(json!(1)) }).unwrap();
+        assert_eq!(whole.into_data(Value::Null), json!({"text": "", "values": [1]}));
+    }
+
+    #[test]
+    fn more_output_than_the_tenant_may_write_is_refused() {
+        let mut whole = Whole::new(4);
+        whole.push(text("four")).unwrap();
+        let refusal = Refusal::ProgramLimit { limit: ProgramLimit::Output, max: 4 };
+        assert_eq!(whole.push(text("!")).unwrap_err(), refusal);
+    }
+}

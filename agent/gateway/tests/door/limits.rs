@@ -1,0 +1,121 @@
+//! What one client may take of the door, however it behaves.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    program::Event,
+    server::{KEY, Server, soon},
+};
+
+#[tokio::test]
+async fn sixty_four_calls_run_on_a_socket_and_one_more_is_refused() {
+    let mut server = Server::start(|_| ()).await;
+    let mut socket = server.socket().await;
+    for id in 0..64 {
+        socket.call(&id.to_string(), "hold", &json!({})).await;
+        assert_eq!(socket.frame().await["data"]["text"], "held");
+        assert_eq!(server.event().await, Event::Started(id.to_string()));
+    }
+    socket.call("more", "hold", &json!({})).await;
+    assert_eq!(socket.error().await, (json!("more"), "too_many_calls".into()));
+    assert!(server.scrape().await.contains("realm_calls_running 64"));
+    socket.send(&json!({"type": "cancel", "id": "7"})).await;
+    assert_eq!(socket.frame().await, json!({"id": "7", "status": "cancelled"}));
+    socket.call("more", "hold", &json!({})).await;
+    assert_eq!(socket.frame().await["data"]["text"], "held");
+    server.script.go.add_permits(64);
+    for _ in 0..64 {
+        assert_eq!(socket.frame().await["status"], "complete");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_closes_the_socket_with_a_reason() {
+    let server = Server::start(|config| config.limits.message_bytes_max = 1 << 10).await;
+    let mut socket = server.socket().await;
+    socket.call("1", "generate", &json!({"prompt": "x".repeat(900)})).await;
+    assert_eq!(socket.frame().await["status"], "streaming");
+    assert_eq!(socket.frame().await["status"], "complete");
+    socket.send_message(Message::text("x".repeat(1 << 16))).await;
+    assert_eq!(socket.error().await, (Value::Null, "too_large".into()));
+    assert_eq!(socket.close_code().await, 1009);
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_loses_its_call_and_may_go_on_with_another() {
+    let stall = Duration::from_millis(50);
+    let mut server = Server::start(|config| config.limits.stall_max = stall).await;
+    let mut socket = server.socket().await;
+    socket.call("1", "flood", &json!({})).await;
+    assert_eq!(server.event().await, Event::Started("1".into()));
+    // Nothing is read until the call is over.
+    assert_eq!(server.event().await, Event::Cancelled("1".into()));
+    let mut index = 0;
+    let last = loop {
+        let frame = socket.frame().await;
+        if frame["status"] != "streaming" {
+            break frame;
+        }
+        assert_eq!(frame["index"], index);
+        index += 1;
+    };
+    assert_eq!((&last["status"], &last["error"]["code"]), (&json!("error"), &json!("slow_reader")));
+    socket.call("2", "generate", &json!({"prompt": "x"})).await;
+    assert_eq!(socket.frame().await["data"]["text"], "x");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_byte_and_says_nothing_is_given_up() {
+    let silence = Duration::from_millis(100);
+    let mut server = Server::start(|config| {
+        config.limits.silence_max = silence;
+        config.limits.ping_every = silence / 3;
+    })
+    .await;
+    let mut socket = server.socket().await;
+    socket.call("1", "hold", &json!({})).await;
+    assert_eq!(server.event().await, Event::Started("1".into()));
+    // Not reading, it answers no ping.
+    assert_eq!(server.event().await, Event::Cancelled("1".into()));
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_closed_at_once_and_counted() {
+    let server = Server::start(|config| config.limits.connections_max = 1).await;
+    let first = server.socket().await;
+    let mut second = TcpStream::connect(server.addr).await.unwrap();
+    assert_eq!(soon(second.read(&mut [0; 1])).await.unwrap_or(0), 0);
+    let text = server.scrape().await;
+    assert!(text.contains("realm_gateway_connections_refused_total 1"), "{text}");
+    drop(first);
+}
+
+#[tokio::test]
+async fn strangers_have_few_places_and_give_them_back_once_they_are_known() {
+    let server = Server::start(|config| config.limits.strangers_max = 1).await;
+    let mut stranger = server.upgrade(&[]).await.unwrap();
+    let refused = server.upgrade(&[]).await.unwrap_err();
+    assert_eq!((refused.status, &refused.body["error"]["code"]), (503, &json!("busy")));
+    drop(server.socket().await);
+    stranger.send(&json!({"type": "auth", "api_key": KEY})).await;
+    assert_eq!(stranger.frame().await["type"], "ready");
+    drop(server.upgrade(&[]).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_request_whose_head_does_not_come_is_given_up() {
+    let wait = Duration::from_millis(50);
+    let server = Server::start(|config| config.limits.head_wait = wait).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /healthz HTTP/1.1\r\nhost:")
+        .await
+        .unwrap();
+    let mut bytes = Vec::new();
+    soon(stream.read_to_end(&mut bytes)).await.unwrap();
+    let mut idle = TcpStream::connect(server.addr).await.unwrap();
+    assert_eq!(soon(idle.read_to_end(&mut bytes)).await.unwrap_or(0), 0);
+}

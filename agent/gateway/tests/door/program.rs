@@ -1,0 +1,206 @@
+//! Tenants whose programs do what a test needs: say words, wait, never stop, fail.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use realm_core::{
+    auth::{Caller, Credential, Roster},
+    desired::{ApiKey, DesiredTenant, Limits, ModelGrant, Program, ProgramLimits},
+    engine::{Finish, Usage},
+    limit::Admitted,
+    name::{ModelName, PipelineName, TenantName},
+    refusal::Refusal,
+    reply::{self, Chunk, ChunkBody, Done, Reply, ReplyEvent, ReplySender},
+    tenants::{FunctionInfo, ModelInfo, Tenants},
+};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc};
+
+/// What calls report to the test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Started(String),
+    /// The door dropped the reply.
+    Cancelled(String),
+}
+
+pub(crate) struct Script {
+    pub(crate) ready: AtomicBool,
+    /// A permit lets one `hold` go on.
+    pub(crate) go: Arc<Semaphore>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Script {
+    pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<Event>) {
+        let (events, heard) = mpsc::channel(1024);
+        let go = Arc::new(Semaphore::new(0));
+        (Arc::new(Self { ready: AtomicBool::new(true), go, events }), heard)
+    }
+}
+
+impl Tenants for Script {
+    fn start(&self, call: Admitted) -> Reply {
+        let (sender, reply) = reply::channel();
+        let (events, go) = (self.events.clone(), self.go.clone());
+        tokio::spawn(async move {
+            let name = call.call().id.to_string();
+            events.send(Event::Started(name.clone())).await.unwrap();
+            if play(&call, &sender, &go).await.is_err() {
+                // The test may be over.
+                drop(events.send(Event::Cancelled(name)).await);
+            }
+        });
+        reply
+    }
+
+    fn functions(&self, _: &Caller) -> Vec<FunctionInfo> {
+        vec![FunctionInfo {
+            name: "chat".into(),
+            description: "Repeats the last message.".into(),
+            params_schema: json!({"type": "object"}),
+            streams: true,
+        }]
+    }
+
+    fn models(&self, caller: &Caller) -> Vec<ModelInfo> {
+        let grants = caller.rights().models.iter();
+        grants
+            .map(|grant| ModelInfo { alias: grant.alias.clone(), ready: true, context: Some(64) })
+            .collect()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+}
+
+/// The door dropped the reply.
+struct Dropped;
+
+async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), Dropped> {
+    let params = &call.call().params;
+    match call.call().function.as_str() {
+        "generate" => say(to, params["prompt"].as_str().unwrap_or_default()).await,
+        "chat" => {
+            let last = params["messages"].as_array().and_then(|messages| messages.last());
+            let text = last.and_then(|last| last["content"].as_str()).unwrap_or_default();
+            match text {
+                "hold" => hold(to, go).await,
+                "flood" => flood(to).await,
+                text => match refusal(text) {
+                    Some(refusal) => send(to, ReplyEvent::Failed(refusal)).await,
+                    None => say(to, text).await,
+                },
+            }
+        }
+        "tokenize" => done(to, json!({"tokens": [1, 2], "count": 2}), Usage::default()).await,
+        "hold" => hold(to, go).await,
+        "flood" => flood(to).await,
+        "vanish" => Ok(()),
+        "value" => {
+            let body = ChunkBody::Json(json!({"score": 0.5}));
+            send(to, ReplyEvent::Chunk(Chunk { step: Some("judge".into()), body })).await?;
+            done(to, json!({"outputs": {}}), Usage::default()).await
+        }
+        function => {
+            let unknown = || Refusal::UnknownFunction(function.to_owned());
+            send(to, ReplyEvent::Failed(refusal(function).unwrap_or_else(unknown))).await
+        }
+    }
+}
+
+/// The refusals a test can ask for by name.
+fn refusal(name: &str) -> Option<Refusal> {
+    Some(match name {
+        "busy" => Refusal::Busy { retry_after_ms: 1500 },
+        "model" => Refusal::UnknownModel("m".into()),
+        "long" => Refusal::TooLong { tokens: 65, tokens_max: 64 },
+        "late" => Refusal::DeadlineExceeded { deadline_ms: 5 },
+        "internal" => Refusal::Internal,
+        _ => return None,
+    })
+}
+
+async fn send(to: &ReplySender, event: ReplyEvent) -> Result<(), Dropped> {
+    to.send(event).await.map_err(|_| Dropped)
+}
+
+async fn word(to: &ReplySender, text: impl Into<String>) -> Result<(), Dropped> {
+    send(to, ReplyEvent::Chunk(Chunk { step: None, body: ChunkBody::Text(text.into()) })).await
+}
+
+async fn done(to: &ReplySender, data: Value, usage: Usage) -> Result<(), Dropped> {
+    send(to, ReplyEvent::Done(Done { data, finish: Finish::Stop, usage })).await
+}
+
+async fn say(to: &ReplySender, text: &str) -> Result<(), Dropped> {
+    let mut words = 0;
+    for piece in text.split_inclusive(' ') {
+        word(to, piece).await?;
+        words += 1;
+    }
+    let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: words };
+    done(to, Value::Null, usage).await
+}
+
+async fn hold(to: &ReplySender, go: &Semaphore) -> Result<(), Dropped> {
+    word(to, "held").await?;
+    tokio::select! {
+        () = to.closed() => return Err(Dropped),
+        permit = go.acquire() => permit.unwrap().forget(),
+    }
+    done(to, Value::Null, Usage::default()).await
+}
+
+async fn flood(to: &ReplySender) -> Result<(), Dropped> {
+    let text = "x".repeat(4096);
+    loop {
+        word(to, text.clone()).await?;
+    }
+}
+
+/// The one tenant of most tests, with `key` as its key.
+pub(crate) fn tenant(key: &str) -> DesiredTenant {
+    let sha256 = Credential::of(key).digest();
+    DesiredTenant {
+        name: TenantName::parse("default/acme").unwrap(),
+        weight: 1,
+        suspended: false,
+        limits: Limits {
+            requests_per_minute: 1000,
+            input_tokens_per_minute: 1000,
+            output_tokens_per_minute: 1000,
+            calls_max: 1000,
+            context_max: 64,
+            kv_blocks_max: 64,
+            program: ProgramLimits {
+                memory_bytes_max: 1 << 20,
+                fuel_max: 1 << 20,
+                host_calls_max: 1 << 10,
+                output_bytes_max: 1 << 16,
+                deadline_ms: 1000,
+            },
+        },
+        models: vec![ModelGrant {
+            alias: "m".into(),
+            model: ModelName::parse("default/m").unwrap(),
+        }],
+        pipelines: BTreeMap::from([(
+            "digest".to_owned(),
+            PipelineName::parse("default/digest").unwrap(),
+        )]),
+        keys: vec![ApiKey { name: "main".into(), sha256, expires_at: None, disabled: false }],
+        program: Program::BuiltIn,
+        config: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn roster(tenants: impl IntoIterator<Item = DesiredTenant>) -> Arc<Roster> {
+    Arc::new(Roster::new(tenants.into_iter().map(Arc::new)))
+}

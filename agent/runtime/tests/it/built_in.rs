@@ -1,0 +1,193 @@
+use realm_core::{
+    engine::{Finish, Usage},
+    refusal::Refusal,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    echo::{Echo, Mood},
+    town::{Citizen, town},
+};
+
+#[tokio::test]
+async fn chat_streams_the_models_answer() {
+    let town = town().await;
+    let engine = Echo::new("tests/chat-streams", Mood::Echo);
+    let citizen = Citizen::new("chat-streams")
+        .with_model(&town.runtime, engine)
+        .moves_into(&town.runtime, &town.built_in);
+    let params = json!({ "messages": [{ "role": "user", "content": "hello" }] });
+
+    let told = citizen.done(&town.runtime, "chat", &params).await;
+
+    assert_eq!(told.text(), "user: hello\n");
+    assert!(told.chunks.len() > 1, "it streams");
+    let done = told.end.unwrap();
+    let usage = Usage { prompt_tokens: 12, cached_tokens: 2, completion_tokens: 12 };
+    assert_eq!((done.finish, done.data, done.usage), (Finish::Stop, Value::Null, usage));
+}
+
+/// One token a minute: what a call has cost shows as the minutes until the next is let in.
+#[tokio::test]
+async fn prompt_and_answer_are_charged_and_cached_tokens_are_free() {
+    let town = town().await;
+    let engine = Echo::new("tests/charged", Mood::Echo);
+    for (name, input, output, minutes) in
+        [("charged-input", 1, 1000, 10), ("charged-output", 1000, 1, 12)]
+    {
+        let mut citizen = Citizen::new(name).with_model(&town.runtime, engine.clone());
+        citizen.tenant.limits.input_tokens_per_minute = input;
+        citizen.tenant.limits.output_tokens_per_minute = output;
+        let citizen = citizen.moves_into(&town.runtime, &town.built_in);
+        let params = json!({ "prompt": "twelve bytes" });
+        citizen.done(&town.runtime, "generate", &params).await.end.unwrap();
+        assert_eq!(citizen.minutes_in_debt(), minutes, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn generate_hands_every_parameter_to_the_engine() {
+    let town = town().await;
+    let (first, second) =
+        (Echo::new("tests/hands-1", Mood::Echo), Echo::new("tests/hands-2", Mood::Echo));
+    let citizen = Citizen::new("hands")
+        .with_model(&town.runtime, first.clone())
+        .with_model(&town.runtime, second.clone())
+        .moves_into(&town.runtime, &town.built_in);
+    let defaults = json!({ "prompt": "abc" });
+    let told = citizen.done(&town.runtime, "generate", &defaults).await;
+    assert_eq!(told.text(), "abc");
+    let params = json!({
+        "prompt": "abc", "model": "hands-2", "max_tokens": 2, "temperature": 1, "top_k": 5,
+        "top_p": 0.5, "min_p": 0.25, "seed": u64::MAX, "stop": ["x", "yz"],
+    });
+    let told = citizen.done(&town.runtime, "generate", &params).await;
+    assert_eq!(told.text(), "ab");
+    assert_eq!(told.end.unwrap().finish, Finish::Length);
+
+    let asked = first.asked.lock().unwrap().pop().unwrap();
+    assert_eq!((asked.tokens_max, asked.stop), (Some(512), vec![]));
+    assert_eq!((asked.sampling.temperature, asked.sampling.top_p), (0.7, 0.95));
+    assert_eq!((asked.sampling.top_k, asked.sampling.min_p, asked.sampling.seed), (0, 0.0, None));
+    let asked = second.asked.lock().unwrap().pop().unwrap();
+    assert_eq!((asked.tokens_max, asked.stop), (Some(2), vec!["x".into(), "yz".into()]));
+    assert_eq!((asked.sampling.temperature, asked.sampling.top_p), (1.0, 0.5));
+    assert_eq!((asked.sampling.top_k, asked.sampling.min_p), (5, 0.25));
+    assert_eq!(asked.sampling.seed, Some(u64::MAX));
+    assert!(asked.deadline.is_some());
+}
+
+#[tokio::test]
+async fn tokenize_gives_ids_and_their_count() {
+    let town = town().await;
+    let citizen = Citizen::new("tokenize")
+        .with_model(&town.runtime, Echo::new("tests/tokenize", Mood::Echo))
+        .moves_into(&town.runtime, &town.built_in);
+    // Long enough to go to another thread.
+    for text in ["AB".to_owned(), "A".repeat(5000)] {
+        let told = citizen.done(&town.runtime, "tokenize", &json!({ "text": text })).await;
+        let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
+        let expected = json!({ "tokens": tokens, "count": text.len() });
+        let done = told.end.unwrap();
+        assert_eq!((done.data, done.usage), (expected, Usage::default()));
+    }
+}
+
+#[tokio::test]
+async fn a_parameter_that_is_wrong_is_named() {
+    let town = town().await;
+    let citizen = Citizen::new("named")
+        .with_model(&town.runtime, Echo::new("tests/named", Mood::Echo))
+        .moves_into(&town.runtime, &town.built_in);
+    let message = |message: Value| json!({ "messages": [message] });
+    for (function, params, named) in [
+        ("generate", json!([]), "params"),
+        ("generate", json!({}), "`prompt`"),
+        ("generate", json!({ "prompt": 1 }), "`prompt`"),
+        ("generate", json!({ "prompt": "" }), "no tokens"),
+        ("generate", json!({ "prompt": "a", "promt": 1 }), "`promt`"),
+        ("generate", json!({ "prompt": "a", "model": 1 }), "`model`"),
+        ("generate", json!({ "prompt": "a", "max_tokens": 0 }), "`max_tokens`"),
+        ("generate", json!({ "prompt": "a", "max_tokens": -1 }), "`max_tokens`"),
+        ("generate", json!({ "prompt": "a", "max_tokens": 1.5 }), "`max_tokens`"),
+        ("generate", json!({ "prompt": "a", "max_tokens": u64::MAX }), "`max_tokens`"),
+        ("generate", json!({ "prompt": "a", "temperature": -0.1 }), "`temperature`"),
+        ("generate", json!({ "prompt": "a", "temperature": 1e300 }), "`temperature`"),
+        ("generate", json!({ "prompt": "a", "temperature": "hot" }), "`temperature`"),
+        ("generate", json!({ "prompt": "a", "top_k": -1 }), "`top_k`"),
+        ("generate", json!({ "prompt": "a", "top_p": 0 }), "`top_p`"),
+        ("generate", json!({ "prompt": "a", "top_p": 1.1 }), "`top_p`"),
+        ("generate", json!({ "prompt": "a", "min_p": 2 }), "`min_p`"),
+        ("generate", json!({ "prompt": "a", "seed": -1 }), "`seed`"),
+        ("generate", json!({ "prompt": "a", "stop": 1 }), "`stop`"),
+        ("generate", json!({ "prompt": "a", "stop": [1] }), "`stop`"),
+        ("generate", json!({ "prompt": "a", "stop": "" }), "`stop`"),
+        ("generate", json!({ "prompt": "a", "stop": vec!["a"; 17] }), "`stop`"),
+        ("chat", json!({}), "`messages`"),
+        ("chat", json!({ "messages": [] }), "`messages`"),
+        ("chat", json!({ "messages": "hi" }), "`messages`"),
+        ("chat", message(json!("hi")), "`messages[0]`"),
+        ("chat", message(json!({ "role": "user" })), "`messages[0].content`"),
+        ("chat", message(json!({ "content": "a" })), "`messages[0].role`"),
+        ("chat", message(json!({ "role": "god", "content": "a" })), "`messages[0].role`"),
+        ("chat", message(json!({ "role": "user", "content": 1 })), "`messages[0].content`"),
+        ("chat", message(json!({ "role": "user", "content": "a", "x": 1 })), "`messages[0].x`"),
+        ("tokenize", json!({}), "`text`"),
+        ("tokenize", json!({ "text": "a", "temperature": 1 }), "`temperature`"),
+    ] {
+        let refusal = citizen.refused(&town.runtime, function, &params).await;
+        let Refusal::Invalid(message) = &refusal else { panic!("{params}: {refusal:?}") };
+        assert!(message.contains(named), "{params}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_tenant_does_not_have_is_unknown() {
+    let town = town().await;
+    let citizen = Citizen::new("unknown")
+        .with_model(&town.runtime, Echo::new("tests/unknown", Mood::Echo))
+        .moves_into(&town.runtime, &town.built_in);
+    let refusal = citizen.refused(&town.runtime, "embed", &json!({})).await;
+    assert_eq!(refusal, Refusal::UnknownFunction("embed".into()));
+    let params = json!({ "prompt": "a", "model": "gpt" });
+    let refusal = citizen.refused(&town.runtime, "generate", &params).await;
+    assert_eq!(refusal, Refusal::UnknownModel("gpt".into()));
+    let poor = Citizen::new("poor").moves_into(&town.runtime, &town.built_in);
+    let refusal = poor.refused(&town.runtime, "generate", &json!({ "prompt": "a" })).await;
+    assert!(matches!(refusal, Refusal::UnknownModel(_)), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn the_context_limit_of_the_tenant_holds_prompt_and_answer() {
+    let town = town().await;
+    let engine = Echo::new("tests/context", Mood::Echo);
+    let mut citizen = Citizen::new("context").with_model(&town.runtime, engine.clone());
+    citizen.tenant.limits.context_max = 10;
+    let citizen = citizen.moves_into(&town.runtime, &town.built_in);
+    let prompt = |text: &str| json!({ "prompt": text });
+    let refusal = citizen.refused(&town.runtime, "generate", &prompt("0123456789")).await;
+    assert_eq!(refusal, Refusal::TooLong { tokens: 10, tokens_max: 10 });
+    let told = citizen.done(&town.runtime, "generate", &prompt("01234567")).await;
+    assert_eq!(told.text(), "01");
+    assert_eq!(told.end.unwrap().finish, Finish::Length);
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_engine_reaches_the_client_unchanged() {
+    let town = town().await;
+    let citizen = Citizen::new("unchanged")
+        .with_model(&town.runtime, Echo::new("tests/busy", Mood::Busy))
+        .with_model(&town.runtime, Echo::new("tests/fail", Mood::Fail))
+        .with_model(&town.runtime, Echo::new("tests/vanish", Mood::Vanish))
+        .moves_into(&town.runtime, &town.built_in);
+    for (model, text, expected) in [
+        ("busy", "", Refusal::Busy { retry_after_ms: 77 }),
+        ("fail", "a", Refusal::DeadlineExceeded { deadline_ms: 42 }),
+        ("vanish", "a", Refusal::Internal),
+    ] {
+        let params = json!({ "prompt": "abc", "model": model });
+        let told = citizen.done(&town.runtime, "generate", &params).await;
+        assert_eq!(told.text(), text);
+        assert_eq!(told.end.unwrap_err(), expected);
+    }
+}

@@ -1,0 +1,131 @@
+//! An engine whose answer is its prompt: one token a byte, deterministic, and as patient or as
+//! broken as a test needs.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use realm_core::{
+    auth::Caller,
+    engine::{
+        ChatMessage, Engine, EngineInfo, EngineLoad, Finish, Generation, TOKENS_BUFFERED_MAX,
+        TextError, Token, TokenEvent, TokenStream, Usage,
+    },
+    name::ModelName,
+    refusal::Refusal,
+};
+use tokio::sync::{mpsc, watch};
+
+/// What an engine does with a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Echo,
+    /// Answers after the first token only when it is told to.
+    Hold,
+    Busy,
+    /// Fails after the first token.
+    Fail,
+    /// Goes away without an end.
+    Vanish,
+}
+
+pub(crate) struct Echo {
+    info: EngineInfo,
+    mood: Mood,
+    pub(crate) asked: Mutex<Vec<Generation>>,
+    pub(crate) running: Arc<AtomicUsize>,
+    pub(crate) release: watch::Sender<bool>,
+}
+
+impl Echo {
+    pub(crate) fn new(model: &str, mood: Mood) -> Arc<Self> {
+        let info = EngineInfo {
+            model: ModelName::parse(model).unwrap(),
+            architecture: "echo".into(),
+            context: 100_000,
+            vocabulary: 256,
+            block_tokens: 16,
+            has_chat_template: true,
+        };
+        let (asked, running) = (Mutex::default(), Arc::default());
+        Arc::new(Self { info, mood, asked, running, release: watch::Sender::new(false) })
+    }
+}
+
+impl Engine for Echo {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn tokenize(&self, text: &str, _special: bool) -> Result<Vec<u32>, TextError> {
+        Ok(text.bytes().map(u32::from).collect())
+    }
+
+    fn detokenize(&self, ids: &[u32]) -> Result<Vec<u8>, TextError> {
+        Ok(ids.iter().map(|id| u8::try_from(*id).unwrap()).collect())
+    }
+
+    fn tokenize_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, TextError> {
+        let lines =
+            messages.iter().map(|message| format!("{}: {}\n", message.role, message.content));
+        self.tokenize(&lines.collect::<String>(), false)
+    }
+
+    fn generate(&self, _caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal> {
+        self.asked.lock().unwrap().push(generation.clone());
+        if self.mood == Mood::Busy {
+            return Err(Refusal::Busy { retry_after_ms: 77 });
+        }
+        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        let (mood, running, release) = (self.mood, self.running.clone(), self.release.subscribe());
+        running.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                () = answer(mood, &generation, &sender, release) => {}
+            }
+            running.fetch_sub(1, Ordering::SeqCst);
+        });
+        Ok(stream)
+    }
+
+    fn load(&self) -> EngineLoad {
+        EngineLoad::default()
+    }
+}
+
+async fn answer(
+    mood: Mood,
+    generation: &Generation,
+    sender: &mpsc::Sender<TokenEvent>,
+    mut release: watch::Receiver<bool>,
+) {
+    let asked = generation.tokens_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap());
+    let count = asked.min(generation.prompt.len());
+    for (index, id) in generation.prompt.iter().take(count).enumerate() {
+        let text = char::from(u8::try_from(*id).unwrap()).to_string();
+        let token = TokenEvent::Token(Token { id: *id, text });
+        if sender.send(token).await.is_err() {
+            return;
+        }
+        tokio::task::yield_now().await;
+        match mood {
+            Mood::Hold if index == 0 => drop(release.wait_for(|released| *released).await),
+            Mood::Fail => {
+                let refusal = Refusal::DeadlineExceeded { deadline_ms: 42 };
+                return drop(sender.send(TokenEvent::Failed(refusal)).await);
+            }
+            Mood::Vanish => return,
+            Mood::Echo | Mood::Hold | Mood::Busy => {}
+        }
+    }
+    let tokens = |count: usize| u32::try_from(count).unwrap();
+    let usage = Usage {
+        prompt_tokens: tokens(generation.prompt.len()),
+        cached_tokens: 2,
+        completion_tokens: tokens(count),
+    };
+    let finish = if count < generation.prompt.len() { Finish::Length } else { Finish::Stop };
+    drop(sender.send(TokenEvent::Finished { finish, usage }).await);
+}

@@ -1,0 +1,209 @@
+//! Tenants, programs and models that come, change and go while calls run.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use realm_core::{
+    call::{Call, CallId},
+    engine::Engine as _,
+    name::ModelName,
+    refusal::Refusal,
+    reply::{Reply, ReplyEvent},
+    tenants::{ModelInfo, Tenants as _},
+};
+use realm_runtime::Runtime;
+use serde_json::{Value, json};
+
+use crate::{
+    echo::{Echo, Mood},
+    town::{Citizen, Town, next, read, town, until},
+};
+
+/// A tenant whose model answers after its first token only when it is told to.
+struct Held {
+    town: &'static Town,
+    citizen: Citizen,
+    engine: Arc<Echo>,
+}
+
+impl Held {
+    async fn new(name: &str, calls_max: u32, input_tokens: u32) -> Self {
+        let town = town().await;
+        let engine = Echo::new(&format!("tests/{name}"), Mood::Hold);
+        let mut citizen = Citizen::new(name).with_model(&town.runtime, engine.clone());
+        citizen.tenant.limits.calls_max = calls_max;
+        citizen.tenant.limits.input_tokens_per_minute = input_tokens;
+        let citizen = citizen.moves_into(&town.runtime, &town.built_in);
+        Self { town, citizen, engine }
+    }
+
+    fn params() -> Value {
+        json!({ "messages": [{ "role": "user", "content": "hello" }] })
+    }
+
+    /// Begins a call and waits for its first chunk.
+    async fn begin(&self) -> Reply {
+        let mut reply = self.citizen.call(&self.town.runtime, "chat", &Self::params());
+        let first = next(&mut reply).await;
+        assert!(matches!(first, ReplyEvent::Chunk(_)), "{first:?}");
+        reply
+    }
+
+    async fn engine_is_free(&self) {
+        until(|| self.engine.running.load(Ordering::SeqCst) == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_cancels_the_generation_and_frees_its_place() {
+    let held = Held::new("goes-away", 1, 1).await;
+    let reply = held.begin().await;
+    assert_eq!(held.engine.running.load(Ordering::SeqCst), 1);
+    drop(reply);
+    held.engine_is_free().await;
+    let place_is_taken = || {
+        let call = held.citizen.admit("chat", &Held::params());
+        matches!(call, Err(Refusal::TooManyCalls { .. }))
+    };
+    until(|| !place_is_taken()).await;
+    assert_eq!(held.citizen.minutes_in_debt(), 12, "the prompt is paid for");
+}
+
+#[tokio::test]
+async fn a_place_is_free_again_when_the_end_is_told() {
+    let held = Held::new("place", 1, 1000).await;
+    held.engine.release.send_replace(true);
+    for _ in 0..50 {
+        let told = held.citizen.done(&held.town.runtime, "chat", &Held::params()).await;
+        told.end.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_running_call_ends_in_the_program_it_began_in() {
+    let held = Held::new("replaced", 10, 1000).await;
+    let reply = held.begin().await;
+    let tenant = Arc::new(held.citizen.tenant.clone());
+    held.town.runtime.put_tenant(tenant, held.town.pirate.clone());
+    held.engine.release.send_replace(true);
+    let told = read(reply).await;
+    assert_eq!(told.text(), "ser: hello\n");
+    told.end.unwrap();
+    let told = held.citizen.done(&held.town.runtime, "chat", &Held::params()).await;
+    assert!(told.text().ends_with("USER: HELLO\n"), "{}", told.text());
+}
+
+#[tokio::test]
+async fn a_removed_tenants_calls_end_and_its_next_is_not_let_in() {
+    let held = Held::new("removed", 10, 1000).await;
+    let reply = held.begin().await;
+    held.town.runtime.remove_tenant(&held.citizen.tenant.name);
+    assert_eq!(read(reply).await.end.unwrap_err(), Refusal::Cancelled);
+    held.engine_is_free().await;
+    let refusal = held.citizen.refused(&held.town.runtime, "chat", &Held::params()).await;
+    assert_eq!(refusal, Refusal::Unauthenticated);
+    assert!(held.town.runtime.functions(&held.citizen.caller()).is_empty());
+}
+
+#[tokio::test]
+async fn a_suspended_tenants_calls_end_and_its_next_is_refused_until_it_is_back() {
+    let held = Held::new("suspended", 10, 1000).await;
+    let reply = held.begin().await;
+    let mut suspended = held.citizen.tenant.clone();
+    suspended.suspended = true;
+    held.town.runtime.put_tenant(Arc::new(suspended), held.town.built_in.clone());
+    assert_eq!(read(reply).await.end.unwrap_err(), Refusal::Suspended);
+    let refusal = held.citizen.refused(&held.town.runtime, "chat", &Held::params()).await;
+    assert_eq!(refusal, Refusal::Suspended);
+    let back = Arc::new(held.citizen.tenant.clone());
+    held.town.runtime.put_tenant(back, held.town.built_in.clone());
+    held.engine.release.send_replace(true);
+    held.citizen.done(&held.town.runtime, "chat", &Held::params()).await.end.unwrap();
+}
+
+#[tokio::test]
+async fn a_clients_own_deadline_ends_its_call() {
+    let held = Held::new("deadline", 10, 1000).await;
+    let call = Call {
+        id: CallId("1".into()),
+        function: "chat".into(),
+        params: Held::params(),
+        deadline: Some(Instant::now() + Duration::from_millis(300)),
+    };
+    let caller = held.citizen.caller();
+    let admitted = held.citizen.limiter.admit(caller, call, Instant::now()).unwrap();
+    let refusal = read(held.town.runtime.start(admitted)).await.end.unwrap_err();
+    let Refusal::DeadlineExceeded { deadline_ms } = refusal else { panic!("{refusal:?}") };
+    assert!(deadline_ms <= 300, "{deadline_ms}");
+    held.engine_is_free().await;
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_there_yet_says_why() {
+    let town = town().await;
+    let model = ModelName::parse("tests/slow").unwrap();
+    let mut citizen = Citizen::new("waits");
+    citizen.grant(&model);
+    let citizen = citizen.moves_into(&town.runtime, &town.built_in);
+    let not_ready =
+        |reason: &str| Refusal::ModelNotReady { model: "slow".into(), reason: reason.into() };
+    let params = json!({ "prompt": "a" });
+    let refusal = citizen.refused(&town.runtime, "generate", &params).await;
+    assert_eq!(refusal, not_ready("it is not on this node yet"));
+    town.runtime.await_model(model.clone(), "fetching".into());
+    let refusal = citizen.refused(&town.runtime, "generate", &params).await;
+    assert_eq!(refusal, not_ready("fetching"));
+    let info = |ready, context| ModelInfo { alias: "slow".into(), ready, context };
+    assert_eq!(town.runtime.models(&citizen.caller()), [info(false, None)]);
+
+    town.runtime.put_model(model.clone(), Echo::new("tests/slow", Mood::Echo));
+    town.runtime.await_model(model.clone(), "fetching its successor".into());
+    citizen.done(&town.runtime, "generate", &params).await.end.unwrap();
+    assert_eq!(town.runtime.models(&citizen.caller()), [info(true, Some(50_000))]);
+    town.runtime.remove_model(&model);
+    citizen.refused(&town.runtime, "generate", &params).await;
+}
+
+#[tokio::test]
+async fn a_node_is_ready_when_everything_desired_is_served() {
+    let runtime = Runtime::new().unwrap();
+    assert!(runtime.is_ready());
+    let engine = Echo::new("tests/ready", Mood::Echo);
+    let model = engine.info().model.clone();
+    runtime.await_model(model.clone(), "loading".into());
+    assert!(!runtime.is_ready());
+    runtime.put_model(model, engine);
+    assert!(runtime.is_ready());
+    let citizen = Citizen::new("ready");
+    runtime.await_tenant(citizen.tenant.name.clone());
+    assert!(!runtime.is_ready());
+    let citizen = citizen.moves_into(&runtime, &town().await.built_in);
+    assert!(runtime.is_ready());
+    runtime.await_tenant(citizen.tenant.name.clone());
+    assert!(runtime.is_ready(), "the program it has goes on serving");
+}
+
+#[tokio::test]
+async fn a_node_whose_every_sandbox_is_taken_is_busy_and_serves_again() {
+    let runtime = Runtime::new().unwrap();
+    let built_in = runtime.prepare_built_in().await.unwrap();
+    let engine = Echo::new("tests/full", Mood::Hold);
+    let citizen =
+        Citizen::new("full").with_model(&runtime, engine.clone()).moves_into(&runtime, &built_in);
+    let mut replies = Vec::new();
+    for _ in 0..512 {
+        let mut reply = citizen.call(&runtime, "chat", &Held::params());
+        let first = next(&mut reply).await;
+        assert!(matches!(first, ReplyEvent::Chunk(_)), "{} run: {first:?}", replies.len());
+        replies.push(reply);
+    }
+    let refusal = citizen.refused(&runtime, "chat", &Held::params()).await;
+    assert!(matches!(refusal, Refusal::Busy { .. }), "{refusal:?}");
+    engine.release.send_replace(true);
+    for reply in replies {
+        read(reply).await.end.unwrap();
+    }
+    citizen.done(&runtime, "chat", &Held::params()).await.end.unwrap();
+}

@@ -1,0 +1,209 @@
+//! One runtime for all tests, since a component takes seconds to compile without optimisation;
+//! each test brings tenants of its own.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use realm_core::{
+    auth::{self, Caller, Credential, Roster},
+    call::{Call, CallId},
+    desired::{ApiKey, DesiredTenant, Limits, ModelGrant, Program, ProgramLimits},
+    engine::Engine,
+    limit::{Admitted, Limiter},
+    name::{ModelName, TenantName},
+    refusal::Refusal,
+    reply::{ChunkBody, Done, Reply, ReplyEvent},
+    tenants::Tenants as _,
+};
+use realm_runtime::{Prepared, Runtime};
+use serde_json::Value;
+use tokio::{sync::OnceCell, time::timeout};
+
+/// How long a test waits for what must happen: far longer than it takes, so that only what would
+/// never happen fails.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+pub(crate) struct Town {
+    pub(crate) runtime: Runtime,
+    pub(crate) built_in: Prepared,
+    pub(crate) pirate: Prepared,
+    pub(crate) hostile: Prepared,
+}
+
+pub(crate) const PIRATE: &[u8] =
+    include_bytes!("../../../../sdks/guest-rust/programs/pirate/pirate.wasm");
+pub(crate) const HOSTILE: &[u8] = include_bytes!("../../../../tests/guests/hostile/hostile.wasm");
+
+pub(crate) async fn town() -> &'static Town {
+    static TOWN: OnceCell<Town> = OnceCell::const_new();
+    TOWN.get_or_init(|| async {
+        let runtime = Runtime::new().unwrap();
+        let built_in = runtime.prepare_built_in().await.unwrap();
+        let pirate = runtime.prepare_program(PIRATE.to_vec()).await.unwrap();
+        let hostile = runtime.prepare_program(HOSTILE.to_vec()).await.unwrap();
+        Town { runtime, built_in, pirate, hostile }
+    })
+    .await
+}
+
+/// Limits that nothing well-behaved meets.
+pub(crate) const LIMITS: Limits = Limits {
+    requests_per_minute: 1000,
+    input_tokens_per_minute: 1_000_000,
+    output_tokens_per_minute: 1_000_000,
+    calls_max: 1000,
+    context_max: 50_000,
+    kv_blocks_max: 1000,
+    program: ProgramLimits {
+        memory_bytes_max: 64 << 20,
+        fuel_max: 1_000_000_000_000,
+        host_calls_max: 1_000_000,
+        output_bytes_max: 1 << 30,
+        deadline_ms: 100_000,
+    },
+};
+
+/// A tenant with a key of its own, and the limiter at its door.
+pub(crate) struct Citizen {
+    pub(crate) tenant: DesiredTenant,
+    pub(crate) limiter: Limiter,
+}
+
+impl Citizen {
+    pub(crate) fn new(name: &str) -> Self {
+        let key = ApiKey {
+            name: "main".into(),
+            sha256: Credential::of(name).digest(),
+            expires_at: None,
+            disabled: false,
+        };
+        let tenant = DesiredTenant {
+            name: TenantName::new("tests", name).unwrap(),
+            weight: 1,
+            suspended: false,
+            limits: LIMITS,
+            models: Vec::new(),
+            pipelines: BTreeMap::new(),
+            keys: vec![key],
+            program: Program::BuiltIn,
+            config: BTreeMap::new(),
+        };
+        Self { tenant, limiter: Limiter::default() }
+    }
+
+    /// Grants an engine's model under its bare name, and loads it.
+    pub(crate) fn with_model(mut self, runtime: &Runtime, engine: Arc<dyn Engine>) -> Self {
+        let model = engine.info().model.clone();
+        self.grant(&model);
+        runtime.put_model(model, engine);
+        self
+    }
+
+    pub(crate) fn grant(&mut self, model: &ModelName) {
+        self.tenant.models.push(ModelGrant { alias: model.name().into(), model: model.clone() });
+    }
+
+    pub(crate) fn moves_into(self, runtime: &Runtime, program: &Prepared) -> Self {
+        runtime.put_tenant(Arc::new(self.tenant.clone()), program.clone());
+        self
+    }
+
+    pub(crate) fn caller(&self) -> Caller {
+        let roster = Roster::new([Arc::new(self.tenant.clone())]);
+        auth::verify(&roster, Credential::of(self.tenant.name.name()), 0).unwrap()
+    }
+
+    pub(crate) fn admit(&self, function: &str, params: &Value) -> Result<Admitted, Refusal> {
+        let call = Call {
+            id: CallId("1".into()),
+            function: function.into(),
+            params: params.clone(),
+            deadline: None,
+        };
+        self.limiter.admit(self.caller(), call, Instant::now())
+    }
+
+    /// Minutes until a call is let in, where the tenant earns one token a minute.
+    pub(crate) fn minutes_in_debt(&self) -> u64 {
+        match self.admit("chat", &Value::Null) {
+            Err(Refusal::TooManyTokens { per_minute: 1, retry_after_ms }) => {
+                retry_after_ms.div_ceil(60_000)
+            }
+            other => panic!("not in debt: {other:?}"),
+        }
+    }
+
+    pub(crate) fn call(&self, runtime: &Runtime, function: &str, params: &Value) -> Reply {
+        runtime.start(self.admit(function, params).unwrap())
+    }
+
+    pub(crate) async fn done(&self, runtime: &Runtime, function: &str, params: &Value) -> Told {
+        read(self.call(runtime, function, params)).await
+    }
+
+    pub(crate) async fn refused(
+        &self,
+        runtime: &Runtime,
+        function: &str,
+        params: &Value,
+    ) -> Refusal {
+        self.done(runtime, function, params).await.end.unwrap_err()
+    }
+}
+
+/// Everything a client is told of a call.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Each chunk, with its step.
+    pub(crate) chunks: Vec<(Option<String>, ChunkBody)>,
+    pub(crate) end: Result<Done, Refusal>,
+}
+
+impl Told {
+    pub(crate) fn text(&self) -> String {
+        self.text_of(None)
+    }
+
+    pub(crate) fn text_of(&self, of: Option<&str>) -> String {
+        let texts = self.chunks.iter().filter_map(|(step, body)| match body {
+            ChunkBody::Text(text) if step.as_deref() == of => Some(text.as_str()),
+            ChunkBody::Text(_) | ChunkBody::Json(_) => None,
+        });
+        texts.collect()
+    }
+}
+
+/// The next event of a reply.
+pub(crate) async fn next(reply: &mut Reply) -> ReplyEvent {
+    timeout(PATIENCE, reply.recv()).await.expect("it hangs").expect("a reply has an end")
+}
+
+/// Waits until a condition that something else brings about holds.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("it hangs");
+}
+
+/// Reads a reply to its end.
+pub(crate) async fn read(mut reply: Reply) -> Told {
+    let mut chunks = Vec::new();
+    loop {
+        let end = match next(&mut reply).await {
+            ReplyEvent::Chunk(chunk) => {
+                chunks.push((chunk.step.map(|step| step.to_string()), chunk.body));
+                continue;
+            }
+            ReplyEvent::Done(done) => Ok(done),
+            ReplyEvent::Failed(refusal) => Err(refusal),
+        };
+        assert!(reply.recv().await.is_none(), "an end is last");
+        return Told { chunks, end };
+    }
+}

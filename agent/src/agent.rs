@@ -1,0 +1,79 @@
+//! What one agent is made of.
+
+use std::{path::PathBuf, sync::Arc};
+
+use realm_core::{auth::Roster, limit::Limiter};
+use realm_gateway::{Metrics, MetricsError};
+use realm_runtime::{Runtime, SandboxError};
+use realm_store::{Store, StoreError, StoreOptions};
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::{
+    devices::{Device, DeviceError},
+    metrics::Engines,
+    roster::Tenants,
+};
+
+/// What an agent is told by whoever starts it.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// Folder of model files and programs.
+    pub store_dir: PathBuf,
+    pub store: StoreOptions,
+    /// Threads that compute; all that the process may use when absent.
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Error)]
+pub enum AgentError {
+    #[error("open the store of model files")]
+    Store(#[source] StoreError),
+    #[error("start the sandbox for programs")]
+    Sandbox(#[source] SandboxError),
+    #[error("open the device that computes")]
+    Device(#[source] DeviceError),
+}
+
+/// Everything that lives on one node.
+pub struct Agent {
+    pub(crate) store: Store,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) tenants: Tenants,
+    pub(crate) engines: Engines,
+    pub(crate) device: Device,
+}
+
+impl Agent {
+    /// An agent that holds nothing yet. Touches the disk and the device: call it before serving.
+    pub fn new(options: AgentOptions) -> Result<Self, AgentError> {
+        let AgentOptions { store_dir, store, threads } = options;
+        Ok(Self {
+            store: Store::open(&store_dir, store).map_err(AgentError::Store)?,
+            runtime: Arc::new(Runtime::new().map_err(AgentError::Sandbox)?),
+            tenants: Tenants::new(),
+            engines: Engines::default(),
+            device: Device::open(threads).map_err(AgentError::Device)?,
+        })
+    }
+
+    /// The tenants' programs: the port behind the doors.
+    pub fn runtime(&self) -> Arc<Runtime> {
+        self.runtime.clone()
+    }
+
+    /// The keys that open the doors.
+    pub fn roster(&self) -> watch::Receiver<Arc<Roster>> {
+        self.tenants.subscribe()
+    }
+
+    /// The limits at these doors.
+    pub fn limiter(&self) -> Limiter {
+        self.tenants.limiter()
+    }
+
+    /// Lets Prometheus see the loaded engines.
+    pub fn register_metrics(&self, metrics: &Metrics) -> Result<(), MetricsError> {
+        self.engines.register(metrics)
+    }
+}

@@ -1,0 +1,19 @@
+//! The store against real servers, a real `pip` and a real disk, all on this machine.
+
+// The attribute tells the linter that helpers in these modules are test code too.
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod file;
+#[cfg(test)]
+mod pip;
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod sharing;
+#[cfg(test)]
+mod web;
+#[cfg(test)]
+mod web_faults;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,26 @@
+//! The frames of the WebSocket protocol `realm.v1`, described in `ws/v1/README.md`.
+
+mod client;
+mod server;
+
+pub use client::{CallFrame, ClientFrame, ID_BYTES_MAX};
+pub use server::{
+    ConnectionFrame, ErrorBody, Finish, Piece, Quota, ReplyFrame, ServerFrame, Usage,
+};
+
+/// What both sides offer and select as `Sec-WebSocket-Protocol`.
+pub const SUBPROTOCOL: &str = "realm.v1";
+
+/// Largest message either side sends, in bytes.
+///
+/// A prompt as long as the longest context in use (131072 tokens at some four bytes each, plus
+/// escapes) fits, and a thousand connections that each send one at once stay within a gigabyte.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Close codes besides those of RFC 6455.
+pub mod close {
+    /// The key is missing, wrong, expired or revoked.
+    pub const UNAUTHENTICATED: u16 = 4401;
+    /// No key came in time.
+    pub const AUTH_TOO_LATE: u16 = 4408;
+}

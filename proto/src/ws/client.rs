@@ -1,0 +1,191 @@
+//! What a client sends.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Longest `id`, in bytes: a UUID with a prefix fits.
+pub const ID_BYTES_MAX: usize = 64;
+
+/// A frame from a client. Unknown and misplaced fields are refused.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "RawFrame", into = "RawFrame")]
+pub enum ClientFrame {
+    /// The key, where the upgrade request could not carry it.
+    Auth {
+        api_key: String,
+    },
+    Call(CallFrame),
+    Cancel {
+        id: String,
+    },
+}
+
+/// One call of a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallFrame {
+    /// Unique among the calls running on the connection.
+    pub id: String,
+    pub function: String,
+    pub params: Map<String, Value>,
+    /// Whether text comes in pieces as it is made.
+    pub stream: bool,
+    /// Milliseconds until the call ends, however far it is.
+    pub deadline_ms: Option<u64>,
+}
+
+/// Every field of every frame, because `type` may be left out and serde's tagged enums need it.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct RawFrame {
+    #[serde(rename = "type", default)]
+    kind: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    function: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    params: Option<Map<String, Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stream: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deadline_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    api_key: Option<String>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Auth,
+    #[default]
+    Call,
+    Cancel,
+}
+
+impl TryFrom<RawFrame> for ClientFrame {
+    type Error = String;
+
+    fn try_from(raw: RawFrame) -> Result<Self, Self::Error> {
+        let RawFrame { kind, id, function, params, stream, deadline_ms, api_key } = raw;
+        let of_call = [
+            ("function", function.is_some()),
+            ("params", params.is_some()),
+            ("stream", stream.is_some()),
+            ("deadline_ms", deadline_ms.is_some()),
+        ];
+        match kind {
+            Kind::Auth => {
+                refuse("auth", of_call.into_iter().chain([("id", id.is_some())]))?;
+                Ok(Self::Auth { api_key: api_key.ok_or("an auth frame needs `api_key`")? })
+            }
+            Kind::Cancel => {
+                refuse("cancel", of_call.into_iter().chain([("api_key", api_key.is_some())]))?;
+                Ok(Self::Cancel { id: checked_id(id)? })
+            }
+            Kind::Call => {
+                refuse("call", [("api_key", api_key.is_some())])?;
+                Ok(Self::Call(CallFrame {
+                    id: checked_id(id)?,
+                    function: function.ok_or("a call needs `function`")?,
+                    params: params.unwrap_or_default(),
+                    stream: stream.unwrap_or(true),
+                    deadline_ms,
+                }))
+            }
+        }
+    }
+}
+
+fn refuse(
+    frame: &str,
+    fields: impl IntoIterator<Item = (&'static str, bool)>,
+) -> Result<(), String> {
+    match fields.into_iter().find(|(_, is_there)| *is_there) {
+        Some((field, _)) => Err(format!("a frame of type `{frame}` has no field `{field}`")),
+        None => Ok(()),
+    }
+}
+
+fn checked_id(id: Option<String>) -> Result<String, String> {
+    let id = id.ok_or("the frame needs `id`")?;
+    if (1..=ID_BYTES_MAX).contains(&id.len()) {
+        Ok(id)
+    } else {
+        Err(format!("`id` has {} bytes; 1 to {ID_BYTES_MAX} are allowed", id.len()))
+    }
+}
+
+impl From<ClientFrame> for RawFrame {
+    fn from(frame: ClientFrame) -> Self {
+        match frame {
+            ClientFrame::Auth { api_key } => {
+                Self { kind: Kind::Auth, api_key: Some(api_key), ..Self::default() }
+            }
+            ClientFrame::Cancel { id } => {
+                Self { kind: Kind::Cancel, id: Some(id), ..Self::default() }
+            }
+            ClientFrame::Call(CallFrame { id, function, params, stream, deadline_ms }) => Self {
+                kind: Kind::Call,
+                id: Some(id),
+                function: Some(function),
+                params: Some(params),
+                stream: Some(stream),
+                deadline_ms,
+                api_key: None,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: Result<ClientFrame, &str>) {
+        match (serde_json::from_str::<ClientFrame>(text), expected) {
+            (Ok(frame), Ok(expected)) => assert_eq!(frame, expected),
+            (Err(error), Err(part)) => {
+                assert!(error.to_string().contains(part), "{error} lacks {part}");
+            }
+            (got, expected) => panic!("{text}: {got:?}, not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn a_frame_without_a_type_is_a_call_that_streams() {
+        let call = CallFrame {
+            id: "1".into(),
+            function: "generate".into(),
+            params: Map::new(),
+            stream: true,
+            deadline_ms: None,
+        };
+        check(r#"{"id":"1","function":"generate"}"#, Ok(ClientFrame::Call(call.clone())));
+        check(
+            r#"{"type":"call","id":"1","function":"generate","params":{},"stream":true}"#,
+            Ok(ClientFrame::Call(call)),
+        );
+    }
+
+    #[test]
+    fn unknown_misplaced_doubled_and_missing_fields_are_named() {
+        check(r#"{"id":"1","function":"f","colour":1}"#, Err("colour"));
+        check(r#"{"id":"1","function":"f","api_key":"k"}"#, Err("api_key"));
+        check(r#"{"type":"cancel","id":"1","stream":true}"#, Err("stream"));
+        check(r#"{"type":"auth","api_key":"k","id":"1"}"#, Err("`id`"));
+        check(r#"{"type":"auth"}"#, Err("api_key"));
+        check(r#"{"id":"1"}"#, Err("function"));
+        check(r#"{"function":"f"}"#, Err("`id`"));
+        check(r#"{"id":"1","id":"2","function":"f"}"#, Err("duplicate field `id`"));
+        check(r#"{"type":"resume","id":"1"}"#, Err("resume"));
+    }
+
+    #[test]
+    fn an_id_has_one_to_sixty_four_bytes() {
+        check(r#"{"type":"cancel","id":""}"#, Err("0 bytes"));
+        let id = "é".repeat(32);
+        let frame = format!(r#"{{"type":"cancel","id":"{id}"}}"#);
+        check(&frame, Ok(ClientFrame::Cancel { id }));
+        check(&format!(r#"{{"type":"cancel","id":"{}"}}"#, "x".repeat(65)), Err("65 bytes"));
+    }
+}

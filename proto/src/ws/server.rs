@@ -1,0 +1,108 @@
+//! What a server sends.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A frame from a server: about one call, or about the connection.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum ServerFrame {
+    Connection(ConnectionFrame),
+    Reply(ReplyFrame),
+}
+
+/// A frame about the connection as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ConnectionFrame {
+    /// Comes once, after authentication.
+    Ready {
+        protocol: String,
+        tenant: String,
+        version: String,
+    },
+    Error {
+        error: ErrorBody,
+    },
+    /// No new calls here; running ones may finish within the grace.
+    GoingAway {
+        grace_ms: u64,
+    },
+}
+
+/// A frame about one call. All but `Streaming` are the call's last.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ReplyFrame {
+    Streaming {
+        id: String,
+        /// Counts this call's pieces from 0.
+        index: u64,
+        data: Piece,
+    },
+    Complete {
+        id: String,
+        data: Value,
+        finish: Finish,
+        usage: Usage,
+        quota: Quota,
+    },
+    Error {
+        id: String,
+        error: ErrorBody,
+    },
+    Cancelled {
+        id: String,
+    },
+}
+
+/// A piece of a streamed reply: `text`, or a `value` of the program's own making.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Piece {
+    /// The pipeline step it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    Stop,
+    Length,
+}
+
+/// What the call cost, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Usage {
+    pub prompt_tokens: u32,
+    pub cached_tokens: u32,
+    pub completion_tokens: u32,
+}
+
+/// What is left of the tenant's limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quota {
+    pub requests: u32,
+    pub input_tokens: u32,
+    pub output_tokens: u32,
+}
+
+/// Why something was not served.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorBody {
+    /// Stable; for programs.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}

@@ -1,0 +1,234 @@
+"""Tenants' own programs: one that behaves visibly differently, and many attacks on the host."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Serve
+from harness.folder import MODEL, Folder, step
+from harness.server import Server
+from harness.talk import LONG_PROMPT, QUESTIONS, answer, asked, stream
+from harness.wait import eventually
+from realm_client import Client, DeadlineExceeded, NotFound, ProgramError, RealmError, TextReply
+
+#: Tight, so that an attack ends soon; the deadline alone is long enough to watch a victim.
+LIMITS = {
+    "memoryBytes": 16 << 20,
+    "fuel": 300_000_000,
+    "hostCalls": 5_000,
+    "outputBytes": 100_000,
+    "deadlineMs": 30_000,
+}
+
+#: So long does the attack go on that only a deadline ends.
+ATTACK_MS = 3_000
+
+#: A pause of a stream that nobody would call undisturbed, on the slowest machine.
+GAP_S_MAX = 0.5
+
+#: Tokens of the stream that is watched during an attack.
+WATCHED = 120
+
+ENDINGS = {
+    "loop": "program_fuel",
+    "eat_memory": "program_memory",
+    "flood_host_calls": "program_host_calls",
+    "flood_output": "program_output",
+    "trap": "program_failed",
+    "overflow_stack": "program_failed",
+    "garbage_json": "program_failed",
+    "garbage_data": "program_failed",
+}
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, hostile: Path, pirate: Path) -> Server:
+    def fill(folder: Folder) -> None:
+        folder.tenant("victim")
+        attack = {"sources": [hostile.as_uri()]}
+        folder.tenant("mallory", program=attack, limits={"program": LIMITS})
+        endless = LIMITS | {"fuel": 10**15, "deadlineMs": ATTACK_MS}
+        folder.tenant("sisyphus", program=attack, limits={"program": endless})
+        voice = {"voice": "You are a robot."}
+        folder.tenant("pirate", program={"sources": [pirate.as_uri()]})
+        folder.tenant("robot", program={"sources": [pirate.as_uri()], "config": voice})
+        folder.pipeline("loud", ["pirate"], step("only", "{{ inputs.text }}", tokens_max=8))
+
+    return serve(fill)
+
+
+async def test_a_tenants_own_program_behaves_as_its_author_wants(server: Server) -> None:
+    question = asked(QUESTIONS[0])
+    sampling: Any = {"max_tokens": 16, "temperature": 0}
+    replies: dict[str, TextReply] = {}
+    for tenant in ("victim", "pirate", "robot"):
+        async with server.client(tenant) as client:
+            replies[tenant] = await client.chat(question, **sampling)
+    async with server.client("victim") as client:
+        voice = "You are a pirate. Answer as a pirate would."
+        as_pirate = await client.chat(asked(QUESTIONS[0], voice), **sampling)
+    assert replies["pirate"].text == as_pirate.text.upper()
+    assert replies["pirate"].text != replies["victim"].text.upper()
+    assert replies["robot"].text.isupper()
+    assert replies["robot"].text != replies["pirate"].text
+
+
+async def test_a_program_exports_functions_of_its_own_and_only_to_its_tenant(
+    server: Server,
+) -> None:
+    async with server.client("pirate") as client:
+        assert (await client.call("shout", {"text": "ahoy, café"})).data == {"text": "AHOY, CAFÉ"}
+        functions = {function.name for function in (await client.metadata()).functions}
+        assert "shout" in functions
+        assert "generate" not in functions
+        with pytest.raises(NotFound):
+            await client.generate("Once", max_tokens=1)
+    async with server.client("victim") as client:
+        with pytest.raises(NotFound):
+            await client.call("shout", {"text": "x"})
+
+
+async def test_a_pipeline_runs_in_its_tenants_program(server: Server) -> None:
+    async with server.client("pirate") as client:
+        outputs = (await client.pipeline("loud", {"text": QUESTIONS[0]})).outputs
+        said = await client.chat(asked(QUESTIONS[0]), max_tokens=8, temperature=0)
+    assert outputs == {"only": said.text}
+    assert said.text.isupper()
+
+
+@pytest.mark.parametrize(("attack", "code"), ENDINGS.items())
+async def test_an_attack_ends_typed_while_another_tenant_streams_on(
+    server: Server, attack: str, code: str
+) -> None:
+    async with (
+        server.client("victim") as victim,
+        server.client("mallory") as mallory,
+    ):
+        expected = await answer(victim, QUESTIONS[1])
+        streaming = asyncio.create_task(stream(victim, QUESTIONS[1]))
+        with pytest.raises(ProgramError) as ended:
+            await mallory.call(attack, {})
+        assert ended.value.code == code
+        assert (await streaming).text == expected
+        # The tenant itself is not punished: the limit was of one call.
+        with pytest.raises(ProgramError):
+            await mallory.call("trap", {})
+
+
+async def test_a_program_that_loops_does_not_slow_another_tenants_stream(server: Server) -> None:
+    async with (
+        server.client("victim") as victim,
+        server.client("sisyphus") as sisyphus,
+    ):
+        alone = await stream(victim, LONG_PROMPT, WATCHED)
+        began = time.monotonic()
+        attack = asyncio.create_task(fails(sisyphus, "loop"))
+        beside = await stream(victim, LONG_PROMPT, WATCHED)
+        error = await attack
+        lasted_s = time.monotonic() - began
+    assert isinstance(error, DeadlineExceeded)
+    assert lasted_s >= ATTACK_MS / 1000
+    assert beside.text == alone.text
+    assert max(beside.gaps_s) < max(GAP_S_MAX, 10 * max(alone.gaps_s))
+    assert statistics.median(beside.gaps_s) < 5 * statistics.median(alone.gaps_s)
+
+
+async def fails(client: Client, function: str) -> RealmError:
+    """How a call fails."""
+    try:
+        await client.call(function, {})
+    except RealmError as error:
+        return error
+    raise AssertionError(f"`{function}` was served")
+
+
+async def test_loops_of_a_tenants_every_call_leave_the_others_a_turn(server: Server) -> None:
+    async with (
+        server.client("victim") as victim,
+        server.client("sisyphus") as sisyphus,
+    ):
+        attacks = [asyncio.create_task(fails(sisyphus, "loop")) for _ in range(8)]
+        heard = await stream(victim, QUESTIONS[2])
+        tokens = await victim.tokenize("still here")
+        errors = await asyncio.gather(*attacks)
+    assert {error.code for error in errors} == {"deadline_exceeded"}
+    assert heard.text
+    assert tokens.count == 2
+    assert max(heard.gaps_s) < ATTACK_MS / 1000
+
+
+async def test_a_program_cannot_reach_a_model_that_its_tenant_was_not_granted(
+    server: Server,
+) -> None:
+    async with server.client("mallory") as mallory:
+        granted = await mallory.call("steal_model", {"model": MODEL})
+        assert granted.data == "llama"
+        for name in ("default/smollm2", "other", "../smollm2", "*", ""):
+            with pytest.raises(NotFound) as hidden:
+                await mallory.call("steal_model", {"model": name})
+            assert hidden.value.code == "unknown_model"
+
+
+async def test_a_program_cannot_hide_or_reword_what_the_host_refused(server: Server) -> None:
+    async with server.client("mallory") as mallory:
+        with pytest.raises(NotFound) as disguised:
+            await mallory.call("disguise_refusal", {})
+        assert "everything is fine" not in disguised.value.message
+        with pytest.raises(ProgramError):
+            await mallory.call("hoard_handles", {})
+        with pytest.raises(NotFound):
+            await mallory.call("no_such_attack", {})
+
+
+async def test_a_program_that_floods_its_log_is_served_and_the_log_stays_short(
+    server: Server,
+) -> None:
+    lines = len(server.err.lines)
+    async with server.client("mallory") as mallory:
+        error = await fails(mallory, "flood_log")
+    assert error.code == "program_host_calls"
+    assert len(server.err.lines) - lines < 10
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "core_module", "empty"])
+async def test_a_component_that_is_none_is_refused_and_the_last_good_one_serves_on(
+    server: Server, pirate: Path, tmp_path: Path, damage: str
+) -> None:
+    whole = pirate.read_bytes()
+    bad = tmp_path / f"{damage}.wasm"
+    bad.write_bytes(
+        {
+            "truncated": whole[: len(whole) // 2],
+            "garbage": bytes(range(256)) * 64,
+            "core_module": b"\0asm\x01\0\0\0",
+            "empty": b"",
+        }[damage]
+    )
+    name = f"crew-{damage.replace('_', '-')}"
+    captain = server.folder.tenant(name, program={"sources": [pirate.as_uri()]})
+    await server.says(f"tenant default/{name}: ready")
+    async with Client(server.url, captain) as client:
+        assert (await client.call("shout", {"text": "a"})).data == {"text": "A"}
+        server.folder.tenant(name, program={"sources": [bad.as_uri()]})
+        told = await server.says(f"tenant default/{name}: failed, ")
+        assert "panic" not in told
+        assert (await client.call("shout", {"text": "b"})).data == {"text": "B"}
+        # Mended in place: the same file name, now with a component.
+        shutil.copy(pirate, bad)
+        voice = {"sources": [bad.as_uri()], "config": {"voice": "mended"}}
+        server.folder.tenant(name, program=voice)
+
+        async def is_mended() -> bool:
+            found = [line for line in server.err.lines if f"tenant default/{name}: " in line]
+            return found[-1].endswith(": ready")
+
+        await eventually(is_mended, "the mended program is in use")
+        assert (await client.call("shout", {"text": "c"})).data == {"text": "C"}
+    server.folder.remove(f"tenant-{name}.yaml")
