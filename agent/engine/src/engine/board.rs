@@ -44,11 +44,24 @@ impl Board {
         self.state().draining = true;
     }
 
+    /// Shows that nothing more will be served.
+    pub(super) fn fail(&self) {
+        let mut state = self.state();
+        state.on_the_way = 0;
+        state.load = EngineLoad {
+            sequences_queued: 0,
+            sequences_running: 0,
+            kv_blocks_used: 0,
+            failed: true,
+            ..state.load
+        };
+    }
+
     /// Counts a sequence in, if its tenant may have another.
     pub(super) fn enter(&self, tenant: &TenantName, model: &ModelName) -> Result<(), Refusal> {
         let mut state = self.state();
         if state.load.failed {
-            let reason = "its forward pass failed several times in a row".to_owned();
+            let reason = "it failed and serves no more".to_owned();
             return Err(Refusal::ModelNotReady { model: model.to_string(), reason });
         }
         if state.draining {
@@ -65,7 +78,9 @@ impl Board {
 
     /// Counts out a sequence that never reached the thread.
     pub(super) fn turn_back(&self, tenant: &TenantName) {
-        self.state().on_the_way -= 1;
+        let mut state = self.state();
+        state.on_the_way = state.on_the_way.saturating_sub(1);
+        drop(state);
         self.leave(tenant);
     }
 

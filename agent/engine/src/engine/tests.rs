@@ -24,16 +24,19 @@ const BLOCK: usize = 4;
 /// An executor that always answers token 1, and fails when a row's token is told to make it.
 struct Scripted {
     forwards: Arc<AtomicUsize>,
+    late: bool,
 }
 
 const ERROR: u32 = 2;
 const PANIC: u32 = 3;
+const LATE_PANIC: u32 = 4;
 const LOGITS: [f32; 5] = [0.0, 1.0, 0.0, 0.0, 0.0];
 
 impl Executor for Scripted {
     fn forward(&mut self, batch: &Batch) -> Result<(), BackendError> {
         self.forwards.fetch_add(1, Ordering::SeqCst);
         assert!(!batch.tokens.contains(&PANIC), "told to");
+        self.late = batch.tokens.contains(&LATE_PANIC);
         if batch.tokens.contains(&ERROR) {
             return Err(BackendError::OutOfMemory { bytes: 1 });
         }
@@ -41,6 +44,7 @@ impl Executor for Scripted {
     }
 
     fn logits(&self, _: usize) -> &[f32] {
+        assert!(!self.late, "told to, where no forward is");
         &LOGITS
     }
 
@@ -78,7 +82,7 @@ fn engine() -> (EngineHandle, Arc<AtomicUsize>) {
         template: None,
         namespace,
         scheduler: Scheduler::new(limits, BLOCK, pool),
-        executor: Box::new(Scripted { forwards: forwards.clone() }),
+        executor: Box::new(Scripted { forwards: forwards.clone(), late: false }),
     });
     (handle.unwrap(), forwards)
 }
@@ -159,9 +163,17 @@ fn an_engine_that_keeps_failing_says_so_and_refuses() {
 }
 
 #[test]
+fn a_thread_that_panics_ends_its_streams_and_says_so() {
+    let (engine, _) = engine();
+    assert_eq!(run(&engine, &[LATE_PANIC]), Err(Refusal::Internal));
+    assert!(engine.load().failed);
+    assert!(matches!(run(&engine, &[1]), Err(Refusal::ModelNotReady { .. })));
+}
+
+#[test]
 fn blocks_of_a_failed_step_are_never_found_in_the_cache() {
     let (engine, _) = engine();
-    let prompt: Vec<u32> = [[0, 1, 4, 0], [1, 4, 0, PANIC]].concat();
+    let prompt: Vec<u32> = [[0, 1, 1, 0], [1, 1, 0, PANIC]].concat();
     assert_eq!(run(&engine, &prompt), Err(Refusal::Internal));
     let load = engine.load();
     assert_eq!((load.kv_blocks_used, load.kv_blocks_cached), (0, 0));

@@ -206,6 +206,16 @@ impl Worker {
         }
     }
 
+    /// Tells everybody who still listens that the engine is gone.
+    fn give_up(&mut self) {
+        tracing::error!("the engine's thread panicked; the model serves no more");
+        self.board.fail();
+        for (_, Open { tenant, output }) in self.open.drain() {
+            self.board.leave(&tenant);
+            let _ = output.sender().try_send(TokenEvent::Failed(Refusal::Internal));
+        }
+    }
+
     fn close(&mut self, id: SequenceId, last: TokenEvent) {
         if let Some(Open { tenant, output }) = self.open.remove(&id) {
             self.board.leave(&tenant);
@@ -220,6 +230,16 @@ impl Worker {
         for (sender, event) in self.outbox.drain(..) {
             // There is room, or the reader is gone: a full stream was ended instead of written to.
             let _ = sender.try_send(event);
+        }
+    }
+}
+
+impl Drop for Worker {
+    /// A panic outside of the forward pass is a broken invariant of the thread's own state, which
+    /// nothing can go on with; the streams must end all the same.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.give_up();
         }
     }
 }
