@@ -19,7 +19,7 @@ pub(crate) mod simd;
 
 use crate::backend::{Attention, Backend, BackendError, KvShape, Product, RopeShape, StepLimits};
 use crate::format::Format;
-use activations::{ActivationBlock, pack, partner, quantise, tile_rows};
+use activations::{ActivationBlock, Kind, pack, partner, quantise, round_bf16, tile_rows};
 use grid::Grid;
 use isa::with_simd;
 use kv::{HeadPage, Store};
@@ -102,8 +102,8 @@ impl Cpu {
         Self { proof, pool, floats, blocks, rotations: Rotations::default() }
     }
 
-    /// Packs `x` as `weights` need it.
-    fn prepare(&mut self, weights: Format, x: &[f32], batch: Batch) -> Result<(), BackendError> {
+    /// Packs `x` as weights of a kind need it.
+    fn prepare(&mut self, kind: Kind, x: &[f32], batch: Batch) -> Result<(), BackendError> {
         let Batch { rows, cols, tile_rows } = batch;
         let need = rows.div_ceil(tile_rows) * tile_rows * cols;
         let room = |have| {
@@ -114,40 +114,38 @@ impl Cpu {
             }
         };
         let Self { proof, pool, floats, blocks, .. } = self;
-        if weights.is_float() {
-            room(floats.len())?;
-            pack(pool, x, cols, tile_rows, &mut floats[..need]);
-        } else {
+        if kind == Kind::Blocks {
             room(blocks.len() * 32)?;
             let blocks = &mut blocks[..need / 32];
             with_simd!(*proof, simd => quantise(simd, pool, x, (cols, tile_rows), blocks));
+        } else {
+            room(floats.len())?;
+            let floats = &mut floats[..need];
+            match kind {
+                Kind::Rounded => pack(pool, x, (cols, tile_rows), round_bf16, floats),
+                Kind::Floats | Kind::Blocks => pack(pool, x, (cols, tile_rows), |x| x, floats),
+            }
         }
         Ok(())
     }
 
-    /// Multiplies the packed activations, with all matrices of the same kind at once.
-    fn multiply_each(&mut self, products: &mut [Product<'_, Self>], batch: Batch) {
-        for float in [false, true] {
-            let mut matrices = Vec::with_capacity(products.len());
-            let mut grids = Vec::with_capacity(products.len());
-            for Product { matrix, out } in products.iter_mut() {
-                if matrix.format().is_float() == float {
-                    matrices.push(*matrix);
-                    let out = &mut out.as_mut_slice()[..batch.rows * matrix.rows];
-                    grids.push(Grid::new(out, matrix.rows));
-                }
+    /// Multiplies the packed activations with all matrices of one kind at once.
+    fn multiply_each(&mut self, kind: Kind, products: &mut [Product<'_, Self>], batch: Batch) {
+        let mut matrices = Vec::with_capacity(products.len());
+        let mut grids = Vec::with_capacity(products.len());
+        for Product { matrix, out } in products.iter_mut() {
+            if Kind::of(matrix.format()) == kind {
+                matrices.push(*matrix);
+                let out = &mut out.as_mut_slice()[..batch.rows * matrix.rows];
+                grids.push(Grid::new(out, matrix.rows));
             }
-            if matrices.is_empty() {
-                continue;
-            }
-            let x = if float {
-                Activations::Floats(&self.floats)
-            } else {
-                Activations::Blocks(&self.blocks)
-            };
-            let outputs = (matrices.as_slice(), grids.as_mut_slice());
-            with_simd!(self.proof, simd => multiply(simd, &mut self.pool, x, batch, outputs));
         }
+        let x = match kind {
+            Kind::Floats | Kind::Rounded => Activations::Floats(&self.floats),
+            Kind::Blocks => Activations::Blocks(&self.blocks),
+        };
+        let outputs = (matrices.as_slice(), grids.as_mut_slice());
+        with_simd!(self.proof, simd => multiply(simd, &mut self.pool, x, batch, outputs));
     }
 }
 
@@ -337,15 +335,12 @@ impl Backend for Cpu {
             return Ok(());
         }
         let batch = Batch { rows, cols, tile_rows: tile_rows(rows, self.proof.tile_rows()) };
-        let mut prepared = [false; 2];
-        for product in products.iter() {
-            let format = product.matrix.format();
-            let done = &mut prepared[usize::from(format.is_float())];
-            if !std::mem::replace(done, true) {
-                self.prepare(format, x, batch)?;
+        for kind in Kind::ALL {
+            if products.iter().any(|product| Kind::of(product.matrix.format()) == kind) {
+                self.prepare(kind, x, batch)?;
+                self.multiply_each(kind, products, batch);
             }
         }
-        self.multiply_each(products, batch);
         Ok(())
     }
 

@@ -6,6 +6,8 @@
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
+use half::bf16;
+
 use super::grid::{Grid, Place, even, over};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Simd};
@@ -36,14 +38,49 @@ pub(crate) fn tile_rows(rows: usize, most: usize) -> usize {
 /// What `weights` are multiplied with.
 pub(crate) const fn partner(weights: Format) -> Format {
     match weights {
-        Format::F32 | Format::F16 | Format::BF16 => Format::F32,
+        Format::F32 | Format::F16 => Format::F32,
+        // As processors with bf16 products do it, so that a model's answers do not depend on them.
+        Format::BF16 => Format::BF16,
         Format::Q8_0 => Format::Q8_0,
         Format::Q4_1 | Format::Q8_1 => Format::Q8_1,
     }
 }
 
+/// How activations lie in scratch memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Floats,
+    /// Floats that bf16 holds exactly.
+    Rounded,
+    Blocks,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Floats, Self::Rounded, Self::Blocks];
+
+    /// The kind that weights in `format` are multiplied with.
+    pub(crate) const fn of(format: Format) -> Self {
+        match partner(format) {
+            Format::F32 | Format::F16 => Self::Floats,
+            Format::BF16 => Self::Rounded,
+            Format::Q8_0 | Format::Q4_1 | Format::Q8_1 => Self::Blocks,
+        }
+    }
+}
+
+/// The nearest float that bf16 holds; of two, the even one.
+pub(crate) fn round_bf16(x: f32) -> f32 {
+    bf16::from_f32(x).to_f32()
+}
+
 /// Packs `rows` rows of `cols` floats: `out[(tile * cols + col) * tile_rows + row in tile]`.
-pub(crate) fn pack(pool: &mut Pool, x: &[f32], cols: usize, tile_rows: usize, out: &mut [f32]) {
+pub(crate) fn pack(
+    pool: &mut Pool,
+    x: &[f32],
+    (cols, tile_rows): (usize, usize),
+    round: impl Fn(f32) -> f32 + Sync,
+    out: &mut [f32],
+) {
     let tiles = (x.len() / cols).div_ceil(tile_rows);
     let mut grids = [Grid::new(out, cols * tile_rows)];
     let place = |tile| Place { grid: 0, rows: tile..tile + 1, cols: 0..cols * tile_rows };
@@ -52,7 +89,7 @@ pub(crate) fn pack(pool: &mut Pool, x: &[f32], cols: usize, tile_rows: usize, ou
         let rows = &x[tile * tile_rows * cols..];
         for (row, x) in rows.chunks_exact(cols).take(tile_rows).enumerate() {
             for (out, x) in out.row(0).chunks_exact_mut(tile_rows).zip(x) {
-                out[row] = *x;
+                out[row] = round(*x);
             }
         }
     });
