@@ -147,7 +147,9 @@ impl Shared {
             if self.running.fetch_sub(1, Ordering::SeqCst) == 1
                 && self.caller_parked.load(Ordering::SeqCst)
             {
-                let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // Looked at, not taken: this thread may have been held up since its job ended, and
+                // the caller may already be waiting for the next one, whose end must wake it too.
+                let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 if let Some(caller) = waiting {
                     caller.unpark();
                 }
