@@ -82,6 +82,14 @@ def serve(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Ser
 _running: list[Server] = []
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows what the tests measured, not only that it was within bounds."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        if report.when == "call":
+            for name, value in report.user_properties:
+                terminalreporter.write_line(f"{name}: {value}")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Shows what the servers said beside the failure."""

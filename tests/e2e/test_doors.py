@@ -243,7 +243,7 @@ async def test_the_server_describes_itself(server: Server, key: str) -> None:
     assert (model.alias, model.ready) == (MODEL, True)
     assert model.context is not None
     assert model.context >= 2048
-    assert metadata.pipelines == ["terse"]
+    assert list(metadata.pipelines) == ["terse"]
 
 
 async def test_what_does_not_exist_or_makes_no_sense_is_refused_by_name(

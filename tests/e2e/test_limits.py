@@ -84,8 +84,9 @@ async def test_tokens_are_charged_as_they_are_spent_and_the_debt_is_waited_for(
 async def test_one_call_more_than_the_tenant_may_run_at_once_is_refused(server: Server) -> None:
     async with server.client("narrow") as client:
         running = [client.chat_stream(asked(q), temperature=0) for q in QUESTIONS[:2]]
-        for call in running:
-            await anext(aiter(call))
+        reading = [aiter(call) for call in running]
+        for chunks in reading:
+            await anext(chunks)
         with pytest.raises(RateLimited) as refused:
             await answer(client, QUESTIONS[2], max_tokens=1)
         assert refused.value.code == "too_many_calls"

@@ -91,7 +91,7 @@ async def test_sigterm_lets_the_running_stream_finish_and_takes_no_new_call(
         assert frame["grace_ms"] == 60_000
         assert (await idle.frame())["type"] == "going_away"
         assert await idle.closed() == 1001
-        await socket.send({"id": "late", "function": "health"})
+        await socket.send({"id": "late", "function": "tokenize", "params": {"text": "x"}})
         late = None
         while (frame := await socket.frame()).get("status") != "complete":
             if frame["id"] == "late":

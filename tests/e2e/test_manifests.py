@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,25 +13,28 @@ from harness.talk import QUESTIONS, answer, asked
 from harness.wait import eventually, raises
 from realm_client import Client, InvalidRequest, NotFound, Unauthenticated
 
-
-def fill(folder: Folder) -> None:
-    folder.tenant("steady")
-    folder.tenant("acme")
-    folder.pipeline("echo", ["acme"], step("only", "{{ inputs.text }}", tokens_max=4))
+#: A model of its own for the test that removes one.
+SPARE = "spare"
 
 
-@pytest.fixture
-def server(serve: Serve) -> Iterator[Server]:
-    server = serve(fill)
-    yield server
-    server.close()
+@pytest.fixture(scope="module")
+def server(serve: Serve, model: Path) -> Server:
+    def fill(folder: Folder) -> None:
+        folder.tenant("acme")
+        folder.tenant("limited")
+        folder.tenant("grower", models=[MODEL, SPARE])
+        folder.model(model, SPARE)
+        folder.pipeline("echo", ["acme"], step("only", "{{ inputs.text }}", tokens_max=4))
+        folder.pipeline("gone", ["grower"], step("only", "{{ inputs.text }}", tokens_max=4))
+
+    return serve(fill)
 
 
 async def test_a_changed_limit_takes_effect_while_running(server: Server) -> None:
-    async with server.client("acme") as client:
+    async with server.client("limited") as client:
         prompt = "word " * 100
         assert (await client.generate(prompt, max_tokens=1)).usage.prompt_tokens >= 100
-        server.folder.tenant("acme", limits={"context": 50})
+        server.folder.tenant("limited", limits={"context": 50})
 
         async def ask() -> object:
             return await client.generate(prompt, max_tokens=1)
@@ -49,21 +52,22 @@ async def test_an_added_and_a_removed_file_take_effect_while_running(server: Ser
     server.folder.remove("tenant-late.yaml")
     await raises(Unauthenticated, client.health, "the tenant is gone")
     await client.close()
-    async with server.client("acme") as client:
-        server.folder.remove("pipeline-echo.yaml")
+    async with server.client("grower") as client:
+        server.folder.remove("pipeline-gone.yaml")
 
         async def ask() -> object:
-            return await client.pipeline("echo", {"text": "x"})
+            return await client.pipeline("gone", {"text": "x"})
 
         gone = await raises(NotFound, ask, "the pipeline is gone")
         assert gone.code == "unknown_pipeline"
-        server.folder.remove(f"model-{MODEL}.yaml")
+        server.folder.remove(f"model-{SPARE}.yaml")
 
         async def chat() -> object:
-            return await client.chat(asked(QUESTIONS[0]), max_tokens=1)
+            return await client.chat(asked(QUESTIONS[0]), model=SPARE, max_tokens=1)
 
         absent = await raises(NotFound, chat, "the model is gone")
         assert absent.code == "unknown_model"
+        assert await answer(client, QUESTIONS[0], max_tokens=2)
 
 
 BROKEN = {
@@ -121,11 +125,13 @@ async def test_a_broken_manifest_is_told_with_file_and_line_and_the_last_good_on
 
 async def test_one_broken_object_stops_no_other_change(server: Server) -> None:
     server.folder.write("broken.yaml", "kind: [\n")
-    await server.says(r"broken\.yaml:\d+: ")
+    await server.says(r"(^|\W)broken\.yaml:\d+: ")
     key = server.folder.tenant("newcomer")
     await server.says("tenant default/newcomer: ready")
     async with Client(server.url, key) as client:
         assert await answer(client, QUESTIONS[0], max_tokens=2)
+    (server.folder.path / "broken.yaml").unlink()
+    await server.says(r"solved: broken\.yaml")
 
 
 async def test_what_a_pipeline_may_not_be_is_told_with_its_line(server: Server) -> None:
@@ -142,7 +148,7 @@ async def test_what_a_pipeline_may_not_be_is_told_with_its_line(server: Server) 
     server.folder.pipeline("lost", ["acme"], lost)
     assert "nothing" in await server.says(r"pipeline-lost\.yaml:\d+: ")
     async with server.client("acme") as client:
-        assert (await client.metadata()).pipelines == ["echo"]
+        assert list((await client.metadata()).pipelines) == ["echo"]
 
 
 async def test_two_files_with_the_same_object_are_told_and_the_first_serves_on(
@@ -154,6 +160,8 @@ async def test_two_files_with_the_same_object_are_told_and_the_first_serves_on(
     assert "acme" in told
     async with server.client("acme") as client:
         assert await answer(client, QUESTIONS[0], max_tokens=2)
+    (server.folder.path / "twin.yaml").unlink()
+    await server.says("solved: .*also in")
 
 
 async def test_a_pipeline_that_changes_answers_anew(server: Server) -> None:

@@ -67,13 +67,16 @@ async def test_what_happens_is_counted(server: Server) -> None:
         with pytest.raises(NotFound):
             await client.call("a function of nobody's", {})
         stream = client.chat_stream(asked(QUESTIONS[0]), max_tokens=500)
-        await anext(aiter(stream))
+        chunks = aiter(stream)
+        await anext(chunks)
         during = server.metrics()
         stream.cancel()
         with pytest.raises(CallCancelled):
             await stream.result()
     assert during.value("realm_calls_running") == 1
-    assert during.value("realm_gateway_connections") == 1
+    # The scrape itself came over a connection, each time.
+    connections = "realm_gateway_connections"
+    assert during.value(connections) == before.value(connections) + 1
     assert during.value("realm_engine_sequences_running", model=f"default/{MODEL}") == 1
     after = server.metrics()
     requests = "realm_gateway_requests_total"
@@ -82,7 +85,8 @@ async def test_what_happens_is_counted(server: Server) -> None:
     assert grown(requests, function="chat", code="cancelled", **tenant) == 1
     cached = sum(reply.usage.cached_tokens for reply in replies)
     assert cached > 0
-    assert grown("realm_engine_cached_tokens_total") == cached
+    # The question that was cancelled may have found its own beginning too.
+    assert grown("realm_engine_cached_tokens_total") >= cached
     assert grown("realm_engine_generated_tokens_total") >= 16
     assert grown("realm_time_to_first_token_seconds_count", function="generate") == 2
     assert grown("realm_inter_token_seconds_count") >= 2

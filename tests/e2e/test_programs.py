@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,9 @@ async def test_an_attack_ends_typed_while_another_tenant_streams_on(
             await mallory.call("trap", {})
 
 
-async def test_a_program_that_loops_does_not_slow_another_tenants_stream(server: Server) -> None:
+async def test_a_program_that_loops_does_not_slow_another_tenants_stream(
+    server: Server, record_property: Callable[[str, object], None]
+) -> None:
     async with (
         server.client("victim") as victim,
         server.client("sisyphus") as sisyphus,
@@ -133,6 +136,11 @@ async def test_a_program_that_loops_does_not_slow_another_tenants_stream(server:
         beside = await stream(victim, LONG_PROMPT, WATCHED)
         error = await attack
         lasted_s = time.monotonic() - began
+    for when, heard in (("alone", alone), ("beside a loop", beside)):
+        median, worst = statistics.median(heard.gaps_s), max(heard.gaps_s)
+        record_property(
+            f"gap between tokens {when}, ms", f"{median * 1e3:.0f} to {worst * 1e3:.0f}"
+        )
     assert isinstance(error, DeadlineExceeded)
     assert lasted_s >= ATTACK_MS / 1000
     assert beside.text == alone.text

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import httpx
 
@@ -79,28 +79,40 @@ class Output:
     grown: threading.Condition = field(default_factory=threading.Condition)
     is_over: bool = False
 
-    def follow(self, stream: Iterable[str]) -> None:
-        """Takes in lines until the process closes the stream."""
+
+def _follow(output: Output, stream: IO[str]) -> None:
+    """Takes in lines until the process closes the stream."""
+    with stream:
         for line in stream:
-            with self.grown:
-                self.lines.append(line.rstrip("\n"))
-                self.grown.notify_all()
-        with self.grown:
-            self.is_over = True
-            self.grown.notify_all()
+            with output.grown:
+                output.lines.append(line.rstrip("\n"))
+                output.grown.notify_all()
+    with output.grown:
+        output.is_over = True
+        output.grown.notify_all()
 
 
 class Server:
-    """One `realm serve`. `start` it again after it ended, and it is the same home."""
+    """One `realm serve`, of the sample where there is no folder.
 
-    def __init__(self, folder: Folder, home: Path, *flags: str) -> None:
-        self.folder = folder
+    `start` it again after it ended, and it has the same home and the same address.
+    """
+
+    def __init__(self, folder: Folder | None, home: Path, *flags: str) -> None:
+        self._folder = folder
         self.home = home
         self._flags = flags
         self._process: subprocess.Popen[str]
+        self._followers: list[threading.Thread] = []
         self._addresses: Addresses | None = None
         self.out = Output()
         self.err = Output()
+
+    @property
+    def folder(self) -> Folder:
+        """The manifests; the sample has none that tests may write."""
+        assert self._folder is not None, "this server serves the sample"
+        return self._folder
 
     @property
     def addresses(self) -> Addresses:
@@ -130,8 +142,8 @@ class Server:
     def start(self, *, ready: bool = True) -> Server:
         """Starts the process and waits until it listens, and until it serves all of its folder."""
         listen = self._addresses.listen if self._addresses else ANY_PORT
-        folder = str(self.folder.path)
-        command = [binary(), "serve", folder, "--home", str(self.home), *self._flags]
+        folder = [] if self._folder is None else [str(self._folder.path)]
+        command = [binary(), "serve", *folder, "--home", str(self.home), *self._flags]
         if "--listen" not in self._flags:
             command += ["--listen", listen]
         command += ["--metrics", ANY_PORT]
@@ -144,12 +156,13 @@ class Server:
             stderr=subprocess.PIPE,
             env=os.environ | {"RUST_BACKTRACE": "1"},
         )
-        for output, stream in ((self.out, self._process.stdout), (self.err, self._process.stderr)):
-            assert stream is not None
-            threading.Thread(target=output.follow, args=(stream,), daemon=True).start()
+        pairs = ((self.out, self._process.stdout), (self.err, self._process.stderr))
+        self._followers = [threading.Thread(target=_follow, args=pair) for pair in pairs]
+        for follower in self._followers:
+            follower.start()
         self._addresses = self._await(self.out, parse_addresses, "its addresses")
-        if ready:
-            for name in self.folder.objects:
+        if ready and self._folder is not None:
+            for name in self._folder.objects:
                 self.await_line(re.escape(f"{name}: ready"))
         return self
 
@@ -213,16 +226,18 @@ class Server:
     def kill(self) -> None:
         """Ends it at once, as the kernel does for want of memory."""
         self._process.kill()
-        self._process.wait(END_S_MAX)
+        self.wait()
 
     def wait(self) -> int:
-        """The exit code, once it has ended by itself."""
-        return self._process.wait(END_S_MAX)
+        """The exit code, once it has ended; everything it said has then been heard."""
+        code = self._process.wait(END_S_MAX)
+        for follower in self._followers:
+            follower.join()
+        return code
 
     def close(self) -> None:
-        """Ends it if it runs, and leaves nothing behind."""
+        """Ends it if it runs."""
         if self.is_running:
             self.kill()
-        for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
-            stream.close()
+        else:
+            self.wait()
