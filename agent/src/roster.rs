@@ -12,7 +12,7 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct Tenants {
     /// The lock is held over the publication too, so that snapshots appear in order.
-    tenants: Mutex<BTreeMap<TenantName, Arc<DesiredTenant>>>,
+    known: Mutex<BTreeMap<TenantName, Arc<DesiredTenant>>>,
     roster: watch::Sender<Arc<Roster>>,
     limiter: Limiter,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Tenants {
 impl Tenants {
     pub(crate) fn new() -> Self {
         Self {
-            tenants: Mutex::default(),
+            known: Mutex::default(),
             roster: watch::Sender::new(Arc::default()),
             limiter: Limiter::default(),
         }
@@ -43,7 +43,7 @@ impl Tenants {
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<TenantName, Arc<DesiredTenant>>)) {
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut tenants);
         self.roster.send_replace(Arc::new(Roster::new(tenants.values().cloned())));
         self.limiter.retain(|name| tenants.contains_key(name));

@@ -24,7 +24,7 @@ pub(crate) enum KeysError {
     #[error("read {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} does not hold a Secret of API keys")]
-    Parse { path: PathBuf, source: serde_saphyr::Error },
+    Parse { path: PathBuf, source: Box<serde_saphyr::Error> },
     #[error("key `{key}` in {path} is not what `realm api-key` writes")]
     Entry { path: PathBuf, key: String, source: serde_json::Error },
     #[error("a key named `{0}` is there already; revoke it or choose another name")]
@@ -38,7 +38,7 @@ pub(crate) enum KeysError {
     #[error("the system has no randomness to give")]
     Random(#[source] getrandom::Error),
     #[error("write the Secret as YAML")]
-    Render(#[source] serde_saphyr::ser::Error),
+    Render(#[source] Box<serde_saphyr::ser::Error>),
 }
 
 /// A new key: shown once, never stored.
@@ -109,9 +109,10 @@ impl KeyFile {
 
     /// Writes the file whole or not at all: a server that reads it meanwhile sees one or the other.
     pub(crate) fn save(&self) -> Result<(), KeysError> {
-        let text = serde_saphyr::to_string(&self.to_secret()).map_err(KeysError::Render)?;
+        let text = serde_saphyr::to_string(&self.to_secret())
+            .map_err(|error| KeysError::Render(Box::new(error)))?;
         let write = || {
-            let folder = self.path.parent().unwrap_or(Path::new("."));
+            let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
             let mut file = tempfile::Builder::new().prefix(".keys-").tempfile_in(folder)?;
             io::Write::write_all(&mut file, text.as_bytes())?;
             file.as_file().sync_all()?;
@@ -138,7 +139,7 @@ impl KeyFile {
 
 fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, KeyEntry>, KeysError> {
     let secret: Secret = serde_saphyr::from_str(text)
-        .map_err(|source| KeysError::Parse { path: path.to_owned(), source })?;
+        .map_err(|source| KeysError::Parse { path: path.to_owned(), source: Box::new(source) })?;
     let entry = |(key, value): (String, String)| match serde_json::from_str(&value) {
         Ok(entry) => Ok((key, entry)),
         Err(source) => Err(KeysError::Entry { path: path.to_owned(), key, source }),
