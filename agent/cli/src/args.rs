@@ -60,8 +60,8 @@ pub(crate) struct ServeArgs {
     /// A web origin whose pages may call this server, such as `https://app.example`; repeatable.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     pub(crate) allow_origins: Vec<String>,
-    /// Seconds that running calls may take to finish after SIGTERM.
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    /// Seconds that running calls may take to finish after SIGTERM; Kubernetes kills 30 s after it.
+    #[arg(long, default_value_t = 25, value_name = "SECONDS")]
     pub(crate) grace: u64,
     /// Threads that compute; all that the process may use when absent.
     #[arg(long, value_name = "COUNT")]
@@ -122,12 +122,12 @@ pub(crate) enum ApiKeyCommand {
         #[arg(long, value_name = "DURATION")]
         expires: Option<String>,
     },
-    /// List the names, expiry and state of a tenant's keys.
+    /// List the names, expiry and state of the keys that `create` made for a tenant.
     List {
         #[command(flatten)]
         tenant: TenantArgs,
     },
-    /// Revoke a key; a running server stops taking it at once.
+    /// Revoke a key that `create` made; a running server stops taking it within a second.
     Revoke {
         #[command(flatten)]
         tenant: TenantArgs,

@@ -33,6 +33,8 @@ pub(crate) enum KeysError {
     Missing(String),
     #[error("`{0}` is not a key's name: 1 to 63 of a-z, 0-9, `-`, `_` and `.`")]
     Name(String),
+    #[error("lock {path}")]
+    Lock { path: PathBuf, source: io::Error },
     #[error("write {path}")]
     Write { path: PathBuf, source: io::Error },
     #[error("the system has no randomness to give")]
@@ -61,10 +63,12 @@ impl NewKey {
     }
 }
 
-/// The keys of one Secret, as one file.
+/// The keys of one Secret, as one file, held alone: whoever else wants it waits until this value
+/// is gone, so that no change is lost and a revoked key never comes back.
 #[derive(Debug)]
 pub(crate) struct KeyFile {
     path: PathBuf,
+    _lock: fs::File,
     namespace: String,
     secret: String,
     entries: BTreeMap<String, KeyEntry>,
@@ -74,12 +78,14 @@ impl KeyFile {
     /// Reads the file of `secret`, or begins an empty one.
     pub(crate) fn open(manifests: &Path, namespace: &str, secret: &str) -> Result<Self, KeysError> {
         let path = manifests.join(format!("{namespace}.{secret}.keys.yaml"));
+        let lock = lock(manifests)?;
         let entries = match fs::read_to_string(&path) {
             Ok(text) => parse(&path, &text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(KeysError::Read { path, source }),
         };
-        Ok(Self { path, namespace: namespace.to_owned(), secret: secret.to_owned(), entries })
+        let (namespace, secret) = (namespace.to_owned(), secret.to_owned());
+        Ok(Self { path, _lock: lock, namespace, secret, entries })
     }
 
     pub(crate) const fn entries(&self) -> &BTreeMap<String, KeyEntry> {
@@ -137,6 +143,17 @@ impl KeyFile {
     }
 }
 
+/// Waits for the folder's lock on keys. It lies beside them and is no manifest.
+fn lock(manifests: &Path) -> Result<fs::File, KeysError> {
+    let path = manifests.join(".keys.lock");
+    let take = || {
+        let file = fs::File::options().create(true).truncate(false).write(true).open(&path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    take().map_err(|source| KeysError::Lock { path: path.clone(), source })
+}
+
 fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, KeyEntry>, KeysError> {
     let secret: Secret = serde_saphyr::from_str(text)
         .map_err(|source| KeysError::Parse { path: path.to_owned(), source: Box::new(source) })?;
@@ -160,8 +177,10 @@ mod tests {
         file.save().unwrap();
         let text = fs::read_to_string(folder.path().join("default.keys.keys.yaml")).unwrap();
         assert!(!text.contains(key.reveal()));
+        let entries = file.entries().clone();
+        drop(file);
         let again = KeyFile::open(folder.path(), "default", "keys").unwrap();
-        assert_eq!(again.entries(), file.entries());
+        assert_eq!(again.entries(), &entries);
         assert_eq!(
             again.entries()["laptop"].sha256,
             Credential::of(key.reveal()).digest().to_string()
@@ -178,6 +197,24 @@ mod tests {
         assert!(matches!(file.add("A b", entry), Err(KeysError::Name(_))));
         file.remove("a").unwrap();
         assert!(matches!(file.remove("a"), Err(KeysError::Missing(_))));
+    }
+
+    #[test]
+    fn changes_at_the_same_time_are_all_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let folder = folder.path();
+                scope.spawn(move || {
+                    let mut file = KeyFile::open(folder, "default", "keys").unwrap();
+                    let key = NewKey::generate().unwrap();
+                    file.add(&format!("k{number}"), key.entry(None)).unwrap();
+                    file.save().unwrap();
+                });
+            }
+        });
+        let file = KeyFile::open(folder.path(), "default", "keys").unwrap();
+        assert_eq!(file.entries().len(), 8);
     }
 
     #[test]
