@@ -9,7 +9,7 @@ use crate::{
     args::{ApiKeyCommand, TenantArgs},
     home::Home,
     keys::{KeyFile, NewKey},
-    manifests::{self, Found, Object},
+    manifests::{self, Found, Object, Reading},
     output,
 };
 
@@ -90,7 +90,27 @@ fn open(home: &Home, args: TenantArgs) -> anyhow::Result<KeyFile> {
              apiKeys: [{{ secretName: {tenant}-keys }}]"
         )
     })?;
+    refuse_elsewhere(&reading, &namespace, &secret.secret_name)?;
     Ok(KeyFile::open(&folder, &namespace, &secret.secret_name)?)
+}
+
+/// A Secret that stands in another file already would be there twice, and neither would count.
+fn refuse_elsewhere(reading: &Reading, namespace: &str, secret: &str) -> anyhow::Result<()> {
+    let own = KeyFile::name(namespace, secret);
+    for found in &reading.found {
+        let Found::Whole(document) = found else { continue };
+        let is_it = matches!(document.object, Object::Secret(_))
+            && document.id.1.namespace() == namespace
+            && document.id.1.name() == secret;
+        if is_it && *document.place.file != *own {
+            bail!(
+                "Secret {namespace}/{secret} stands in {}; move it to {own}, which is the file \
+                 that this command keeps",
+                document.place.file
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Now and `text`, such as `90d`, `12h` or `1h 30m`.

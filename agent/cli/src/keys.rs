@@ -69,23 +69,38 @@ impl NewKey {
 pub(crate) struct KeyFile {
     path: PathBuf,
     _lock: fs::File,
-    namespace: String,
-    secret: String,
+    /// As it was read, its keys apart.
+    secret: Secret,
     entries: BTreeMap<String, KeyEntry>,
 }
 
 impl KeyFile {
+    /// The name of the file that holds the keys of `secret`.
+    pub(crate) fn name(namespace: &str, secret: &str) -> String {
+        format!("{namespace}.{secret}.keys.yaml")
+    }
+
     /// Reads the file of `secret`, or begins an empty one.
     pub(crate) fn open(manifests: &Path, namespace: &str, secret: &str) -> Result<Self, KeysError> {
-        let path = manifests.join(format!("{namespace}.{secret}.keys.yaml"));
+        let path = manifests.join(Self::name(namespace, secret));
         let lock = lock(manifests)?;
-        let entries = match fs::read_to_string(&path) {
-            Ok(text) => parse(&path, &text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+        let mut secret = match fs::read_to_string(&path) {
+            Ok(text) => serde_saphyr::from_str(&text).map_err(|source| KeysError::Parse {
+                path: path.clone(),
+                source: Box::new(source),
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Secret {
+                metadata: ObjectMeta {
+                    name: Some(secret.to_owned()),
+                    namespace: Some(namespace.to_owned()),
+                    ..ObjectMeta::default()
+                },
+                ..Secret::default()
+            },
             Err(source) => return Err(KeysError::Read { path, source }),
         };
-        let (namespace, secret) = (namespace.to_owned(), secret.to_owned());
-        Ok(Self { path, _lock: lock, namespace, secret, entries })
+        let entries = take_entries(&path, &mut secret)?;
+        Ok(Self { path, _lock: lock, secret, entries })
     }
 
     pub(crate) const fn entries(&self) -> &BTreeMap<String, KeyEntry> {
@@ -131,15 +146,7 @@ impl KeyFile {
     fn to_secret(&self) -> Secret {
         let value = |entry| serde_json::to_string(entry).expect("an entry has only string keys");
         let data = self.entries.iter().map(|(name, entry)| (name.clone(), value(entry)));
-        Secret {
-            metadata: ObjectMeta {
-                name: Some(self.secret.clone()),
-                namespace: Some(self.namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            string_data: Some(data.collect()),
-            ..Secret::default()
-        }
+        Secret { string_data: Some(data.collect()), ..self.secret.clone() }
     }
 }
 
@@ -154,14 +161,17 @@ fn lock(manifests: &Path) -> Result<fs::File, KeysError> {
     take().map_err(|source| KeysError::Lock { path: path.clone(), source })
 }
 
-fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, KeyEntry>, KeysError> {
-    let secret: Secret = serde_saphyr::from_str(text)
-        .map_err(|source| KeysError::Parse { path: path.to_owned(), source: Box::new(source) })?;
-    let entry = |(key, value): (String, String)| match serde_json::from_str(&value) {
+/// Takes the keys out of a Secret, from `data` as clusters write it and `stringData` as people do.
+fn take_entries(path: &Path, secret: &mut Secret) -> Result<BTreeMap<String, KeyEntry>, KeysError> {
+    let entry = |(key, value): (String, Vec<u8>)| match serde_json::from_slice(&value) {
         Ok(entry) => Ok((key, entry)),
         Err(source) => Err(KeysError::Entry { path: path.to_owned(), key, source }),
     };
-    secret.string_data.unwrap_or_default().into_iter().map(entry).collect()
+    let data = secret.data.take().unwrap_or_default();
+    let plain = secret.string_data.take().unwrap_or_default();
+    let data = data.into_iter().map(|(key, value)| (key, value.0));
+    // As in Kubernetes, `stringData` wins.
+    data.chain(plain.into_iter().map(|(key, value)| (key, value.into_bytes()))).map(entry).collect()
 }
 
 #[cfg(test)]
@@ -197,6 +207,28 @@ mod tests {
         assert!(matches!(file.add("A b", entry), Err(KeysError::Name(_))));
         file.remove("a").unwrap();
         assert!(matches!(file.remove("a"), Err(KeysError::Missing(_))));
+    }
+
+    #[test]
+    fn keys_and_labels_that_a_cluster_wrote_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest = "ab".repeat(32);
+        let entry = base64::engine::general_purpose::STANDARD
+            .encode(format!(r#"{{"sha256":"{digest}","disabled":true}}"#));
+        let text = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: keys, namespace: default, \
+             labels: {{team: a}}}}\ndata: {{old: {entry}}}\n"
+        );
+        fs::write(folder.path().join(KeyFile::name("default", "keys")), text).unwrap();
+        let mut file = KeyFile::open(folder.path(), "default", "keys").unwrap();
+        file.add("new", NewKey::generate().unwrap().entry(None)).unwrap();
+        file.save().unwrap();
+        drop(file);
+        let file = KeyFile::open(folder.path(), "default", "keys").unwrap();
+        assert_eq!(file.entries()["old"].sha256, digest);
+        assert!(file.entries()["old"].disabled);
+        assert!(file.entries().contains_key("new"));
+        assert_eq!(file.secret.metadata.labels.as_ref().unwrap()["team"], "a");
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod serve;
 mod source;
 mod talk;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
@@ -25,6 +25,10 @@ use crate::{
     args::{Cli, Command},
     home::Home,
 };
+
+/// How long threads may take to end once everything has been answered: a write to a disk, not a
+/// prompt on a terminal that waits for a person.
+const SHUTDOWN_WAIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -42,7 +46,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let home = Home::find(cli.home.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve::serve(&home, args).await,
             Command::Run(args) => run::run(&home, args).await,
@@ -51,5 +55,8 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Bench(args) => bench::bench(&home, args).await,
             Command::Info => info::info(&home),
         }
-    })
+    });
+    // Work on other threads that nobody waits for any more must not keep the process alive.
+    runtime.shutdown_timeout(SHUTDOWN_WAIT);
+    ended
 }

@@ -33,7 +33,8 @@ use crate::{
 pub(crate) async fn run(home: &Home, args: RunArgs) -> anyhow::Result<ExitCode> {
     let scratch = tempfile::tempdir().context("make a scratch folder")?;
     let manifests = scratch.path().join("manifests");
-    let key = sample::lay_out(&manifests)?;
+    sample::lay_out(&manifests)?;
+    let key = sample::new_key(&manifests)?;
     if let Some(model) = &args.model {
         let text = model_manifest(model, args.sha256.as_deref())?;
         fs::write(manifests.join(sample::MODEL_FILE), text)

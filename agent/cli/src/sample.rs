@@ -29,9 +29,8 @@ pub(crate) const SECRET: &str = "sample-keys";
 /// The name of the key that each start makes anew.
 const KEY_NAME: &str = "serve";
 
-/// Lays the sample out in `folder`, leaving files that are there as they are, and makes a key in
-/// place of the one that the last start made: only digests are kept, so it cannot be shown again.
-pub(crate) fn lay_out(folder: &Path) -> anyhow::Result<NewKey> {
+/// Lays the sample out in `folder`, leaving files that are there as they are.
+pub(crate) fn lay_out(folder: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     for (name, text) in MANIFESTS {
         let path = folder.join(name);
@@ -42,6 +41,12 @@ pub(crate) fn lay_out(folder: &Path) -> anyhow::Result<NewKey> {
         }
         .with_context(|| format!("write {}", path.display()))?;
     }
+    Ok(())
+}
+
+/// Makes a key for the sample's tenant, in place of the one that the last start made: only digests
+/// are kept, so that one cannot be shown again.
+pub(crate) fn new_key(folder: &Path) -> anyhow::Result<NewKey> {
     let key = NewKey::generate()?;
     let mut file = KeyFile::open(folder, NAMESPACE, SECRET)?;
     file.replace(KEY_NAME, key.entry(None));

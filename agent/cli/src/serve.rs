@@ -4,20 +4,25 @@ mod convert;
 mod progress;
 pub(crate) mod state;
 
-use std::{io, path::Path, process::ExitCode, time::Duration};
+use std::{io, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use realm_core::auth::{self, Credential, Roster};
 use realm_gateway::{Gateway, GatewayConfig, Metrics, Ports, TlsFiles};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{args::ServeArgs, home::Home, keys::NewKey, machine::Machine, output, sample};
 
 pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let (folder, key) = match &args.manifests {
-        Some(folder) => (folder.clone(), None),
-        None => (home.sample(), Some(sample::lay_out(&home.sample())?)),
-    };
+    let folder = args.manifests.clone().unwrap_or_else(|| home.sample());
+    let is_sample = args.manifests.is_none();
+    if is_sample {
+        sample::lay_out(&folder)?;
+    }
     let ledger =
         home.ledger(&folder).with_context(|| format!("there is no folder {}", folder.display()))?;
     let machine = Machine::start(home, folder.clone(), &ledger, args.threads).await?;
@@ -31,7 +36,14 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
         metrics,
     };
     let gateway = Gateway::bind(config(&args), ports).await?;
-    greet(&gateway, &args, &folder, key.as_ref())?;
+    let addr = gateway.addr().context("read the door's address")?;
+    greet(&gateway, addr, &args, &folder)?;
+    if is_sample {
+        // Only now that the ledger and the port are this server's: the key of one that serves
+        // already stays good when a second one fails to start.
+        let key = sample::new_key(&folder)?;
+        tokio::spawn(show_key(key, agent.roster(), addr, args.tls_cert.is_some()));
+    }
     let Signals { drain, end } = Signals::listen()?;
     tokio::spawn(progress::tell(machine.report.clone(), machine.notices));
     tokio::select! {
@@ -53,15 +65,14 @@ fn config(args: &ServeArgs) -> GatewayConfig {
     }
 }
 
-/// Says where everything is, and what to type next.
+/// Says where everything is.
 fn greet(
     gateway: &Gateway,
+    addr: SocketAddr,
     args: &ServeArgs,
     folder: &Path,
-    key: Option<&NewKey>,
 ) -> anyhow::Result<()> {
     let secure = if args.tls_cert.is_some() { "s" } else { "" };
-    let addr = gateway.addr().context("read the door's address")?;
     output::line(format!("manifests  {}", folder.display()))?;
     output::line(format!("listening  ws{secure}://{addr}/v1/ws"))?;
     output::line(format!("http       http{secure}://{addr}/v1"))?;
@@ -69,16 +80,31 @@ fn greet(
         let metrics = metrics.context("read the metrics address")?;
         output::line(format!("metrics    http://{metrics}/metrics"))?;
     }
-    if let Some(key) = key {
-        let key = key.reveal();
-        output::line(format!("key        {key}"))?;
-        output::line(format!(
-            "\ncurl -N http{secure}://{addr}/v1/chat/completions -H 'Authorization: Bearer {key}' \\\n  \
-             -H 'Content-Type: application/json' \\\n  -d '{{\"model\": \"smollm2\", \"stream\": true, \
-             \"messages\": [{{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}}]}}'\n"
-        ))?;
-    }
     Ok(())
+}
+
+/// Says the key and what to type next, once the key opens the door.
+async fn show_key(
+    key: NewKey,
+    mut roster: watch::Receiver<Arc<Roster>>,
+    addr: SocketAddr,
+    is_tls: bool,
+) {
+    let credential = Credential::of(key.reveal());
+    if roster.wait_for(|roster| auth::verify(roster, credential, 0).is_ok()).await.is_err() {
+        return;
+    }
+    let (key, secure) = (key.reveal(), if is_tls { "s" } else { "" });
+    let text = format!(
+        "key        {key}\n\n\
+         curl -N http{secure}://{addr}/v1/chat/completions -H 'Authorization: Bearer {key}' \\\n  \
+         -H 'Content-Type: application/json' \\\n  \
+         -d '{{\"model\": \"smollm2\", \"stream\": true, \
+         \"messages\": [{{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}}]}}'\n"
+    );
+    if let Err(error) = output::line(text) {
+        tracing::warn!(%error, "the key could not be printed");
+    }
 }
 
 /// What signals have asked for.

@@ -189,18 +189,15 @@ fn pure_crates_see_no_clock_socket_file_or_randomness() {
 }
 
 #[test]
-fn every_crate_takes_the_workspace_lints_and_versions() {
+fn every_crate_takes_the_lints_and_versions_of_the_workspace() {
     for package in metadata().packages {
         let manifest = fs::read_to_string(&package.manifest_path).unwrap();
         assert!(manifest.contains("[lints]\nworkspace = true"), "{}", package.manifest_path);
         for dependency in &package.dependencies {
-            assert!(
-                !dependency.uses_default_features
-                    || manifest.contains(&format!("{}.workspace = true", dependency.name)),
-                "{}: {} is not taken from the workspace",
-                package.name,
-                dependency.name
-            );
+            let [plain, with] = [".workspace = true", " = { workspace = true"]
+                .map(|form| format!("\n{}{form}", dependency.name));
+            let from_workspace = manifest.contains(&plain) || manifest.contains(&with);
+            assert!(from_workspace, "{}: {}", package.name, dependency.name);
         }
     }
 }
