@@ -6,7 +6,7 @@ import asyncio
 import gc
 import random
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -19,6 +19,7 @@ from realm_client import (
     DeadlineExceeded,
     Draining,
     InvalidRequest,
+    Message,
     NotFound,
     ProtocolError,
     RateLimited,
@@ -74,6 +75,28 @@ async def test_a_stream_gives_its_chunks_and_then_its_result() -> None:
         stream = client.chat_stream([{"role": "user", "content": "Say hello"}])
         assert [chunk.text async for chunk in stream] == ["Hel", "lo"]
         assert (await stream.result()).text == "Hello"
+
+
+async def test_a_conversation_carries_every_role_the_built_in_program_takes() -> None:
+    messages: list[Message] = [
+        {"role": "system", "content": "Add."},
+        {"role": "user", "content": "2 + 2"},
+        {"role": "assistant", "content": "add(2, 2)"},
+        {"role": "tool", "content": "4"},
+    ]
+    assert {message["role"] for message in messages} == set(
+        get_args(get_type_hints(Message)["role"])
+    )
+    taken: list[Any] = []
+
+    async def take(peer: Peer) -> None:
+        frame = await peer.frame()
+        taken.extend(frame["params"]["messages"])
+        await peer.complete(frame["id"], {"text": "4"})
+
+    async with RealmServer(take) as server, Client(server.url, KEY) as client:
+        assert (await client.chat(messages)).text == "4"
+    assert taken == messages
 
 
 async def test_the_result_of_a_stream_nobody_iterates_is_whole() -> None:
