@@ -126,20 +126,21 @@ async fn in_one_piece(door: &Door, mut running: Running, head: &Head) -> Result<
         };
         match event {
             ReplyEvent::Chunk(chunk) => {
-                whole.push(chunk).map_err(|refusal| fail(&mut running, refusal))?;
+                whole.push(chunk).map_err(|refusal| fail(&mut running, refusal, head))?;
             }
             ReplyEvent::Done(Done { data: _, finish, usage }) => {
-                let text = whole.into_text().map_err(|refusal| fail(&mut running, refusal))?;
+                let text =
+                    whole.into_text().map_err(|refusal| fail(&mut running, refusal, head))?;
                 return Ok(head.headed(Json(head.whole(&text, finish, usage))));
             }
-            ReplyEvent::Failed(refusal) => return Err(refusal.into()),
+            ReplyEvent::Failed(refusal) => return Err(Problem::of_call(refusal, head.form)),
         }
     }
 }
 
-fn fail(running: &mut Running, refusal: Refusal) -> Problem {
+fn fail(running: &mut Running, refusal: Refusal, head: &Head) -> Problem {
     running.fail(refusal.clone());
-    refusal.into()
+    Problem::of_call(refusal, head.form)
 }
 
 /// An id as random as a UUID, in the API's manner.

@@ -86,6 +86,10 @@ struct Dropped;
 async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), Dropped> {
     let params = &call.call().params;
     match call.call().function.as_str() {
+        "generate" if params["prompt"] == "too long" => {
+            let refusal = Refusal::TooLong { tokens: 65, tokens_max: 64 };
+            send(to, ReplyEvent::Failed(refusal)).await
+        }
         "generate" => say(to, params["prompt"].as_str().unwrap_or_default()).await,
         "chat" => {
             let last = params["messages"].as_array().and_then(|messages| messages.last());
