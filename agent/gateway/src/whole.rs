@@ -44,14 +44,19 @@ impl Whole {
         if self.values.is_empty() { Ok(self.text) } else { Err(not_text()) }
     }
 
-    /// The `data` of the last frame, around what the function itself returned.
+    /// The `data` of the last frame: what the function returned where that is all, otherwise
+    /// what it wrote with what it returned beside it.
     pub(crate) fn into_data(self, result: Value) -> Value {
-        let mut data = match result {
-            Value::Null => json!({ "text": self.text }),
-            result => return result,
-        };
-        if !self.values.is_empty() {
-            data["values"] = Value::Array(self.values);
+        let Self { text, values, bytes: _, bytes_max: _ } = self;
+        if text.is_empty() && values.is_empty() && !result.is_null() {
+            return result;
+        }
+        let mut data = json!({ "text": text });
+        if !values.is_empty() {
+            data["values"] = Value::Array(values);
+        }
+        if !result.is_null() {
+            data["result"] = result;
         }
         data
     }
@@ -82,6 +87,19 @@ mod tests {
         let mut whole = Whole::new(100);
         whole.push(Chunk { step: None, body: ChunkBody::Json(json!(1)) }).unwrap();
         assert_eq!(whole.into_data(Value::Null), json!({"text": "", "values": [1]}));
+    }
+
+    #[test]
+    fn what_was_written_is_not_lost_when_the_function_returns_something_too() {
+        let mut whole = Whole::new(100);
+        whole.push(text("Hello")).unwrap();
+        let result = json!({"count": 2});
+        let both = json!({"text": "Hello", "result": {"count": 2}});
+        assert_eq!(whole.into_data(result.clone()), both);
+        let mut whole = Whole::new(100);
+        whole.push(Chunk { step: None, body: ChunkBody::Json(json!(1)) }).unwrap();
+        let both = json!({"text": "", "values": [1], "result": {"count": 2}});
+        assert_eq!(whole.into_data(result), both);
     }
 
     #[test]
