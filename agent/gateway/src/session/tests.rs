@@ -1,13 +1,17 @@
 //! What a session does when nothing comes, in paused time.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use realm_core::{
     auth::Caller,
     desired::{ApiKey, DesiredTenant, Limits, Program, ProgramLimits},
     limit::{Admitted, Limiter},
     name::TenantName,
-    reply::{self, Reply},
+    reply::{self, Reply, ReplyEvent},
     tenants::{FunctionInfo, ModelInfo, Tenants},
 };
 use tokio::{
@@ -83,6 +87,46 @@ fn door() -> Arc<Door> {
         metrics: Metrics::new(),
     };
     Arc::new(Door::new(ports, &config, check(&config).unwrap()))
+}
+
+/// Counts what is logged as an error on this thread.
+#[derive(Clone, Default)]
+struct Errors(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Errors {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        if *event.metadata().level() == tracing::Level::ERROR {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_reply_that_breaks_off_leaves_its_cause_in_the_log() {
+    let errors = Errors::default();
+    let _logging = tracing::subscriber::set_default(errors.clone());
+    let id = CallId("1".into());
+    let call = Call { id, function: "f".into(), params: serde_json::Value::Null, deadline: None };
+    let mut running = door().start(Credential::of("rk_right"), call).unwrap();
+    let ReplyEvent::Failed(refusal) = running.next().await else { panic!() };
+    assert_eq!(refusal, Refusal::Internal);
+    assert_eq!(errors.0.load(Ordering::Relaxed), 1);
 }
 
 type Client = WebSocketStream<DuplexStream>;
