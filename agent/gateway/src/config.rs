@@ -12,12 +12,14 @@ use crate::origin::Origins;
 pub struct GatewayConfig {
     pub listen: SocketAddr,
     pub tls: Option<TlsFiles>,
-    /// Lets a door without TLS listen beyond loopback.
+    /// Lets a door without TLS, and the metrics, which never have it, listen beyond loopback.
     pub insecure_plaintext: bool,
     /// Where Prometheus scrapes; `None` serves no metrics.
     pub metrics: Option<SocketAddr>,
     /// Origins such as `https://app.example.com` whose pages may open sockets and read answers,
-    /// besides the door's own host; `*` allows every one.
+    /// besides those of this machine where the door listens on loopback; `*` allows every one.
+    /// A page the door's own host serves beyond loopback must be listed too: what a request says
+    /// its host is proves nothing.
     pub allowed_origins: Vec<String>,
     /// How long running calls may go on once a drain has begun.
     pub grace: Duration,
@@ -116,6 +118,10 @@ pub enum ConfigError {
          insecure plaintext"
     )]
     PlaintextBeyondLoopback { listen: SocketAddr },
+    #[error(
+        "the metrics at {metrics} are not on loopback and never have TLS: allow insecure plaintext"
+    )]
+    MetricsBeyondLoopback { metrics: SocketAddr },
     #[error("`{origin}` is not an origin: scheme://host, with a port where it is not the usual")]
     Origin { origin: String },
     #[error("`{limit}` must not be zero")]
@@ -126,6 +132,12 @@ pub enum ConfigError {
 pub(crate) fn check(config: &GatewayConfig) -> Result<Origins, ConfigError> {
     if config.tls.is_none() && !config.insecure_plaintext && !config.listen.ip().is_loopback() {
         return Err(ConfigError::PlaintextBeyondLoopback { listen: config.listen });
+    }
+    if let Some(metrics) = config.metrics
+        && !config.insecure_plaintext
+        && !metrics.ip().is_loopback()
+    {
+        return Err(ConfigError::MetricsBeyondLoopback { metrics });
     }
     let Limits {
         connections_max,
@@ -154,7 +166,7 @@ pub(crate) fn check(config: &GatewayConfig) -> Result<Origins, ConfigError> {
     if let Some((limit, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
         return Err(ConfigError::ZeroLimit { limit });
     }
-    Origins::parse(&config.allowed_origins)
+    Origins::parse(&config.allowed_origins, config.listen.ip())
 }
 
 #[cfg(test)]
@@ -181,6 +193,26 @@ mod tests {
             config.insecure_plaintext = false;
             config.tls = Some(TlsFiles::new("cert.pem", "key.pem"));
             check(&config).unwrap();
+        }
+    }
+
+    #[test]
+    fn metrics_stay_on_loopback_unless_plaintext_is_asked_for() {
+        let mut config = at("127.0.0.1:0");
+        config.metrics = Some("[::1]:0".parse().unwrap());
+        check(&config).unwrap();
+        for metrics in ["0.0.0.0:9090", "[::]:9090", "192.0.2.1:9090"] {
+            let metrics = metrics.parse().unwrap();
+            config.metrics = Some(metrics);
+            // A certificate for the door does nothing for the metrics.
+            for tls in [None, Some(TlsFiles::new("cert.pem", "key.pem"))] {
+                config.tls = tls;
+                let refused = check(&config).unwrap_err();
+                assert_eq!(refused, ConfigError::MetricsBeyondLoopback { metrics });
+            }
+            config.insecure_plaintext = true;
+            check(&config).unwrap();
+            config.insecure_plaintext = false;
         }
     }
 
