@@ -7,11 +7,12 @@ use std::{
 
 use realm_core::{
     auth::{self, Caller, Credential, Roster},
-    call::Call,
-    limit::{Limiter, Quota},
+    call::{Call, CallId},
+    limit::{Admitted, Limiter, Quota},
     refusal::Refusal,
     tenants::Tenants,
 };
+use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,7 +20,7 @@ use crate::{
     config::{GatewayConfig, Limits},
     metrics::{Meter, Metrics},
     origin::Origins,
-    own,
+    own::Own,
     running::Running,
 };
 
@@ -116,10 +117,14 @@ impl Door {
         let now = Instant::now();
         let function = call.function.clone();
         let meter = || Meter::start(self.metrics(), caller.tenant().as_str(), &function, now);
-        // These two cost next to nothing and are asked by those who wait for their limits.
-        if let Some(reply) = own::answer(self, &caller, &call)? {
+        if let Some(own) = Own::of(&call)? {
+            // The place among the tenant's calls is held while the answer is made.
+            let _admitted = match own {
+                Own::Health => None,
+                Own::Metadata => Some(self.ports.limiter.admit(caller.clone(), call, now)?),
+            };
             let meter = meter();
-            return Ok(Running::new(reply, meter, caller));
+            return Ok(Running::new(own.answer(self, &caller), meter, caller));
         }
         if self.is_draining() {
             return Err(Refusal::Draining);
@@ -133,8 +138,42 @@ impl Door {
         Ok(Running::new(reply, meter, caller))
     }
 
+    /// Admits a look at the models, which costs a request as `metadata` does and counts as one.
+    pub(crate) fn admit_listing(&self, credential: Credential) -> Result<Listing, Refusal> {
+        let caller = self
+            .verify(credential)
+            .inspect_err(|refusal| self.count_refusal("-", METADATA, refusal))?;
+        let (tenant, now) = (caller.tenant().as_str(), Instant::now());
+        let id = CallId(String::new());
+        let call = Call { id, function: METADATA.into(), params: Value::Null, deadline: None };
+        let admitted = self
+            .ports
+            .limiter
+            .admit(caller.clone(), call, now)
+            .inspect_err(|refusal| self.count_refusal(tenant, METADATA, refusal))?;
+        let mut meter = Meter::start(self.metrics(), tenant, METADATA, now);
+        meter.end("ok");
+        Ok(Listing { admitted, _meter: meter })
+    }
+
     pub(crate) fn count_refusal(&self, tenant: &str, function: &str, refusal: &Refusal) {
         self.metrics().refused(tenant, function, refusal.code());
+    }
+}
+
+/// The function that a look at the models counts as.
+const METADATA: &str = "metadata";
+
+/// A look at what a caller may use, admitted.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    admitted: Admitted,
+    _meter: Meter,
+}
+
+impl Listing {
+    pub(crate) const fn caller(&self) -> &Caller {
+        self.admitted.caller()
     }
 }
 

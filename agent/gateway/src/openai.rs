@@ -58,8 +58,9 @@ pub(crate) async fn list_models(
     State(door): State<Arc<Door>>,
     Bearer(credential): Bearer,
 ) -> Result<Response, Problem> {
-    let caller = door.verify(credential)?;
-    let models = door.tenants().models(&caller).into_iter();
+    let listing = door.admit_listing(credential)?;
+    let caller = listing.caller();
+    let models = door.tenants().models(caller).into_iter();
     let models: Vec<Value> =
         models.map(|model| model_json(&door, caller.tenant().as_str(), &model.alias)).collect();
     Ok(Json(json!({"object": "list", "data": models})).into_response())
@@ -71,8 +72,9 @@ pub(crate) async fn show_model(
     Path(alias): Path<String>,
     Bearer(credential): Bearer,
 ) -> Result<Response, Problem> {
-    let caller = door.verify(credential)?;
-    let models = door.tenants().models(&caller);
+    let listing = door.admit_listing(credential)?;
+    let caller = listing.caller();
+    let models = door.tenants().models(caller);
     if models.iter().any(|model| model.alias == alias) {
         Ok(Json(model_json(&door, caller.tenant().as_str(), &alias)).into_response())
     } else {

@@ -7,7 +7,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    program::Event,
+    program::{Event, tenant},
     server::{KEY, Server, soon},
 };
 
@@ -81,6 +81,34 @@ async fn a_client_that_takes_no_byte_and_says_nothing_is_given_up() {
     assert_eq!(server.event().await, Event::Started("1".into()));
     // Not reading, it answers no ping.
     assert_eq!(server.event().await, Event::Cancelled("1".into()));
+}
+
+#[tokio::test]
+async fn what_the_door_says_about_a_tenant_costs_a_request_and_its_health_none() {
+    let mut slow = tenant(KEY);
+    slow.limits.requests_per_minute = 2;
+    let server = Server::start_with(slow, |_| ()).await;
+    let mut socket = server.socket().await;
+    socket.call("1", "metadata", &json!({})).await;
+    assert_eq!(socket.frame().await["quota"]["requests"], 1);
+    assert_eq!(server.get("/v1/models").await.status, 200);
+    socket.call("2", "metadata", &json!({})).await;
+    assert_eq!(socket.error().await, (json!("2"), "too_many_requests".into()));
+    for path in ["/v1/models", "/v1/models/m"] {
+        assert_eq!(server.get(path).await.status, 429, "{path}");
+    }
+    for id in ["3", "4", "5"] {
+        socket.call(id, "health", &json!({})).await;
+        assert_eq!(socket.frame().await["status"], "complete");
+    }
+    let text = server.scrape().await;
+    for line in [
+        r#"realm_gateway_requests_total{code="ok",function="metadata",tenant="default/acme"} 2"#,
+        r#"realm_gateway_requests_total{code="too_many_requests",function="metadata",tenant="default/acme"} 3"#,
+        r#"realm_gateway_requests_total{code="ok",function="health",tenant="default/acme"} 3"#,
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
 }
 
 #[tokio::test]
