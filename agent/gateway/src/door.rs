@@ -1,6 +1,7 @@
 //! What every connection shares: who may call, what they may spend, and where calls go.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -9,6 +10,7 @@ use realm_core::{
     auth::{self, Caller, Credential, Roster},
     call::{Call, CallId},
     limit::{Admitted, Limiter, Quota},
+    name::TenantName,
     refusal::Refusal,
     tenants::Tenants,
 };
@@ -18,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{GatewayConfig, Limits},
-    metrics::{Meter, Metrics},
+    metrics::{Meter, Metrics, STRANGER},
     origin::Origins,
     own::Own,
     running::Running,
@@ -74,6 +76,14 @@ impl Door {
         &self.ports.metrics
     }
 
+    /// Everything there is to scrape, about tenants that still have a key.
+    pub(crate) fn scrape(&self) -> Result<String, prometheus::Error> {
+        let roster = self.ports.roster.borrow().clone();
+        let known: HashSet<&str> = roster.tenants().map(TenantName::as_str).collect();
+        self.metrics().retain_tenants(|name| known.contains(name));
+        self.metrics().text()
+    }
+
     /// A view of the keys of its own, to wait for their change.
     pub(crate) fn roster(&self) -> watch::Receiver<Arc<Roster>> {
         self.ports.roster.clone()
@@ -107,7 +117,7 @@ impl Door {
         let function = call.function.clone();
         let caller = self
             .verify(credential)
-            .inspect_err(|refusal| self.count_refusal("-", &function, refusal))?;
+            .inspect_err(|refusal| self.count_refusal(STRANGER, &function, refusal))?;
         let tenant = caller.tenant().clone();
         self.start_verified(caller, call)
             .inspect_err(|refusal| self.count_refusal(tenant.as_str(), &function, refusal))
@@ -142,7 +152,7 @@ impl Door {
     pub(crate) fn admit_listing(&self, credential: Credential) -> Result<Listing, Refusal> {
         let caller = self
             .verify(credential)
-            .inspect_err(|refusal| self.count_refusal("-", METADATA, refusal))?;
+            .inspect_err(|refusal| self.count_refusal(STRANGER, METADATA, refusal))?;
         let (tenant, now) = (caller.tenant().as_str(), Instant::now());
         let id = CallId(String::new());
         let call = Call { id, function: METADATA.into(), params: Value::Null, deadline: None };

@@ -43,7 +43,8 @@ pub(crate) struct Listen {
     pub(crate) tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     pub(crate) router: Router,
     pub(crate) limits: Limits,
-    pub(crate) metrics: Metrics,
+    /// Where connections are counted, if they are clients'.
+    pub(crate) metrics: Option<Metrics>,
     pub(crate) connections: TaskTracker,
     pub(crate) drain: CancellationToken,
     pub(crate) cut: CancellationToken,
@@ -52,20 +53,24 @@ pub(crate) struct Listen {
 /// An open connection's place among `connections_max`, held by whoever owns its socket.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    metrics: Metrics,
+    metrics: Option<Metrics>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Slot {
-    fn new(metrics: &Metrics, permit: OwnedSemaphorePermit) -> Self {
-        metrics.connection_opened();
-        Self { metrics: metrics.clone(), _permit: permit }
+    fn new(metrics: Option<Metrics>, permit: OwnedSemaphorePermit) -> Self {
+        if let Some(metrics) = &metrics {
+            metrics.connection_opened();
+        }
+        Self { metrics, _permit: permit }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.metrics.connection_closed();
+        if let Some(metrics) = &self.metrics {
+            metrics.connection_closed();
+        }
     }
 }
 
@@ -78,7 +83,7 @@ impl Listen {
             tls: None,
             router,
             limits,
-            metrics: self.metrics.clone(),
+            metrics: None,
             connections: TaskTracker::new(),
             drain: CancellationToken::new(),
             cut: self.cut.clone(),
@@ -97,10 +102,12 @@ impl Listen {
                 }
             };
             let Ok(permit) = slots.clone().try_acquire_owned() else {
-                self.metrics.connection_refused();
+                if let Some(metrics) = &self.metrics {
+                    metrics.connection_refused();
+                }
                 continue;
             };
-            let slot = Arc::new(Slot::new(&self.metrics, permit));
+            let slot = Arc::new(Slot::new(self.metrics.clone(), permit));
             self.connections.spawn(self.connection(stream, peer, slot));
         }
     }

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     door::{Door, unix_now},
     http::{Bearer, read_body},
+    metrics::STRANGER,
     running::Running,
     whole::Whole,
 };
@@ -100,7 +101,7 @@ async fn serve(
     let function = form.function();
     let caller = door
         .verify(credential)
-        .inspect_err(|refusal| door.count_refusal("-", function, refusal))?;
+        .inspect_err(|refusal| door.count_refusal(STRANGER, function, refusal))?;
     let tenant = caller.tenant().as_str();
     let body = read_body(body, door.limits.message_bytes_max, door.limits.body_wait)
         .await

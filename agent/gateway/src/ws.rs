@@ -21,7 +21,9 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::{door::Door, http::Bearer, listen::Slot, openai::Problem, session};
+use crate::{
+    door::Door, http::Bearer, listen::Slot, metrics::STRANGER, openai::Problem, session,
+};
 
 /// Bytes buffered for reading, for every socket all the time; most messages have fewer.
 const READ_BUFFER_BYTES: usize = 4 << 10;
@@ -46,7 +48,7 @@ pub(crate) async fn upgrade(State(door): State<Arc<Door>>, request: Request) -> 
     accept(&door, request).unwrap_or_else(|refused| match refused {
         Refused::NotAnUpgrade(message) => Problem::upgrade_required(message).into_response(),
         Refused::Caller(refusal) => {
-            door.count_refusal("-", "-", &refusal);
+            door.count_refusal(STRANGER, "-", &refusal);
             Problem::in_wire_words(refusal).into_response()
         }
     })

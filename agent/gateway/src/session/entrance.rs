@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::End;
-use crate::{door::Door, frame, ws::Entrance};
+use crate::{door::Door, frame, metrics::STRANGER, ws::Entrance};
 
 /// How a socket that is not let in ends, and what it is told.
 struct Turned {
@@ -38,7 +38,7 @@ pub(super) async fn pass(
         Ok(passed) => Ok(passed),
         Err(Turned { refusal, end }) => {
             if let Some(refusal) = refusal {
-                door.count_refusal("-", "-", &refusal);
+                door.count_refusal(STRANGER, "-", &refusal);
                 // Fails only when the writer is gone, and then nobody is there to be told.
                 drop(outbox.send(frame::encode_refusal(&refusal)).await);
             }
