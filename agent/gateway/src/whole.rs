@@ -4,9 +4,14 @@ use realm_core::{
     refusal::{ProgramLimit, Refusal},
     reply::{Chunk, ChunkBody},
 };
+use realm_proto::ws::SERVER_MESSAGE_BYTES_MAX;
 use serde_json::{Value, json};
 
-/// Gathers what a call that is not streamed writes, within its tenant's limit on output.
+/// All that is gathered for one call, which either door sends in one piece.
+const WHOLE_BYTES_MAX: u64 = SERVER_MESSAGE_BYTES_MAX as u64;
+
+/// Gathers what a call that is not streamed writes, within its tenant's limit on output and what
+/// one message holds.
 #[derive(Debug)]
 pub(crate) struct Whole {
     text: String,
@@ -17,6 +22,7 @@ pub(crate) struct Whole {
 
 impl Whole {
     pub(crate) const fn new(bytes_max: u64) -> Self {
+        let bytes_max = if bytes_max < WHOLE_BYTES_MAX { bytes_max } else { WHOLE_BYTES_MAX };
         Self { text: String::new(), values: Vec::new(), bytes: 0, bytes_max }
     }
 
@@ -108,5 +114,15 @@ mod tests {
         whole.push(text("four")).unwrap();
         let refusal = Refusal::ProgramLimit { limit: ProgramLimit::Output, max: 4 };
         assert_eq!(whole.push(text("!")).unwrap_err(), refusal);
+    }
+
+    #[test]
+    fn more_output_than_a_message_holds_is_refused_whatever_the_tenant_may_write() {
+        let mut whole = Whole::new(u64::MAX);
+        let mebibyte = "x".repeat(1 << 20);
+        for _ in 0..8 {
+            whole.push(text(&mebibyte)).unwrap();
+        }
+        assert_eq!(whole.push(text("!")).unwrap_err(), crate::frame::output_too_large());
     }
 }

@@ -46,6 +46,28 @@ async fn a_message_that_is_too_large_closes_the_socket_with_a_reason() {
 }
 
 #[tokio::test]
+async fn no_message_of_the_server_is_larger_than_eight_mebibytes() {
+    let mut wordy = tenant(KEY);
+    wordy.limits.program.output_bytes_max = 64 << 20;
+    let server = Server::start_with(wordy, |_| ()).await;
+    let mut socket = server.socket().await;
+    for (stream, kind) in [(true, "value"), (true, "result"), (false, "value"), (false, "result")] {
+        let frame = |bytes: u32| {
+            let params = json!({"bytes": bytes, "as": kind});
+            json!({"id": "1", "function": "bulk", "params": params, "stream": stream})
+        };
+        socket.send(&frame(8 << 20)).await;
+        assert_eq!(socket.error().await, (json!("1"), "program_output".into()), "{kind} {stream}");
+        socket.send(&frame((8 << 20) - 512)).await;
+        while socket.frame().await["status"] != "complete" {}
+    }
+    let text = server.scrape().await;
+    let refused =
+        r#"realm_gateway_requests_total{code="program_output",function="other",tenant="default/acme"} 4"#;
+    assert!(text.contains(refused), "{text}");
+}
+
+#[tokio::test]
 async fn a_reader_that_stalls_loses_its_call_and_may_go_on_with_another() {
     let stall = Duration::from_millis(50);
     let mut server = Server::start(|config| config.limits.stall_max = stall).await;

@@ -107,6 +107,17 @@ async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), D
         "hold" => hold(to, go).await,
         "flood" => flood(to).await,
         "vanish" => Ok(()),
+        // Says a text as long as the params ask, as a value or as the result.
+        "bulk" => {
+            let bytes = params["bytes"].as_u64().unwrap_or_default();
+            let bulk = Value::from("x".repeat(usize::try_from(bytes).unwrap()));
+            if params["as"] == "value" {
+                let body = ChunkBody::Json(bulk);
+                send(to, ReplyEvent::Chunk(Chunk { step: None, body })).await?;
+                return done(to, Value::Null, Usage::default()).await;
+            }
+            done(to, bulk, Usage::default()).await
+        }
         "value" => {
             let body = ChunkBody::Json(json!({"score": 0.5}));
             send(to, ReplyEvent::Chunk(Chunk { step: Some("judge".into()), body })).await?;
