@@ -26,6 +26,8 @@ pub const SERVER_MESSAGE_BYTES_MAX: usize = 8 << 20;
 
 /// Close codes besides those of RFC 6455.
 pub mod close {
+    /// The tenant has as many sockets as it may. Registered for this meaning with IANA.
+    pub const TRY_AGAIN_LATER: u16 = 1013;
     /// The key is missing, wrong, expired or revoked.
     pub const UNAUTHENTICATED: u16 = 4401;
     /// No key came in time.

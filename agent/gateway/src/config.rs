@@ -62,11 +62,18 @@ const GRACE: Duration = Duration::from_secs(25);
 /// Two small files; ten seconds is far below the life of any certificate.
 const TLS_LOOK_EVERY: Duration = Duration::from_secs(10);
 
+const CONNECTIONS_MAX: usize = 512;
+
 /// What strangers may take of the door before and besides any tenant's own limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Open connections; more are closed at once.
     pub connections_max: usize,
+    /// Open connections of one address (of one /64 network in IPv6) that are not a known tenant's
+    /// sockets; more are closed at once.
+    pub connections_per_address_max: usize,
+    /// Open sockets of one tenant; more are refused as busy.
+    pub sockets_per_tenant_max: usize,
     /// Sockets that have not yet shown a key; more are refused as busy.
     pub strangers_max: usize,
     pub calls_per_socket_max: u32,
@@ -88,8 +95,16 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // With `message_bytes_max` each, half of it typical file-descriptor limits.
-            connections_max: 512,
+            // Half of the 1024 file descriptors a process usually has; the rest is for models,
+            // programs and the link. With a message each they hold `message_bytes_max` times as
+            // many bytes, half a gigabyte.
+            connections_max: CONNECTIONS_MAX,
+            // Whoever holds all of theirs leaves three quarters to others: loopback has no
+            // exception, since a proxy on this machine speaks for strangers too.
+            connections_per_address_max: CONNECTIONS_MAX / 4,
+            // The same for one key, whose sockets do not count for their addresses; each of them
+            // runs `calls_per_socket_max` calls, more than any tenant may have at once.
+            sockets_per_tenant_max: CONNECTIONS_MAX / 4,
             // Strangers cost a buffered message each: 64 MiB together.
             strangers_max: 64,
             // Part of the protocol.
@@ -141,6 +156,8 @@ pub(crate) fn check(config: &GatewayConfig) -> Result<Origins, ConfigError> {
     }
     let Limits {
         connections_max,
+        connections_per_address_max,
+        sockets_per_tenant_max,
         strangers_max,
         calls_per_socket_max,
         message_bytes_max,
@@ -153,6 +170,8 @@ pub(crate) fn check(config: &GatewayConfig) -> Result<Origins, ConfigError> {
     } = config.limits;
     let zero = [
         ("connections_max", connections_max == 0),
+        ("connections_per_address_max", connections_per_address_max == 0),
+        ("sockets_per_tenant_max", sockets_per_tenant_max == 0),
         ("strangers_max", strangers_max == 0),
         ("calls_per_socket_max", calls_per_socket_max == 0),
         ("message_bytes_max", message_bytes_max == 0),

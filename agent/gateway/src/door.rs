@@ -23,6 +23,7 @@ use crate::{
     metrics::{Meter, Metrics, STRANGER},
     origin::Origins,
     own::Own,
+    places::{Place, Places},
     running::Running,
 };
 
@@ -42,6 +43,8 @@ pub(crate) struct Door {
     pub(crate) grace: Duration,
     /// Sockets that may be open without a key.
     pub(crate) strangers: Arc<Semaphore>,
+    /// Sockets of each tenant.
+    sockets: Places<TenantName>,
     /// Every connection's task.
     pub(crate) connections: TaskTracker,
     /// No new calls; running ones may finish.
@@ -60,6 +63,7 @@ impl Door {
             origins,
             grace: config.grace,
             strangers: Arc::new(Semaphore::new(config.limits.strangers_max)),
+            sockets: Places::new(config.limits.sockets_per_tenant_max),
             connections: TaskTracker::new(),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -110,6 +114,12 @@ impl Door {
     pub(crate) fn verify(&self, credential: Credential) -> Result<Caller, Refusal> {
         let roster = self.ports.roster.borrow().clone();
         auth::verify(&roster, credential, unix_now())
+    }
+
+    /// A place for one more socket of the caller's tenant.
+    pub(crate) fn take_socket(&self, caller: &Caller) -> Result<Place<TenantName>, Refusal> {
+        let busy = Refusal::Busy { retry_after_ms: SOCKETS_RETRY_MS };
+        self.sockets.take(caller.tenant().clone()).ok_or(busy)
     }
 
     /// Verifies, admits and starts a call. What is refused here is counted here.
@@ -170,6 +180,10 @@ impl Door {
         self.metrics().refused(tenant, function, refusal.code());
     }
 }
+
+/// How long a client whose tenant has every socket it may have should wait: sockets last, so a
+/// place hardly comes free sooner.
+const SOCKETS_RETRY_MS: u64 = 5000;
 
 /// The function that a look at the models counts as.
 const METADATA: &str = "metadata";

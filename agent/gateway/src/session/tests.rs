@@ -135,18 +135,26 @@ type Client = WebSocketStream<DuplexStream>;
 async fn start(door: Arc<Door>, entrance: Entrance) -> (Client, JoinHandle<()>) {
     let (near, far) = duplex(1 << 10);
     let socket = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
-    let session = tokio::spawn(run(door, socket, entrance));
+    let session = tokio::spawn(run(door, socket, entrance, || ()));
     (WebSocketStream::from_raw_socket(far, Role::Client, None).await, session)
 }
 
-fn known() -> Entrance {
-    Entrance::Known(Credential::of("rk_right"))
+async fn start_known() -> (Client, JoinHandle<()>) {
+    let door = door();
+    let entrance = known(&door);
+    start(door, entrance).await
+}
+
+fn known(door: &Door) -> Entrance {
+    let credential = Credential::of("rk_right");
+    let caller = door.verify(credential).unwrap();
+    Entrance::Known(credential, door.take_socket(&caller).unwrap())
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_pings_is_kept() {
     let started = Instant::now();
-    let (mut client, session) = start(door(), known()).await;
+    let (mut client, session) = start_known().await;
     assert!(client.next().await.unwrap().unwrap().is_text());
     for ping in 1..=30 {
         assert!(client.next().await.unwrap().unwrap().is_ping());
@@ -158,7 +166,7 @@ async fn a_client_that_answers_pings_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_no_ping_is_given_up_after_a_minute() {
     let started = Instant::now();
-    let (client, session) = start(door(), known()).await;
+    let (client, session) = start_known().await;
     session.await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_mins(1) + CLOSE_WAIT);
     drop(client);
@@ -181,7 +189,7 @@ async fn a_stranger_has_ten_seconds_and_then_its_place_is_free() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_asks_and_takes_no_answer_is_given_up() {
     let started = Instant::now();
-    let (mut client, session) = start(door(), known()).await;
+    let (mut client, session) = start_known().await;
     // Each of these is answered, and nobody reads the answers.
     while client.send(Message::text("nonsense")).await.is_ok() {}
     session.await.unwrap();

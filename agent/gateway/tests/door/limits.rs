@@ -7,8 +7,8 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    program::{Event, tenant},
-    server::{KEY, Server, soon},
+    program::{Event, roster, tenant},
+    server::{KEY, Server, Socket, soon},
 };
 
 #[tokio::test]
@@ -62,8 +62,7 @@ async fn no_message_of_the_server_is_larger_than_eight_mebibytes() {
         while socket.frame().await["status"] != "complete" {}
     }
     let text = server.scrape().await;
-    let refused =
-        r#"realm_gateway_requests_total{code="program_output",function="other",tenant="default/acme"} 4"#;
+    let refused = r#"realm_gateway_requests_total{code="program_output",function="other",tenant="default/acme"} 4"#;
     assert!(text.contains(refused), "{text}");
 }
 
@@ -142,6 +141,46 @@ async fn a_connection_too_many_is_closed_at_once_and_counted() {
     let text = server.scrape().await;
     assert!(text.contains("realm_gateway_connections_refused_total 1"), "{text}");
     drop(first);
+}
+
+#[tokio::test]
+async fn one_tenant_does_not_take_the_sockets_of_another() {
+    let server = Server::start(|config| config.limits.sockets_per_tenant_max = 2).await;
+    let mut other = tenant("rk_other");
+    other.name = realm_core::name::TenantName::parse("default/other").unwrap();
+    server.roster.send_replace(roster([tenant(KEY), other]));
+    let (first, _second) = (server.socket().await, server.socket().await);
+    let refused = server.upgrade(&[("authorization", &format!("Bearer {KEY}"))]).await.unwrap_err();
+    assert_eq!((refused.status, &refused.body["error"]["code"]), (503, &json!("busy")));
+    let mut by_frame = server.upgrade(&[]).await.unwrap();
+    by_frame.send(&json!({"type": "auth", "api_key": KEY})).await;
+    assert_eq!(by_frame.error().await, (Value::Null, "busy".into()));
+    assert_eq!(by_frame.close_code().await, 1013);
+    let mut other = server.upgrade(&[("authorization", "Bearer rk_other")]).await.unwrap();
+    assert_eq!(other.frame().await["tenant"], "default/other");
+    close(first).await;
+    drop(server.socket().await);
+}
+
+/// Closes a socket and waits until the server has closed it too.
+async fn close(mut socket: Socket) {
+    socket.send_message(Message::Close(None)).await;
+    while socket.message().await.is_some() {}
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_every_connection_and_known_sockets_do_not_count_for_it() {
+    let server = Server::start(|config| config.limits.connections_per_address_max = 2).await;
+    let _known = [server.socket().await, server.socket().await, server.socket().await];
+    let mut late = server.upgrade(&[]).await.unwrap();
+    let _stranger = server.upgrade(&[]).await.unwrap();
+    let mut third = TcpStream::connect(server.addr).await.unwrap();
+    assert_eq!(soon(third.read(&mut [0; 1])).await.unwrap_or(0), 0);
+    let text = server.scrape().await;
+    assert!(text.contains("realm_gateway_connections_refused_total 1"), "{text}");
+    late.send(&json!({"type": "auth", "api_key": KEY})).await;
+    assert_eq!(late.frame().await["type"], "ready");
+    drop(server.upgrade(&[]).await.unwrap());
 }
 
 #[tokio::test]
