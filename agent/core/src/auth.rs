@@ -91,6 +91,11 @@ impl Roster {
         }
         Self { keys }
     }
+
+    /// The tenants that have a key, one for each key.
+    pub fn tenants(&self) -> impl Iterator<Item = &TenantName> {
+        self.keys.values().map(|entry| &entry.tenant.name)
+    }
 }
 
 /// Proves who presents `credential`. `now` is in seconds since the Unix epoch.

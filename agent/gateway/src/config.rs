@@ -12,12 +12,14 @@ use crate::origin::Origins;
 pub struct GatewayConfig {
     pub listen: SocketAddr,
     pub tls: Option<TlsFiles>,
-    /// Lets a door without TLS listen beyond loopback.
+    /// Lets a door without TLS, and the metrics, which never have it, listen beyond loopback.
     pub insecure_plaintext: bool,
     /// Where Prometheus scrapes; `None` serves no metrics.
     pub metrics: Option<SocketAddr>,
     /// Origins such as `https://app.example.com` whose pages may open sockets and read answers,
-    /// besides the door's own host; `*` allows every one.
+    /// besides those of this machine where the door listens on loopback; `*` allows every one.
+    /// A page the door's own host serves beyond loopback must be listed too: what a request says
+    /// its host is proves nothing.
     pub allowed_origins: Vec<String>,
     /// How long running calls may go on once a drain has begun.
     pub grace: Duration,
@@ -60,11 +62,18 @@ const GRACE: Duration = Duration::from_secs(25);
 /// Two small files; ten seconds is far below the life of any certificate.
 const TLS_LOOK_EVERY: Duration = Duration::from_secs(10);
 
+const CONNECTIONS_MAX: usize = 512;
+
 /// What strangers may take of the door before and besides any tenant's own limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Open connections; more are closed at once.
     pub connections_max: usize,
+    /// Open connections of one address (of one /64 network in IPv6) that are not a known tenant's
+    /// sockets; more are closed at once.
+    pub connections_per_address_max: usize,
+    /// Open sockets of one tenant; more are refused as busy.
+    pub sockets_per_tenant_max: usize,
     /// Sockets that have not yet shown a key; more are refused as busy.
     pub strangers_max: usize,
     pub calls_per_socket_max: u32,
@@ -86,8 +95,16 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // With `message_bytes_max` each, half of it typical file-descriptor limits.
-            connections_max: 512,
+            // Half of the 1024 file descriptors a process usually has; the rest is for models,
+            // programs and the link. With a message each they hold `message_bytes_max` times as
+            // many bytes, half a gigabyte.
+            connections_max: CONNECTIONS_MAX,
+            // Whoever holds all of theirs leaves three quarters to others: loopback has no
+            // exception, since a proxy on this machine speaks for strangers too.
+            connections_per_address_max: CONNECTIONS_MAX / 4,
+            // The same for one key, whose sockets do not count for their addresses; each of them
+            // runs `calls_per_socket_max` calls, more than any tenant may have at once.
+            sockets_per_tenant_max: CONNECTIONS_MAX / 4,
             // Strangers cost a buffered message each: 64 MiB together.
             strangers_max: 64,
             // Part of the protocol.
@@ -116,6 +133,10 @@ pub enum ConfigError {
          insecure plaintext"
     )]
     PlaintextBeyondLoopback { listen: SocketAddr },
+    #[error(
+        "the metrics at {metrics} are not on loopback and never have TLS: allow insecure plaintext"
+    )]
+    MetricsBeyondLoopback { metrics: SocketAddr },
     #[error("`{origin}` is not an origin: scheme://host, with a port where it is not the usual")]
     Origin { origin: String },
     #[error("`{limit}` must not be zero")]
@@ -127,8 +148,16 @@ pub(crate) fn check(config: &GatewayConfig) -> Result<Origins, ConfigError> {
     if config.tls.is_none() && !config.insecure_plaintext && !config.listen.ip().is_loopback() {
         return Err(ConfigError::PlaintextBeyondLoopback { listen: config.listen });
     }
+    if let Some(metrics) = config.metrics
+        && !config.insecure_plaintext
+        && !metrics.ip().is_loopback()
+    {
+        return Err(ConfigError::MetricsBeyondLoopback { metrics });
+    }
     let Limits {
         connections_max,
+        connections_per_address_max,
+        sockets_per_tenant_max,
         strangers_max,
         calls_per_socket_max,
         message_bytes_max,
@@ -141,6 +170,8 @@ pub(crate) fn check(config: &GatewayConfig) -> Result<Origins, ConfigError> {
     } = config.limits;
     let zero = [
         ("connections_max", connections_max == 0),
+        ("connections_per_address_max", connections_per_address_max == 0),
+        ("sockets_per_tenant_max", sockets_per_tenant_max == 0),
         ("strangers_max", strangers_max == 0),
         ("calls_per_socket_max", calls_per_socket_max == 0),
         ("message_bytes_max", message_bytes_max == 0),
@@ -154,7 +185,7 @@ pub(crate) fn check(config: &GatewayConfig) -> Result<Origins, ConfigError> {
     if let Some((limit, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
         return Err(ConfigError::ZeroLimit { limit });
     }
-    Origins::parse(&config.allowed_origins)
+    Origins::parse(&config.allowed_origins, config.listen.ip())
 }
 
 #[cfg(test)]
@@ -181,6 +212,26 @@ mod tests {
             config.insecure_plaintext = false;
             config.tls = Some(TlsFiles::new("cert.pem", "key.pem"));
             check(&config).unwrap();
+        }
+    }
+
+    #[test]
+    fn metrics_stay_on_loopback_unless_plaintext_is_asked_for() {
+        let mut config = at("127.0.0.1:0");
+        config.metrics = Some("[::1]:0".parse().unwrap());
+        check(&config).unwrap();
+        for metrics in ["0.0.0.0:9090", "[::]:9090", "192.0.2.1:9090"] {
+            let metrics = metrics.parse().unwrap();
+            config.metrics = Some(metrics);
+            // A certificate for the door does nothing for the metrics.
+            for tls in [None, Some(TlsFiles::new("cert.pem", "key.pem"))] {
+                config.tls = tls;
+                let refused = check(&config).unwrap_err();
+                assert_eq!(refused, ConfigError::MetricsBeyondLoopback { metrics });
+            }
+            config.insecure_plaintext = true;
+            check(&config).unwrap();
+            config.insecure_plaintext = false;
         }
     }
 

@@ -1,25 +1,29 @@
 //! What every connection shares: who may call, what they may spend, and where calls go.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use realm_core::{
     auth::{self, Caller, Credential, Roster},
-    call::Call,
-    limit::{Limiter, Quota},
+    call::{Call, CallId},
+    limit::{Admitted, Limiter, Quota},
+    name::TenantName,
     refusal::Refusal,
     tenants::Tenants,
 };
+use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{GatewayConfig, Limits},
-    metrics::{Meter, Metrics},
+    metrics::{Meter, Metrics, STRANGER},
     origin::Origins,
-    own,
+    own::Own,
+    places::{Place, Places},
     running::Running,
 };
 
@@ -39,6 +43,8 @@ pub(crate) struct Door {
     pub(crate) grace: Duration,
     /// Sockets that may be open without a key.
     pub(crate) strangers: Arc<Semaphore>,
+    /// Sockets of each tenant.
+    sockets: Places<TenantName>,
     /// Every connection's task.
     pub(crate) connections: TaskTracker,
     /// No new calls; running ones may finish.
@@ -57,6 +63,7 @@ impl Door {
             origins,
             grace: config.grace,
             strangers: Arc::new(Semaphore::new(config.limits.strangers_max)),
+            sockets: Places::new(config.limits.sockets_per_tenant_max),
             connections: TaskTracker::new(),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -71,6 +78,14 @@ impl Door {
 
     pub(crate) const fn metrics(&self) -> &Metrics {
         &self.ports.metrics
+    }
+
+    /// Everything there is to scrape, about tenants that still have a key.
+    pub(crate) fn scrape(&self) -> Result<String, prometheus::Error> {
+        let roster = self.ports.roster.borrow().clone();
+        let known: HashSet<&str> = roster.tenants().map(TenantName::as_str).collect();
+        self.metrics().retain_tenants(|name| known.contains(name));
+        self.metrics().text()
     }
 
     /// A view of the keys of its own, to wait for their change.
@@ -101,12 +116,18 @@ impl Door {
         auth::verify(&roster, credential, unix_now())
     }
 
+    /// A place for one more socket of the caller's tenant.
+    pub(crate) fn take_socket(&self, caller: &Caller) -> Result<Place<TenantName>, Refusal> {
+        let busy = Refusal::Busy { retry_after_ms: SOCKETS_RETRY_MS };
+        self.sockets.take(caller.tenant().clone()).ok_or(busy)
+    }
+
     /// Verifies, admits and starts a call. What is refused here is counted here.
     pub(crate) fn start(&self, credential: Credential, call: Call) -> Result<Running, Refusal> {
         let function = call.function.clone();
         let caller = self
             .verify(credential)
-            .inspect_err(|refusal| self.count_refusal("-", &function, refusal))?;
+            .inspect_err(|refusal| self.count_refusal(STRANGER, &function, refusal))?;
         let tenant = caller.tenant().clone();
         self.start_verified(caller, call)
             .inspect_err(|refusal| self.count_refusal(tenant.as_str(), &function, refusal))
@@ -116,10 +137,14 @@ impl Door {
         let now = Instant::now();
         let function = call.function.clone();
         let meter = || Meter::start(self.metrics(), caller.tenant().as_str(), &function, now);
-        // These two cost next to nothing and are asked by those who wait for their limits.
-        if let Some(reply) = own::answer(self, &caller, &call)? {
+        if let Some(own) = Own::of(&call)? {
+            // The place among the tenant's calls is held while the answer is made.
+            let _admitted = match own {
+                Own::Health => None,
+                Own::Metadata => Some(self.ports.limiter.admit(caller.clone(), call, now)?),
+            };
             let meter = meter();
-            return Ok(Running::new(reply, meter, caller));
+            return Ok(Running::new(own.answer(self, &caller), meter, caller));
         }
         if self.is_draining() {
             return Err(Refusal::Draining);
@@ -133,8 +158,46 @@ impl Door {
         Ok(Running::new(reply, meter, caller))
     }
 
+    /// Admits a look at the models, which costs a request as `metadata` does and counts as one.
+    pub(crate) fn admit_listing(&self, credential: Credential) -> Result<Listing, Refusal> {
+        let caller = self
+            .verify(credential)
+            .inspect_err(|refusal| self.count_refusal(STRANGER, METADATA, refusal))?;
+        let (tenant, now) = (caller.tenant().as_str(), Instant::now());
+        let id = CallId(String::new());
+        let call = Call { id, function: METADATA.into(), params: Value::Null, deadline: None };
+        let admitted = self
+            .ports
+            .limiter
+            .admit(caller.clone(), call, now)
+            .inspect_err(|refusal| self.count_refusal(tenant, METADATA, refusal))?;
+        let mut meter = Meter::start(self.metrics(), tenant, METADATA, now);
+        meter.end("ok");
+        Ok(Listing { admitted, _meter: meter })
+    }
+
     pub(crate) fn count_refusal(&self, tenant: &str, function: &str, refusal: &Refusal) {
         self.metrics().refused(tenant, function, refusal.code());
+    }
+}
+
+/// How long a client whose tenant has every socket it may have should wait: sockets last, so a
+/// place hardly comes free sooner.
+const SOCKETS_RETRY_MS: u64 = 5000;
+
+/// The function that a look at the models counts as.
+const METADATA: &str = "metadata";
+
+/// A look at what a caller may use, admitted.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    admitted: Admitted,
+    _meter: Meter,
+}
+
+impl Listing {
+    pub(crate) const fn caller(&self) -> &Caller {
+        self.admitted.caller()
     }
 }
 

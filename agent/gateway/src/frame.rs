@@ -1,8 +1,10 @@
 //! Text of a socket to frames, and back.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
-use realm_core::refusal::Refusal;
-use realm_proto::ws::{ClientFrame, ConnectionFrame, ErrorBody, ReplyFrame, ServerFrame};
+use realm_core::refusal::{ProgramLimit, Refusal};
+use realm_proto::ws::{
+    ClientFrame, ConnectionFrame, ErrorBody, ReplyFrame, SERVER_MESSAGE_BYTES_MAX, ServerFrame,
+};
 use thiserror::Error;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -39,6 +41,18 @@ pub(crate) fn clip(text: &str) -> &str {
 /// Writes a frame about a call.
 pub(crate) fn encode_reply(frame: ReplyFrame) -> Message {
     encode(&ServerFrame::Reply(frame))
+}
+
+/// Writes a frame with what a program made, where the protocol has room for it.
+pub(crate) fn encode_output(frame: ReplyFrame) -> Result<Message, Refusal> {
+    let message = encode_reply(frame);
+    if message.len() > SERVER_MESSAGE_BYTES_MAX { Err(output_too_large()) } else { Ok(message) }
+}
+
+/// A program made more than one message of a server holds.
+pub(crate) fn output_too_large() -> Refusal {
+    let max = u64::try_from(SERVER_MESSAGE_BYTES_MAX).unwrap_or(u64::MAX);
+    Refusal::ProgramLimit { limit: ProgramLimit::Output, max }
 }
 
 /// Writes a frame about the connection.
@@ -179,6 +193,20 @@ mod tests {
         let long = format!(r#"{{"{}":1}}"#, "é".repeat(100_000));
         let FrameError::Malformed(message) = decode(&long).unwrap_err() else { panic!() };
         assert_eq!(message.chars().count(), MESSAGE_CHARS_MAX);
+    }
+
+    #[test]
+    fn a_frame_with_more_than_a_message_holds_is_not_written() {
+        let frame = |bytes: usize| ReplyFrame::Streaming {
+            id: "1".into(),
+            index: 0,
+            data: Piece { step: None, text: None, value: Some("x".repeat(bytes).into()) },
+        };
+        let around = encode_reply(frame(0)).len();
+        let room = SERVER_MESSAGE_BYTES_MAX.checked_sub(around).unwrap();
+        assert_eq!(encode_output(frame(room)).unwrap().len(), SERVER_MESSAGE_BYTES_MAX);
+        let refusal = encode_output(frame(room.checked_add(1).unwrap())).unwrap_err();
+        assert_eq!(refusal.code(), "program_output");
     }
 
     #[test]

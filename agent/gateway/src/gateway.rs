@@ -70,7 +70,7 @@ impl Gateway {
             tls: tls.as_ref().map(Tls::current),
             router: http::router(door.clone()),
             limits: door.limits,
-            metrics: door.metrics().clone(),
+            metrics: Some(door.metrics().clone()),
             connections: door.connections.clone(),
             drain: door.drain.clone(),
             cut: door.cut.clone(),

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use realm_core::{auth::Credential, refusal::Refusal};
 use tokio::time::timeout;
 
-use crate::{door::Door, metrics::Metrics, openai, ws};
+use crate::{door::Door, openai, ws};
 
 mod cors;
 
@@ -56,7 +56,7 @@ async fn ready(State(door): State<Arc<Door>>) -> (StatusCode, &'static str) {
 }
 
 async fn scrape(State(door): State<Arc<Door>>) -> Response {
-    match Metrics::text(door.metrics()) {
+    match door.scrape() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "writing the metrics");

@@ -9,6 +9,7 @@ mod metrics;
 
 mod listen;
 mod patience;
+mod places;
 mod tls;
 
 mod http;

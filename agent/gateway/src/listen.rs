@@ -1,6 +1,12 @@
 //! From a listening socket to served connections.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -16,7 +22,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use crate::{config::Limits, metrics::Metrics, patience::Patience};
+use crate::{
+    config::Limits,
+    metrics::Metrics,
+    patience::Patience,
+    places::{Place, Places, neighbourhood},
+};
 
 /// Head of a request: eight times what a browser sends with cookies, and hyper's least is 8 KiB.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -43,7 +54,8 @@ pub(crate) struct Listen {
     pub(crate) tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     pub(crate) router: Router,
     pub(crate) limits: Limits,
-    pub(crate) metrics: Metrics,
+    /// Where connections are counted, if they are clients'.
+    pub(crate) metrics: Option<Metrics>,
     pub(crate) connections: TaskTracker,
     pub(crate) drain: CancellationToken,
     pub(crate) cut: CancellationToken,
@@ -52,20 +64,31 @@ pub(crate) struct Listen {
 /// An open connection's place among `connections_max`, held by whoever owns its socket.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    metrics: Metrics,
+    metrics: Option<Metrics>,
     _permit: OwnedSemaphorePermit,
+    /// Its place among those of its address, until it is a tenant's.
+    address: Mutex<Option<Place<IpAddr>>>,
 }
 
 impl Slot {
-    fn new(metrics: &Metrics, permit: OwnedSemaphorePermit) -> Self {
-        metrics.connection_opened();
-        Self { metrics: metrics.clone(), _permit: permit }
+    fn new(metrics: Option<Metrics>, permit: OwnedSemaphorePermit, address: Place<IpAddr>) -> Self {
+        if let Some(metrics) = &metrics {
+            metrics.connection_opened();
+        }
+        Self { metrics, _permit: permit, address: Mutex::new(Some(address)) }
+    }
+
+    /// Counts the connection for its address no longer, because it counts for its tenant.
+    pub(crate) fn leave_address(&self) {
+        drop(self.address.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.metrics.connection_closed();
+        if let Some(metrics) = &self.metrics {
+            metrics.connection_closed();
+        }
     }
 }
 
@@ -78,7 +101,7 @@ impl Listen {
             tls: None,
             router,
             limits,
-            metrics: self.metrics.clone(),
+            metrics: None,
             connections: TaskTracker::new(),
             drain: CancellationToken::new(),
             cut: self.cut.clone(),
@@ -88,6 +111,7 @@ impl Listen {
     /// Accepts until it is dropped.
     pub(crate) async fn run(self) {
         let slots = Arc::new(Semaphore::new(self.limits.connections_max));
+        let addresses = Places::new(self.limits.connections_per_address_max);
         loop {
             let (stream, peer) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
@@ -96,11 +120,15 @@ impl Listen {
                     continue;
                 }
             };
-            let Ok(permit) = slots.clone().try_acquire_owned() else {
-                self.metrics.connection_refused();
+            let permit = slots.clone().try_acquire_owned().ok();
+            let address = addresses.take(neighbourhood(peer.ip()));
+            let (Some(permit), Some(address)) = (permit, address) else {
+                if let Some(metrics) = &self.metrics {
+                    metrics.connection_refused();
+                }
                 continue;
             };
-            let slot = Arc::new(Slot::new(&self.metrics, permit));
+            let slot = Arc::new(Slot::new(self.metrics.clone(), permit, address));
             self.connections.spawn(self.connection(stream, peer, slot));
         }
     }

@@ -3,7 +3,7 @@
 //! Label sets are closed. `tenant` takes the names the operator gave out and `-` for strangers,
 //! `function` the known names and `other`, `code` the codes of refusals, `ok` among them.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use prometheus::{
     CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
@@ -12,6 +12,9 @@ use prometheus::{
     proto::MetricFamily,
 };
 use thiserror::Error;
+
+/// The `tenant` of what strangers ask.
+pub(crate) const STRANGER: &str = "-";
 
 /// The families of one process. Clones share them.
 #[derive(Clone, Debug)]
@@ -90,6 +93,22 @@ impl Metrics {
     /// Everything in Prometheus' text format.
     pub(crate) fn text(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.0.registry.gather())
+    }
+
+    /// Drops the series of tenants that are gone: names would pile up for as long as the process
+    /// lives. A call that ends after its tenant was removed brings one back until the next time.
+    pub(crate) fn retain_tenants(&self, is_known: impl Fn(&str) -> bool) {
+        let requests = &self.0.requests;
+        for series in requests.collect().iter().flat_map(MetricFamily::get_metric) {
+            let labels: HashMap<&str, &str> =
+                series.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
+            let is_gone =
+                labels.get("tenant").is_some_and(|&name| name != STRANGER && !is_known(name));
+            if is_gone {
+                // Fails only when the series is gone already.
+                drop(requests.remove(&labels));
+            }
+        }
     }
 
     pub(crate) fn refused(&self, tenant: &str, function: &str, code: &str) {
@@ -326,6 +345,20 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_series_of_a_tenant_that_is_gone_are_dropped_and_no_others() {
+        let metrics = Metrics::new();
+        for tenant in ["default/acme", "default/gone", STRANGER] {
+            metrics.refused(tenant, "chat", "busy");
+            metrics.refused(tenant, "chat", "unauthenticated");
+        }
+        metrics.retain_tenants(|name| name == "default/acme");
+        let text = metrics.text().unwrap();
+        assert!(!text.contains("default/gone"), "{text}");
+        assert_eq!(text.matches(r#"tenant="default/acme""#).count(), 2, "{text}");
+        assert_eq!(text.matches(r#"tenant="-""#).count(), 2, "{text}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     door::{Door, unix_now},
     http::{Bearer, read_body},
+    metrics::STRANGER,
     running::Running,
     whole::Whole,
 };
@@ -58,8 +59,9 @@ pub(crate) async fn list_models(
     State(door): State<Arc<Door>>,
     Bearer(credential): Bearer,
 ) -> Result<Response, Problem> {
-    let caller = door.verify(credential)?;
-    let models = door.tenants().models(&caller).into_iter();
+    let listing = door.admit_listing(credential)?;
+    let caller = listing.caller();
+    let models = door.tenants().models(caller).into_iter();
     let models: Vec<Value> =
         models.map(|model| model_json(&door, caller.tenant().as_str(), &model.alias)).collect();
     Ok(Json(json!({"object": "list", "data": models})).into_response())
@@ -71,8 +73,9 @@ pub(crate) async fn show_model(
     Path(alias): Path<String>,
     Bearer(credential): Bearer,
 ) -> Result<Response, Problem> {
-    let caller = door.verify(credential)?;
-    let models = door.tenants().models(&caller);
+    let listing = door.admit_listing(credential)?;
+    let caller = listing.caller();
+    let models = door.tenants().models(caller);
     if models.iter().any(|model| model.alias == alias) {
         Ok(Json(model_json(&door, caller.tenant().as_str(), &alias)).into_response())
     } else {
@@ -98,7 +101,7 @@ async fn serve(
     let function = form.function();
     let caller = door
         .verify(credential)
-        .inspect_err(|refusal| door.count_refusal("-", function, refusal))?;
+        .inspect_err(|refusal| door.count_refusal(STRANGER, function, refusal))?;
     let tenant = caller.tenant().as_str();
     let body = read_body(body, door.limits.message_bytes_max, door.limits.body_wait)
         .await
@@ -126,20 +129,21 @@ async fn in_one_piece(door: &Door, mut running: Running, head: &Head) -> Result<
         };
         match event {
             ReplyEvent::Chunk(chunk) => {
-                whole.push(chunk).map_err(|refusal| fail(&mut running, refusal))?;
+                whole.push(chunk).map_err(|refusal| fail(&mut running, refusal, head))?;
             }
             ReplyEvent::Done(Done { data: _, finish, usage }) => {
-                let text = whole.into_text().map_err(|refusal| fail(&mut running, refusal))?;
+                let text =
+                    whole.into_text().map_err(|refusal| fail(&mut running, refusal, head))?;
                 return Ok(head.headed(Json(head.whole(&text, finish, usage))));
             }
-            ReplyEvent::Failed(refusal) => return Err(refusal.into()),
+            ReplyEvent::Failed(refusal) => return Err(Problem::of_call(refusal, head.form)),
         }
     }
 }
 
-fn fail(running: &mut Running, refusal: Refusal) -> Problem {
+fn fail(running: &mut Running, refusal: Refusal, head: &Head) -> Problem {
     running.fail(refusal.clone());
-    refusal.into()
+    Problem::of_call(refusal, head.form)
 }
 
 /// An id as random as a UUID, in the API's manner.

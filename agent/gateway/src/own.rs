@@ -14,20 +14,39 @@ use crate::door::Door;
 
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The reply to `call` where the function is the door's own.
-pub(crate) fn answer(door: &Door, caller: &Caller, call: &Call) -> Result<Option<Reply>, Refusal> {
-    let data = match call.function.as_str() {
-        "health" => health(door),
-        "metadata" => metadata(door, caller),
-        _ => return Ok(None),
-    };
-    if call.params.as_object().is_none_or(|params| !params.is_empty()) {
-        return Err(Refusal::Invalid(format!("`{}` takes no params", call.function)));
+/// A function of the door's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// Free: it costs next to nothing, and those ask who wait for their limits.
+    Health,
+    /// Costs a request: its answer holds whatever the tenant's program says about itself.
+    Metadata,
+}
+
+impl Own {
+    /// What `call` asks of the door itself, if it does.
+    pub(crate) fn of(call: &Call) -> Result<Option<Self>, Refusal> {
+        let own = match call.function.as_str() {
+            "health" => Self::Health,
+            "metadata" => Self::Metadata,
+            _ => return Ok(None),
+        };
+        if call.params.as_object().is_none_or(|params| !params.is_empty()) {
+            return Err(Refusal::Invalid(format!("`{}` takes no params", call.function)));
+        }
+        Ok(Some(own))
     }
-    let (sender, reply) = reply::channel();
-    let done = Done { data, finish: Finish::Stop, usage: Usage::default() };
-    sender.try_send(ReplyEvent::Done(done)).expect("a new reply has room for its end");
-    Ok(Some(reply))
+
+    pub(crate) fn answer(self, door: &Door, caller: &Caller) -> Reply {
+        let data = match self {
+            Self::Health => health(door),
+            Self::Metadata => metadata(door, caller),
+        };
+        let (sender, reply) = reply::channel();
+        let done = Done { data, finish: Finish::Stop, usage: Usage::default() };
+        sender.try_send(ReplyEvent::Done(done)).expect("a new reply has room for its end");
+        reply
+    }
 }
 
 fn health(door: &Door) -> Value {

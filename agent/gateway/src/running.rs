@@ -40,7 +40,9 @@ impl Running {
             }
             Some(ReplyEvent::Failed(refusal)) => self.fail(refusal),
             None => {
-                tracing::debug!(tenant = %self.caller.tenant(), "a reply ended without an end");
+                // Whoever runs calls ends every reply, a panicking program's too: this is a bug of
+                // ours, and the client is told that the log has it.
+                tracing::error!(tenant = %self.caller.tenant(), "a reply ended without an end");
                 self.fail(Refusal::Internal)
             }
         }

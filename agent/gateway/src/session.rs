@@ -10,6 +10,7 @@ use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use realm_core::{
     auth::{Credential, Roster},
     call::{Call, CallId},
+    name::TenantName,
     refusal::Refusal,
 };
 use realm_proto::ws::{CallFrame, ClientFrame, ConnectionFrame, ReplyFrame, SUBPROTOCOL, close};
@@ -31,6 +32,7 @@ use crate::{
     door::Door,
     frame::{self, FrameError},
     own::VERSION,
+    places::Place,
     running::Running,
     ws::Entrance,
 };
@@ -45,6 +47,7 @@ mod tests;
 
 use answer::Answer;
 use calls::Calls;
+use entrance::Passed;
 
 /// Frames that wait for the socket. One for each call of a full socket: more would only hide
 /// from a call that its client is slow.
@@ -78,9 +81,13 @@ impl End {
     const GOING_AWAY: Self = Self::close(1001, "the server is going away");
 }
 
-/// Serves `socket` until either side ends it.
-pub(crate) async fn run<S>(door: Arc<Door>, socket: WebSocketStream<S>, entrance: Entrance)
-where
+/// Serves `socket` until either side ends it. `known` is called once its client is.
+pub(crate) async fn run<S>(
+    door: Arc<Door>,
+    socket: WebSocketStream<S>,
+    entrance: Entrance,
+    known: impl FnOnce(),
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sink, mut stream) = socket.split();
@@ -88,7 +95,7 @@ where
         let (outbox, inbox) = mpsc::channel(OUTBOX_FRAMES_MAX);
         let mut writing = pin!(write::write(&mut sink, inbox, door.limits.ping_every));
         let end = tokio::select! {
-            end = converse(&door, &mut stream, &outbox, entrance) => end,
+            end = converse(&door, &mut stream, &outbox, entrance, known) => end,
             () = &mut writing => End::Gone,
         };
         if let End::Close { code, reason } = end {
@@ -117,16 +124,20 @@ async fn converse(
     stream: &mut (impl Stream<Item = Result<Message, WsError>> + Unpin),
     outbox: &mpsc::Sender<Message>,
     entrance: Entrance,
+    known: impl FnOnce(),
 ) -> End {
-    let (credential, tenant) = match entrance::pass(door, stream, outbox, entrance).await {
-        Ok(passed) => passed,
-        Err(end) => return end,
-    };
+    let Passed { credential, tenant, place } =
+        match entrance::pass(door, stream, outbox, entrance).await {
+            Ok(passed) => passed,
+            Err(end) => return end,
+        };
+    known();
     let session = Session {
         door: door.clone(),
         outbox: outbox.clone(),
         credential,
         tenant,
+        _place: place,
         calls: Calls::default(),
         roster: door.roster(),
         is_going: false,
@@ -142,6 +153,8 @@ struct Session {
     /// Verified anew for every call.
     credential: Credential,
     tenant: String,
+    /// Among the tenant's sockets.
+    _place: Place<TenantName>,
     calls: Calls,
     roster: watch::Receiver<Arc<Roster>>,
     /// Whether the client was told that the server goes away.

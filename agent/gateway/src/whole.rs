@@ -4,9 +4,14 @@ use realm_core::{
     refusal::{ProgramLimit, Refusal},
     reply::{Chunk, ChunkBody},
 };
+use realm_proto::ws::SERVER_MESSAGE_BYTES_MAX;
 use serde_json::{Value, json};
 
-/// Gathers what a call that is not streamed writes, within its tenant's limit on output.
+/// All that is gathered for one call, which either door sends in one piece.
+const WHOLE_BYTES_MAX: u64 = SERVER_MESSAGE_BYTES_MAX as u64;
+
+/// Gathers what a call that is not streamed writes, within its tenant's limit on output and what
+/// one message holds.
 #[derive(Debug)]
 pub(crate) struct Whole {
     text: String,
@@ -17,6 +22,7 @@ pub(crate) struct Whole {
 
 impl Whole {
     pub(crate) const fn new(bytes_max: u64) -> Self {
+        let bytes_max = if bytes_max < WHOLE_BYTES_MAX { bytes_max } else { WHOLE_BYTES_MAX };
         Self { text: String::new(), values: Vec::new(), bytes: 0, bytes_max }
     }
 
@@ -44,14 +50,19 @@ impl Whole {
         if self.values.is_empty() { Ok(self.text) } else { Err(not_text()) }
     }
 
-    /// The `data` of the last frame, around what the function itself returned.
+    /// The `data` of the last frame: what the function returned where that is all, otherwise
+    /// what it wrote with what it returned beside it.
     pub(crate) fn into_data(self, result: Value) -> Value {
-        let mut data = match result {
-            Value::Null => json!({ "text": self.text }),
-            result => return result,
-        };
-        if !self.values.is_empty() {
-            data["values"] = Value::Array(self.values);
+        let Self { text, values, bytes: _, bytes_max: _ } = self;
+        if text.is_empty() && values.is_empty() && !result.is_null() {
+            return result;
+        }
+        let mut data = json!({ "text": text });
+        if !values.is_empty() {
+            data["values"] = Value::Array(values);
+        }
+        if !result.is_null() {
+            data["result"] = result;
         }
         data
     }
@@ -85,10 +96,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_is_not_lost_when_the_function_returns_something_too() {
+        let mut whole = Whole::new(100);
+        whole.push(text("Hello")).unwrap();
+        let result = json!({"count": 2});
+        let both = json!({"text": "Hello", "result": {"count": 2}});
+        assert_eq!(whole.into_data(result.clone()), both);
+        let mut whole = Whole::new(100);
+        whole.push(Chunk { step: None, body: ChunkBody::Json(json!(1)) }).unwrap();
+        let both = json!({"text": "", "values": [1], "result": {"count": 2}});
+        assert_eq!(whole.into_data(result), both);
+    }
+
+    #[test]
     fn more_output_than_the_tenant_may_write_is_refused() {
         let mut whole = Whole::new(4);
         whole.push(text("four")).unwrap();
         let refusal = Refusal::ProgramLimit { limit: ProgramLimit::Output, max: 4 };
         assert_eq!(whole.push(text("!")).unwrap_err(), refusal);
+    }
+
+    #[test]
+    fn more_output_than_a_message_holds_is_refused_whatever_the_tenant_may_write() {
+        let mut whole = Whole::new(u64::MAX);
+        let mebibyte = "x".repeat(1 << 20);
+        for _ in 0..8 {
+            whole.push(text(&mebibyte)).unwrap();
+        }
+        assert_eq!(whole.push(text("!")).unwrap_err(), crate::frame::output_too_large());
     }
 }

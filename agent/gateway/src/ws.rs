@@ -10,7 +10,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use realm_core::{auth::Credential, refusal::Refusal};
+use realm_core::{auth::Credential, name::TenantName, refusal::Refusal};
 use realm_proto::ws::SUBPROTOCOL;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::{
@@ -21,7 +21,10 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::{door::Door, http::Bearer, listen::Slot, openai::Problem, session};
+use crate::{
+    door::Door, http::Bearer, listen::Slot, metrics::STRANGER, openai::Problem, places::Place,
+    session,
+};
 
 /// Bytes buffered for reading, for every socket all the time; most messages have fewer.
 const READ_BUFFER_BYTES: usize = 4 << 10;
@@ -35,8 +38,8 @@ const STRANGERS_RETRY_MS: u64 = 1000;
 
 /// What a new socket starts with.
 pub(crate) enum Entrance {
-    /// The upgrade request carried a key that was good.
-    Known(Credential),
+    /// The upgrade request carried a key that was good, and its tenant had a place.
+    Known(Credential, Place<TenantName>),
     /// The key must come in the first frame; until then the socket is one of few.
     Stranger(OwnedSemaphorePermit),
 }
@@ -46,7 +49,7 @@ pub(crate) async fn upgrade(State(door): State<Arc<Door>>, request: Request) -> 
     accept(&door, request).unwrap_or_else(|refused| match refused {
         Refused::NotAnUpgrade(message) => Problem::upgrade_required(message).into_response(),
         Refused::Caller(refusal) => {
-            door.count_refusal("-", "-", &refusal);
+            door.count_refusal(STRANGER, "-", &refusal);
             Problem::in_wire_words(refusal).into_response()
         }
     })
@@ -75,8 +78,8 @@ fn accept(door: &Arc<Door>, mut request: Request) -> Result<Response, Refused> {
     let entrance = match Bearer::of(request.headers()) {
         Some(bearer) => {
             let Bearer(credential) = bearer?;
-            door.verify(credential)?;
-            Entrance::Known(credential)
+            let caller = door.verify(credential)?;
+            Entrance::Known(credential, door.take_socket(&caller)?)
         }
         None => Entrance::Stranger(
             door.strangers
@@ -136,7 +139,7 @@ async fn serve(door: Arc<Door>, on_upgrade: OnUpgrade, slot: Arc<Slot>, entrance
     match on_upgrade.await {
         Ok(upgraded) => {
             let socket = socket(upgraded, door.limits.message_bytes_max).await;
-            session::run(door, socket, entrance).await;
+            session::run(door, socket, entrance, || slot.leave_address()).await;
         }
         Err(error) => tracing::debug!(%error, "upgrading a connection"),
     }

@@ -1,5 +1,7 @@
 //! What a client sends.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -7,7 +9,7 @@ use serde_json::{Map, Value};
 pub const ID_BYTES_MAX: usize = 64;
 
 /// A frame from a client. Unknown and misplaced fields are refused.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "RawFrame", into = "RawFrame")]
 pub enum ClientFrame {
     /// The key, where the upgrade request could not carry it.
@@ -21,7 +23,7 @@ pub enum ClientFrame {
 }
 
 /// One call of a function.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CallFrame {
     /// Unique among the calls running on the connection.
     pub id: String,
@@ -31,6 +33,29 @@ pub struct CallFrame {
     pub stream: bool,
     /// Milliseconds until the call ends, however far it is.
     pub deadline_ms: Option<u64>,
+}
+
+/// Frames end up in logs and in messages of failed assertions; keys and prompts must not.
+impl fmt::Debug for ClientFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auth { api_key: _ } => f.debug_struct("Auth").finish_non_exhaustive(),
+            Self::Call(call) => call.fmt(f),
+            Self::Cancel { id } => f.debug_struct("Cancel").field("id", id).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for CallFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, function, params: _, stream, deadline_ms } = self;
+        f.debug_struct("CallFrame")
+            .field("id", id)
+            .field("function", function)
+            .field("stream", stream)
+            .field("deadline_ms", deadline_ms)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Every field of every frame, because `type` may be left out and serde's tagged enums need it.
@@ -178,6 +203,16 @@ mod tests {
         check(r#"{"function":"f"}"#, Err("`id`"));
         check(r#"{"id":"1","id":"2","function":"f"}"#, Err("duplicate field `id`"));
         check(r#"{"type":"resume","id":"1"}"#, Err("resume"));
+    }
+
+    #[test]
+    fn a_frame_that_is_logged_shows_neither_its_key_nor_its_params() {
+        let auth = ClientFrame::Auth { api_key: "rk_secret".into() };
+        assert_eq!(format!("{auth:?}"), "Auth { .. }");
+        let call = r#"{"id":"1","function":"f","params":{"prompt":"secret"}}"#;
+        let call: ClientFrame = serde_json::from_str(call).unwrap();
+        let shown = format!("{call:?}");
+        assert!(shown.contains("\"1\"") && !shown.contains("secret"), "{shown}");
     }
 
     #[test]

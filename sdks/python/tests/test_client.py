@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import random
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -19,6 +20,7 @@ from realm_client import (
     DeadlineExceeded,
     Draining,
     InvalidRequest,
+    Message,
     NotFound,
     ProtocolError,
     RateLimited,
@@ -26,7 +28,8 @@ from realm_client import (
     Unauthenticated,
 )
 from realm_client.connect import to_ws_url
-from server import KEY, Peer, RealmServer, refusal
+from realm_client.frames import SERVER_MESSAGE_BYTES_MAX
+from server import KEY, USAGE, Peer, RealmServer, refusal
 
 
 class ManualClock:
@@ -74,6 +77,28 @@ async def test_a_stream_gives_its_chunks_and_then_its_result() -> None:
         stream = client.chat_stream([{"role": "user", "content": "Say hello"}])
         assert [chunk.text async for chunk in stream] == ["Hel", "lo"]
         assert (await stream.result()).text == "Hello"
+
+
+async def test_a_conversation_carries_every_role_the_built_in_program_takes() -> None:
+    messages: list[Message] = [
+        {"role": "system", "content": "Add."},
+        {"role": "user", "content": "2 + 2"},
+        {"role": "assistant", "content": "add(2, 2)"},
+        {"role": "tool", "content": "4"},
+    ]
+    assert {message["role"] for message in messages} == set(
+        get_args(get_type_hints(Message)["role"])
+    )
+    taken: list[Any] = []
+
+    async def take(peer: Peer) -> None:
+        frame = await peer.frame()
+        taken.extend(frame["params"]["messages"])
+        await peer.complete(frame["id"], {"text": "4"})
+
+    async with RealmServer(take) as server, Client(server.url, KEY) as client:
+        assert (await client.chat(messages)).text == "4"
+    assert taken == messages
 
 
 async def test_the_result_of_a_stream_nobody_iterates_is_whole() -> None:
@@ -137,6 +162,26 @@ async def test_chunks_of_a_pipeline_name_their_step() -> None:
             ("headline", "short"),
         ]
         assert (await stream.result()).outputs == {"headline": "short"}
+
+
+async def test_the_largest_message_of_a_server_arrives_and_a_larger_one_does_not() -> None:
+    beyond = 0
+
+    async def say_much(peer: Peer) -> None:
+        while True:
+            call_id = (await peer.frame())["id"]
+            end = {"id": call_id, "status": "complete", "data": {"text": ""}, "finish": "stop"}
+            end |= {"usage": USAGE, "quota": {"requests": 59}}
+            room = SERVER_MESSAGE_BYTES_MAX - len(json.dumps(end))
+            end["data"]["text"] = "x" * (room + beyond)
+            await peer.send(end)
+
+    async with RealmServer(say_much) as server, Client(server.url, KEY) as client:
+        reply = await client.generate("Say much")
+        assert SERVER_MESSAGE_BYTES_MAX - 512 < len(reply.text) < SERVER_MESSAGE_BYTES_MAX
+        beyond = 1
+        with pytest.raises(ConnectionLost):
+            await client.generate("Say more")
 
 
 async def test_a_result_of_the_wrong_shape_is_a_protocol_error() -> None:

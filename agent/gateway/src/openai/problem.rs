@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use realm_core::refusal::Refusal;
 use serde_json::{Value, json};
 
+use super::response::Form;
+
 /// A status and an error object.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -28,6 +30,13 @@ impl Problem {
     pub(super) fn parameter(param: impl Into<String>, message: impl Into<String>) -> Self {
         let problem = Self::from(Refusal::Invalid(message.into()));
         Self { param: Some(param.into()), ..problem }
+    }
+
+    /// The refusal of a call that was made in `form`, which names what was too long.
+    pub(super) fn of_call(refusal: Refusal, form: Form) -> Self {
+        let param = matches!(refusal, Refusal::TooLong { .. }).then(|| form.input().to_owned());
+        let problem = Self::from(refusal);
+        Self { param: param.or(problem.param), ..problem }
     }
 
     /// The refusal of a socket: this door's status, and the code the socket itself would use.
@@ -122,7 +131,7 @@ impl From<Refusal> for Problem {
                 (StatusCode::TOO_MANY_REQUESTS, "tokens", "rate_limit_exceeded", None)
             }
             Refusal::TooLong { .. } => {
-                (StatusCode::BAD_REQUEST, INVALID, "context_length_exceeded", Some("messages"))
+                (StatusCode::BAD_REQUEST, INVALID, "context_length_exceeded", None)
             }
             Refusal::ModelNotReady { .. } | Refusal::Busy { .. } | Refusal::Draining => {
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, refusal.code(), None)
@@ -162,6 +171,21 @@ mod tests {
         assert_eq!(headers["retry-after"], "2");
         assert_eq!(headers["retry-after-ms"], "1200");
         assert_eq!(problem.to_json()["error"]["code"], "rate_limit_exceeded");
+    }
+
+    #[test]
+    fn an_input_that_is_too_long_is_named_as_its_own_form_names_it() {
+        for (form, param) in [(Form::Chat, "messages"), (Form::Completion, "prompt")] {
+            let refusal = Refusal::TooLong { tokens: 65, tokens_max: 64 };
+            let error = &Problem::of_call(refusal, form).to_json()["error"];
+            assert_eq!(
+                (&error["param"], &error["code"]),
+                (&json!(param), &json!("context_length_exceeded"))
+            );
+        }
+        let error =
+            &Problem::of_call(Refusal::UnknownModel("m".into()), Form::Chat).to_json()["error"];
+        assert_eq!(error["param"], "model");
     }
 
     #[test]

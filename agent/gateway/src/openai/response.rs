@@ -20,6 +20,14 @@ impl Form {
         }
     }
 
+    /// The parameter with what the model reads.
+    pub(super) const fn input(self) -> &'static str {
+        match self {
+            Self::Chat => "messages",
+            Self::Completion => "prompt",
+        }
+    }
+
     pub(super) const fn id_prefix(self) -> &'static str {
         match self {
             Self::Chat => "chatcmpl",

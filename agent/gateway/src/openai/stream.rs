@@ -37,7 +37,7 @@ pub(super) async fn respond(
         () = door.cut.cancelled() => running.fail(Refusal::Draining),
     };
     if let ReplyEvent::Failed(refusal) = first {
-        return Err(refusal.into());
+        return Err(Problem::of_call(refusal, head.form));
     }
     let (events, mut waiting) = mpsc::channel(EVENTS_MAX);
     let response = head.headed((
@@ -116,7 +116,7 @@ impl Pump {
     /// Ends the call, then the stream with what went wrong, whenever the client takes it.
     async fn give_up<T>(&mut self, refusal: Refusal) -> Result<T, Over> {
         self.running.cancel(&refusal);
-        let problem = Problem::from(refusal).to_json();
+        let problem = Problem::of_call(refusal, self.head.form).to_json();
         drop(self.events.send(line(&problem)).await);
         Err(Over)
     }

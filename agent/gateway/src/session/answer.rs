@@ -37,15 +37,17 @@ impl Answer {
     pub(super) async fn run(mut self) {
         let outcome = if self.stream { self.stream().await } else { self.gather().await };
         let id = self.registered.id();
-        let last = match outcome {
-            Ok((data, finish, usage)) => {
-                let quota = quota(self.door.quota(self.running.caller()));
-                ReplyFrame::Complete { id, data, finish, usage, quota }
-            }
-            Err(Stop::Cancelled) => ReplyFrame::Cancelled { id },
+        let complete = outcome.and_then(|(data, finish, usage)| {
+            let (id, quota) = (id.clone(), quota(self.door.quota(self.running.caller())));
+            let complete = ReplyFrame::Complete { id, data, finish, usage, quota };
+            frame::encode_output(complete).map_err(Stop::Refused)
+        });
+        let last = match complete {
+            Ok(complete) => complete,
+            Err(Stop::Cancelled) => frame::encode_reply(ReplyFrame::Cancelled { id }),
             Err(Stop::Refused(refusal)) => {
                 self.running.fail(refusal.clone());
-                ReplyFrame::Error { id, error: frame::error_body(&refusal) }
+                frame::encode_reply(ReplyFrame::Error { id, error: frame::error_body(&refusal) })
             }
             Err(Stop::Gone) => return,
         };
@@ -53,7 +55,7 @@ impl Answer {
         // whatever the client asks next.
         let Self { door: _, outbox, running, registered, stream: _ } = self;
         drop((running, registered));
-        drop(outbox.send(frame::encode_reply(last)).await);
+        drop(outbox.send(last).await);
     }
 
     async fn stream(&mut self) -> Result<(Value, Finish, Usage), Stop> {
@@ -63,7 +65,8 @@ impl Answer {
                 ReplyEvent::Chunk(chunk) => {
                     let id = self.registered.id();
                     let piece = ReplyFrame::Streaming { id, index, data: piece(chunk) };
-                    self.deliver(frame::encode_reply(piece)).await?;
+                    let message = frame::encode_output(piece).map_err(Stop::Refused)?;
+                    self.deliver(message).await?;
                     index += 1;
                 }
                 ReplyEvent::Done(Done { data, finish: how, usage: spent }) => {

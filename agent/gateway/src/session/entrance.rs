@@ -1,13 +1,13 @@
 //! Who is at the other end: the key of the upgrade request, or of the first frame.
 
 use futures_util::{Stream, StreamExt as _};
-use realm_core::{auth::Credential, refusal::Refusal};
+use realm_core::{auth::Credential, name::TenantName, refusal::Refusal};
 use realm_proto::ws::{ClientFrame, close};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::End;
-use crate::{door::Door, frame, ws::Entrance};
+use crate::{door::Door, frame, metrics::STRANGER, places::Place, ws::Entrance};
 
 /// How a socket that is not let in ends, and what it is told.
 struct Turned {
@@ -15,30 +15,35 @@ struct Turned {
     end: End,
 }
 
-/// Lets a socket in, with its key and its tenant's name, or says how it ends.
+/// A socket that was let in.
+pub(super) struct Passed {
+    pub(super) credential: Credential,
+    pub(super) tenant: String,
+    /// Among the tenant's sockets.
+    pub(super) place: Place<TenantName>,
+}
+
+/// Lets a socket in, or says how it ends.
 pub(super) async fn pass(
     door: &Door,
     stream: &mut (impl Stream<Item = Result<Message, WsError>> + Unpin),
     outbox: &mpsc::Sender<Message>,
     entrance: Entrance,
-) -> Result<(Credential, String), End> {
+) -> Result<Passed, End> {
     let shown = match entrance {
-        Entrance::Known(credential) => Ok(credential),
+        Entrance::Known(credential, place) => Ok((credential, Some(place))),
         Entrance::Stranger(place) => {
             let shown = show(door, stream).await;
             drop(place);
-            shown
+            shown.map(|credential| (credential, None))
         }
     };
-    let proven = shown.and_then(|credential| match door.verify(credential) {
-        Ok(caller) => Ok((credential, caller.tenant().to_string())),
-        Err(refusal) => Err(Turned { refusal: Some(refusal), end: UNKNOWN }),
-    });
+    let proven = shown.and_then(|(credential, place)| prove(door, credential, place));
     match proven {
         Ok(passed) => Ok(passed),
         Err(Turned { refusal, end }) => {
             if let Some(refusal) = refusal {
-                door.count_refusal("-", "-", &refusal);
+                door.count_refusal(STRANGER, "-", &refusal);
                 // Fails only when the writer is gone, and then nobody is there to be told.
                 drop(outbox.send(frame::encode_refusal(&refusal)).await);
             }
@@ -46,6 +51,23 @@ pub(super) async fn pass(
         }
     }
 }
+
+/// Verifies the key, also one that was good a moment ago, and finds the socket its place.
+fn prove(
+    door: &Door,
+    credential: Credential,
+    place: Option<Place<TenantName>>,
+) -> Result<Passed, Turned> {
+    let turned = |end| move |refusal| Turned { refusal: Some(refusal), end };
+    let caller = door.verify(credential).map_err(turned(UNKNOWN))?;
+    let place = match place {
+        Some(place) => place,
+        None => door.take_socket(&caller).map_err(turned(NO_PLACE))?,
+    };
+    Ok(Passed { credential, tenant: caller.tenant().to_string(), place })
+}
+
+const NO_PLACE: End = End::close(close::TRY_AGAIN_LATER, "the tenant has too many sockets");
 
 const UNKNOWN: End = End::close(close::UNAUTHENTICATED, "no good API key");
 

@@ -1,13 +1,17 @@
 //! What a session does when nothing comes, in paused time.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use realm_core::{
     auth::Caller,
     desired::{ApiKey, DesiredTenant, Limits, Program, ProgramLimits},
     limit::{Admitted, Limiter},
     name::TenantName,
-    reply::{self, Reply},
+    reply::{self, Reply, ReplyEvent},
     tenants::{FunctionInfo, ModelInfo, Tenants},
 };
 use tokio::{
@@ -85,24 +89,72 @@ fn door() -> Arc<Door> {
     Arc::new(Door::new(ports, &config, check(&config).unwrap()))
 }
 
+/// Counts what is logged as an error on this thread.
+#[derive(Clone, Default)]
+struct Errors(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Errors {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        if *event.metadata().level() == tracing::Level::ERROR {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_reply_that_breaks_off_leaves_its_cause_in_the_log() {
+    let errors = Errors::default();
+    let _logging = tracing::subscriber::set_default(errors.clone());
+    let id = CallId("1".into());
+    let call = Call { id, function: "f".into(), params: serde_json::Value::Null, deadline: None };
+    let mut running = door().start(Credential::of("rk_right"), call).unwrap();
+    let ReplyEvent::Failed(refusal) = running.next().await else { panic!() };
+    assert_eq!(refusal, Refusal::Internal);
+    assert_eq!(errors.0.load(Ordering::Relaxed), 1);
+}
+
 type Client = WebSocketStream<DuplexStream>;
 
 /// A session over a pipe, and its client.
 async fn start(door: Arc<Door>, entrance: Entrance) -> (Client, JoinHandle<()>) {
     let (near, far) = duplex(1 << 10);
     let socket = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
-    let session = tokio::spawn(run(door, socket, entrance));
+    let session = tokio::spawn(run(door, socket, entrance, || ()));
     (WebSocketStream::from_raw_socket(far, Role::Client, None).await, session)
 }
 
-fn known() -> Entrance {
-    Entrance::Known(Credential::of("rk_right"))
+async fn start_known() -> (Client, JoinHandle<()>) {
+    let door = door();
+    let entrance = known(&door);
+    start(door, entrance).await
+}
+
+fn known(door: &Door) -> Entrance {
+    let credential = Credential::of("rk_right");
+    let caller = door.verify(credential).unwrap();
+    Entrance::Known(credential, door.take_socket(&caller).unwrap())
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_pings_is_kept() {
     let started = Instant::now();
-    let (mut client, session) = start(door(), known()).await;
+    let (mut client, session) = start_known().await;
     assert!(client.next().await.unwrap().unwrap().is_text());
     for ping in 1..=30 {
         assert!(client.next().await.unwrap().unwrap().is_ping());
@@ -114,7 +166,7 @@ async fn a_client_that_answers_pings_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_no_ping_is_given_up_after_a_minute() {
     let started = Instant::now();
-    let (client, session) = start(door(), known()).await;
+    let (client, session) = start_known().await;
     session.await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_mins(1) + CLOSE_WAIT);
     drop(client);
@@ -137,7 +189,7 @@ async fn a_stranger_has_ten_seconds_and_then_its_place_is_free() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_asks_and_takes_no_answer_is_given_up() {
     let started = Instant::now();
-    let (mut client, session) = start(door(), known()).await;
+    let (mut client, session) = start_known().await;
     // Each of these is answered, and nobody reads the answers.
     while client.send(Message::text("nonsense")).await.is_ok() {}
     session.await.unwrap();

@@ -8,7 +8,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::server::{KEY, Server, parse, soon};
+use crate::{
+    program::roster,
+    server::{KEY, Server, parse, soon},
+};
 
 const PAGE: &str = "https://app.example.com";
 
@@ -77,16 +80,31 @@ async fn a_body_that_is_too_large_or_too_slow_is_refused() {
 #[tokio::test]
 async fn the_metrics_have_a_port_of_their_own() {
     let server = Server::start(|_| ()).await;
-    assert_eq!(server.get("/metrics").await.status, 404);
     let text = server.scrape().await;
-    for family in [
-        "realm_calls_running",
-        "realm_gateway_connections",
-        "realm_inter_token_seconds",
-        "realm_gateway_frames_refused_total",
-    ] {
+    for family in
+        ["realm_calls_running", "realm_inter_token_seconds", "realm_gateway_frames_refused_total"]
+    {
         assert!(text.contains(&format!("# HELP {family} ")), "{family} is not in\n{text}");
     }
+    // The scrapes' own connections are none of a client's.
+    assert!(text.contains("\nrealm_gateway_connections 0\n"), "{text}");
+    let socket = server.socket().await;
+    let text = server.scrape().await;
+    assert!(text.contains("\nrealm_gateway_connections 1\n"), "{text}");
+    drop(socket);
     let ready = crate::server::ask(server.metrics, "GET", "/readyz", &[], "").await;
     assert_eq!(ready.status, 200);
+    assert_eq!(server.get("/metrics").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_gone_leaves_no_series() {
+    let server = Server::start(|_| ()).await;
+    let mut socket = server.socket().await;
+    socket.call("1", "tokenize", &json!({})).await;
+    assert_eq!(socket.frame().await["status"], "complete");
+    assert!(server.scrape().await.contains("default/acme"));
+    server.roster.send_replace(roster([]));
+    let text = server.scrape().await;
+    assert!(!text.contains("default/acme"), "{text}");
 }

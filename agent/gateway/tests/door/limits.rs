@@ -7,8 +7,8 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    program::Event,
-    server::{KEY, Server, soon},
+    program::{Event, roster, tenant},
+    server::{KEY, Server, Socket, soon},
 };
 
 #[tokio::test]
@@ -43,6 +43,27 @@ async fn a_message_that_is_too_large_closes_the_socket_with_a_reason() {
     socket.send_message(Message::text("x".repeat(1 << 16))).await;
     assert_eq!(socket.error().await, (Value::Null, "too_large".into()));
     assert_eq!(socket.close_code().await, 1009);
+}
+
+#[tokio::test]
+async fn no_message_of_the_server_is_larger_than_eight_mebibytes() {
+    let mut wordy = tenant(KEY);
+    wordy.limits.program.output_bytes_max = 64 << 20;
+    let server = Server::start_with(wordy, |_| ()).await;
+    let mut socket = server.socket().await;
+    for (stream, kind) in [(true, "value"), (true, "result"), (false, "value"), (false, "result")] {
+        let frame = |bytes: u32| {
+            let params = json!({"bytes": bytes, "as": kind});
+            json!({"id": "1", "function": "bulk", "params": params, "stream": stream})
+        };
+        socket.send(&frame(8 << 20)).await;
+        assert_eq!(socket.error().await, (json!("1"), "program_output".into()), "{kind} {stream}");
+        socket.send(&frame((8 << 20) - 512)).await;
+        while socket.frame().await["status"] != "complete" {}
+    }
+    let text = server.scrape().await;
+    let refused = r#"realm_gateway_requests_total{code="program_output",function="other",tenant="default/acme"} 4"#;
+    assert!(text.contains(refused), "{text}");
 }
 
 #[tokio::test]
@@ -84,6 +105,34 @@ async fn a_client_that_takes_no_byte_and_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
+async fn what_the_door_says_about_a_tenant_costs_a_request_and_its_health_none() {
+    let mut slow = tenant(KEY);
+    slow.limits.requests_per_minute = 2;
+    let server = Server::start_with(slow, |_| ()).await;
+    let mut socket = server.socket().await;
+    socket.call("1", "metadata", &json!({})).await;
+    assert_eq!(socket.frame().await["quota"]["requests"], 1);
+    assert_eq!(server.get("/v1/models").await.status, 200);
+    socket.call("2", "metadata", &json!({})).await;
+    assert_eq!(socket.error().await, (json!("2"), "too_many_requests".into()));
+    for path in ["/v1/models", "/v1/models/m"] {
+        assert_eq!(server.get(path).await.status, 429, "{path}");
+    }
+    for id in ["3", "4", "5"] {
+        socket.call(id, "health", &json!({})).await;
+        assert_eq!(socket.frame().await["status"], "complete");
+    }
+    let text = server.scrape().await;
+    for line in [
+        r#"realm_gateway_requests_total{code="ok",function="metadata",tenant="default/acme"} 2"#,
+        r#"realm_gateway_requests_total{code="too_many_requests",function="metadata",tenant="default/acme"} 3"#,
+        r#"realm_gateway_requests_total{code="ok",function="health",tenant="default/acme"} 3"#,
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_too_many_is_closed_at_once_and_counted() {
     let server = Server::start(|config| config.limits.connections_max = 1).await;
     let first = server.socket().await;
@@ -92,6 +141,46 @@ async fn a_connection_too_many_is_closed_at_once_and_counted() {
     let text = server.scrape().await;
     assert!(text.contains("realm_gateway_connections_refused_total 1"), "{text}");
     drop(first);
+}
+
+#[tokio::test]
+async fn one_tenant_does_not_take_the_sockets_of_another() {
+    let server = Server::start(|config| config.limits.sockets_per_tenant_max = 2).await;
+    let mut other = tenant("rk_other");
+    other.name = realm_core::name::TenantName::parse("default/other").unwrap();
+    server.roster.send_replace(roster([tenant(KEY), other]));
+    let (first, _second) = (server.socket().await, server.socket().await);
+    let refused = server.upgrade(&[("authorization", &format!("Bearer {KEY}"))]).await.unwrap_err();
+    assert_eq!((refused.status, &refused.body["error"]["code"]), (503, &json!("busy")));
+    let mut by_frame = server.upgrade(&[]).await.unwrap();
+    by_frame.send(&json!({"type": "auth", "api_key": KEY})).await;
+    assert_eq!(by_frame.error().await, (Value::Null, "busy".into()));
+    assert_eq!(by_frame.close_code().await, 1013);
+    let mut other = server.upgrade(&[("authorization", "Bearer rk_other")]).await.unwrap();
+    assert_eq!(other.frame().await["tenant"], "default/other");
+    close(first).await;
+    drop(server.socket().await);
+}
+
+/// Closes a socket and waits until the server has closed it too.
+async fn close(mut socket: Socket) {
+    socket.send_message(Message::Close(None)).await;
+    while socket.message().await.is_some() {}
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_every_connection_and_known_sockets_do_not_count_for_it() {
+    let server = Server::start(|config| config.limits.connections_per_address_max = 2).await;
+    let _known = [server.socket().await, server.socket().await, server.socket().await];
+    let mut late = server.upgrade(&[]).await.unwrap();
+    let _stranger = server.upgrade(&[]).await.unwrap();
+    let mut third = TcpStream::connect(server.addr).await.unwrap();
+    assert_eq!(soon(third.read(&mut [0; 1])).await.unwrap_or(0), 0);
+    let text = server.scrape().await;
+    assert!(text.contains("realm_gateway_connections_refused_total 1"), "{text}");
+    late.send(&json!({"type": "auth", "api_key": KEY})).await;
+    assert_eq!(late.frame().await["type"], "ready");
+    drop(server.upgrade(&[]).await.unwrap());
 }
 
 #[tokio::test]

@@ -127,6 +127,18 @@ async fn a_refusal_before_the_first_piece_has_a_status_even_when_streaming() {
 }
 
 #[tokio::test]
+async fn an_input_that_is_too_long_is_named_by_the_parameter_it_came_in() {
+    let server = Server::start(|_| ()).await;
+    for stream in [false, true] {
+        let answer = server.post("/v1/chat/completions", &chat("long", stream)).await;
+        assert_eq!(answer.json()["error"]["param"], "messages");
+        let prompt = json!({"model": "m", "prompt": "too long", "stream": stream});
+        let answer = server.post("/v1/completions", &prompt).await;
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("prompt")));
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_supported_is_refused_by_name() {
     let server = Server::start(|_| ()).await;
     let mut body = chat("x", false);

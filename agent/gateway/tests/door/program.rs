@@ -86,6 +86,10 @@ struct Dropped;
 async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), Dropped> {
     let params = &call.call().params;
     match call.call().function.as_str() {
+        "generate" if params["prompt"] == "too long" => {
+            let refusal = Refusal::TooLong { tokens: 65, tokens_max: 64 };
+            send(to, ReplyEvent::Failed(refusal)).await
+        }
         "generate" => say(to, params["prompt"].as_str().unwrap_or_default()).await,
         "chat" => {
             let last = params["messages"].as_array().and_then(|messages| messages.last());
@@ -103,6 +107,17 @@ async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), D
         "hold" => hold(to, go).await,
         "flood" => flood(to).await,
         "vanish" => Ok(()),
+        // Says a text as long as the params ask, as a value or as the result.
+        "bulk" => {
+            let bytes = params["bytes"].as_u64().unwrap_or_default();
+            let bulk = Value::from("x".repeat(usize::try_from(bytes).unwrap()));
+            if params["as"] == "value" {
+                let body = ChunkBody::Json(bulk);
+                send(to, ReplyEvent::Chunk(Chunk { step: None, body })).await?;
+                return done(to, Value::Null, Usage::default()).await;
+            }
+            done(to, bulk, Usage::default()).await
+        }
         "value" => {
             let body = ChunkBody::Json(json!({"score": 0.5}));
             send(to, ReplyEvent::Chunk(Chunk { step: Some("judge".into()), body })).await?;

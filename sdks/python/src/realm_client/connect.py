@@ -32,16 +32,12 @@ from realm_client.errors import (
     Unauthenticated,
 )
 from realm_client.fields import FieldError, Fields
-from realm_client.frames import SUBPROTOCOL, decode_error
+from realm_client.frames import SERVER_MESSAGE_BYTES_MAX, SUBPROTOCOL, decode_error
 from realm_client.protocol import Connection
 from realm_client.session import Session
 
 #: Where the server listens, when the address names no path.
 PATH = "/v1/ws"
-
-#: The largest message taken. The longest answer is `tokenize` of a text as long as a message may
-#: be: at worst one token a byte, eight digits each, with a comma.
-MESSAGE_BYTES_MAX = 10 << 20
 
 #: How long TCP, TLS and the upgrade may take together.
 OPEN_S_MAX = 10.0
@@ -121,7 +117,7 @@ async def _open_socket(target: Target) -> ClientConnection:
             ping_interval=PING_S,
             ping_timeout=PONG_S_MAX,
             close_timeout=CLOSE_S_MAX,
-            max_size=MESSAGE_BYTES_MAX,
+            max_size=SERVER_MESSAGE_BYTES_MAX,
             **tls,
         )
     except InvalidStatus as error:

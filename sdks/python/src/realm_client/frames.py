@@ -17,6 +17,9 @@ SUBPROTOCOL = "realm.v1"
 #: The largest message a server takes; larger ones are refused here, where only one call suffers.
 MESSAGE_BYTES_MAX = 1 << 20
 
+#: The largest message a server sends; a larger one breaks the protocol and ends the connection.
+SERVER_MESSAGE_BYTES_MAX = 8 << 20
+
 
 class FrameError(ValueError):
     """A frame that `realm.v1` does not know; `call_id` is the call it spoiled, where it says."""
