@@ -53,9 +53,9 @@ pub(crate) struct ServeArgs {
     /// Private key in PEM, read again when it changes.
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Serve without TLS on an address that is not loopback. Keys and prompts cross the network
-    /// in the clear.
-    #[arg(long, conflicts_with = "tls_cert")]
+    /// Bind addresses beyond loopback without TLS: the door, where keys and prompts then cross the
+    /// network in the clear, and the metrics, which have no TLS.
+    #[arg(long)]
     pub(crate) insecure_plaintext: bool,
     /// A web origin whose pages may call this server, such as `https://app.example`; repeatable.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
