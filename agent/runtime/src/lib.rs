@@ -19,6 +19,7 @@ mod program;
 mod refusal;
 mod runtime;
 mod sandbox;
+mod shared;
 mod writer;
 
 pub use directory::ModelState;
