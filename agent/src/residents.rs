@@ -8,7 +8,7 @@ use realm_core::{
     report::{Failure, ModelFacts, ModelPhase},
     residents::Residents,
 };
-use realm_runtime::{Prepared, ProgramError};
+use realm_runtime::{Awaited, Prepared, ProgramError};
 use realm_store::{FetchError, Progress, Stored};
 use tokio::{fs, task::spawn_blocking};
 
@@ -25,10 +25,10 @@ impl Residents for Agent {
         model: &DesiredModel,
         progress: &(dyn Fn(ModelPhase) + Send + Sync),
     ) -> Result<ModelFacts, Failure> {
-        self.runtime.await_model(model.name.clone(), "it is being fetched".to_owned());
+        self.runtime.await_model(model.name.clone(), Awaited::Fetching);
         let loaded = self.load_model(model, progress).await;
         if let Err(failure) = &loaded {
-            self.runtime.await_model(model.name.clone(), failure.message.clone());
+            self.runtime.await_model(model.name.clone(), Awaited::Failed(failure.reason));
         }
         loaded
     }
@@ -75,7 +75,7 @@ impl Agent {
         };
         let stored = self.fetch(&model.artifact, &fetching).await?;
         progress(ModelPhase::Loading);
-        self.runtime.await_model(model.name.clone(), "it is being loaded".to_owned());
+        self.runtime.await_model(model.name.clone(), Awaited::Loading);
         let (device, options) = (self.device.clone(), model.clone());
         let Stored { path, sha256, .. } = stored;
         let loaded = spawn_blocking(move || devices::load(&device, &path, sha256, &options))

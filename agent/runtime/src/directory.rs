@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
 };
 
@@ -22,6 +23,34 @@ pub enum ModelState {
     Ready(Arc<dyn Engine>),
     /// Not yet, or not at all; why, for people.
     NotReady(String),
+}
+
+/// Why a desired model is not there.
+///
+/// Closed words, because tenants read them: what else there is to say names mirrors and folders,
+/// and belongs in the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    Fetching,
+    Loading,
+    /// The reason of the model's condition.
+    Failed(&'static str),
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fetching => f.write_str("fetching"),
+            Self::Loading => f.write_str("loading"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
+}
+
+/// What is known of a model.
+enum Model {
+    Ready(Arc<dyn Engine>),
+    Awaited(Awaited),
 }
 
 /// A model under the name its tenant has for it.
@@ -54,7 +83,7 @@ pub(crate) struct Directory {
     tenants: HashMap<TenantName, Resident>,
     /// Desired, and without a program that works.
     awaited: HashSet<TenantName>,
-    models: HashMap<ModelName, ModelState>,
+    models: HashMap<ModelName, Model>,
     pipelines: HashMap<PipelineName, Arc<DesiredPipeline>>,
 }
 
@@ -88,13 +117,13 @@ impl Directory {
     }
 
     pub(crate) fn put_model(&mut self, name: ModelName, engine: Arc<dyn Engine>) {
-        self.models.insert(name, ModelState::Ready(engine));
+        self.models.insert(name, Model::Ready(engine));
     }
 
-    pub(crate) fn await_model(&mut self, name: ModelName, reason: String) {
-        let state = self.models.entry(name).or_insert(ModelState::NotReady(String::new()));
-        if let ModelState::NotReady(known) = state {
-            *known = reason;
+    pub(crate) fn await_model(&mut self, name: ModelName, awaited: Awaited) {
+        let model = self.models.entry(name).or_insert(Model::Awaited(awaited));
+        if let Model::Awaited(why) = model {
+            *why = awaited;
         }
     }
 
@@ -125,9 +154,10 @@ impl Directory {
 
     /// What the tenant may use, in the order of its grants.
     pub(crate) fn grants(&self, tenant: &DesiredTenant) -> Arc<[Grant]> {
-        let state = |name| {
-            let unknown = || ModelState::NotReady("it is not on this node yet".into());
-            self.models.get(name).cloned().unwrap_or_else(unknown)
+        let state = |name| match self.models.get(name) {
+            Some(Model::Ready(engine)) => ModelState::Ready(engine.clone()),
+            Some(Model::Awaited(why)) => ModelState::NotReady(why.to_string()),
+            None => ModelState::NotReady("it is not on this node yet".into()),
         };
         tenant
             .models
@@ -137,7 +167,7 @@ impl Directory {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        let served = |state: &ModelState| matches!(state, ModelState::Ready(_));
+        let served = |model: &Model| matches!(model, Model::Ready(_));
         self.awaited.is_empty() && self.models.values().all(served)
     }
 }

@@ -22,7 +22,7 @@ mod sandbox;
 mod shared;
 mod writer;
 
-pub use directory::ModelState;
+pub use directory::{Awaited, ModelState};
 pub use program::{Prepared, ProgramError};
 pub use runtime::Runtime;
 pub use sandbox::SandboxError;

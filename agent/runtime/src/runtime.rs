@@ -24,7 +24,7 @@ use tracing::Instrument as _;
 use crate::{
     artifact,
     call::{self, Answer, Deadline, Run, Running},
-    directory::{Directory, Resident},
+    directory::{Awaited, Directory, Resident},
     meter::TokenMeter,
     pipeline,
     program::{self, Prepared, Program, ProgramError},
@@ -123,8 +123,8 @@ impl Runtime {
     }
 
     /// Says why a desired model is not there yet. One that is being served goes on being served.
-    pub fn await_model(&self, name: ModelName, reason: String) {
-        self.write().await_model(name, reason);
+    pub fn await_model(&self, name: ModelName, why: Awaited) {
+        self.write().await_model(name, why);
     }
 
     pub fn remove_model(&self, name: &ModelName) {

@@ -13,7 +13,7 @@ use realm_core::{
     reply::{Reply, ReplyEvent},
     tenants::{ModelInfo, Tenants as _},
 };
-use realm_runtime::Runtime;
+use realm_runtime::{Awaited, Runtime};
 use serde_json::{Value, json};
 
 use crate::{
@@ -152,14 +152,18 @@ async fn a_model_that_is_not_there_yet_says_why() {
     let params = json!({ "prompt": "a" });
     let refusal = citizen.refused(&town.runtime, "generate", &params).await;
     assert_eq!(refusal, not_ready("it is not on this node yet"));
-    town.runtime.await_model(model.clone(), "fetching".into());
+    town.runtime.await_model(model.clone(), Awaited::Fetching);
     let refusal = citizen.refused(&town.runtime, "generate", &params).await;
     assert_eq!(refusal, not_ready("fetching"));
+    let failed = Awaited::Failed("DigestMismatch");
+    town.runtime.await_model(model.clone(), failed);
+    let refusal = citizen.refused(&town.runtime, "generate", &params).await;
+    assert_eq!(refusal, not_ready("failed: DigestMismatch"));
     let info = |ready, context| ModelInfo { alias: "slow".into(), ready, context };
     assert_eq!(town.runtime.models(&citizen.caller()), [info(false, None)]);
 
     town.runtime.put_model(model.clone(), Echo::new("tests/slow", Mood::Echo));
-    town.runtime.await_model(model.clone(), "fetching its successor".into());
+    town.runtime.await_model(model.clone(), failed);
     citizen.done(&town.runtime, "generate", &params).await.end.unwrap();
     assert_eq!(town.runtime.models(&citizen.caller()), [info(true, Some(50_000))]);
     town.runtime.remove_model(&model);
@@ -172,7 +176,7 @@ async fn a_node_is_ready_when_everything_desired_is_served() {
     assert!(runtime.is_ready());
     let engine = Echo::new("tests/ready", Mood::Echo);
     let model = engine.info().model.clone();
-    runtime.await_model(model.clone(), "loading".into());
+    runtime.await_model(model.clone(), Awaited::Loading);
     assert!(!runtime.is_ready());
     runtime.put_model(model, engine);
     assert!(runtime.is_ready());
