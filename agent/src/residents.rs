@@ -40,7 +40,13 @@ impl Residents for Agent {
 
     async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Sha256, Failure> {
         self.runtime.await_tenant(tenant.name.clone());
-        let program = self.prepare(&tenant.program).await?;
+        let program = match self.prepare(&tenant.program).await {
+            Ok(program) => program,
+            Err(failure) => {
+                self.runtime.fail_tenant(&tenant.name);
+                return Err(failure);
+            }
+        };
         let digest = program.digest();
         let tenant = Arc::new(tenant.clone());
         self.runtime.put_tenant(tenant.clone(), program);

@@ -1,10 +1,6 @@
 //! Who and what is here now: tenants with their programs, models, pipelines.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use realm_core::{
     desired::{DesiredPipeline, DesiredTenant},
@@ -50,7 +46,15 @@ impl fmt::Display for Awaited {
 /// What is known of a model.
 enum Model {
     Ready(Arc<dyn Engine>),
-    Awaited(Awaited),
+    Awaited { why: Awaited, tried: Tried },
+}
+
+/// Whether what is desired has been tried to its end, so that a node need not wait for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    Not,
+    /// And failed. Later tries change nothing about it.
+    Once,
 }
 
 /// A model under the name its tenant has for it.
@@ -82,7 +86,7 @@ impl Resident {
 pub(crate) struct Directory {
     tenants: HashMap<TenantName, Resident>,
     /// Desired, and without a program that works.
-    awaited: HashSet<TenantName>,
+    awaited: HashMap<TenantName, Tried>,
     models: HashMap<ModelName, Model>,
     pipelines: HashMap<PipelineName, Arc<DesiredPipeline>>,
 }
@@ -90,7 +94,14 @@ pub(crate) struct Directory {
 impl Directory {
     pub(crate) fn await_tenant(&mut self, name: TenantName) {
         if !self.tenants.contains_key(&name) {
-            self.awaited.insert(name);
+            self.awaited.entry(name).or_insert(Tried::Not);
+        }
+    }
+
+    /// Notes that an awaited tenant's program is not to be had for now.
+    pub(crate) fn fail_tenant(&mut self, name: &TenantName) {
+        if let Some(tried) = self.awaited.get_mut(name) {
+            *tried = Tried::Once;
         }
     }
 
@@ -121,9 +132,13 @@ impl Directory {
     }
 
     pub(crate) fn await_model(&mut self, name: ModelName, awaited: Awaited) {
-        let model = self.models.entry(name).or_insert(Model::Awaited(awaited));
-        if let Model::Awaited(why) = model {
+        let model =
+            self.models.entry(name).or_insert(Model::Awaited { why: awaited, tried: Tried::Not });
+        if let Model::Awaited { why, tried } = model {
             *why = awaited;
+            if let Awaited::Failed(_) = awaited {
+                *tried = Tried::Once;
+            }
         }
     }
 
@@ -156,7 +171,7 @@ impl Directory {
     pub(crate) fn grants(&self, tenant: &DesiredTenant) -> Arc<[Grant]> {
         let state = |name| match self.models.get(name) {
             Some(Model::Ready(engine)) => ModelState::Ready(engine.clone()),
-            Some(Model::Awaited(why)) => ModelState::NotReady(why.to_string()),
+            Some(Model::Awaited { why, .. }) => ModelState::NotReady(why.to_string()),
             None => ModelState::NotReady("it is not on this node yet".into()),
         };
         tenant
@@ -167,8 +182,10 @@ impl Directory {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        let served = |model: &Model| matches!(model, Model::Ready(_));
-        self.awaited.is_empty() && self.models.values().all(served)
+        let model_tried =
+            |model: &Model| !matches!(model, Model::Awaited { tried: Tried::Not, .. });
+        self.awaited.values().all(|tried| *tried == Tried::Once)
+            && self.models.values().all(model_tried)
     }
 }
 

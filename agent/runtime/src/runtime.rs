@@ -106,6 +106,11 @@ impl Runtime {
         self.write().await_tenant(name);
     }
 
+    /// Says that the program of a tenant could not be had. The node does not wait for it any more.
+    pub fn fail_tenant(&self, name: &TenantName) {
+        self.write().fail_tenant(name);
+    }
+
     /// Lets `program` take the tenant's calls from now on. Running calls end in the program they
     /// began in; those of a suspended tenant end now.
     pub fn put_tenant(&self, tenant: Arc<DesiredTenant>, program: Prepared) {

@@ -171,7 +171,7 @@ async fn a_model_that_is_not_there_yet_says_why() {
 }
 
 #[tokio::test]
-async fn a_node_is_ready_when_everything_desired_is_served() {
+async fn a_node_is_ready_when_everything_desired_has_been_tried_once() {
     let runtime = Runtime::new().unwrap();
     assert!(runtime.is_ready());
     let engine = Echo::new("tests/ready", Mood::Echo);
@@ -187,6 +187,22 @@ async fn a_node_is_ready_when_everything_desired_is_served() {
     assert!(runtime.is_ready());
     runtime.await_tenant(citizen.tenant.name.clone());
     assert!(runtime.is_ready(), "the program it has goes on serving");
+}
+
+#[tokio::test]
+async fn a_failed_model_or_program_does_not_take_the_node_away_from_the_others() {
+    let runtime = Runtime::new().unwrap();
+    let model = ModelName::parse("tests/broken").unwrap();
+    let tenant = Citizen::new("broken").tenant;
+    runtime.await_model(model.clone(), Awaited::Fetching);
+    runtime.await_tenant(tenant.name.clone());
+    runtime.await_model(model.clone(), Awaited::Failed("DigestMismatch"));
+    assert!(!runtime.is_ready(), "the tenant has not been tried");
+    runtime.fail_tenant(&tenant.name);
+    assert!(runtime.is_ready());
+    runtime.await_model(model, Awaited::Fetching);
+    runtime.await_tenant(tenant.name);
+    assert!(runtime.is_ready(), "another try is no news");
 }
 
 #[tokio::test]
