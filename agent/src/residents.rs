@@ -1,6 +1,6 @@
 //! What lives in this agent because the desired state says so.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use realm_core::{
     desired::{Artifact, DesiredModel, DesiredPipeline, DesiredTenant, Program, Sha256},
@@ -10,7 +10,7 @@ use realm_core::{
 };
 use realm_runtime::{Awaited, Prepared, ProgramError};
 use realm_store::{FetchError, Progress, Stored};
-use tokio::{fs, task::spawn_blocking};
+use tokio::{fs, task::spawn_blocking, time::timeout};
 
 use crate::{Agent, devices};
 
@@ -18,6 +18,14 @@ use crate::{Agent, devices};
 ///
 /// The largest toolchain output known, a whole Python interpreter, has 20 MB.
 const PROGRAM_BYTES_MAX: u64 = 64 << 20;
+
+/// Tenants' own programs fetched at once. Each may have all its bytes in memory while it waits
+/// for the compiler, so that this many have 1 GiB at most.
+pub(crate) const PROGRAMS_AT_ONCE: usize = 16;
+
+/// How long one fetch of a program may keep its place: the largest comes at 1 Mbit/s. What it
+/// brought stays for the next one to go on from.
+const PROGRAM_FETCH_MAX: Duration = Duration::from_mins(10);
 
 impl Residents for Agent {
     async fn put_model(
@@ -39,8 +47,12 @@ impl Residents for Agent {
     }
 
     async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Sha256, Failure> {
-        self.runtime.await_tenant(tenant.name.clone());
-        let program = match self.prepare(&tenant.program).await {
+        let tenant = Arc::new(tenant.clone());
+        // Before anything is waited for: a revoked key must not outlive what the program takes.
+        if self.runtime.await_tenant(tenant.clone()) {
+            self.tenants.put(tenant.clone());
+        }
+        let program = match self.prepare(&tenant).await {
             Ok(program) => program,
             Err(failure) => {
                 self.runtime.fail_tenant(&tenant.name);
@@ -48,7 +60,6 @@ impl Residents for Agent {
             }
         };
         let digest = program.digest();
-        let tenant = Arc::new(tenant.clone());
         self.runtime.put_tenant(tenant.clone(), program);
         // Last, so that a key never opens a door with nothing behind it.
         self.tenants.put(tenant);
@@ -79,7 +90,7 @@ impl Agent {
         let fetching = |Progress { bytes_done, bytes_total }| {
             progress(ModelPhase::Fetching { bytes_done, bytes_total });
         };
-        let stored = self.fetch(&model.artifact, &fetching).await?;
+        let stored = self.store.fetch(&model.artifact, &fetching).await.map_err(unfetched)?;
         progress(ModelPhase::Loading);
         self.runtime.await_model(model.name.clone(), Awaited::Loading);
         let (device, options) = (self.device.clone(), model.clone());
@@ -96,24 +107,23 @@ impl Agent {
         Ok(facts)
     }
 
-    async fn fetch(
-        &self,
-        artifact: &Artifact,
-        progress: &(dyn Fn(Progress) + Send + Sync),
-    ) -> Result<Stored, Failure> {
-        let failure =
-            |error: FetchError| Failure { reason: error.reason(), message: chain(&error) };
-        self.store.fetch(artifact, progress).await.map_err(failure)
-    }
-
-    async fn prepare(&self, program: &Program) -> Result<Prepared, Failure> {
-        let failure =
-            |error: ProgramError| Failure { reason: error.reason(), message: chain(&error) };
-        let artifact = match program {
-            Program::BuiltIn => return self.runtime.prepare_built_in().await.map_err(failure),
+    async fn prepare(&self, tenant: &DesiredTenant) -> Result<Prepared, Failure> {
+        let artifact = match &tenant.program {
+            Program::BuiltIn => return self.runtime.prepare_built_in().await.map_err(unprepared),
             Program::Component(artifact) => artifact,
         };
-        let stored = self.fetch(artifact, &|_| ()).await?;
+        // What it has already is neither fetched nor waited for.
+        if let Some(program) = self.runtime.program(&tenant.name)
+            && artifact.sha256 == Some(program.digest())
+        {
+            return Ok(program);
+        }
+        let _place = self
+            .programs
+            .acquire()
+            .await
+            .map_err(|closed| Failure { reason: "Internal", message: closed.to_string() })?;
+        let stored = self.fetch_program(artifact).await?;
         if stored.bytes > PROGRAM_BYTES_MAX {
             let message =
                 format!("the program has {} bytes; {PROGRAM_BYTES_MAX} are the most", stored.bytes);
@@ -123,7 +133,7 @@ impl Agent {
             reason: "ProgramUnreadable",
             message: format!("read {}: {error}", stored.path.display()),
         })?;
-        let program = self.runtime.prepare_program(bytes).await.map_err(failure)?;
+        let program = self.runtime.prepare_program(bytes).await.map_err(unprepared)?;
         // A file in place may have been replaced since it was hashed.
         if program.digest() != stored.sha256 {
             let (found, wanted) = (program.digest(), stored.sha256);
@@ -132,6 +142,26 @@ impl Agent {
         }
         Ok(program)
     }
+
+    async fn fetch_program(&self, artifact: &Artifact) -> Result<Stored, Failure> {
+        let fetch = self.store.fetch(artifact, &|_| ());
+        match timeout(PROGRAM_FETCH_MAX, fetch).await {
+            Ok(fetched) => fetched.map_err(unfetched),
+            Err(_elapsed) => {
+                let seconds = PROGRAM_FETCH_MAX.as_secs();
+                let message = format!("the program did not come within {seconds} seconds");
+                Err(Failure { reason: "SourceStalled", message })
+            }
+        }
+    }
+}
+
+fn unfetched(error: FetchError) -> Failure {
+    Failure { reason: error.reason(), message: chain(&error) }
+}
+
+fn unprepared(error: ProgramError) -> Failure {
+    Failure { reason: error.reason(), message: chain(&error) }
 }
 
 /// An error with all its causes, for a condition's message.

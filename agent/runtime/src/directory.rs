@@ -92,10 +92,18 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    pub(crate) fn await_tenant(&mut self, name: TenantName) {
-        if !self.tenants.contains_key(&name) {
-            self.awaited.entry(name).or_insert(Tried::Not);
+    /// Lets a tenant that has a program be as `tenant` says from now on, and says whether it has
+    /// one. One that has none is awaited.
+    pub(crate) fn await_tenant(&mut self, tenant: Arc<DesiredTenant>) -> bool {
+        let program = self.tenants.get(&tenant.name).map(|resident| resident.program.clone());
+        let is_served = program.is_some();
+        match program {
+            Some(program) => self.put_tenant(tenant, program),
+            None => {
+                self.awaited.entry(tenant.name.clone()).or_insert(Tried::Not);
+            }
         }
+        is_served
     }
 
     /// Notes that an awaited tenant's program is not to be had for now.

@@ -100,10 +100,15 @@ impl Runtime {
         program::prepare(&self.sandbox, digest, &component).await
     }
 
-    /// Says that a tenant is desired whose program is not there yet. One that is being served
-    /// goes on being served.
-    pub fn await_tenant(&self, name: TenantName) {
-        self.write().await_tenant(name);
+    /// The program that takes a tenant's calls now.
+    pub fn program(&self, name: &TenantName) -> Option<Prepared> {
+        self.read().resident(name).map(|resident| resident.program.clone())
+    }
+
+    /// Lets a tenant that has a program be as `tenant` says from now on, all but the program, and
+    /// says whether it has one. One that has none is waited for before the node is ready.
+    pub fn await_tenant(&self, tenant: Arc<DesiredTenant>) -> bool {
+        self.write().await_tenant(tenant)
     }
 
     /// Says that the program of a tenant could not be had. The node does not wait for it any more.

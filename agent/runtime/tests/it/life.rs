@@ -181,11 +181,11 @@ async fn a_node_is_ready_when_everything_desired_has_been_tried_once() {
     runtime.put_model(model, engine);
     assert!(runtime.is_ready());
     let citizen = Citizen::new("ready");
-    runtime.await_tenant(citizen.tenant.name.clone());
+    assert!(!runtime.await_tenant(Arc::new(citizen.tenant.clone())));
     assert!(!runtime.is_ready());
     let citizen = citizen.moves_into(&runtime, &town().await.built_in);
     assert!(runtime.is_ready());
-    runtime.await_tenant(citizen.tenant.name.clone());
+    assert!(runtime.await_tenant(Arc::new(citizen.tenant.clone())));
     assert!(runtime.is_ready(), "the program it has goes on serving");
 }
 
@@ -193,16 +193,31 @@ async fn a_node_is_ready_when_everything_desired_has_been_tried_once() {
 async fn a_failed_model_or_program_does_not_take_the_node_away_from_the_others() {
     let runtime = Runtime::new().unwrap();
     let model = ModelName::parse("tests/broken").unwrap();
-    let tenant = Citizen::new("broken").tenant;
+    let tenant = Arc::new(Citizen::new("broken").tenant);
     runtime.await_model(model.clone(), Awaited::Fetching);
-    runtime.await_tenant(tenant.name.clone());
+    runtime.await_tenant(tenant.clone());
     runtime.await_model(model.clone(), Awaited::Failed("DigestMismatch"));
     assert!(!runtime.is_ready(), "the tenant has not been tried");
     runtime.fail_tenant(&tenant.name);
     assert!(runtime.is_ready());
     runtime.await_model(model, Awaited::Fetching);
-    runtime.await_tenant(tenant.name);
+    runtime.await_tenant(tenant);
     assert!(runtime.is_ready(), "another try is no news");
+}
+
+#[tokio::test]
+async fn a_tenant_is_as_desired_before_its_new_program_is_there() {
+    let held = Held::new("awaiting", 10, 1000).await;
+    let reply = held.begin().await;
+    let mut suspended = held.citizen.tenant.clone();
+    suspended.suspended = true;
+    assert!(held.town.runtime.await_tenant(Arc::new(suspended)));
+    assert_eq!(read(reply).await.end.unwrap_err(), Refusal::Suspended);
+    let mut bare = held.citizen.tenant.clone();
+    bare.models.clear();
+    assert!(held.town.runtime.await_tenant(Arc::new(bare)));
+    assert!(held.town.runtime.models(&held.citizen.caller()).is_empty());
+    assert!(!held.town.runtime.functions(&held.citizen.caller()).is_empty());
 }
 
 #[tokio::test]
