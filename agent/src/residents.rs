@@ -1,6 +1,6 @@
 //! What lives in this agent because the desired state says so.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use realm_core::{
     desired::{Artifact, DesiredModel, DesiredPipeline, DesiredTenant, Program, Sha256},
@@ -8,16 +8,11 @@ use realm_core::{
     report::{Failure, ModelFacts, ModelPhase},
     residents::Residents,
 };
-use realm_runtime::{Awaited, Prepared, ProgramError};
+use realm_runtime::{Awaited, PROGRAM_BYTES_MAX, Prepared, ProgramError};
 use realm_store::{FetchError, Progress, Stored};
-use tokio::{fs, task::spawn_blocking, time::timeout};
+use tokio::{fs::File, io::AsyncReadExt as _, task::spawn_blocking, time::timeout};
 
 use crate::{Agent, devices};
-
-/// Largest program file that is read into memory to be compiled.
-///
-/// The largest toolchain output known, a whole Python interpreter, has 20 MB.
-const PROGRAM_BYTES_MAX: u64 = 64 << 20;
 
 /// Tenants' own programs fetched at once. Each may have all its bytes in memory while it waits
 /// for the compiler, so that this many have 1 GiB at most.
@@ -124,12 +119,7 @@ impl Agent {
             .await
             .map_err(|closed| Failure { reason: "Internal", message: closed.to_string() })?;
         let stored = self.fetch_program(artifact).await?;
-        if stored.bytes > PROGRAM_BYTES_MAX {
-            let message =
-                format!("the program has {} bytes; {PROGRAM_BYTES_MAX} are the most", stored.bytes);
-            return Err(Failure { reason: "ProgramTooLarge", message });
-        }
-        let bytes = fs::read(&stored.path).await.map_err(|error| Failure {
+        let bytes = read(&stored.path).await.map_err(|error| Failure {
             reason: "ProgramUnreadable",
             message: format!("read {}: {error}", stored.path.display()),
         })?;
@@ -144,7 +134,7 @@ impl Agent {
     }
 
     async fn fetch_program(&self, artifact: &Artifact) -> Result<Stored, Failure> {
-        let fetch = self.store.fetch(artifact, &|_| ());
+        let fetch = self.store.fetch_at_most(PROGRAM_BYTES_MAX, artifact, &|_| ());
         match timeout(PROGRAM_FETCH_MAX, fetch).await {
             Ok(fetched) => fetched.map_err(unfetched),
             Err(_elapsed) => {
@@ -154,6 +144,14 @@ impl Agent {
             }
         }
     }
+}
+
+/// A program's bytes, and no more than one beyond the most, which the runtime then refuses.
+async fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).await?;
+    file.take(PROGRAM_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
+    Ok(bytes)
 }
 
 fn unfetched(error: FetchError) -> Failure {

@@ -22,6 +22,7 @@ mod sandbox;
 mod shared;
 mod writer;
 
+pub use artifact::PROGRAM_BYTES_MAX;
 pub use directory::{Awaited, ModelState};
 pub use program::{Prepared, ProgramError};
 pub use runtime::Runtime;

@@ -9,6 +9,7 @@ use realm_core::{
     residents::Residents as _,
     tenants::Tenants as _,
 };
+use realm_runtime::PROGRAM_BYTES_MAX;
 use serde_json::json;
 
 use crate::house::{House, PIRATE, WRONG, key, tenant};
@@ -75,6 +76,18 @@ async fn a_client_is_told_that_a_model_failed_and_nothing_of_where_it_was_looked
     let refusal = house.refused("acme", "generate", json!({ "prompt": "a" })).await;
     let reason = "failed: DigestMismatch".to_owned();
     assert_eq!(refusal, Refusal::ModelNotReady { model: "mine".into(), reason });
+}
+
+#[tokio::test]
+async fn a_program_beyond_the_most_bytes_is_not_even_read() {
+    let house = House::new();
+    let (path, artifact) = house.file("large.wasm", b"");
+    // A file with a hole, which takes no room on the disk.
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(PROGRAM_BYTES_MAX + 1).unwrap();
+    let acme = tenant("acme", Program::Component(artifact));
+    let failure = house.agent.put_tenant(&acme).await.unwrap_err();
+    assert_eq!(failure.reason, "SourceTooLarge", "{}", failure.message);
 }
 
 #[tokio::test]
