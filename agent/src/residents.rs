@@ -85,7 +85,11 @@ impl Agent {
         let fetching = |Progress { bytes_done, bytes_total }| {
             progress(ModelPhase::Fetching { bytes_done, bytes_total });
         };
-        let stored = self.store.fetch(&model.artifact, &fetching).await.map_err(unfetched)?;
+        let stored = self
+            .store
+            .fetch(&model.artifact, &fetching)
+            .await
+            .map_err(|error| unfetched(&error))?;
         progress(ModelPhase::Loading);
         self.runtime.await_model(model.name.clone(), Awaited::Loading);
         let (device, options) = (self.device.clone(), model.clone());
@@ -104,7 +108,9 @@ impl Agent {
 
     async fn prepare(&self, tenant: &DesiredTenant) -> Result<Prepared, Failure> {
         let artifact = match &tenant.program {
-            Program::BuiltIn => return self.runtime.prepare_built_in().await.map_err(unprepared),
+            Program::BuiltIn => {
+                return self.runtime.prepare_built_in().await.map_err(|error| unprepared(&error));
+            }
             Program::Component(artifact) => artifact,
         };
         // What it has already is neither fetched nor waited for.
@@ -123,7 +129,8 @@ impl Agent {
             reason: "ProgramUnreadable",
             message: format!("read {}: {error}", stored.path.display()),
         })?;
-        let program = self.runtime.prepare_program(bytes).await.map_err(unprepared)?;
+        let program =
+            self.runtime.prepare_program(bytes).await.map_err(|error| unprepared(&error))?;
         // A file in place may have been replaced since it was hashed.
         if program.digest() != stored.sha256 {
             let (found, wanted) = (program.digest(), stored.sha256);
@@ -136,7 +143,7 @@ impl Agent {
     async fn fetch_program(&self, artifact: &Artifact) -> Result<Stored, Failure> {
         let fetch = self.store.fetch_at_most(PROGRAM_BYTES_MAX, artifact, &|_| ());
         match timeout(PROGRAM_FETCH_MAX, fetch).await {
-            Ok(fetched) => fetched.map_err(unfetched),
+            Ok(fetched) => fetched.map_err(|error| unfetched(&error)),
             Err(_elapsed) => {
                 let seconds = PROGRAM_FETCH_MAX.as_secs();
                 let message = format!("the program did not come within {seconds} seconds");
@@ -154,12 +161,12 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn unfetched(error: FetchError) -> Failure {
-    Failure { reason: error.reason(), message: chain(&error) }
+fn unfetched(error: &FetchError) -> Failure {
+    Failure { reason: error.reason(), message: chain(error) }
 }
 
-fn unprepared(error: ProgramError) -> Failure {
-    Failure { reason: error.reason(), message: chain(&error) }
+fn unprepared(error: &ProgramError) -> Failure {
+    Failure { reason: error.reason(), message: chain(error) }
 }
 
 /// An error with all its causes, for a condition's message.
