@@ -7,11 +7,12 @@ use realm_gateway::{Metrics, MetricsError};
 use realm_runtime::{Runtime, SandboxError};
 use realm_store::{Store, StoreError, StoreOptions};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     devices::{Device, DeviceError},
     metrics::Engines,
+    residents::PROGRAMS_AT_ONCE,
     roster::Tenants,
 };
 
@@ -42,6 +43,8 @@ pub struct Agent {
     pub(crate) tenants: Tenants,
     pub(crate) engines: Engines,
     pub(crate) device: Device,
+    /// Places of those who fetch a program.
+    pub(crate) programs: Semaphore,
 }
 
 impl Agent {
@@ -54,6 +57,7 @@ impl Agent {
             tenants: Tenants::new(),
             engines: Engines::default(),
             device: Device::open(threads).map_err(AgentError::Device)?,
+            programs: Semaphore::new(PROGRAMS_AT_ONCE),
         })
     }
 

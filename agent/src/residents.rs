@@ -1,6 +1,6 @@
 //! What lives in this agent because the desired state says so.
 
-use std::sync::Arc;
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use realm_core::{
     desired::{Artifact, DesiredModel, DesiredPipeline, DesiredTenant, Program, Sha256},
@@ -8,16 +8,19 @@ use realm_core::{
     report::{Failure, ModelFacts, ModelPhase},
     residents::Residents,
 };
-use realm_runtime::{Prepared, ProgramError};
+use realm_runtime::{Awaited, PROGRAM_BYTES_MAX, Prepared, ProgramError};
 use realm_store::{FetchError, Progress, Stored};
-use tokio::{fs, task::spawn_blocking};
+use tokio::{fs::File, io::AsyncReadExt as _, task::spawn_blocking, time::timeout};
 
 use crate::{Agent, devices};
 
-/// Largest program file that is read into memory to be compiled.
-///
-/// The largest toolchain output known, a whole Python interpreter, has 20 MB.
-const PROGRAM_BYTES_MAX: u64 = 64 << 20;
+/// Tenants' own programs fetched at once. Each may have all its bytes in memory while it waits
+/// for the compiler, so that this many have 1 GiB at most.
+pub(crate) const PROGRAMS_AT_ONCE: usize = 16;
+
+/// How long one fetch of a program may keep its place: the largest comes at 1 Mbit/s. What it
+/// brought stays for the next one to go on from.
+const PROGRAM_FETCH_MAX: Duration = Duration::from_mins(10);
 
 impl Residents for Agent {
     async fn put_model(
@@ -25,10 +28,10 @@ impl Residents for Agent {
         model: &DesiredModel,
         progress: &(dyn Fn(ModelPhase) + Send + Sync),
     ) -> Result<ModelFacts, Failure> {
-        self.runtime.await_model(model.name.clone(), "it is being fetched".to_owned());
+        self.runtime.await_model(model.name.clone(), Awaited::Fetching);
         let loaded = self.load_model(model, progress).await;
         if let Err(failure) = &loaded {
-            self.runtime.await_model(model.name.clone(), failure.message.clone());
+            self.runtime.await_model(model.name.clone(), Awaited::Failed(failure.reason));
         }
         loaded
     }
@@ -39,10 +42,19 @@ impl Residents for Agent {
     }
 
     async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Sha256, Failure> {
-        self.runtime.await_tenant(tenant.name.clone());
-        let program = self.prepare(&tenant.program).await?;
-        let digest = program.digest();
         let tenant = Arc::new(tenant.clone());
+        // Before anything is waited for: a revoked key must not outlive what the program takes.
+        if self.runtime.await_tenant(tenant.clone()) {
+            self.tenants.put(tenant.clone());
+        }
+        let program = match self.prepare(&tenant).await {
+            Ok(program) => program,
+            Err(failure) => {
+                self.runtime.fail_tenant(&tenant.name);
+                return Err(failure);
+            }
+        };
+        let digest = program.digest();
         self.runtime.put_tenant(tenant.clone(), program);
         // Last, so that a key never opens a door with nothing behind it.
         self.tenants.put(tenant);
@@ -73,9 +85,13 @@ impl Agent {
         let fetching = |Progress { bytes_done, bytes_total }| {
             progress(ModelPhase::Fetching { bytes_done, bytes_total });
         };
-        let stored = self.fetch(&model.artifact, &fetching).await?;
+        let stored = self
+            .store
+            .fetch(&model.artifact, &fetching)
+            .await
+            .map_err(|error| unfetched(&error))?;
         progress(ModelPhase::Loading);
-        self.runtime.await_model(model.name.clone(), "it is being loaded".to_owned());
+        self.runtime.await_model(model.name.clone(), Awaited::Loading);
         let (device, options) = (self.device.clone(), model.clone());
         let Stored { path, sha256, .. } = stored;
         let loaded = spawn_blocking(move || devices::load(&device, &path, sha256, &options))
@@ -90,34 +106,31 @@ impl Agent {
         Ok(facts)
     }
 
-    async fn fetch(
-        &self,
-        artifact: &Artifact,
-        progress: &(dyn Fn(Progress) + Send + Sync),
-    ) -> Result<Stored, Failure> {
-        let failure =
-            |error: FetchError| Failure { reason: error.reason(), message: chain(&error) };
-        self.store.fetch(artifact, progress).await.map_err(failure)
-    }
-
-    async fn prepare(&self, program: &Program) -> Result<Prepared, Failure> {
-        let failure =
-            |error: ProgramError| Failure { reason: error.reason(), message: chain(&error) };
-        let artifact = match program {
-            Program::BuiltIn => return self.runtime.prepare_built_in().await.map_err(failure),
+    async fn prepare(&self, tenant: &DesiredTenant) -> Result<Prepared, Failure> {
+        let artifact = match &tenant.program {
+            Program::BuiltIn => {
+                return self.runtime.prepare_built_in().await.map_err(|error| unprepared(&error));
+            }
             Program::Component(artifact) => artifact,
         };
-        let stored = self.fetch(artifact, &|_| ()).await?;
-        if stored.bytes > PROGRAM_BYTES_MAX {
-            let message =
-                format!("the program has {} bytes; {PROGRAM_BYTES_MAX} are the most", stored.bytes);
-            return Err(Failure { reason: "ProgramTooLarge", message });
+        // What it has already is neither fetched nor waited for.
+        if let Some(program) = self.runtime.program(&tenant.name)
+            && artifact.sha256 == Some(program.digest())
+        {
+            return Ok(program);
         }
-        let bytes = fs::read(&stored.path).await.map_err(|error| Failure {
+        let _place = self
+            .programs
+            .acquire()
+            .await
+            .map_err(|closed| Failure { reason: "Internal", message: closed.to_string() })?;
+        let stored = self.fetch_program(artifact).await?;
+        let bytes = read(&stored.path).await.map_err(|error| Failure {
             reason: "ProgramUnreadable",
             message: format!("read {}: {error}", stored.path.display()),
         })?;
-        let program = self.runtime.prepare_program(bytes).await.map_err(failure)?;
+        let program =
+            self.runtime.prepare_program(bytes).await.map_err(|error| unprepared(&error))?;
         // A file in place may have been replaced since it was hashed.
         if program.digest() != stored.sha256 {
             let (found, wanted) = (program.digest(), stored.sha256);
@@ -126,6 +139,34 @@ impl Agent {
         }
         Ok(program)
     }
+
+    async fn fetch_program(&self, artifact: &Artifact) -> Result<Stored, Failure> {
+        let fetch = self.store.fetch_at_most(PROGRAM_BYTES_MAX, artifact, &|_| ());
+        match timeout(PROGRAM_FETCH_MAX, fetch).await {
+            Ok(fetched) => fetched.map_err(|error| unfetched(&error)),
+            Err(_elapsed) => {
+                let seconds = PROGRAM_FETCH_MAX.as_secs();
+                let message = format!("the program did not come within {seconds} seconds");
+                Err(Failure { reason: "SourceStalled", message })
+            }
+        }
+    }
+}
+
+/// A program's bytes, and no more than one beyond the most, which the runtime then refuses.
+async fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).await?;
+    file.take(PROGRAM_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+fn unfetched(error: &FetchError) -> Failure {
+    Failure { reason: error.reason(), message: chain(error) }
+}
+
+fn unprepared(error: &ProgramError) -> Failure {
+    Failure { reason: error.reason(), message: chain(error) }
 }
 
 /// An error with all its causes, for a condition's message.

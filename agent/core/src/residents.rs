@@ -11,7 +11,8 @@ use crate::{
 /// Everything that lives in an agent because the desired state says so.
 ///
 /// Each `put` leaves what was there before serving until the new one is good, and for ever when
-/// the new one is not. All of it is idempotent.
+/// the new one is not. A tenant's rights are no such thing: they are as desired before anything is
+/// waited for. All of it is idempotent.
 pub trait Residents: Send + Sync {
     /// Fetches, verifies and loads a model, telling `progress` how far it is.
     fn put_model(
@@ -22,8 +23,9 @@ pub trait Residents: Send + Sync {
 
     fn remove_model(&self, name: &ModelName) -> impl Future<Output = ()> + Send;
 
-    /// Compiles and checks the tenant's program, then lets its keys in. Returns the digest of the
-    /// program that now takes its calls.
+    /// Makes keys, suspension, limits, grants and config as desired, then fetches, checks and
+    /// compiles the tenant's program. A tenant's keys first open with its first program. Returns
+    /// the digest of the program that now takes its calls.
     fn put_tenant(
         &self,
         tenant: &DesiredTenant,

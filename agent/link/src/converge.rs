@@ -36,10 +36,6 @@ use retry::Retry;
 /// than one after the other; each holds a file's worth of page cache, so not many more.
 const MODELS_AT_ONCE: usize = 4;
 
-/// Other steps at once. They are short, but putting a tenant may compile its program, which takes
-/// a core; more at once than a common node has cores would only fight for them.
-const OTHERS_AT_ONCE: usize = 16;
-
 /// How often byte progress reaches the report: often enough for a progress bar, seldom enough
 /// that a download of many small chunks costs nothing.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -165,9 +161,12 @@ impl<R: Residents + 'static> Converger<R> {
         }
     }
 
+    /// Only loads take turns. Of other steps there is one for each item at most, and a revoked key
+    /// or a removal must not wait for what somebody else's program takes; the bound on programs is
+    /// with those who fetch them.
     fn has_room_for(&self, step: &Step) -> bool {
-        let lane = self.running.values().filter(|running| is_load(&running.step) == is_load(step));
-        lane.count() < if is_load(step) { MODELS_AT_ONCE } else { OTHERS_AT_ONCE }
+        let loads = || self.running.values().filter(|running| is_load(&running.step)).count();
+        !is_load(step) || loads() < MODELS_AT_ONCE
     }
 
     fn start(&mut self, key: Key, step: Step) {

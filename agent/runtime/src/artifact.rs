@@ -9,7 +9,7 @@ use crate::program::ProgramError;
 
 /// Bytes of a component. CPython with its libraries is 20 MB; three times that leaves room, and
 /// what it compiles to still fits beside the weights.
-const BYTES_MAX: usize = 64 << 20;
+pub const PROGRAM_BYTES_MAX: u64 = 64 << 20;
 
 /// What every WebAssembly binary begins with.
 const MAGIC: &[u8] = b"\0asm";
@@ -45,8 +45,9 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Progra
 
 /// Machine code is refused before anything reads it: it would run outside any sandbox.
 fn check_form(bytes: &[u8]) -> Result<(), ProgramError> {
-    if bytes.len() > BYTES_MAX {
-        return Err(ProgramError::TooLarge { bytes: bytes.len(), bytes_max: BYTES_MAX });
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    if length > PROGRAM_BYTES_MAX {
+        return Err(ProgramError::TooLarge { bytes: length, bytes_max: PROGRAM_BYTES_MAX });
     }
     if Engine::detect_precompiled(bytes).is_some() {
         return Err(ProgramError::Precompiled);

@@ -1,9 +1,6 @@
 //! Who and what is here now: tenants with their programs, models, pipelines.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use realm_core::{
     desired::{DesiredPipeline, DesiredTenant},
@@ -22,6 +19,42 @@ pub enum ModelState {
     Ready(Arc<dyn Engine>),
     /// Not yet, or not at all; why, for people.
     NotReady(String),
+}
+
+/// Why a desired model is not there.
+///
+/// Closed words, because tenants read them: what else there is to say names mirrors and folders,
+/// and belongs in the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    Fetching,
+    Loading,
+    /// The reason of the model's condition.
+    Failed(&'static str),
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fetching => f.write_str("fetching"),
+            Self::Loading => f.write_str("loading"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
+}
+
+/// What is known of a model.
+enum Model {
+    Ready(Arc<dyn Engine>),
+    Awaited { why: Awaited, tried: Tried },
+}
+
+/// Whether what is desired has been tried to its end, so that a node need not wait for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    Not,
+    /// And failed. Later tries change nothing about it.
+    Once,
 }
 
 /// A model under the name its tenant has for it.
@@ -53,15 +86,30 @@ impl Resident {
 pub(crate) struct Directory {
     tenants: HashMap<TenantName, Resident>,
     /// Desired, and without a program that works.
-    awaited: HashSet<TenantName>,
-    models: HashMap<ModelName, ModelState>,
+    awaited: HashMap<TenantName, Tried>,
+    models: HashMap<ModelName, Model>,
     pipelines: HashMap<PipelineName, Arc<DesiredPipeline>>,
 }
 
 impl Directory {
-    pub(crate) fn await_tenant(&mut self, name: TenantName) {
-        if !self.tenants.contains_key(&name) {
-            self.awaited.insert(name);
+    /// Lets a tenant that has a program be as `tenant` says from now on, and says whether it has
+    /// one. One that has none is awaited.
+    pub(crate) fn await_tenant(&mut self, tenant: Arc<DesiredTenant>) -> bool {
+        let program = self.tenants.get(&tenant.name).map(|resident| resident.program.clone());
+        let is_served = program.is_some();
+        match program {
+            Some(program) => self.put_tenant(tenant, program),
+            None => {
+                self.awaited.entry(tenant.name.clone()).or_insert(Tried::Not);
+            }
+        }
+        is_served
+    }
+
+    /// Notes that an awaited tenant's program is not to be had for now.
+    pub(crate) fn fail_tenant(&mut self, name: &TenantName) {
+        if let Some(tried) = self.awaited.get_mut(name) {
+            *tried = Tried::Once;
         }
     }
 
@@ -88,13 +136,17 @@ impl Directory {
     }
 
     pub(crate) fn put_model(&mut self, name: ModelName, engine: Arc<dyn Engine>) {
-        self.models.insert(name, ModelState::Ready(engine));
+        self.models.insert(name, Model::Ready(engine));
     }
 
-    pub(crate) fn await_model(&mut self, name: ModelName, reason: String) {
-        let state = self.models.entry(name).or_insert(ModelState::NotReady(String::new()));
-        if let ModelState::NotReady(known) = state {
-            *known = reason;
+    pub(crate) fn await_model(&mut self, name: ModelName, awaited: Awaited) {
+        let model =
+            self.models.entry(name).or_insert(Model::Awaited { why: awaited, tried: Tried::Not });
+        if let Model::Awaited { why, tried } = model {
+            *why = awaited;
+            if let Awaited::Failed(_) = awaited {
+                *tried = Tried::Once;
+            }
         }
     }
 
@@ -125,9 +177,10 @@ impl Directory {
 
     /// What the tenant may use, in the order of its grants.
     pub(crate) fn grants(&self, tenant: &DesiredTenant) -> Arc<[Grant]> {
-        let state = |name| {
-            let unknown = || ModelState::NotReady("it is not on this node yet".into());
-            self.models.get(name).cloned().unwrap_or_else(unknown)
+        let state = |name| match self.models.get(name) {
+            Some(Model::Ready(engine)) => ModelState::Ready(engine.clone()),
+            Some(Model::Awaited { why, .. }) => ModelState::NotReady(why.to_string()),
+            None => ModelState::NotReady("it is not on this node yet".into()),
         };
         tenant
             .models
@@ -137,8 +190,10 @@ impl Directory {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        let served = |state: &ModelState| matches!(state, ModelState::Ready(_));
-        self.awaited.is_empty() && self.models.values().all(served)
+        let model_tried =
+            |model: &Model| !matches!(model, Model::Awaited { tried: Tried::Not, .. });
+        self.awaited.values().all(|tried| *tried == Tried::Once)
+            && self.models.values().all(model_tried)
     }
 }
 

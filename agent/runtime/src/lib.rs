@@ -19,9 +19,11 @@ mod program;
 mod refusal;
 mod runtime;
 mod sandbox;
+mod shared;
 mod writer;
 
-pub use directory::ModelState;
+pub use artifact::PROGRAM_BYTES_MAX;
+pub use directory::{Awaited, ModelState};
 pub use program::{Prepared, ProgramError};
 pub use runtime::Runtime;
 pub use sandbox::SandboxError;

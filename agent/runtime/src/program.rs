@@ -40,7 +40,7 @@ const RESERVED: [&str; 3] = ["health", "metadata", "pipeline"];
 #[derive(Debug, Error)]
 pub enum ProgramError {
     #[error("the component has {bytes} bytes; {bytes_max} are the most")]
-    TooLarge { bytes: usize, bytes_max: usize },
+    TooLarge { bytes: u64, bytes_max: u64 },
     #[error("the file is not WebAssembly in its binary form")]
     NotWebAssembly,
     #[error("the file is a core module, not a component")]

@@ -1,8 +1,7 @@
 //! The tenants' programs of one node: the port [`Tenants`], and how its wiring changes them.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Instant,
 };
 
@@ -16,66 +15,105 @@ use realm_core::{
     reply::{self, Done, Reply, ReplySender},
     tenants::{FunctionInfo, ModelInfo, Tenants},
 };
-use tokio::task::spawn_blocking;
+use tokio::{
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+};
 use tracing::Instrument as _;
 
 use crate::{
     artifact,
     call::{self, Answer, Deadline, Run, Running},
-    directory::{Directory, Resident},
+    directory::{Awaited, Directory, Resident},
     meter::TokenMeter,
     pipeline,
     program::{self, Prepared, Program, ProgramError},
     sandbox::{Sandbox, SandboxError},
+    shared::Shared,
     writer::End,
 };
 
 /// The program of tenants that bring none.
 const BUILT_IN: &[u8] = include_bytes!("../../../sdks/guest-rust/programs/built-in/built_in.wasm");
 
+/// Tenants' programs compiled at once. The compiler uses every core it can get, so two would only
+/// take the cores from the running calls.
+const COMPILED_AT_ONCE: usize = 1;
+
 /// All programs of a node, and everything they may reach.
 pub struct Runtime {
     sandbox: Sandbox,
     directory: RwLock<Directory>,
-    /// Programs in use, by their component's digest. Held while one compiles: the compiler uses
-    /// every core it can get, so two at once would only take the cores from the running calls.
-    programs: tokio::sync::Mutex<HashMap<Sha256, Weak<Program>>>,
+    /// Kept for ever: it is the program of most tenants, and none of them waits for a stranger's.
+    built_in: OnceCell<Prepared>,
+    /// Tenants' own programs.
+    programs: Shared<Program>,
+    compiler: Arc<Semaphore>,
 }
 
 impl Runtime {
     pub fn new() -> Result<Self, SandboxError> {
-        let sandbox = Sandbox::new()?;
-        Ok(Self { sandbox, directory: RwLock::default(), programs: tokio::sync::Mutex::default() })
+        Ok(Self {
+            sandbox: Sandbox::new()?,
+            directory: RwLock::default(),
+            built_in: OnceCell::new(),
+            programs: Shared::default(),
+            compiler: Arc::new(Semaphore::new(COMPILED_AT_ONCE)),
+        })
     }
 
     /// The program that ships with Realm: a component like any other.
     pub async fn prepare_built_in(&self) -> Result<Prepared, ProgramError> {
-        self.prepare_program(BUILT_IN.to_vec()).await
+        let compiled = self.built_in.get_or_try_init(|| async {
+            let program = self.compile(artifact::digest(BUILT_IN), BUILT_IN, None).await?;
+            Ok(Prepared(Arc::new(program)))
+        });
+        compiled.await.cloned()
     }
 
     /// Checks and compiles a component and asks it for its functions. The same bytes are compiled
-    /// once.
+    /// once, and those that are compiled wait for no others.
     pub async fn prepare_program(&self, bytes: Vec<u8>) -> Result<Prepared, ProgramError> {
         let hashed = spawn_blocking(move || (artifact::digest(&bytes), bytes));
         let (digest, bytes) = hashed.await.map_err(|_panicked| ProgramError::Compiler)?;
-        let mut programs = self.programs.lock().await;
-        if let Some(program) = programs.get(&digest).and_then(Weak::upgrade) {
-            return Ok(Prepared(program));
-        }
-        let engine = self.sandbox.engine.clone();
-        let compiled = spawn_blocking(move || artifact::compile(&engine, &bytes));
-        let component = compiled.await.map_err(|_panicked| ProgramError::Compiler)??;
-        let program = program::prepare(&self.sandbox, digest, &component).await?;
-        let program = Arc::new(program);
-        programs.retain(|_, program| program.strong_count() > 0);
-        programs.insert(digest, Arc::downgrade(&program));
-        Ok(Prepared(program))
+        let make = async {
+            let place = self.compiler.clone().acquire_owned().await;
+            let place = place.map_err(|_closed| ProgramError::Compiler)?;
+            self.compile(digest, bytes, Some(place)).await
+        };
+        self.programs.get(digest, make).await.map(Prepared)
     }
 
-    /// Says that a tenant is desired whose program is not there yet. One that is being served
-    /// goes on being served.
-    pub fn await_tenant(&self, name: TenantName) {
-        self.write().await_tenant(name);
+    async fn compile(
+        &self,
+        digest: Sha256,
+        bytes: impl AsRef<[u8]> + Send + 'static,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<Program, ProgramError> {
+        let engine = self.sandbox.engine.clone();
+        let compiled = spawn_blocking(move || {
+            // The compiler goes on when nobody waits for it any more, and so keeps its place.
+            let _place = place;
+            artifact::compile(&engine, bytes.as_ref())
+        });
+        let component = compiled.await.map_err(|_panicked| ProgramError::Compiler)??;
+        program::prepare(&self.sandbox, digest, &component).await
+    }
+
+    /// The program that takes a tenant's calls now.
+    pub fn program(&self, name: &TenantName) -> Option<Prepared> {
+        self.read().resident(name).map(|resident| resident.program.clone())
+    }
+
+    /// Lets a tenant that has a program be as `tenant` says from now on, all but the program, and
+    /// says whether it has one. One that has none is waited for before the node is ready.
+    pub fn await_tenant(&self, tenant: Arc<DesiredTenant>) -> bool {
+        self.write().await_tenant(tenant)
+    }
+
+    /// Says that the program of a tenant could not be had. The node does not wait for it any more.
+    pub fn fail_tenant(&self, name: &TenantName) {
+        self.write().fail_tenant(name);
     }
 
     /// Lets `program` take the tenant's calls from now on. Running calls end in the program they
@@ -95,8 +133,8 @@ impl Runtime {
     }
 
     /// Says why a desired model is not there yet. One that is being served goes on being served.
-    pub fn await_model(&self, name: ModelName, reason: String) {
-        self.write().await_model(name, reason);
+    pub fn await_model(&self, name: ModelName, why: Awaited) {
+        self.write().await_model(name, why);
     }
 
     pub fn remove_model(&self, name: &ModelName) {

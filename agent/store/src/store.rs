@@ -81,6 +81,27 @@ impl Store {
         artifact: &Artifact,
         progress: ProgressFn<'_>,
     ) -> Result<Stored, FetchError> {
+        self.fetch_within(&self.options, artifact, progress).await
+    }
+
+    /// As [`Self::fetch`], and refuses what has more than `bytes_max` before it is brought here.
+    pub async fn fetch_at_most(
+        &self,
+        bytes_max: u64,
+        artifact: &Artifact,
+        progress: ProgressFn<'_>,
+    ) -> Result<Stored, FetchError> {
+        let mut options = StoreOptions::clone(&self.options);
+        options.bytes_max = options.bytes_max.min(bytes_max);
+        self.fetch_within(&options, artifact, progress).await
+    }
+
+    async fn fetch_within(
+        &self,
+        options: &StoreOptions,
+        artifact: &Artifact,
+        progress: ProgressFn<'_>,
+    ) -> Result<Stored, FetchError> {
         let count = artifact.sources.len();
         if count == 0 {
             return Err(FetchError::NoSource);
@@ -88,7 +109,7 @@ impl Store {
         if count > SOURCES_MAX {
             return Err(FetchError::TooManySources { count, max: SOURCES_MAX });
         }
-        let stored = Fetch::new(&self.cache, &self.options, artifact, progress).run().await?;
+        let stored = Fetch::new(&self.cache, options, artifact, progress).run().await?;
         progress(Progress { bytes_done: stored.bytes, bytes_total: Some(stored.bytes) });
         Ok(stored)
     }

@@ -363,6 +363,34 @@ async fn models_load_at_once_up_to_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_and_a_removal_wait_for_no_other_tenants_put() {
+    let mut agent = agent();
+    let mut desired = arbitrary::sample();
+    let mut gone = desired.tenants[0].clone();
+    gone.name = TenantName::parse("default/gone").unwrap();
+    desired.tenants.push(gone.clone());
+    agent.want(desired.clone());
+    agent.ready(1).await;
+
+    desired.generation = 2;
+    desired.tenants.pop();
+    desired.tenants[0].weight = 5;
+    for n in 0..200 {
+        // Their names come before the others'.
+        let name = format!("aaa/slow-{n}");
+        agent.residents.set(&name, Some(Habit::Hang));
+        let name = TenantName::parse(&name).unwrap();
+        desired.tenants.push(DesiredTenant { name, ..gone.clone() });
+    }
+    agent.want(desired);
+    agent.report(|report| report.generation == 2 && report.tenants[0].phase == Phase::Ready).await;
+    assert_eq!(lock(&agent.residents.held)["default/acme"], 5);
+    while agent.residents.count("remove default/gone") == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_failed_change_the_old_form_is_put_again_when_it_is_desired_again() {
     let mut agent = agent();
     agent.want(models(1, &["default/tiny"]));

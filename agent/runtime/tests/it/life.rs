@@ -13,7 +13,7 @@ use realm_core::{
     reply::{Reply, ReplyEvent},
     tenants::{ModelInfo, Tenants as _},
 };
-use realm_runtime::Runtime;
+use realm_runtime::{Awaited, Runtime};
 use serde_json::{Value, json};
 
 use crate::{
@@ -152,14 +152,18 @@ async fn a_model_that_is_not_there_yet_says_why() {
     let params = json!({ "prompt": "a" });
     let refusal = citizen.refused(&town.runtime, "generate", &params).await;
     assert_eq!(refusal, not_ready("it is not on this node yet"));
-    town.runtime.await_model(model.clone(), "fetching".into());
+    town.runtime.await_model(model.clone(), Awaited::Fetching);
     let refusal = citizen.refused(&town.runtime, "generate", &params).await;
     assert_eq!(refusal, not_ready("fetching"));
+    let failed = Awaited::Failed("DigestMismatch");
+    town.runtime.await_model(model.clone(), failed);
+    let refusal = citizen.refused(&town.runtime, "generate", &params).await;
+    assert_eq!(refusal, not_ready("failed: DigestMismatch"));
     let info = |ready, context| ModelInfo { alias: "slow".into(), ready, context };
     assert_eq!(town.runtime.models(&citizen.caller()), [info(false, None)]);
 
     town.runtime.put_model(model.clone(), Echo::new("tests/slow", Mood::Echo));
-    town.runtime.await_model(model.clone(), "fetching its successor".into());
+    town.runtime.await_model(model.clone(), failed);
     citizen.done(&town.runtime, "generate", &params).await.end.unwrap();
     assert_eq!(town.runtime.models(&citizen.caller()), [info(true, Some(50_000))]);
     town.runtime.remove_model(&model);
@@ -167,22 +171,53 @@ async fn a_model_that_is_not_there_yet_says_why() {
 }
 
 #[tokio::test]
-async fn a_node_is_ready_when_everything_desired_is_served() {
+async fn a_node_is_ready_when_everything_desired_has_been_tried_once() {
     let runtime = Runtime::new().unwrap();
     assert!(runtime.is_ready());
     let engine = Echo::new("tests/ready", Mood::Echo);
     let model = engine.info().model.clone();
-    runtime.await_model(model.clone(), "loading".into());
+    runtime.await_model(model.clone(), Awaited::Loading);
     assert!(!runtime.is_ready());
     runtime.put_model(model, engine);
     assert!(runtime.is_ready());
     let citizen = Citizen::new("ready");
-    runtime.await_tenant(citizen.tenant.name.clone());
+    assert!(!runtime.await_tenant(Arc::new(citizen.tenant.clone())));
     assert!(!runtime.is_ready());
     let citizen = citizen.moves_into(&runtime, &town().await.built_in);
     assert!(runtime.is_ready());
-    runtime.await_tenant(citizen.tenant.name.clone());
+    assert!(runtime.await_tenant(Arc::new(citizen.tenant.clone())));
     assert!(runtime.is_ready(), "the program it has goes on serving");
+}
+
+#[tokio::test]
+async fn a_failed_model_or_program_does_not_take_the_node_away_from_the_others() {
+    let runtime = Runtime::new().unwrap();
+    let model = ModelName::parse("tests/broken").unwrap();
+    let tenant = Arc::new(Citizen::new("broken").tenant);
+    runtime.await_model(model.clone(), Awaited::Fetching);
+    runtime.await_tenant(tenant.clone());
+    runtime.await_model(model.clone(), Awaited::Failed("DigestMismatch"));
+    assert!(!runtime.is_ready(), "the tenant has not been tried");
+    runtime.fail_tenant(&tenant.name);
+    assert!(runtime.is_ready());
+    runtime.await_model(model, Awaited::Fetching);
+    runtime.await_tenant(tenant);
+    assert!(runtime.is_ready(), "another try is no news");
+}
+
+#[tokio::test]
+async fn a_tenant_is_as_desired_before_its_new_program_is_there() {
+    let held = Held::new("awaiting", 10, 1000).await;
+    let reply = held.begin().await;
+    let mut suspended = held.citizen.tenant.clone();
+    suspended.suspended = true;
+    assert!(held.town.runtime.await_tenant(Arc::new(suspended)));
+    assert_eq!(read(reply).await.end.unwrap_err(), Refusal::Suspended);
+    let mut bare = held.citizen.tenant.clone();
+    bare.models.clear();
+    assert!(held.town.runtime.await_tenant(Arc::new(bare)));
+    assert!(held.town.runtime.models(&held.citizen.caller()).is_empty());
+    assert!(!held.town.runtime.functions(&held.citizen.caller()).is_empty());
 }
 
 #[tokio::test]

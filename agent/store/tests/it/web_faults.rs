@@ -185,6 +185,18 @@ async fn a_file_larger_than_the_limit_is_refused_whether_announced_or_not() {
 }
 
 #[tokio::test]
+async fn one_fetch_may_have_a_lower_limit_than_its_store() {
+    let (world, body) = (World::new(), bytes(3_000_000));
+    let file = body.clone();
+    let server = Server::start(move |_| Reply::whole(&file)).await;
+    let wanted = artifact(&body, [server.url("/a")]);
+    let error = world.store.fetch_at_most(1_000_000, &wanted, &|_| ()).await.unwrap_err();
+    assert_eq!(reasons(&error), ["SourceTooLarge"; 2], "{error}");
+    assert_eq!(world.unfinished(), Vec::<String>::new(), "nothing of it was brought here");
+    world.store.fetch_at_most(3_000_000, &wanted, &|_| ()).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_not_there_or_not_given_is_not_asked_for_again() {
     let (world, body) = (World::new(), bytes(1000));
     let server = Server::start(|request| match request.path.as_str() {

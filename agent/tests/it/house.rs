@@ -1,0 +1,107 @@
+//! An agent in a folder of its own, and tenants for it.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
+
+use realm_agent::{Agent, AgentOptions};
+use realm_core::{
+    auth::{self, Caller, Credential},
+    call::{Call, CallId},
+    desired::{ApiKey, Artifact, DesiredTenant, Limits, Program, ProgramLimits, Sha256},
+    name::TenantName,
+    refusal::Refusal,
+    reply::ReplyEvent,
+    tenants::Tenants as _,
+};
+use realm_store::{Site, StoreOptions};
+use tempfile::TempDir;
+
+pub(crate) const PIRATE: &[u8] =
+    include_bytes!("../../../sdks/guest-rust/programs/pirate/pirate.wasm");
+
+pub(crate) struct House {
+    pub(crate) dir: TempDir,
+    pub(crate) agent: Agent,
+}
+
+impl House {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = Agent::new(AgentOptions {
+            store_dir: dir.path().join("store"),
+            store: StoreOptions::new(Site::OneMachine),
+            threads: Some(1),
+        });
+        Self { dir, agent: agent.unwrap() }
+    }
+
+    /// Writes a file and says where it is, and as what it is fetched.
+    pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> (PathBuf, Artifact) {
+        let path = self.dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let sources = vec![format!("file://{}", path.display())];
+        (path, Artifact { sources, sha256: None })
+    }
+
+    /// Who a key belongs to now, as a door finds out.
+    pub(crate) fn caller(&self, key: &str) -> Result<Caller, Refusal> {
+        auth::verify(&self.agent.roster().borrow(), Credential::of(key), 0)
+    }
+
+    /// How a call with this key ends.
+    pub(crate) async fn refused(
+        &self,
+        key: &str,
+        function: &str,
+        params: serde_json::Value,
+    ) -> Refusal {
+        let call =
+            Call { id: CallId("1".into()), function: function.into(), params, deadline: None };
+        let caller = self.caller(key).unwrap();
+        let admitted = self.agent.limiter().admit(caller, call, Instant::now()).unwrap();
+        let mut reply = self.agent.runtime().start(admitted);
+        loop {
+            match reply.recv().await.unwrap() {
+                ReplyEvent::Chunk(_) => {}
+                ReplyEvent::Failed(refusal) => return refusal,
+                ReplyEvent::Done(done) => panic!("served: {done:?}"),
+            }
+        }
+    }
+}
+
+pub(crate) fn key(key: &str) -> ApiKey {
+    let sha256 = Credential::of(key).digest();
+    ApiKey { name: key.into(), sha256, expires_at: None, disabled: false }
+}
+
+/// A tenant whose one key is its name.
+pub(crate) fn tenant(name: &str, program: Program) -> DesiredTenant {
+    DesiredTenant {
+        name: TenantName::new("tests", name).unwrap(),
+        weight: 1,
+        suspended: false,
+        limits: Limits {
+            requests_per_minute: 1000,
+            input_tokens_per_minute: 1000,
+            output_tokens_per_minute: 1000,
+            calls_max: 10,
+            context_max: 1000,
+            kv_blocks_max: 100,
+            program: ProgramLimits {
+                memory_bytes_max: 64 << 20,
+                fuel_max: 1_000_000_000,
+                host_calls_max: 1000,
+                output_bytes_max: 1 << 20,
+                deadline_ms: 60_000,
+            },
+        },
+        models: Vec::new(),
+        pipelines: BTreeMap::new(),
+        keys: vec![key(name)],
+        program,
+        config: BTreeMap::new(),
+    }
+}
+
+/// The digest of nothing that any test writes.
+pub(crate) const WRONG: Sha256 = Sha256([9; 32]);

@@ -1,0 +1,127 @@
+//! What becomes of a tenant or a model whose file cannot be had.
+
+use std::{fs, future, pin::pin, task::Poll};
+
+use realm_core::{
+    desired::{Artifact, DesiredModel, ModelGrant, Program},
+    name::ModelName,
+    refusal::Refusal,
+    residents::Residents as _,
+    tenants::Tenants as _,
+};
+use realm_runtime::PROGRAM_BYTES_MAX;
+use serde_json::json;
+
+use crate::house::{House, PIRATE, WRONG, key, tenant};
+
+#[tokio::test]
+async fn a_tenants_rights_change_though_its_program_is_gone() {
+    let house = House::new();
+    let (path, artifact) = house.file("pirate.wasm", PIRATE);
+    let mut acme = tenant("acme", Program::Component(artifact));
+    let digest = house.agent.put_tenant(&acme).await.unwrap();
+    house.caller("acme").unwrap();
+    fs::remove_file(&path).unwrap();
+
+    acme.keys = vec![key("second")];
+    acme.limits.calls_max = 1;
+    let failure = house.agent.put_tenant(&acme).await.unwrap_err();
+    assert_eq!(failure.reason, "SourceNotFound");
+    assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated, "it is revoked");
+    let caller = house.caller("second").unwrap();
+    assert_eq!(caller.rights().limits.calls_max, 1);
+    let functions = house.agent.runtime().functions(&caller);
+    assert!(!functions.is_empty(), "the program it had goes on serving");
+
+    acme.suspended = true;
+    house.agent.put_tenant(&acme).await.unwrap_err();
+    assert_eq!(house.caller("second").unwrap_err(), Refusal::Suspended);
+
+    acme.suspended = false;
+    if let Program::Component(artifact) = &mut acme.program {
+        artifact.sha256 = Some(digest);
+    }
+    assert_eq!(house.agent.put_tenant(&acme).await.unwrap(), digest, "it has that one already");
+    house.caller("second").unwrap();
+}
+
+#[tokio::test]
+async fn a_tenants_keys_open_with_its_first_program_and_it_holds_up_no_node() {
+    let house = House::new();
+    let (path, artifact) = house.file("program.wasm", b"not a program");
+    let acme = tenant("acme", Program::Component(artifact));
+    let failure = house.agent.put_tenant(&acme).await.unwrap_err();
+    assert_eq!(failure.reason, "ProgramInvalid");
+    assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated);
+    assert!(house.agent.runtime().is_ready());
+    fs::write(path, PIRATE).unwrap();
+    house.agent.put_tenant(&acme).await.unwrap();
+    house.caller("acme").unwrap();
+}
+
+#[tokio::test]
+async fn a_client_is_told_that_a_model_failed_and_nothing_of_where_it_was_looked_for() {
+    let house = House::new();
+    let (_, artifact) = house.file("model.gguf", b"not a model");
+    let name = ModelName::parse("tests/model").unwrap();
+    let mut acme = tenant("acme", Program::BuiltIn);
+    acme.models.push(ModelGrant { alias: "mine".into(), model: name.clone() });
+    house.agent.put_tenant(&acme).await.unwrap();
+
+    let artifact = Artifact { sha256: Some(WRONG), ..artifact };
+    let model = DesiredModel { name, artifact, context: None, kv_blocks: None };
+    let failure = house.agent.put_model(&model, &|_| ()).await.unwrap_err();
+    assert!(failure.message.contains("model.gguf"), "{}", failure.message);
+    assert!(house.agent.runtime().is_ready());
+    let refusal = house.refused("acme", "generate", json!({ "prompt": "a" })).await;
+    let reason = "failed: DigestMismatch".to_owned();
+    assert_eq!(refusal, Refusal::ModelNotReady { model: "mine".into(), reason });
+}
+
+#[tokio::test]
+async fn a_program_beyond_the_most_bytes_is_not_even_read() {
+    let house = House::new();
+    let (path, artifact) = house.file("large.wasm", b"");
+    // A file with a hole, which takes no room on the disk.
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(PROGRAM_BYTES_MAX + 1).unwrap();
+    let acme = tenant("acme", Program::Component(artifact));
+    let failure = house.agent.put_tenant(&acme).await.unwrap_err();
+    assert_eq!(failure.reason, "SourceTooLarge", "{}", failure.message);
+}
+
+#[tokio::test]
+async fn keys_change_and_built_in_programs_come_while_other_tenants_programs_are_slow() {
+    let house = House::new();
+    let (path, artifact) = house.file("pirate.wasm", PIRATE);
+    let mut acme = tenant("acme", Program::Component(artifact));
+    house.agent.put_tenant(&acme).await.unwrap();
+    fs::remove_file(path).unwrap();
+
+    // A server that takes connections and never says a word, for more tenants than have a place.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let artifact = Artifact { sources: vec![format!("https://{address}/a")], sha256: Some(WRONG) };
+    let slow: Vec<_> = (0..20)
+        .map(|n| tenant(&format!("slow-{n}"), Program::Component(artifact.clone())))
+        .collect();
+    let mut puts: Vec<_> =
+        slow.iter().map(|tenant| Box::pin(house.agent.put_tenant(tenant))).collect();
+    future::poll_fn(|context| {
+        assert!(puts.iter_mut().all(|put| put.as_mut().poll(context).is_pending()));
+        Poll::Ready(())
+    })
+    .await;
+
+    acme.keys = vec![key("second")];
+    let mut change = pin!(house.agent.put_tenant(&acme));
+    future::poll_fn(|context| {
+        assert!(change.as_mut().poll(context).is_pending(), "the program waits its turn");
+        Poll::Ready(())
+    })
+    .await;
+    assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated);
+    house.caller("second").unwrap();
+    house.agent.put_tenant(&tenant("plain", Program::BuiltIn)).await.unwrap();
+    house.caller("plain").unwrap();
+}
