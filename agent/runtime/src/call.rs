@@ -1,11 +1,9 @@
 //! One call of one function, from a fresh instance to its answer.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use realm_core::{
+    call::Deadline,
     desired::DesiredTenant,
     engine::Finish,
     refusal::{ProgramLimit, Refusal},
@@ -25,43 +23,6 @@ use crate::{
     refusal::{Ended, returned, trapped},
     writer::Writer,
 };
-
-/// A wait that is as good as for ever, and that no clock overflows on.
-const WAIT_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1000;
-
-/// When something ends, and the number to name when it does.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    at: Instant,
-    ms: u64,
-}
-
-impl Deadline {
-    pub(crate) fn after(now: Instant, ms: u64) -> Self {
-        Self { at: now + Duration::from_millis(ms.min(WAIT_MS_MAX)), ms }
-    }
-
-    pub(crate) fn until(now: Instant, at: Instant) -> Self {
-        let ms = at.saturating_duration_since(now).as_millis();
-        Self { at, ms: u64::try_from(ms).unwrap_or(u64::MAX) }
-    }
-
-    pub(crate) fn earliest(self, other: Self) -> Self {
-        if other.at < self.at { other } else { self }
-    }
-
-    pub(crate) const fn at(self) -> Instant {
-        self.at
-    }
-
-    pub(crate) fn is_over(self, now: Instant) -> bool {
-        self.at <= now
-    }
-
-    pub(crate) const fn refusal(self) -> Refusal {
-        Refusal::DeadlineExceeded { deadline_ms: self.ms }
-    }
-}
 
 /// An admitted call with everything it may touch, as that was when it began: a program or model
 /// that is replaced meanwhile serves it to its end.

@@ -8,6 +8,7 @@ mod reply;
 use std::sync::Arc;
 
 use realm_core::{
+    call::Deadline,
     desired::DesiredTenant,
     refusal::{ProgramLimit, Refusal},
 };
@@ -16,7 +17,6 @@ use wasmtime::{ResourceLimiter, component::ResourceTable};
 
 use crate::{
     bindings::realm::tenant::types,
-    call::Deadline,
     directory::Grant,
     meter::{Countdown, MemoryMeter, TokenMeter},
     refusal::{Ended, HostError, tell},

@@ -5,13 +5,14 @@ mod input;
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use realm_core::{
+    call::Deadline,
     desired::{DesiredPipeline, DesiredTenant, OnError, PipelineStep, Template, TemplatePart},
     engine::Finish,
     refusal::Refusal,
 };
 use serde_json::{Map, Value, json};
 
-use crate::call::{self, Answer, Deadline, Run, Running};
+use crate::call::{self, Answer, Run, Running};
 
 pub(crate) use input::Request;
 

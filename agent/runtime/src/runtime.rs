@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
-    time::Instant,
 };
 
 use realm_core::{
@@ -21,7 +20,7 @@ use tracing::Instrument as _;
 
 use crate::{
     artifact,
-    call::{self, Answer, Deadline, Run, Running},
+    call::{self, Answer, Run, Running},
     directory::{Directory, Resident},
     meter::TokenMeter,
     pipeline,
@@ -184,7 +183,7 @@ impl Begun {
 impl Work {
     async fn run(self, running: &Running) -> Result<Answer, Refusal> {
         let call = running.tokens.admitted().call();
-        let deadline = call.deadline.map(|at| Deadline::until(Instant::now(), at));
+        let deadline = call.deadline;
         match self {
             Self::Pipeline(pipeline, request) => {
                 pipeline::run(running, &pipeline, request, deadline).await
