@@ -8,7 +8,7 @@ use realm_core::{
     call::Deadline,
     desired::{DesiredPipeline, DesiredTenant, OnError, PipelineStep, Template, TemplatePart},
     engine::Finish,
-    refusal::Refusal,
+    refusal::{ProgramLimit, Refusal},
 };
 use serde_json::{Map, Value, json};
 
@@ -19,6 +19,11 @@ pub(crate) use input::Request;
 /// Bytes of a filled-in template: the largest message that the doors let in, since a client could
 /// have sent the same text itself.
 const PROMPT_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a pipeline's outputs together, which go out as one message: with every second
+/// character escaped they still fit in the 10 MiB that careful clients take. The steps' text,
+/// which is the same, has been streamed in pieces before.
+const OUTPUTS_BYTES_MAX: usize = 4 << 20;
 
 /// What holes are filled with.
 #[derive(Default)]
@@ -50,12 +55,21 @@ pub(crate) async fn run(
         };
         filling.steps.insert(step.name.clone(), text);
     }
-    let outputs: Result<Map<_, _>, _> = pipeline
-        .outputs
-        .iter()
-        .map(|output| Ok((output.name.clone(), Value::from(filling.step(&output.step)?.as_str()))))
-        .collect();
-    Ok(Answer { finish, data: json!({ "outputs": outputs? }), text: String::new() })
+    let data = json!({ "outputs": outputs(pipeline, &filling)? });
+    Ok(Answer { finish, data, text: String::new() })
+}
+
+fn outputs(pipeline: &DesiredPipeline, filling: &Filling) -> Result<Map<String, Value>, Refusal> {
+    let (mut outputs, mut bytes_left) = (Map::new(), OUTPUTS_BYTES_MAX);
+    for output in &pipeline.outputs {
+        let text = filling.step(&output.step)?;
+        bytes_left = bytes_left.checked_sub(text.len()).ok_or_else(|| {
+            let max = u64::try_from(OUTPUTS_BYTES_MAX).unwrap_or(u64::MAX);
+            Refusal::ProgramLimit { limit: ProgramLimit::Output, max }
+        })?;
+        outputs.insert(output.name.clone(), Value::from(text.as_str()));
+    }
+    Ok(outputs)
 }
 
 async fn run_step(
@@ -135,6 +149,8 @@ impl Filling {
 
 #[cfg(test)]
 mod tests {
+    use realm_core::{desired::PipelineOutput, name::PipelineName};
+
     use super::*;
 
     #[test]
@@ -146,5 +162,20 @@ mod tests {
         let thrice = Template(vec![TemplatePart::Input("x".into()); 3]);
         let refusal = filling.fill(&thrice).unwrap_err();
         assert_eq!(refusal, Refusal::TooLarge { bytes_max: PROMPT_BYTES_MAX });
+    }
+
+    #[test]
+    fn outputs_that_no_message_holds_are_refused() {
+        let name = PipelineName::new("tests", "echo").unwrap();
+        let output = |name: &str| PipelineOutput { name: name.into(), step: "step".into() };
+        let (inputs, steps) = (Vec::new(), Vec::new());
+        let mut pipeline = DesiredPipeline { name, inputs, steps, outputs: vec![output("a")] };
+        let mut filling = Filling::default();
+        filling.steps.insert("step".into(), "a".repeat(OUTPUTS_BYTES_MAX));
+        assert_eq!(outputs(&pipeline, &filling).unwrap().len(), 1);
+        pipeline.outputs.push(output("b"));
+        let max = u64::try_from(OUTPUTS_BYTES_MAX).unwrap();
+        let expected = Refusal::ProgramLimit { limit: ProgramLimit::Output, max };
+        assert_eq!(outputs(&pipeline, &filling).unwrap_err(), expected);
     }
 }

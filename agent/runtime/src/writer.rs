@@ -18,6 +18,10 @@ use crate::{meter::Countdown, refusal::Ended};
 /// as those places last at 50 tokens a second: a reader that needs more is not reading.
 const READER_WAIT: Duration = Duration::from_secs(5);
 
+/// Bytes of text in one chunk. A client sees text flow, a message stays far below what readers of
+/// WebSockets take by default, and a token never comes near it.
+const TEXT_BYTES_MAX: usize = 64 << 10;
+
 /// The place that every reply keeps for its last event. Dropped unused, the call has panicked or
 /// was cancelled, and it says which.
 pub(crate) struct End(Option<OwnedPermit<ReplyEvent>>);
@@ -73,7 +77,16 @@ impl Writer {
         if let Some(step) = &mut self.step {
             step.text.push_str(&text);
         }
-        self.send(ChunkBody::Text(text)).await
+        if text.len() <= TEXT_BYTES_MAX {
+            return self.send(ChunkBody::Text(text)).await;
+        }
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.floor_char_boundary(TEXT_BYTES_MAX));
+            self.send(ChunkBody::Text(piece.to_owned())).await?;
+            rest = after;
+        }
+        Ok(())
     }
 
     pub(crate) async fn write_json(&mut self, json: &str) -> Result<(), Ended> {
@@ -136,6 +149,24 @@ mod tests {
             last = Some(event);
         }
         assert!(matches!(last, Some(ReplyEvent::Failed(Refusal::SlowReader))), "{last:?}");
+    }
+
+    #[tokio::test]
+    async fn a_long_text_goes_in_pieces_of_whole_characters() {
+        let (sender, mut reply) = channel();
+        let text = format!("a{}", "é".repeat(TEXT_BYTES_MAX));
+        let mut writer = Writer::new(sender, None, u64::MAX);
+        writer.write_text(text.clone()).await.unwrap();
+        drop(writer);
+        let mut pieces = Vec::new();
+        while let Some(event) = reply.recv().await {
+            let ReplyEvent::Chunk(Chunk { body: ChunkBody::Text(piece), .. }) = event else {
+                panic!("{event:?}")
+            };
+            assert!((1..=TEXT_BYTES_MAX).contains(&piece.len()), "{}", piece.len());
+            pieces.push(piece);
+        }
+        assert_eq!((pieces.len(), pieces.concat()), (3, text));
     }
 
     #[tokio::test]

@@ -237,8 +237,15 @@ mod tests {
 
     #[test]
     fn a_limit_beyond_what_a_program_can_be_given_is_refused() {
-        let problems = check("limits: {program: {memoryBytes: 1073741825}}").unwrap_err();
-        assert_eq!(problems, ["spec.limits.program.memoryBytes OutOfRange"]);
+        let problems = check("limits: {program: {memoryBytes: 1073741825, outputBytes: 67108865}}")
+            .unwrap_err();
+        assert_eq!(
+            problems,
+            [
+                "spec.limits.program.memoryBytes OutOfRange",
+                "spec.limits.program.outputBytes OutOfRange",
+            ]
+        );
     }
 
     #[test]
