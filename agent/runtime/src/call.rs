@@ -1,13 +1,9 @@
 //! One call of one function, from a fresh instance to its answer.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use realm_core::{
-    call::Deadline,
-    desired::DesiredTenant,
-    engine::Finish,
-    refusal::{ProgramLimit, Refusal},
-    reply::ReplySender,
+    call::Deadline, desired::DesiredTenant, engine::Finish, refusal::Refusal, reply::ReplySender,
 };
 use serde_json::Value;
 use tokio::time::timeout_at;
@@ -16,8 +12,8 @@ use tracing::Span;
 use crate::{
     bindings::{exports::realm::tenant::handler, realm::tenant::types},
     directory::Grant,
-    host::{Host, HostCall, log},
-    meter::{Countdown, TokenMeter},
+    host::{Host, HostCall},
+    meter::{Allowance, TokenMeter},
     pool,
     program::Program,
     refusal::{Ended, returned, trapped},
@@ -30,6 +26,7 @@ pub(crate) struct Running {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) program: Arc<Program>,
     pub(crate) models: Arc<[Grant]>,
+    pub(crate) allowance: Allowance,
     pub(crate) tokens: Arc<TokenMeter>,
     pub(crate) sender: ReplySender,
     pub(crate) span: Span,
@@ -39,7 +36,7 @@ pub(crate) struct Running {
 pub(crate) struct Run<'a> {
     pub(crate) function: &'a str,
     pub(crate) params: &'a Value,
-    /// The client's, or the pipeline step's; the tenant's limit applies besides.
+    /// The pipeline step's own; the call's applies besides.
     pub(crate) deadline: Option<Deadline>,
     pub(crate) step: Option<Arc<str>>,
 }
@@ -57,8 +54,8 @@ pub(crate) async fn run(running: &Running, run: Run<'_>) -> Result<Answer, Refus
     if !running.program.functions.iter().any(|function| function.name == run.function) {
         return Err(Refusal::UnknownFunction(crate::refusal::cut(run.function.to_owned())));
     }
-    let limit = Deadline::after(Instant::now(), running.tenant.limits.program.deadline_ms);
-    let deadline = run.deadline.map_or(limit, |deadline| deadline.earliest(limit));
+    let whole = running.allowance.deadline;
+    let deadline = run.deadline.map_or(whole, |own| whole.earliest(own));
     match timeout_at(deadline.at().into(), handle(running, run, deadline)).await {
         Ok(answer) => answer,
         Err(_elapsed) => Err(deadline.refusal()),
@@ -69,36 +66,38 @@ async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<A
     let limits = &running.tenant.limits.program;
     let stopped = |error: wasmtime::Error| trapped(&error, limits.fuel_max);
     let host = Host::of_call(host_call(running, run.step, deadline));
-    let mut instance = pool::checkout(&running.program.pre, host, limits).await.map_err(stopped)?;
+    let fuel = running.allowance.fuel.clone();
+    let checkout = pool::checkout(&running.program.pre, host, limits, fuel);
+    let mut instance = checkout.await.map_err(stopped)?;
     let request =
         handler::Request { function: run.function.to_owned(), params: run.params.to_string() };
     let result = instance
         .program
         .realm_tenant_handler()
-        .call_handle(&mut instance.store, &request)
+        .call_handle(&mut instance.sandbox.store, &request)
         .await
         .map_err(stopped)?;
-    let (writer, told) = instance.store.into_data().into_rest();
+    let (writer, told) = instance.sandbox.store.data_mut().take_rest();
     let outcome = result.map_err(|error| returned(error, told))?;
-    let mut writer = writer.ok_or(Refusal::Internal)?;
-    answer(outcome, &mut writer).map(|answer| Answer { text: writer.into_text(), ..answer })
+    let writer = writer.ok_or(Refusal::Internal)?;
+    answer(outcome, &writer).map(|answer| Answer { text: writer.into_text(), ..answer })
 }
 
 fn host_call(running: &Running, step: Option<Arc<str>>, deadline: Deadline) -> HostCall {
-    let limits = running.tenant.limits.program;
+    let Allowance { host_calls, output, log_lines, .. } = running.allowance.clone();
     HostCall {
         tenant: running.tenant.clone(),
         models: running.models.clone(),
         tokens: running.tokens.clone(),
         deadline,
-        writer: Writer::new(running.sender.clone(), step, limits.output_bytes_max),
-        host_calls: Countdown::new(ProgramLimit::HostCalls, limits.host_calls_max),
-        log_lines_left: log::LINES_MAX,
+        writer: Writer::new(running.sender.clone(), step, output),
+        host_calls,
+        log_lines,
         span: running.span.clone(),
     }
 }
 
-fn answer(outcome: handler::Outcome, writer: &mut Writer) -> Result<Answer, Refusal> {
+fn answer(outcome: handler::Outcome, writer: &Writer) -> Result<Answer, Refusal> {
     let data = match outcome.data {
         None => Value::Null,
         Some(json) => writer.parse(&json).map_err(|Ended(refusal)| refusal)?,

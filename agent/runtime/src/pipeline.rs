@@ -32,26 +32,25 @@ struct Filling {
     steps: HashMap<String, String>,
 }
 
-/// Runs every step and streams each as it goes. It is one call: cancelled, charged and ended as
-/// one.
+/// Runs every step and streams each as it goes. It is one call: cancelled, charged, limited and
+/// ended as one.
 pub(crate) async fn run(
     running: &Running,
     pipeline: &DesiredPipeline,
     request: Request,
-    deadline: Option<Deadline>,
 ) -> Result<Answer, Refusal> {
     let inputs = input::check(&pipeline.inputs, request.input)?;
     let mut filling = Filling { inputs, steps: HashMap::new() };
     let mut finish = Finish::Stop;
     for step in &pipeline.steps {
-        let text = match run_step(running, step, &filling, deadline).await {
+        let text = match run_step(running, step, &filling).await {
             Ok(answer) => {
                 if answer.finish == Finish::Length {
                     finish = Finish::Length;
                 }
                 answer.text
             }
-            Err(refusal) => on_error(step, refusal, deadline)?,
+            Err(refusal) => on_error(step, refusal, running.allowance.deadline)?,
         };
         filling.steps.insert(step.name.clone(), text);
     }
@@ -76,31 +75,38 @@ async fn run_step(
     running: &Running,
     step: &PipelineStep,
     filling: &Filling,
-    deadline: Option<Deadline>,
 ) -> Result<Answer, Refusal> {
-    let own = Deadline::after(Instant::now(), step.deadline_ms);
     let params = params(&running.tenant, step, filling)?;
     let run = Run {
         function: "chat",
         params: &params,
-        deadline: Some(deadline.map_or(own, |deadline| deadline.earliest(own))),
+        deadline: Some(Deadline::after(Instant::now(), step.deadline_ms)),
         step: Some(Arc::from(step.name.as_str())),
     };
     Box::pin(call::run(running, run)).await
 }
 
 /// A step's text when it fails. What ends the whole call ends it whatever a step says.
-fn on_error(
-    step: &PipelineStep,
-    refusal: Refusal,
-    deadline: Option<Deadline>,
-) -> Result<String, Refusal> {
-    let is_over = deadline.is_some_and(|deadline| deadline.is_over(Instant::now()))
-        || matches!(refusal, Refusal::Cancelled | Refusal::SlowReader | Refusal::Draining);
+fn on_error(step: &PipelineStep, refusal: Refusal, deadline: Deadline) -> Result<String, Refusal> {
+    let is_over = deadline.is_over(Instant::now()) || ends_the_call(&refusal);
     match &step.on_error {
         OnError::Use(text) if !is_over => Ok(text.clone()),
         OnError::Use(_) | OnError::Fail => Err(refusal),
     }
+}
+
+/// Whether nothing after the refused step could be served either. Memory is each instance's own.
+const fn ends_the_call(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Cancelled
+            | Refusal::SlowReader
+            | Refusal::Draining
+            | Refusal::ProgramLimit {
+                limit: ProgramLimit::Fuel | ProgramLimit::HostCalls | ProgramLimit::Output,
+                ..
+            }
+    )
 }
 
 /// The step as parameters of `chat`.

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
+    time::Instant,
 };
 
 use realm_core::{
@@ -22,7 +23,7 @@ use crate::{
     artifact,
     call::{self, Answer, Run, Running},
     directory::{Directory, Resident},
-    meter::TokenMeter,
+    meter::{Allowance, TokenMeter},
     pipeline,
     program::{self, Prepared, Program, ProgramError},
     sandbox::{Sandbox, SandboxError},
@@ -133,6 +134,11 @@ impl Runtime {
             program: resident.program.0.clone(),
             models: directory.grants(&resident.tenant),
             span: tracing::debug_span!("call", tenant = %call.caller().tenant(), call = %call.call().id),
+            allowance: Allowance::new(
+                &resident.tenant.limits.program,
+                call.call().deadline,
+                Instant::now(),
+            ),
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
             sender,
         };
@@ -183,14 +189,11 @@ impl Begun {
 impl Work {
     async fn run(self, running: &Running) -> Result<Answer, Refusal> {
         let call = running.tokens.admitted().call();
-        let deadline = call.deadline;
         match self {
-            Self::Pipeline(pipeline, request) => {
-                pipeline::run(running, &pipeline, request, deadline).await
-            }
+            Self::Pipeline(pipeline, request) => pipeline::run(running, &pipeline, request).await,
             Self::Function => {
                 let (function, params) = (call.function.as_str(), &call.params);
-                call::run(running, Run { function, params, deadline, step: None }).await
+                call::run(running, Run { function, params, deadline: None, step: None }).await
             }
         }
     }
