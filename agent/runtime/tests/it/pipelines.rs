@@ -198,6 +198,16 @@ async fn the_steps_of_a_pipeline_share_one_tank_of_fuel() {
 }
 
 #[tokio::test]
+async fn a_step_is_not_begun_while_the_tenant_is_in_debt() {
+    let mut press = Press::new("indebted", Mood::Echo, |_| {}).await;
+    press.citizen.tenant.limits.output_tokens_per_minute = 1;
+    press.limit(|_| {});
+    let refusal = press.refused(&Press::params()).await;
+    assert!(matches!(refusal, Refusal::TooManyTokens { per_minute: 1, .. }), "{refusal:?}");
+    assert_eq!(press.engine.asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_pipeline_is_cancelled_as_one() {
     let press = Press::new("cancelled", Mood::Hold, |_| {}).await;
     let mut reply = press.citizen.call(&press.town.runtime, "pipeline", &Press::params());
