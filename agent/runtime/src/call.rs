@@ -16,7 +16,7 @@ use crate::{
     meter::{Allowance, TokenMeter},
     pool,
     program::Program,
-    refusal::{Ended, returned, trapped},
+    refusal::{Ended, internal, returned, trapped},
     writer::Writer,
 };
 
@@ -79,7 +79,7 @@ async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<A
         .map_err(stopped)?;
     let (writer, told) = instance.sandbox.store.data_mut().take_rest();
     let outcome = result.map_err(|error| returned(error, told))?;
-    let writer = writer.ok_or(Refusal::Internal)?;
+    let writer = writer.ok_or_else(|| internal("an instance has lost its writer"))?;
     answer(outcome, &writer).map(|answer| Answer { text: writer.into_text(), ..answer })
 }
 

@@ -12,7 +12,10 @@ use realm_core::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::call::{self, Answer, Run, Running};
+use crate::{
+    call::{self, Answer, Run, Running},
+    refusal::internal,
+};
 
 pub(crate) use input::Request;
 
@@ -136,7 +139,7 @@ impl Filling {
         for part in &template.0 {
             let piece = match part {
                 TemplatePart::Text(text) => text,
-                TemplatePart::Input(name) => self.inputs.get(name).ok_or(Refusal::Internal)?,
+                TemplatePart::Input(name) => self.input(name)?,
                 TemplatePart::Step(name) => self.step(name)?,
             };
             if text.len().saturating_add(piece.len()) > PROMPT_BYTES_MAX {
@@ -147,9 +150,14 @@ impl Filling {
         Ok(text)
     }
 
+    /// An input's text. The planner lets a template name only inputs that are always there.
+    fn input(&self, name: &str) -> Result<&String, Refusal> {
+        self.inputs.get(name).ok_or_else(|| internal("a pipeline's template names no input"))
+    }
+
     /// A step's text. The planner has put steps in an order in which it is there.
     fn step(&self, name: &str) -> Result<&String, Refusal> {
-        self.steps.get(name).ok_or(Refusal::Internal)
+        self.steps.get(name).ok_or_else(|| internal("a pipeline's step comes before its source"))
     }
 }
 

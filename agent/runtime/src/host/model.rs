@@ -21,7 +21,7 @@ use crate::{
         types::{Message, Token},
     },
     directory::ModelState,
-    refusal::{HostError, text},
+    refusal::{HostError, internal, text},
 };
 
 /// Bytes that are tokenized on the spot: some tens of microseconds of work, less than handing it
@@ -67,7 +67,9 @@ async fn off_thread<T: Send + 'static>(
     let result = if bytes <= INLINE_BYTES_MAX {
         work()
     } else {
-        tokio::task::spawn_blocking(work).await.map_err(|_panicked| Refusal::Internal)?
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|panicked| internal(&panicked.to_string()))?
     };
     Ok(result.map_err(|error| text(&error))?)
 }

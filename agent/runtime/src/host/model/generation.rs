@@ -13,6 +13,7 @@ use crate::{
         types::{self, Token},
     },
     meter::TokenMeter,
+    refusal::internal,
 };
 
 /// Tokens handed over at once when they are there already: a program that has fallen behind
@@ -79,8 +80,7 @@ impl Generation {
             }
             Some(TokenEvent::Failed(refusal)) => self.end = Some(Err(refusal)),
             None => {
-                tracing::error!("an engine dropped a generation without an end");
-                self.end = Some(Err(Refusal::Internal));
+                self.end = Some(Err(internal("an engine dropped a generation without an end")));
             }
         }
     }
