@@ -28,6 +28,9 @@ const PROMPT_BYTES_MAX: usize = 1 << 20;
 /// which is the same, has been streamed in pieces before.
 const OUTPUTS_BYTES_MAX: usize = 4 << 20;
 
+/// The function of the tenant's program that serves every step.
+const FUNCTION: &str = "chat";
+
 /// What holes are filled with.
 #[derive(Default)]
 struct Filling {
@@ -42,6 +45,7 @@ pub(crate) async fn run(
     pipeline: &DesiredPipeline,
     request: Request,
 ) -> Result<Answer, Refusal> {
+    check_program(running)?;
     let inputs = input::check(&pipeline.inputs, request.input)?;
     let mut filling = Filling { inputs, steps: HashMap::new() };
     let mut finish = Finish::Stop;
@@ -74,6 +78,15 @@ fn outputs(pipeline: &DesiredPipeline, filling: &Filling) -> Result<Map<String, 
     Ok(outputs)
 }
 
+/// A tenant's own program need not have what steps are made of.
+fn check_program(running: &Running) -> Result<(), Refusal> {
+    if running.program.functions.iter().any(|function| function.name == FUNCTION) {
+        return Ok(());
+    }
+    let message = format!("it has no function `{FUNCTION}`, which the steps of pipelines need");
+    Err(Refusal::ProgramFailed(message))
+}
+
 async fn run_step(
     running: &Running,
     step: &PipelineStep,
@@ -81,7 +94,7 @@ async fn run_step(
 ) -> Result<Answer, Refusal> {
     let params = params(&running.tenant, step, filling)?;
     let run = Run {
-        function: "chat",
+        function: FUNCTION,
         params: &params,
         deadline: Some(Deadline::after(Instant::now(), step.deadline_ms)),
         step: Some(Arc::from(step.name.as_str())),

@@ -253,3 +253,13 @@ async fn a_pipeline_runs_in_the_tenants_own_program() {
     let told = read(reply).await;
     assert!(told.text_of(Some("summary")).ends_with("USER: SUM UP NEWS\n"), "{told:?}");
 }
+
+#[tokio::test]
+async fn a_pipeline_in_a_program_without_chat_names_what_is_missing() {
+    let press = Press::new("no-chat", Mood::Echo, |_| {}).await;
+    let tenant = Arc::new(press.citizen.tenant.clone());
+    press.town.runtime.put_tenant(tenant, press.town.hostile.clone());
+    let refusal = press.refused(&Press::params()).await;
+    let Refusal::ProgramFailed(message) = refusal else { panic!("{refusal:?}") };
+    assert!(message.contains("`chat`"), "{message}");
+}
