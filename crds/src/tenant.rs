@@ -44,14 +44,16 @@ pub const CALLS_MAX: u32 = 65_536;
 /// The least memory in which the built-in program starts, one page of WebAssembly.
 pub const PROGRAM_MEMORY_BYTES_MIN: u64 = 65_536;
 
-/// What a 32-bit WebAssembly memory can hold.
-pub const PROGRAM_MEMORY_BYTES_MAX: u64 = 4_294_967_296;
+/// The most that one linear memory of the agent's sandbox holds, `MEMORY_BYTES_MAX` there: a limit
+/// above it would say more than a program gets.
+pub const PROGRAM_MEMORY_BYTES_MAX: u64 = 1_073_741_824;
 
 /// Fuel and host calls: the largest number that JSON readers of every language keep exact.
 pub const PROGRAM_COUNT_MAX: u64 = 9_007_199_254_740_991;
 
-/// Bytes of one reply.
-pub const PROGRAM_OUTPUT_BYTES_MAX: u64 = 1_073_741_824;
+/// Bytes of one reply over all its chunks: the text of ten million tokens and more, which no call
+/// lives long enough for, and what a node can still hold for a few clients at once.
+pub const PROGRAM_OUTPUT_BYTES_MAX: u64 = 67_108_864;
 
 /// The longest call, one day.
 pub const DEADLINE_MS_MAX: u64 = 86_400_000;

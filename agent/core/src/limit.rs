@@ -26,6 +26,12 @@ impl Admitted {
         &self.call
     }
 
+    /// Whether the tenant may spend tokens now: not while its account is in debt. A call that goes
+    /// on asks before each new piece of work, since it was admitted before it spent anything.
+    pub fn check(&self, now: Instant) -> Result<(), Refusal> {
+        self.permit.check(now)
+    }
+
     /// Charges tokens as they are spent.
     pub fn charge(&self, usage: Usage, now: Instant) {
         self.permit.charge(usage, now);
@@ -115,12 +121,7 @@ impl Limiter {
         if account.calls >= limits.calls_max {
             return Err(Refusal::TooManyCalls { calls_max: limits.calls_max });
         }
-        for bucket in [&account.input, &account.output] {
-            if bucket.level < 1.0 {
-                let (per_minute, retry_after_ms) = (bucket.per_minute, bucket.wait_ms(1.0));
-                return Err(Refusal::TooManyTokens { per_minute, retry_after_ms });
-            }
-        }
+        account.check_tokens()?;
         if account.requests.level < 1.0 {
             return Err(Refusal::TooManyRequests {
                 per_minute: limits.requests_per_minute,
@@ -173,15 +174,38 @@ impl Account {
         self.input.refill(limits.input_tokens_per_minute, now);
         self.output.refill(limits.output_tokens_per_minute, now);
     }
+
+    /// Pours in what time has earned of tokens, at the allowance that the last call came with.
+    fn refill_tokens(&mut self, now: Instant) {
+        for bucket in [&mut self.input, &mut self.output] {
+            bucket.refill(bucket.per_minute, now);
+        }
+    }
+
+    fn check_tokens(&self) -> Result<(), Refusal> {
+        match [&self.input, &self.output].into_iter().find(|bucket| bucket.level < 1.0) {
+            None => Ok(()),
+            Some(bucket) => Err(Refusal::TooManyTokens {
+                per_minute: bucket.per_minute,
+                retry_after_ms: bucket.wait_ms(1.0),
+            }),
+        }
+    }
 }
 
 impl Permit {
+    fn check(&self, now: Instant) -> Result<(), Refusal> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        // A running call keeps its tenant's account: `retain` does not forget it.
+        let Some(account) = accounts.get_mut(&self.tenant) else { return Ok(()) };
+        account.refill_tokens(now);
+        account.check_tokens()
+    }
+
     fn charge(&self, usage: Usage, now: Instant) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(account) = accounts.get_mut(&self.tenant) {
-            let (input, output) = (account.input.per_minute, account.output.per_minute);
-            account.input.refill(input, now);
-            account.output.refill(output, now);
+            account.refill_tokens(now);
             // Cached tokens cost nothing to compute, and charging them would punish reuse.
             let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
             account.input.level -= f64::from(computed);
@@ -258,6 +282,18 @@ mod tests {
         let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
         assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 30_000 });
         limiter.admit(caller, call(), now + Duration::from_secs(30)).unwrap();
+    }
+
+    #[test]
+    fn a_running_call_may_not_go_on_spending_while_in_debt() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller, call(), now).unwrap();
+        running.charge(usage(0, 0, 99), now);
+        running.check(now).unwrap();
+        running.charge(usage(0, 0, 50), now);
+        let refusal = running.check(now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 30_000 });
+        running.check(now + Duration::from_secs(30)).unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use realm_core::{
     auth::{Credential, Roster},
-    call::{Call, CallId},
+    call::{Call, CallId, Deadline},
     name::TenantName,
     refusal::Refusal,
 };
@@ -336,11 +336,11 @@ impl Session {
 
 const KEY_IS_GONE: End = End::close(close::UNAUTHENTICATED, "the API key is not good any more");
 
-fn deadline(deadline_ms: Option<u64>) -> Result<Option<std::time::Instant>, Refusal> {
+fn deadline(deadline_ms: Option<u64>) -> Result<Option<Deadline>, Refusal> {
     let Some(deadline_ms) = deadline_ms else { return Ok(None) };
     if !(1..=DEADLINE_MS_MAX).contains(&deadline_ms) {
         let message = format!("`deadline_ms` is {deadline_ms}; 1 to {DEADLINE_MS_MAX} are allowed");
         return Err(Refusal::Invalid(message));
     }
-    Ok(Some(std::time::Instant::now() + Duration::from_millis(deadline_ms)))
+    Ok(Some(Deadline::after(std::time::Instant::now(), deadline_ms)))
 }

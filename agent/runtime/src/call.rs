@@ -1,15 +1,9 @@
 //! One call of one function, from a fresh instance to its answer.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use realm_core::{
-    desired::DesiredTenant,
-    engine::Finish,
-    refusal::{ProgramLimit, Refusal},
-    reply::ReplySender,
+    call::Deadline, desired::DesiredTenant, engine::Finish, refusal::Refusal, reply::ReplySender,
 };
 use serde_json::Value;
 use tokio::time::timeout_at;
@@ -18,50 +12,13 @@ use tracing::Span;
 use crate::{
     bindings::{exports::realm::tenant::handler, realm::tenant::types},
     directory::Grant,
-    host::{Host, HostCall, log},
-    meter::{Countdown, TokenMeter},
+    host::{Host, HostCall},
+    meter::{Allowance, TokenMeter},
     pool,
     program::Program,
-    refusal::{Ended, returned, trapped},
+    refusal::{Ended, internal, returned, trapped},
     writer::Writer,
 };
-
-/// A wait that is as good as for ever, and that no clock overflows on.
-const WAIT_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1000;
-
-/// When something ends, and the number to name when it does.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    at: Instant,
-    ms: u64,
-}
-
-impl Deadline {
-    pub(crate) fn after(now: Instant, ms: u64) -> Self {
-        Self { at: now + Duration::from_millis(ms.min(WAIT_MS_MAX)), ms }
-    }
-
-    pub(crate) fn until(now: Instant, at: Instant) -> Self {
-        let ms = at.saturating_duration_since(now).as_millis();
-        Self { at, ms: u64::try_from(ms).unwrap_or(u64::MAX) }
-    }
-
-    pub(crate) fn earliest(self, other: Self) -> Self {
-        if other.at < self.at { other } else { self }
-    }
-
-    pub(crate) const fn at(self) -> Instant {
-        self.at
-    }
-
-    pub(crate) fn is_over(self, now: Instant) -> bool {
-        self.at <= now
-    }
-
-    pub(crate) const fn refusal(self) -> Refusal {
-        Refusal::DeadlineExceeded { deadline_ms: self.ms }
-    }
-}
 
 /// An admitted call with everything it may touch, as that was when it began: a program or model
 /// that is replaced meanwhile serves it to its end.
@@ -69,6 +26,7 @@ pub(crate) struct Running {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) program: Arc<Program>,
     pub(crate) models: Arc<[Grant]>,
+    pub(crate) allowance: Allowance,
     pub(crate) tokens: Arc<TokenMeter>,
     pub(crate) sender: ReplySender,
     pub(crate) span: Span,
@@ -78,7 +36,7 @@ pub(crate) struct Running {
 pub(crate) struct Run<'a> {
     pub(crate) function: &'a str,
     pub(crate) params: &'a Value,
-    /// The client's, or the pipeline step's; the tenant's limit applies besides.
+    /// The pipeline step's own; the call's applies besides.
     pub(crate) deadline: Option<Deadline>,
     pub(crate) step: Option<Arc<str>>,
 }
@@ -96,8 +54,8 @@ pub(crate) async fn run(running: &Running, run: Run<'_>) -> Result<Answer, Refus
     if !running.program.functions.iter().any(|function| function.name == run.function) {
         return Err(Refusal::UnknownFunction(crate::refusal::cut(run.function.to_owned())));
     }
-    let limit = Deadline::after(Instant::now(), running.tenant.limits.program.deadline_ms);
-    let deadline = run.deadline.map_or(limit, |deadline| deadline.earliest(limit));
+    let whole = running.allowance.deadline;
+    let deadline = run.deadline.map_or(whole, |own| whole.earliest(own));
     match timeout_at(deadline.at().into(), handle(running, run, deadline)).await {
         Ok(answer) => answer,
         Err(_elapsed) => Err(deadline.refusal()),
@@ -108,36 +66,38 @@ async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<A
     let limits = &running.tenant.limits.program;
     let stopped = |error: wasmtime::Error| trapped(&error, limits.fuel_max);
     let host = Host::of_call(host_call(running, run.step, deadline));
-    let mut instance = pool::checkout(&running.program.pre, host, limits).await.map_err(stopped)?;
+    let fuel = running.allowance.fuel.clone();
+    let checkout = pool::checkout(&running.program.pre, host, limits, fuel);
+    let mut instance = checkout.await.map_err(stopped)?;
     let request =
         handler::Request { function: run.function.to_owned(), params: run.params.to_string() };
     let result = instance
         .program
         .realm_tenant_handler()
-        .call_handle(&mut instance.store, &request)
+        .call_handle(&mut instance.sandbox.store, &request)
         .await
         .map_err(stopped)?;
-    let (writer, told) = instance.store.into_data().into_rest();
+    let (writer, told) = instance.sandbox.store.data_mut().take_rest();
     let outcome = result.map_err(|error| returned(error, told))?;
-    let mut writer = writer.ok_or(Refusal::Internal)?;
-    answer(outcome, &mut writer).map(|answer| Answer { text: writer.into_text(), ..answer })
+    let writer = writer.ok_or_else(|| internal("an instance has lost its writer"))?;
+    answer(outcome, &writer).map(|answer| Answer { text: writer.into_text(), ..answer })
 }
 
 fn host_call(running: &Running, step: Option<Arc<str>>, deadline: Deadline) -> HostCall {
-    let limits = running.tenant.limits.program;
+    let Allowance { host_calls, output, log_lines, .. } = running.allowance.clone();
     HostCall {
         tenant: running.tenant.clone(),
         models: running.models.clone(),
         tokens: running.tokens.clone(),
         deadline,
-        writer: Writer::new(running.sender.clone(), step, limits.output_bytes_max),
-        host_calls: Countdown::new(ProgramLimit::HostCalls, limits.host_calls_max),
-        log_lines_left: log::LINES_MAX,
+        writer: Writer::new(running.sender.clone(), step, output),
+        host_calls,
+        log_lines,
         span: running.span.clone(),
     }
 }
 
-fn answer(outcome: handler::Outcome, writer: &mut Writer) -> Result<Answer, Refusal> {
+fn answer(outcome: handler::Outcome, writer: &Writer) -> Result<Answer, Refusal> {
     let data = match outcome.data {
         None => Value::Null,
         Some(json) => writer.parse(&json).map_err(|Ended(refusal)| refusal)?,

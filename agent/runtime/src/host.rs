@@ -8,6 +8,7 @@ mod reply;
 use std::sync::Arc;
 
 use realm_core::{
+    call::Deadline,
     desired::DesiredTenant,
     refusal::{ProgramLimit, Refusal},
 };
@@ -16,9 +17,8 @@ use wasmtime::{ResourceLimiter, component::ResourceTable};
 
 use crate::{
     bindings::realm::tenant::types,
-    call::Deadline,
     directory::Grant,
-    meter::{Countdown, MemoryMeter, TokenMeter},
+    meter::{Countdown, Left, MemoryMeter, TokenMeter},
     refusal::{Ended, HostError, tell},
     sandbox::HANDLES_MAX,
     writer::Writer,
@@ -42,10 +42,11 @@ pub(crate) struct HostCall {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) models: Arc<[Grant]>,
     pub(crate) tokens: Arc<TokenMeter>,
+    /// The whole call's, or that of the pipeline's step.
     pub(crate) deadline: Deadline,
     pub(crate) writer: Writer,
     pub(crate) host_calls: Countdown,
-    pub(crate) log_lines_left: u32,
+    pub(crate) log_lines: Left,
     pub(crate) span: Span,
 }
 
@@ -68,8 +69,8 @@ impl Host {
     }
 
     /// What is left when the program has returned: its writer, and the refusal it was last told.
-    pub(crate) fn into_rest(self) -> (Option<Writer>, Option<Refusal>) {
-        (self.call.map(|call| call.writer), self.told)
+    pub(crate) fn take_rest(&mut self) -> (Option<Writer>, Option<Refusal>) {
+        (self.call.take().map(|call| call.writer), self.told.take())
     }
 
     /// The running call, for a host function that costs one host call.

@@ -1,11 +1,16 @@
 //! What one call spends: tokens for the tenant's account, host calls and memory for its limits.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
 use realm_core::{
+    call::Deadline,
+    desired::ProgramLimits,
     engine::Usage,
     limit::Admitted,
     refusal::{ProgramLimit, Refusal},
@@ -13,6 +18,7 @@ use realm_core::{
 use wasmtime::ResourceLimiter;
 
 use crate::{
+    host::log,
     refusal::Ended,
     sandbox::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX},
 };
@@ -45,23 +51,73 @@ impl TokenMeter {
     }
 }
 
-/// A limit that is counted down.
+/// What a call may spend, over all the instances that serve it one after the other. A clone
+/// spends from the same.
+#[derive(Clone)]
+pub(crate) struct Allowance {
+    pub(crate) deadline: Deadline,
+    pub(crate) fuel: Left,
+    pub(crate) host_calls: Countdown,
+    pub(crate) output: Countdown,
+    pub(crate) log_lines: Left,
+}
+
+impl Allowance {
+    /// What `limits` leave to a call that begins now, and that its client wants to end by `asked`.
+    pub(crate) fn new(limits: &ProgramLimits, asked: Option<Deadline>, now: Instant) -> Self {
+        let deadline = Deadline::after(now, limits.deadline_ms);
+        Self {
+            deadline: asked.map_or(deadline, |asked| asked.earliest(deadline)),
+            fuel: Left::new(limits.fuel_max),
+            host_calls: Countdown::new(ProgramLimit::HostCalls, limits.host_calls_max),
+            output: Countdown::new(ProgramLimit::Output, limits.output_bytes_max),
+            log_lines: Left::new(log::LINES_MAX),
+        }
+    }
+}
+
+/// What is left of something. One instance at a time spends it, so its loads and stores need no
+/// order among other memory's.
+#[derive(Clone)]
+pub(crate) struct Left(Arc<AtomicU64>);
+
+impl Left {
+    fn new(count: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(count)))
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, count: u64) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
+    /// Takes `count`, or nothing where less than that is left.
+    #[must_use]
+    pub(crate) fn take(&self, count: u64) -> bool {
+        let left = |left: u64| left.checked_sub(count);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
+    }
+}
+
+/// A limit that is counted down, and that ends the call which goes over it.
+#[derive(Clone)]
 pub(crate) struct Countdown {
-    left: u64,
+    left: Left,
     max: u64,
     limit: ProgramLimit,
 }
 
 impl Countdown {
-    pub(crate) const fn new(limit: ProgramLimit, max: u64) -> Self {
-        Self { left: max, max, limit }
+    pub(crate) fn new(limit: ProgramLimit, max: u64) -> Self {
+        Self { left: Left::new(max), max, limit }
     }
 
     /// Takes `count`, or ends the call.
-    pub(crate) fn take(&mut self, count: u64) -> Result<(), Ended> {
-        self.left =
-            self.left.checked_sub(count).ok_or_else(|| Ended::limit(self.limit, self.max))?;
-        Ok(())
+    pub(crate) fn take(&self, count: u64) -> Result<(), Ended> {
+        if self.left.take(count) { Ok(()) } else { Err(Ended::limit(self.limit, self.max)) }
     }
 }
 
@@ -133,8 +189,8 @@ mod tests {
 
     #[test]
     fn a_countdown_ends_the_call_that_takes_more_than_is_left() {
-        let mut countdown = Countdown::new(ProgramLimit::Output, 3);
-        countdown.take(3).unwrap();
+        let countdown = Countdown::new(ProgramLimit::Output, 3);
+        countdown.clone().take(3).unwrap();
         countdown.take(0).unwrap();
         countdown.take(1).unwrap_err();
     }

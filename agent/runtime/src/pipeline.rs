@@ -5,19 +5,31 @@ mod input;
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use realm_core::{
+    call::Deadline,
     desired::{DesiredPipeline, DesiredTenant, OnError, PipelineStep, Template, TemplatePart},
     engine::Finish,
-    refusal::Refusal,
+    refusal::{ProgramLimit, Refusal},
 };
 use serde_json::{Map, Value, json};
 
-use crate::call::{self, Answer, Deadline, Run, Running};
+use crate::{
+    call::{self, Answer, Run, Running},
+    refusal::internal,
+};
 
 pub(crate) use input::Request;
 
 /// Bytes of a filled-in template: the largest message that the doors let in, since a client could
 /// have sent the same text itself.
 const PROMPT_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a pipeline's outputs together, which go out as one message: with every second
+/// character escaped they still fit in the 10 MiB that careful clients take. The steps' text,
+/// which is the same, has been streamed in pieces before.
+const OUTPUTS_BYTES_MAX: usize = 4 << 20;
+
+/// The function of the tenant's program that serves every step.
+const FUNCTION: &str = "chat";
 
 /// What holes are filled with.
 #[derive(Default)]
@@ -26,66 +38,91 @@ struct Filling {
     steps: HashMap<String, String>,
 }
 
-/// Runs every step and streams each as it goes. It is one call: cancelled, charged and ended as
-/// one.
+/// Runs every step and streams each as it goes. It is one call: cancelled, charged, limited and
+/// ended as one.
 pub(crate) async fn run(
     running: &Running,
     pipeline: &DesiredPipeline,
     request: Request,
-    deadline: Option<Deadline>,
 ) -> Result<Answer, Refusal> {
+    check_program(running)?;
     let inputs = input::check(&pipeline.inputs, request.input)?;
     let mut filling = Filling { inputs, steps: HashMap::new() };
     let mut finish = Finish::Stop;
     for step in &pipeline.steps {
-        let text = match run_step(running, step, &filling, deadline).await {
+        let text = match run_step(running, step, &filling).await {
             Ok(answer) => {
                 if answer.finish == Finish::Length {
                     finish = Finish::Length;
                 }
                 answer.text
             }
-            Err(refusal) => on_error(step, refusal, deadline)?,
+            Err(refusal) => on_error(step, refusal, running.allowance.deadline)?,
         };
         filling.steps.insert(step.name.clone(), text);
     }
-    let outputs: Result<Map<_, _>, _> = pipeline
-        .outputs
-        .iter()
-        .map(|output| Ok((output.name.clone(), Value::from(filling.step(&output.step)?.as_str()))))
-        .collect();
-    Ok(Answer { finish, data: json!({ "outputs": outputs? }), text: String::new() })
+    let data = json!({ "outputs": outputs(pipeline, &filling)? });
+    Ok(Answer { finish, data, text: String::new() })
+}
+
+fn outputs(pipeline: &DesiredPipeline, filling: &Filling) -> Result<Map<String, Value>, Refusal> {
+    let (mut outputs, mut bytes_left) = (Map::new(), OUTPUTS_BYTES_MAX);
+    for output in &pipeline.outputs {
+        let text = filling.step(&output.step)?;
+        bytes_left = bytes_left.checked_sub(text.len()).ok_or_else(|| {
+            let max = u64::try_from(OUTPUTS_BYTES_MAX).unwrap_or(u64::MAX);
+            Refusal::ProgramLimit { limit: ProgramLimit::Output, max }
+        })?;
+        outputs.insert(output.name.clone(), Value::from(text.as_str()));
+    }
+    Ok(outputs)
+}
+
+/// A tenant's own program need not have what steps are made of.
+fn check_program(running: &Running) -> Result<(), Refusal> {
+    if running.program.functions.iter().any(|function| function.name == FUNCTION) {
+        return Ok(());
+    }
+    let message = format!("it has no function `{FUNCTION}`, which the steps of pipelines need");
+    Err(Refusal::ProgramFailed(message))
 }
 
 async fn run_step(
     running: &Running,
     step: &PipelineStep,
     filling: &Filling,
-    deadline: Option<Deadline>,
 ) -> Result<Answer, Refusal> {
-    let own = Deadline::after(Instant::now(), step.deadline_ms);
     let params = params(&running.tenant, step, filling)?;
     let run = Run {
-        function: "chat",
+        function: FUNCTION,
         params: &params,
-        deadline: Some(deadline.map_or(own, |deadline| deadline.earliest(own))),
+        deadline: Some(Deadline::after(Instant::now(), step.deadline_ms)),
         step: Some(Arc::from(step.name.as_str())),
     };
     Box::pin(call::run(running, run)).await
 }
 
 /// A step's text when it fails. What ends the whole call ends it whatever a step says.
-fn on_error(
-    step: &PipelineStep,
-    refusal: Refusal,
-    deadline: Option<Deadline>,
-) -> Result<String, Refusal> {
-    let is_over = deadline.is_some_and(|deadline| deadline.is_over(Instant::now()))
-        || matches!(refusal, Refusal::Cancelled | Refusal::SlowReader | Refusal::Draining);
+fn on_error(step: &PipelineStep, refusal: Refusal, deadline: Deadline) -> Result<String, Refusal> {
+    let is_over = deadline.is_over(Instant::now()) || ends_the_call(&refusal);
     match &step.on_error {
         OnError::Use(text) if !is_over => Ok(text.clone()),
         OnError::Use(_) | OnError::Fail => Err(refusal),
     }
+}
+
+/// Whether nothing after the refused step could be served either. Memory is each instance's own.
+const fn ends_the_call(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Cancelled
+            | Refusal::SlowReader
+            | Refusal::Draining
+            | Refusal::ProgramLimit {
+                limit: ProgramLimit::Fuel | ProgramLimit::HostCalls | ProgramLimit::Output,
+                ..
+            }
+    )
 }
 
 /// The step as parameters of `chat`.
@@ -115,7 +152,7 @@ impl Filling {
         for part in &template.0 {
             let piece = match part {
                 TemplatePart::Text(text) => text,
-                TemplatePart::Input(name) => self.inputs.get(name).ok_or(Refusal::Internal)?,
+                TemplatePart::Input(name) => self.input(name)?,
                 TemplatePart::Step(name) => self.step(name)?,
             };
             if text.len().saturating_add(piece.len()) > PROMPT_BYTES_MAX {
@@ -126,14 +163,21 @@ impl Filling {
         Ok(text)
     }
 
+    /// An input's text. The planner lets a template name only inputs that are always there.
+    fn input(&self, name: &str) -> Result<&String, Refusal> {
+        self.inputs.get(name).ok_or_else(|| internal("a pipeline's template names no input"))
+    }
+
     /// A step's text. The planner has put steps in an order in which it is there.
     fn step(&self, name: &str) -> Result<&String, Refusal> {
-        self.steps.get(name).ok_or(Refusal::Internal)
+        self.steps.get(name).ok_or_else(|| internal("a pipeline's step comes before its source"))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use realm_core::{desired::PipelineOutput, name::PipelineName};
+
     use super::*;
 
     #[test]
@@ -145,5 +189,20 @@ mod tests {
         let thrice = Template(vec![TemplatePart::Input("x".into()); 3]);
         let refusal = filling.fill(&thrice).unwrap_err();
         assert_eq!(refusal, Refusal::TooLarge { bytes_max: PROMPT_BYTES_MAX });
+    }
+
+    #[test]
+    fn outputs_that_no_message_holds_are_refused() {
+        let name = PipelineName::new("tests", "echo").unwrap();
+        let output = |name: &str| PipelineOutput { name: name.into(), step: "step".into() };
+        let (inputs, steps) = (Vec::new(), Vec::new());
+        let mut pipeline = DesiredPipeline { name, inputs, steps, outputs: vec![output("a")] };
+        let mut filling = Filling::default();
+        filling.steps.insert("step".into(), "a".repeat(OUTPUTS_BYTES_MAX));
+        assert_eq!(outputs(&pipeline, &filling).unwrap().len(), 1);
+        pipeline.outputs.push(output("b"));
+        let max = u64::try_from(OUTPUTS_BYTES_MAX).unwrap();
+        let expected = Refusal::ProgramLimit { limit: ProgramLimit::Output, max };
+        assert_eq!(outputs(&pipeline, &filling).unwrap_err(), expected);
     }
 }

@@ -54,6 +54,12 @@ impl Ended {
     }
 }
 
+/// Our own fault. The client is told that the log has the cause, so it has.
+pub(crate) fn internal(cause: &str) -> Refusal {
+    tracing::error!(cause, "a call failed inside the host");
+    Refusal::Internal
+}
+
 /// What the program is told of a refusal.
 pub(crate) fn tell(refusal: &Refusal) -> Told {
     match refusal {
@@ -141,6 +147,16 @@ pub(crate) fn cut(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use tracing::{
+        Event, Level, Metadata, Subscriber,
+        span::{Attributes, Id, Record},
+    };
+
     use super::*;
 
     #[test]
@@ -152,6 +168,40 @@ mod tests {
         assert_eq!(returned(reworded, None), Refusal::ProgramFailed("all is well".into()));
         let own = Told::Failed("mine".into());
         assert_eq!(returned(own, Some(refusal)), Refusal::ProgramFailed("mine".into()));
+    }
+
+    #[test]
+    fn the_log_has_the_cause_of_an_internal_error() {
+        let seen = Arc::new(AtomicBool::new(false));
+        tracing::subscriber::with_default(Seen(seen.clone()), || {
+            assert_eq!(internal("on purpose"), Refusal::Internal);
+        });
+        assert!(seen.load(Ordering::Relaxed));
+    }
+
+    /// Sees events that are errors.
+    struct Seen(Arc<AtomicBool>);
+
+    impl Subscriber for Seen {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::ERROR
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
     }
 
     #[test]

@@ -23,9 +23,9 @@ use tracing::Instrument as _;
 
 use crate::{
     artifact,
-    call::{self, Answer, Deadline, Run, Running},
+    call::{self, Answer, Run, Running},
     directory::{Awaited, Directory, Resident},
-    meter::TokenMeter,
+    meter::{Allowance, TokenMeter},
     pipeline,
     program::{self, Prepared, Program, ProgramError},
     sandbox::{Sandbox, SandboxError},
@@ -172,6 +172,11 @@ impl Runtime {
             program: resident.program.0.clone(),
             models: directory.grants(&resident.tenant),
             span: tracing::debug_span!("call", tenant = %call.caller().tenant(), call = %call.call().id),
+            allowance: Allowance::new(
+                &resident.tenant.limits.program,
+                call.call().deadline,
+                Instant::now(),
+            ),
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
             sender,
         };
@@ -222,14 +227,11 @@ impl Begun {
 impl Work {
     async fn run(self, running: &Running) -> Result<Answer, Refusal> {
         let call = running.tokens.admitted().call();
-        let deadline = call.deadline.map(|at| Deadline::until(Instant::now(), at));
         match self {
-            Self::Pipeline(pipeline, request) => {
-                pipeline::run(running, &pipeline, request, deadline).await
-            }
+            Self::Pipeline(pipeline, request) => pipeline::run(running, &pipeline, request).await,
             Self::Function => {
                 let (function, params) = (call.function.as_str(), &call.params);
-                call::run(running, Run { function, params, deadline, step: None }).await
+                call::run(running, Run { function, params, deadline: None, step: None }).await
             }
         }
     }

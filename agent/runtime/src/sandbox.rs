@@ -17,7 +17,8 @@ use crate::{bindings, host::Host};
 const INSTANCES_MAX: u32 = 512;
 
 /// Bytes of one linear memory, whatever the tenant's own limit. An interpreter with its libraries
-/// takes about 64 MiB; 1 GiB is beyond what belongs beside the weights.
+/// takes about 64 MiB; 1 GiB is beyond what belongs beside the weights. The tenants' CRD takes no
+/// limit above it: `PROGRAM_MEMORY_BYTES_MAX` there is the same number.
 pub(crate) const MEMORY_BYTES_MAX: usize = 1 << 30;
 
 /// Core instances in one component: componentized interpreters bring about a dozen.

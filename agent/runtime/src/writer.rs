@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use realm_core::{
-    refusal::{ProgramLimit, Refusal},
+    refusal::Refusal,
     reply::{Chunk, ChunkBody, Done, ReplyEvent, ReplySender},
 };
 use tokio::{
@@ -17,6 +17,10 @@ use crate::{meter::Countdown, refusal::Ended};
 /// How long a program waits for a reader that has let every place of its reply fill up. As long
 /// as those places last at 50 tokens a second: a reader that needs more is not reading.
 const READER_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes of text in one chunk. A client sees text flow, a message stays far below what readers of
+/// WebSockets take by default, and a token never comes near it.
+const TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// The place that every reply keeps for its last event. Dropped unused, the call has panicked or
 /// was cancelled, and it says which.
@@ -60,9 +64,9 @@ struct Step {
 }
 
 impl Writer {
-    pub(crate) fn new(sender: ReplySender, step: Option<Arc<str>>, bytes_max: u64) -> Self {
+    pub(crate) fn new(sender: ReplySender, step: Option<Arc<str>>, bytes: Countdown) -> Self {
         let step = step.map(|name| Step { name, text: String::new() });
-        Self { sender, bytes: Countdown::new(ProgramLimit::Output, bytes_max), step }
+        Self { sender, bytes, step }
     }
 
     pub(crate) async fn write_text(&mut self, text: String) -> Result<(), Ended> {
@@ -73,7 +77,16 @@ impl Writer {
         if let Some(step) = &mut self.step {
             step.text.push_str(&text);
         }
-        self.send(ChunkBody::Text(text)).await
+        if text.len() <= TEXT_BYTES_MAX {
+            return self.send(ChunkBody::Text(text)).await;
+        }
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.floor_char_boundary(TEXT_BYTES_MAX));
+            self.send(ChunkBody::Text(piece.to_owned())).await?;
+            rest = after;
+        }
+        Ok(())
     }
 
     pub(crate) async fn write_json(&mut self, json: &str) -> Result<(), Ended> {
@@ -82,7 +95,7 @@ impl Writer {
     }
 
     /// Reads JSON of the program's making, as part of its output.
-    pub(crate) fn parse(&mut self, json: &str) -> Result<serde_json::Value, Ended> {
+    pub(crate) fn parse(&self, json: &str) -> Result<serde_json::Value, Ended> {
         self.count(json)?;
         serde_json::from_str(json).map_err(|error| {
             Ended(Refusal::ProgramFailed(format!("what it wrote is not JSON: {error}")))
@@ -94,7 +107,7 @@ impl Writer {
         self.step.map(|step| step.text).unwrap_or_default()
     }
 
-    fn count(&mut self, text: &str) -> Result<(), Ended> {
+    fn count(&self, text: &str) -> Result<(), Ended> {
         self.bytes.take(u64::try_from(text.len()).unwrap_or(u64::MAX))
     }
 
@@ -115,15 +128,22 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use realm_core::reply::{CHUNKS_BUFFERED_MAX, channel};
+    use realm_core::{
+        refusal::ProgramLimit,
+        reply::{CHUNKS_BUFFERED_MAX, channel},
+    };
 
     use super::*;
+
+    fn writer(sender: ReplySender) -> Writer {
+        Writer::new(sender, None, Countdown::new(ProgramLimit::Output, u64::MAX))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_does_not_read_ends_the_call_and_is_still_told() {
         let (sender, mut reply) = channel();
         let end = End::of(&sender);
-        let mut writer = Writer::new(sender, None, u64::MAX);
+        let mut writer = writer(sender);
         for _ in 1..CHUNKS_BUFFERED_MAX {
             writer.write_text("a".into()).await.unwrap();
         }
@@ -136,6 +156,24 @@ mod tests {
             last = Some(event);
         }
         assert!(matches!(last, Some(ReplyEvent::Failed(Refusal::SlowReader))), "{last:?}");
+    }
+
+    #[tokio::test]
+    async fn a_long_text_goes_in_pieces_of_whole_characters() {
+        let (sender, mut reply) = channel();
+        let text = format!("a{}", "é".repeat(TEXT_BYTES_MAX));
+        let mut writer = writer(sender);
+        writer.write_text(text.clone()).await.unwrap();
+        drop(writer);
+        let mut pieces = Vec::new();
+        while let Some(event) = reply.recv().await {
+            let ReplyEvent::Chunk(Chunk { body: ChunkBody::Text(piece), .. }) = event else {
+                panic!("{event:?}")
+            };
+            assert!((1..=TEXT_BYTES_MAX).contains(&piece.len()), "{}", piece.len());
+            pieces.push(piece);
+        }
+        assert_eq!((pieces.len(), pieces.concat()), (3, text));
     }
 
     #[tokio::test]

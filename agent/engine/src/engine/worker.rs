@@ -153,8 +153,9 @@ impl Worker {
             self.fail_all(&Refusal::Internal);
             return;
         }
-        // What is in a batch is the tenants' choice, so a single failure is not told to everybody.
-        tracing::debug!(reason, "a forward pass failed");
+        // Whatever the tenants put in the batch, it should not have failed, and their clients are
+        // told that the log says why.
+        tracing::warn!(reason, "a forward pass failed");
         let ids: Vec<SequenceId> = self.batch.spans.iter().map(|span| span.sequence).collect();
         for id in ids {
             self.fail(id, Refusal::Internal);
@@ -179,6 +180,7 @@ impl Worker {
         let Some(open) = self.open.get_mut(&id) else { return };
         let logits = self.executor.logits(output);
         let Some(token) = open.output.sampler.pick(logits, self.scheduler.position(id)) else {
+            tracing::warn!("a forward pass gave logits from which no token can be picked");
             self.fail(id, Refusal::Internal);
             return;
         };

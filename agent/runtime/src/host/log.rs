@@ -8,14 +8,13 @@ use crate::{
 
 /// Lines kept of one call: enough to follow a program, and at a thousand calls a second still
 /// less than a disk minds.
-pub(crate) const LINES_MAX: u32 = 32;
+pub(crate) const LINES_MAX: u64 = 32;
 
 impl log::Host for Host {
     /// Always at debug, whatever level the program gives: how often it logs is up to the tenant.
     fn emit(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
         let call = self.enter()?;
-        if let Some(left) = call.log_lines_left.checked_sub(1) {
-            call.log_lines_left = left;
+        if call.log_lines.take(1) {
             let message = cut(message);
             tracing::debug!(parent: &call.span, program_level = ?level, "{message}");
         }

@@ -1,6 +1,6 @@
 use realm_core::{
     engine::{Finish, Usage},
-    refusal::Refusal,
+    refusal::{ProgramLimit, Refusal},
 };
 use serde_json::{Value, json};
 
@@ -91,6 +91,20 @@ async fn tokenize_gives_ids_and_their_count() {
         let done = told.end.unwrap();
         assert_eq!((done.data, done.usage), (expected, Usage::default()));
     }
+}
+
+#[tokio::test]
+async fn a_long_text_costs_host_calls_by_its_length() {
+    let town = town().await;
+    let mut citizen = Citizen::new("long-text")
+        .with_model(&town.runtime, Echo::new("tests/long-text", Mood::Echo));
+    citizen.tenant.limits.program.host_calls_max = 50;
+    let citizen = citizen.moves_into(&town.runtime, &town.built_in);
+    let text = |kib: usize| json!({ "text": "a".repeat(kib << 10) });
+    citizen.done(&town.runtime, "tokenize", &text(40)).await.end.unwrap();
+    let refusal = citizen.refused(&town.runtime, "tokenize", &text(51)).await;
+    let expected = Refusal::ProgramLimit { limit: ProgramLimit::HostCalls, max: 50 };
+    assert_eq!(refusal, expected);
 }
 
 #[tokio::test]

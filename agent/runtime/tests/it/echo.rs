@@ -28,6 +28,8 @@ pub(crate) enum Mood {
     Fail,
     /// Goes away without an end.
     Vanish,
+    /// Tokenizes only when it is told to; a thread that may block waits for it.
+    Stall,
 }
 
 pub(crate) struct Echo {
@@ -59,6 +61,13 @@ impl Engine for Echo {
     }
 
     fn tokenize(&self, text: &str, _special: bool) -> Result<Vec<u32>, TextError> {
+        if self.mood == Mood::Stall {
+            self.running.fetch_add(1, Ordering::SeqCst);
+            let mut release = self.release.subscribe();
+            let told = release.wait_for(|released| *released);
+            drop(tokio::runtime::Handle::current().block_on(told).unwrap());
+            self.running.fetch_sub(1, Ordering::SeqCst);
+        }
         Ok(text.bytes().map(u32::from).collect())
     }
 
@@ -117,7 +126,7 @@ async fn answer(
                 return drop(sender.send(TokenEvent::Failed(refusal)).await);
             }
             Mood::Vanish => return,
-            Mood::Echo | Mood::Hold | Mood::Busy => {}
+            Mood::Echo | Mood::Hold | Mood::Busy | Mood::Stall => {}
         }
     }
     let tokens = |count: usize| u32::try_from(count).unwrap();

@@ -4,12 +4,12 @@ use std::sync::{Arc, atomic::Ordering};
 
 use realm_core::{
     desired::{
-        DesiredPipeline, InputKind, OnError, PipelineInput, PipelineOutput, PipelineStep, Template,
-        TemplatePart,
+        DesiredPipeline, InputKind, OnError, PipelineInput, PipelineOutput, PipelineStep,
+        ProgramLimits, Template, TemplatePart,
     },
     engine::{Engine as _, Finish, Usage},
     name::{ModelName, PipelineName},
-    refusal::Refusal,
+    refusal::{ProgramLimit, Refusal},
     reply::ReplyEvent,
 };
 use serde_json::{Value, json};
@@ -74,6 +74,13 @@ impl Press {
         town.runtime.put_pipeline(Arc::new(pipeline));
         let citizen = citizen.moves_into(&town.runtime, &town.built_in);
         Self { town, citizen, engine: broken }
+    }
+
+    /// Changes what a call may spend.
+    fn limit(&mut self, change: impl FnOnce(&mut ProgramLimits)) {
+        change(&mut self.citizen.tenant.limits.program);
+        let tenant = Arc::new(self.citizen.tenant.clone());
+        self.town.runtime.put_tenant(tenant, self.town.built_in.clone());
     }
 
     fn params() -> Value {
@@ -142,6 +149,64 @@ async fn a_steps_own_deadline_ends_it_and_what_comes_after_goes_on() {
 }
 
 #[tokio::test]
+async fn the_calls_deadline_ends_a_pipeline_whatever_its_steps_say() {
+    let slow = |pipeline: &mut DesiredPipeline| {
+        pipeline.steps[0].on_error = OnError::Use("late".into());
+    };
+    let mut press = Press::new("slow-call", Mood::Hold, slow).await;
+    press.limit(|limits| limits.deadline_ms = 200);
+    let refusal = press.refused(&Press::params()).await;
+    assert_eq!(refusal, Refusal::DeadlineExceeded { deadline_ms: 200 });
+}
+
+#[tokio::test]
+async fn the_steps_of_a_pipeline_share_one_limit_of_output() {
+    let mut press = Press::new("wordy", Mood::Echo, |pipeline| {
+        pipeline.steps[1].on_error = OnError::Use("nothing".into());
+    })
+    .await;
+    let (summary, headline) = ("user: sum up news\n", "user: <user: sum up news\n>\n");
+    for (max, is_enough) in
+        [(summary.len() + headline.len(), true), (summary.len() + headline.len() - 1, false)]
+    {
+        let max = u64::try_from(max).unwrap();
+        press.limit(|limits| limits.output_bytes_max = max);
+        let told = press.citizen.done(&press.town.runtime, "pipeline", &Press::params()).await;
+        let expected = Refusal::ProgramLimit { limit: ProgramLimit::Output, max };
+        assert_eq!(told.end.err(), (!is_enough).then_some(expected));
+    }
+}
+
+/// The least fuel, to a factor of two, that serves the first step alone is too little for both.
+#[tokio::test]
+async fn the_steps_of_a_pipeline_share_one_tank_of_fuel() {
+    let mut press = Press::new("thirsty", Mood::Echo, |_| {}).await;
+    let chat = json!({ "messages": [{ "role": "user", "content": "sum up news" }] });
+    let mut max = 1 << 10;
+    loop {
+        press.limit(|limits| limits.fuel_max = max);
+        match press.citizen.done(&press.town.runtime, "chat", &chat).await.end {
+            Ok(_) => break,
+            Err(refusal) => {
+                assert_eq!(refusal, Refusal::ProgramLimit { limit: ProgramLimit::Fuel, max });
+            }
+        }
+        max *= 2;
+    }
+    let refusal = press.refused(&Press::params()).await;
+    assert_eq!(refusal, Refusal::ProgramLimit { limit: ProgramLimit::Fuel, max });
+}
+
+#[tokio::test]
+async fn a_step_is_not_begun_while_the_tenant_is_in_debt() {
+    let mut press = Press::new("indebted", Mood::Echo, |_| {}).await;
+    press.citizen.tenant.limits.output_tokens_per_minute = 1;
+    press.limit(|_| {});
+    let refusal = press.refused(&Press::params()).await;
+    assert!(matches!(refusal, Refusal::TooManyTokens { per_minute: 1, .. }), "{refusal:?}");
+}
+
+#[tokio::test]
 async fn a_pipeline_is_cancelled_as_one() {
     let press = Press::new("cancelled", Mood::Hold, |_| {}).await;
     let mut reply = press.citizen.call(&press.town.runtime, "pipeline", &Press::params());
@@ -187,4 +252,14 @@ async fn a_pipeline_runs_in_the_tenants_own_program() {
     let reply = press.citizen.call(&press.town.runtime, "pipeline", &Press::params());
     let told = read(reply).await;
     assert!(told.text_of(Some("summary")).ends_with("USER: SUM UP NEWS\n"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_pipeline_in_a_program_without_chat_names_what_is_missing() {
+    let press = Press::new("no-chat", Mood::Echo, |_| {}).await;
+    let tenant = Arc::new(press.citizen.tenant.clone());
+    press.town.runtime.put_tenant(tenant, press.town.hostile.clone());
+    let refusal = press.refused(&Press::params()).await;
+    let Refusal::ProgramFailed(message) = refusal else { panic!("{refusal:?}") };
+    assert!(message.contains("`chat`"), "{message}");
 }

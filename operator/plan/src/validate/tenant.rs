@@ -236,6 +236,19 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_beyond_what_a_program_can_be_given_is_refused() {
+        let problems = check("limits: {program: {memoryBytes: 1073741825, outputBytes: 67108865}}")
+            .unwrap_err();
+        assert_eq!(
+            problems,
+            [
+                "spec.limits.program.memoryBytes OutOfRange",
+                "spec.limits.program.outputBytes OutOfRange",
+            ]
+        );
+    }
+
+    #[test]
     fn all_problems_are_reported_at_once() {
         let problems = check(
             "weight: 0, limits: {calls: 0, program: {memoryBytes: 1, deadlineMs: 0}}, \

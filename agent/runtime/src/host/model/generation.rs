@@ -1,6 +1,6 @@
 //! A running generation, whose every token is paid for.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use realm_core::{
     engine::{self, Engine, Finish, TokenEvent, TokenStream, Usage},
@@ -13,14 +13,16 @@ use crate::{
         types::{self, Token},
     },
     meter::TokenMeter,
+    refusal::internal,
 };
 
 /// Tokens handed over at once when they are there already: a program that has fallen behind
 /// catches up in a few calls, and a client still sees text flow.
 const TOKENS_AT_ONCE_MAX: usize = 64;
 
-/// A generation. Dropping it cancels it; a prompt that the engine was given is paid for however
-/// the generation ends, or cancelling before the first token would make prompts free.
+/// A generation. Dropping it cancels it. The prompt that the engine was given, and every token
+/// that it made, are paid for however the generation ends and whether or not the program took
+/// them: a program that never reads would otherwise compute for nothing.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Generation {
     stream: TokenStream,
@@ -36,6 +38,7 @@ impl Generation {
         tokens: Arc<TokenMeter>,
         generation: engine::Generation,
     ) -> Result<Self, Refusal> {
+        tokens.admitted().check(Instant::now())?;
         let prompt_due = u32::try_from(generation.prompt.len()).ok();
         let stream = engine.generate(tokens.admitted().caller(), generation)?;
         Ok(Self { stream, tokens, prompt_due, end: None })
@@ -65,20 +68,30 @@ impl Generation {
     }
 
     fn take(&mut self, event: Option<TokenEvent>, tokens: &mut Vec<Token>) {
+        if let Some(event) = &event {
+            self.pay(event);
+        }
         match event {
             Some(TokenEvent::Token(token)) => {
-                self.tokens.spend(Usage { completion_tokens: 1, ..Usage::default() });
                 tokens.push(Token { id: token.id, text: token.text });
             }
             Some(TokenEvent::Finished { finish, usage }) => {
-                self.pay_prompt(usage.cached_tokens);
                 self.end = Some(Ok(summary(finish, usage)));
             }
             Some(TokenEvent::Failed(refusal)) => self.end = Some(Err(refusal)),
             None => {
-                tracing::error!("an engine dropped a generation without an end");
-                self.end = Some(Err(Refusal::Internal));
+                self.end = Some(Err(internal("an engine dropped a generation without an end")));
             }
+        }
+    }
+
+    fn pay(&mut self, event: &TokenEvent) {
+        match event {
+            TokenEvent::Token(_) => {
+                self.tokens.spend(Usage { completion_tokens: 1, ..Usage::default() });
+            }
+            TokenEvent::Finished { usage, .. } => self.pay_prompt(usage.cached_tokens),
+            TokenEvent::Failed(_) => {}
         }
     }
 
@@ -91,6 +104,10 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
+        self.stream.close();
+        while let Ok(event) = self.stream.try_recv() {
+            self.pay(&event);
+        }
         self.pay_prompt(0);
     }
 }
@@ -102,4 +119,81 @@ const fn summary(finish: Finish, usage: Usage) -> Summary {
     };
     let Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
     Summary { finish, usage: types::Usage { prompt_tokens, cached_tokens, completion_tokens } }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use realm_core::{
+        auth::{self, Credential, Roster},
+        call::{Call, CallId},
+        desired::{ApiKey, DesiredTenant, Limits, Program, ProgramLimits},
+        engine::TOKENS_BUFFERED_MAX,
+        limit::{Admitted, Limiter},
+        name::TenantName,
+    };
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        requests_per_minute: 10,
+        input_tokens_per_minute: 1000,
+        output_tokens_per_minute: 1000,
+        calls_max: 1,
+        context_max: 1000,
+        kv_blocks_max: 100,
+        program: ProgramLimits {
+            memory_bytes_max: 1 << 20,
+            fuel_max: 1,
+            host_calls_max: 1,
+            output_bytes_max: 1,
+            deadline_ms: 1,
+        },
+    };
+
+    fn admitted() -> Admitted {
+        let sha256 = Credential::of("key").digest();
+        let key = ApiKey { name: "main".into(), sha256, expires_at: None, disabled: false };
+        let tenant = DesiredTenant {
+            name: TenantName::new("tests", "unread").unwrap(),
+            weight: 1,
+            suspended: false,
+            limits: LIMITS,
+            models: Vec::new(),
+            pipelines: BTreeMap::new(),
+            keys: vec![key],
+            program: Program::BuiltIn,
+            config: BTreeMap::new(),
+        };
+        let roster = Roster::new([Arc::new(tenant)]);
+        let caller = auth::verify(&roster, Credential::of("key"), 0).unwrap();
+        let (id, params) = (CallId("1".into()), serde_json::Value::Null);
+        let call = Call { id, function: "chat".into(), params, deadline: None };
+        Limiter::default().admit(caller, call, Instant::now()).unwrap()
+    }
+
+    /// What a generation with a prompt of ten tokens has cost once it is dropped unread.
+    fn cost_unread(events: impl IntoIterator<Item = TokenEvent>) -> Usage {
+        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        for event in events {
+            sender.try_send(event).unwrap();
+        }
+        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
+        let prompt_due = Some(10);
+        drop(Generation { stream, tokens: tokens.clone(), prompt_due, end: None });
+        tokens.total()
+    }
+
+    #[test]
+    fn tokens_that_a_program_never_takes_are_paid_for() {
+        let token = || TokenEvent::Token(engine::Token { id: 1, text: "a".into() });
+        let cost = cost_unread([token(), token(), token()]);
+        let expected = Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 3 };
+        assert_eq!(cost, expected);
+        let usage = Usage { prompt_tokens: 10, cached_tokens: 4, completion_tokens: 1 };
+        let end = TokenEvent::Finished { finish: Finish::Stop, usage };
+        assert_eq!(cost_unread([token(), end]), usage, "cached tokens stay free");
+    }
 }

@@ -2,12 +2,13 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use realm_core::{
+    call::Deadline,
     desired::DesiredTenant,
     engine::{EngineInfo, Generation, Sampling},
     refusal::Refusal,
 };
 
-use crate::{bindings::realm::tenant::model::Params, call::Deadline};
+use crate::bindings::realm::tenant::model::Params;
 
 /// Beyond this every token is as likely as the next.
 const TEMPERATURE_MAX: f32 = 5.0;
