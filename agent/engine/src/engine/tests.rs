@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -226,4 +226,16 @@ fn an_idle_engine_computes_nothing() {
     engine.drain();
     assert_eq!(run(&engine, &[0]), Err(Refusal::Draining));
     assert_eq!(forwards.load(Ordering::SeqCst), after);
+}
+
+#[test]
+fn sequences_that_start_at_once_share_no_seed() {
+    let (engine, _) = engine();
+    let seeds: Vec<u64> = thread::scope(|scope| {
+        let draw = || (0..5000).map(|_| engine.number().1).collect::<Vec<_>>();
+        let threads = [(); 4].map(|()| scope.spawn(draw));
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let distinct: HashSet<u64> = seeds.iter().copied().collect();
+    assert_eq!((seeds.len(), distinct.len()), (20_000, 20_000));
 }
