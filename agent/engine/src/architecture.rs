@@ -195,8 +195,20 @@ fn refuse_variants(reader: &Reader<'_>) -> Result<(), ArchitectureError> {
     let scaling =
         reader.gguf.text(&reader.key("rope.scaling.type")).map_err(ArchitectureError::Metadata)?;
     match scaling {
-        None | Some("none") => Ok(()),
-        Some(scaling) => Err(ArchitectureError::RopeScaling(scaling.to_owned())),
+        None => refuse_factor(reader, "rope.scaling.factor")?,
+        Some("none") => {}
+        Some(scaling) => return Err(ArchitectureError::RopeScaling(scaling.to_owned())),
+    }
+    refuse_factor(reader, "rope.scale_linear")
+}
+
+/// Refuses a factor that scales positions without a type beside it, as older files have it.
+fn refuse_factor(reader: &Reader<'_>, name: &str) -> Result<(), ArchitectureError> {
+    match reader.float(name)? {
+        Some(factor) if (factor - 1.0).abs() > 0.0 => {
+            Err(ArchitectureError::RopeScaling(format!("{} = {factor}", reader.key(name))))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -108,14 +108,25 @@ impl EngineHandle {
         let _ = self.commands.try_send(Command::Drain);
     }
 
-    fn submission(&self, caller: &Caller, generation: Generation, now: Instant) -> Submission {
+    /// The next sequence's number, and a seed that no other sequence gets.
+    fn number(&self) -> (SequenceId, u64) {
+        let number = self.sequences.fetch_add(1, Ordering::Relaxed);
+        (SequenceId(number), self.namespace.draw(number))
+    }
+
+    fn submission(
+        id: SequenceId,
+        caller: &Caller,
+        generation: Generation,
+        now: Instant,
+    ) -> Submission {
         let rights = caller.rights();
         let deadline = generation.deadline.map(|at| {
             let left = at.saturating_duration_since(now).as_millis();
             Deadline { at, ms: u64::try_from(left).unwrap_or(u64::MAX) }
         });
         Submission {
-            id: SequenceId(self.sequences.fetch_add(1, Ordering::Relaxed)),
+            id,
             tenant: caller.tenant().clone(),
             weight: rights.weight,
             kv_blocks_max: rights.limits.kv_blocks_max,
@@ -162,9 +173,9 @@ impl Engine for EngineHandle {
 
     fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal> {
         self.check(&generation.prompt)?;
-        let seed = self.namespace.draw(self.sequences.load(Ordering::Relaxed));
+        let (id, seed) = self.number();
         let (output, stream) = Output::new(&generation, seed)?;
-        let submission = self.submission(caller, generation, Instant::now());
+        let submission = Self::submission(id, caller, generation, Instant::now());
         self.board.enter(caller.tenant(), &self.info.model)?;
         let command = Command::Submit(Box::new((submission, output)));
         match self.commands.try_send(command) {

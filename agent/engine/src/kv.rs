@@ -165,9 +165,11 @@ impl BlockPool {
     }
 
     fn claim(&mut self, tenant: &TenantName, quota: usize) -> Result<BlockId, NoBlock> {
-        let held = self.tenants.get(tenant).map_or(0, Holding::all);
-        if held >= quota && !self.evict(tenant) {
-            return Err(NoBlock::Quota);
+        // More than once where the quota has been lowered since the tenant filled it.
+        while self.tenants.get(tenant).map_or(0, Holding::all) >= quota {
+            if !self.evict(tenant) {
+                return Err(NoBlock::Quota);
+            }
         }
         if self.free.is_empty() {
             // Whoever holds the most gives way, so that one tenant cannot flush another's prefixes

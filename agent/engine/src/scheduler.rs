@@ -168,14 +168,20 @@ impl Scheduler {
     }
 
     /// Lets a tenant in that waits below its share, at the cost of the one most above its own.
+    ///
+    /// Nobody is preempted in vain: only for a tenant whose own quota lets it start, and only if
+    /// both a place and blocks are to be had.
     fn make_room(&mut self) {
-        let waits = |name: &TenantName| self.accounts.get(name).is_some_and(Account::is_waiting);
-        let Some((tenant, needed)) = self.least_served(waits).and_then(|tenant| {
-            let head = self.accounts.get(&tenant)?.waiting.front()?;
-            Some((tenant, self.pool.blocks_for(head.tokens.len())))
+        let may_start = |name: &TenantName| self.blocks_of_head(name).is_some();
+        let Some((tenant, needed)) = self.least_served(may_start).and_then(|tenant| {
+            let needed = self.blocks_of_head(&tenant)?;
+            Some((tenant, needed))
         }) else {
             return;
         };
+        if !self.is_owed_room(&tenant, needed) {
+            return;
+        }
         let running = self.running.len();
         while let Some(victim) = self.victim_for(&tenant, needed) {
             self.preempt(victim);
@@ -186,42 +192,64 @@ impl Scheduler {
         }
     }
 
-    /// The sequence to preempt so that `tenant` can start one of `needed` blocks.
+    /// The blocks that the head of the tenant's queue starts with, if its own quota has them left.
+    fn blocks_of_head(&self, tenant: &TenantName) -> Option<usize> {
+        let head = self.accounts.get(tenant)?.waiting.front()?;
+        let needed = self.pool.blocks_for(head.tokens.len());
+        (self.pool.used_by(tenant) + needed <= head.quota).then_some(needed)
+    }
+
+    /// Whether `tenant` gets a place and `needed` blocks once all that others hold above their
+    /// shares is taken from them. Where it stays within its share, what they hold above theirs is
+    /// at least what it lacks.
+    fn is_owed_room(&self, tenant: &TenantName, needed: usize) -> bool {
+        let within = |held: usize, total: usize| {
+            let weights = self.active_weights();
+            let account = self.accounts.get(tenant);
+            account.is_some_and(|account| above_share(account, held, total, weights) == 0)
+        };
+        let running = self.accounts.get(tenant).map_or(0, |account| account.running);
+        let place =
+            self.running.len() < self.limits.running || within(running + 1, self.limits.running);
+        let blocks = self.pool.available() >= needed
+            || within(self.pool.used_by(tenant) + needed, self.pool.total());
+        place && blocks
+    }
+
+    /// The sequence to preempt so that `tenant`, which is owed room, can start one of `needed`
+    /// blocks.
     fn victim_for(&self, tenant: &TenantName, needed: usize) -> Option<SequenceId> {
         let most_over = if self.running.len() >= self.limits.running {
             let of = |name: &TenantName| self.accounts.get(name).map_or(0, |a| a.running);
-            self.most_over(tenant, 1, self.limits.running, of)
+            self.most_over(tenant, self.limits.running, of)
         } else if self.pool.available() < needed {
             let of = |name: &TenantName| self.pool.used_by(name);
-            self.most_over(tenant, needed, self.pool.total(), of)
+            self.most_over(tenant, self.pool.total(), of)
         } else {
             None
         };
         most_over.and_then(|tenant| self.newest_of(&tenant))
     }
 
-    /// The tenant most above its share of `total`, if `tenant` would stay within its own with
-    /// `more`. Shares are by weight among the tenants that have something to do.
+    fn active(&self) -> impl Iterator<Item = (&TenantName, &Account)> {
+        self.accounts.iter().filter(|(_, account)| account.is_active())
+    }
+
+    fn active_weights(&self) -> u128 {
+        self.active().map(|(_, account)| u128::from(account.weight)).sum()
+    }
+
+    /// The tenant other than `tenant` that is most above its share of `total`.
     fn most_over(
         &self,
         tenant: &TenantName,
-        more: usize,
         total: usize,
         held: impl Fn(&TenantName) -> usize,
     ) -> Option<TenantName> {
-        let active = || self.accounts.iter().filter(|(_, account)| account.is_active());
-        let weights: u128 = active().map(|(_, account)| u128::from(account.weight)).sum();
-        // Above 0: above its share. Compared as held * weights > total * weight, in whole numbers.
-        let over = |name: &TenantName, account: &Account, more: usize| {
-            let held = (held(name) + more) as u128 * weights;
-            held.saturating_sub(total as u128 * u128::from(account.weight))
-        };
-        if over(tenant, self.accounts.get(tenant)?, more) > 0 {
-            return None;
-        }
-        active()
+        let weights = self.active_weights();
+        self.active()
             .filter(|(name, _)| *name != tenant)
-            .map(|(name, account)| (over(name, account, 0), name))
+            .map(|(name, account)| (above_share(account, held(name), total, weights), name))
             .max()
             .filter(|(over, _)| *over > 0)
             .map(|(_, name)| name.clone())
@@ -326,11 +354,8 @@ impl Scheduler {
         if let Some(running) = unfinished {
             return Some(Prefill::Running(running.sequence.id));
         }
-        let head = self.accounts.get(tenant)?.waiting.front()?;
-        let needed = self.pool.blocks_for(head.tokens.len());
-        let has_room = self.running.len() < self.limits.running
-            && needed <= self.pool.available()
-            && self.pool.used_by(tenant) + needed <= head.quota;
+        let needed = self.blocks_of_head(tenant)?;
+        let has_room = self.running.len() < self.limits.running && needed <= self.pool.available();
         has_room.then_some(Prefill::Waiting)
     }
 
@@ -424,6 +449,13 @@ impl Scheduler {
     fn held(&self) -> BTreeMap<TenantName, usize> {
         self.accounts.keys().map(|name| (name.clone(), self.pool.used_by(name))).collect()
     }
+}
+
+/// How far `held` is above the tenant's share of `total`; 0 is within it. Shares are by weight among
+/// the tenants that have something to do, whose weights add up to `weights`.
+fn above_share(account: &Account, held: usize, total: usize, weights: u128) -> u128 {
+    // held > total * weight / weights, in whole numbers.
+    (held as u128 * weights).saturating_sub(total as u128 * u128::from(account.weight))
 }
 
 /// What a tenant could prefill next.

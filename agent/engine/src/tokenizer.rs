@@ -19,7 +19,7 @@ use tokenizers::{
 
 use self::alphabet::Alphabet;
 pub(crate) use self::detokenizer::Detokenizer;
-use self::vocabulary::{Kind, Vocabulary};
+use self::vocabulary::{Kind, SPECIAL_BYTES_MAX, Vocabulary};
 use crate::gguf::{Gguf, GgufError, required};
 
 /// Bytes of text one call may tokenize: a context of 128 Ki tokens at four bytes a token.
@@ -65,6 +65,8 @@ pub enum TokenizerError {
     Duplicate(String),
     #[error("token {id} has a character that stands for no byte")]
     NotBytes { id: usize },
+    #[error("the special token {id} has {bytes} bytes; at most {SPECIAL_BYTES_MAX} are read")]
+    SpecialTooLong { id: usize, bytes: usize },
     #[error("`{0}` is not a merge of two tokens")]
     Merge(String),
     #[error("`{key}` is {id}, outside of the vocabulary of {vocabulary}")]
@@ -279,3 +281,6 @@ fn build(gguf: &Gguf, ids: Vocab) -> Result<BPE, TokenizerError> {
         .build()
         .map_err(|error| TokenizerError::Build(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

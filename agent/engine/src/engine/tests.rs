@@ -1,6 +1,10 @@
 use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use realm_core::{
@@ -24,6 +28,7 @@ const BLOCK: usize = 4;
 /// An executor that always answers token 1, and fails when a row's token is told to make it.
 struct Scripted {
     forwards: Arc<AtomicUsize>,
+    gate: Arc<Mutex<()>>,
     late: bool,
 }
 
@@ -35,6 +40,7 @@ const LOGITS: [f32; 5] = [0.0, 1.0, 0.0, 0.0, 0.0];
 impl Executor for Scripted {
     fn forward(&mut self, batch: &Batch) -> Result<(), BackendError> {
         self.forwards.fetch_add(1, Ordering::SeqCst);
+        drop(self.gate.lock());
         assert!(!batch.tokens.contains(&PANIC), "told to");
         self.late = batch.tokens.contains(&LATE_PANIC);
         if batch.tokens.contains(&ERROR) {
@@ -70,6 +76,11 @@ fn tokenizer() -> Tokenizer {
 }
 
 fn engine() -> (EngineHandle, Arc<AtomicUsize>) {
+    gated(Arc::default())
+}
+
+/// An engine whose forward passes wait while the gate is locked.
+fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
     let namespace = Namespace::new(Secret([1; 32]), Sha256([1; 32]), KvType::F16);
     let limits = Limits { context: 64, batch_tokens: 32, running: 8, queued: 100 };
     let pool = BlockPool::new(64, BLOCK, namespace.clone());
@@ -82,7 +93,7 @@ fn engine() -> (EngineHandle, Arc<AtomicUsize>) {
         template: None,
         namespace,
         scheduler: Scheduler::new(limits, BLOCK, pool),
-        executor: Box::new(Scripted { forwards: forwards.clone(), late: false }),
+        executor: Box::new(Scripted { forwards: forwards.clone(), gate, late: false }),
     });
     (handle.unwrap(), forwards)
 }
@@ -123,7 +134,11 @@ fn caller(name: &str) -> Caller {
 }
 
 fn run(engine: &EngineHandle, prompt: &[u32]) -> Result<Finish, Refusal> {
-    let mut stream = engine.generate(
+    end(start(engine, prompt)?)
+}
+
+fn start(engine: &EngineHandle, prompt: &[u32]) -> Result<TokenStream, Refusal> {
+    engine.generate(
         &caller("a"),
         Generation {
             prompt: prompt.to_vec(),
@@ -132,7 +147,10 @@ fn run(engine: &EngineHandle, prompt: &[u32]) -> Result<Finish, Refusal> {
             stop: Vec::new(),
             deadline: None,
         },
-    )?;
+    )
+}
+
+fn end(mut stream: TokenStream) -> Result<Finish, Refusal> {
     loop {
         match stream.blocking_recv().unwrap() {
             TokenEvent::Token(token) => assert_eq!(token.id, 1),
@@ -163,6 +181,26 @@ fn an_engine_that_keeps_failing_says_so_and_refuses() {
 }
 
 #[test]
+fn an_engine_that_gave_up_stays_failed_and_ends_what_was_on_its_way() {
+    let gate = Arc::new(Mutex::new(()));
+    let (engine, forwards) = gated(gate.clone());
+    for _ in 0..2 {
+        assert_eq!(run(&engine, &[PANIC]), Err(Refusal::Internal));
+    }
+    let closed = gate.lock().unwrap();
+    let third = start(&engine, &[PANIC]).unwrap();
+    while forwards.load(Ordering::SeqCst) < 3 {
+        thread::yield_now();
+    }
+    let late = start(&engine, &[1]).unwrap();
+    drop(closed);
+    assert_eq!(end(third), Err(Refusal::Internal));
+    assert_eq!(end(late), Err(Refusal::Internal));
+    assert!(engine.load().failed);
+    assert_eq!((engine.load().sequences_queued, forwards.load(Ordering::SeqCst)), (0, 3));
+}
+
+#[test]
 fn a_thread_that_panics_ends_its_streams_and_says_so() {
     let (engine, _) = engine();
     assert_eq!(run(&engine, &[LATE_PANIC]), Err(Refusal::Internal));
@@ -188,4 +226,16 @@ fn an_idle_engine_computes_nothing() {
     engine.drain();
     assert_eq!(run(&engine, &[0]), Err(Refusal::Draining));
     assert_eq!(forwards.load(Ordering::SeqCst), after);
+}
+
+#[test]
+fn sequences_that_start_at_once_share_no_seed() {
+    let (engine, _) = engine();
+    let seeds: Vec<u64> = thread::scope(|scope| {
+        let draw = || (0..5000).map(|_| engine.number().1).collect::<Vec<_>>();
+        let threads = [(); 4].map(|()| scope.spawn(draw));
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let distinct: HashSet<u64> = seeds.iter().copied().collect();
+    assert_eq!((seeds.len(), distinct.len()), (20_000, 20_000));
 }

@@ -25,6 +25,7 @@ use crate::{
 
 /// Steps that may fail one after the other before the engine gives up. One failure may be the
 /// fault of what was computed; three in a row, with different sequences each, are the engine's.
+/// Giving up is final: whoever watches the engine may replace it, and must not find it back at work.
 const FAILURES_MAX: u32 = 3;
 
 /// A sequence in the thread's care.
@@ -82,6 +83,10 @@ impl Worker {
                 self.step();
             }
             self.publish_and_send();
+            if self.has_given_up() {
+                self.refuse_the_rest();
+                break;
+            }
         }
         self.fail_all(&Refusal::Draining);
         self.publish_and_send();
@@ -112,10 +117,31 @@ impl Worker {
         }
     }
 
-    fn submit(&mut self, (submission, output): (Submission, Output)) {
+    const fn has_given_up(&self) -> bool {
+        self.failures >= FAILURES_MAX
+    }
+
+    /// Refuses what was on its way when the engine gave up, until the handle is gone: a stream must
+    /// say how it ends.
+    fn refuse_the_rest(&mut self) {
+        while let Ok(command) = self.commands.recv() {
+            if let Command::Submit(submit) = command {
+                let (submission, output) = *submit;
+                self.arrive(&submission, output);
+                self.fail(submission.id, Refusal::Internal);
+                self.publish_and_send();
+            }
+        }
+    }
+
+    fn arrive(&mut self, submission: &Submission, output: Output) {
         self.arrived += 1;
-        let (id, tenant) = (submission.id, submission.tenant.clone());
-        self.open.insert(id, Open { tenant, output });
+        self.open.insert(submission.id, Open { tenant: submission.tenant.clone(), output });
+    }
+
+    fn submit(&mut self, (submission, output): (Submission, Output)) {
+        self.arrive(&submission, output);
+        let id = submission.id;
         if let Err(refusal) = self.scheduler.submit(submission) {
             self.fail(id, refusal);
         }
@@ -148,7 +174,7 @@ impl Worker {
 
     fn step_failed(&mut self, reason: &str) {
         self.failures += 1;
-        if self.failures >= FAILURES_MAX {
+        if self.has_given_up() {
             tracing::error!(reason, "the forward pass keeps failing; the engine gives up");
             self.fail_all(&Refusal::Internal);
             return;
@@ -227,7 +253,7 @@ impl Worker {
 
     /// Shows the new state before anybody can react to what is sent.
     fn publish_and_send(&mut self) {
-        let failed = self.failures >= FAILURES_MAX;
+        let failed = self.has_given_up();
         self.board.publish(&self.scheduler, std::mem::take(&mut self.arrived), failed);
         for (sender, event) in self.outbox.drain(..) {
             // There is room, or the reader is gone: a full stream was ended instead of written to.

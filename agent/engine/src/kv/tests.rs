@@ -70,6 +70,17 @@ fn a_tenant_over_its_quota_evicts_only_its_own_prefixes() {
 }
 
 #[test]
+fn a_lowered_quota_frees_what_is_cached_above_it() {
+    let mut pool = pool(16);
+    run(&mut pool, &tenant(0), &(0..32).collect::<Vec<_>>(), 16);
+    assert_eq!(pool.idle(), 8);
+    let mut table = pool.open(&tenant(0), &[100]);
+    pool.grow(&mut table, 1, 3).unwrap();
+    assert_eq!((pool.used(), pool.idle()), (1, 2));
+    pool.release(table);
+}
+
+#[test]
 fn a_flood_without_a_quota_flushes_the_flooder_first() {
     let mut pool = pool(8);
     let (victim, flooder) = (tenant(0), tenant(1));

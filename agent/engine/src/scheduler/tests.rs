@@ -182,6 +182,40 @@ fn a_tenant_that_fills_every_block_gives_way_to_one_below_its_share() {
 }
 
 #[test]
+fn nobody_gives_way_to_a_tenant_whose_own_quota_keeps_it_waiting() {
+    let mut scheduler = scheduler(16, LIMITS);
+    let mut batch = Batch::default();
+    let of_small_quota = |id| Submission { kv_blocks_max: 4, ..submission(id, 1, 9, 3) };
+    scheduler.submit(of_small_quota(10)).unwrap();
+    step(&mut scheduler, &mut batch);
+    scheduler.submit(submission(1, 0, 50, 2)).unwrap();
+    step(&mut scheduler, &mut batch);
+    assert_eq!(scheduler.pool().available(), 0);
+    // Three blocks more would be within its share of eight, but not within its quota.
+    scheduler.submit(of_small_quota(11)).unwrap();
+    scheduler.make_room();
+    let running: Vec<SequenceId> = scheduler.running.keys().copied().collect();
+    assert_eq!(running, [SequenceId(1), SequenceId(10)]);
+    assert_eq!(run_to_end(&mut scheduler).len(), 3);
+}
+
+#[test]
+fn nobody_gives_up_a_place_to_a_tenant_that_then_lacks_blocks() {
+    let mut scheduler = scheduler(16, Limits { running: 2, ..LIMITS });
+    let mut batch = Batch::default();
+    for id in [1, 2] {
+        scheduler.submit(submission(id, 0, 5, 30)).unwrap();
+    }
+    step(&mut scheduler, &mut batch);
+    // A place would be within its share; all but one of the blocks are not, and giving up a place
+    // does not free that many.
+    scheduler.submit(submission(10, 1, 59, 2)).unwrap();
+    scheduler.make_room();
+    let running: Vec<SequenceId> = scheduler.running.keys().copied().collect();
+    assert_eq!(running, [SequenceId(1), SequenceId(2)]);
+}
+
+#[test]
 fn sequences_that_outgrow_the_cache_are_preempted_and_all_finish() {
     let mut scheduler = scheduler(12, Limits { running: 3, ..LIMITS });
     for id in 0..3 {
@@ -303,6 +337,11 @@ proptest! {
                     }
                 }
                 Act::Step => {
+                    let before: Vec<SequenceId> = scheduler.running.keys().copied().collect();
+                    scheduler.make_room();
+                    let preempted = before.iter().any(|id| !scheduler.running.contains_key(id));
+                    let started = scheduler.running.keys().any(|id| !before.contains(id));
+                    prop_assert!(started || !preempted, "preempted for nothing");
                     let (_, finished) = step(&mut scheduler, &mut batch);
                     live.retain(|id| !finished.contains(id));
                     prop_assert!(scheduler.is_idle() || !batch.is_empty());

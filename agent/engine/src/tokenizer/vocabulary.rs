@@ -7,6 +7,13 @@ use tokenizers::models::bpe::Vocab;
 use super::{Special, TokenizerError, alphabet::Alphabet};
 use crate::gguf::{Gguf, GgufError, required};
 
+/// Bytes of the longest special token that is read.
+///
+/// Looking for one takes a step for each byte it may have, at every character of a text, so this
+/// bounds what a text of a given length costs. Published ones have less than a hundred: thirty-odd
+/// blanks in a row, of three bytes each.
+pub(super) const SPECIAL_BYTES_MAX: usize = 128;
+
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -24,7 +31,7 @@ pub(super) struct Vocabulary {
     /// Where the bytes of each token end.
     ends: Vec<usize>,
     kinds: Vec<Kind>,
-    /// Special tokens by their spelling, longest first.
+    /// Special tokens in the order of their spelling, byte by byte.
     specials: Vec<(String, u32)>,
     /// The bytes with which some special token starts.
     starts: [bool; 256],
@@ -69,6 +76,10 @@ pub(super) fn read(
                 vocabulary.bytes.extend(bytes);
             }
             Kind::Control | Kind::UserDefined => {
+                let bytes = token.len();
+                if bytes > SPECIAL_BYTES_MAX {
+                    return Err(TokenizerError::SpecialTooLong { id: at, bytes });
+                }
                 vocabulary.bytes.extend(token.as_bytes());
                 if let Some(&first) = token.as_bytes().first() {
                     vocabulary.starts[usize::from(first)] = true;
@@ -82,7 +93,7 @@ pub(super) fn read(
             return Err(TokenizerError::Duplicate(token.clone()));
         }
     }
-    vocabulary.specials.sort_by_key(|(text, id)| (std::cmp::Reverse(text.len()), *id));
+    vocabulary.specials.sort();
     Ok((vocabulary, ids))
 }
 
@@ -131,16 +142,24 @@ impl Vocabulary {
     /// The longest special token that `text` starts with. Control tokens count only when asked
     /// for; user-defined ones are text and always do.
     pub(super) fn special_at(&self, text: &str, special: Special) -> Option<(&str, u32)> {
-        if !self.starts[usize::from(*text.as_bytes().first()?)] {
+        let text = text.as_bytes();
+        if !self.starts[usize::from(*text.first()?)] {
             return None;
         }
-        self.specials
-            .iter()
-            .find(|(spelling, id)| {
-                text.starts_with(spelling.as_str())
-                    && (special == Special::Token || self.kind(*id) == Some(Kind::UserDefined))
-            })
-            .map(|(spelling, id)| (spelling.as_str(), *id))
+        let mut left = self.specials.as_slice();
+        let mut longest = None;
+        for (depth, byte) in text.iter().enumerate() {
+            left = going_on(left, depth, *byte);
+            let Some(((spelling, id), longer)) = left.split_first() else { break };
+            // The spelling that ends here comes before all that go on from it.
+            if spelling.len() == depth + 1 {
+                if special == Special::Token || self.kind(*id) == Some(Kind::UserDefined) {
+                    longest = Some((spelling.as_str(), *id));
+                }
+                left = longer;
+            }
+        }
+        longest
     }
 
     /// Cuts `text` at its first special token.
@@ -154,4 +173,18 @@ impl Vocabulary {
             Some((&text[..at], id, &text[at + spelling.len()..]))
         })
     }
+}
+
+/// Those of `specials` that go on with `byte`. They are in order, alike in their first `depth` bytes
+/// and longer than that.
+fn going_on(specials: &[(String, u32)], depth: usize, byte: u8) -> &[(String, u32)] {
+    let at = |special: &(String, u32)| special.0.as_bytes().get(depth).copied();
+    let ends = [specials.first(), specials.last()].map(|end| end.and_then(at));
+    if ends == [Some(byte); 2] {
+        // All of them: mostly there is only one left.
+        return specials;
+    }
+    let start = specials.partition_point(|special| at(special) < Some(byte));
+    let end = specials.partition_point(|special| at(special) <= Some(byte));
+    &specials[start..end]
 }

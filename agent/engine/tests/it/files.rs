@@ -185,6 +185,8 @@ fn what_the_engine_does_not_know_is_refused_with_what_it_knows() {
         ("tokenizer.ggml.token_type", Some(Value::Array(Array::I32(vec![1]))), ["1", "types"]),
         ("llama.expert_count", Some(Value::U32(8)), ["expert_count", "8"]),
         ("llama.rope.scaling.type", text("yarn"), ["yarn", "scaled"]),
+        ("llama.rope.scaling.factor", Some(Value::F32(4.0)), ["scaling.factor = 4", "scaled"]),
+        ("llama.rope.scale_linear", Some(Value::F32(0.5)), ["scale_linear = 0.5", "scaled"]),
         ("llama.attention.head_count", Some(Value::U32(0)), ["head_count", "positive"]),
         ("llama.attention.head_count", Some(Value::U32(3)), ["head_count", "divide"]),
         ("llama.attention.head_count", Some(Value::U32(u32::MAX)), ["head_count", "sane"]),
@@ -201,6 +203,13 @@ fn what_the_engine_does_not_know_is_refused_with_what_it_knows() {
         }
         let message = message(with_pair(key, value));
         assert!(parts.iter().all(|part| message.contains(part)), "{key}: {message}");
+    }
+}
+
+#[test]
+fn factors_that_scale_nothing_are_accepted() {
+    for key in ["llama.rope.scaling.factor", "llama.rope.scale_linear"] {
+        run(with_pair(key, Some(Value::F32(1.0)))).unwrap();
     }
 }
 

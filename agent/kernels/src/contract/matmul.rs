@@ -25,6 +25,10 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
         let case = format!("{format} 129 x 96");
         checker.case("embed", &case, |checker| embed(checker, &case, format));
     }
+    for format in Format::WEIGHTS {
+        let case = format!("{format} 33 x 96, activations next to zero");
+        checker.case("matmul", &case, |checker| next_to_zero(checker, &case, format));
+    }
     for rows in [1, 9, 129] {
         let case = format!("three formats at once, {rows} rows");
         checker.case("matmul", &case, |checker| several(checker, &case, rows));
@@ -100,6 +104,29 @@ fn one<B: Backend>(
         let exact = truth((format, &bytes, outputs), (Format::F32, &values, cols));
         checker.compare(("matmul", case), &out, &exact, EXACT_ACTIVATIONS);
     }
+    Ok(())
+}
+
+/// Activations whose scale has no inverse, next to others, must come out as nothing.
+fn next_to_zero<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    case: &str,
+    format: Format,
+) -> Result<(), BackendError> {
+    let (outputs, cols) = (33, 96);
+    let bytes = weights(checker, format, outputs * cols);
+    let mut values = checker.numbers(3 * cols);
+    // One block of the first row, and all of the last: 1e-40 / 127 is below the smallest float
+    // that has an inverse.
+    values[..32].fill(1e-40);
+    values[2 * cols..].fill(-1e-40);
+    let matrix = checker.backend.matrix(format, outputs, cols, &bytes)?;
+    let x = checker.buffer(&values)?;
+    let mut out = checker.poisoned(3 * outputs)?;
+    checker.backend.matmul(&x, 3, &mut [Product { matrix: &matrix, out: &mut out }])?;
+    let with = checker.backend.activations(format);
+    let truth = truth((format, &bytes, outputs), (with, &values, cols));
+    checker.compare(("matmul", case), &out, &truth, SAME_ACTIVATIONS);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use super::grid::{Grid, Place, even, over};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Simd};
 use crate::format::Format;
+use crate::formats::q8_0::inverse;
 
 /// 32 activations of one row, quantised.
 #[derive(Clone, Copy, Default)]
@@ -146,7 +147,7 @@ fn quantise_block<S: Simd>(simd: S, x: &[f32; 32], out: &mut ActivationBlock) {
     let (low, high) = (simd.load(low), simd.load(high));
     let largest = simd.largest(simd.max(simd.abs(low), simd.abs(high)));
     let d = largest / 127.0;
-    let inverse = simd.splat(if d > 0.0 { 1.0 / d } else { 0.0 });
+    let inverse = simd.splat(inverse(d));
     let [q_low, q_high] = out.q.as_chunks_mut::<LANES>().0 else { return };
     simd.to_bytes(simd.round(simd.mul(low, inverse)), q_low);
     simd.to_bytes(simd.round(simd.mul(high, inverse)), q_high);
@@ -154,4 +155,22 @@ fn quantise_block<S: Simd>(simd: S, x: &[f32; 32], out: &mut ActivationBlock) {
     out.d = simd.round_f16(d);
     out.s = simd.round_f16(d * sum as f32);
     out.lift = sum * -128;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::{Isa, Proof, with_simd};
+
+    #[test]
+    fn values_too_small_for_an_inverse_become_zero_with_every_instruction_set() {
+        let mut pool = Pool::new(1);
+        for isa in Isa::available() {
+            let mut out = [ActivationBlock { q: [9; 32], ..ActivationBlock::default() }];
+            let x = [1e-40_f32; 32];
+            let proof = Proof::of(isa).unwrap();
+            with_simd!(proof, simd => quantise(simd, &mut pool, &x, (32, 1), &mut out));
+            assert_eq!((out[0].q, out[0].lift), ([0; 32], 0), "{isa}");
+        }
+    }
 }

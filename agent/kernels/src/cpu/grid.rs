@@ -76,25 +76,19 @@ impl<T> Tile<'_, T> {
 /// Does `units` pieces of work, each with the tile at its place.
 ///
 /// Threads claim `granule` units at a time, in order. Places must follow each other: to a later
-/// grid, to later rows, or to later columns of the same rows. `place` must be a pure function: it is
-/// asked once for the check and once for the work.
+/// grid, to later rows, or to later columns of the same rows. Each place is asked for once, and the
+/// one that was checked is the one that is written to.
 pub(crate) fn over<T: Send>(
     pool: &mut Pool,
     grids: &mut [Grid<'_, T>],
     (units, granule): (usize, usize),
-    place: impl Fn(usize) -> Place + Sync,
+    place: impl FnMut(usize) -> Place,
     work: impl Fn(usize, Tile<'_, T>) + Sync,
 ) {
-    let mut last: Option<Place> = None;
-    for unit in 0..units {
-        let place = place(unit);
-        let grid = &grids[place.grid];
-        assert!(place.rows.start <= place.rows.end && place.rows.end <= grid.rows);
-        assert!(place.cols.start <= place.cols.end && place.cols.end <= grid.cols);
-        assert!(last.is_none_or(|last| last.is_before(&place)), "places overlap");
-        last = Some(place);
-    }
-    let grids = &*grids;
+    let mut places = pool.take_places();
+    places.extend((0..units).map(place));
+    check(grids, &places);
+    let (grids, claimed) = (&*grids, places.as_slice());
     let next = AtomicUsize::new(0);
     let granule = granule.max(1);
     let job = |_thread: usize| {
@@ -103,20 +97,39 @@ pub(crate) fn over<T: Send>(
             if first >= units {
                 return;
             }
-            for unit in first..units.min(first + granule) {
-                let Place { grid, rows, cols } = place(unit);
-                let grid = &grids[grid];
-                assert!(rows.end <= grid.rows && cols.end <= grid.cols);
-                // SAFETY: the place was checked to lie in the grid, just now and as the one that
-                // does not overlap with others above; each unit is claimed once.
-                let start = unsafe { grid.start.add(rows.start * grid.cols + cols.start) };
-                let (rows, cols) = (rows.len(), cols.len());
-                let data = PhantomData;
-                work(unit, Tile { start, stride: grid.cols, rows, cols, data });
+            for (unit, place) in claimed.iter().enumerate().take(first + granule).skip(first) {
+                let grid = &grids[place.grid];
+                let (rows, cols) = (place.rows.len(), place.cols.len());
+                // A place without rows may lie behind the last one, where its columns are nowhere.
+                let offset =
+                    if rows == 0 { 0 } else { place.rows.start * grid.cols + place.cols.start };
+                // SAFETY: `check` has seen this very place, and nothing can have changed it since:
+                // it ends inside of its grid, so the offset of its first row is inside too.
+                let start = unsafe { grid.start.add(offset) };
+                // No other tile has any of this one's elements: `check` has seen that places do
+                // not overlap, and `next` gives each unit away once.
+                work(unit, Tile { start, stride: grid.cols, rows, cols, data: PhantomData });
             }
         }
     };
-    if units <= granule { job(0) } else { pool.run(&job) }
+    if units <= granule {
+        job(0);
+    } else {
+        pool.run(&job);
+    }
+    pool.keep_places(places);
+}
+
+/// Panics unless every place lies in its grid and behind the one before.
+fn check<T>(grids: &[Grid<'_, T>], places: &[Place]) {
+    let mut last: Option<&Place> = None;
+    for place in places {
+        let grid = &grids[place.grid];
+        assert!(place.rows.start <= place.rows.end && place.rows.end <= grid.rows);
+        assert!(place.cols.start <= place.cols.end && place.cols.end <= grid.cols);
+        assert!(last.is_none_or(|last| last.is_before(place)), "places overlap");
+        last = Some(place);
+    }
 }
 
 /// The granule that gives each thread one share.
@@ -149,6 +162,38 @@ mod tests {
         for (i, value) in data.iter().enumerate() {
             assert_eq!(*value, i / 20 * 5 + i % 10 / 2 + 1);
         }
+    }
+
+    #[test]
+    fn the_place_that_was_checked_is_the_one_that_is_written() {
+        let mut pool = Pool::new(2);
+        let mut data = vec![0; 8];
+        let mut asked = 0;
+        let at = |unit: usize| {
+            asked += 1;
+            if asked <= 2 { place(unit..unit + 1, 0..4) } else { place(0..2, 0..4) }
+        };
+        let mut grids = [Grid::new(&mut data, 4)];
+        over(&mut pool, &mut grids, (2, 1), at, |unit, mut tile| {
+            assert_eq!(tile.rows, 1);
+            tile.row(0).fill(unit + 1);
+        });
+        assert_eq!(data, [1, 1, 1, 1, 2, 2, 2, 2]);
+        assert_eq!(asked, 2);
+    }
+
+    #[test]
+    fn an_empty_place_behind_the_last_row_stays_inside_of_its_grid() {
+        let mut pool = Pool::new(1);
+        let mut data = vec![0; 4];
+        let inside = data.as_ptr_range();
+        let inside = inside.start as usize..=inside.end as usize;
+        let mut grids = [Grid::new(&mut data, 4)];
+        let at = |_: usize| place(1..1, 3..4);
+        over(&mut pool, &mut grids, (1, 1), at, |_, tile| {
+            assert_eq!(tile.rows, 0);
+            assert!(inside.contains(&(tile.start as usize)));
+        });
     }
 
     #[test]

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
+use super::grid::Place;
+
 /// Looks for a new job, or for the end of one, before a thread parks.
 ///
 /// A look is a pause instruction of 10 to 50 ns, so this is 20 to 100 us: longer than the gaps
@@ -31,6 +33,8 @@ type Job<'a> = &'a (dyn Fn(usize) + Sync);
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// Memory for the places of a job, kept so that the hundreds of jobs of a step allocate nothing.
+    places: Vec<Place>,
 }
 
 struct Shared {
@@ -79,7 +83,18 @@ impl Pool {
                 Err(_) => break,
             }
         }
-        Self { shared, workers }
+        Self { shared, workers, places: Vec::new() }
+    }
+
+    /// An empty list for the places of a job, with the memory of the one kept last.
+    pub(super) fn take_places(&mut self) -> Vec<Place> {
+        let mut places = std::mem::take(&mut self.places);
+        places.clear();
+        places
+    }
+
+    pub(super) fn keep_places(&mut self, places: Vec<Place>) {
+        self.places = places;
     }
 
     pub(crate) fn threads(&self) -> usize {

@@ -4,7 +4,7 @@
 
 use half::f16;
 
-use super::q8_1::BlockQ8_1;
+use super::{q8_0::inverse, q8_1::BlockQ8_1};
 
 /// One block as it lies in a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +34,7 @@ impl BlockQ4_1 {
         let smallest = values.iter().copied().fold(f32::INFINITY, f32::min);
         let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let d = (largest - smallest) / 15.0;
-        let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
+        let inverse = inverse(d);
         let (low, high) = values.split_at(16);
         let mut halves = low.iter().zip(high);
         let q = std::array::from_fn(|_| {

@@ -61,6 +61,27 @@ impl BlockQ8_0 {
 pub(crate) fn nearest(values: &[f32; 32]) -> (f32, [i8; 32]) {
     let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     let d = largest / 127.0;
-    let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
+    let inverse = inverse(d);
     (d, values.map(|value| (value * inverse).round_ties_even() as i8))
+}
+
+/// What values are multiplied with to be divided by `d`; 0 where `d` is zero or so small that its
+/// inverse is no number, and f16 holds neither.
+#[inline]
+pub(crate) fn inverse(d: f32) -> f32 {
+    let inverse = 1.0 / d;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_too_small_for_an_inverse_become_zero() {
+        for tiny in [0.0, 1e-40, -1e-40, f32::from_bits(1)] {
+            let block = BlockQ8_0::quantise(&[tiny; 32]);
+            assert_eq!(block, BlockQ8_0 { d: f16::ZERO, q: [0; 32] });
+        }
+    }
 }
