@@ -1,11 +1,14 @@
 //! The files of the folder.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use rustix::fs::OFlags;
 
 use super::{Cause, Found, ManifestProblem, Place, Reading, document};
 
@@ -68,20 +71,28 @@ fn read_file(file: &Arc<str>, path: &Path, reading: &mut Reading) {
 
 /// The text of a file; `None` if it has gone since the folder was listed.
 fn read_text(path: &Path) -> Result<Option<String>, Cause> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| {
-        // One byte more than allowed tells a file that is too large from one that just fits.
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)
-    });
-    match read {
+    let unreadable = |error: io::Error| Cause::Unreadable(error.to_string());
+    let file = match open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Cause::Unreadable(error.to_string())),
-        Ok(_) => {}
+        opened => opened.map_err(unreadable)?,
+    };
+    // What is not a file may have no end, or keep its reader waiting for ever.
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(Cause::NotAFile);
     }
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a file that is too large from one that just fits.
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if FILE_BYTES_MAX < u64::try_from(bytes.len()).unwrap_or(u64::MAX) {
         return Err(Cause::FileTooLarge { bytes_max: FILE_BYTES_MAX });
     }
     String::from_utf8(bytes).map(Some).map_err(|_| Cause::NotText)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // Opening a pipe would wait for its writer.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 fn read_documents(file: &Arc<str>, text: &str, reading: &mut Reading) {
@@ -103,6 +114,8 @@ fn read_documents(file: &Arc<str>, text: &str, reading: &mut Reading) {
 
 #[cfg(test)]
 mod tests {
+    use std::{os::unix::fs::symlink, process::Command, sync::mpsc, thread, time::Duration};
+
     use super::*;
 
     fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
@@ -150,6 +163,28 @@ mod tests {
         assert_eq!(reading.found.len(), 1);
         assert_eq!(reading.unclear.len(), 2);
         assert!(!reading.is_unclear);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_by_name_and_holds_nobody_up() {
+        let dir = folder(&[("good.yaml", MODEL)]);
+        let made = Command::new("mkfifo").arg(dir.path().join("pipe.yaml")).status();
+        assert!(made.unwrap().success());
+        symlink("/dev/zero", dir.path().join("endless.yaml")).unwrap();
+        // A thread of its own, which the end of the test does not wait for.
+        let (tell, told) = mpsc::sync_channel(1);
+        let path = dir.path().to_owned();
+        thread::spawn(move || tell.send(read(&path)));
+        let reading = told.recv_timeout(Duration::from_mins(1)).expect("read within a minute");
+        let problems: Vec<_> = reading.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            problems,
+            [
+                "endless.yaml: is not a regular file (NotAFile)",
+                "pipe.yaml: is not a regular file (NotAFile)",
+            ]
+        );
+        assert_eq!((reading.found.len(), reading.unclear.len()), (1, 2));
     }
 
     #[test]

@@ -33,6 +33,8 @@ impl fmt::Display for ManifestProblem {
 pub(crate) enum Cause {
     #[error("cannot be read: {0}")]
     Unreadable(String),
+    #[error("is not a regular file")]
+    NotAFile,
     #[error("is not UTF-8 text")]
     NotText,
     #[error("has more than {bytes_max} bytes")]
@@ -78,6 +80,7 @@ impl Cause {
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => "Unreadable",
+            Self::NotAFile => "NotAFile",
             Self::NotText => "NotText",
             Self::FileTooLarge { .. } => "FileTooLarge",
             Self::TooManyDocuments { .. } => "TooManyDocuments",
