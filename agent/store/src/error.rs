@@ -41,7 +41,8 @@ pub enum SourceError {
     Unreachable(#[source] Box<dyn Error + Send + Sync>),
     #[error("its certificate is not trusted")]
     Untrusted(#[source] Box<dyn Error + Send + Sync>),
-    #[error("sent nothing more for {waited_ms} ms after {}", Bytes(*.bytes_done))]
+    /// Sent nothing in the stall timeout, or less in the time of the least pace than that asks for.
+    #[error("sent nothing, or too little, for {waited_ms} ms after {}", Bytes(*.bytes_done))]
     Stalled { waited_ms: u128, bytes_done: u64 },
     #[error("the connection broke after {}", Bytes(*.bytes_done))]
     Interrupted {

@@ -148,8 +148,10 @@ impl<'a> Fetch<'a> {
     /// How long an honest holder may go without a new byte: `pip` writes none until it is done,
     /// and a server may stall at every attempt.
     fn patience(&self) -> Duration {
-        let StoreOptions { connect_timeout, stall_timeout, retry, pip, .. } = self.options;
-        let attempt = *connect_timeout + *stall_timeout + retry.pause_max;
+        let StoreOptions { connect_timeout, stall_timeout, pace_min, retry, pip, .. } =
+            self.options;
+        let wait = stall_timeout.saturating_add(pace_min.within);
+        let attempt = connect_timeout.saturating_add(wait).saturating_add(retry.pause_max);
         pip.timeout.max(attempt.saturating_mul(retry.attempts_max))
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each attempt asks ([`client`]), reads the head of the answer ([`answer`]) and takes its body. What an
 //! attempt brought is kept whatever ended it. Every wait has an end: for the connection, for the
-//! head, for each next few bytes, and for the number of attempts that bring nothing.
+//! head, for each next byte, for each stretch of the body, and for the number of attempts that
+//! bring nothing.
 
 mod answer;
 mod client;
@@ -19,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::{
     error::SourceError,
     hash::Hasher,
-    options::{Retry, StoreOptions},
+    options::{Pace, Retry, StoreOptions},
     partial::Partial,
     source::Address,
     state::State,
@@ -30,10 +31,6 @@ use answer::{Answer, Asked};
 /// Bytes collected before they go to the disk: one hand-over to a blocking thread per megabyte
 /// costs nothing, and a dropped fetch loses no more than this.
 const APPEND_BYTES: usize = 1 << 20;
-
-/// Bytes that count as being alive within one stall timeout. A server that drips slower than this
-/// (140 bytes a second by default) would take months over the smallest model.
-const ALIVE_BYTES: u64 = 4096;
 
 /// Bytes that make an attempt worth having: it starts the count of attempts anew, so that a large
 /// file comes through a poor line, yet there are never more attempts than megabytes and a few.
@@ -177,12 +174,13 @@ impl Download<'_> {
         mut response: Response,
         bytes_total: Option<u64>,
     ) -> Result<(), SourceError> {
-        let mut alive = Alive::new(self.options.stall_timeout);
+        let mut alive = Alive::new(self.options.stall_timeout, self.options.pace_min);
         let mut buffer = Vec::new();
         loop {
             let bytes_done = self.partial.bytes().saturating_add(buffer.len() as u64);
-            let ended = match timeout_at(alive.deadline(), response.chunk()).await {
-                Err(_) => Some(Err(stalled(self.options.stall_timeout, bytes_done))),
+            let (deadline, waited) = alive.deadline();
+            let ended = match timeout_at(deadline, response.chunk()).await {
+                Err(_) => Some(Err(stalled(waited, bytes_done))),
                 Ok(Err(error)) => Some(Err(client::explain(error, bytes_done))),
                 Ok(Ok(None)) => Some(check_whole(bytes_done, bytes_total)),
                 Ok(Ok(Some(chunk))) => {
@@ -225,25 +223,33 @@ fn malformed(why: &str) -> SourceError {
     SourceError::Malformed { why: why.to_owned() }
 }
 
-/// When a server that sends next to nothing counts as stalled.
+/// When a server that sends nothing, or too little, counts as stalled.
 struct Alive {
-    patience: Duration,
+    silence_max: Duration,
+    pace_min: Pace,
+    heard_at: Instant,
+    /// Where the stretch began that is measured against the least pace, and its bytes so far.
     since: Instant,
     bytes: u64,
 }
 
 impl Alive {
-    fn new(patience: Duration) -> Self {
-        Self { patience, since: Instant::now(), bytes: 0 }
+    fn new(silence_max: Duration, pace_min: Pace) -> Self {
+        let now = Instant::now();
+        Self { silence_max, pace_min, heard_at: now, since: now, bytes: 0 }
     }
 
-    fn deadline(&self) -> Instant {
-        self.since + self.patience
+    /// Until when to wait for the next bytes, and how long too little will have come by then.
+    fn deadline(&self) -> (Instant, Duration) {
+        let silent = (self.heard_at + self.silence_max, self.silence_max);
+        let slow = (self.since + self.pace_min.within, self.pace_min.within);
+        silent.min(slow)
     }
 
     fn feed(&mut self, bytes: u64, now: Instant) {
+        self.heard_at = now;
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes >= ALIVE_BYTES {
+        if self.bytes >= self.pace_min.bytes {
             (self.bytes, self.since) = (0, now);
         }
     }
@@ -293,15 +299,17 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_drips_is_not_alive() {
-        let patience = Duration::from_secs(30);
-        let mut alive = Alive::new(patience);
-        let deadline = alive.deadline();
-        for _ in 1..ALIVE_BYTES {
-            alive.feed(1, alive.since + patience / 2);
-            assert_eq!(alive.deadline(), deadline);
+    fn a_server_is_alive_while_it_is_neither_silent_nor_slow() {
+        let (silence_max, within) = (Duration::from_secs(30), Duration::from_mins(1));
+        let mut alive = Alive::new(silence_max, Pace { bytes: 100, within });
+        let start = alive.since;
+        assert_eq!(alive.deadline(), (start + silence_max, silence_max));
+        for second in 31..=59 {
+            alive.feed(1, start + Duration::from_secs(second));
+            assert_eq!(alive.deadline(), (start + within, within), "dripping wins no time");
         }
-        alive.feed(1, alive.since + patience / 2);
-        assert!(alive.deadline() > deadline);
+        let paid = start + Duration::from_secs(59);
+        alive.feed(100, paid);
+        assert_eq!(alive.deadline(), (paid + silence_max, silence_max));
     }
 }

@@ -24,6 +24,6 @@ mod pip;
 
 pub use crate::{
     error::{Attempt, FetchError, SourceError, StoreError},
-    options::{PipOptions, Retry, Site, StoreOptions},
+    options::{Pace, PipOptions, Retry, Site, StoreOptions},
     store::{Progress, ProgressFn, Store, Stored, Verdict},
 };

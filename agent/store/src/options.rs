@@ -28,8 +28,18 @@ pub struct StoreOptions {
     pub connect_timeout: Duration,
     /// A server that sends nothing for so long has stalled.
     pub stall_timeout: Duration,
+    /// A server that sends, but less than this, has stalled too.
+    pub pace_min: Pace,
     pub retry: Retry,
     pub pip: PipOptions,
+}
+
+/// How fast a body comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub bytes: u64,
+    /// The time in which that many come.
+    pub within: Duration,
 }
 
 /// How often one mirror is asked again.
@@ -64,6 +74,9 @@ impl StoreOptions {
             connect_timeout: Duration::from_secs(10),
             // Long enough for an object store that wakes a cold object.
             stall_timeout: Duration::from_secs(30),
+            // Half of a line of 128 kbit/s, for a minute: no line that a model is fetched over is
+            // so slow, and a gigabyte cannot be drawn out over more than a day and a half.
+            pace_min: Pace { bytes: 512 << 10, within: Duration::from_mins(1) },
             retry: Retry {
                 // About 0.5 + 1 + 2 seconds of pauses: over a restart of a load balancer, and
                 // short enough that the next mirror gets its turn.

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
@@ -24,9 +25,20 @@ pub(crate) struct Request {
 /// What goes back on the wire, as it is.
 pub(crate) struct Reply {
     pub(crate) wire: Vec<u8>,
-    /// Keeps the connection open and silent instead of closing it.
-    pub(crate) hang: bool,
+    pub(crate) end: End,
 }
+
+/// What follows on the wire.
+#[derive(Clone, Copy)]
+pub(crate) enum End {
+    Close,
+    Silence,
+    /// A byte now and then, without end.
+    Drip,
+}
+
+/// Pause between two bytes of [`End::Drip`].
+const DRIP_EVERY: Duration = Duration::from_millis(10);
 
 impl Reply {
     pub(crate) fn new(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
@@ -35,7 +47,7 @@ impl Reply {
         let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\n{headers}\r\n");
         let mut wire = head.into_bytes();
         wire.extend_from_slice(body);
-        Self { wire, hang: false }
+        Self { wire, end: End::Close }
     }
 
     /// The whole file, with its length.
@@ -73,9 +85,12 @@ impl Reply {
         self
     }
 
-    pub(crate) fn hang(mut self) -> Self {
-        self.hang = true;
-        self
+    pub(crate) fn hang(self) -> Self {
+        Self { end: End::Silence, ..self }
+    }
+
+    pub(crate) fn drip(self) -> Self {
+        Self { end: End::Drip, ..self }
     }
 }
 
@@ -164,12 +179,19 @@ async fn serve(
         seen.push(request.clone());
         request
     };
-    let Reply { wire, hang } = answer(&request);
+    let Reply { wire, end } = answer(&request);
     // The client may be gone already, which is what some tests are about.
     let _gone = stream.write_all(&wire).await;
-    if hang {
-        // Ends with the client.
-        let _gone = stream.read_u8().await;
+    match end {
+        End::Close => {}
+        // Both end with the client.
+        End::Silence => drop(stream.read_u8().await),
+        End::Drip => {
+            let mut drops = tokio::time::interval(DRIP_EVERY);
+            while stream.write_all(&[0]).await.is_ok() && stream.flush().await.is_ok() {
+                drops.tick().await;
+            }
+        }
     }
     let _gone = stream.shutdown().await;
 }

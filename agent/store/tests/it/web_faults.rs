@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use realm_store::Pace;
 use tokio::net::TcpListener;
 
 use crate::{
-    server::{Reply, Server},
+    server::{End, Reply, Server},
     world::{World, artifact, bytes, reasons},
 };
 
@@ -34,7 +35,7 @@ async fn a_server_that_goes_silent_has_stalled() {
     });
     let file = body.clone();
     let server = Server::start(move |request| match request.path.as_str() {
-        "/head" => Reply { wire: Vec::new(), hang: true },
+        "/head" => Reply { wire: Vec::new(), end: End::Silence },
         _ => Reply::good(request, &file, "\"a\"").cut(10).hang(),
     })
     .await;
@@ -43,6 +44,21 @@ async fn a_server_that_goes_silent_has_stalled() {
     assert_eq!(reasons(&error), ["SourceStalled"; 3]);
     assert!(error.to_string().contains("100 ms after 30 bytes"), "{error}");
     assert_eq!(server.requests().len(), 6, "each mirror is asked three times");
+}
+
+#[tokio::test]
+async fn a_server_that_drips_has_stalled_though_it_is_never_silent() {
+    let body = bytes(100_000);
+    let world = World::with(|options| {
+        options.pace_min = Pace { bytes: 1000, within: Duration::from_millis(200) };
+    });
+    let file = body.clone();
+    let server =
+        Server::start(move |request| Reply::good(request, &file, "\"a\"").cut(10).drip()).await;
+    let error = world.fetch(&artifact(&body, [server.url("/a")])).await.unwrap_err();
+    assert_eq!(reasons(&error), ["SourceStalled"; 2]);
+    assert!(error.to_string().contains("for 200 ms"), "{error}");
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[tokio::test]
@@ -189,8 +205,8 @@ async fn what_is_not_there_or_not_given_is_not_asked_for_again() {
 #[tokio::test]
 async fn a_server_that_speaks_no_http_is_given_up() {
     let (world, body) = (World::new(), bytes(1000));
-    let server =
-        Server::start(|_| Reply { wire: b"SSH-2.0-nothing\r\n\r\n".to_vec(), hang: false }).await;
+    let wire = b"SSH-2.0-nothing\r\n\r\n";
+    let server = Server::start(|_| Reply { wire: wire.to_vec(), end: End::Close }).await;
     let error = world.fetch(&artifact(&body, [server.url("/a")])).await.unwrap_err();
     assert_eq!(error.reason(), "SourceInterrupted", "{error}");
     assert_eq!(server.requests().len(), 3);
