@@ -56,11 +56,9 @@ pub(super) fn split(text: &str) -> Vec<(usize, &str)> {
 
 /// Reads one document; `None` if there is nothing but comments.
 pub(crate) fn parse(place: Place, text: &str) -> Option<Found> {
-    // The lines before it, empty, so that every line number is the file's.
-    let padded = format!("{}{text}", "\n".repeat(place.lines_before));
     let problem =
         |line, cause| ManifestProblem { file: place.file.clone(), line: Some(line), cause };
-    let tree = match Tree::read(&padded) {
+    let tree = match Tree::read(text, place.lines_before) {
         Ok(tree) => tree.filter(|tree| !tree.is_empty())?,
         Err(TreeError { line, message }) => {
             return Some(Found::Unnamed(problem(line, Cause::syntax(&message))));
@@ -73,7 +71,7 @@ pub(crate) fn parse(place: Place, text: &str) -> Option<Found> {
     let mut problems: Vec<_> = unknown_fields(&tree, id.0)
         .map(|(field, line)| problem(line, Cause::UnknownField(super::problem::one_line(&field))))
         .collect();
-    match read(id.0, &padded, &tree) {
+    match read(id.0, text, place.lines_before, &tree) {
         Ok(object) if problems.is_empty() => {
             Some(Found::Whole(Document { id, place, text: text.into(), object, tree }))
         }
@@ -134,14 +132,20 @@ fn unknown_fields(tree: &Tree, kind: Kind) -> impl Iterator<Item = (String, usiz
     head.chain(metadata)
 }
 
-fn read(kind: Kind, padded: &str, tree: &Tree) -> Result<Object, (usize, Cause)> {
+fn read(
+    kind: Kind,
+    text: &str,
+    lines_before: usize,
+    tree: &Tree,
+) -> Result<Object, (usize, Cause)> {
     match kind {
-        Kind::Model => typed(padded, tree).map(Box::new).map(Object::Model),
-        Kind::Tenant => typed(padded, tree).map(Box::new).map(Object::Tenant),
-        Kind::Pipeline => typed(padded, tree).map(Box::new).map(Object::Pipeline),
+        Kind::Model => typed(text, lines_before, tree).map(Box::new).map(Object::Model),
+        Kind::Tenant => typed(text, lines_before, tree).map(Box::new).map(Object::Tenant),
+        Kind::Pipeline => typed(text, lines_before, tree).map(Box::new).map(Object::Pipeline),
         // What a reader says of a wrong value may quote it, and these are secrets.
         Kind::Secret => {
-            typed(padded, tree).map(Box::new).map(Object::Secret).map_err(|(line, _)| {
+            let secret = typed(text, lines_before, tree).map(Box::new).map(Object::Secret);
+            secret.map_err(|(line, _)| {
                 let message = "not a Secret: `data` holds base64 and `stringData` holds texts";
                 (line, Cause::malformed(message))
             })
@@ -149,11 +153,16 @@ fn read(kind: Kind, padded: &str, tree: &Tree) -> Result<Object, (usize, Cause)>
     }
 }
 
-fn typed<T: DeserializeOwned>(padded: &str, tree: &Tree) -> Result<T, (usize, Cause)> {
+fn typed<T: DeserializeOwned>(
+    text: &str,
+    lines_before: usize,
+    tree: &Tree,
+) -> Result<T, (usize, Cause)> {
     // A snippet would spread over lines; file and line say where to look.
     let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(padded, options).map_err(|error| {
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().and_then(|location| usize::try_from(location.line()).ok());
+        let line = line.map(|line| line.saturating_add(lines_before));
         let message = DefaultMessageFormatter.format_message(error.without_snippet());
         (line.unwrap_or_else(|| tree.line()), Cause::malformed(&message))
     })

@@ -47,15 +47,15 @@ pub(super) struct TreeError {
 }
 
 impl Tree {
-    /// Reads a text of at most one document; `None` if there is nothing but comments.
-    pub(super) fn read(text: &str) -> Result<Option<Self>, TreeError> {
+    /// Reads a text of at most one document; `None` if there is nothing but comments. Lines are
+    /// counted from `lines_before`, those of its file before the text.
+    pub(super) fn read(text: &str, lines_before: usize) -> Result<Option<Self>, TreeError> {
+        let line = |marker: &Marker| lines_before.saturating_add(marker.line());
         let mut builder = Builder::default();
         for event in Parser::new_from_str(text) {
-            let (event, span) = event.map_err(|error| TreeError {
-                line: error.marker().line(),
-                message: error.info(),
-            })?;
-            builder.take(event, span.start)?;
+            let (event, span) = event
+                .map_err(|error| TreeError { line: line(error.marker()), message: error.info() })?;
+            builder.take(event, line(&span.start))?;
         }
         Ok((!builder.nodes.is_empty()).then_some(Self { nodes: builder.nodes }))
     }
@@ -176,8 +176,7 @@ struct Open {
 }
 
 impl Builder {
-    fn take(&mut self, event: Event<'_>, start: Marker) -> Result<(), TreeError> {
-        let line = start.line();
+    fn take(&mut self, event: Event<'_>, line: usize) -> Result<(), TreeError> {
         match event {
             Event::Scalar(text, ..) => self.scalar(text.into_owned(), line),
             Event::SequenceStart(..) => self.begin(Content::Sequence(Vec::new()), line),
@@ -267,7 +266,7 @@ spec:
 ";
 
     fn check(path: &str, line: usize) {
-        let tree = Tree::read(PIPELINE).unwrap().unwrap();
+        let tree = Tree::read(PIPELINE, 0).unwrap().unwrap();
         assert_eq!(tree.line_of(path), line, "{path}");
     }
 
@@ -300,28 +299,28 @@ spec:
 
     #[test]
     fn a_text_that_is_not_yaml_is_refused_with_its_line() {
-        let error = Tree::read("a: 1\nb: [1, 2\nc: 3\n").unwrap_err();
+        let error = Tree::read("a: 1\nb: [1, 2\nc: 3\n", 0).unwrap_err();
         assert!((2..=3).contains(&error.line), "{error:?}");
-        assert_eq!(Tree::read("a: 1\n? [x]\n: 1\n").unwrap_err().line, 2);
+        assert_eq!(Tree::read("a: 1\n? [x]\n: 1\n", 0).unwrap_err().line, 2);
     }
 
     #[test]
     fn nesting_without_end_is_refused() {
-        assert!(Tree::read(&"[".repeat(100_000)).is_err());
-        assert!(Tree::read(&"- ".repeat(100)).is_err());
+        assert!(Tree::read(&"[".repeat(100_000), 0).is_err());
+        assert!(Tree::read(&"- ".repeat(100), 0).is_err());
     }
 
     #[test]
     fn only_comments_are_no_document() {
         for text in ["", "# nothing\n", "---\n", "---\n# nothing\n"] {
-            assert!(Tree::read(text).unwrap().is_none_or(|tree| tree.is_empty()), "{text}");
+            assert!(Tree::read(text, 0).unwrap().is_none_or(|tree| tree.is_empty()), "{text}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_and_any_path_end_without_a_panic(text in "[a-c:\\[\\]{}&*|>\\-#'\" \n]{0,60}", path in ".{0,20}") {
-            if let Ok(Some(tree)) = Tree::read(&text) {
+            if let Ok(Some(tree)) = Tree::read(&text, 0) {
                 tree.line_of(&path);
             }
         }

@@ -110,6 +110,32 @@ fn lines_are_those_of_the_file_in_every_document() {
 }
 
 #[test]
+fn lines_before_a_document_count_in_every_problem_and_cost_nothing() {
+    // More than any memory could hold.
+    let lines_before = 1 << 60;
+    let unknown_kind = MODEL.replace("kind: Model", "kind: Modle");
+    let texts = [
+        ("---\na: 1\nb: [1, 2\n".to_owned(), 2..=4),
+        (unknown_kind, 2..=2),
+        (MODEL.replace("  name: tiny", "  name: tiny\n  nmespace: x"), 5..=5),
+        (MODEL.replace("  sources:", "  replicas: many\n  sources:"), 6..=6),
+    ];
+    for (text, lines) in texts {
+        let place = Place { file: Arc::from("f.yaml"), lines_before };
+        let problem = match parse(place, &text) {
+            Some(Found::Broken { problems, .. }) => problems[0].clone(),
+            Some(Found::Unnamed(problem)) => problem,
+            other => panic!("{other:?}"),
+        };
+        let line = problem.line.unwrap();
+        assert!(lines.contains(&line.wrapping_sub(lines_before)), "{problem}");
+    }
+    let place = Place { file: Arc::from("f.yaml"), lines_before };
+    let Some(Found::Whole(document)) = parse(place, MODEL) else { panic!("it is whole") };
+    assert_eq!(document.tree.line_of("spec.sources"), lines_before + 6);
+}
+
+#[test]
 fn a_document_that_does_not_say_what_it_is_has_no_name_and_a_line() {
     check(
         &MODEL.replace("kind: Model", "kind: Modle"),
