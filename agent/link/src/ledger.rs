@@ -106,7 +106,9 @@ impl Ledger {
 
     /// Keeps `desired` on disk, then tells the subscribers.
     ///
-    /// After an error the state that was held before is still held, on disk and by subscribers.
+    /// After an error the subscribers still hold the state that was held before. So does the disk,
+    /// unless the state had its slot and only the folder could not be synced: then a restart may
+    /// find either of the two, and until then the next state is written over the new one.
     pub async fn accept(&self, desired: Desired) -> Result<Accepted, LedgerError> {
         let ledger = self.clone();
         let accepted = task::spawn_blocking(move || ledger.accept_blocking(desired));
