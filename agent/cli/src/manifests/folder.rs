@@ -172,7 +172,7 @@ mod tests {
         assert!(made.unwrap().success());
         symlink("/dev/zero", dir.path().join("endless.yaml")).unwrap();
         // A thread of its own, which the end of the test does not wait for.
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(1);
         let path = dir.path().to_owned();
         thread::spawn(move || tell.send(read(&path)));
         let reading = told.recv_timeout(Duration::from_mins(1)).expect("read within a minute");

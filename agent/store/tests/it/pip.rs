@@ -110,8 +110,9 @@ async fn what_a_server_brought_outlives_a_wheel_that_does_not_have_the_file() {
 async fn a_file_of_a_wheel_replaces_what_a_server_left() {
     let (index, body) = (wheels(), bytes(300_000));
     let world = world(index.path());
-    let server = Server::start(|request| match request.number {
-        0 => Reply::whole(&[7; 100_000]).cut(40_000),
+    let other = vec![7; 100_000];
+    let server = Server::start(move |request| match request.number {
+        0 => Reply::whole(&other).cut(40_000),
         _ => Reply::new("404 Not Found", &[], b""),
     })
     .await;
