@@ -177,12 +177,15 @@ async fn the_steps_of_a_pipeline_share_one_limit_of_output() {
     }
 }
 
-/// The least fuel, to a factor of two, that serves the first step alone is too little for both.
+/// The least fuel, to a quarter more, that serves the larger step alone is too little for both.
 #[tokio::test]
 async fn the_steps_of_a_pipeline_share_one_tank_of_fuel() {
     let mut press = Press::new("thirsty", Mood::Echo, |_| {}).await;
-    let chat = json!({ "messages": [{ "role": "user", "content": "sum up news" }] });
-    let mut max = 1 << 10;
+    let chat = json!({
+        "messages": [{ "role": "user", "content": "<user: sum up news\n>" }],
+        "model": "thirsty", "max_tokens": 1000, "temperature": 0.5,
+    });
+    let mut max = 1 << 14;
     loop {
         press.limit(|limits| limits.fuel_max = max);
         match press.citizen.done(&press.town.runtime, "chat", &chat).await.end {
@@ -191,7 +194,7 @@ async fn the_steps_of_a_pipeline_share_one_tank_of_fuel() {
                 assert_eq!(refusal, Refusal::ProgramLimit { limit: ProgramLimit::Fuel, max });
             }
         }
-        max *= 2;
+        max += max / 4;
     }
     let refusal = press.refused(&Press::params()).await;
     assert_eq!(refusal, Refusal::ProgramLimit { limit: ProgramLimit::Fuel, max });
