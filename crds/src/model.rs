@@ -95,8 +95,8 @@ pub struct ModelSpec {
     #[schemars(range(min = 1, max = CONTEXT_MAX))]
     pub context: Option<u32>,
 
-    /// Blocks of KV cache that an agent keeps for this model. Derived from the agent's memory
-    /// when absent.
+    /// Blocks of KV cache, of 32 tokens each, that an agent keeps for this model. When absent,
+    /// enough for four whole contexts, or fewer where memory is short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = KV_BLOCKS_MAX))]
     pub kv_blocks: Option<u32>,

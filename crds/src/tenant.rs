@@ -239,7 +239,7 @@ pub struct Limits {
 impl Default for Limits {
     /// Generous to one team, harmless to a shared node: ten calls a second, prompts of two
     /// hundred full contexts of 1,024 tokens a minute, sixteen streams at once, and KV cache for
-    /// two sequences of the longest context at 16 tokens a block.
+    /// four sequences of the longest context at 32 tokens a block.
     fn default() -> Self {
         Self {
             requests_per_minute: 600,
