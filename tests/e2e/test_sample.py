@@ -13,7 +13,7 @@ import pytest
 
 from harness.server import Server, realm
 from harness.talk import QUESTIONS, answer
-from harness.wait import eventually, raises
+from harness.wait import raises
 from realm_client import Client, Unauthenticated
 
 
@@ -33,8 +33,7 @@ async def test_the_sample_is_laid_out_and_served_and_what_is_printed_works(home:
         server.start()
         for name in ("model default/smollm2", "tenant default/sample", "pipeline default/digest"):
             await server.says(f"{name}: ready")
-        key = server.addresses.key
-        assert key is not None
+        key = await server.sample_key()
         async with Client(server.url, key) as client:
             assert client.tenant == "default/sample"
             expected = await answer(client, QUESTIONS[0])
@@ -54,11 +53,10 @@ async def test_the_sample_is_laid_out_and_served_and_what_is_printed_works(home:
         server.terminate()
         assert server.wait() == 0
         server.start()
-        again = server.addresses.key
-        assert again is not None
+        again = await server.sample_key()
         assert again != key, "only digests are kept, so each start makes a key"
         await server.says("model default/smollm2: ready")
-        async with await opened(server, again) as client:
+        async with Client(server.url, again) as client:
             assert await answer(client, QUESTIONS[0]) == expected
         old = Client(server.url, key)
         await raises(Unauthenticated, old.connect, "the key of the last start is refused")
@@ -66,20 +64,6 @@ async def test_the_sample_is_laid_out_and_served_and_what_is_printed_works(home:
         assert sorted(path.name for path in (home / "sample").iterdir()) == before
     finally:
         server.close()
-
-
-async def opened(server: Server, key: str) -> Client:
-    """A client whose key has been taken: the ledger's state is served before the folder is read."""
-
-    async def probe() -> Client | None:
-        client = Client(server.url, key)
-        try:
-            await client.connect()
-        except Unauthenticated:
-            return None
-        return client
-
-    return await eventually(probe, "the printed key opens the door")
 
 
 def test_one_prompt_is_answered_on_the_command_line(home: Path) -> None:

@@ -55,7 +55,6 @@ class Addresses:
     ws: str
     http: str
     metrics: str
-    key: str | None
 
     @property
     def listen(self) -> str:
@@ -65,10 +64,16 @@ class Addresses:
 
 def parse_addresses(lines: Iterable[str]) -> Addresses | None:
     """The addresses among the lines of standard output; `None` until all are there."""
-    found = dict(re.findall(r"^(listening|http|metrics|key)  +(\S+)$", "\n".join(lines), re.M))
+    found = dict(re.findall(r"^(listening|http|metrics)  +(\S+)$", "\n".join(lines), re.M))
     if not {"listening", "http", "metrics"} <= found.keys():
         return None
-    return Addresses(found["listening"], found["http"], found["metrics"], found.get("key"))
+    return Addresses(found["listening"], found["http"], found["metrics"])
+
+
+def parse_key(lines: Iterable[str]) -> str | None:
+    """The sample's key, once the whole line to copy has been printed."""
+    found = re.search(r"^key  +(\S+)\n\ncurl [^\0]*\n$", "\n".join(lines), re.M)
+    return found[1] if found else None
 
 
 @dataclass
@@ -177,6 +182,10 @@ class Server:
     async def says(self, pattern: str) -> str:
         """As `await_line`, for a test that goes on meanwhile."""
         return await asyncio.to_thread(self.await_line, pattern)
+
+    async def sample_key(self) -> str:
+        """The key that a server without a folder prints, once it opens the door."""
+        return await asyncio.to_thread(lambda: self._await(self.out, parse_key, "its key"))
 
     def _await(
         self,
