@@ -5,7 +5,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use realm_core::{
     desired::{Artifact, DesiredModel, DesiredPipeline, DesiredTenant, Program, Sha256},
     name::{ModelName, PipelineName, TenantName},
-    report::{Failure, ModelFacts, ModelPhase},
+    report::{self, Failure, ModelFacts, ModelPhase},
     residents::Residents,
 };
 use realm_runtime::{Awaited, PROGRAM_BYTES_MAX, Prepared, ProgramError};
@@ -97,8 +97,8 @@ impl Agent {
         let loaded = spawn_blocking(move || devices::load(&device, &path, sha256, &options))
             .await
             .map_err(|panic| Failure { reason: "LoadFailed", message: panic.to_string() })?;
-        let (engine, mut facts) =
-            loaded.map_err(|error| Failure { reason: error.reason(), message: chain(&error) })?;
+        let (engine, mut facts) = loaded
+            .map_err(|error| Failure { reason: error.reason(), message: report::chain(&error) })?;
         facts.sha256 = Some(sha256);
         let engine = Arc::new(engine);
         self.engines.put(model.name.clone(), engine.clone());
@@ -162,21 +162,9 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn unfetched(error: &FetchError) -> Failure {
-    Failure { reason: error.reason(), message: chain(error) }
+    Failure { reason: error.reason(), message: report::chain(error) }
 }
 
 fn unprepared(error: &ProgramError) -> Failure {
-    Failure { reason: error.reason(), message: chain(error) }
-}
-
-/// An error with all its causes, for a condition's message.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    Failure { reason: error.reason(), message: report::chain(error) }
 }

@@ -1,5 +1,7 @@
 //! What one node holds: the answer to a [`crate::desired::Desired`].
 
+use std::error::Error;
+
 use crate::{
     desired::Sha256,
     name::{ModelName, PipelineName, TenantName},
@@ -75,4 +77,16 @@ pub struct ModelFacts {
     pub licence: Option<String>,
     pub weights_bytes: u64,
     pub sha256: Option<Sha256>,
+}
+
+/// An error and all its causes in one line, for a condition's message.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use realm_core::report::{Failure, ModelPhase, Phase, Report};
+use realm_core::report::{self, Failure, ModelPhase, Phase, Report};
 use tokio::sync::{mpsc, watch};
 
 use super::state::Notice;
@@ -74,20 +74,10 @@ fn notice_line(notice: &Notice) -> Option<String> {
             tracing::info!(generation, "the folder has been read");
             None
         }
-        Notice::NotAccepted(error) => Some(format!("not accepted: {}", chain(error))),
+        Notice::NotAccepted(error) => Some(format!("not accepted: {}", report::chain(error))),
         Notice::NotKept(error) => Some(format!("not kept for the next start: {error}")),
         Notice::Unwatched(error) => {
             Some(format!("the folder cannot be watched and is read every second: {error}"))
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
