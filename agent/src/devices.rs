@@ -6,7 +6,7 @@ use realm_core::{
     desired::{DesiredModel, Sha256},
     report::ModelFacts,
 };
-use realm_engine::{EngineHandle, LoadError, OpenOptions, Secret};
+use realm_engine::{EngineHandle, LoadError, MemoryBudget, OpenOptions, Secret};
 use realm_kernels::{
     backend::{Backend as _, KvType},
     cpu::{self, Cpu},
@@ -31,6 +31,8 @@ pub enum DeviceError {
 #[derive(Clone, Debug)]
 pub struct Device {
     threads: usize,
+    /// What was free when the device was opened, for all its models.
+    budget: MemoryBudget,
     /// Where every KV hash chain of this process starts.
     secret: Secret,
 }
@@ -44,7 +46,8 @@ impl Device {
         }
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(DeviceError::Random)?;
-        Ok(Self { threads, secret: Secret(secret) })
+        let budget = MemoryBudget::new(memory_for_models()?);
+        Ok(Self { threads, budget, secret: Secret(secret) })
     }
 
     /// The device in words.
@@ -52,10 +55,9 @@ impl Device {
         Cpu::detect(self.threads).describe()
     }
 
-    /// Bytes that models may still take.
+    /// Bytes that models may still take: what none of them was promised, and what there is.
     pub fn memory_bytes(&self) -> Result<u64, DeviceError> {
-        let free = memory_available().map_err(DeviceError::Memory)?;
-        Ok(free - free / RESERVE_PARTS)
+        Ok(memory_for_models()?.min(self.budget.left()))
     }
 }
 
@@ -101,10 +103,17 @@ pub(crate) fn load(
         kv_blocks: model.kv_blocks,
         kv_type: KvType::F16,
         threads: Some(device.threads),
-        memory_bytes_max: Some(device.memory_bytes().map_err(DeviceLoadError::Device)?),
+        memory_bytes_max: Some(memory_for_models().map_err(DeviceLoadError::Device)?),
+        budget: device.budget.clone(),
         secret: device.secret.clone(),
     };
     realm_engine::open(path, options).map_err(DeviceLoadError::Load)
+}
+
+/// What is free now, less what stays free for everybody else.
+fn memory_for_models() -> Result<u64, DeviceError> {
+    let free = memory_available().map_err(DeviceError::Memory)?;
+    Ok(free - free / RESERVE_PARTS)
 }
 
 /// Bytes the process may still take: what the system has, within the limit of its cgroup (v2).

@@ -20,9 +20,12 @@ use realm_core::{
     refusal::Refusal,
 };
 
+use tokio::sync::watch;
+
 use self::{board::Board, worker::Worker};
 use crate::{
     batch::SequenceId,
+    budget::Reservation,
     forward::Executor,
     kv::Namespace,
     output::Output,
@@ -52,6 +55,8 @@ pub(crate) struct Parts {
     pub(crate) namespace: Namespace,
     pub(crate) scheduler: Scheduler,
     pub(crate) executor: Box<dyn Executor>,
+    /// What the executor's memory was promised by.
+    pub(crate) reservation: Reservation,
 }
 
 /// The engine of one loaded model. Dropping it ends its thread at the next step, and with it the
@@ -90,9 +95,19 @@ impl EngineHandle {
             tokenizer.clone(),
             board.clone(),
         );
-        thread::Builder::new().name("realm-engine".to_owned()).spawn(move || worker.run())?;
+        let reservation = parts.reservation;
+        thread::Builder::new().name("realm-engine".to_owned()).spawn(move || {
+            worker.run();
+            // Given back when the executor is gone, however its thread ended.
+            drop(reservation);
+        })?;
         let sequences = AtomicU64::new(0);
         Ok(Self { info, device, tokenizer, template, namespace, commands, board, sequences })
+    }
+
+    /// Becomes `true` when the engine has given up and serves no more.
+    pub fn failed(&self) -> watch::Receiver<bool> {
+        self.board.failed()
     }
 
     /// The device in words.

@@ -21,6 +21,7 @@ mod sampler;
 mod scheduler;
 mod stop;
 
+mod budget;
 mod engine;
 mod load;
 
@@ -28,6 +29,7 @@ pub mod bench;
 pub mod eval;
 
 pub use architecture::{ArchitectureError, architectures};
+pub use budget::MemoryBudget;
 pub use engine::EngineHandle;
 pub use kv::Secret;
 pub use load::{BLOCK_TOKENS, LoadError, OpenOptions, open};

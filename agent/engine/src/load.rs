@@ -11,9 +11,10 @@ use thiserror::Error;
 
 use crate::{
     architecture::{Architecture, ArchitectureError},
+    budget::{MemoryBudget, Reservation},
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
-    gguf::{Gguf, GgufError},
+    gguf::{Gguf, GgufError, TensorInfo},
     kv::{BlockPool, Namespace, Secret},
     scheduler::{Limits, Scheduler},
     template::ChatTemplate,
@@ -48,8 +49,10 @@ pub struct OpenOptions {
     pub kv_type: KvType,
     /// Threads to compute with; `None` takes one for each core there is to use.
     pub threads: Option<usize>,
-    /// Bytes the model may take; `None` leaves it to the device.
+    /// Bytes the model may take; `None` leaves it to the budget.
     pub memory_bytes_max: Option<u64>,
+    /// What the model takes is promised to it here for as long as its engine lives.
+    pub budget: MemoryBudget,
     /// Random, from the caller, and the same for all models of a host or not.
     pub secret: Secret,
 }
@@ -107,7 +110,20 @@ impl Opened {
         let kv = capacity.kv_shape(&self.architecture).bytes();
         let kv = kv.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
         let activations = capacity.activation_bytes(&self.architecture, self.tokenizer.len());
-        self.facts.weights_bytes.saturating_add(kv).saturating_add(activations)
+        self.weights_bytes().saturating_add(kv).saturating_add(activations)
+    }
+
+    /// Bytes of the tensors as the device holds them.
+    fn weights_bytes(&self) -> u64 {
+        let bytes = |tensor: &TensorInfo| {
+            let [cols, rows] = tensor.shape.as_slice() else {
+                return tensor.elements().saturating_mul(size_of::<f32>() as u64);
+            };
+            let size = usize::try_from(*rows).ok().zip(usize::try_from(*cols).ok());
+            let bytes = size.and_then(|(rows, cols)| Cpu::matrix_bytes(tensor.format, rows, cols));
+            bytes.map_or(u64::MAX, |bytes| bytes as u64)
+        };
+        self.gguf.tensors().iter().map(bytes).fold(0, u64::saturating_add)
     }
 
     /// Copies the weights to the CPU and allocates what steps will need.
@@ -134,7 +150,7 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
         let trained = opened.architecture.context;
         return Err(LoadError::Context { wanted: context, context: trained });
     }
-    let capacity = capacity(&opened, &options, context)?;
+    let (capacity, reservation) = capacity(&opened, &options, context)?;
     let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
     let executor = opened.on_cpu(cpu, capacity)?;
     let Opened { gguf, mut facts, architecture, tokenizer } = opened;
@@ -160,13 +176,18 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
         namespace,
         scheduler: Scheduler::new(limits, BLOCK_TOKENS, pool),
         executor,
+        reservation,
     })
     .map_err(LoadError::Thread)?;
     Ok((handle, facts))
 }
 
-/// How much to allocate, checked against what is allowed before anything is.
-fn capacity(opened: &Opened, options: &OpenOptions, context: u32) -> Result<Capacity, LoadError> {
+/// How much to allocate, promised before anything is.
+fn capacity(
+    opened: &Opened,
+    options: &OpenOptions,
+    context: u32,
+) -> Result<(Capacity, Reservation), LoadError> {
     let block_tokens = u32::try_from(BLOCK_TOKENS).unwrap_or(u32::MAX);
     let context_blocks = context.div_ceil(block_tokens);
     let with = |blocks: u32| Capacity {
@@ -177,21 +198,25 @@ fn capacity(opened: &Opened, options: &OpenOptions, context: u32) -> Result<Capa
         kv_type: options.kv_type,
     };
     let max = options.memory_bytes_max.unwrap_or(u64::MAX);
-    let fits = |blocks: &u32| opened.memory_bytes(&with(*blocks)) <= max;
-    let blocks = match options.kv_blocks {
+    let reserve = |blocks: u32| {
+        let needed = opened.memory_bytes(&with(blocks));
+        let reservation = (needed <= max).then(|| options.budget.reserve(needed)).flatten();
+        reservation.map(|reservation| (with(blocks), reservation))
+    };
+    let (reserved, least) = match options.kv_blocks {
         Some(blocks) if blocks < context_blocks => {
             return Err(LoadError::TooFewBlocks { blocks, context });
         }
-        Some(blocks) => blocks,
-        // As many whole contexts as fit, and one if none does, whose size the error then tells.
-        None => (1..=CONTEXTS_DEFAULT)
-            .rev()
-            .map(|contexts| context_blocks.saturating_mul(contexts))
-            .find(fits)
-            .unwrap_or(context_blocks),
+        Some(blocks) => (reserve(blocks), blocks),
+        // As many whole contexts as fit.
+        None => {
+            let contexts = (1..=CONTEXTS_DEFAULT).rev();
+            let blocks = contexts.map(|contexts| context_blocks.saturating_mul(contexts));
+            (blocks.map(reserve).find_map(|reserved| reserved), context_blocks)
+        }
     };
-    if !fits(&blocks) {
-        return Err(LoadError::TooLarge { needed: opened.memory_bytes(&with(blocks)), max });
-    }
-    Ok(with(blocks))
+    reserved.ok_or_else(|| LoadError::TooLarge {
+        needed: opened.memory_bytes(&with(least)),
+        max: max.min(options.budget.left()),
+    })
 }

@@ -78,6 +78,11 @@ impl CpuBuffer {
 }
 
 impl Cpu {
+    /// Bytes that a matrix takes once loaded; `None` where no matrix has that size.
+    pub fn matrix_bytes(format: Format, rows: usize, cols: usize) -> Option<usize> {
+        format.tensor_bytes(rows.checked_next_multiple_of(LANES)?, cols)
+    }
+
     /// A backend with exactly these instructions and so many threads, the caller's among them.
     pub fn new(isa: Isa, threads: usize) -> Result<Self, MissingIsa> {
         isa::Proof::of(isa).map(|proof| Self::with(proof, threads)).ok_or(MissingIsa { isa })

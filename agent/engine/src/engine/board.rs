@@ -11,6 +11,8 @@ use realm_core::{
     refusal::Refusal,
 };
 
+use tokio::sync::watch;
+
 use crate::{
     load::RUNNING_MAX,
     scheduler::{BUSY_RETRY_MS, Scheduler},
@@ -23,6 +25,7 @@ const OPEN_PER_TENANT_MAX: usize = RUNNING_MAX;
 #[derive(Debug, Default)]
 pub(super) struct Board {
     state: Mutex<State>,
+    failed: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -44,8 +47,14 @@ impl Board {
         self.state().draining = true;
     }
 
+    /// Becomes `true` when nothing more will be served.
+    pub(super) fn failed(&self) -> watch::Receiver<bool> {
+        self.failed.subscribe()
+    }
+
     /// Shows that nothing more will be served.
     pub(super) fn fail(&self) {
+        self.failed.send_replace(true);
         let mut state = self.state();
         state.on_the_way = 0;
         state.load = EngineLoad {
@@ -97,6 +106,9 @@ impl Board {
 
     /// Shows the scheduler's numbers, after `arrived` sequences have reached it.
     pub(super) fn publish(&self, scheduler: &Scheduler, arrived: u32, failed: bool) {
+        if failed {
+            self.failed.send_replace(true);
+        }
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let pool = scheduler.pool();
         let totals = scheduler.totals();

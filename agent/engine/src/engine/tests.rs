@@ -18,6 +18,7 @@ use realm_kernels::backend::{BackendError, KvType};
 use super::*;
 use crate::{
     batch::Batch,
+    budget::MemoryBudget,
     gguf::{Array, Gguf, Value, writer},
     kv::{BlockPool, Secret},
     scheduler::Limits,
@@ -94,6 +95,7 @@ fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
         namespace,
         scheduler: Scheduler::new(limits, BLOCK, pool),
         executor: Box::new(Scripted { forwards: forwards.clone(), gate, late: false }),
+        reservation: MemoryBudget::new(1).reserve(1).unwrap(),
     });
     (handle.unwrap(), forwards)
 }
@@ -176,7 +178,7 @@ fn an_engine_that_keeps_failing_says_so_and_refuses() {
     for _ in 0..3 {
         assert_eq!(run(&engine, &[PANIC]), Err(Refusal::Internal));
     }
-    assert!(engine.load().failed);
+    assert!(engine.load().failed && *engine.failed().borrow());
     assert!(matches!(run(&engine, &[1]), Err(Refusal::ModelNotReady { .. })));
 }
 
@@ -204,7 +206,7 @@ fn an_engine_that_gave_up_stays_failed_and_ends_what_was_on_its_way() {
 fn a_thread_that_panics_ends_its_streams_and_says_so() {
     let (engine, _) = engine();
     assert_eq!(run(&engine, &[LATE_PANIC]), Err(Refusal::Internal));
-    assert!(engine.load().failed);
+    assert!(engine.load().failed && *engine.failed().borrow());
     assert!(matches!(run(&engine, &[1]), Err(Refusal::ModelNotReady { .. })));
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use realm_engine::{
-    LoadError, WeightsError,
+    LoadError, MemoryBudget, WeightsError,
     eval::{EvalError, EvalOptions, Evaluation},
     gguf::{
         Array, Gguf, GgufError, Value,
@@ -240,6 +240,28 @@ fn a_model_larger_than_allowed_is_refused_before_anything_is_allocated() {
     };
     let error = realm_engine::open(&smollm2(), options).err().unwrap();
     assert!(matches!(error, LoadError::TooLarge { max, .. } if max == 100 << 20), "{error:?}");
+}
+
+#[test]
+fn models_that_load_at_once_are_not_promised_the_same_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    std::fs::write(&path, tiny()).unwrap();
+    let budget = MemoryBudget::new(1 << 40);
+    let open = || {
+        let options = realm_engine::OpenOptions { budget: budget.clone(), ..options(64) };
+        realm_engine::open(&path, options)
+    };
+    let (first, _) = open().unwrap();
+    let one = (1 << 40) - budget.left();
+    assert!(one > 0);
+    let (_second, _) = open().unwrap();
+    assert_eq!(budget.left(), (1 << 40) - 2 * one);
+    drop(first);
+    while budget.left() < (1 << 40) - one {
+        // The engine's thread gives it back when it has freed it.
+        std::thread::yield_now();
+    }
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use realm_core::{
     name::{ModelName, TenantName},
     refusal::Refusal,
 };
-use realm_engine::{EngineHandle, OpenOptions, Secret};
+use realm_engine::{EngineHandle, MemoryBudget, OpenOptions, Secret};
 use realm_kernels::{backend::KvType, format::Format};
 use tempfile::TempDir;
 
@@ -103,6 +103,7 @@ pub(crate) fn options(kv_blocks: u32) -> OpenOptions {
         kv_type: KvType::F16,
         threads: Some(2),
         memory_bytes_max: None,
+        budget: MemoryBudget::new(u64::MAX),
         secret: Secret([9; 32]),
     }
 }

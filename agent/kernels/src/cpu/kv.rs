@@ -4,9 +4,9 @@
 //! sixteen dimensions of one token: neither the scores nor the weighted sum of values then needs a
 //! sum across lanes.
 
+use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use half::f16;
 
-use super::panels::reserved;
 use super::simd::LANES;
 use crate::backend::{BackendError, KvShape, KvType};
 
@@ -47,8 +47,8 @@ impl CpuKvCache {
             return Err(BackendError::OutOfMemory { bytes: usize::MAX });
         }
         let store = match shape.kv_type {
-            KvType::F16 => Store::F16(Pages::new(&shape, f16::ZERO)?),
-            KvType::F32 => Store::F32(Pages::new(&shape, 0.0)?),
+            KvType::F16 => Store::F16(Pages::new(&shape)?),
+            KvType::F32 => Store::F32(Pages::new(&shape)?),
         };
         Ok(Self { shape, store })
     }
@@ -79,15 +79,17 @@ pub(crate) fn value_lines(shape: &KvShape) -> usize {
     shape.block_tokens * shape.head_dim.div_ceil(LANES)
 }
 
-impl<T: Copy> Pages<T> {
-    fn new(shape: &KvShape, zero: T) -> Result<Self, BackendError> {
+impl<T: Copy + Zeroable> Pages<T> {
+    /// Zeroes that take no memory before they are written: a cache is large, and most of it lies
+    /// idle where few sequences run.
+    fn new(shape: &KvShape) -> Result<Self, BackendError> {
         let pages = shape.layers * shape.blocks * shape.kv_heads;
-        let filled = |lines: usize| {
-            let mut out = reserved(pages.saturating_mul(lines))?;
-            out.resize(pages * lines, [zero; LANES]);
-            Ok(out)
+        let zeroed = |lines: usize| {
+            let len = pages.saturating_mul(lines);
+            let bytes = len.saturating_mul(size_of::<[T; LANES]>());
+            try_zeroed_vec(len).map_err(|()| BackendError::OutOfMemory { bytes })
         };
-        Ok(Self { keys: filled(key_lines(shape))?, values: filled(value_lines(shape))? })
+        Ok(Self { keys: zeroed(key_lines(shape))?, values: zeroed(value_lines(shape))? })
     }
 
     /// Stores one token of one head.
