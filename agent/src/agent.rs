@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     devices::{Device, DeviceError},
+    losses::Losses,
     metrics::Engines,
     residents::PROGRAMS_AT_ONCE,
     roster::Tenants,
@@ -43,6 +44,7 @@ pub struct Agent {
     pub(crate) tenants: Tenants,
     pub(crate) engines: Engines,
     pub(crate) device: Device,
+    pub(crate) losses: Losses,
     /// Places of those who fetch a program.
     pub(crate) programs: Semaphore,
 }
@@ -57,6 +59,7 @@ impl Agent {
             tenants: Tenants::new(),
             engines: Engines::default(),
             device: Device::open(threads).map_err(AgentError::Device)?,
+            losses: Losses::new(),
             programs: Semaphore::new(PROGRAMS_AT_ONCE),
         })
     }

@@ -5,6 +5,7 @@
 
 mod agent;
 mod devices;
+mod losses;
 mod metrics;
 mod residents;
 mod roster;

@@ -58,6 +58,13 @@ impl Engines {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
+    /// Forgets the engine of that name if it has failed; says whether it had.
+    pub(crate) fn remove_failed(&self, name: &ModelName) -> bool {
+        let mut engines = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let has_failed = engines.get(name).is_some_and(|engine| engine.load().failed);
+        has_failed && engines.remove(name).is_some()
+    }
+
     /// Lets Prometheus see each loaded model as one series of each family.
     pub(crate) fn register(&self, metrics: &Metrics) -> Result<(), MetricsError> {
         let gauges = GAUGES.into_iter().map(|family| (FamilyKind::Gauge, family));

@@ -36,6 +36,17 @@ impl Residents for Agent {
         loaded
     }
 
+    async fn lost_model(&self) -> ModelName {
+        loop {
+            let name = self.losses.next().await;
+            // It may have been replaced meanwhile.
+            if self.engines.remove_failed(&name) {
+                self.runtime.lose_model(&name, "EngineFailed");
+                return name;
+            }
+        }
+    }
+
     async fn remove_model(&self, name: &ModelName) {
         self.runtime.remove_model(name);
         self.engines.remove(name);
@@ -47,13 +58,7 @@ impl Residents for Agent {
         if self.runtime.await_tenant(tenant.clone()) {
             self.tenants.put(tenant.clone());
         }
-        let program = match self.prepare(&tenant).await {
-            Ok(program) => program,
-            Err(failure) => {
-                self.runtime.fail_tenant(&tenant.name);
-                return Err(failure);
-            }
-        };
+        let program = self.prepare(&tenant).await?;
         let digest = program.digest();
         self.runtime.put_tenant(tenant.clone(), program);
         // Last, so that a key never opens a door with nothing behind it.
@@ -101,6 +106,7 @@ impl Agent {
             .map_err(|error| Failure { reason: error.reason(), message: report::chain(&error) })?;
         facts.sha256 = Some(sha256);
         let engine = Arc::new(engine);
+        self.losses.watch(model.name.clone(), engine.failed());
         self.engines.put(model.name.clone(), engine.clone());
         self.runtime.put_model(model.name.clone(), engine);
         Ok(facts)

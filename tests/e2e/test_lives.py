@@ -68,6 +68,22 @@ async def test_a_server_whose_folder_was_emptied_while_it_was_down_serves_nobody
         assert await answer(client, QUESTIONS[0], max_tokens=2)
 
 
+async def test_a_key_revoked_while_the_server_was_down_never_opens_a_door_again(
+    server: Server,
+) -> None:
+    key = server.folder.key("acme")
+    server.kill()
+    server.folder.tenant("acme", apiKeys=[])
+    server.start(ready=False)
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(trust_env=False, headers=headers) as http:
+        statuses = set()
+        while not any("tenant default/zeta: ready" in line for line in server.err.lines):
+            statuses.add((await http.get(f"{server.http}/models")).status_code)
+        statuses.add((await http.get(f"{server.http}/models")).status_code)
+    assert statuses == {401}
+
+
 async def begin(socket: Raw, max_tokens: int) -> str:
     """Starts a stream on a raw socket; gives its first piece."""
     params = {"messages": asked(QUESTIONS[0]), "max_tokens": max_tokens, "temperature": 0}

@@ -3,16 +3,18 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use realm_agent::{Agent, AgentOptions};
 use realm_core::report::Report;
-use realm_link::converge;
+use realm_link::{converge, readiness};
 use realm_store::{Site, StoreOptions};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::timeout,
 };
 
 use crate::{
@@ -24,16 +26,25 @@ use crate::{
 /// room is logged instead.
 const NOTICES_BUFFERED_MAX: usize = 1024;
 
+/// How long a folder may take to be read before the machine serves from its ledger without it: many
+/// times what ten thousand manifests on a slow disk take, so that only a dead file system does.
+const FIRST_READING_MAX: Duration = Duration::from_secs(10);
+
 /// An agent that follows a folder of manifests. Dropping it stops both.
 pub(crate) struct Machine {
     pub(crate) agent: Arc<Agent>,
     pub(crate) report: watch::Receiver<Report>,
+    /// Whether everything that the first reading asked for has been tried.
+    pub(crate) ready: watch::Receiver<bool>,
     pub(crate) notices: mpsc::Receiver<Notice>,
     _tasks: JoinSet<()>,
 }
 
 impl Machine {
-    /// Applies the ledger in `ledger`, then follows `manifests`.
+    /// Reads `manifests` into the ledger in `ledger`, applies it, and follows both.
+    ///
+    /// The folder comes first, so that a key which it revoked while nothing ran never opens the
+    /// door again; a folder that cannot be read leaves the ledger as it is.
     pub(crate) async fn start(
         home: &Home,
         manifests: PathBuf,
@@ -46,20 +57,28 @@ impl Machine {
             threads,
         };
         let agent = Arc::new(Agent::new(options)?);
-        let (state, warnings) =
+        let (mut state, warnings) =
             State::open(manifests, ledger).await.context("open the ledger of this machine")?;
         for warning in warnings {
             tracing::warn!(path = %warning.path.display(), cause = %warning.source, "ledger");
         }
         let (report_sender, report) = watch::channel(Report::default());
         let (notice_sender, notices) = mpsc::channel(NOTICES_BUFFERED_MAX);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(converge::run(agent.clone(), state.subscribe(), report_sender));
-        tasks.spawn(state.run(move |notice| {
+        let mut tell = move |notice| {
             if let Err(error) = notice_sender.try_send(notice) {
                 tracing::warn!(%error, "a notice found no room");
             }
-        }));
-        Ok(Self { agent, report, notices, _tasks: tasks })
+        };
+        if timeout(FIRST_READING_MAX, state.turn(&mut tell)).await.is_err() {
+            tracing::warn!("reading the manifests takes long; serving what the ledger holds");
+        }
+        let desired = state.subscribe();
+        let generation = desired.borrow().generation;
+        let (ready_sender, ready) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(readiness::follow(generation, report.clone(), ready_sender));
+        tasks.spawn(converge::run(agent.clone(), desired, report_sender));
+        tasks.spawn(state.run(tell));
+        Ok(Self { agent, report, ready, notices, _tasks: tasks })
     }
 }

@@ -33,6 +33,7 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
         tenants: agent.runtime(),
         roster: agent.roster(),
         limiter: agent.limiter(),
+        ready: machine.ready.clone(),
         metrics,
     };
     let gateway = Gateway::bind(config(&args), ports).await?;

@@ -36,6 +36,11 @@ impl Admitted {
     pub fn charge(&self, usage: Usage, now: Instant) {
         self.permit.charge(usage, now);
     }
+
+    /// Gives back prompt tokens that were charged and turned out to be in the tenant's own cache.
+    pub fn refund(&self, prompt_tokens: u32, now: Instant) {
+        self.permit.refund(prompt_tokens, now);
+    }
 }
 
 /// What is left of a tenant's limits.
@@ -212,6 +217,15 @@ impl Permit {
             account.output.level -= f64::from(usage.completion_tokens);
         }
     }
+
+    fn refund(&self, prompt_tokens: u32, now: Instant) {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = accounts.get_mut(&self.tenant) {
+            account.refill_tokens(now);
+            let Bucket { level, per_minute, .. } = &mut account.input;
+            *level = (*level + f64::from(prompt_tokens)).min(f64::from(*per_minute));
+        }
+    }
 }
 
 impl Drop for Permit {
@@ -303,6 +317,17 @@ mod tests {
         running.charge(usage(500, 400, 7), now);
         let quota = limiter.quota(&caller, now);
         assert_eq!(quota, Quota { requests: 59, input_tokens: 900, output_tokens: 93 });
+    }
+
+    #[test]
+    fn a_refund_gives_back_what_was_charged_and_never_more_than_a_minutes_allowance() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge(usage(500, 0, 0), now);
+        running.refund(400, now);
+        assert_eq!(limiter.quota(&caller, now).input_tokens, 900);
+        running.refund(400, now);
+        assert_eq!(limiter.quota(&caller, now).input_tokens, 1000);
     }
 
     #[test]

@@ -21,6 +21,10 @@ pub trait Residents: Send + Sync {
         progress: &(dyn Fn(ModelPhase) + Send + Sync),
     ) -> impl Future<Output = Result<ModelFacts, Failure>> + Send;
 
+    /// Waits for a model that was put and has stopped serving by itself, and names it. It is gone
+    /// by then, and may be put again.
+    fn lost_model(&self) -> impl Future<Output = ModelName> + Send;
+
     fn remove_model(&self, name: &ModelName) -> impl Future<Output = ()> + Send;
 
     /// Makes keys, suspension, limits, grants and config as desired, then fetches, checks and

@@ -15,10 +15,6 @@ pub trait Tenants: Send + Sync {
 
     /// The models the caller may use, in the order of its grants.
     fn models(&self, caller: &Caller) -> Vec<ModelInfo>;
-
-    /// Whether every model and program that is desired has been tried to its end. One that failed
-    /// is for the report to tell: it must not take the others' node away.
-    fn is_ready(&self) -> bool;
 }
 
 /// A function, described well enough to be called.

@@ -33,6 +33,8 @@ pub struct Ports {
     pub tenants: Arc<dyn Tenants>,
     pub roster: watch::Receiver<Arc<Roster>>,
     pub limiter: Limiter,
+    /// Whether the node has come so far that clients should be sent here.
+    pub ready: watch::Receiver<bool>,
     pub metrics: Metrics,
 }
 
@@ -91,6 +93,10 @@ impl Door {
     /// A view of the keys of its own, to wait for their change.
     pub(crate) fn roster(&self) -> watch::Receiver<Arc<Roster>> {
         self.ports.roster.clone()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.ports.ready.borrow()
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -48,10 +48,10 @@ async fn live() -> &'static str {
 async fn ready(State(door): State<Arc<Door>>) -> (StatusCode, &'static str) {
     if door.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if door.tenants().is_ready() {
+    } else if door.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not everything that is desired is being served\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "not everything that is desired has been tried\n")
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 
 use realm_core::{
     desired::{Desired, Sha256},
+    name::ModelName,
     report::{Failure, ModelFacts, ModelPhase, Report},
     residents::Residents,
 };
@@ -28,7 +29,7 @@ use crate::diff::{self, Goal, Held, Holding, Key, Spec, Step};
 mod report;
 mod retry;
 
-use retry::Retry;
+use retry::{Loss, Retry};
 
 /// Models fetched and loaded at once.
 ///
@@ -48,7 +49,7 @@ pub async fn run<R: Residents + 'static>(
     mut desired: watch::Receiver<Arc<Desired>>,
     report: watch::Sender<Report>,
 ) {
-    let mut converger = Converger::new(residents, desired.borrow_and_update().clone());
+    let mut converger = Converger::new(residents.clone(), desired.borrow_and_update().clone());
     let progress = converger.progress.clone();
     loop {
         converger.start_what_is_due(Instant::now());
@@ -62,6 +63,7 @@ pub async fn run<R: Residents + 'static>(
             Some(ended) = converger.tasks.join_next_with_id() => {
                 converger.finish(ended, Instant::now());
             }
+            name = residents.lost_model() => converger.lose(name, Instant::now()),
             () = sleep_until(retry) => {}
             () = throttled(&progress) => {}
         }
@@ -98,6 +100,8 @@ struct Converger<R> {
     facts: BTreeMap<Key, Fact>,
     /// Steps that failed and are still wanted.
     retries: BTreeMap<Key, Retry>,
+    /// Models that stopped serving by themselves.
+    losses: BTreeMap<Key, Loss>,
     running: BTreeMap<Key, Running>,
     tasks: JoinSet<Result<Fact, Failure>>,
     progress: Arc<Notify>,
@@ -130,6 +134,7 @@ impl<R: Residents + 'static> Converger<R> {
             holding: Holding::new(),
             facts: BTreeMap::new(),
             retries: BTreeMap::new(),
+            losses: BTreeMap::new(),
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
             progress: Arc::new(Notify::new()),
@@ -212,6 +217,7 @@ impl<R: Residents + 'static> Converger<R> {
         if let Fact::Removed = fact {
             tracing::info!(item = %key, "removed");
             self.facts.remove(&key);
+            self.losses.remove(&key);
         } else {
             tracing::info!(item = %key, "ready");
             self.facts.insert(key, fact);
@@ -223,11 +229,31 @@ impl<R: Residents + 'static> Converger<R> {
         if !is_wanted(&self.goal, &step) {
             return;
         }
-        let key = step.key();
-        let failures = match self.retries.get(&key) {
+        let failures = match self.retries.get(&step.key()) {
             Some(retry) if retry.step == step => retry.failures.saturating_add(1),
             _ => 1,
         };
+        self.retry_later(step, failures, failure, now);
+    }
+
+    /// Takes note that a model has stopped serving by itself, and puts it again soon. What is being
+    /// put anew, or is not wanted any more, needs no other step.
+    fn lose(&mut self, name: ModelName, now: Instant) {
+        let key = Key::Model(name);
+        let Some(Held::Known(spec)) = self.holding.get(&key).cloned() else { return };
+        self.holding.insert(key.clone(), Held::Unknown);
+        self.facts.remove(&key);
+        if self.goal.get(&key) == Some(&spec) {
+            let loss = Loss::after(self.losses.get(&key), now);
+            let message = "the forward pass failed several times in a row".to_owned();
+            let failure = Failure { reason: "EngineFailed", message };
+            self.retry_later(Step::Put(spec), loss.count, failure, now);
+            self.losses.insert(key, loss);
+        }
+    }
+
+    fn retry_later(&mut self, step: Step, failures: u32, failure: Failure, now: Instant) {
+        let key = step.key();
         let wait = retry::backoff(failures, self.jitter.hash_one((&key.to_string(), failures)));
         tracing::warn!(
             item = %key,

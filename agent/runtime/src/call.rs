@@ -17,6 +17,7 @@ use crate::{
     pool,
     program::Program,
     refusal::{Ended, internal, returned, trapped},
+    texts::{TenantTexts, Texts},
     writer::Writer,
 };
 
@@ -28,6 +29,8 @@ pub(crate) struct Running {
     pub(crate) models: Arc<[Grant]>,
     pub(crate) allowance: Allowance,
     pub(crate) tokens: Arc<TokenMeter>,
+    /// The node's places for work on text, and the tenant's among them.
+    pub(crate) texts: (Texts, TenantTexts),
     pub(crate) sender: ReplySender,
     pub(crate) span: Span,
 }
@@ -89,6 +92,7 @@ fn host_call(running: &Running, step: Option<Arc<str>>, deadline: Deadline) -> H
         tenant: running.tenant.clone(),
         models: running.models.clone(),
         tokens: running.tokens.clone(),
+        texts: running.texts.clone(),
         deadline,
         writer: Writer::new(running.sender.clone(), step, output),
         host_calls,

@@ -11,7 +11,7 @@ use realm_core::{
 };
 use tokio::sync::watch;
 
-use crate::program::Prepared;
+use crate::{program::Prepared, texts::TenantTexts};
 
 /// Whether a model can be used.
 #[derive(Clone)]
@@ -46,15 +46,7 @@ impl fmt::Display for Awaited {
 /// What is known of a model.
 enum Model {
     Ready(Arc<dyn Engine>),
-    Awaited { why: Awaited, tried: Tried },
-}
-
-/// Whether what is desired has been tried to its end, so that a node need not wait for it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Tried {
-    Not,
-    /// And failed. Later tries change nothing about it.
-    Once,
+    Awaited(Awaited),
 }
 
 /// A model under the name its tenant has for it.
@@ -68,6 +60,7 @@ pub(crate) struct Grant {
 pub(crate) struct Resident {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) program: Prepared,
+    pub(crate) texts: TenantTexts,
     stop: Arc<watch::Sender<Option<Refusal>>>,
 }
 
@@ -85,38 +78,24 @@ impl Resident {
 #[derive(Default)]
 pub(crate) struct Directory {
     tenants: HashMap<TenantName, Resident>,
-    /// Desired, and without a program that works.
-    awaited: HashMap<TenantName, Tried>,
     models: HashMap<ModelName, Model>,
     pipelines: HashMap<PipelineName, Arc<DesiredPipeline>>,
 }
 
 impl Directory {
     /// Lets a tenant that has a program be as `tenant` says from now on, and says whether it has
-    /// one. One that has none is awaited.
+    /// one.
     pub(crate) fn await_tenant(&mut self, tenant: Arc<DesiredTenant>) -> bool {
-        let program = self.tenants.get(&tenant.name).map(|resident| resident.program.clone());
-        let is_served = program.is_some();
-        match program {
-            Some(program) => self.put_tenant(tenant, program),
-            None => {
-                self.awaited.entry(tenant.name.clone()).or_insert(Tried::Not);
-            }
-        }
-        is_served
-    }
-
-    /// Notes that an awaited tenant's program is not to be had for now.
-    pub(crate) fn fail_tenant(&mut self, name: &TenantName) {
-        if let Some(tried) = self.awaited.get_mut(name) {
-            *tried = Tried::Once;
-        }
+        let Some(resident) = self.tenants.get(&tenant.name) else { return false };
+        let program = resident.program.clone();
+        self.put_tenant(tenant, program);
+        true
     }
 
     /// Running calls go on in the program they began in, unless the tenant is now suspended.
     pub(crate) fn put_tenant(&mut self, tenant: Arc<DesiredTenant>, program: Prepared) {
-        self.awaited.remove(&tenant.name);
         let before = self.tenants.remove(&tenant.name);
+        let texts = before.as_ref().map(|before| before.texts.clone()).unwrap_or_default();
         let stop = match before {
             Some(before) if !tenant.suspended => before.stop,
             Some(before) => {
@@ -125,11 +104,10 @@ impl Directory {
             }
             None => Arc::new(watch::Sender::new(None)),
         };
-        self.tenants.insert(tenant.name.clone(), Resident { tenant, program, stop });
+        self.tenants.insert(tenant.name.clone(), Resident { tenant, program, texts, stop });
     }
 
     pub(crate) fn remove_tenant(&mut self, name: &TenantName) {
-        self.awaited.remove(name);
         if let Some(resident) = self.tenants.remove(name) {
             resident.stop.send_replace(Some(Refusal::Cancelled));
         }
@@ -139,14 +117,16 @@ impl Directory {
         self.models.insert(name, Model::Ready(engine));
     }
 
-    pub(crate) fn await_model(&mut self, name: ModelName, awaited: Awaited) {
-        let model =
-            self.models.entry(name).or_insert(Model::Awaited { why: awaited, tried: Tried::Not });
-        if let Model::Awaited { why, tried } = model {
-            *why = awaited;
-            if let Awaited::Failed(_) = awaited {
-                *tried = Tried::Once;
-            }
+    pub(crate) fn await_model(&mut self, name: ModelName, why: Awaited) {
+        let model = self.models.entry(name).or_insert(Model::Awaited(why));
+        if let Model::Awaited(was) = model {
+            *was = why;
+        }
+    }
+
+    pub(crate) fn lose_model(&mut self, name: &ModelName, reason: &'static str) {
+        if let Some(model) = self.models.get_mut(name) {
+            *model = Model::Awaited(Awaited::Failed(reason));
         }
     }
 
@@ -179,7 +159,7 @@ impl Directory {
     pub(crate) fn grants(&self, tenant: &DesiredTenant) -> Arc<[Grant]> {
         let state = |name| match self.models.get(name) {
             Some(Model::Ready(engine)) => ModelState::Ready(engine.clone()),
-            Some(Model::Awaited { why, .. }) => ModelState::NotReady(why.to_string()),
+            Some(Model::Awaited(why)) => ModelState::NotReady(why.to_string()),
             None => ModelState::NotReady("it is not on this node yet".into()),
         };
         tenant
@@ -187,13 +167,6 @@ impl Directory {
             .iter()
             .map(|grant| Grant { alias: grant.alias.clone(), state: state(&grant.model) })
             .collect()
-    }
-
-    pub(crate) fn is_ready(&self) -> bool {
-        let model_tried =
-            |model: &Model| !matches!(model, Model::Awaited { tried: Tried::Not, .. });
-        self.awaited.values().all(|tried| *tried == Tried::Once)
-            && self.models.values().all(model_tried)
     }
 }
 

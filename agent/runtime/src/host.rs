@@ -21,6 +21,7 @@ use crate::{
     meter::{Countdown, Left, MemoryMeter, TokenMeter},
     refusal::{Ended, HostError, tell},
     sandbox::HANDLES_MAX,
+    texts::{TenantTexts, Texts},
     writer::Writer,
 };
 
@@ -42,6 +43,8 @@ pub(crate) struct HostCall {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) models: Arc<[Grant]>,
     pub(crate) tokens: Arc<TokenMeter>,
+    /// The node's places for work on text, and the tenant's among them.
+    pub(crate) texts: (Texts, TenantTexts),
     /// The whole call's, or that of the pipeline's step.
     pub(crate) deadline: Deadline,
     pub(crate) writer: Writer,

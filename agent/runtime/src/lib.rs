@@ -20,6 +20,7 @@ mod refusal;
 mod runtime;
 mod sandbox;
 mod shared;
+mod texts;
 mod writer;
 
 pub use artifact::PROGRAM_BYTES_MAX;

@@ -46,6 +46,13 @@ impl TokenMeter {
         total.completion_tokens = total.completion_tokens.saturating_add(usage.completion_tokens);
     }
 
+    /// Takes note that a prompt which was paid for was partly cached.
+    pub(crate) fn found_cached(&self, tokens: u32) {
+        self.admitted.refund(tokens, Instant::now());
+        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        total.cached_tokens = total.cached_tokens.saturating_add(tokens);
+    }
+
     pub(crate) fn total(&self) -> Usage {
         *self.total.lock().unwrap_or_else(PoisonError::into_inner)
     }

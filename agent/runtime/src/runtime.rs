@@ -30,6 +30,7 @@ use crate::{
     program::{self, Prepared, Program, ProgramError},
     sandbox::{Sandbox, SandboxError},
     shared::Shared,
+    texts::Texts,
     writer::End,
 };
 
@@ -49,6 +50,7 @@ pub struct Runtime {
     /// Tenants' own programs.
     programs: Shared<Program>,
     compiler: Arc<Semaphore>,
+    texts: Texts,
 }
 
 impl Runtime {
@@ -59,6 +61,7 @@ impl Runtime {
             built_in: OnceCell::new(),
             programs: Shared::default(),
             compiler: Arc::new(Semaphore::new(COMPILED_AT_ONCE)),
+            texts: Texts::default(),
         })
     }
 
@@ -106,14 +109,9 @@ impl Runtime {
     }
 
     /// Lets a tenant that has a program be as `tenant` says from now on, all but the program, and
-    /// says whether it has one. One that has none is waited for before the node is ready.
+    /// says whether it has one.
     pub fn await_tenant(&self, tenant: Arc<DesiredTenant>) -> bool {
         self.write().await_tenant(tenant)
-    }
-
-    /// Says that the program of a tenant could not be had. The node does not wait for it any more.
-    pub fn fail_tenant(&self, name: &TenantName) {
-        self.write().fail_tenant(name);
     }
 
     /// Lets `program` take the tenant's calls from now on. Running calls end in the program they
@@ -135,6 +133,11 @@ impl Runtime {
     /// Says why a desired model is not there yet. One that is being served goes on being served.
     pub fn await_model(&self, name: ModelName, why: Awaited) {
         self.write().await_model(name, why);
+    }
+
+    /// Says that a model which was served has stopped serving by itself, and why.
+    pub fn lose_model(&self, name: &ModelName, reason: &'static str) {
+        self.write().lose_model(name, reason);
     }
 
     pub fn remove_model(&self, name: &ModelName) {
@@ -178,6 +181,7 @@ impl Runtime {
                 Instant::now(),
             ),
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
+            texts: (self.texts.clone(), resident.texts.clone()),
             sender,
         };
         Ok(Begun { running, work, stopped: Box::pin(resident.stopped()) })
@@ -264,9 +268,5 @@ impl Tenants for Runtime {
         };
         let context_max = tenant.limits.context_max;
         directory.grants(tenant).iter().map(|grant| grant.info(context_max)).collect()
-    }
-
-    fn is_ready(&self) -> bool {
-        self.read().is_ready()
     }
 }

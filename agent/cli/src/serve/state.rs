@@ -111,17 +111,23 @@ impl State {
             tell(Notice::Unwatched(error));
         }
         loop {
-            let reading = self.read().await;
-            self.take(reading, &mut tell);
-            // Kept first: whatever the ledger holds, the next start knows the manifests behind it.
-            self.keep(&mut tell).await;
-            self.publish(&mut tell).await;
+            self.turn(&mut tell).await;
             let is_behind = self.told_refusal.is_some();
             tokio::select! {
                 () = watch.changed() => {}
                 () = time::sleep(LEDGER_RETRY), if is_behind => {}
             }
         }
+    }
+
+    /// Reads the folder once and has the ledger accept what it asks for. Dropped, it leaves the
+    /// rest to the next turn.
+    pub(crate) async fn turn(&mut self, tell: &mut (impl FnMut(Notice) + Send)) {
+        let reading = self.read().await;
+        self.take(reading, tell);
+        // Kept first: whatever the ledger holds, the next start knows the manifests behind it.
+        self.keep(tell).await;
+        self.publish(tell).await;
     }
 
     async fn read(&self) -> Reading {

@@ -42,10 +42,6 @@ impl Tenants for Mute {
     fn models(&self, _: &Caller) -> Vec<ModelInfo> {
         Vec::new()
     }
-
-    fn is_ready(&self) -> bool {
-        true
-    }
 }
 
 fn tenant() -> DesiredTenant {
@@ -84,6 +80,7 @@ fn door() -> Arc<Door> {
         tenants: Arc::new(Mute),
         roster: watch::Sender::new(Arc::new(Roster::new([Arc::new(tenant())]))).subscribe(),
         limiter: Limiter::default(),
+        ready: watch::channel(true).1,
         metrics: Metrics::new(),
     };
     Arc::new(Door::new(ports, &config, check(&config).unwrap()))

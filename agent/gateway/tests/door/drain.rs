@@ -1,6 +1,6 @@
 //! The orderly end.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::{
@@ -92,10 +92,10 @@ async fn an_idle_server_drains_at_once() {
 }
 
 #[tokio::test]
-async fn readiness_is_what_the_tenants_say() {
+async fn readiness_is_what_the_node_says() {
     let server = Server::start(|_| ()).await;
     assert_eq!(server.get("/readyz").await.status, 200);
-    server.script.ready.store(false, Ordering::Relaxed);
+    server.ready.send_replace(false);
     assert_eq!(server.get("/readyz").await.status, 503);
     assert_eq!(server.get("/healthz").await.status, 200);
 }

@@ -1,12 +1,6 @@
 //! Tenants whose programs do what a test needs: say words, wait, never stop, fail.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use realm_core::{
     auth::{Caller, Credential, Roster},
@@ -30,7 +24,6 @@ pub(crate) enum Event {
 }
 
 pub(crate) struct Script {
-    pub(crate) ready: AtomicBool,
     /// A permit lets one `hold` go on.
     pub(crate) go: Arc<Semaphore>,
     events: mpsc::Sender<Event>,
@@ -40,7 +33,7 @@ impl Script {
     pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (events, heard) = mpsc::channel(1024);
         let go = Arc::new(Semaphore::new(0));
-        (Arc::new(Self { ready: AtomicBool::new(true), go, events }), heard)
+        (Arc::new(Self { go, events }), heard)
     }
 }
 
@@ -73,10 +66,6 @@ impl Tenants for Script {
         grants
             .map(|grant| ModelInfo { alias: grant.alias.clone(), ready: true, context: Some(64) })
             .collect()
-    }
-
-    fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) struct Server {
     pub(crate) metrics: SocketAddr,
     pub(crate) script: Arc<Script>,
     pub(crate) roster: watch::Sender<Arc<Roster>>,
+    pub(crate) ready: watch::Sender<bool>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) serving: JoinHandle<()>,
     events: mpsc::Receiver<Event>,
@@ -56,10 +57,12 @@ impl Server {
         change(&mut config);
         let (script, events) = Script::new();
         let roster = watch::Sender::new(program::roster([tenant]));
+        let ready = watch::Sender::new(true);
         let ports = Ports {
             tenants: script.clone() as Arc<dyn Tenants>,
             roster: roster.subscribe(),
             limiter: Limiter::default(),
+            ready: ready.subscribe(),
             metrics: Metrics::new(),
         };
         let gateway = Gateway::bind(config, ports).await.unwrap();
@@ -67,7 +70,7 @@ impl Server {
         let metrics = gateway.metrics_addr().unwrap().unwrap();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(gateway.serve(shutdown.clone()));
-        Self { addr, metrics, script, roster, shutdown, serving, events }
+        Self { addr, metrics, script, roster, ready, shutdown, serving, events }
     }
 
     /// The next thing a call reports.

@@ -97,6 +97,7 @@ async fn bind(config: GatewayConfig) -> Result<Gateway, BindError> {
         tenants: Script::new().0,
         roster: watch::Sender::new(program::roster([])).subscribe(),
         limiter: realm_core::limit::Limiter::default(),
+        ready: watch::channel(true).1,
         metrics: Metrics::new(),
     };
     Gateway::bind(config, ports).await

@@ -29,6 +29,25 @@ impl Retry {
     }
 }
 
+/// A model that served well for so long has a new fault, not the old one.
+const LOSS_MEMORY: Duration = Duration::from_mins(10);
+
+/// A model that stopped serving by itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loss {
+    /// How often lately.
+    pub(super) count: u32,
+    at: Instant,
+}
+
+impl Loss {
+    /// A loss now, after an earlier one or none.
+    pub(super) fn after(last: Option<&Self>, now: Instant) -> Self {
+        let lately = last.filter(|last| now.duration_since(last.at) < LOSS_MEMORY);
+        Self { count: lately.map_or(1, |last| last.count.saturating_add(1)), at: now }
+    }
+}
+
 /// How long to wait after so many failures in a row: doubling, and spread by `random` over the
 /// upper half, so that items and agents that failed together do not come back together.
 pub(super) fn backoff(failures: u32, random: u64) -> Duration {

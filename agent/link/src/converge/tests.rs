@@ -9,6 +9,8 @@ use realm_core::{
     report::Phase,
 };
 
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::arbitrary;
 
@@ -29,6 +31,17 @@ struct Fake {
     log: Mutex<Vec<(String, Instant)>>,
     /// Models being put now, and the most at once.
     loading: Mutex<(HashSet<String>, usize)>,
+    lost: Lost,
+}
+
+/// Models that stop serving by themselves.
+struct Lost(mpsc::Sender<ModelName>, tokio::sync::Mutex<mpsc::Receiver<ModelName>>);
+
+impl Default for Lost {
+    fn default() -> Self {
+        let (sender, receiver) = mpsc::channel(1);
+        Self(sender, tokio::sync::Mutex::new(receiver))
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -122,6 +135,12 @@ impl Residents for Fake {
             weights_bytes: 4,
             sha256: model.artifact.sha256,
         })
+    }
+
+    async fn lost_model(&self) -> ModelName {
+        let name = self.lost.1.lock().await.recv().await.unwrap();
+        lock(&self.held).remove(name.as_str());
+        name
     }
 
     async fn remove_model(&self, name: &ModelName) {
@@ -270,6 +289,26 @@ async fn a_failed_step_is_tried_again_after_longer_and_longer_waits() {
 
     agent.residents.set("default/tiny", None);
     agent.ready(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_stops_serving_is_put_again_and_later_each_time() {
+    let mut agent = agent();
+    agent.want(arbitrary::sample());
+    agent.ready(1).await;
+    for losses in 1..=4 {
+        let before = Instant::now();
+        agent.residents.lost.0.send(ModelName::parse("default/tiny").unwrap()).await.unwrap();
+        let lost = |phase: &ModelPhase| matches!(phase, ModelPhase::Failed(f) if f.reason == "EngineFailed");
+        agent.report(|report| lost(&report.models[0].phase)).await;
+        assert!(!lock(&agent.residents.held).contains_key("default/tiny"));
+        agent.ready(1).await;
+        let full = Duration::from_secs(1 << (losses - 1));
+        assert!(before.elapsed() >= full / 2, "{losses}: {:?}", before.elapsed());
+        assert!(lock(&agent.residents.held).contains_key("default/tiny"));
+    }
+    assert_eq!(agent.residents.count("put default/tiny"), 5);
+    assert_eq!(agent.residents.count("put default/acme"), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,6 @@ use realm_core::{
     engine::{ChatMessage, Engine, TextError},
     refusal::Refusal,
 };
-use tokio::sync::Semaphore;
 use wasmtime::component::Resource;
 
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
@@ -24,6 +23,7 @@ use crate::{
     directory::ModelState,
     meter::TokenMeter,
     refusal::{HostError, internal, text},
+    texts::{TenantTexts, Texts},
 };
 
 /// Bytes that are tokenized on the spot: some tens of microseconds of work, less than handing it
@@ -32,13 +32,6 @@ const INLINE_BYTES_MAX: usize = 1 << 10;
 
 /// Bytes of text that cost as much as a host call: up to a tenth of a millisecond of work.
 const HOST_CALL_TEXT_BYTES: usize = 1 << 10;
-
-/// Texts worked on at once, over all tenants and calls: one takes some tens of milliseconds at
-/// most, and the cores are there for the weights.
-const TEXTS_AT_ONCE_MAX: usize = 4;
-
-/// Of the process and not of a runtime, as the cores are. Whoever waits is served in order.
-static TEXTS_AT_ONCE: Semaphore = Semaphore::const_new(TEXTS_AT_ONCE_MAX);
 
 /// A model that the program has opened.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
@@ -62,18 +55,18 @@ impl HostCall {
 }
 
 impl Host {
-    /// The engine for work on so much text, which costs host calls by its length, and what the
-    /// call's place hangs on.
+    /// The engine for work on so much text, which costs host calls by its length.
     fn enter_text(
         &mut self,
         model: &Resource<OpenModel>,
         bytes: usize,
-    ) -> Result<(Arc<dyn Engine>, Arc<TokenMeter>), HostError> {
+    ) -> Result<(Arc<dyn Engine>, TextWork), HostError> {
         let call = self.enter()?;
         let cost = u64::try_from(bytes / HOST_CALL_TEXT_BYTES).unwrap_or(u64::MAX);
         call.host_calls.take(cost)?;
-        let place = call.tokens.clone();
-        Ok((self.engine(model)?, place))
+        let (node, tenant) = call.texts.clone();
+        let work = TextWork { bytes, call: call.tokens.clone(), node, tenant };
+        Ok((self.engine(model)?, work))
     }
 
     fn model(&self, model: &Resource<OpenModel>) -> Result<&OpenModel, HostError> {
@@ -85,29 +78,40 @@ impl Host {
     }
 }
 
-/// Runs `work` on what the engine makes of text, off the scheduler's threads where it is long.
-///
-/// Nothing stops such work half-way, so it holds the call's place among its tenant's calls until
-/// it is done, even where the call has ended: `place` is what the place hangs on.
-async fn off_thread<T: Send + 'static>(
+/// Work on text that a call may begin.
+struct TextWork {
     bytes: usize,
-    place: Arc<TokenMeter>,
-    work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
-) -> Result<T, HostError> {
-    let result = if bytes <= INLINE_BYTES_MAX {
-        work()
-    } else {
-        let closed = |_| internal("the places for work on text are closed");
-        let permit = TEXTS_AT_ONCE.acquire().await.map_err(closed)?;
-        let work = move || {
-            let result = work();
-            drop((permit, place));
-            result
+    /// What the call's place among its tenant's calls hangs on.
+    call: Arc<TokenMeter>,
+    node: Texts,
+    tenant: TenantTexts,
+}
+
+impl TextWork {
+    /// Runs `work` on what the engine makes of text, off the scheduler's threads where it is long.
+    ///
+    /// Nothing stops such work half-way, so it holds its places until it is done, even where the
+    /// call has ended.
+    async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let Self { bytes, call, node, tenant } = self;
+        let result = if bytes <= INLINE_BYTES_MAX {
+            work()
+        } else {
+            let closed = |_| internal("the places for work on text are closed");
+            let place = node.take(&tenant).await.map_err(closed)?;
+            let work = move || {
+                let result = work();
+                drop((place, call));
+                result
+            };
+            let panicked = |_| internal("the work on a text panicked");
+            tokio::task::spawn_blocking(work).await.map_err(panicked)?
         };
-        let panicked = |_| internal("the work on a text panicked");
-        tokio::task::spawn_blocking(work).await.map_err(panicked)?
-    };
-    Ok(result.map_err(|error| text(&error))?)
+        Ok(result.map_err(|error| text(&error))?)
+    }
 }
 
 /// What a message weighs as text. Many that say nothing are work too.
@@ -147,8 +151,8 @@ impl model::HostModel for Host {
         text: String,
         special: bool,
     ) -> Result<Vec<u32>, HostError> {
-        let (engine, place) = self.enter_text(&model, text.len())?;
-        off_thread(text.len(), place, move || engine.tokenize(&text, special)).await
+        let (engine, work) = self.enter_text(&model, text.len())?;
+        work.run(move || engine.tokenize(&text, special)).await
     }
 
     async fn detokenize(
@@ -157,8 +161,8 @@ impl model::HostModel for Host {
         ids: Vec<u32>,
     ) -> Result<Vec<u8>, HostError> {
         let bytes = size_of_val(ids.as_slice());
-        let (engine, place) = self.enter_text(&model, bytes)?;
-        off_thread(bytes, place, move || engine.detokenize(&ids)).await
+        let (engine, work) = self.enter_text(&model, bytes)?;
+        work.run(move || engine.detokenize(&ids)).await
     }
 
     async fn tokenize_chat(
@@ -167,12 +171,12 @@ impl model::HostModel for Host {
         messages: Vec<Message>,
     ) -> Result<Vec<u32>, HostError> {
         let bytes = messages.iter().map(bytes_of).fold(0, usize::saturating_add);
-        let (engine, place) = self.enter_text(&model, bytes)?;
+        let (engine, work) = self.enter_text(&model, bytes)?;
         let messages: Vec<_> = messages
             .into_iter()
             .map(|Message { role, content }| ChatMessage { role, content })
             .collect();
-        off_thread(bytes, place, move || engine.tokenize_chat(&messages)).await
+        work.run(move || engine.tokenize_chat(&messages)).await
     }
 
     async fn generate(

@@ -7,7 +7,6 @@ use std::{
 
 use realm_core::{
     call::{Call, CallId, Deadline},
-    engine::Engine as _,
     name::ModelName,
     refusal::Refusal,
     reply::{Reply, ReplyEvent},
@@ -185,41 +184,6 @@ async fn a_model_that_is_not_there_yet_says_why() {
     assert_eq!(town.runtime.models(&citizen.caller()), [info(true, Some(50_000))]);
     town.runtime.remove_model(&model);
     citizen.refused(&town.runtime, "generate", &params).await;
-}
-
-#[tokio::test]
-async fn a_node_is_ready_when_everything_desired_has_been_tried_once() {
-    let runtime = Runtime::new().unwrap();
-    assert!(runtime.is_ready());
-    let engine = Echo::new("tests/ready", Mood::Echo);
-    let model = engine.info().model.clone();
-    runtime.await_model(model.clone(), Awaited::Loading);
-    assert!(!runtime.is_ready());
-    runtime.put_model(model, engine);
-    assert!(runtime.is_ready());
-    let citizen = Citizen::new("ready");
-    assert!(!runtime.await_tenant(Arc::new(citizen.tenant.clone())));
-    assert!(!runtime.is_ready());
-    let citizen = citizen.moves_into(&runtime, &town().await.built_in);
-    assert!(runtime.is_ready());
-    assert!(runtime.await_tenant(Arc::new(citizen.tenant.clone())));
-    assert!(runtime.is_ready(), "the program it has goes on serving");
-}
-
-#[tokio::test]
-async fn a_failed_model_or_program_does_not_take_the_node_away_from_the_others() {
-    let runtime = Runtime::new().unwrap();
-    let model = ModelName::parse("tests/broken").unwrap();
-    let tenant = Arc::new(Citizen::new("broken").tenant);
-    runtime.await_model(model.clone(), Awaited::Fetching);
-    runtime.await_tenant(tenant.clone());
-    runtime.await_model(model.clone(), Awaited::Failed("DigestMismatch"));
-    assert!(!runtime.is_ready(), "the tenant has not been tried");
-    runtime.fail_tenant(&tenant.name);
-    assert!(runtime.is_ready());
-    runtime.await_model(model, Awaited::Fetching);
-    runtime.await_tenant(tenant);
-    assert!(runtime.is_ready(), "another try is no news");
 }
 
 #[tokio::test]

@@ -42,6 +42,10 @@ impl Residents for Fake {
         })
     }
 
+    async fn lost_model(&self) -> ModelName {
+        std::future::pending().await
+    }
+
     async fn remove_model(&self, name: &ModelName) {
         self.remove(&format!("model {name}"));
     }

@@ -20,15 +20,16 @@ use crate::{
 /// catches up in a few calls, and a client still sees text flow.
 const TOKENS_AT_ONCE_MAX: usize = 64;
 
-/// A generation. Dropping it cancels it. The prompt that the engine was given, and every token
-/// that it made, are paid for however the generation ends and whether or not the program took
-/// them: a program that never reads would otherwise compute for nothing.
+/// A generation. Dropping it cancels it.
+///
+/// The prompt is paid for when the engine takes it, so that generations which a program runs side
+/// by side see each other's; what of it was cached is given back at the end. Every token that the
+/// engine made is paid for however the generation ends and whether or not the program took it: a
+/// program that never reads would otherwise compute for nothing.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Generation {
     stream: TokenStream,
     tokens: Arc<TokenMeter>,
-    /// What the prompt costs, until it is paid.
-    prompt_due: Option<u32>,
     end: Option<Result<Summary, Refusal>>,
 }
 
@@ -39,9 +40,14 @@ impl Generation {
         generation: engine::Generation,
     ) -> Result<Self, Refusal> {
         tokens.admitted().check(Instant::now())?;
-        let prompt_due = u32::try_from(generation.prompt.len()).ok();
+        let prompt_tokens = u32::try_from(generation.prompt.len()).unwrap_or(u32::MAX);
         let stream = engine.generate(tokens.admitted().caller(), generation)?;
-        Ok(Self { stream, tokens, prompt_due, end: None })
+        Ok(Self::of(stream, tokens, prompt_tokens))
+    }
+
+    fn of(stream: TokenStream, tokens: Arc<TokenMeter>, prompt_tokens: u32) -> Self {
+        tokens.spend(Usage { prompt_tokens, ..Usage::default() });
+        Self { stream, tokens, end: None }
     }
 
     /// The next tokens: waits for one, and takes those behind it that are there already.
@@ -85,19 +91,13 @@ impl Generation {
         }
     }
 
-    fn pay(&mut self, event: &TokenEvent) {
+    fn pay(&self, event: &TokenEvent) {
         match event {
             TokenEvent::Token(_) => {
                 self.tokens.spend(Usage { completion_tokens: 1, ..Usage::default() });
             }
-            TokenEvent::Finished { usage, .. } => self.pay_prompt(usage.cached_tokens),
+            TokenEvent::Finished { usage, .. } => self.tokens.found_cached(usage.cached_tokens),
             TokenEvent::Failed(_) => {}
-        }
-    }
-
-    fn pay_prompt(&mut self, cached_tokens: u32) {
-        if let Some(prompt_tokens) = self.prompt_due.take() {
-            self.tokens.spend(Usage { prompt_tokens, cached_tokens, completion_tokens: 0 });
         }
     }
 }
@@ -108,7 +108,6 @@ impl Drop for Generation {
         while let Ok(event) = self.stream.try_recv() {
             self.pay(&event);
         }
-        self.pay_prompt(0);
     }
 }
 
@@ -181,9 +180,17 @@ mod tests {
             sender.try_send(event).unwrap();
         }
         let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
-        let prompt_due = Some(10);
-        drop(Generation { stream, tokens: tokens.clone(), prompt_due, end: None });
+        drop(Generation::of(stream, tokens.clone(), 10));
         tokens.total()
+    }
+
+    #[test]
+    fn generations_side_by_side_see_what_each_others_prompts_cost() {
+        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
+        let (_sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        let _first = Generation::of(stream, tokens.clone(), 1000);
+        let refusal = tokens.admitted().check(Instant::now()).unwrap_err();
+        assert!(matches!(refusal, Refusal::TooManyTokens { .. }), "{refusal:?}");
     }
 
     #[test]

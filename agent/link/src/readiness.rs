@@ -1,0 +1,121 @@
+//! When a node that starts may be given calls.
+//!
+//! A node is ready once everything that it should hold has been tried to its end, and stays so: a
+//! new model that takes an hour to come must not take away a node that serves all the others. What
+//! failed is for the report to tell.
+
+use std::collections::BTreeSet;
+
+use realm_core::report::{ModelPhase, Phase, Report};
+use tokio::sync::watch;
+
+use crate::diff::Key;
+
+/// Says in `ready` that the node is, when it has tried all that `generation`, or a later one, asks
+/// for. Ends then, or when the sender of `report` is gone.
+pub async fn follow(
+    generation: u64,
+    mut report: watch::Receiver<Report>,
+    ready: watch::Sender<bool>,
+) {
+    let mut readiness = Readiness { generation, tried: BTreeSet::new() };
+    while !readiness.take(&report.borrow_and_update()) {
+        if report.changed().await.is_err() {
+            return;
+        }
+    }
+    ready.send_replace(true);
+}
+
+/// What of the desired state has been tried.
+struct Readiness {
+    generation: u64,
+    /// Ready or failed once, though it may be under way again.
+    tried: BTreeSet<Key>,
+}
+
+impl Readiness {
+    /// Takes note of a report; says whether the node is ready.
+    fn take(&mut self, report: &Report) -> bool {
+        let items = items(report);
+        self.tried.retain(|key| items.iter().any(|(item, _)| item == key));
+        let ended = items.iter().filter(|(_, is_tried)| *is_tried);
+        self.tried.extend(ended.map(|(key, _)| key.clone()));
+        report.generation >= self.generation
+            && items.iter().all(|(key, _)| self.tried.contains(key))
+    }
+}
+
+/// Every item, and whether this report shows it tried.
+fn items(report: &Report) -> Vec<(Key, bool)> {
+    let Report { generation: _, models, tenants, pipelines } = report;
+    let model_tried = |phase: &ModelPhase| match phase {
+        ModelPhase::Pending | ModelPhase::Fetching { .. } | ModelPhase::Loading => false,
+        ModelPhase::Ready | ModelPhase::Failed(_) => true,
+    };
+    let tried = |phase: &Phase| match phase {
+        Phase::Pending => false,
+        Phase::Ready | Phase::Failed(_) => true,
+    };
+    let models = models.iter().map(|m| (Key::Model(m.name.clone()), model_tried(&m.phase)));
+    let tenants = tenants.iter().map(|t| (Key::Tenant(t.name.clone()), tried(&t.phase)));
+    let pipelines = pipelines.iter().map(|p| (Key::Pipeline(p.name.clone()), tried(&p.phase)));
+    models.chain(tenants).chain(pipelines).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_core::{
+        name::{ModelName, TenantName},
+        report::{Failure, ModelReport, TenantReport},
+    };
+
+    use super::*;
+
+    fn failed() -> Failure {
+        Failure { reason: "DigestMismatch", message: String::new() }
+    }
+
+    /// A report of one model and one tenant.
+    fn report(generation: u64, model: ModelPhase, tenant: Phase) -> Report {
+        let name = ModelName::parse("default/tiny").unwrap();
+        let models = vec![ModelReport { name, phase: model, facts: None }];
+        let name = TenantName::parse("default/acme").unwrap();
+        let tenants = vec![TenantReport { name, phase: tenant, program: None }];
+        Report { generation, models, tenants, pipelines: Vec::new() }
+    }
+
+    fn readiness(generation: u64) -> Readiness {
+        Readiness { generation, tried: BTreeSet::new() }
+    }
+
+    #[test]
+    fn a_node_is_ready_when_everything_desired_has_been_tried_once() {
+        let mut node = readiness(1);
+        assert!(!node.take(&Report::default()), "nothing has been asked for yet");
+        assert!(!node.take(&report(1, ModelPhase::Loading, Phase::Ready)));
+        assert!(node.take(&report(1, ModelPhase::Ready, Phase::Ready)));
+    }
+
+    #[test]
+    fn what_failed_once_holds_up_no_node_though_it_is_tried_again() {
+        let mut node = readiness(1);
+        assert!(!node.take(&report(1, ModelPhase::Failed(failed()), Phase::Pending)));
+        let fetching = ModelPhase::Fetching { bytes_done: 1, bytes_total: None };
+        assert!(node.take(&report(1, fetching, Phase::Failed(failed()))));
+    }
+
+    #[test]
+    fn a_node_with_nothing_to_hold_is_ready() {
+        assert!(readiness(0).take(&Report::default()));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_was_ready_stays_so_while_a_new_model_comes() {
+        let (reports, report_receiver) = watch::channel(report(1, ModelPhase::Ready, Phase::Ready));
+        let (ready, is_ready) = watch::channel(false);
+        follow(1, report_receiver, ready).await;
+        reports.send_replace(report(2, ModelPhase::Loading, Phase::Ready));
+        assert!(*is_ready.borrow());
+    }
+}
