@@ -25,6 +25,10 @@ START_S_MAX = 90.0
 #: Who signs tokens. It is a name, and nobody connects to it.
 ISSUER = "https://kubernetes.default.svc"
 
+#: A socket in the cluster's folder, for etcd asks nobody who they are. Relative, for a socket's
+#: path has at most 107 bytes.
+ETCD = "unix://etcd.sock"
+
 RBAC = "rbac.authorization.k8s.io"
 
 
@@ -58,10 +62,8 @@ class Cluster:
         self.close()
 
     def _start(self) -> None:
-        # A socket in the folder, for etcd asks nobody who they are.
-        etcd = f"unix://{self._folder / 'etcd.sock'}"
-        self._run("etcd", *_etcd_flags(self._folder, etcd))
-        self._run("kube-apiserver", f"--etcd-servers={etcd}", *self._api_server_flags())
+        self._run("etcd", *_etcd_flags())
+        self._run("kube-apiserver", f"--etcd-servers={ETCD}", *self._api_server_flags())
         self._wait_for(self._is_ready, "the API server is ready")
 
     def _run(self, name: str, *flags: str, label: str | None = None) -> Daemon:
@@ -202,13 +204,13 @@ class Cluster:
         self._port.close()
 
 
-def _etcd_flags(folder: Path, clients: str) -> Sequence[str]:
+def _etcd_flags() -> Sequence[str]:
     # What a member calls itself must look like an address. This one has no peers to use it.
     name, address = "tests", "http://127.0.0.1:1"
     return (
         f"--name={name}",
-        f"--data-dir={folder / 'etcd'}",
-        f"--listen-client-urls={clients}",
+        "--data-dir=etcd",
+        f"--listen-client-urls={ETCD}",
         f"--advertise-client-urls={address}",
         "--listen-peer-urls=unix://peers.sock",
         f"--initial-advertise-peer-urls={address}",
