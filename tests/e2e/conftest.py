@@ -15,6 +15,7 @@ import yaml
 from harness.cluster import Cluster
 from harness.folder import Folder
 from harness.server import Server
+from harness.user import User
 
 ROOT = Path(__file__).parents[2]
 GUESTS = ROOT / "tests" / "guests"
@@ -107,6 +108,18 @@ def resources(cluster: Cluster, definitions: Sequence[httpx.Response]) -> Cluste
     done = cluster.admin.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
     assert done.returncode == 0, done.stderr
     return cluster
+
+
+@pytest.fixture
+def admin(resources: Cluster) -> User:
+    """Somebody who may do everything with Realm's resources."""
+    return resources.admin
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> str:
+    """A namespace of the test's own."""
+    return cluster.namespace()
 
 
 @pytest.fixture(scope="module")
