@@ -57,9 +57,8 @@ pub(crate) const FIELD_PATTERN: &str = "^[A-Za-z][A-Za-z0-9_-]*$";
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "Steps", type_ = "string", json_path = ".spec.steps[*].name"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Tenants", type_ = "string", json_path = ".spec.tenants", priority = 1)
+    printcolumn(name = "Tenants", type_ = "string", json_path = ".spec.tenants"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [

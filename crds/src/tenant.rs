@@ -198,7 +198,11 @@ pub struct Program {
     #[schemars(
         extend(
             "maxProperties" = CONFIG_ENTRIES_MAX,
-            "additionalProperties" = json!({ "type": "string", "maxLength": CONFIG_VALUE_LEN_MAX })
+            "additionalProperties" = json!({ "type": "string", "maxLength": CONFIG_VALUE_LEN_MAX }),
+            "x-kubernetes-validations" = [json!({
+                "rule": format!("self.all(k, size(k) >= 1 && size(k) <= {CONFIG_KEY_LEN_MAX})"),
+                "message": format!("an entry has a name of 1 to {CONFIG_KEY_LEN_MAX} characters"),
+            })]
         )
     )]
     pub config: BTreeMap<String, String>,

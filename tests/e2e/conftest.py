@@ -1,20 +1,26 @@
-"""What every module of these tests gets: the model, the Node clients, and servers of its own."""
+"""What every module of these tests gets: the model, the Node clients, servers and a cluster."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import httpx
 import pytest
+import yaml
 
+from harness.cluster import Cluster
 from harness.folder import Folder
 from harness.server import Server
+from harness.user import User
 
-GUESTS = Path(__file__).parents[1] / "guests"
-PROGRAMS = Path(__file__).parents[2] / "sdks" / "guest-rust" / "programs"
+ROOT = Path(__file__).parents[2]
+GUESTS = ROOT / "tests" / "guests"
+PROGRAMS = ROOT / "sdks" / "guest-rust" / "programs"
+DEFINITIONS = ROOT / "crds" / "yaml"
 
 
 def from_environment(name: str) -> Path:
@@ -78,8 +84,78 @@ def serve(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Ser
         yield start
 
 
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """An API server for everybody; each test keeps to namespaces of its own."""
+    with _clusters(tmp_path_factory) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def definitions(cluster: Cluster) -> Sequence[httpx.Response]:
+    """What the API server answered to the definitions of Realm's resources."""
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    things = [yaml.safe_load(file.read_text()) for file in sorted(DEFINITIONS.glob("*.yaml"))]
+    return [cluster.admin.patch(f"{path}/{each['metadata']['name']}", each) for each in things]
+
+
+@pytest.fixture(scope="session")
+def resources(cluster: Cluster, definitions: Sequence[httpx.Response]) -> Cluster:
+    """The same API server, once it serves Realm's resources."""
+    for answer in definitions:
+        assert answer.is_success, answer.text
+    names = [f"crd/{answer.json()['metadata']['name']}" for answer in definitions]
+    done = cluster.admin.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+    assert done.returncode == 0, done.stderr
+    return cluster
+
+
+@pytest.fixture
+def admin(resources: Cluster) -> User:
+    """Somebody who may do everything with Realm's resources."""
+    return resources.admin
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> str:
+    """A namespace of the test's own."""
+    return cluster.namespace()
+
+
+@pytest.fixture(scope="module")
+def whole_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with controllers and a scheduler, to which a module adds its nodes."""
+    with _clusters(tmp_path_factory) as cluster:
+        cluster.run_controllers()
+        yield cluster
+
+
+@contextmanager
+def _clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    _running.append(cluster)
+    try:
+        with cluster:
+            yield cluster
+    finally:
+        _running.remove(cluster)
+
+
+class Running(Protocol):
+    """Processes whose last words belong beside a failure."""
+
+    @property
+    def label(self) -> str:
+        """Which of several they are."""
+        ...
+
+    def tail(self) -> str:
+        """The last of what they said."""
+        ...
+
+
 #: For the report of a test that fails.
-_running: list[Server] = []
+_running: list[Running] = []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -95,5 +171,5 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """Shows what the servers said beside the failure."""
     report = yield
     if report.failed:
-        report.sections += [(f"realm serve, process {s.pid}", s.tail()) for s in _running]
+        report.sections += [(each.label, each.tail()) for each in _running]
     return report

@@ -140,6 +140,11 @@ class Server:
         return Client(self.url, self.folder.key(tenant), **options)
 
     @property
+    def label(self) -> str:
+        """Which of several servers it is."""
+        return f"realm serve, process {self.pid}"
+
+    @property
     def pid(self) -> int:
         """The process."""
         return self._process.pid

@@ -42,3 +42,12 @@ async def raises(kind: type[E], attempt: Callable[[], Awaitable[object]], what: 
         return None
 
     return await eventually(probe, what)
+
+
+def until(probe: Callable[[], bool], what: str, *, within_s: float = WITHIN_S) -> None:
+    """As `eventually`, for what goes on while no test waits for anything else."""
+    end = time.monotonic() + within_s
+    while not probe():
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not within {within_s:.0f} s")
+        time.sleep(LOOK_EVERY_S)

@@ -1,0 +1,88 @@
+"""One long-running process of a cluster: its log in a file, and its certain end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+#: From a signal to the end; a process that runs on is then killed.
+END_S_MAX = 10.0
+
+#: Lines of a log beside a failure: the last of a panic, or a few requests.
+TAIL_LINES_MAX = 30
+
+
+def binary(name: str) -> str:
+    """A program that tests/cluster/build has put where it says."""
+    folders = os.environ.get("REALM_TEST_CLUSTER")
+    assert folders is not None, "REALM_TEST_CLUSTER is not set; start these tests with tests/run"
+    found = shutil.which(name, path=folders)
+    assert found is not None, f"there is no {name} in {folders}; tests/cluster/build puts it there"
+    return found
+
+
+def environment(home: Path) -> dict[str, str]:
+    """What a program sees: nothing of the person who runs the tests."""
+    return {"PATH": os.defpath, "HOME": str(home), "TMPDIR": str(home)}
+
+
+class Daemon:
+    """A process that runs until it is closed; then it may be started again."""
+
+    def __init__(self, folder: Path, name: str, *flags: str, label: str | None = None) -> None:
+        """`label` tells the processes of one program apart."""
+        self.label = label or name
+        self._command = [binary(name), *flags]
+        self._folder = folder
+        self._log = folder / f"{self.label}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts the process. It ends with the thread that starts it, even when that is killed."""
+        assert self._process is None, f"{self.label} runs already"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env=environment(self._folder),
+                start_new_session=True,
+            )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+    def tail(self) -> str:
+        """The last of what the process said."""
+        text = self._log.read_text(errors="replace") if self._log.exists() else ""
+        return "\n".join(text.splitlines()[-TAIL_LINES_MAX:])
+
+    def close(self) -> None:
+        """Ends the process and its children, in an orderly way if it has one."""
+        if self._process is None:
+            return
+        self._signal(signal.SIGTERM)
+        try:
+            self._process.wait(END_S_MAX)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """Ends the process and its children at once, as a node that loses power does."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        # A process that has been waited for is nobody any more, and its number may be another's.
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, number)
