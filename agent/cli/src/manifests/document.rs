@@ -158,8 +158,10 @@ fn typed<T: DeserializeOwned>(
     lines_before: usize,
     tree: &Tree,
 ) -> Result<T, (usize, Cause)> {
-    // A snippet would spread over lines; file and line say where to look.
-    let options = serde_saphyr::options! { with_snippet: false };
+    // A snippet would spread over lines; file and line say where to look. What an API server takes
+    // for a text is no boolean here, nor the other way round.
+    let options =
+        serde_saphyr::options! { with_snippet: false, strict_booleans: true, no_schema: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().and_then(|location| usize::try_from(location.line()).ok());
         let line = line.map(|line| line.saturating_add(lines_before));

@@ -179,7 +179,7 @@ fn what_a_secret_holds_is_never_quoted() {
 fn an_object_out_of_a_cluster_is_taken_as_it_comes() {
     let text = MODEL.replace(
         "  name: tiny",
-        "  name: tiny\n  uid: 1234\n  resourceVersion: '7'\n  generation: 3\n  creationTimestamp: '2026-01-01T00:00:00Z'",
+        "  name: tiny\n  uid: '1234'\n  resourceVersion: '7'\n  generation: 3\n  creationTimestamp: '2026-01-01T00:00:00Z'",
     );
     check(&format!("{text}status:\n  replicas: 1\n"), &["Model default/tiny"]);
 }
