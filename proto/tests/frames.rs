@@ -51,6 +51,15 @@ fn every_frame_in_the_prose_is_read_by_the_types_and_written_back_the_same() {
 }
 
 #[test]
+fn numbers_of_params_are_read_to_their_last_bit() {
+    for number in ["31.245270191439438", "3.0e-70", "5e57"] {
+        let text = format!(r#"{{"id":"1","function":"f","params":{{"x":{number}}}}}"#);
+        let ClientFrame::Call(call) = serde_json::from_str(&text).unwrap() else { panic!() };
+        assert_eq!(call.params["x"].as_f64(), Some(number.parse().unwrap()), "{number}");
+    }
+}
+
+#[test]
 fn every_frame_in_the_prose_has_exactly_the_fields_of_the_schema() {
     let schema = schema();
     let mut seen = BTreeSet::new();

@@ -5,7 +5,10 @@
 //! guess; `strftime_now` is absent because a prompt that depends on the clock is never the same
 //! twice.
 
+mod expressions;
 mod python;
+
+use std::thread;
 
 use minijinja::{
     Environment, Error, ErrorKind, UndefinedBehavior, context, syntax::SyntaxConfig, value::Value,
@@ -22,6 +25,15 @@ use crate::{
 /// A message takes about fifty steps and a text of [`TEXT_BYTES_MAX`] is 8192 pieces, copied a few
 /// times on its way; this leaves room for thousands of messages and bounds memory to 16 MiB.
 const FUEL: u64 = 1 << 18;
+/// Bytes of a template that is read: twice the longest in use.
+const TEMPLATE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of stack to compile and render on, which go as deep as what they are given.
+///
+/// A value has a level for each list around it, and each of those takes about eight steps of the
+/// fuel, so 32 Ki at most; an expression has one for each of its operators, and so far fewer. This
+/// is 8 KiB a level, and they take a few where nothing is optimised. What is not touched takes no
+/// memory.
+const STACK_BYTES: usize = 256 << 20;
 /// The template's name in its own error messages.
 const NAME: &str = "chat_template";
 /// Characters that no text may hold in an exchange between programs, and so almost never does.
@@ -53,14 +65,8 @@ impl ChatTemplate {
     /// the error comes when a conversation does.
     fn compile(source: &str, bos: Option<String>, eos: Option<String>) -> Self {
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        let broken = match syntax {
-            Ok(syntax) => {
-                environment.set_syntax(syntax);
-                environment.add_template_owned(NAME, source.to_owned()).err()
-            }
-            Err(error) => Some(error),
-        };
+        let broken =
+            on_a_deep_stack(|| add(&mut environment, source)).and_then(|added| added).err();
         environment.set_fuel(Some(FUEL));
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -68,7 +74,7 @@ impl ChatTemplate {
         });
         environment.add_filter("tojson", python::to_json);
         environment.set_unknown_method_callback(python::method);
-        Self { environment, bos, eos, broken: broken.map(|error| error.to_string()) }
+        Self { environment, bos, eos, broken }
     }
 
     /// The ids of a conversation, ready for an answer.
@@ -98,6 +104,10 @@ impl ChatTemplate {
         if let Some(broken) = &self.broken {
             return Err(TextError::Template(broken.clone()));
         }
+        on_a_deep_stack(|| self.fill(messages)).and_then(|text| text).map_err(TextError::Template)
+    }
+
+    fn fill(&self, messages: &[Message]) -> Result<String, String> {
         let messages: Vec<Value> = messages
             .iter()
             .map(|Message { role, content }| context! { role => role, content => content })
@@ -113,8 +123,30 @@ impl ChatTemplate {
         self.environment
             .get_template(NAME)
             .and_then(|template| template.render(context))
-            .map_err(|error| TextError::Template(error.to_string()))
+            .map_err(|error| error.to_string())
     }
+}
+
+/// Compiles `source` into `environment`.
+fn add(environment: &mut Environment<'static>, source: &str) -> Result<(), String> {
+    let bytes = source.len();
+    if bytes > TEMPLATE_BYTES_MAX {
+        return Err(format!("it has {bytes} bytes; {TEMPLATE_BYTES_MAX} are the most"));
+    }
+    expressions::check(source)?;
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(|error| error.to_string())?);
+    environment.add_template_owned(NAME, source.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Does what recurses as deep as a stranger's template says.
+fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("realm-template".to_owned());
+        let spawned = thread.stack_size(STACK_BYTES).spawn_scoped(scope, work);
+        let ended = spawned.map_err(|error| format!("no thread to use it on: {error}"))?.join();
+        ended.map_err(|_panicked| "it could not be used".to_owned())
+    })
 }
 
 /// A mark that no message holds.
@@ -172,5 +204,66 @@ mod tests {
                 .contains("fuel")
         );
         assert!(error("{{ 'x' * 1000000000 }}").contains("fuel"));
+    }
+
+    /// The most memory that this process has held, in bytes.
+    #[cfg(target_os = "linux")]
+    fn peak_bytes() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kib = line.trim().strip_suffix(" kB").unwrap();
+        kib.trim().parse::<u64>().unwrap() << 10
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_a_method_or_filter_makes_is_paid_for_before_it_is_made() {
+        let content = "a".repeat(1 << 15);
+        for source in [
+            "{{ messages[0].content.replace('a', messages[0].content) }}",
+            "{{ ([messages[0].content] * 32768) | tojson }}",
+            "{{ ([messages[0].content] * 32768) | tojson(indent=2) }}",
+        ] {
+            let before = peak_bytes();
+            let error = render(source, &[("user", &content)]).unwrap_err();
+            assert!(error.to_string().contains("fuel"), "{error}");
+            let grown = peak_bytes() - before;
+            assert!(grown < 256 << 20, "{source}: {grown} bytes");
+        }
+    }
+
+    #[test]
+    fn many_characters_are_stripped_at_the_price_of_one() {
+        let start = std::time::Instant::now();
+        let source = "{{ ('a' * 500000).strip('b' * 500000 ~ 'a') }}";
+        assert_eq!(render(source, &[]).unwrap(), "");
+        assert!(start.elapsed().as_secs() < 1, "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn a_value_nested_as_deep_as_the_fuel_allows_ends_in_an_error_or_a_text() {
+        for end in ["", "{{ ns.x | tojson }}", "{{ ns.x }}", "{{ ns.x == ns.y }}"] {
+            let source = format!(
+                "{{% set ns = namespace(x=[], y=[]) %}}{{% for i in range(12000) %}}\
+                 {{% set ns.x = [ns.x] %}}{{% set ns.y = [ns.y] %}}{{% endfor %}}{end}"
+            );
+            drop(render(&source, &[]));
+        }
+    }
+
+    #[test]
+    fn a_template_as_deep_as_a_template_may_be_ends_in_an_error_or_a_text() {
+        for (begin, link, end) in [
+            ("{{ a", "+a", " }}"),
+            ("{{ a", "~a", " }}"),
+            ("{{ ", "-", "a }}"),
+            ("{{ ", "(", ""),
+            ("", "{% if a %}", ""),
+        ] {
+            for bytes in [2_000, 60_000] {
+                let source = format!("{begin}{}{end}", link.repeat(bytes / link.len()));
+                drop(render(&source, &[]));
+            }
+        }
     }
 }

@@ -69,7 +69,19 @@ pub(crate) fn redact(text: &str) -> String {
             let (_, _) = (url.set_username(""), url.set_password(None));
             url.to_string()
         }
-        _ => shown,
+        _ => redact_broken(&shown),
+    }
+}
+
+/// As [`redact`], of what is no address and may have been meant as one.
+fn redact_broken(text: &str) -> String {
+    let shown = text.split(['?', '#']).next().unwrap_or_default();
+    match shown.split_once("://") {
+        Some((scheme, rest)) if !matches!(scheme, "file" | "pip") => {
+            let host = rest.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}")
+        }
+        _ => shown.to_owned(),
     }
 }
 
@@ -224,6 +236,20 @@ mod tests {
     fn what_may_be_secret_in_an_address_is_not_shown() {
         assert_eq!(redact("https://u:p@a.example/b?token=t#f"), "https://a.example/b");
         assert_eq!(redact("pip://a==1/b"), "pip://a==1/b");
+    }
+
+    #[test]
+    fn what_may_be_secret_in_a_broken_address_is_not_shown_either() {
+        for (text, shown) in [
+            ("https://u:p@a.example:99999/b?token=t", "https://a.example:99999/b"),
+            ("https://u:p/w@[/b#t", "https://[/b"),
+            ("ftp://u:p@a.example/b", "ftp://a.example/b"),
+            ("a.example/b?token=t", "a.example/b"),
+            ("file:///a@b", "file:///a@b"),
+            ("pip://a==1/b@c", "pip://a==1/b@c"),
+        ] {
+            assert_eq!(redact(text), shown);
+        }
     }
 
     proptest! {

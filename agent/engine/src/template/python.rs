@@ -1,6 +1,6 @@
 //! What templates written for Python expect of values: methods, and JSON in Python's spacing.
 
-use std::io;
+use std::{collections::HashSet, io};
 
 use minijinja::{
     Error, ErrorKind, State,
@@ -17,7 +17,7 @@ pub(super) fn method(
     args: &[Value],
 ) -> Result<Value, Error> {
     match (value.as_str(), value.kind()) {
-        (Some(text), _) => text_method(text, name, args),
+        (Some(text), _) => text_method(state, (value, text), name, args),
         (None, ValueKind::Map) => map_method(state, value, name, args),
         (None, _) => Err(unknown(name)),
     }
@@ -27,12 +27,17 @@ fn unknown(name: &str) -> Error {
     Error::new(ErrorKind::UnknownMethod, format!("no method named {name}"))
 }
 
-fn text_method(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let stripped = |args| -> Result<Vec<char>, Error> {
+fn text_method(
+    state: &mut State<'_, '_>,
+    (value, text): (&Value, &str),
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    let stripped = |args| -> Result<HashSet<char>, Error> {
         let (chars,): (Option<&str>,) = from_args(args)?;
-        Ok(chars.map_or_else(Vec::new, |chars| chars.chars().collect()))
+        Ok(chars.map_or_else(HashSet::new, |chars| chars.chars().collect()))
     };
-    let is_stripped = |chars: &[char], c: char| {
+    let is_stripped = |chars: &HashSet<char>, c: char| {
         if chars.is_empty() { c.is_whitespace() } else { chars.contains(&c) }
     };
     Ok(match name {
@@ -52,17 +57,43 @@ fn text_method(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
         "endswith" => Value::from(from_args::<(&str,)>(args).map(|(s,)| text.ends_with(s))?),
         "upper" => from_args::<()>(args).map(|()| Value::from(text.to_uppercase()))?,
         "lower" => from_args::<()>(args).map(|()| Value::from(text.to_lowercase()))?,
-        "split" => split(text, args)?,
+        "split" => split(state, text, args)?,
         "replace" => {
-            let (from, to): (&str, &str) = from_args(args)?;
-            Value::from(text.replace(from, to))
+            let (_, _): (&str, &str) = from_args(args)?;
+            let args: Vec<_> = std::iter::once(value).chain(args).cloned().collect();
+            // The filter looks at the fuel before it makes the text.
+            state.apply_filter("replace", &args)?
         }
         _ => return Err(unknown(name)),
     })
 }
 
-fn split(text: &str, args: &[Value]) -> Result<Value, Error> {
+/// The bytes that one unit of fuel pays for, of what methods and filters make.
+const FUEL_BYTES: usize = 64;
+
+/// Bytes that the fuel still pays for. It is charged for what a method or filter has made, so each
+/// looks here before it makes much of little.
+fn room(state: &State<'_, '_>) -> usize {
+    let left = state.fuel_levels().map_or(u64::MAX, |(_, left)| left);
+    usize::try_from(left).unwrap_or(usize::MAX).saturating_mul(FUEL_BYTES)
+}
+
+/// Uses up the fuel, as what there is no room for would have done.
+fn out_of_fuel(state: &State<'_, '_>) -> Error {
+    let spent = state.consume_fuel(u64::MAX);
+    spent.err().unwrap_or_else(|| Error::from(ErrorKind::OutOfFuel))
+}
+
+fn split(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<Value, Error> {
     let (separator, splits_max): (Option<&str>, Option<i64>) = from_args(args)?;
+    let pieces = match separator {
+        Some("") => 0,
+        Some(separator) => text.matches(separator).count(),
+        None => text.split_whitespace().count(),
+    };
+    if pieces.saturating_mul(size_of::<Value>()) > room(state) {
+        return Err(out_of_fuel(state));
+    }
     let pieces_max = splits_max
         .and_then(|most| usize::try_from(most).ok())
         .map_or(usize::MAX, |most| most.saturating_add(1));
@@ -111,11 +142,11 @@ fn map_method(
 
 /// `json.dumps` with `ensure_ascii=False`: a blank after each comma and colon, no escapes for HTML.
 #[expect(clippy::needless_pass_by_value, reason = "filters are given their arguments")]
-pub(super) fn to_json(value: &Value, args: Kwargs) -> Result<Value, Error> {
+pub(super) fn to_json(state: &State<'_, '_>, value: &Value, args: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = args.get("indent")?;
     let _: Option<bool> = args.get("ensure_ascii")?;
     args.assert_all_used()?;
-    let mut out = Vec::new();
+    let mut out = Bounded { bytes: Vec::new(), bytes_max: room(state), is_full: false };
     let written = match indent {
         None => value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter)),
         Some(indent) => {
@@ -124,9 +155,34 @@ pub(super) fn to_json(value: &Value, args: Kwargs) -> Result<Value, Error> {
             value.serialize(&mut Serializer::with_formatter(&mut out, pretty))
         }
     };
+    if out.is_full {
+        return Err(out_of_fuel(state));
+    }
     let failed = |error: String| Error::new(ErrorKind::BadSerialization, error);
     written.map_err(|error| failed(error.to_string()))?;
-    String::from_utf8(out).map(Value::from).map_err(|error| failed(error.to_string()))
+    String::from_utf8(out.bytes).map(Value::from).map_err(|error| failed(error.to_string()))
+}
+
+/// Bytes up to a limit.
+struct Bounded {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+    is_full: bool,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        if self.bytes.len().saturating_add(more.len()) > self.bytes_max {
+            self.is_full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Blanks of indentation, twice the widest style in use.

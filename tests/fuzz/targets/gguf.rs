@@ -1,0 +1,35 @@
+//! A model file: its header, what it says of itself, its tokenizer, and opening it whole.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use realm_core::engine::{ChatMessage, Engine as _};
+use realm_engine::{
+    gguf::Gguf,
+    tokenizer::{Special, Tokenizer},
+};
+use realm_fuzz::InputFile;
+
+thread_local! {
+    static FILE: InputFile = InputFile::new("model");
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(gguf) = Gguf::parse(bytes.to_vec()) else { return };
+    for tensor in gguf.tensors() {
+        assert_eq!(gguf.tensor_bytes(tensor).len(), tensor.bytes());
+        assert_eq!(gguf.tensor(&tensor.name), Some(tensor));
+    }
+    let _ = gguf.facts();
+    if let Ok(tokenizer) = Tokenizer::of(&gguf) {
+        for special in [Special::Text, Special::Token] {
+            let _ = tokenizer.encode("ab <t>a", special).map(|ids| tokenizer.decode(&ids));
+        }
+    }
+    FILE.with(|file| {
+        let opened = realm_engine::open(file.hold(bytes), realm_fuzz::options());
+        if let Ok((engine, _)) = opened {
+            let message = ChatMessage { role: "user".to_owned(), content: "ab".to_owned() };
+            let _ = engine.tokenize_chat(&[message]);
+        }
+    });
+});
