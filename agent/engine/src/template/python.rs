@@ -9,6 +9,8 @@ use minijinja::{
 use serde::Serialize as _;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
+use crate::tokenizer::TEXT_BYTES_MAX;
+
 /// Calls a Python method that the template language itself does not have.
 pub(super) fn method(
     state: &mut State<'_, '_>,
@@ -146,7 +148,9 @@ pub(super) fn to_json(state: &State<'_, '_>, value: &Value, args: Kwargs) -> Res
     let indent: Option<usize> = args.get("indent")?;
     let _: Option<bool> = args.get("ensure_ascii")?;
     args.assert_all_used()?;
-    let mut out = Bounded { bytes: Vec::new(), bytes_max: room(state), is_full: false };
+    // More than this is no prompt, and a value that holds another many times takes long to write.
+    let bytes_max = room(state).min(TEXT_BYTES_MAX);
+    let mut out = Bounded { bytes: Vec::new(), bytes_max, is_full: false };
     let written = match indent {
         None => value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter)),
         Some(indent) => {
