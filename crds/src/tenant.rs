@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, SHA256_PATTERN, SOURCE_LEN_MAX, SOURCES_MAX,
-    SOURCES_MESSAGE, SOURCES_RULE,
+    DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, PROGRAM_DIGEST_RULE, SHA256_PATTERN,
+    SOURCE_LEN_MAX, SOURCES_MAX, SOURCES_MESSAGE, SOURCES_RULE,
 };
 
 /// The largest weight: four orders of magnitude between the least and the most favoured tenant.
@@ -173,7 +173,7 @@ pub struct ApiKeySource {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
-    { "rule": "!has(self.sources) || size(self.sources) == 0 || has(self.sha256) || self.sources.all(s, s.startsWith('file:///'))", "message": DIGEST_MESSAGE },
+    { "rule": PROGRAM_DIGEST_RULE, "message": DIGEST_MESSAGE },
     { "rule": "!has(self.sha256) || (has(self.sources) && size(self.sources) > 0)", "message": "sha256 without sources: the built-in program has its own digest" }
 ]))]
 pub struct Program {
@@ -188,7 +188,8 @@ pub struct Program {
     #[schemars(extend("x-kubernetes-validations" = [{ "rule": SOURCES_RULE, "message": SOURCES_MESSAGE }]))]
     pub sources: Vec<String>,
 
-    /// SHA-256 of the component, in hexadecimal. Required unless every source is a `file`.
+    /// SHA-256 of the component, in hexadecimal. Required unless every source is a `file` or a
+    /// `pvc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), regex(pattern = SHA256_PATTERN))]
     pub sha256: Option<String>,

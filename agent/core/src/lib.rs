@@ -15,6 +15,7 @@ pub mod refusal;
 pub mod reply;
 pub mod tenants;
 
+pub mod credentials;
 pub mod desired;
 pub mod report;
 pub mod residents;

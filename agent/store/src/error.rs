@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use crate::disk::Bytes;
 
+/// Names listed in an error.
+const LISTED_MAX: usize = 8;
+
 /// Why an artifact could not be fetched.
 #[derive(Debug, Error)]
 pub enum FetchError {
@@ -30,7 +33,7 @@ pub struct Attempt {
 /// Why one mirror did not give the artifact.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    #[error("{problem}; known are file:///path, https://host/path and pip://name==version/file")]
+    #[error("{problem}; known are file, https, hf, s3, oci, pvc and pip sources")]
     Invalid { problem: String },
     #[error("not allowed here: {why}")]
     NotAllowed { why: &'static str },
@@ -52,6 +55,11 @@ pub enum SourceError {
     },
     #[error("not found{}", .status.map(|s| format!(" (HTTP {s})")).unwrap_or_default())]
     NotFound { status: Option<u16> },
+    #[error("not authorised (HTTP {status}): it asks for credentials, or for others")]
+    Unauthorized { status: u16 },
+    /// What was given cannot be sent; what it is stays unsaid.
+    #[error("{what} holds a character that no request can carry, such as a line's end")]
+    CredentialsInvalid { what: &'static str },
     #[error("the server answered HTTP {status}")]
     Refused { status: u16, retry_after_secs: Option<u64> },
     #[error("redirected where it may not lead: {why}")]
@@ -63,6 +71,13 @@ pub enum SourceError {
     #[error("the bytes have sha256 {found}, not {expected}")]
     DigestMismatch { expected: Sha256, found: Sha256 },
 
+    #[error("the layer has sha256 {found}, not {expected}")]
+    LayerMismatch { expected: Sha256, found: Sha256 },
+    #[error("the artifact has no layer {wanted}; it has {has}")]
+    LayerNotFound { wanted: String, has: String },
+
+    #[error("the claim {claim} is not mounted on this node")]
+    ClaimNotMounted { claim: String },
     #[error("{what}")]
     Unreadable {
         what: &'static str,
@@ -121,6 +136,17 @@ fn needed_text(needed: Option<u64>) -> String {
     needed.map(|bytes| format!("{} more are needed, ", Bytes(bytes))).unwrap_or_default()
 }
 
+/// A few names, and how many more there are.
+pub(crate) fn listing<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let shown = names.iter().take(LISTED_MAX).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(LISTED_MAX) {
+        0 if names.is_empty() => "no files at all".to_owned(),
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 impl FetchError {
     /// The CamelCase reason of a condition: that of the mirror whose failure says most.
     pub fn reason(&self) -> &'static str {
@@ -152,11 +178,15 @@ impl SourceError {
             Self::Stalled { .. } => "SourceStalled",
             Self::Interrupted { .. } => "SourceInterrupted",
             Self::NotFound { .. } => "SourceNotFound",
+            Self::Unauthorized { .. } => "SourceUnauthorized",
+            Self::CredentialsInvalid { .. } => "CredentialsInvalid",
             Self::Refused { .. } => "SourceRefused",
             Self::Redirected { .. } => "SourceRedirected",
             Self::Malformed { .. } => "SourceMalformed",
             Self::TooLarge { .. } => "SourceTooLarge",
-            Self::DigestMismatch { .. } => "DigestMismatch",
+            Self::DigestMismatch { .. } | Self::LayerMismatch { .. } => "DigestMismatch",
+            Self::LayerNotFound { .. } => "LayerNotFound",
+            Self::ClaimNotMounted { .. } => "ClaimNotMounted",
             Self::Unreadable { .. } => "SourceUnreadable",
             Self::PipMissing { .. } => "PipMissing",
             Self::PackageNotFound { .. } => "PackageNotFound",
@@ -174,17 +204,21 @@ impl SourceError {
     fn weight(&self) -> u8 {
         match self {
             Self::Store(_) => 3,
-            Self::DigestMismatch { .. } => 2,
+            Self::DigestMismatch { .. } | Self::LayerMismatch { .. } => 2,
             Self::Invalid { .. } | Self::NotAllowed { .. } | Self::DigestRequired => 0,
             Self::Unreachable(_)
             | Self::Untrusted(_)
             | Self::Stalled { .. }
             | Self::Interrupted { .. }
             | Self::NotFound { .. }
+            | Self::Unauthorized { .. }
+            | Self::CredentialsInvalid { .. }
             | Self::Refused { .. }
             | Self::Redirected { .. }
             | Self::Malformed { .. }
             | Self::TooLarge { .. }
+            | Self::LayerNotFound { .. }
+            | Self::ClaimNotMounted { .. }
             | Self::Unreadable { .. }
             | Self::PipMissing { .. }
             | Self::PackageNotFound { .. }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use realm_core::desired::{Artifact, Sha256};
+use realm_core::{
+    credentials::Credentials,
+    desired::{Artifact, Sha256},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -13,8 +16,10 @@ use crate::{
     options::{Site, StoreOptions},
     partial::Partial,
     pip,
+    resolve::Access,
     source::{self, Source},
     store::{Progress, ProgressFn, Stored},
+    volume,
 };
 
 /// Pause between two looks at a file that somebody else is fetching: often enough for a progress
@@ -25,6 +30,7 @@ pub(crate) struct Fetch<'a> {
     cache: &'a Cache,
     options: &'a StoreOptions,
     artifact: &'a Artifact,
+    credentials: &'a Credentials,
     progress: ProgressFn<'a>,
     /// Kept from mirror to mirror: what one began the next may finish.
     held: Option<Partial>,
@@ -41,9 +47,10 @@ impl<'a> Fetch<'a> {
         cache: &'a Cache,
         options: &'a StoreOptions,
         artifact: &'a Artifact,
+        credentials: &'a Credentials,
         progress: ProgressFn<'a>,
     ) -> Self {
-        Self { cache, options, artifact, progress, held: None }
+        Self { cache, options, artifact, credentials, progress, held: None }
     }
 
     pub(crate) async fn run(mut self) -> Result<Stored, FetchError> {
@@ -81,17 +88,24 @@ impl<'a> Fetch<'a> {
     }
 
     async fn mirror(&mut self, text: &str) -> Result<Stored, SourceError> {
-        let (options, progress) = (self.options, self.progress);
+        let Self { options, artifact, credentials, progress, .. } = *self;
         match source::parse(text)? {
             Source::Pip(_) if options.site == Site::Cluster => {
                 Err(SourceError::NotAllowed { why: "pip:// is for one machine only" })
             }
             Source::File(path) => {
-                file::verify(&path, self.artifact.sha256, options.bytes_max, progress).await
+                file::verify(&path, artifact.sha256, options.bytes_max, progress).await
             }
-            Source::Web(address) => match self.hold().await? {
+            Source::Volume(volume) => {
+                let path = volume::locate(volume, options).await?;
+                file::verify(&path, artifact.sha256, options.bytes_max, progress).await
+            }
+            Source::Remote(remote) => match self.hold().await? {
                 Hold::Stored(stored) => Ok(stored),
-                Hold::Granted(partial) => https::fetch(&address, &partial, options, progress).await,
+                Hold::Granted(partial) => {
+                    let access = Access { options, credentials, expected: partial.expected() };
+                    https::fetch((text, &remote), &partial, &access, progress).await
+                }
             },
             Source::Pip(package) => match self.hold().await? {
                 Hold::Stored(stored) => Ok(stored),

@@ -1,30 +1,31 @@
 //! A file of a web server: asked for from where the last attempt ended, until it is whole.
 //!
-//! Each attempt asks ([`client`]), reads the head of the answer ([`answer`]) and takes its body. What an
-//! attempt brought is kept whatever ended it. Every wait has an end: for the connection, for the
+//! Each attempt makes its request anew ([`resolve`]), asks ([`Web`]), reads the head of the answer
+//! ([`answer`]) and takes its body. What an attempt brought is kept whatever ended it. Every wait has an end: for the connection, for the
 //! head, for each next byte, for each stretch of the body, and for the number of attempts that
 //! bring nothing.
 
-mod answer;
-mod client;
+pub(crate) mod answer;
 
 use std::time::Duration;
 
 use realm_core::desired::Sha256;
 use reqwest::{
-    Client, Response,
+    Response,
     header::{ACCEPT_ENCODING, IF_RANGE, RANGE},
 };
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     error::SourceError,
     hash::Hasher,
     options::{Pace, Retry, StoreOptions},
     partial::Partial,
-    source::Address,
+    resolve::{self, Access, Request},
+    source::Remote,
     state::State,
     store::{Progress, ProgressFn, Stored},
+    web::{self, Web},
 };
 use answer::{Answer, Asked};
 
@@ -36,19 +37,20 @@ const APPEND_BYTES: usize = 1 << 20;
 /// file comes through a poor line, yet there are never more attempts than megabytes and a few.
 const WORTH_BYTES: u64 = 1 << 20;
 
-/// Brings the file at `address` into `partial` and finishes it.
+/// Brings the file that the source `text` names, `remote`, into `partial` and finishes it.
 pub(crate) async fn fetch(
-    address: &Address,
+    (text, remote): (&str, &Remote),
     partial: &Partial,
-    options: &StoreOptions,
+    access: &Access<'_>,
     progress: ProgressFn<'_>,
 ) -> Result<Stored, SourceError> {
     let mut download = Download {
-        client: client::build(address, options).await?,
-        address,
-        source: key(address),
+        web: Web::open(&resolve::door(remote, access.options)?, access.options).await?,
+        remote,
+        access,
+        source: key(text),
         partial,
-        options,
+        options: access.options,
         progress,
         joined: partial.bytes() > 0,
     };
@@ -64,16 +66,17 @@ pub(crate) async fn fetch(
     }
 }
 
-/// What tells one address from another without keeping the secrets it may hold.
-fn key(address: &Address) -> Sha256 {
+/// What tells one source from another without keeping the secrets it may hold.
+fn key(text: &str) -> Sha256 {
     let mut hasher = Hasher::default();
-    hasher.update(address.url.as_str().as_bytes());
+    hasher.update(text.as_bytes());
     hasher.digest()
 }
 
 struct Download<'a> {
-    client: Client,
-    address: &'a Address,
+    web: Web,
+    remote: &'a Remote,
+    access: &'a Access<'a>,
     source: Sha256,
     partial: &'a Partial,
     options: &'a StoreOptions,
@@ -107,10 +110,11 @@ impl Download<'_> {
 
     async fn attempt(&mut self) -> Result<(), SourceError> {
         let known = self.partial.recall().await?.filter(|state| state.source == self.source);
-        let (mut response, mut answer) = self.ask(known.as_ref()).await?;
+        let request = resolve::resolve(self.remote, &self.web, self.access).await?;
+        let (mut response, mut answer) = self.ask(&request, known.as_ref()).await?;
         if matches!(answer, Answer::Unfit) {
             self.partial.empty().await?;
-            (response, answer) = self.ask(None).await?;
+            (response, answer) = self.ask(&request, None).await?;
         }
         let bytes_total = match answer {
             Answer::Nothing => return Ok(()),
@@ -132,22 +136,21 @@ impl Download<'_> {
     }
 
     /// Asks for what is missing.
-    async fn ask(&self, known: Option<&State>) -> Result<(Response, Answer), SourceError> {
+    async fn ask(
+        &self,
+        request: &Request,
+        known: Option<&State>,
+    ) -> Result<(Response, Answer), SourceError> {
         let bytes_have = self.partial.bytes();
         let etag = known.and_then(|state| state.etag.as_deref());
-        let mut request =
-            self.client.get(self.address.url.clone()).header(ACCEPT_ENCODING, "identity");
+        let mut builder = self.web.get(request).header(ACCEPT_ENCODING, "identity");
         if bytes_have > 0 {
-            request = request.header(RANGE, format!("bytes={bytes_have}-"));
+            builder = builder.header(RANGE, format!("bytes={bytes_have}-"));
             if let Some(etag) = etag {
-                request = request.header(IF_RANGE, etag);
+                builder = builder.header(IF_RANGE, etag);
             }
         }
-        let patience = self.options.connect_timeout.saturating_add(self.options.stall_timeout);
-        let response = timeout(patience, request.send())
-            .await
-            .map_err(|_| stalled(patience, bytes_have))?
-            .map_err(|error| client::explain(error, bytes_have))?;
+        let response = self.web.send(builder, bytes_have).await?;
         let asked =
             Asked { bytes_have, etag, bytes_total: known.and_then(|state| state.bytes_total) };
         let answer = answer::read(response.status(), response.headers(), &asked)?;
@@ -180,8 +183,8 @@ impl Download<'_> {
             let bytes_done = self.partial.bytes().saturating_add(buffer.len() as u64);
             let (deadline, waited) = alive.deadline();
             let ended = match timeout_at(deadline, response.chunk()).await {
-                Err(_) => Some(Err(stalled(waited, bytes_done))),
-                Ok(Err(error)) => Some(Err(client::explain(error, bytes_done))),
+                Err(_) => Some(Err(web::stalled(waited, bytes_done))),
+                Ok(Err(error)) => Some(Err(web::explain(error, bytes_done))),
                 Ok(Ok(None)) => Some(check_whole(bytes_done, bytes_total)),
                 Ok(Ok(Some(chunk))) => {
                     alive.feed(chunk.len() as u64, Instant::now());
@@ -213,10 +216,6 @@ fn check_whole(bytes_done: u64, bytes_total: Option<u64>) -> Result<(), SourceEr
         Some(total) if bytes_done > total => Err(malformed("more bytes than announced")),
         _ => Ok(()),
     }
-}
-
-fn stalled(waited: Duration, bytes_done: u64) -> SourceError {
-    SourceError::Stalled { waited_ms: waited.as_millis(), bytes_done }
 }
 
 fn malformed(why: &str) -> SourceError {

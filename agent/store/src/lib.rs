@@ -2,8 +2,9 @@
 //!
 //! [`fetch`] drives it, in order: [`source`] reads where a mirror is, [`cache`] says whether the
 //! bytes are already here and, if not, hands out the one [`partial`] file that may be written;
-//! [`file`], [`https`] or [`pip`] bring the bytes; the partial file becomes a blob only when its
-//! digest is right.
+//! [`https`], which asks what [`resolve`] makes of a remote source, or [`pip`] brings the bytes; the
+//! partial file becomes a blob only when its digest is right. A [`file`] of this machine, or of a
+//! [`volume`], is used where it lies.
 
 mod error;
 mod options;
@@ -21,6 +22,9 @@ mod state;
 mod file;
 mod https;
 mod pip;
+mod resolve;
+mod volume;
+mod web;
 
 pub use crate::{
     error::{Attempt, FetchError, SourceError, StoreError},

@@ -23,6 +23,10 @@ pub struct StoreOptions {
     pub site: Site,
     /// PEM file of certificate authorities to trust beside the platform's own.
     pub ca_file: Option<PathBuf>,
+    /// The model hub that `hf` sources are of: an address, or that of a mirror of it.
+    pub hub_endpoint: String,
+    /// The folder that holds a folder of each persistent volume claim that is mounted here.
+    pub pvc_dir: Option<PathBuf>,
     /// Larger artifacts are refused.
     pub bytes_max: u64,
     pub connect_timeout: Duration,
@@ -69,6 +73,8 @@ impl StoreOptions {
         Self {
             site,
             ca_file: None,
+            hub_endpoint: "https://huggingface.co".to_owned(),
+            pvc_dir: None,
             bytes_max: BYTES_MAX,
             // Two lost SYN packets are sent again after 1 s and 3 s; more says nobody is there.
             connect_timeout: Duration::from_secs(10),

@@ -96,6 +96,10 @@ impl Partial {
         Ok(complete)
     }
 
+    pub(crate) fn expected(&self) -> Sha256 {
+        self.expected
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.get(|written| written.bytes)
     }

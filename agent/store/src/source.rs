@@ -1,10 +1,23 @@
 //! Where one mirror of an artifact is.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
-use std::{net::IpAddr, path::PathBuf};
+mod address;
+mod hub;
+mod oci;
+mod pvc;
+mod s3;
+
+use std::path::PathBuf;
 
 use reqwest::Url;
 
+pub(crate) use self::{
+    address::{Address, authority, is_loopback},
+    hub::HubFile,
+    oci::{Image, OciReference},
+    pvc::Volume,
+    s3::Object,
+};
 use crate::error::SourceError;
 
 /// Longest source text: what web servers commonly take as an address, with room for a signature.
@@ -13,23 +26,28 @@ const SOURCE_LEN_MAX: usize = 8192;
 /// Longest package name or version: the longest on the public index is well under it.
 const PACKAGE_PART_LEN_MAX: usize = 128;
 
-/// Longest path inside a wheel.
+/// Longest path inside a wheel, a repository, a bucket or a claim: the longest key of an object.
 const INNER_PATH_LEN_MAX: usize = 1024;
+
+/// Longest organisation, repository or part of a revision, which is well over what the hub takes.
+const NAME_LEN_MAX: usize = 128;
 
 /// A source that has been read and may be tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     File(PathBuf),
-    Web(Address),
+    Volume(Volume),
+    Remote(Remote),
     Pip(Package),
 }
 
-/// An `https` address, or an `http` one of this very machine.
+/// A file that a server has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    pub(crate) url: Url,
-    /// Plain `http` to this machine, which needs neither certificates nor a proxy.
-    pub(crate) loopback: bool,
+pub(crate) enum Remote {
+    Web(Address),
+    Hub(HubFile),
+    S3(Object),
+    Oci(Image),
 }
 
 /// A file of one exact version of a Python package.
@@ -51,38 +69,37 @@ pub(crate) fn parse(text: &str) -> Result<Source, SourceError> {
     }
     match text.split_once("://") {
         Some(("file", _)) => parse_file(text).map(Source::File),
-        Some(("https" | "http", _)) => parse_web(text).map(Source::Web),
+        Some(("pvc", rest)) => pvc::parse(rest).map(Source::Volume),
+        Some(("https" | "http", _)) => Address::parse(text).map(Remote::Web).map(Source::Remote),
+        Some(("hf", rest)) => hub::parse(rest).map(Remote::Hub).map(Source::Remote),
+        Some(("s3", rest)) => s3::parse(rest).map(Remote::S3).map(Source::Remote),
+        Some(("oci", rest)) => oci::parse(rest).map(Remote::Oci).map(Source::Remote),
         Some(("pip", rest)) => parse_package(rest).map(Source::Pip),
         Some((scheme, _)) => invalid(format!("the scheme {scheme:?} is not known")),
         None => invalid("it has no scheme".to_owned()),
     }
 }
 
-/// The source without what may be secret in it.
+/// The source without what may be secret in it: a query, and what stands before the host.
 pub(crate) fn redact(text: &str) -> String {
     let shown: String = text.chars().take(SOURCE_LEN_MAX).collect();
-    match Url::parse(&shown) {
-        Ok(mut url) if url.has_host() && matches!(url.scheme(), "http" | "https") => {
-            url.set_query(None);
-            url.set_fragment(None);
-            // Both fail only for addresses that cannot have them, and so do not.
-            let (_, _) = (url.set_username(""), url.set_password(None));
-            url.to_string()
-        }
-        _ => redact_broken(&shown),
-    }
-}
-
-/// As [`redact`], of what is no address and may have been meant as one.
-fn redact_broken(text: &str) -> String {
-    let shown = text.split(['?', '#']).next().unwrap_or_default();
-    match shown.split_once("://") {
-        Some((scheme, rest)) if !matches!(scheme, "file" | "pip") => {
-            let host = rest.rsplit('@').next().unwrap_or_default();
-            format!("{scheme}://{host}")
-        }
-        _ => shown.to_owned(),
-    }
+    let (scheme, rest) = match shown.split_once("://") {
+        // Names of files may hold any of these marks, and hide nothing behind them.
+        Some(("file" | "pvc" | "pip", _)) => return shown,
+        Some((scheme, rest)) => (scheme, rest),
+        None => ("", &*shown),
+    };
+    let place = rest.split(['?', '#']).next().unwrap_or_default();
+    let is_ours = matches!(scheme, "hf" | "s3" | "oci");
+    let (authority, path) = if is_ours || Url::parse(&shown).is_ok_and(|url| url.has_host()) {
+        place.find(['/', '\\']).map_or((place, ""), |at| place.split_at(at))
+    } else {
+        // What is no address may hold a password with anything in it.
+        (place, "")
+    };
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let colon = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{colon}{host}{path}")
 }
 
 fn invalid<T>(problem: String) -> Result<T, SourceError> {
@@ -103,29 +120,6 @@ fn parse_file(text: &str) -> Result<PathBuf, SourceError> {
         Ok(path) if path.is_absolute() => Ok(path),
         _ => invalid("not an absolute path of this machine".to_owned()),
     }
-}
-
-fn parse_web(text: &str) -> Result<Address, SourceError> {
-    let url = parse_url(text)?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return invalid("an address may not hold a user or password".to_owned());
-    }
-    let loopback = url.scheme() == "http";
-    if loopback && !is_loopback(&url) {
-        return Err(SourceError::NotAllowed {
-            why: "plain http is for this machine only, use https",
-        });
-    }
-    Ok(Address { url, loopback })
-}
-
-/// Whether an address leads to this very machine. Any name but `localhost` (RFC 6761) could
-/// resolve to anything by the time it is used.
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| {
-        let literal = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    })
 }
 
 fn parse_package(rest: &str) -> Result<Package, SourceError> {
@@ -155,6 +149,13 @@ fn is_package_part(part: &str, marks: &str) -> bool {
         && part.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
 }
 
+fn is_name(text: &str) -> bool {
+    text.len() <= NAME_LEN_MAX
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// A path of non-empty parts, none of which climbs.
 fn is_inner_path(path: &str) -> bool {
     path.len() <= INNER_PATH_LEN_MAX
         && !path.contains(|c: char| c.is_control() || c == '\\')
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn an_unknown_scheme_is_told_the_known_ones() {
         let message = parse("ftp://a/b").unwrap_err().to_string();
-        for scheme in ["ftp", "file://", "https://", "pip://"] {
+        for scheme in ["ftp", "file", "https", "hf", "s3", "oci", "pvc", "pip"] {
             assert!(message.contains(scheme), "{message}");
         }
     }
@@ -235,7 +236,13 @@ mod tests {
     #[test]
     fn what_may_be_secret_in_an_address_is_not_shown() {
         assert_eq!(redact("https://u:p@a.example/b?token=t#f"), "https://a.example/b");
-        assert_eq!(redact("pip://a==1/b"), "pip://a==1/b");
+        assert_eq!(redact("https://u:p@not a host/b?t"), "https://not a host/b");
+        assert_eq!(redact("s3://u:p@bucket/a@b?X-Amz-Signature=s"), "s3://bucket/a@b");
+        assert_eq!(redact("hf://org/repo@main/a#f"), "hf://org/repo@main/a");
+        assert_eq!(redact("u:p@a.example/b?t"), "a.example/b");
+        for plain in ["pip://a==1/b", "file:///a?b@c", "pvc://claim/a#b"] {
+            assert_eq!(redact(plain), plain);
+        }
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{
     time::SystemTime,
 };
 
-use realm_core::desired::{Artifact, Sha256};
+use realm_core::{
+    credentials::Credentials,
+    desired::{Artifact, Sha256},
+};
 
 use crate::{
     cache::Cache,
@@ -75,13 +78,15 @@ impl Store {
     /// Brings an artifact here, from the first of its mirrors that has the right bytes.
     ///
     /// Fetches of one digest share one download, across processes too. A fetch that is dropped, or
-    /// whose process dies, leaves what it has for the next one to go on from.
+    /// whose process dies, leaves what it has for the next one to go on from. Each of `credentials`
+    /// is shown only to the server that it is for.
     pub async fn fetch(
         &self,
         artifact: &Artifact,
+        credentials: &Credentials,
         progress: ProgressFn<'_>,
     ) -> Result<Stored, FetchError> {
-        self.fetch_within(&self.options, artifact, progress).await
+        self.fetch_within(&self.options, artifact, credentials, progress).await
     }
 
     /// As [`Self::fetch`], and refuses what has more than `bytes_max` before it is brought here.
@@ -89,17 +94,19 @@ impl Store {
         &self,
         bytes_max: u64,
         artifact: &Artifact,
+        credentials: &Credentials,
         progress: ProgressFn<'_>,
     ) -> Result<Stored, FetchError> {
         let mut options = StoreOptions::clone(&self.options);
         options.bytes_max = options.bytes_max.min(bytes_max);
-        self.fetch_within(&options, artifact, progress).await
+        self.fetch_within(&options, artifact, credentials, progress).await
     }
 
     async fn fetch_within(
         &self,
         options: &StoreOptions,
         artifact: &Artifact,
+        credentials: &Credentials,
         progress: ProgressFn<'_>,
     ) -> Result<Stored, FetchError> {
         let count = artifact.sources.len();
@@ -109,7 +116,8 @@ impl Store {
         if count > SOURCES_MAX {
             return Err(FetchError::TooManySources { count, max: SOURCES_MAX });
         }
-        let stored = Fetch::new(&self.cache, options, artifact, progress).run().await?;
+        let stored =
+            Fetch::new(&self.cache, options, artifact, credentials, progress).run().await?;
         progress(Progress { bytes_done: stored.bytes, bytes_total: Some(stored.bytes) });
         Ok(stored)
     }

@@ -55,13 +55,19 @@ pub(crate) fn read(
             }
             _ => Answer::Unfit,
         }),
-        StatusCode::NOT_FOUND | StatusCode::GONE => {
-            Err(SourceError::NotFound { status: Some(status.as_u16()) })
+        _ => Err(refusal(status, headers)),
+    }
+}
+
+/// What an answer means that does not hold what was asked for.
+pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap) -> SourceError {
+    let code = status.as_u16();
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { status: Some(code) },
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            SourceError::Unauthorized { status: code }
         }
-        _ => Err(SourceError::Refused {
-            status: status.as_u16(),
-            retry_after_secs: number(headers, &RETRY_AFTER),
-        }),
+        _ => SourceError::Refused { status: code, retry_after_secs: number(headers, &RETRY_AFTER) },
     }
 }
 

@@ -17,7 +17,7 @@ use zip::{ZipArchive, result::ZipError};
 
 use crate::{
     disk,
-    error::{SourceError, StoreError},
+    error::{SourceError, StoreError, listing},
     partial::Partial,
     source::Package,
     store::{Progress, ProgressFn},
@@ -25,9 +25,6 @@ use crate::{
 
 /// Files in one wheel: the largest of the public index have some ten thousand.
 const ENTRIES_MAX: usize = 100_000;
-
-/// Names listed in an error.
-const LISTED_MAX: usize = 8;
 
 /// Bytes unpacked between two looks at whether anybody still waits.
 const PIECE_BYTES: usize = 1 << 20;
@@ -166,17 +163,6 @@ fn find<R: Read + std::io::Seek>(
             file: file.to_owned(),
             has: listing(several.iter().map(|(_, name)| name.as_str())),
         }),
-    }
-}
-
-/// A few names, and how many more there are.
-fn listing<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<&str> = names.collect();
-    let shown = names.iter().take(LISTED_MAX).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(LISTED_MAX) {
-        0 if names.is_empty() => "no files at all".to_owned(),
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
 

@@ -11,7 +11,7 @@ use realm_store::{FetchError, SourceError, Store, StoreError};
 
 use crate::{
     server::{Reply, Server},
-    world::{World, artifact, bytes, digest, options, reasons},
+    world::{NOBODY, World, artifact, bytes, digest, options, reasons},
 };
 
 /// A small file system of its own, where this process may make one.
@@ -66,13 +66,13 @@ async fn a_disk_that_fills_up_ends_the_fetch_and_nothing_else() {
     })
     .await;
     let wanted = artifact(&large, [server.url("/large")]);
-    let error = store.fetch(&wanted, &|_| ()).await.unwrap_err();
+    let error = store.fetch(&wanted, &NOBODY, &|_| ()).await.unwrap_err();
     assert_eq!(reasons(&error), ["DiskFull"; 2], "{error}");
     assert_eq!(server.requests().len(), 1, "a full disk is not the server's fault");
 
     // The bytes were given back, so what does fit still comes.
     let wanted = artifact(&small, [server.url("/small")]);
-    store.fetch(&wanted, &|_| ()).await.unwrap();
+    store.fetch(&wanted, &NOBODY, &|_| ()).await.unwrap();
 }
 
 #[tokio::test]
@@ -88,14 +88,14 @@ async fn a_folder_that_may_not_be_written_serves_what_it_holds() {
     .await;
     let wanted = artifact(&here, [server.url("/here")]);
     let store = Store::open(folder.path(), options(|_| ())).unwrap();
-    store.fetch(&wanted, &|_| ()).await.unwrap();
+    store.fetch(&wanted, &NOBODY, &|_| ()).await.unwrap();
     let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(mount.0).status();
     assert!(remount.unwrap().success());
 
     let store = Store::open(folder.path(), options(|_| ())).unwrap();
-    store.fetch(&wanted, &|_| ()).await.unwrap();
+    store.fetch(&wanted, &NOBODY, &|_| ()).await.unwrap();
     let missing = artifact(&elsewhere, [server.url("/elsewhere")]);
-    let error = store.fetch(&missing, &|_| ()).await.unwrap_err();
+    let error = store.fetch(&missing, &NOBODY, &|_| ()).await.unwrap_err();
     assert_eq!(error.reason(), "StoreNotWritable", "{error}");
     assert_eq!(server.requests().len(), 1);
 }

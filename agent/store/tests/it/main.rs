@@ -6,7 +6,19 @@ mod disk;
 #[cfg(test)]
 mod file;
 #[cfg(test)]
+mod hub;
+#[cfg(test)]
+mod oci;
+#[cfg(test)]
 mod pip;
+#[cfg(test)]
+mod pvc;
+#[cfg(test)]
+mod real;
+#[cfg(test)]
+mod s3;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod server;
 #[cfg(test)]

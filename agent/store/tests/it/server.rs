@@ -17,7 +17,10 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) struct Request {
     /// How many came before it.
     pub(crate) number: usize,
+    /// With its query.
     pub(crate) path: String,
+    pub(crate) authorization: Option<String>,
+    pub(crate) accept: Option<String>,
     pub(crate) range_from: Option<usize>,
     pub(crate) if_range: Option<String>,
 }
@@ -48,6 +51,11 @@ impl Reply {
         let mut wire = head.into_bytes();
         wire.extend_from_slice(body);
         Self { wire, end: End::Close }
+    }
+
+    /// Leads elsewhere.
+    pub(crate) fn redirect(location: &str) -> Self {
+        Self::new("302 Found", &[("location", location)], b"")
     }
 
     /// The whole file, with its length.
@@ -162,15 +170,18 @@ async fn serve(
             Err(_) => return,
         }
     }
-    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let head = String::from_utf8(head).unwrap();
     let header = |name: &str| {
-        head.lines().find_map(|line| line.strip_prefix(&format!("{name}: "))).map(str::to_owned)
+        let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+        headers.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
     };
     let request = {
         let mut seen = seen.lock().unwrap();
         let request = Request {
             number: seen.len(),
             path: head.split(' ').nth(1).unwrap().to_owned(),
+            authorization: header("authorization"),
+            accept: header("accept"),
             range_from: header("range").map(|range| {
                 range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap()
             }),

@@ -10,7 +10,7 @@ use realm_store::Store;
 
 use crate::{
     server::{Reply, Server},
-    world::{World, artifact, bytes, digest, options},
+    world::{NOBODY, World, artifact, bytes, digest, options},
 };
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn two_fetches_at_once_are_one_download() {
     let wanted = artifact(&body, [server.url("/a")]);
     let fetches = [world.store.clone(), world.store.clone(), other].map(|store| {
         let wanted = wanted.clone();
-        tokio::spawn(async move { store.fetch(&wanted, &|_| ()).await })
+        tokio::spawn(async move { store.fetch(&wanted, &NOBODY, &|_| ()).await })
     });
     for fetch in fetches {
         assert_eq!(fetch.await.unwrap().unwrap().sha256, digest(&body));
@@ -46,7 +46,7 @@ async fn a_fetch_that_waits_takes_over_when_the_first_is_dropped() {
     let seen_by_second = AtomicUsize::new(0);
     let first = async {
         tokio::select! {
-            _ = world.store.fetch(&wanted, &|_| ()) => panic!("the server never ends its answer"),
+            _ = world.store.fetch(&wanted, &NOBODY, &|_| ()) => panic!("the server never ends its answer"),
             () = held.notified() => {}
         }
     };
@@ -61,7 +61,7 @@ async fn a_fetch_that_waits_takes_over_when_the_first_is_dropped() {
         while server.requests().is_empty() {
             tokio::task::yield_now().await;
         }
-        world.store.fetch(&wanted, &progress).await
+        world.store.fetch(&wanted, &NOBODY, &progress).await
     };
     let ((), stored) = tokio::join!(first, second);
     assert_eq!(stored.unwrap().sha256, digest(&body));
@@ -107,7 +107,7 @@ sys.stdin.read()
         assert!(server.requests().is_empty(), "only one may write");
         drop(holder.stdin.take());
     };
-    let (stored, ()) = tokio::join!(world.store.fetch(&wanted, &progress), let_go);
+    let (stored, ()) = tokio::join!(world.store.fetch(&wanted, &NOBODY, &progress), let_go);
     assert_eq!(stored.unwrap().bytes, 1000);
     // Its five bytes were wrong, which was found out by the digest.
     let asked: Vec<_> = server.requests().iter().map(|r| r.range_from).collect();

@@ -13,7 +13,7 @@ use rustls::{ServerConfig, crypto::ring};
 
 use crate::{
     server::{Reply, Request, Server},
-    world::{World, artifact, bytes, digest, reasons},
+    world::{NOBODY, World, artifact, bytes, digest, reasons},
 };
 
 const ETAG: &str = "\"one\"";
@@ -110,7 +110,7 @@ async fn a_dropped_fetch_leaves_its_bytes_for_the_next() {
         let progress = |p: realm_store::Progress| {
             far.send_replace(p.bytes_done);
         };
-        let fetch = world.store.fetch(&wanted, &progress);
+        let fetch = world.store.fetch(&wanted, &NOBODY, &progress);
         tokio::select! {
             _ = fetch => panic!("the server never ends its answer"),
             _ = is_far.wait_for(|done| *done == 3 << 20) => {}

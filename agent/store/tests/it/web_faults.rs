@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     server::{End, Reply, Server},
-    world::{World, artifact, bytes, reasons},
+    world::{NOBODY, World, artifact, bytes, reasons},
 };
 
 #[tokio::test]
@@ -190,10 +190,10 @@ async fn one_fetch_may_have_a_lower_limit_than_its_store() {
     let file = body.clone();
     let server = Server::start(move |_| Reply::whole(&file)).await;
     let wanted = artifact(&body, [server.url("/a")]);
-    let error = world.store.fetch_at_most(1_000_000, &wanted, &|_| ()).await.unwrap_err();
+    let error = world.store.fetch_at_most(1_000_000, &wanted, &NOBODY, &|_| ()).await.unwrap_err();
     assert_eq!(reasons(&error), ["SourceTooLarge"; 2], "{error}");
     assert_eq!(world.unfinished(), Vec::<String>::new(), "nothing of it was brought here");
-    world.store.fetch_at_most(3_000_000, &wanted, &|_| ()).await.unwrap();
+    world.store.fetch_at_most(3_000_000, &wanted, &NOBODY, &|_| ()).await.unwrap();
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn what_is_not_there_or_not_given_is_not_asked_for_again() {
     .await;
     let sources = ["/gone", "/shut", "/odd", "/zip"].map(|path| server.url(path));
     let error = world.fetch(&artifact(&body, sources)).await.unwrap_err();
-    let expected = ["SourceNotFound", "SourceRefused", "SourceMalformed", "SourceMalformed"];
+    let expected = ["SourceNotFound", "SourceUnauthorized", "SourceMalformed", "SourceMalformed"];
     assert_eq!(reasons(&error)[1..], expected, "{error}");
     // The odd one is asked once more, for all of the file in so many words.
     assert_eq!(server.requests().len(), 5);

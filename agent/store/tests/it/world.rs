@@ -2,11 +2,14 @@
 
 use std::{
     path::PathBuf,
-    sync::Mutex,
+    sync::{LazyLock, Mutex},
     time::{Duration, Instant},
 };
 
-use realm_core::desired::{Artifact, Sha256};
+use realm_core::{
+    credentials::Credentials,
+    desired::{Artifact, Sha256},
+};
 use realm_store::{FetchError, Progress, Retry, Site, Store, StoreOptions, Stored};
 use sha2::Digest;
 use tempfile::TempDir;
@@ -31,11 +34,19 @@ impl World {
     }
 
     pub(crate) async fn fetch(&self, artifact: &Artifact) -> Result<Stored, FetchError> {
+        self.fetch_with(artifact, &NOBODY).await
+    }
+
+    pub(crate) async fn fetch_with(
+        &self,
+        artifact: &Artifact,
+        credentials: &Credentials,
+    ) -> Result<Stored, FetchError> {
         let told = Mutex::new(Vec::new());
         let started = Instant::now();
         let result = tokio::time::timeout(
             HANG,
-            self.store.fetch(artifact, &|p| told.lock().unwrap().push(p)),
+            self.store.fetch(artifact, credentials, &|p| told.lock().unwrap().push(p)),
         )
         .await
         .unwrap_or_else(|_| panic!("the fetch hangs, after {:?}", started.elapsed()));
@@ -76,6 +87,9 @@ fn names(folder: PathBuf) -> Vec<String> {
     names.sort();
     names
 }
+
+/// Who shows nothing.
+pub(crate) static NOBODY: LazyLock<Credentials> = LazyLock::new(Credentials::default);
 
 /// Bytes that repeat at no distance a test could mistake for the right one.
 pub(crate) fn bytes(count: usize) -> Vec<u8> {

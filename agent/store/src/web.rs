@@ -1,9 +1,12 @@
-//! The HTTP client of one download: whom it trusts, where it lets itself be led, what its errors mean.
+//! The HTTP client of one fetch: whom it trusts, where it lets itself be led, what its errors mean.
+//!
+//! Led to another host, port or scheme, it goes without the `Authorization` it set out with.
 
-use std::{error::Error, io, path::Path, sync::Arc};
+use std::{error::Error, io, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{
-    Client, Url,
+    Client, RequestBuilder, Response, Url,
+    header::AUTHORIZATION,
     redirect::{Attempt, Policy},
 };
 use rustls::{
@@ -14,10 +17,12 @@ use rustls::{
 };
 use rustls_platform_verifier::Verifier;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::{
     error::{SourceError, StoreError},
     options::StoreOptions,
+    resolve::Request,
     source::{self, Address},
 };
 
@@ -29,25 +34,89 @@ const REDIRECTS_MAX: usize = 5;
 #[error("{0}")]
 struct RedirectRefused(String);
 
-/// Makes the client for `address`.
-pub(crate) async fn build(
-    address: &Address,
-    options: &StoreOptions,
-) -> Result<Client, SourceError> {
-    let (loopback, ca_file) = (address.loopback, options.ca_file.clone());
-    let tls = tokio::task::spawn_blocking(move || tls(loopback, ca_file.as_deref()))
-        .await
-        .unwrap_or(Err(SourceError::Store(StoreError::WorkerLost)))?;
-    let mut builder = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .connect_timeout(options.connect_timeout)
-        .redirect(Policy::custom(move |attempt| follow(attempt, loopback)))
-        .referer(false)
-        .user_agent(concat!("realm/", env!("CARGO_PKG_VERSION")));
-    if source::is_loopback(&address.url) {
-        builder = builder.no_proxy();
+/// A client for the server at one address, and for those that it leads to.
+pub(crate) struct Web {
+    client: Client,
+    loopback: bool,
+    /// How long an answer may take to begin, or a short one to come.
+    patience: Duration,
+}
+
+impl Web {
+    /// Makes the client for `address`.
+    pub(crate) async fn open(
+        address: &Address,
+        options: &StoreOptions,
+    ) -> Result<Self, SourceError> {
+        let (loopback, ca_file) = (address.loopback, options.ca_file.clone());
+        let tls = tokio::task::spawn_blocking(move || tls(loopback, ca_file.as_deref()))
+            .await
+            .unwrap_or(Err(SourceError::Store(StoreError::WorkerLost)))?;
+        let mut builder = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .connect_timeout(options.connect_timeout)
+            .redirect(Policy::custom(move |attempt| follow(attempt, loopback)))
+            .referer(false)
+            .user_agent(concat!("realm/", env!("CARGO_PKG_VERSION")));
+        if source::is_loopback(&address.url) {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|error| SourceError::Unreachable(error.into()))?;
+        let patience = options.connect_timeout.saturating_add(options.stall_timeout);
+        Ok(Self { client, loopback, patience })
     }
-    builder.build().map_err(|error| SourceError::Unreachable(error.into()))
+
+    /// Whether a server may name `url` as the next to ask.
+    pub(crate) fn check(&self, url: &Url) -> Result<(), SourceError> {
+        match refuse(url, 0, self.loopback) {
+            Some(why) => Err(SourceError::Redirected { why }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn get(&self, request: &Request) -> RequestBuilder {
+        let builder = self.client.get(request.url.clone());
+        match &request.authorization {
+            Some(authorization) => builder.header(AUTHORIZATION, authorization.clone()),
+            None => builder,
+        }
+    }
+
+    /// Sends a request, `bytes_done` bytes into the file, and waits for the head of its answer.
+    pub(crate) async fn send(
+        &self,
+        builder: RequestBuilder,
+        bytes_done: u64,
+    ) -> Result<Response, SourceError> {
+        timeout(self.patience, builder.send())
+            .await
+            .map_err(|_| stalled(self.patience, bytes_done))?
+            .map_err(|error| explain(error, bytes_done))
+    }
+
+    /// Reads a short body to its end.
+    pub(crate) async fn read(
+        &self,
+        mut response: Response,
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, SourceError> {
+        let read = async {
+            let mut bytes = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(|error| explain(error, 0))? {
+                if bytes.len().saturating_add(chunk.len()) > bytes_max {
+                    let why = format!("more than {bytes_max} bytes where few belong");
+                    return Err(SourceError::Malformed { why });
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(bytes)
+        };
+        timeout(self.patience, read).await.unwrap_or_else(|_| Err(stalled(self.patience, 0)))
+    }
+}
+
+pub(crate) fn stalled(waited: Duration, bytes_done: u64) -> SourceError {
+    SourceError::Stalled { waited_ms: waited.as_millis(), bytes_done }
 }
 
 /// Trusts the platform's authorities and those of `ca_file`; nobody where no certificate is needed.

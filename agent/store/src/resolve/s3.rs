@@ -1,0 +1,88 @@
+//! The address of an object, signed where there are keys to sign it with.
+
+use std::time::Duration;
+
+use realm_core::credentials::{S3Keys, Secret};
+use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
+
+use super::Request;
+use crate::{
+    error::SourceError,
+    source::{Address, Object},
+};
+
+/// How long a signature is good for. It need only outlast the wait for the head of one answer,
+/// well under a minute; the rest is for clocks that differ, by as much as the stores themselves
+/// forgive.
+const SIGNED_FOR: Duration = Duration::from_mins(15);
+
+/// The server that has the object.
+pub(super) fn door(object: &Object) -> Result<Address, SourceError> {
+    object.endpoint.clone().map_or_else(
+        || Address::parse_base(&format!("https://s3.{}.amazonaws.com", object.region)),
+        Ok,
+    )
+}
+
+/// Signs the address of the object, or leaves it unsigned, as public buckets want it.
+pub(super) fn request(object: &Object, keys: Option<&S3Keys>) -> Result<Request, SourceError> {
+    let Object { bucket, key, region, endpoint } = object;
+    // A dot in the name would make a host that the store's certificate is not for.
+    let style = if endpoint.is_some() || bucket.contains('.') {
+        UrlStyle::Path
+    } else {
+        UrlStyle::VirtualHost
+    };
+    let bucket = Bucket::new(door(object)?.url, style, bucket.clone(), region.clone())
+        .map_err(|error| SourceError::Invalid { problem: format!("no bucket ({error})") })?;
+    let credentials = keys.map(credentials);
+    let url = bucket.get_object(credentials.as_ref(), key).sign(SIGNED_FOR);
+    // The signature is the whole proof: stores refuse a second one in a header.
+    Ok(Request { url, authorization: None })
+}
+
+fn credentials(keys: &S3Keys) -> Credentials {
+    let (id, secret) = (keys.access_key_id.expose(), keys.secret_access_key.expose());
+    match keys.session_token.as_ref().map(Secret::expose) {
+        Some(token) => Credentials::new_with_token(id, secret, token),
+        None => Credentials::new(id, secret),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{Remote, Source, parse};
+
+    fn url(text: &str, keys: Option<&S3Keys>) -> String {
+        let Source::Remote(Remote::S3(object)) = parse(text).unwrap() else { panic!("{text}") };
+        request(&object, keys).unwrap().url.into()
+    }
+
+    #[test]
+    fn an_object_is_asked_for_in_the_style_its_store_serves() {
+        assert_eq!(
+            url("s3://bucket/a b+.gguf?region=eu-west-1", None),
+            "https://bucket.s3.eu-west-1.amazonaws.com/a%20b%2B.gguf"
+        );
+        assert_eq!(url("s3://my.bucket/a", None), "https://s3.us-east-1.amazonaws.com/my.bucket/a");
+        assert_eq!(
+            url("s3://bucket/a/b?endpoint=https://s3.example:9000", None),
+            "https://s3.example:9000/bucket/a/b"
+        );
+    }
+
+    #[test]
+    fn a_signed_address_holds_the_signature_and_not_the_secret() {
+        let keys = S3Keys {
+            access_key_id: Secret::new("ID"),
+            secret_access_key: Secret::new("hunter2"),
+            session_token: Some(Secret::new("SESSION")),
+        };
+        let signed = url("s3://bucket/a", Some(&keys));
+        for part in ["X-Amz-Signature=", "X-Amz-Expires=900", "X-Amz-Security-Token=SESSION"] {
+            assert!(signed.contains(part), "{signed}");
+        }
+        assert!(!signed.contains("hunter2"), "{signed}");
+    }
+}
