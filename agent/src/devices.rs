@@ -1,16 +1,17 @@
 //! What computes on this node: the one place that knows which backends a build has.
 
-use std::{fs, io, path::Path};
-
-use realm_core::{
-    desired::{DesiredModel, Sha256},
-    report::ModelFacts,
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
 };
+
+use realm_core::{desired::DesiredModel, report::ModelFacts};
 use realm_engine::{EngineHandle, LoadError, MemoryBudget, OpenOptions, Secret};
 use realm_kernels::{
     backend::{Backend as _, KvType},
     cpu::{self, Cpu},
 };
+use realm_store::Stored;
 use thiserror::Error;
 
 /// Part of the free memory that stays free when a model is loaded: an eighth for everybody else's
@@ -68,6 +69,8 @@ pub(crate) enum DeviceLoadError {
     Device(#[source] DeviceError),
     #[error("load the model")]
     Load(#[source] LoadError),
+    #[error("{} changed while it was loaded", path.display())]
+    Changed { path: PathBuf },
 }
 
 impl DeviceLoadError {
@@ -75,6 +78,7 @@ impl DeviceLoadError {
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Device(_) => "DeviceFailed",
+            Self::Changed { .. } => "SourceChanged",
             Self::Load(error) => match error {
                 LoadError::File(_) | LoadError::Tokenizer(_) | LoadError::Vocabulary(_) => {
                     "ModelFileInvalid"
@@ -89,16 +93,15 @@ impl DeviceLoadError {
     }
 }
 
-/// Loads the file at `path`. Reads the whole file and may take seconds.
+/// Loads a file. Reads all of it and may take seconds.
 pub(crate) fn load(
     device: &Device,
-    path: &Path,
-    sha256: Sha256,
+    stored: &Stored,
     model: &DesiredModel,
 ) -> Result<(EngineHandle, ModelFacts), DeviceLoadError> {
     let options = OpenOptions {
         name: model.name.clone(),
-        sha256,
+        sha256: stored.sha256,
         context: model.context,
         kv_blocks: model.kv_blocks,
         kv_type: KvType::F16,
@@ -107,7 +110,13 @@ pub(crate) fn load(
         budget: device.budget.clone(),
         secret: device.secret.clone(),
     };
-    realm_engine::open(path, options).map_err(DeviceLoadError::Load)
+    let loaded = realm_engine::open(&stored.path, options);
+    // Asked last: a file of somebody else's may change at any moment until all of it is loaded,
+    // and is then not what was verified.
+    if !matches!(stored.has_changed(), Ok(false)) {
+        return Err(DeviceLoadError::Changed { path: stored.path.clone() });
+    }
+    loaded.map_err(DeviceLoadError::Load)
 }
 
 /// What is free now, less what stays free for everybody else.

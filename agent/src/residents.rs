@@ -99,8 +99,8 @@ impl Agent {
         progress(ModelPhase::Loading);
         self.runtime.await_model(model.name.clone(), Awaited::Loading);
         let (device, options) = (self.device.clone(), model.clone());
-        let Stored { path, sha256, .. } = stored;
-        let loaded = spawn_blocking(move || devices::load(&device, &path, sha256, &options))
+        let sha256 = stored.sha256;
+        let loaded = spawn_blocking(move || devices::load(&device, &stored, &options))
             .await
             .map_err(|panic| Failure { reason: "LoadFailed", message: panic.to_string() })?;
         let (engine, mut facts) = loaded

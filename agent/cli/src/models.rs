@@ -26,7 +26,7 @@ pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<E
                 Some(source) => named(&source, sha256.as_deref())?,
                 None => default_artifact()?,
             };
-            let Stored { path, sha256, bytes } = pull(&store, &artifact).await?;
+            let Stored { path, sha256, bytes, .. } = pull(&store, &artifact).await?;
             output::line(format!("{sha256}  {bytes} bytes  {}", path.display()))?;
         }
         ModelsCommand::Info { file } => {
@@ -72,7 +72,7 @@ fn digest(text: &str) -> anyhow::Result<Sha256> {
 }
 
 async fn list(store: &Store) -> anyhow::Result<()> {
-    for Stored { path, sha256, bytes } in store.list().await? {
+    for Stored { path, sha256, bytes, .. } in store.list().await? {
         let kind = match facts(&path) {
             Ok(ModelFacts { architecture, parameters, format, .. }) => {
                 format!("{architecture} {}M {format}", parameters / 1_000_000)

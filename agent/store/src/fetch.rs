@@ -12,7 +12,8 @@ use crate::{
     cache::{Cache, Claim},
     disk,
     error::{Attempt, FetchError, SourceError, StoreError},
-    file, https,
+    file::Files,
+    https,
     options::{Site, StoreOptions},
     partial::Partial,
     pip,
@@ -28,6 +29,7 @@ const HELD_POLL: Duration = Duration::from_millis(100);
 
 pub(crate) struct Fetch<'a> {
     cache: &'a Cache,
+    files: &'a Files,
     options: &'a StoreOptions,
     artifact: &'a Artifact,
     credentials: &'a Credentials,
@@ -44,13 +46,13 @@ enum Hold {
 
 impl<'a> Fetch<'a> {
     pub(crate) fn new(
-        cache: &'a Cache,
+        (cache, files): (&'a Cache, &'a Files),
         options: &'a StoreOptions,
         artifact: &'a Artifact,
         credentials: &'a Credentials,
         progress: ProgressFn<'a>,
     ) -> Self {
-        Self { cache, options, artifact, credentials, progress, held: None }
+        Self { cache, files, options, artifact, credentials, progress, held: None }
     }
 
     pub(crate) async fn run(mut self) -> Result<Stored, FetchError> {
@@ -94,11 +96,11 @@ impl<'a> Fetch<'a> {
                 Err(SourceError::NotAllowed { why: "pip:// is for one machine only" })
             }
             Source::File(path) => {
-                file::verify(&path, artifact.sha256, options.bytes_max, progress).await
+                self.files.verify(&path, artifact.sha256, options.bytes_max, progress).await
             }
             Source::Volume(volume) => {
                 let path = volume::locate(volume, options).await?;
-                file::verify(&path, artifact.sha256, options.bytes_max, progress).await
+                self.files.verify(&path, artifact.sha256, options.bytes_max, progress).await
             }
             Source::Remote(remote) => match self.hold().await? {
                 Hold::Stored(stored) => Ok(stored),

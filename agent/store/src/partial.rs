@@ -170,7 +170,7 @@ impl Partial {
         }
         let this = self.clone();
         disk::blocking(move || this.publish(bytes)).await?;
-        Ok(Stored { path: self.shared.blob.clone(), sha256: found, bytes })
+        Ok(Stored { path: self.shared.blob.clone(), sha256: found, bytes, in_place: None })
     }
 
     fn publish(&self, bytes: u64) -> Result<(), StoreError> {

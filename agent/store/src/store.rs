@@ -1,7 +1,8 @@
 //! The store: one folder of artifacts, filled from the first mirror that has the right bytes.
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -17,6 +18,7 @@ use crate::{
     disk,
     error::{FetchError, StoreError},
     fetch::Fetch,
+    file::{FileId, Files},
     hash,
     options::StoreOptions,
 };
@@ -43,6 +45,17 @@ pub struct Stored {
     pub path: PathBuf,
     pub sha256: Sha256,
     pub bytes: u64,
+    /// What the file was when it was verified, where it is not the store's own.
+    pub(crate) in_place: Option<FileId>,
+}
+
+impl Stored {
+    /// Whether the file is no longer the one that was verified. One of the store's own never
+    /// changes; one that is used in place is its owner's.
+    pub fn has_changed(&self) -> io::Result<bool> {
+        let Some(id) = self.in_place else { return Ok(false) };
+        Ok(FileId::of(&fs::metadata(&self.path)?) != id)
+    }
 }
 
 /// What reading a blob again showed.
@@ -60,6 +73,7 @@ pub enum Verdict {
 #[derive(Clone)]
 pub struct Store {
     cache: Cache,
+    files: Files,
     options: Arc<StoreOptions>,
 }
 
@@ -72,7 +86,7 @@ impl Store {
         if let Err(error) = cache.collect(SystemTime::now()) {
             tracing::warn!(%error, "abandoned downloads could not be cleared away");
         }
-        Ok(Self { cache, options: Arc::new(options) })
+        Ok(Self { cache, files: Files::default(), options: Arc::new(options) })
     }
 
     /// Brings an artifact here, from the first of its mirrors that has the right bytes.
@@ -117,7 +131,9 @@ impl Store {
             return Err(FetchError::TooManySources { count, max: SOURCES_MAX });
         }
         let stored =
-            Fetch::new(&self.cache, options, artifact, credentials, progress).run().await?;
+            Fetch::new((&self.cache, &self.files), options, artifact, credentials, progress)
+                .run()
+                .await?;
         progress(Progress { bytes_done: stored.bytes, bytes_total: Some(stored.bytes) });
         Ok(stored)
     }
