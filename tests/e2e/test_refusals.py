@@ -123,7 +123,7 @@ REFUSED = [
     Wrong("Tenant", "apiKeys", [{"secretName": "k"}] * 2, "apiKeys[1]", "Duplicate value"),
     Wrong("Tenant", "apiKeys[0].secretName", "Keys", "apiKeys[0].secretName", "should match"),
     Wrong("Tenant", "apiKeys[0].secretName", "", "apiKeys[0].secretName", "at least 1 chars"),
-    Wrong("Tenant", "program.sources", ["s3://b/p"], "program.sources", "a source starts with"),
+    Wrong("Tenant", "program.sources", ["ftp://b/p"], "program.sources", "a source starts with"),
     Wrong("Tenant", "program.sha256", None, "program", "sha256 is required unless every source"),
     Wrong("Tenant", "program.sha256", "0", "program.sha256", "should match"),
     Wrong("Tenant", "program.sources", None, "program", "sha256 without sources"),
