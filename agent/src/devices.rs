@@ -6,7 +6,7 @@ use std::{
 };
 
 use realm_core::{desired::DesiredModel, report::ModelFacts};
-use realm_engine::{EngineHandle, LoadError, MemoryBudget, OpenOptions, Secret};
+use realm_engine::{EngineHandle, LoadError, Memory, MemoryBudget, OpenOptions, Secret};
 use realm_kernels::{
     backend::{Backend as _, KvType},
     cpu::{self, Cpu},
@@ -32,7 +32,6 @@ pub enum DeviceError {
 #[derive(Clone, Debug)]
 pub struct Device {
     threads: usize,
-    /// What was free when the device was opened, for all its models.
     budget: MemoryBudget,
     /// Where every KV hash chain of this process starts.
     secret: Secret,
@@ -47,7 +46,10 @@ impl Device {
         }
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(DeviceError::Random)?;
-        let budget = MemoryBudget::new(memory_for_models()?);
+        // Asked once here, so that a system that does not say is an error and not a full one.
+        memory().map_err(DeviceError::Memory)?;
+        let budget =
+            MemoryBudget::new(|| memory().unwrap_or(Memory { free_bytes: 0, resident_bytes: 0 }));
         Ok(Self { threads, budget, secret: Secret(secret) })
     }
 
@@ -56,17 +58,15 @@ impl Device {
         Cpu::detect(self.threads).describe()
     }
 
-    /// Bytes that models may still take: what none of them was promised, and what there is.
-    pub fn memory_bytes(&self) -> Result<u64, DeviceError> {
-        Ok(memory_for_models()?.min(self.budget.left()))
+    /// Bytes that models may still take.
+    pub fn memory_bytes(&self) -> u64 {
+        self.budget.left()
     }
 }
 
 /// Why a model is not loaded.
 #[derive(Debug, Error)]
 pub(crate) enum DeviceLoadError {
-    #[error("find room for the model")]
-    Device(#[source] DeviceError),
     #[error("load the model")]
     Load(#[source] LoadError),
     #[error("{} changed while it was loaded", path.display())]
@@ -77,7 +77,6 @@ impl DeviceLoadError {
     /// The CamelCase reason of a condition.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
-            Self::Device(_) => "DeviceFailed",
             Self::Changed { .. } => "SourceChanged",
             Self::Load(error) => match error {
                 LoadError::File(_) | LoadError::Tokenizer(_) | LoadError::Vocabulary(_) => {
@@ -106,7 +105,7 @@ pub(crate) fn load(
         kv_blocks: model.kv_blocks,
         kv_type: KvType::F16,
         threads: Some(device.threads),
-        memory_bytes_max: Some(memory_for_models().map_err(DeviceLoadError::Device)?),
+        memory_bytes_max: None,
         budget: device.budget.clone(),
         secret: device.secret.clone(),
     };
@@ -119,10 +118,19 @@ pub(crate) fn load(
     loaded.map_err(DeviceLoadError::Load)
 }
 
-/// What is free now, less what stays free for everybody else.
-fn memory_for_models() -> Result<u64, DeviceError> {
-    let free = memory_available().map_err(DeviceError::Memory)?;
-    Ok(free - free / RESERVE_PARTS)
+/// What is free for models now, and what the process has.
+fn memory() -> io::Result<Memory> {
+    let free = memory_available()?;
+    Ok(Memory { free_bytes: free - free / RESERVE_PARTS, resident_bytes: memory_resident()? })
+}
+
+/// Bytes of memory that the process has now.
+fn memory_resident() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/self/statm")?;
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let pages = pages
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no resident pages in statm"))?;
+    Ok(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
 /// Bytes the process may still take: what the system has, within the limit of its cgroup (v2).

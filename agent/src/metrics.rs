@@ -58,11 +58,11 @@ impl Engines {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
-    /// Forgets the engine of that name if it has failed; says whether it had.
-    pub(crate) fn remove_failed(&self, name: &ModelName) -> bool {
+    /// Takes the engine of that name away if it has failed.
+    pub(crate) fn take_failed(&self, name: &ModelName) -> Option<Arc<dyn Engine>> {
         let mut engines = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let has_failed = engines.get(name).is_some_and(|engine| engine.load().failed);
-        has_failed && engines.remove(name).is_some()
+        engines.get(name).filter(|engine| engine.load().failed)?;
+        engines.remove(name)
     }
 
     /// Lets Prometheus see each loaded model as one series of each family.

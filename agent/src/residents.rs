@@ -41,8 +41,8 @@ impl Residents for Agent {
         loop {
             let name = self.losses.next().await;
             // It may have been replaced meanwhile.
-            if self.engines.remove_failed(&name) {
-                self.runtime.lose_model(&name, "EngineFailed");
+            if let Some(engine) = self.engines.take_failed(&name) {
+                self.runtime.lose_model(&name, &engine, "EngineFailed");
                 return name;
             }
         }

@@ -11,7 +11,7 @@ pub(crate) fn info(home: &Home) -> anyhow::Result<ExitCode> {
     let device = Device::open(None)?;
     output::line(format!("version     {}", env!("CARGO_PKG_VERSION")))?;
     output::line(format!("device      {}", device.describe()))?;
-    output::line(format!("memory      {} MB free for models", device.memory_bytes()? / 1_000_000))?;
+    output::line(format!("memory      {} MB free for models", device.memory_bytes() / 1_000_000))?;
     let formats = Format::WEIGHTS.map(|format| format.to_string());
     output::line(format!("formats     {}", formats.join(" ")))?;
     output::line(format!("models of   {}", realm_engine::architectures().join(" ")))?;

@@ -97,9 +97,7 @@ impl EngineHandle {
         );
         let reservation = parts.reservation;
         thread::Builder::new().name("realm-engine".to_owned()).spawn(move || {
-            worker.run();
-            // Given back when the executor is gone, however its thread ended.
-            drop(reservation);
+            worker.run(reservation);
         })?;
         let sequences = AtomicU64::new(0);
         Ok(Self { info, device, tokenizer, template, namespace, commands, board, sequences })

@@ -29,7 +29,7 @@ pub mod bench;
 pub mod eval;
 
 pub use architecture::{ArchitectureError, architectures};
-pub use budget::MemoryBudget;
+pub use budget::{Memory, MemoryBudget};
 pub use engine::EngineHandle;
 pub use kv::Secret;
 pub use load::{BLOCK_TOKENS, LoadError, OpenOptions, open};

@@ -123,6 +123,8 @@ struct Running {
     abort: AbortHandle,
     step: Step,
     phase: watch::Receiver<ModelPhase>,
+    /// Whether the item stopped serving by itself meanwhile.
+    is_lost: bool,
 }
 
 impl<R: Residents + 'static> Converger<R> {
@@ -190,7 +192,7 @@ impl<R: Residents + 'static> Converger<R> {
             }
         };
         let abort = self.tasks.spawn(perform(self.residents.clone(), step.clone(), tell));
-        self.running.insert(key, Running { task: abort.id(), abort, step, phase });
+        self.running.insert(key, Running { task: abort.id(), abort, step, phase, is_lost: false });
     }
 
     fn finish(&mut self, ended: Result<(Id, Result<Fact, Failure>), JoinError>, now: Instant) {
@@ -199,15 +201,24 @@ impl<R: Residents + 'static> Converger<R> {
             Err(cancelled) if cancelled.is_cancelled() => (cancelled.id(), None),
             Err(panicked) => (panicked.id(), Some(Err(panic_failure(&panicked)))),
         };
-        let Some((_, Running { step, .. })) =
+        let Some((key, Running { step, is_lost, .. })) =
             self.running.extract_if(.., |_, running| running.task == task).next()
         else {
             return;
         };
+        let is_put = matches!(step, Step::Put(_));
         match outcome {
             None => tracing::info!(item = %step.key(), "no longer wanted, cancelled"),
             Some(Ok(fact)) => self.succeed(step, fact),
             Some(Err(failure)) => self.fail(step, failure, now),
+        }
+        if is_lost
+            && is_put
+            && let Key::Model(name) = key
+        {
+            // What was lost may be what was just put; then nobody else says so again. If it was the
+            // one before, the model is loaded once in vain.
+            self.lose(name, now);
         }
     }
 
@@ -236,16 +247,20 @@ impl<R: Residents + 'static> Converger<R> {
         self.retry_later(step, failures, failure, now);
     }
 
-    /// Takes note that a model has stopped serving by itself, and puts it again soon. What is being
-    /// put anew, or is not wanted any more, needs no other step.
+    /// Takes note that a model has stopped serving by itself, and puts it again soon. What is not
+    /// wanted any more needs no other step.
     fn lose(&mut self, name: ModelName, now: Instant) {
         let key = Key::Model(name);
+        if let Some(running) = self.running.get_mut(&key) {
+            running.is_lost = true;
+            return;
+        }
         let Some(Held::Known(spec)) = self.holding.get(&key).cloned() else { return };
         self.holding.insert(key.clone(), Held::Unknown);
         self.facts.remove(&key);
         if self.goal.get(&key) == Some(&spec) {
             let loss = Loss::after(self.losses.get(&key), now);
-            let message = "the forward pass failed several times in a row".to_owned();
+            let message = "the engine stopped serving; the node's log says why".to_owned();
             let failure = Failure { reason: "EngineFailed", message };
             self.retry_later(Step::Put(spec), loss.count, failure, now);
             self.losses.insert(key, loss);

@@ -124,8 +124,15 @@ impl Directory {
         }
     }
 
-    pub(crate) fn lose_model(&mut self, name: &ModelName, reason: &'static str) {
-        if let Some(model) = self.models.get_mut(name) {
+    pub(crate) fn lose_model(
+        &mut self,
+        name: &ModelName,
+        lost: &Arc<dyn Engine>,
+        reason: &'static str,
+    ) {
+        if let Some(model) = self.models.get_mut(name)
+            && matches!(model, Model::Ready(engine) if Arc::ptr_eq(engine, lost))
+        {
             *model = Model::Awaited(Awaited::Failed(reason));
         }
     }

@@ -135,9 +135,10 @@ impl Runtime {
         self.write().await_model(name, why);
     }
 
-    /// Says that a model which was served has stopped serving by itself, and why.
-    pub fn lose_model(&self, name: &ModelName, reason: &'static str) {
-        self.write().lose_model(name, reason);
+    /// Says that a model which was served by `engine` has stopped serving by itself, and why. One
+    /// that another engine serves by now goes on being served.
+    pub fn lose_model(&self, name: &ModelName, engine: &Arc<dyn Engine>, reason: &'static str) {
+        self.write().lose_model(name, engine, reason);
     }
 
     pub fn remove_model(&self, name: &ModelName) {

@@ -54,7 +54,6 @@ impl Board {
 
     /// Shows that nothing more will be served.
     pub(super) fn fail(&self) {
-        self.failed.send_replace(true);
         let mut state = self.state();
         state.on_the_way = 0;
         state.load = EngineLoad {
@@ -64,6 +63,9 @@ impl Board {
             failed: true,
             ..state.load
         };
+        drop(state);
+        // Told last: whoever hears of it looks here.
+        self.failed.send_replace(true);
     }
 
     /// Counts a sequence in, if its tenant may have another.
@@ -106,9 +108,6 @@ impl Board {
 
     /// Shows the scheduler's numbers, after `arrived` sequences have reached it.
     pub(super) fn publish(&self, scheduler: &Scheduler, arrived: u32, failed: bool) {
-        if failed {
-            self.failed.send_replace(true);
-        }
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let pool = scheduler.pool();
         let totals = scheduler.totals();
@@ -125,6 +124,10 @@ impl Board {
             generated_tokens_total: totals.generated,
             failed,
         };
+        drop(state);
+        if failed {
+            self.failed.send_replace(true);
+        }
     }
 
     pub(super) fn load(&self) -> EngineLoad {

@@ -95,7 +95,7 @@ fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
         namespace,
         scheduler: Scheduler::new(limits, BLOCK, pool),
         executor: Box::new(Scripted { forwards: forwards.clone(), gate, late: false }),
-        reservation: MemoryBudget::new(1).reserve(1).unwrap(),
+        reservation: MemoryBudget::fixed(1).reserve(1).unwrap(),
     });
     (handle.unwrap(), forwards)
 }

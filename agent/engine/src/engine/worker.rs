@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::{Command, board::Board};
 use crate::{
     batch::{Batch, SequenceId},
+    budget::Reservation,
     forward::Executor,
     output::Output,
     scheduler::{Scheduler, Submission},
@@ -37,7 +38,8 @@ struct Open {
 pub(super) struct Worker {
     commands: Receiver<Command>,
     scheduler: Scheduler,
-    executor: Box<dyn Executor>,
+    /// `None` once the engine has given up.
+    executor: Option<Box<dyn Executor>>,
     tokenizer: Arc<Tokenizer>,
     board: Arc<Board>,
     open: HashMap<SequenceId, Open>,
@@ -61,7 +63,7 @@ impl Worker {
         Self {
             commands,
             scheduler,
-            executor,
+            executor: Some(executor),
             tokenizer,
             board,
             open: HashMap::new(),
@@ -72,8 +74,8 @@ impl Worker {
         }
     }
 
-    /// Runs until the handle is gone.
-    pub(super) fn run(mut self) {
+    /// Runs until the handle is gone. Gives `reservation` back with the memory that it promised.
+    pub(super) fn run(mut self, reservation: Reservation) {
         while self.take_commands() {
             self.drop_unread();
             for (id, refusal) in self.scheduler.plan_batch(Instant::now(), &mut self.batch) {
@@ -84,6 +86,9 @@ impl Worker {
             }
             self.publish_and_send();
             if self.has_given_up() {
+                // Handles may outlive the engine by hours; its memory is wanted for the next one.
+                self.executor = None;
+                drop(reservation);
                 self.refuse_the_rest();
                 break;
             }
@@ -157,7 +162,7 @@ impl Worker {
     }
 
     fn step(&mut self) {
-        let Self { executor, batch, .. } = &mut *self;
+        let Self { executor: Some(executor), batch, .. } = &mut *self else { return };
         // The scheduler has not changed since the plan, and what a failed forward leaves in the
         // cache belongs to sequences that end below, unsealed: nobody will find it.
         let computed = catch_unwind(AssertUnwindSafe(|| executor.forward(batch)));
@@ -203,8 +208,10 @@ impl Worker {
     }
 
     fn advance(&mut self, id: SequenceId, output: usize) {
-        let Some(open) = self.open.get_mut(&id) else { return };
-        let logits = self.executor.logits(output);
+        let Some((open, executor)) = self.open.get_mut(&id).zip(self.executor.as_ref()) else {
+            return;
+        };
+        let logits = executor.logits(output);
         let Some(token) = open.output.sampler.pick(logits, self.scheduler.position(id)) else {
             tracing::warn!("a forward pass gave logits from which no token can be picked");
             self.fail(id, Refusal::Internal);

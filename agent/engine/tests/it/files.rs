@@ -247,7 +247,7 @@ fn models_that_load_at_once_are_not_promised_the_same_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     std::fs::write(&path, tiny()).unwrap();
-    let budget = MemoryBudget::new(1 << 40);
+    let budget = MemoryBudget::fixed(1 << 40);
     let open = || {
         let options = realm_engine::OpenOptions { budget: budget.clone(), ..options(64) };
         realm_engine::open(&path, options)

@@ -103,7 +103,7 @@ pub(crate) fn options(kv_blocks: u32) -> OpenOptions {
         kv_type: KvType::F16,
         threads: Some(2),
         memory_bytes_max: None,
-        budget: MemoryBudget::new(u64::MAX),
+        budget: MemoryBudget::fixed(u64::MAX),
         secret: Secret([9; 32]),
     }
 }

@@ -21,6 +21,8 @@ enum Habit {
     Panic,
     /// Fetches for ever, one byte a second.
     Hang,
+    /// Stops serving before the put has ended.
+    Lose,
 }
 
 /// Residents that keep a list of what was done to them.
@@ -92,6 +94,11 @@ impl Fake {
                 return Err(Failure { reason: "Broken", message: "as told".to_owned() });
             }
             Some(Habit::Panic) => panic!("as told"),
+            Some(Habit::Lose) => {
+                self.lost.0.send(ModelName::parse(&item).unwrap()).await.unwrap();
+                // There is room again once it has been heard.
+                drop(self.lost.0.reserve().await);
+            }
             Some(Habit::Hang) => {
                 for bytes_done in 1.. {
                     progress(ModelPhase::Fetching { bytes_done, bytes_total: None });
@@ -309,6 +316,19 @@ async fn a_model_that_stops_serving_is_put_again_and_later_each_time() {
     }
     assert_eq!(agent.residents.count("put default/tiny"), 5);
     assert_eq!(agent.residents.count("put default/acme"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_stops_serving_before_its_put_has_ended_is_put_again() {
+    let mut agent = agent();
+    agent.residents.set("default/tiny", Some(Habit::Lose));
+    agent.want(models(1, &["default/tiny"]));
+    let lost =
+        |phase: &ModelPhase| matches!(phase, ModelPhase::Failed(f) if f.reason == "EngineFailed");
+    agent.report(|report| report.models.first().is_some_and(|model| lost(&model.phase))).await;
+    agent.residents.set("default/tiny", None);
+    agent.ready(1).await;
+    assert!(lock(&agent.residents.held).contains_key("default/tiny"));
 }
 
 #[tokio::test(start_paused = true)]
