@@ -1,4 +1,5 @@
-//! A desired state as protobuf and back: the only file that knows the generated types.
+//! A desired state as protobuf and back; what else passes the link is in the files below.
+//! Nothing but these and the `client` knows the generated types.
 //!
 //! Encoding cannot fail. Decoding trusts nothing: names, digests, references and duplicates are
 //! checked again, because the bytes come from a disk or from another machine.
@@ -18,6 +19,14 @@ use realm_core::{
 };
 use realm_proto::link::v1 as proto;
 use thiserror::Error;
+
+mod credentials;
+mod report;
+mod supply;
+
+pub(crate) use credentials::credentials_from;
+pub(crate) use report::{failure_to, report_to};
+pub(crate) use supply::supply_to;
 
 /// What is wrong with a desired state that was read.
 #[derive(Debug, Error)]
@@ -64,7 +73,7 @@ fn desired_to(desired: &Desired) -> proto::Desired {
     }
 }
 
-fn desired_from(desired: proto::Desired) -> Result<Desired, ConvertError> {
+pub(crate) fn desired_from(desired: proto::Desired) -> Result<Desired, ConvertError> {
     let proto::Desired { generation, models, tenants, pipelines } = desired;
     let models = all(models, model_from)?;
     let tenants = all(tenants, tenant_from)?;

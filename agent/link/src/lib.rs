@@ -3,12 +3,15 @@
 //! [`ledger::Ledger::accept`] refuses what is older and keeps the rest on disk, `diff` (pure) says
 //! what is to do next, and [`converge::run`] does it through the port
 //! [`realm_core::residents::Residents`] and writes the [`realm_core::report::Report`].
-//! Desired states meet their protobuf form in `convert` alone.
+//! Where there is an operator, [`client::run`] hears what to hold from it and tells it the report.
+//! All of it meets its protobuf form in `convert`.
 
 pub mod ledger;
 
 pub mod converge;
 mod diff;
+
+pub mod client;
 
 mod convert;
 pub use convert::ConvertError;
