@@ -1,0 +1,3 @@
+//! The operator: plans the fleet, tells the agents over the link, and hears what they hold.
+
+pub mod link;
