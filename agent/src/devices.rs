@@ -107,6 +107,11 @@ pub(crate) fn load(
     realm_engine::open(path, options).map_err(DeviceLoadError::Load)
 }
 
+/// Reads what the file at `path` says of itself and of the memory it will take.
+pub(crate) fn examine(path: &Path) -> Result<ModelFacts, DeviceLoadError> {
+    realm_engine::examine(path, KvType::F16).map_err(DeviceLoadError::Load)
+}
+
 /// Bytes the process may still take: what the system has, within the limit of its cgroup (v2).
 fn memory_available() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;

@@ -30,5 +30,5 @@ pub mod eval;
 pub use architecture::{ArchitectureError, architectures};
 pub use engine::EngineHandle;
 pub use kv::Secret;
-pub use load::{BLOCK_TOKENS, LoadError, OpenOptions, open};
+pub use load::{BLOCK_TOKENS, LoadError, OpenOptions, examine, open};
 pub use weights::WeightsError;

@@ -3,7 +3,7 @@
 use std::{fs, future, pin::pin, task::Poll};
 
 use realm_core::{
-    desired::{Artifact, DesiredModel, ModelGrant, Program},
+    desired::{Accelerator, Artifact, DesiredModel, ModelGrant, Program, Stage},
     name::ModelName,
     refusal::Refusal,
     residents::Residents as _,
@@ -38,8 +38,8 @@ async fn a_tenants_rights_change_though_its_program_is_gone() {
     assert_eq!(house.caller("second").unwrap_err(), Refusal::Suspended);
 
     acme.suspended = false;
-    if let Program::Component(artifact) = &mut acme.program {
-        artifact.sha256 = Some(digest);
+    if let Program::Component(artifact) = &mut acme.program.as_mut().unwrap().code {
+        artifact.sha256 = digest;
     }
     assert_eq!(house.agent.put_tenant(&acme).await.unwrap(), digest, "it has that one already");
     house.caller("second").unwrap();
@@ -69,7 +69,15 @@ async fn a_client_is_told_that_a_model_failed_and_nothing_of_where_it_was_looked
     house.agent.put_tenant(&acme).await.unwrap();
 
     let artifact = Artifact { sha256: Some(WRONG), ..artifact };
-    let model = DesiredModel { name, artifact, context: None, kv_blocks: None };
+    let model = DesiredModel {
+        name,
+        artifact,
+        secret: None,
+        context: None,
+        kv_blocks: None,
+        accelerator: Accelerator::Any,
+        stage: Stage::Load,
+    };
     let failure = house.agent.put_model(&model, &|_| ()).await.unwrap_err();
     assert!(failure.message.contains("model.gguf"), "{}", failure.message);
     assert!(house.agent.runtime().is_ready());

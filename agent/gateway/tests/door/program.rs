@@ -10,7 +10,7 @@ use std::{
 
 use realm_core::{
     auth::{Caller, Credential, Roster},
-    desired::{ApiKey, DesiredTenant, Limits, ModelGrant, Program, ProgramLimits},
+    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ModelGrant, ProgramLimits},
     engine::{Finish, Usage},
     limit::Admitted,
     name::{ModelName, PipelineName, TenantName},
@@ -211,8 +211,7 @@ pub(crate) fn tenant(key: &str) -> DesiredTenant {
             PipelineName::parse("default/digest").unwrap(),
         )]),
         keys: vec![ApiKey { name: "main".into(), sha256, expires_at: None, disabled: false }],
-        program: Program::BuiltIn,
-        config: BTreeMap::new(),
+        program: Some(HostedProgram::built_in()),
     }
 }
 
