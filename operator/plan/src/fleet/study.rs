@@ -10,7 +10,7 @@ use realm_crds::model::Prefetch;
 use super::{
     estimate::Estimate,
     node::{ModelHeld, Node, admitted},
-    place::Placement,
+    place::{Placement, Seats},
 };
 use crate::{
     desired::Stage,
@@ -67,20 +67,16 @@ pub(super) fn assign(
     wanted: &BTreeMap<Name, u32>,
     studies: &mut BTreeMap<Name, Study>,
 ) {
+    let nothing = Seats::new();
     let mut given = BTreeMap::<String, usize>::new();
     for (name, model) in models {
         let Some(study) = studies.get_mut(name) else { continue };
-        let seats = placement.get(name);
-        // One that loads it tells as much, and one that is awaited may.
-        let is_told = seats.is_some_and(|seats| {
-            let is_connected =
-                |node: &String| nodes.get(node).is_some_and(|node| node.is_connected);
-            seats.keys().any(is_connected) || !is_short(seats.len(), wanted.get(name))
-        });
+        let seats = placement.get(name).unwrap_or(&nothing);
+        let is_told = will_tell(name, seats, nodes, wanted.get(name).copied().unwrap_or(0));
         study.inspector = if study.estimate.is_some() || is_told || !is_of_interest(model) {
             None
         } else {
-            inspector(model, nodes, study, &given)
+            inspector(model, nodes, seats, study, &given)
         };
         if let Some(node) = &study.inspector {
             *given.entry(node.clone()).or_default() += 1;
@@ -88,10 +84,15 @@ pub(super) fn assign(
     }
 }
 
-/// Whether a model that is to have replicas now, or may be woken to, has too few of them.
-fn is_short(seats: usize, wanted: Option<&u32>) -> bool {
-    let wanted = wanted.map_or(0, |wanted| usize::try_from(*wanted).unwrap_or(usize::MAX));
-    seats == 0 || seats < wanted
+/// Whether those that have seats will tell: one that has loaded the model does, and where all are
+/// awaited one of them may. One that is still to load it may take hours.
+fn will_tell(model: &Name, seats: &Seats, nodes: &BTreeMap<String, Node>, wanted: u32) -> bool {
+    let connected = seats.keys().filter_map(|node| nodes.get(node));
+    let mut connected = connected.filter(|node| node.is_connected).peekable();
+    let is_awaited = connected.peek().is_none()
+        && !seats.is_empty()
+        && u32::try_from(seats.len()).is_ok_and(|seats| wanted <= seats);
+    is_awaited || connected.any(|node| node.has_loaded(model))
 }
 
 /// Whether anybody will want to know what the model takes.
@@ -99,11 +100,12 @@ fn is_of_interest(model: &ValidModel) -> bool {
     model.replicas != Replicas::Fixed(0) || model.prefetch != Prefetch::None
 }
 
-/// The node that inspects already, while it can and has not failed; else the one that has given
-/// least to inspect. Where all have failed it stays with the one that tries now.
+/// The node that inspects already, while it can and has not failed; else, of those that have no
+/// seat to load it in, the one that has been given least to inspect. Where all have failed it stays with the one that tries now.
 fn inspector(
     model: &ValidModel,
     nodes: &BTreeMap<String, Node>,
+    seats: &Seats,
     study: &Study,
     given: &BTreeMap<String, usize>,
 ) -> Option<String> {
@@ -111,7 +113,8 @@ fn inspector(
         let supply = node.serving().filter(|_| node.heard.is_some());
         supply.is_some_and(|supply| admitted(model, supply).is_some())
     };
-    let candidates = nodes.iter().filter(|(_, node)| can(node)).map(|(name, _)| name);
+    let candidates = nodes.iter().filter(|(name, node)| can(node) && !seats.contains_key(*name));
+    let candidates = candidates.map(|(name, _)| name);
     let rank = |name: &&String| {
         let is_present = study.inspector.as_ref() == Some(*name);
         (study.failed_on.contains(*name), !is_present, given.get(*name).copied().unwrap_or(0))

@@ -72,6 +72,25 @@ fn recalled_models_wait_for_their_node_and_move_only_when_it_is_lost() {
 }
 
 #[test]
+fn what_a_recalled_model_takes_is_asked_of_another_node_while_its_own_still_loads() {
+    let before = World::new(2, [model("a", 1)]);
+    assert_eq!(before.models(), ["n0: a", "n1:"]);
+    let mut after = restarted(&before);
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        after.fleet.synced(kind);
+    }
+    // The agent has started anew too.
+    after.agents.get_mut("n0").unwrap().report = NodeReport::default();
+    after.tell("n0");
+    after.tell("n1");
+    after.plan();
+    assert_eq!(after.models(), ["n0: a", "n1: a?"]);
+    after.obey("n1");
+    after.plan();
+    assert_eq!(after.models(), ["n0: a", "n1:"]);
+}
+
+#[test]
 fn a_restart_changes_nothing_but_generations() {
     let spec = "models: [{name: a}, {name: b}], apiKeys: [{secretName: k}]";
     let demands =
