@@ -14,6 +14,18 @@ use serde_json::json;
 
 use crate::house::{House, PIRATE, WRONG, key, tenant};
 
+fn model(name: ModelName, artifact: Artifact, stage: Stage) -> DesiredModel {
+    DesiredModel {
+        name,
+        artifact,
+        secret: None,
+        context: None,
+        kv_blocks: None,
+        accelerator: Accelerator::Any,
+        stage,
+    }
+}
+
 #[tokio::test]
 async fn a_tenants_rights_change_though_its_program_is_gone() {
     let house = House::new();
@@ -69,21 +81,38 @@ async fn a_client_is_told_that_a_model_failed_and_nothing_of_where_it_was_looked
     house.agent.put_tenant(&acme).await.unwrap();
 
     let artifact = Artifact { sha256: Some(WRONG), ..artifact };
-    let model = DesiredModel {
-        name,
-        artifact,
-        secret: None,
-        context: None,
-        kv_blocks: None,
-        accelerator: Accelerator::Any,
-        stage: Stage::Load,
-    };
+    let model = model(name, artifact, Stage::Load);
     let failure = house.agent.put_model(&model, &|_| ()).await.unwrap_err();
     assert!(failure.message.contains("model.gguf"), "{}", failure.message);
     assert!(house.agent.runtime().is_ready());
     let refusal = house.refused("acme", "generate", json!({ "prompt": "a" })).await;
     let reason = "failed: DigestMismatch".to_owned();
     assert_eq!(refusal, Refusal::ModelNotReady { model: "mine".into(), reason });
+}
+
+#[tokio::test]
+async fn a_model_that_is_only_to_be_looked_at_is_read_and_awaited_by_nobody() {
+    let house = House::new();
+    let (_, artifact) = house.file("model.gguf", b"not a model");
+    let name = ModelName::parse("tests/model").unwrap();
+    for stage in [Stage::Inspect, Stage::Prefetch] {
+        let model = model(name.clone(), artifact.clone(), stage);
+        let failure = house.agent.put_model(&model, &|_| ()).await.unwrap_err();
+        assert_eq!(failure.reason, "ModelFileInvalid", "{}", failure.message);
+        assert!(house.agent.runtime().is_ready());
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_whose_program_is_elsewhere_is_let_in_and_has_none_here() {
+    let house = House::new();
+    let mut acme = tenant("acme", Program::BuiltIn);
+    assert!(house.agent.put_tenant(&acme).await.unwrap().is_some());
+    acme.program = None;
+    assert_eq!(house.agent.put_tenant(&acme).await.unwrap(), None);
+    let caller = house.caller("acme").unwrap();
+    assert!(house.agent.runtime().functions(&caller).is_empty());
+    assert!(house.agent.runtime().is_ready());
 }
 
 #[tokio::test]
