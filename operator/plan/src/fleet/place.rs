@@ -124,15 +124,15 @@ fn fill(scene: Scene<'_>, board: &mut Board<'_>, model: &ValidModel, seats: &mut
         let pick = board.pick(model, seats, Tried::Not);
         let pick = pick
             .or_else(|| (kept < wanted).then(|| board.pick(model, seats, Tried::Failed)).flatten());
-        let Some((index, accelerator)) = pick else { return };
-        if let Some((node, seat)) = board.seat(model, index, accelerator) {
-            seats.insert(node, seat);
-        }
+        let given = pick.and_then(|(index, accelerator)| board.seat(model, index, accelerator));
+        let Some((node, seat)) = given else { return };
+        seats.insert(node, seat);
     }
 }
 
-/// Gives up seats that must leave, as soon as nobody needs them: one that is not loaded when there
-/// is another for it, one that is when that other one is loaded.
+/// Gives up seats that must leave, as soon as nobody needs them: one that is loaded when another
+/// one is loaded for it; one that is not at once where it may not be, and else when there is
+/// another for it.
 fn retire(scene: Scene<'_>, placement: &mut Placement) -> bool {
     let mut is_changed = false;
     for (name, model) in scene.models {
@@ -147,7 +147,8 @@ fn retire(scene: Scene<'_>, placement: &mut Placement) -> bool {
         let mut kept = 0;
         for node in leaving {
             let others = if is_loaded(&node) { loaded } else { clean.len() };
-            if kept < wanted(scene, name).saturating_sub(others) {
+            let is_of_use = is_loaded(&node) || may_stay(scene, model, &node);
+            if is_of_use && kept < wanted(scene, name).saturating_sub(others) {
                 kept += 1;
             } else {
                 seats.remove(&node);

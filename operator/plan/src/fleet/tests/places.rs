@@ -184,6 +184,21 @@ fn a_model_that_must_leave_a_node_serves_there_until_it_serves_elsewhere() {
 }
 
 #[test]
+fn a_model_that_is_still_to_be_loaded_leaves_at_once_where_it_may_not_be() {
+    let mut world = World::empty(1);
+    world.join("n0", 100);
+    world.demand([model("a", 1)]);
+    world.plan();
+    world.obey("n0");
+    world.plan();
+    assert_eq!(world.models(), ["n0: a"]);
+    world.demand([model_with("a", "placement: {nodeSelector: {node: n1}}")]);
+    world.plan();
+    assert_eq!(world.models(), ["n0:"]);
+    assert_eq!(world.problems(), ["Model default/a spec.placement NoNodeAdmits"]);
+}
+
+#[test]
 fn a_model_that_fails_on_one_node_is_tried_once_on_each_other() {
     let mut world = World::empty(1);
     for node in ["n0", "n1", "n2"] {
