@@ -7,7 +7,13 @@ const LINK: &str = "link/v1/link.proto";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={LINK}");
     let files = protox::compile([LINK], ["."])?;
-    // Maps whose order is the order of their keys: equal states have equal bytes.
-    prost_build::Config::new().btree_map(["."]).compile_fds(files)?;
+    tonic_prost_build::configure()
+        // The sockets and their TLS belong to the two ends.
+        .build_transport(false)
+        // Maps whose order is the order of their keys: equal states have equal bytes.
+        .btree_map(".")
+        // What is secret is never printed.
+        .skip_debug([".realm.link.v1.Credential"])
+        .compile_fds(files)?;
     Ok(())
 }

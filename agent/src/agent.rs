@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use realm_core::{auth::Roster, limit::Limiter};
+use realm_core::{auth::Roster, limit::Limiter, supply::Credentials};
 use realm_gateway::{Metrics, MetricsError};
 use realm_runtime::{Runtime, SandboxError};
 use realm_store::{Store, StoreError, StoreOptions};
@@ -15,6 +15,7 @@ use crate::{
     metrics::Engines,
     residents::PROGRAMS_AT_ONCE,
     roster::Tenants,
+    sources::Sources,
 };
 
 /// What an agent is told by whoever starts it.
@@ -45,6 +46,7 @@ pub struct Agent {
     pub(crate) engines: Engines,
     pub(crate) device: Device,
     pub(crate) losses: Losses,
+    pub(crate) sources: Sources,
     /// Places of those who fetch a program.
     pub(crate) programs: Semaphore,
 }
@@ -60,6 +62,7 @@ impl Agent {
             engines: Engines::default(),
             device: Device::open(threads).map_err(AgentError::Device)?,
             losses: Losses::new(),
+            sources: Sources::default(),
             programs: Semaphore::new(PROGRAMS_AT_ONCE),
         })
     }
@@ -67,6 +70,11 @@ impl Agent {
     /// The tenants' programs: the port behind the doors.
     pub fn runtime(&self) -> Arc<Runtime> {
         self.runtime.clone()
+    }
+
+    /// Lets what arrives there open the sources of models.
+    pub fn open_sources(&self, credentials: watch::Receiver<Credentials>) {
+        self.sources.open(credentials);
     }
 
     /// The keys that open the doors.

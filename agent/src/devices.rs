@@ -33,6 +33,7 @@ pub enum DeviceError {
 pub struct Device {
     threads: usize,
     budget: MemoryBudget,
+    memory_bytes_total: u64,
     /// Where every KV hash chain of this process starts.
     secret: Secret,
 }
@@ -47,15 +48,21 @@ impl Device {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(DeviceError::Random)?;
         // Asked once here, so that a system that does not say is an error and not a full one.
-        memory().map_err(DeviceError::Memory)?;
+        let Memory { free_bytes, resident_bytes } = memory().map_err(DeviceError::Memory)?;
+        let memory_bytes_total = free_bytes.saturating_add(resident_bytes);
         let budget =
             MemoryBudget::new(|| memory().unwrap_or(Memory { free_bytes: 0, resident_bytes: 0 }));
-        Ok(Self { threads, budget, secret: Secret(secret) })
+        Ok(Self { threads, budget, memory_bytes_total, secret: Secret(secret) })
     }
 
     /// The device in words.
     pub fn describe(&self) -> String {
         Cpu::detect(self.threads).describe()
+    }
+
+    /// Bytes that all models together may take.
+    pub const fn memory_bytes_total(&self) -> u64 {
+        self.memory_bytes_total
     }
 
     /// Bytes that models may still take.
@@ -131,6 +138,11 @@ fn memory_resident() -> io::Result<u64> {
     let pages = pages
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no resident pages in statm"))?;
     Ok(pages.saturating_mul(rustix::param::page_size() as u64))
+}
+
+/// Reads what the file at `path` says of itself and of the memory it will take.
+pub(crate) fn examine(path: &Path) -> Result<ModelFacts, DeviceLoadError> {
+    realm_engine::examine(path, KvType::F16).map_err(DeviceLoadError::Load)
 }
 
 /// Bytes the process may still take: what the system has, within the limit of its cgroup (v2).

@@ -4,11 +4,15 @@
 //! snapshot of keys that the doors read; `devices` alone knows which backends this build has.
 
 mod agent;
+pub mod args;
+pub mod cluster;
 mod devices;
 mod losses;
 mod metrics;
 mod residents;
 mod roster;
+mod sources;
+mod supply;
 
 pub use crate::{
     agent::{Agent, AgentError, AgentOptions},

@@ -58,6 +58,12 @@ impl Engines {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
+    /// How busy each loaded model is.
+    pub(crate) fn loads(&self) -> Vec<(ModelName, EngineLoad)> {
+        let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        engines.iter().map(|(name, engine)| (name.clone(), engine.load())).collect()
+    }
+
     /// Takes the engine of that name away if it has failed.
     pub(crate) fn take_failed(&self, name: &ModelName) -> Option<Arc<dyn Engine>> {
         let mut engines = self.0.write().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,10 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use realm_core::{
     credentials::Credentials,
-    desired::{Artifact, DesiredModel, DesiredPipeline, DesiredTenant, Program, Sha256},
+    desired::{
+        Artifact, DesiredModel, DesiredPipeline, DesiredTenant, HostedProgram, Program, Sha256,
+        Stage,
+    },
     name::{ModelName, PipelineName, TenantName},
     report::{self, Failure, ModelFacts, ModelPhase},
     residents::Residents,
@@ -29,6 +32,10 @@ impl Residents for Agent {
         model: &DesiredModel,
         progress: &(dyn Fn(ModelPhase) + Send + Sync),
     ) -> Result<ModelFacts, Failure> {
+        if model.stage < Stage::Load {
+            self.remove_model(&model.name).await;
+            return self.examine_model(model, progress).await;
+        }
         self.runtime.await_model(model.name.clone(), Awaited::Fetching);
         let loaded = self.load_model(model, progress).await;
         if let Err(failure) = &loaded {
@@ -53,18 +60,23 @@ impl Residents for Agent {
         self.engines.remove(name);
     }
 
-    async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Sha256, Failure> {
+    async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Option<Sha256>, Failure> {
         let tenant = Arc::new(tenant.clone());
+        let Some(program) = &tenant.program else {
+            self.runtime.remove_tenant(&tenant.name);
+            self.tenants.put(tenant);
+            return Ok(None);
+        };
         // Before anything is waited for: a revoked key must not outlive what the program takes.
         if self.runtime.await_tenant(tenant.clone()) {
             self.tenants.put(tenant.clone());
         }
-        let program = self.prepare(&tenant).await?;
+        let program = self.prepare(&tenant.name, program).await?;
         let digest = program.digest();
         self.runtime.put_tenant(tenant.clone(), program);
         // Last, so that a key never opens a door with nothing behind it.
         self.tenants.put(tenant);
-        Ok(digest)
+        Ok(Some(digest))
     }
 
     async fn remove_tenant(&self, name: &TenantName) {
@@ -83,19 +95,41 @@ impl Residents for Agent {
 }
 
 impl Agent {
+    /// Says what a model's file says. The store brings files whole, so that one that is only to be
+    /// inspected is there afterwards.
+    async fn examine_model(
+        &self,
+        model: &DesiredModel,
+        progress: &(dyn Fn(ModelPhase) + Send + Sync),
+    ) -> Result<ModelFacts, Failure> {
+        let Stored { path, sha256, .. } = self.fetch_model(model, progress).await?;
+        let read = spawn_blocking(move || devices::examine(&path))
+            .await
+            .map_err(|panic| Failure { reason: "LoadFailed", message: panic.to_string() })?;
+        let facts = read
+            .map_err(|error| Failure { reason: error.reason(), message: report::chain(&error) })?;
+        Ok(ModelFacts { sha256: Some(sha256), ..facts })
+    }
+
+    async fn fetch_model(
+        &self,
+        model: &DesiredModel,
+        progress: &(dyn Fn(ModelPhase) + Send + Sync),
+    ) -> Result<Stored, Failure> {
+        let fetching = |Progress { bytes_done, bytes_total }| {
+            progress(ModelPhase::Fetching { bytes_done, bytes_total });
+        };
+        let credentials = self.sources.of(model)?;
+        let stored = self.store.fetch(&model.artifact, &credentials, &fetching).await;
+        stored.map_err(|error| unfetched(&error))
+    }
+
     async fn load_model(
         &self,
         model: &DesiredModel,
         progress: &(dyn Fn(ModelPhase) + Send + Sync),
     ) -> Result<ModelFacts, Failure> {
-        let fetching = |Progress { bytes_done, bytes_total }| {
-            progress(ModelPhase::Fetching { bytes_done, bytes_total });
-        };
-        let stored = self
-            .store
-            .fetch(&model.artifact, &Credentials::default(), &fetching)
-            .await
-            .map_err(|error| unfetched(&error))?;
+        let stored = self.fetch_model(model, progress).await?;
         progress(ModelPhase::Loading);
         self.runtime.await_model(model.name.clone(), Awaited::Loading);
         let (device, options) = (self.device.clone(), model.clone());
@@ -113,15 +147,19 @@ impl Agent {
         Ok(facts)
     }
 
-    async fn prepare(&self, tenant: &DesiredTenant) -> Result<Prepared, Failure> {
-        let artifact = match &tenant.program {
+    async fn prepare(
+        &self,
+        tenant: &TenantName,
+        program: &HostedProgram,
+    ) -> Result<Prepared, Failure> {
+        let artifact = match &program.code {
             Program::BuiltIn => {
                 return self.runtime.prepare_built_in().await.map_err(|error| unprepared(&error));
             }
             Program::Component(artifact) => artifact,
         };
         // What it has already is neither fetched nor waited for.
-        if let Some(program) = self.runtime.program(&tenant.name)
+        if let Some(program) = self.runtime.program(tenant)
             && artifact.sha256 == Some(program.digest())
         {
             return Ok(program);

@@ -1,13 +1,16 @@
 //! `Model`: weights that every tenant with the right to them shares.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{
     DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, MODEL_DIGEST_RULE, SHA256_PATTERN,
-    SOURCE_LEN_MAX, SOURCES_MAX, SOURCES_MESSAGE, SOURCES_RULE,
+    SOURCE_LEN_MAX, SOURCES_MAX, SOURCES_MESSAGE, SOURCES_RULE, tenant::SECRET_NAME_LEN_MAX,
 };
 
 /// Namespaces one model may be opened to, by name.
@@ -21,6 +24,35 @@ pub const KV_BLOCKS_MAX: u32 = 16_777_216;
 
 /// Agents that may hold one model: more than a cluster of the size Kubernetes supports has nodes.
 pub const REPLICAS_MAX: u32 = 10_000;
+
+/// Labels that one model may ask a node for: a cluster tells its nodes apart by far fewer.
+pub const NODE_SELECTOR_MAX: u32 = 16;
+
+/// Longest name of a label: a DNS subdomain of 253 characters, `/`, and a name of 63.
+pub const LABEL_KEY_LEN_MAX: u32 = 317;
+
+/// Longest value of a label, as Kubernetes has it.
+pub const LABEL_VALUE_LEN_MAX: u32 = 63;
+
+/// Calls in hand that one replica may be wanted to have: as many as one tenant may have in all.
+pub const TARGET_QUEUE_MAX: u32 = crate::tenant::CALLS_MAX;
+
+/// The longest a model may wait for its next call before it is unloaded, one week: one that waits
+/// longer is better kept for good, with a `min` of 1.
+pub const IDLE_AFTER_SECONDS_MAX: u32 = 604_800;
+
+/// A label's name is looked at for its length alone: one that no node can have admits no node.
+const NODE_SELECTOR_RULE: &str = "self.all(name, size(name) > 0 && size(name) <= 317)";
+const NODE_SELECTOR_MESSAGE: &str = "the name of a label has 1 to 317 characters";
+
+/// `replicas` has a default, without which the scale subresource of a model with `scaling` could
+/// not be read, so that the default is what says that it was left out.
+const REPLICAS_RULE: &str = "!has(self.scaling) || self.replicas == 1";
+const REPLICAS_MESSAGE: &str =
+    "scaling says how many agents hold the model; leave replicas out beside it";
+
+const SCALING_RULE: &str = "self.min <= self.max";
+const SCALING_MESSAGE: &str = "min is not above max";
 
 /// Weights that agents load once and every tenant with the right to them shares.
 #[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
@@ -38,7 +70,8 @@ pub const REPLICAS_MAX: u32 = 10_000;
     validation = (crate::NAME_RULE, crate::NAME_MESSAGE),
     scale(
         spec_replicas_path = ".spec.replicas",
-        status_replicas_path = ".status.replicas"
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
     ),
     printcolumn(
         name = "Ready",
@@ -69,7 +102,8 @@ pub const REPLICAS_MAX: u32 = 10_000;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
-    { "rule": MODEL_DIGEST_RULE, "message": DIGEST_MESSAGE }
+    { "rule": MODEL_DIGEST_RULE, "message": DIGEST_MESSAGE },
+    { "rule": REPLICAS_RULE, "message": REPLICAS_MESSAGE }
 ]))]
 pub struct ModelSpec {
     /// Where the model's file may be fetched from, tried in order; all must carry the same bytes.
@@ -102,6 +136,11 @@ pub struct ModelSpec {
     #[schemars(length(max = 71), regex(pattern = SHA256_PATTERN))]
     pub sha256: Option<String>,
 
+    /// The Secret, in the model's namespace, with what the sources ask for. Its content reaches the
+    /// agents beside their state and is kept on no disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_secret: Option<SourceSecret>,
+
     /// Tokens of context that one sequence may hold. What the model was trained for when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = CONTEXT_MAX))]
@@ -122,14 +161,122 @@ pub struct ModelSpec {
     )]
     pub allowed_namespaces: Vec<String>,
 
-    /// How many agents hold the model. 0 unloads it everywhere.
+    /// Which nodes may hold the model.
+    #[serde(default)]
+    pub placement: ModelPlacement,
+
+    /// Which nodes fetch the model's file before they are to load it.
+    #[serde(default)]
+    pub prefetch: Prefetch,
+
+    /// How many agents hold the model. 0 unloads it everywhere. Left out where `scaling` decides.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = REPLICAS_MAX))]
     pub replicas: u32,
+
+    /// How many agents hold the model, by how much it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
 }
 
 const fn one() -> u32 {
     1
+}
+
+/// A Secret by name.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SourceSecret {
+    /// The Secret's name.
+    #[schemars(
+        length(min = 1, max = SECRET_NAME_LEN_MAX),
+        regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+}
+
+/// Which nodes may hold a model.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ModelPlacement {
+    /// Labels that a node must have, all of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend(
+        "maxProperties" = NODE_SELECTOR_MAX,
+        "additionalProperties" = json!({
+            "type": "string",
+            "maxLength": LABEL_VALUE_LEN_MAX,
+            "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+        })
+    ))]
+    #[schemars(extend("x-kubernetes-validations" = [{ "rule": NODE_SELECTOR_RULE, "message": NODE_SELECTOR_MESSAGE }]))]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// What computes. `Any` takes a node's `Cuda` before its `WebGpu` before its `Cpu`, and never
+    /// one because another is full.
+    #[serde(default)]
+    pub accelerator: Accelerator,
+}
+
+/// What computes a model's tokens.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord,
+)]
+pub enum Accelerator {
+    #[default]
+    Any,
+    Cpu,
+    Cuda,
+    WebGpu,
+}
+
+/// Which nodes fetch a model's file ahead of need.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Prefetch {
+    /// Those that are to load the model.
+    #[default]
+    None,
+    /// Every node that `placement` admits.
+    Selected,
+}
+
+/// How many agents hold a model, by how much it is used.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    { "rule": SCALING_RULE, "message": SCALING_MESSAGE }
+]))]
+pub struct Scaling {
+    /// Agents that hold the model however little it is used. With 0 it is unloaded when idle, and
+    /// its next call waits for it.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = REPLICAS_MAX))]
+    pub min: u32,
+
+    /// Agents that hold the model however much it is used.
+    #[schemars(range(min = 1, max = REPLICAS_MAX))]
+    pub max: u32,
+
+    /// Calls in hand, running or waiting, that each agent should have of this model.
+    #[serde(default = "target_queue")]
+    #[schemars(range(min = 1, max = TARGET_QUEUE_MAX))]
+    pub target_queue: u32,
+
+    /// Seconds without a call after which a model with a `min` of 0 is unloaded.
+    #[serde(default = "idle_after_seconds")]
+    #[schemars(range(min = 1, max = IDLE_AFTER_SECONDS_MAX))]
+    pub idle_after_seconds: u32,
+}
+
+/// A quarter of what an agent runs of one model at once: enough to fill its batch, and soon enough
+/// to load another before calls wait.
+const fn target_queue() -> u32 {
+    16
+}
+
+/// Several times what a load from a local disk takes, and a person's pause between two questions.
+const fn idle_after_seconds() -> u32 {
+    600
 }
 
 /// What is known about a model, and where it is.
@@ -140,7 +287,11 @@ pub struct ModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Fetched`, `Verified`, `Loaded`, and `Ready`, which sums them up.
+    /// `Fetched` (every agent that is to has the whole file), `Verified` (its digest was right),
+    /// `Fits` (as many agents as wanted have room for it), `Loaded` (those have loaded it), and
+    /// `Ready`, which sums them up: at least one agent takes calls, or none is wanted now.
+    /// `Reconciling` while anything is still on its way, `Stalled` when something must change
+    /// first, in the spec or the cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -148,6 +299,10 @@ pub struct ModelStatus {
     /// Agents that serve the model now.
     #[serde(default)]
     pub replicas: u32,
+
+    /// The label selector of the agents' pods, as the scale subresource tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
 
     /// The architecture that the file names, such as `llama`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,14 +324,28 @@ pub struct ModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub licence: Option<String>,
 
-    /// Bytes of weights that an agent holds in memory, once for all tenants.
+    /// What an agent needs for the model, by the header of its file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights_bytes: Option<u64>,
+    pub estimate: Option<ModelEstimate>,
 
     /// Where the model is, node by node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Vec<ModelNode>,
+}
+
+/// What a loaded model takes of an agent's memory, once for all tenants.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelEstimate {
+    /// Bytes of weights.
+    pub weights_bytes: u64,
+
+    /// Bytes of one block of KV cache.
+    pub kv_bytes_per_block: u64,
+
+    /// Bytes that one step of a full batch computes in.
+    pub activation_bytes: u64,
 }
 
 /// A model on one node.
@@ -211,6 +380,8 @@ pub struct ModelNode {
 pub enum ModelNodeState {
     Pending,
     Fetching,
+    /// The file is there and the model is not to be loaded.
+    Fetched,
     Loading,
     Ready,
     Failed,

@@ -209,7 +209,7 @@ pub struct Program {
     pub config: BTreeMap<String, String>,
 }
 
-/// What a tenant may spend. Every limit is enforced.
+/// What a tenant may spend, over all doors. Every limit is enforced.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Limits {
@@ -305,7 +305,9 @@ pub struct TenantStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `KeysValid`, `ModelsGranted`, `ProgramReady`, and `Ready`, which sums them up.
+    /// `KeysValid`, `ModelsGranted`, `ProgramReady`, `LimitsApplied`, and `Ready`, which sums them
+    /// up. `LimitsApplied` tells how: of the limits on calls and tokens each of n doors enforces an
+    /// n-th, rounded up, so that who calls through one door alone gets that part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

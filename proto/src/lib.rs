@@ -2,9 +2,39 @@
 
 /// Operator and agent, and the agent's ledger on disk.
 pub mod link {
-    #[expect(clippy::pedantic, clippy::derive_partial_eq_without_eq, reason = "generated")]
+    /// Most bytes of one message of the operator: as much as an agent's ledger takes, and a
+    /// little for the envelope. 1,000 tenants with 8 keys, 20 models and 10 pipelines each, 200
+    /// models and 100 pipelines of five long prompts have 3 MB; ten thousand tenants that may
+    /// each use a hundred models still pass.
+    pub const OPERATOR_MESSAGE_BYTES_MAX: usize = (80 << 20) + 64;
+
+    /// Most bytes of one message of an agent: a report in which 4,000 items have failed and say
+    /// so at the greatest length, or 40,000 are ready under the longest names.
+    pub const AGENT_MESSAGE_BYTES_MAX: usize = 8 << 20;
+
+    /// Most bytes of one text of an agent. A longer one is cut by the agent, and refused by the
+    /// operator, who shows these texts in the status of objects.
+    pub const TEXT_BYTES_MAX: usize = 1 << 10;
+
+    #[expect(
+        clippy::pedantic,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        clippy::derive_partial_eq_without_eq,
+        clippy::excessive_nesting,
+        unused_qualifications,
+        reason = "generated"
+    )]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/realm.link.v1.rs"));
+
+        /// Says whose it is and how long, never what.
+        impl std::fmt::Debug for Credential {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let Self { model, secret } = self;
+                write!(f, "Credential({model}, {} bytes)", secret.len())
+            }
+        }
     }
 }
 

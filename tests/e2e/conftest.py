@@ -14,6 +14,7 @@ import yaml
 
 from harness.cluster import Cluster
 from harness.folder import Folder
+from harness.plane import Plane
 from harness.server import Server
 from harness.user import User
 
@@ -94,6 +95,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def definitions(cluster: Cluster) -> Sequence[httpx.Response]:
     """What the API server answered to the definitions of Realm's resources."""
+    return put_definitions(cluster)
+
+
+def put_definitions(cluster: Cluster) -> Sequence[httpx.Response]:
+    """Applies the definitions of Realm's resources."""
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     things = [yaml.safe_load(file.read_text()) for file in sorted(DEFINITIONS.glob("*.yaml"))]
     return [cluster.admin.patch(f"{path}/{each['metadata']['name']}", each) for each in things]
@@ -102,12 +108,22 @@ def definitions(cluster: Cluster) -> Sequence[httpx.Response]:
 @pytest.fixture(scope="session")
 def resources(cluster: Cluster, definitions: Sequence[httpx.Response]) -> Cluster:
     """The same API server, once it serves Realm's resources."""
+    await_definitions(cluster, definitions)
+    return cluster
+
+
+def define(cluster: Cluster) -> None:
+    """Makes a cluster serve Realm's resources."""
+    await_definitions(cluster, put_definitions(cluster))
+
+
+def await_definitions(cluster: Cluster, definitions: Sequence[httpx.Response]) -> None:
+    """Waits until the definitions are served."""
     for answer in definitions:
         assert answer.is_success, answer.text
     names = [f"crd/{answer.json()['metadata']['name']}" for answer in definitions]
     done = cluster.admin.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
     assert done.returncode == 0, done.stderr
-    return cluster
 
 
 @pytest.fixture
@@ -128,6 +144,20 @@ def whole_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     with _clusters(tmp_path_factory) as cluster:
         cluster.run_controllers()
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """Realm in a cluster of its own, whose objects are nobody else's."""
+    with _clusters(tmp_path_factory) as cluster:
+        define(cluster)
+        plane = Plane(cluster, tmp_path_factory.mktemp("plane"), cluster.namespace())
+        _running.append(plane)
+        try:
+            yield plane
+        finally:
+            _running.remove(plane)
+            plane.close()
 
 
 @contextmanager

@@ -100,8 +100,16 @@ async fn find(store: &Store, name: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn show(facts: &ModelFacts) -> anyhow::Result<()> {
-    let ModelFacts { architecture, parameters, format, context, licence, weights_bytes, sha256: _ } =
-        facts;
+    let ModelFacts {
+        architecture,
+        parameters,
+        format,
+        context,
+        licence,
+        weights_bytes,
+        memory: _,
+        sha256: _,
+    } = facts;
     let licence = licence.as_deref().unwrap_or("not stated");
     output::line(format!("architecture  {architecture}"))?;
     output::line(format!("parameters    {parameters}"))?;

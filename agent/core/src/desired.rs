@@ -42,17 +42,64 @@ pub struct Desired {
     pub models: Vec<DesiredModel>,
     pub tenants: Vec<DesiredTenant>,
     pub pipelines: Vec<DesiredPipeline>,
+    /// Where the models are that other nodes serve, for calls that come to this door.
+    pub routes: Vec<Route>,
+    /// Doors that the tenants' limits have been shared out over, this one included. 0 only before
+    /// the first state.
+    pub doors: u32,
 }
 
-/// One model to load and keep loaded.
+/// One model to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredModel {
     pub name: ModelName,
     pub artifact: Artifact,
+    /// The Secret, in the model's namespace, that opens the sources. What it holds comes beside the
+    /// desired state, never in it.
+    pub secret: Option<String>,
     /// Tokens of context; `None` takes what the file says.
     pub context: Option<u32>,
     /// KV blocks to keep for this model; `None` lets the agent derive them from its memory.
     pub kv_blocks: Option<u32>,
+    /// What computes; `Any` takes the best that the node has.
+    pub accelerator: Accelerator,
+    pub stage: Stage,
+}
+
+/// What computes a model's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    Any,
+    Cpu,
+    Cuda,
+    WebGpu,
+}
+
+/// How far a node goes with a model. What is further includes what is before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Reads the header of the file and says what it found.
+    Inspect,
+    /// Fetches the file and keeps it; nothing is loaded.
+    Prefetch,
+    /// Loads the model and serves it.
+    Load,
+}
+
+/// The nodes that serve a model now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub model: ModelName,
+    /// Never empty.
+    pub peers: Vec<Peer>,
+}
+
+/// A node that others hand calls to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub node: String,
+    /// Where the node listens for its peers.
+    pub address: String,
 }
 
 /// A file to fetch: the mirrors are tried in order and all must carry the same bytes.
@@ -77,9 +124,23 @@ pub struct DesiredTenant {
     /// Pipelines the tenant may call, by the name it uses for them.
     pub pipelines: BTreeMap<String, PipelineName>,
     pub keys: Vec<ApiKey>,
-    pub program: Program,
-    /// What the program reads through its `config` interface.
+    /// What runs the tenant's calls here. `None` where none of its models is: calls are handed to
+    /// a node that has one.
+    pub program: Option<HostedProgram>,
+}
+
+/// A program and what it reads through its `config` interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostedProgram {
+    pub code: Program,
     pub config: BTreeMap<String, String>,
+}
+
+impl HostedProgram {
+    /// The component that ships with Realm, with nothing set.
+    pub const fn built_in() -> Self {
+        Self { code: Program::BuiltIn, config: BTreeMap::new() }
+    }
 }
 
 /// A tenant's right to use a model.
@@ -90,7 +151,8 @@ pub struct ModelGrant {
     pub model: ModelName,
 }
 
-/// What a tenant may spend. Every field is enforced.
+/// What a tenant may spend at this door: where there are several, its part of the limit. Every
+/// field is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub requests_per_minute: u32,

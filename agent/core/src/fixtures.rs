@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    desired::{DesiredTenant, Limits, Program, ProgramLimits},
+    desired::{DesiredTenant, HostedProgram, Limits, ProgramLimits},
     name::TenantName,
 };
 
@@ -31,7 +31,6 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
         models: Vec::new(),
         pipelines: BTreeMap::new(),
         keys: Vec::new(),
-        program: Program::BuiltIn,
-        config: BTreeMap::new(),
+        program: Some(HostedProgram::built_in()),
     }
 }

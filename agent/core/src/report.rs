@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use crate::{
-    desired::Sha256,
+    desired::{Sha256, Stage},
     name::{ModelName, PipelineName, TenantName},
 };
 
@@ -21,6 +21,11 @@ pub struct Report {
 pub struct ModelReport {
     pub name: ModelName,
     pub phase: ModelPhase,
+    /// How far the node is with the model, whatever it is trying now: a loaded one serves until
+    /// the next one does.
+    pub stage: Option<Stage>,
+    /// The KV blocks that the loaded one was told to keep.
+    pub kv_blocks: Option<u32>,
     /// What the file says, once its header has been read.
     pub facts: Option<ModelFacts>,
 }
@@ -29,7 +34,7 @@ pub struct ModelReport {
 pub struct TenantReport {
     pub name: TenantName,
     pub phase: Phase,
-    /// Digest of the program that takes the tenant's calls now.
+    /// Digest of the program that takes the tenant's calls now, where any does.
     pub program: Option<Sha256>,
 }
 
@@ -48,12 +53,16 @@ pub enum Phase {
     Failed(Failure),
 }
 
-/// How far a model is.
+/// How far a model is on the way to its desired stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelPhase {
     Pending,
-    Fetching { bytes_done: u64, bytes_total: Option<u64> },
+    Fetching {
+        bytes_done: u64,
+        bytes_total: Option<u64>,
+    },
     Loading,
+    /// There: inspected, fetched or loaded, as desired.
     Ready,
     Failed(Failure),
 }
@@ -76,7 +85,17 @@ pub struct ModelFacts {
     pub context: u32,
     pub licence: Option<String>,
     pub weights_bytes: u64,
+    /// What else loading takes, where the architecture is one that can be run.
+    pub memory: Option<MemoryFacts>,
     pub sha256: Option<Sha256>,
+}
+
+/// What a model takes besides its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryFacts {
+    pub kv_bytes_per_block: u64,
+    /// What a step of a full batch computes in.
+    pub activation_bytes: u64,
 }
 
 /// An error and all its causes in one line, for a condition's message.

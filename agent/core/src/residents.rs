@@ -14,7 +14,9 @@ use crate::{
 /// the new one is not. A tenant's rights are no such thing: they are as desired before anything is
 /// waited for. All of it is idempotent.
 pub trait Residents: Send + Sync {
-    /// Fetches, verifies and loads a model, telling `progress` how far it is.
+    /// Takes a model to its stage and no further, telling `progress` how far it is: reads the
+    /// header of its file, fetches and verifies the file, or loads it. One that was loaded and is
+    /// to be less is unloaded before anything is waited for.
     fn put_model(
         &self,
         model: &DesiredModel,
@@ -28,12 +30,12 @@ pub trait Residents: Send + Sync {
     fn remove_model(&self, name: &ModelName) -> impl Future<Output = ()> + Send;
 
     /// Makes keys, suspension, limits, grants and config as desired, then fetches, checks and
-    /// compiles the tenant's program. A tenant's keys first open with its first program. Returns
-    /// the digest of the program that now takes its calls.
+    /// compiles the tenant's program. A tenant's keys first open with its first program, or at
+    /// once where it is to have none. Returns the digest of the program that now takes its calls.
     fn put_tenant(
         &self,
         tenant: &DesiredTenant,
-    ) -> impl Future<Output = Result<Sha256, Failure>> + Send;
+    ) -> impl Future<Output = Result<Option<Sha256>, Failure>> + Send;
 
     fn remove_tenant(&self, name: &TenantName) -> impl Future<Output = ()> + Send;
 

@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use realm_core::{desired::Sha256, name::ModelName, report::ModelFacts};
+use realm_core::{
+    desired::Sha256,
+    name::ModelName,
+    report::{MemoryFacts, ModelFacts},
+};
 use realm_kernels::{
     backend::{BackendError, KvType},
     cpu::{self, Cpu},
@@ -126,6 +130,22 @@ impl Opened {
         self.gguf.tensors().iter().map(bytes).fold(0, u64::saturating_add)
     }
 
+    /// What loading the model takes besides its weights.
+    fn memory(&self, kv_type: KvType) -> MemoryFacts {
+        let capacity = Capacity {
+            rows: BATCH_TOKENS,
+            outputs: RUNNING_MAX,
+            blocks: 1,
+            block_tokens: BLOCK_TOKENS,
+            kv_type,
+        };
+        let kv = capacity.kv_shape(&self.architecture).bytes();
+        MemoryFacts {
+            kv_bytes_per_block: kv.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX),
+            activation_bytes: capacity.activation_bytes(&self.architecture, self.tokenizer.len()),
+        }
+    }
+
     /// Copies the weights to the CPU and allocates what steps will need.
     pub(crate) fn on_cpu(
         &self,
@@ -142,6 +162,13 @@ impl Opened {
     }
 }
 
+/// What the model at `path` says of itself and of the memory it takes. Nothing is loaded.
+pub fn examine(path: &Path, kv_type: KvType) -> Result<ModelFacts, LoadError> {
+    let opened = Opened::read(path)?;
+    let memory = Some(opened.memory(kv_type));
+    Ok(ModelFacts { memory, ..opened.facts })
+}
+
 /// Opens the model at `path` and starts its engine.
 pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFacts), LoadError> {
     let opened = Opened::read(path)?;
@@ -152,8 +179,10 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
     }
     let (capacity, reservation) = capacity(&opened, &options, context)?;
     let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
+    let memory = opened.memory(options.kv_type);
     let executor = opened.on_cpu(cpu, capacity)?;
     let Opened { gguf, mut facts, architecture, tokenizer } = opened;
+    facts.memory = Some(memory);
     facts.sha256 = Some(options.sha256);
     let template = ChatTemplate::of(&gguf, &tokenizer).map_err(LoadError::File)?;
     drop(gguf);

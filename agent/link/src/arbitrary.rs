@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use realm_core::{
     desired::{
-        ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant, InputKind, Limits,
-        ModelGrant, OnError, PipelineInput, PipelineOutput, PipelineStep, Program, ProgramLimits,
-        Sha256, Template, TemplatePart,
+        Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
+        HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
+        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
     },
     name::{ModelName, PipelineName, TenantName},
 };
@@ -19,8 +19,11 @@ pub(crate) fn model(name: &str) -> DesiredModel {
             sources: vec!["https://models.example/tiny.gguf".to_owned()],
             sha256: Some(Sha256([7; 32])),
         },
+        secret: None,
         context: None,
         kv_blocks: None,
+        accelerator: Accelerator::Any,
+        stage: Stage::Load,
     }
 }
 
@@ -52,8 +55,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
             expires_at: None,
             disabled: false,
         }],
-        program: Program::BuiltIn,
-        config: BTreeMap::new(),
+        program: Some(HostedProgram::built_in()),
     }
 }
 
@@ -86,7 +88,7 @@ pub(crate) fn pipeline(name: &str) -> DesiredPipeline {
     }
 }
 
-/// One model, one tenant, one pipeline.
+/// One model, one tenant, one pipeline, and one model on another node.
 pub(crate) fn sample() -> Desired {
     let mut acme = tenant("default/acme");
     acme.models.push(ModelGrant {
@@ -99,6 +101,11 @@ pub(crate) fn sample() -> Desired {
         models: vec![model("default/tiny")],
         tenants: vec![acme],
         pipelines: vec![pipeline("default/digest")],
+        routes: vec![Route {
+            model: ModelName::parse("default/far").unwrap(),
+            peers: vec![Peer { node: "n1".to_owned(), address: "n1:1".to_owned() }],
+        }],
+        doors: 2,
     }
 }
 
@@ -123,16 +130,41 @@ fn artifact() -> impl Strategy<Value = Artifact> {
 fn models() -> impl Strategy<Value = Vec<DesiredModel>> {
     names().prop_flat_map(|names| {
         let models = names.into_iter().map(|name| {
-            (artifact(), any::<Option<u32>>(), any::<Option<u32>>()).prop_map(
-                move |(artifact, context, kv_blocks)| DesiredModel {
+            let sizes = (any::<Option<u32>>(), any::<Option<u32>>());
+            (artifact(), option::of(".{0,8}"), sizes, accelerator(), stage()).prop_map(
+                move |(artifact, secret, (context, kv_blocks), accelerator, stage)| DesiredModel {
                     name: ModelName::parse(&name).unwrap(),
                     artifact,
+                    secret,
                     context,
                     kv_blocks,
+                    accelerator,
+                    stage,
                 },
             )
         });
         models.collect::<Vec<_>>()
+    })
+}
+
+fn accelerator() -> impl Strategy<Value = Accelerator> {
+    select(vec![Accelerator::Any, Accelerator::Cpu, Accelerator::Cuda, Accelerator::WebGpu])
+}
+
+fn stage() -> impl Strategy<Value = Stage> {
+    select(vec![Stage::Inspect, Stage::Prefetch, Stage::Load])
+}
+
+fn routes() -> impl Strategy<Value = Vec<Route>> {
+    names().prop_flat_map(|names| {
+        let routes = names.into_iter().map(|name| {
+            vec(".{0,8}", 1..4).prop_map(move |addresses| {
+                let peer = |(node, address)| Peer { node: format!("n{node}"), address };
+                let peers = addresses.into_iter().enumerate().map(peer).collect();
+                Route { model: ModelName::parse(&name).unwrap(), peers }
+            })
+        });
+        routes.collect::<Vec<_>>()
     })
 }
 
@@ -163,17 +195,19 @@ fn keys() -> impl Strategy<Value = Vec<ApiKey>> {
     vec(key, 0..3)
 }
 
-fn program() -> impl Strategy<Value = Program> {
-    prop_oneof![Just(Program::BuiltIn), artifact().prop_map(Program::Component)]
+fn program() -> impl Strategy<Value = HostedProgram> {
+    let code = prop_oneof![Just(Program::BuiltIn), artifact().prop_map(Program::Component)];
+    let config = proptest::collection::btree_map(".{0,4}", ".{0,8}", 0..3);
+    (code, config).prop_map(|(code, config)| HostedProgram { code, config })
 }
 
 fn tenants() -> impl Strategy<Value = Vec<DesiredTenant>> {
     names().prop_flat_map(|names| {
         let tenants = names.into_iter().map(|name| {
             let rights = (names_of_models(), names_of_pipelines());
-            let config = proptest::collection::btree_map(".{0,4}", ".{0,8}", 0..3);
-            (1_u32.., any::<bool>(), limits(), rights, keys(), program(), config).prop_map(
-                move |(weight, suspended, limits, (models, pipelines), keys, program, config)| {
+            let program = option::of(program());
+            (1_u32.., any::<bool>(), limits(), rights, keys(), program).prop_map(
+                move |(weight, suspended, limits, (models, pipelines), keys, program)| {
                     DesiredTenant {
                         name: TenantName::parse(&name).unwrap(),
                         weight,
@@ -183,7 +217,6 @@ fn tenants() -> impl Strategy<Value = Vec<DesiredTenant>> {
                         pipelines,
                         keys,
                         program,
-                        config,
                     }
                 },
             )
@@ -271,12 +304,15 @@ fn pipelines() -> impl Strategy<Value = Vec<DesiredPipeline>> {
 
 /// Any desired state that the planner could make.
 pub(crate) fn desired() -> impl Strategy<Value = Desired> {
-    (any::<u64>(), models(), tenants(), pipelines()).prop_map(
-        |(generation, models, tenants, pipelines)| Desired {
+    let items = (models(), tenants(), pipelines());
+    (any::<u64>(), items, routes(), 1_u32..).prop_map(
+        |(generation, (models, tenants, pipelines), routes, doors)| Desired {
             generation,
             models,
             tenants,
             pipelines,
+            routes,
+            doors,
         },
     )
 }

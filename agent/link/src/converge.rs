@@ -13,7 +13,7 @@ use std::{
 };
 
 use realm_core::{
-    desired::{Desired, Sha256},
+    desired::{Desired, Sha256, Stage},
     name::ModelName,
     report::{Failure, ModelFacts, ModelPhase, Report},
     residents::Residents,
@@ -36,6 +36,23 @@ use retry::{Loss, Retry};
 /// One download seldom fills the line and one load seldom the disk, so a few at once are faster
 /// than one after the other; each holds a file's worth of page cache, so not many more.
 const MODELS_AT_ONCE: usize = 4;
+
+/// Models fetched ahead of need at once. They have places of their own, so that no load waits for
+/// one, and fewer, so that they leave the line to the loads.
+const PREFETCHES_AT_ONCE: usize = 2;
+
+/// Headers read at once. Each is some megabytes, most of them vocabulary, so that these together
+/// hold less than a small model does.
+const INSPECTIONS_AT_ONCE: usize = 8;
+
+/// How many models may be on their way to `stage` at once.
+const fn at_once(stage: Stage) -> usize {
+    match stage {
+        Stage::Inspect => INSPECTIONS_AT_ONCE,
+        Stage::Prefetch => PREFETCHES_AT_ONCE,
+        Stage::Load => MODELS_AT_ONCE,
+    }
+}
 
 /// How often byte progress reaches the report: often enough for a progress bar, seldom enough
 /// that a download of many small chunks costs nothing.
@@ -111,10 +128,29 @@ struct Converger<R> {
 /// What a step that ended well says.
 #[derive(Debug)]
 enum Fact {
-    Model(ModelFacts),
-    Tenant(Sha256),
+    Model(HeldModel),
+    Tenant(Option<Sha256>),
     Pipeline,
     Removed,
+}
+
+/// A model as the last good put of it left it.
+#[derive(Debug)]
+struct HeldModel {
+    facts: ModelFacts,
+    stage: Stage,
+    /// As the put had it, if it loaded the model.
+    kv_blocks: Option<u32>,
+}
+
+impl HeldModel {
+    /// A put to a lower stage unloads the model before anything else, and so even if it fails.
+    fn lower(&mut self, stage: Stage) {
+        if stage < self.stage {
+            self.stage = stage;
+            self.kv_blocks = None;
+        }
+    }
 }
 
 /// A step under way.
@@ -168,17 +204,21 @@ impl<R: Residents + 'static> Converger<R> {
         }
     }
 
-    /// Only loads take turns. Of other steps there is one for each item at most, and a revoked key
-    /// or a removal must not wait for what somebody else's program takes; the bound on programs is
-    /// with those who fetch them.
+    /// Only models take turns, each among those of its stage. Of other steps there is one for each
+    /// item at most, and a revoked key or a removal must not wait for what somebody else's program
+    /// takes; the bound on programs is with those who fetch them.
     fn has_room_for(&self, step: &Step) -> bool {
-        let loads = || self.running.values().filter(|running| is_load(&running.step)).count();
-        !is_load(step) || loads() < MODELS_AT_ONCE
+        let Some(stage) = stage_of(step) else { return true };
+        let others = self.running.values().filter(|other| stage_of(&other.step) == Some(stage));
+        others.count() < at_once(stage)
     }
 
     fn start(&mut self, key: Key, step: Step) {
         if let Step::Put(_) = step {
             self.holding.insert(key.clone(), Held::Unknown);
+        }
+        if let Some((stage, Fact::Model(held))) = stage_of(&step).zip(self.facts.get_mut(&key)) {
+            held.lower(stage);
         }
         let (teller, phase) = watch::channel(ModelPhase::Pending);
         let tell = {
@@ -295,8 +335,12 @@ fn is_wanted(goal: &Goal, step: &Step) -> bool {
     }
 }
 
-const fn is_load(step: &Step) -> bool {
-    matches!(step, Step::Put(Spec::Model(_)))
+/// The stage that a step takes its model to.
+fn stage_of(step: &Step) -> Option<Stage> {
+    match step {
+        Step::Put(Spec::Model(model)) => Some(model.stage),
+        Step::Put(Spec::Pipeline(_) | Spec::Tenant(_)) | Step::Remove(_) => None,
+    }
 }
 
 async fn perform<R: Residents>(
@@ -305,7 +349,11 @@ async fn perform<R: Residents>(
     tell: impl Fn(ModelPhase) + Send + Sync,
 ) -> Result<Fact, Failure> {
     match step {
-        Step::Put(Spec::Model(model)) => residents.put_model(&model, &tell).await.map(Fact::Model),
+        Step::Put(Spec::Model(model)) => {
+            let facts = residents.put_model(&model, &tell).await?;
+            let kv_blocks = model.kv_blocks.filter(|_| model.stage == Stage::Load);
+            Ok(Fact::Model(HeldModel { facts, stage: model.stage, kv_blocks }))
+        }
         Step::Put(Spec::Pipeline(pipeline)) => {
             residents.put_pipeline(&pipeline).await.map(|()| Fact::Pipeline)
         }

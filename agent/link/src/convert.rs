@@ -1,4 +1,5 @@
-//! A desired state as protobuf and back: the only file that knows the generated types.
+//! A desired state as protobuf and back; what else passes the link is in the files below.
+//! Nothing but these and the `client` knows the generated types.
 //!
 //! Encoding cannot fail. Decoding trusts nothing: names, digests, references and duplicates are
 //! checked again, because the bytes come from a disk or from another machine.
@@ -10,14 +11,22 @@ use std::collections::HashSet;
 use prost::Message as _;
 use realm_core::{
     desired::{
-        ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant, InputKind, Limits,
-        ModelGrant, OnError, PipelineInput, PipelineOutput, PipelineStep, Program, ProgramLimits,
-        Sha256, Template, TemplatePart,
+        Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
+        HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
+        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
     },
     name::{ModelName, NameError, PipelineName, TenantName},
 };
 use realm_proto::link::v1 as proto;
 use thiserror::Error;
+
+mod credentials;
+mod report;
+mod supply;
+
+pub(crate) use credentials::credentials_from;
+pub(crate) use report::{failure_to, report_to};
+pub(crate) use supply::supply_to;
 
 /// What is wrong with a desired state that was read.
 #[derive(Debug, Error)]
@@ -55,43 +64,112 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Desired, ConvertError> {
 }
 
 fn desired_to(desired: &Desired) -> proto::Desired {
-    let Desired { generation, models, tenants, pipelines } = desired;
+    let Desired { generation, models, tenants, pipelines, routes, doors } = desired;
     proto::Desired {
         generation: *generation,
         models: models.iter().map(model_to).collect(),
         tenants: tenants.iter().map(tenant_to).collect(),
         pipelines: pipelines.iter().map(pipeline_to).collect(),
+        routes: routes.iter().map(route_to).collect(),
+        doors: *doors,
     }
 }
 
-fn desired_from(desired: proto::Desired) -> Result<Desired, ConvertError> {
-    let proto::Desired { generation, models, tenants, pipelines } = desired;
+pub(crate) fn desired_from(desired: proto::Desired) -> Result<Desired, ConvertError> {
+    let proto::Desired { generation, models, tenants, pipelines, routes, doors } = desired;
+    if doors == 0 {
+        return Err(ConvertError::Missing { field: "doors" });
+    }
     let models = all(models, model_from)?;
     let tenants = all(tenants, tenant_from)?;
     let pipelines = all(pipelines, pipeline_from)?;
+    let routes = all(routes, route_from)?;
     unique("models.name", models.iter().map(|model| model.name.as_str()))?;
     unique("tenants.name", tenants.iter().map(|tenant| tenant.name.as_str()))?;
     unique("pipelines.name", pipelines.iter().map(|pipeline| pipeline.name.as_str()))?;
-    Ok(Desired { generation, models, tenants, pipelines })
+    unique("routes.model", routes.iter().map(|route| route.model.as_str()))?;
+    Ok(Desired { generation, models, tenants, pipelines, routes, doors })
 }
 
 fn model_to(model: &DesiredModel) -> proto::Model {
-    let DesiredModel { name, artifact, context, kv_blocks } = model;
+    let DesiredModel { name, artifact, secret, context, kv_blocks, accelerator, stage } = model;
+    let stage = match stage {
+        Stage::Inspect => proto::Stage::Inspect,
+        Stage::Prefetch => proto::Stage::Prefetch,
+        Stage::Load => proto::Stage::Load,
+    };
+    let accelerator = match accelerator {
+        Accelerator::Any => proto::Accelerator::Any,
+        Accelerator::Cpu => proto::Accelerator::Cpu,
+        Accelerator::Cuda => proto::Accelerator::Cuda,
+        Accelerator::WebGpu => proto::Accelerator::Webgpu,
+    };
     proto::Model {
         name: name.as_str().to_owned(),
         artifact: Some(artifact_to(artifact)),
         context: *context,
         kv_blocks: *kv_blocks,
+        stage: stage.into(),
+        accelerator: accelerator.into(),
+        secret: secret.clone(),
     }
 }
 
 fn model_from(model: proto::Model) -> Result<DesiredModel, ConvertError> {
-    let proto::Model { name, artifact, context, kv_blocks } = model;
+    let proto::Model { name, artifact, context, kv_blocks, stage, accelerator, secret } = model;
     Ok(DesiredModel {
         name: named("model.name", &name, ModelName::parse)?,
         artifact: artifact_from(required("model.artifact", artifact)?)?,
+        secret,
         context,
         kv_blocks,
+        accelerator: accelerator_from(accelerator)?,
+        stage: stage_from(stage)?,
+    })
+}
+
+fn stage_from(value: i32) -> Result<Stage, ConvertError> {
+    let field = "model.stage";
+    match proto::Stage::try_from(value) {
+        Ok(proto::Stage::Inspect) => Ok(Stage::Inspect),
+        Ok(proto::Stage::Prefetch) => Ok(Stage::Prefetch),
+        Ok(proto::Stage::Load) => Ok(Stage::Load),
+        Ok(proto::Stage::Unspecified) => Err(ConvertError::Missing { field }),
+        Err(prost::UnknownEnumValue(value)) => Err(ConvertError::UnknownValue { field, value }),
+    }
+}
+
+fn accelerator_from(value: i32) -> Result<Accelerator, ConvertError> {
+    let field = "model.accelerator";
+    match proto::Accelerator::try_from(value) {
+        Ok(proto::Accelerator::Any) => Ok(Accelerator::Any),
+        Ok(proto::Accelerator::Cpu) => Ok(Accelerator::Cpu),
+        Ok(proto::Accelerator::Cuda) => Ok(Accelerator::Cuda),
+        Ok(proto::Accelerator::Webgpu) => Ok(Accelerator::WebGpu),
+        Ok(proto::Accelerator::Unspecified) => Err(ConvertError::Missing { field }),
+        Err(prost::UnknownEnumValue(value)) => Err(ConvertError::UnknownValue { field, value }),
+    }
+}
+
+fn route_to(route: &Route) -> proto::Route {
+    let Route { model, peers } = route;
+    let peer_to = |Peer { node, address }: &Peer| proto::route::Peer {
+        node: node.clone(),
+        address: address.clone(),
+    };
+    proto::Route { model: model.as_str().to_owned(), peers: peers.iter().map(peer_to).collect() }
+}
+
+fn route_from(route: proto::Route) -> Result<Route, ConvertError> {
+    let proto::Route { model, peers } = route;
+    if peers.is_empty() {
+        return Err(ConvertError::Missing { field: "routes.peers" });
+    }
+    unique("routes.peers.node", peers.iter().map(|peer| peer.node.as_str()))?;
+    let peer_from = |proto::route::Peer { node, address }| Peer { node, address };
+    Ok(Route {
+        model: named("routes.model", &model, ModelName::parse)?,
+        peers: peers.into_iter().map(peer_from).collect(),
     })
 }
 
@@ -116,12 +194,8 @@ fn artifact_from(artifact: proto::Artifact) -> Result<Artifact, ConvertError> {
 }
 
 fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
-    let DesiredTenant { name, weight, suspended, limits, models, pipelines, keys, program, config } =
+    let DesiredTenant { name, weight, suspended, limits, models, pipelines, keys, program } =
         tenant;
-    let program = match program {
-        Program::BuiltIn => proto::program::Program::BuiltIn(proto::program::BuiltIn {}),
-        Program::Component(artifact) => proto::program::Program::Component(artifact_to(artifact)),
-    };
     proto::Tenant {
         name: name.as_str().to_owned(),
         weight: *weight,
@@ -133,13 +207,12 @@ fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
             .map(|(alias, pipeline)| (alias.clone(), pipeline.as_str().to_owned()))
             .collect(),
         keys: keys.iter().map(key_to).collect(),
-        program: Some(proto::Program { program: Some(program) }),
-        config: config.clone(),
+        program: program.as_ref().map(program_to),
     }
 }
 
 fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, ConvertError> {
-    let proto::Tenant { name, weight, suspended, limits, models, pipelines, keys, program, config } =
+    let proto::Tenant { name, weight, suspended, limits, models, pipelines, keys, program } =
         tenant;
     if weight == 0 {
         return Err(ConvertError::Missing { field: "tenant.weight" });
@@ -150,13 +223,6 @@ fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, ConvertError> {
         .into_iter()
         .map(|(alias, name)| Ok((alias, named("tenant.pipelines", &name, PipelineName::parse)?)))
         .collect::<Result<_, _>>()?;
-    let program = required("tenant.program", program.and_then(|program| program.program))?;
-    let program = match program {
-        proto::program::Program::BuiltIn(proto::program::BuiltIn {}) => Program::BuiltIn,
-        proto::program::Program::Component(artifact) => {
-            Program::Component(artifact_from(artifact)?)
-        }
-    };
     Ok(DesiredTenant {
         name: named("tenant.name", &name, TenantName::parse)?,
         weight,
@@ -165,9 +231,28 @@ fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, ConvertError> {
         models,
         pipelines,
         keys: all(keys, key_from)?,
-        program,
-        config,
+        program: program.map(program_from).transpose()?,
     })
+}
+
+fn program_to(program: &HostedProgram) -> proto::Program {
+    let HostedProgram { code, config } = program;
+    let code = match code {
+        Program::BuiltIn => proto::program::Program::BuiltIn(proto::program::BuiltIn {}),
+        Program::Component(artifact) => proto::program::Program::Component(artifact_to(artifact)),
+    };
+    proto::Program { program: Some(code), config: config.clone() }
+}
+
+fn program_from(program: proto::Program) -> Result<HostedProgram, ConvertError> {
+    let proto::Program { program, config } = program;
+    let code = match required("tenant.program.program", program)? {
+        proto::program::Program::BuiltIn(proto::program::BuiltIn {}) => Program::BuiltIn,
+        proto::program::Program::Component(artifact) => {
+            Program::Component(artifact_from(artifact)?)
+        }
+    };
+    Ok(HostedProgram { code, config })
 }
 
 fn limits_to(limits: &Limits) -> proto::Limits {

@@ -4,13 +4,16 @@
 //! what is to do next, and [`converge::run`] does it through the port
 //! [`realm_core::residents::Residents`] and writes the [`realm_core::report::Report`], from which
 //! [`readiness::follow`] learns when the node may be given calls.
-//! Desired states meet their protobuf form in `convert` alone.
+//! Where there is an operator, [`client::run`] hears what to hold from it and tells it the report.
+//! All of it meets its protobuf form in `convert`.
 
 pub mod ledger;
 
 pub mod converge;
 mod diff;
 pub mod readiness;
+
+pub mod client;
 
 mod convert;
 pub use convert::ConvertError;

@@ -79,7 +79,8 @@ mod tests {
     /// A report of one model and one tenant.
     fn report(generation: u64, model: ModelPhase, tenant: Phase) -> Report {
         let name = ModelName::parse("default/tiny").unwrap();
-        let models = vec![ModelReport { name, phase: model, facts: None }];
+        let models =
+            vec![ModelReport { name, phase: model, stage: None, kv_blocks: None, facts: None }];
         let name = TenantName::parse("default/acme").unwrap();
         let tenants = vec![TenantReport { name, phase: tenant, program: None }];
         Report { generation, models, tenants, pipelines: Vec::new() }

@@ -164,9 +164,9 @@ impl Runtime {
     /// Everything the call may touch, as it is now.
     fn begin(&self, call: Admitted, sender: ReplySender) -> Result<Begun, Refusal> {
         let directory = self.read();
-        // The tenant may have gone since its key was looked up.
-        let resident =
-            directory.resident(call.caller().tenant()).ok_or(Refusal::Unauthenticated)?;
+        let resident = directory
+            .resident(call.caller().tenant())
+            .ok_or_else(|| not_here(call.caller().rights()))?;
         if resident.tenant.suspended {
             return Err(Refusal::Suspended);
         }
@@ -186,6 +186,19 @@ impl Runtime {
             sender,
         };
         Ok(Begun { running, work, stopped: Box::pin(resident.stopped()) })
+    }
+}
+
+/// Why a tenant that was let in has nothing here.
+fn not_here(tenant: &DesiredTenant) -> Refusal {
+    match &tenant.program {
+        // Its program runs beside its models, and those are elsewhere.
+        None => {
+            let model = tenant.models.first().map(|grant| grant.alias.clone()).unwrap_or_default();
+            Refusal::ModelNotReady { model, reason: "it is on other nodes".to_owned() }
+        }
+        // It has gone since its key was looked up.
+        Some(_) => Refusal::Unauthenticated,
     }
 }
 

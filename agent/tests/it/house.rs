@@ -6,7 +6,9 @@ use realm_agent::{Agent, AgentOptions};
 use realm_core::{
     auth::{self, Caller, Credential},
     call::{Call, CallId},
-    desired::{ApiKey, Artifact, DesiredTenant, Limits, Program, ProgramLimits, Sha256},
+    desired::{
+        ApiKey, Artifact, DesiredTenant, HostedProgram, Limits, Program, ProgramLimits, Sha256,
+    },
     name::TenantName,
     refusal::Refusal,
     reply::ReplyEvent,
@@ -75,7 +77,7 @@ pub(crate) fn key(key: &str) -> ApiKey {
 }
 
 /// A tenant whose one key is its name.
-pub(crate) fn tenant(name: &str, program: Program) -> DesiredTenant {
+pub(crate) fn tenant(name: &str, code: Program) -> DesiredTenant {
     DesiredTenant {
         name: TenantName::new("tests", name).unwrap(),
         weight: 1,
@@ -98,8 +100,7 @@ pub(crate) fn tenant(name: &str, program: Program) -> DesiredTenant {
         models: Vec::new(),
         pipelines: BTreeMap::new(),
         keys: vec![key(name)],
-        program,
-        config: BTreeMap::new(),
+        program: Some(HostedProgram { code, config: BTreeMap::new() }),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fs, future, pin::pin, task::Poll};
 
 use realm_core::{
-    desired::{Artifact, DesiredModel, ModelGrant, Program},
+    desired::{Accelerator, Artifact, DesiredModel, ModelGrant, Program, Stage},
     name::ModelName,
     refusal::Refusal,
     residents::Residents as _,
@@ -13,6 +13,18 @@ use realm_runtime::PROGRAM_BYTES_MAX;
 use serde_json::json;
 
 use crate::house::{House, PIRATE, WRONG, key, tenant};
+
+fn model(name: ModelName, artifact: Artifact, stage: Stage) -> DesiredModel {
+    DesiredModel {
+        name,
+        artifact,
+        secret: None,
+        context: None,
+        kv_blocks: None,
+        accelerator: Accelerator::Any,
+        stage,
+    }
+}
 
 #[tokio::test]
 async fn a_tenants_rights_change_though_its_program_is_gone() {
@@ -38,8 +50,8 @@ async fn a_tenants_rights_change_though_its_program_is_gone() {
     assert_eq!(house.caller("second").unwrap_err(), Refusal::Suspended);
 
     acme.suspended = false;
-    if let Program::Component(artifact) = &mut acme.program {
-        artifact.sha256 = Some(digest);
+    if let Program::Component(artifact) = &mut acme.program.as_mut().unwrap().code {
+        artifact.sha256 = digest;
     }
     assert_eq!(house.agent.put_tenant(&acme).await.unwrap(), digest, "it has that one already");
     house.caller("second").unwrap();
@@ -68,12 +80,37 @@ async fn a_client_is_told_that_a_model_failed_and_nothing_of_where_it_was_looked
     house.agent.put_tenant(&acme).await.unwrap();
 
     let artifact = Artifact { sha256: Some(WRONG), ..artifact };
-    let model = DesiredModel { name, artifact, context: None, kv_blocks: None };
+    let model = model(name, artifact, Stage::Load);
     let failure = house.agent.put_model(&model, &|_| ()).await.unwrap_err();
     assert!(failure.message.contains("model.gguf"), "{}", failure.message);
     let refusal = house.refused("acme", "generate", json!({ "prompt": "a" })).await;
     let reason = "failed: DigestMismatch".to_owned();
     assert_eq!(refusal, Refusal::ModelNotReady { model: "mine".into(), reason });
+}
+
+#[tokio::test]
+async fn a_model_that_is_only_to_be_looked_at_is_read_and_awaited_by_nobody() {
+    let house = House::new();
+    let (_, artifact) = house.file("model.gguf", b"not a model");
+    let name = ModelName::parse("tests/model").unwrap();
+    for stage in [Stage::Inspect, Stage::Prefetch] {
+        let model = model(name.clone(), artifact.clone(), stage);
+        let failure = house.agent.put_model(&model, &|_| ()).await.unwrap_err();
+        assert_eq!(failure.reason, "ModelFileInvalid", "{}", failure.message);
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_whose_program_is_elsewhere_is_let_in_and_has_none_here() {
+    let house = House::new();
+    let mut acme = tenant("acme", Program::BuiltIn);
+    assert!(house.agent.put_tenant(&acme).await.unwrap().is_some());
+    acme.program = None;
+    assert_eq!(house.agent.put_tenant(&acme).await.unwrap(), None);
+    let caller = house.caller("acme").unwrap();
+    assert!(house.agent.runtime().functions(&caller).is_empty());
+    let refusal = house.refused("acme", "generate", json!({ "prompt": "a" })).await;
+    assert_eq!(refusal.code(), "model_not_ready");
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 //! References are full names, defaults are filled in, and what a tenant may not use is absent.
 //! The agent has its own words for the same things; whoever hands a plan over translates.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+
+pub use realm_crds::model::Accelerator;
 
 use crate::name::Name;
 
@@ -35,24 +37,85 @@ impl fmt::Debug for Sha256 {
 }
 
 /// The whole desired state of one node, each list in the order of names.
-#[derive(Clone, Debug, Default, PartialEq)]
+///
+/// What several nodes hold is shared between their states, so that a plan for many costs little
+/// more than for one.
+#[derive(Clone, Debug, Default)]
 pub struct Desired {
     /// Grows whenever anything else here changes, and only then.
     pub generation: u64,
     pub models: Vec<DesiredModel>,
-    pub tenants: Vec<DesiredTenant>,
-    pub pipelines: Vec<DesiredPipeline>,
+    pub tenants: Vec<Arc<DesiredTenant>>,
+    pub pipelines: Arc<[DesiredPipeline]>,
+    /// Where the models are that this node's door may be asked for.
+    pub routes: Arc<[Route]>,
+    /// Doors of the cluster, this node's included if it is one: what the limits were divided by.
+    pub doors: u32,
 }
 
-/// One model to load and keep loaded.
+impl Desired {
+    /// Whether two desired states differ in nothing but their generation.
+    pub(crate) fn has_same_content(&self, other: &Self) -> bool {
+        let Self { generation: _, models, tenants, pipelines, routes, doors } = self;
+        *doors == other.doors
+            && *models == other.models
+            && *tenants == other.tenants
+            && is_same(routes, &other.routes)
+            && is_same(pipelines, &other.pipelines)
+    }
+}
+
+impl PartialEq for Desired {
+    fn eq(&self, other: &Self) -> bool {
+        self.generation == other.generation && self.has_same_content(other)
+    }
+}
+
+fn is_same<T: PartialEq>(a: &Arc<[T]>, b: &Arc<[T]>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+/// One model to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredModel {
     pub name: Name,
-    pub artifact: Artifact,
+    pub artifact: Arc<Artifact>,
+    /// The Secret that opens the sources, by name alone: what it holds travels beside the plan.
+    pub secret: Option<Name>,
     /// Tokens of context; `None` takes what the file says.
     pub context: Option<u32>,
     /// KV blocks to keep for this model; `None` lets the agent derive them from its memory.
     pub kv_blocks: Option<u32>,
+    /// What computes; `Any` takes the node's best, which is the one the plan reckoned with.
+    pub accelerator: Accelerator,
+    pub stage: Stage,
+}
+
+/// How far a node goes with a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Reads the header of the file and says what it found.
+    Inspect,
+    /// Fetches the file and keeps it; nothing is loaded.
+    Prefetch,
+    /// Loads the model and serves it.
+    Load,
+}
+
+/// The nodes that serve a model now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub model: Name,
+    /// Never empty.
+    pub peers: Vec<Peer>,
+}
+
+/// A node that other nodes hand calls to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub node: String,
+    /// Where the node listens for its peers.
+    pub address: String,
 }
 
 /// A file to fetch: the mirrors are tried in order and all must carry the same bytes.
@@ -76,8 +139,15 @@ pub struct DesiredTenant {
     /// Pipelines the tenant may call, by the name it uses for them.
     pub pipelines: BTreeMap<String, Name>,
     pub keys: Vec<ApiKey>,
-    pub program: Program,
-    /// What the program reads through its `config` interface.
+    /// What runs the tenant's calls here. `None` where none of its models is: calls are handed to
+    /// a node that has one.
+    pub program: Option<HostedProgram>,
+}
+
+/// A program and what it reads through its `config` interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostedProgram {
+    pub code: Program,
     pub config: BTreeMap<String, String>,
 }
 
@@ -89,7 +159,7 @@ pub struct ModelGrant {
     pub model: Name,
 }
 
-/// What a tenant may spend.
+/// What a tenant may spend at one door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub requests_per_minute: u32,
@@ -102,6 +172,33 @@ pub struct Limits {
     /// KV blocks held at once, over all sequences and cached prefixes, per model.
     pub kv_blocks_max: u32,
     pub program: ProgramLimits,
+}
+
+impl Limits {
+    /// The part of one door out of `doors`, rounded up: a limit of 1 stays 1, and all doors
+    /// together let in less than one call or token more per door than the limit. What bounds a
+    /// single sequence, a program or a node's cache is no door's business and stays whole.
+    pub(crate) const fn per_door(self, doors: u32) -> Self {
+        let Self {
+            requests_per_minute,
+            input_tokens_per_minute,
+            output_tokens_per_minute,
+            calls_max,
+            context_max,
+            kv_blocks_max,
+            program,
+        } = self;
+        let doors = if doors == 0 { 1 } else { doors };
+        Self {
+            requests_per_minute: requests_per_minute.div_ceil(doors),
+            input_tokens_per_minute: input_tokens_per_minute.div_ceil(doors),
+            output_tokens_per_minute: output_tokens_per_minute.div_ceil(doors),
+            calls_max: calls_max.div_ceil(doors),
+            context_max,
+            kv_blocks_max,
+            program,
+        }
+    }
 }
 
 /// What one call of a tenant's program may spend.

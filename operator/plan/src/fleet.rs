@@ -1,23 +1,44 @@
 //! The one owner of all demands and supplies: what is wanted, what there is, what each node holds.
 //!
-//! Pure state: [`Fleet::plan`] places models on nodes ([`place`]), resolves who may use what
-//! ([`resolve`]), and gives out a new [`Desired`] for each node whose content changed.
+//! Pure state. [`Fleet::plan`] says how many replicas each model should have ([`scale`]), places
+//! them on nodes ([`place`]) by what they take ([`estimate`], [`study`]) and says why some have no
+//! place ([`shortage`]), resolves who may use what ([`resolve`]), and gives out a new [`Desired`]
+//! for each node whose content changed ([`assemble`]).
+//!
+//! Nothing is planned before everything that could be wanted is known ([`Fleet::synced`]), and no
+//! node is told anything before it has said what it holds ([`Fleet::report`]): a fleet that starts
+//! anew must never read "nothing yet" as "unload everything".
 
+mod assemble;
+mod estimate;
+mod node;
 mod place;
 mod resolve;
+mod scale;
+mod shortage;
+mod study;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
-    desired::{Desired, DesiredModel},
+    desired::Desired,
     fleet::{
-        place::{Placement, place},
+        assemble::Shared,
+        node::{Heard, Node},
+        place::{Placement, Scene, Seat, place},
         resolve::{Resolved, resolve},
+        scale::{Scale, Usage},
+        study::Study,
     },
     name::{Kind, Name},
     problem::{PROBLEMS_MAX, Problem},
-    validate::{ValidModel, ValidPipeline, ValidSecret, ValidTenant},
+    validate::{Replicas, Scaling, Site, ValidModel, ValidPipeline, ValidSecret, ValidTenant},
 };
+pub use estimate::Estimate;
+pub use node::{ModelHeld, NodeReport, NodeSupply};
 
 /// A proven object that somebody wants served.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,14 +47,6 @@ pub enum Demand {
     Tenant(ValidTenant),
     Pipeline(ValidPipeline),
     Secret(ValidSecret),
-}
-
-/// A node that can hold models.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeSupply {
-    pub name: String,
-    /// Among equally loaded nodes the one with most memory is filled first.
-    pub memory_bytes: u64,
 }
 
 /// What one node should hold from now on.
@@ -46,11 +59,23 @@ pub struct NodePlan {
 /// All demands, all supplies and the last plan.
 #[derive(Clone, Debug)]
 pub struct Fleet {
+    site: Site,
     next_generation: u64,
+    /// Kinds whose objects are not all known yet.
+    unsynced: BTreeSet<Kind>,
     demands: Demands,
     refused: Problems,
-    nodes: BTreeMap<String, NodeSupply>,
+    nodes: BTreeMap<String, Node>,
+    /// One for each wanted model.
+    studies: BTreeMap<Name, Study>,
+    /// One for each wanted model that scales, from its first plan on.
+    scales: BTreeMap<Name, Scale>,
+    /// How many replicas each wanted model should have, by the last plan.
+    wanted: BTreeMap<Name, u32>,
     placement: Placement,
+    /// Who may use what, while no demand has changed.
+    resolved: Option<Resolved>,
+    shared: Shared,
     plans: BTreeMap<String, Desired>,
     problems: Problems,
 }
@@ -68,25 +93,57 @@ struct Demands {
 
 impl Fleet {
     /// An empty fleet whose first plan has `first_generation`: one more than any node has seen.
-    pub const fn new(first_generation: u64) -> Self {
+    ///
+    /// That of one machine plans at once: whoever reads a folder knows all of it.
+    pub fn new(site: Site, first_generation: u64) -> Self {
+        let unsynced = match site {
+            Site::OneMachine => BTreeSet::new(),
+            Site::Cluster => {
+                BTreeSet::from([Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret])
+            }
+        };
         Self {
+            site,
             next_generation: first_generation,
-            demands: Demands {
-                models: BTreeMap::new(),
-                tenants: BTreeMap::new(),
-                pipelines: BTreeMap::new(),
-                secrets: BTreeMap::new(),
-            },
-            refused: BTreeMap::new(),
+            unsynced,
+            demands: Demands::default(),
+            refused: Problems::new(),
             nodes: BTreeMap::new(),
-            placement: BTreeMap::new(),
+            studies: BTreeMap::new(),
+            scales: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            placement: Placement::new(),
+            resolved: None,
+            shared: Shared::default(),
             plans: BTreeMap::new(),
-            problems: BTreeMap::new(),
+            problems: Problems::new(),
+        }
+    }
+
+    /// Says that every object of `kind` that there is has been applied or refused once. Until this
+    /// has been said of each kind, [`Self::plan`] plans nothing.
+    pub fn synced(&mut self, kind: Kind) {
+        self.unsynced.remove(&kind);
+    }
+
+    /// Whether every kind has been said to be known, so that there is a plan.
+    pub fn is_synced(&self) -> bool {
+        self.unsynced.is_empty()
+    }
+
+    /// Gives out no generation up to this one, which some node has in its ledger.
+    pub const fn outgrow(&mut self, generation: u64) {
+        if self.next_generation <= generation {
+            self.next_generation = generation.saturating_add(1);
         }
     }
 
     /// Wants an object, in place of any of its kind and name.
     pub fn apply(&mut self, demand: Demand) {
+        self.resolved = None;
+        if let Demand::Model(model) = &demand {
+            self.restudy(model);
+        }
         let Demands { models, tenants, pipelines, secrets } = &mut self.demands;
         let object = match demand {
             Demand::Model(model) => (Kind::Model, insert(models, model.name().clone(), model)),
@@ -103,6 +160,28 @@ impl Fleet {
         self.refused.remove(&object);
     }
 
+    /// Forgets what was known of a model that becomes another one.
+    fn restudy(&mut self, model: &ValidModel) {
+        let before = self.demands.models.get(model.name());
+        let is_file = before.is_some_and(|before| before.artifact == model.artifact);
+        let is_size = before.is_some_and(|before| {
+            (before.context, before.kv_blocks) == (model.context, model.kv_blocks)
+        });
+        let study = self.studies.entry(model.name().clone());
+        let study = study.or_insert_with(|| Study::new(self.next_generation));
+        if !is_file {
+            *study = Study::new(self.next_generation);
+        }
+        if !is_size {
+            study.failed_on.clear();
+        }
+        if before.is_some() && !(is_file && is_size) {
+            // What was chosen for the one before says nothing of this one.
+            let seats = self.placement.get_mut(model.name()).into_iter().flatten();
+            seats.for_each(|(_, seat)| *seat = Seat::default());
+        }
+    }
+
     /// Notes that an object has become something that cannot be served. What it was before, if it
     /// was anything, stays wanted.
     pub fn refuse(&mut self, kind: Kind, name: Name, problems: Vec<Problem>) {
@@ -111,9 +190,15 @@ impl Fleet {
 
     /// No longer wants an object.
     pub fn remove(&mut self, kind: Kind, name: &Name) {
+        self.resolved = None;
         let Demands { models, tenants, pipelines, secrets } = &mut self.demands;
         match kind {
-            Kind::Model => drop(models.remove(name)),
+            Kind::Model => {
+                models.remove(name);
+                self.studies.remove(name);
+                self.scales.remove(name);
+                self.placement.remove(name);
+            }
             Kind::Tenant => drop(tenants.remove(name)),
             Kind::Pipeline => drop(pipelines.remove(name)),
             Kind::Secret => drop(secrets.remove(name)),
@@ -121,49 +206,160 @@ impl Fleet {
         self.refused.remove(&(kind, name.clone()));
     }
 
-    /// Adds a node, or says anew what it has.
-    pub fn supply(&mut self, node: NodeSupply) {
-        self.nodes.insert(node.name.clone(), node);
+    /// Adds a node that is connected, or says anew what it has.
+    pub fn supply(&mut self, supply: NodeSupply) {
+        let node = self.nodes.entry(supply.name.clone()).or_default();
+        node.is_connected = true;
+        node.supply = Some(supply);
     }
 
-    /// Takes a node away, and with it what it held.
-    pub fn withdraw(&mut self, node: &str) {
-        self.nodes.remove(node);
+    /// Takes what a node says it holds. A node that is not known has nothing to say.
+    pub fn report(&mut self, node: &str, report: NodeReport) {
+        let Some(known) = self.nodes.get_mut(node) else { return };
+        let NodeReport { generation, models } = report;
+        for held in &models {
+            let study = self.studies.get_mut(&held.name);
+            if let Some((study, model)) = study.zip(self.demands.models.get(&held.name)) {
+                study.learn(model, node, generation, held);
+            }
+        }
+        let models = models.into_iter().map(|held| (held.name.clone(), held)).collect();
+        known.heard = Some(Heard { models });
     }
 
-    /// Remembers that `node` holds `models` already, so that a fleet that starts anew leaves them
-    /// there. To be told before the first plan.
-    pub fn recall(&mut self, node: &str, models: impl IntoIterator<Item = Name>) {
-        for model in models {
-            self.placement.entry(model).or_default().insert(node.to_owned());
+    /// Notes that nobody can reach a node for now. It keeps its models, and gets no new ones and
+    /// no calls, until it is supplied again or withdrawn.
+    pub fn disconnect(&mut self, node: &str) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.is_connected = false;
         }
     }
 
-    /// Plans anew and gives out what changed, in the order of node names.
-    pub fn plan(&mut self) -> Vec<NodePlan> {
-        self.placement = place(&self.demands.models, &self.nodes, &self.placement);
-        let Resolved { tenants, pipelines, mut problems } = resolve(&self.demands);
-        problems.extend(place::shortages(&self.demands.models, &self.nodes));
-        self.problems = self.refused.clone();
-        for (object, problem) in problems {
-            let problems = self.problems.entry(object).or_default();
+    /// Takes a node away, and with it what it held: whoever has a clock says that it is lost.
+    pub fn withdraw(&mut self, node: &str) {
+        self.nodes.remove(node);
+        for study in self.studies.values_mut() {
+            study.failed_on.remove(node);
+        }
+        for seats in self.placement.values_mut() {
+            seats.remove(node);
+        }
+    }
+
+    /// Remembers that `node` holds `models`, so that a fleet that starts anew leaves them there
+    /// until the node is back or is withdrawn. To be told before the first plan, also of a node
+    /// without models: it may be a door, and limits are shared out over it.
+    pub fn recall(&mut self, node: &str, models: impl IntoIterator<Item = Name>) {
+        self.nodes.entry(node.to_owned()).or_default();
+        for model in models {
+            let seat = Seat { is_recalled: true, ..Seat::default() };
+            self.placement.entry(model).or_default().insert(node.to_owned(), seat);
+        }
+    }
+
+    /// Notes that a call waits at a door for `model`, which a door repeats while it does. `now` is
+    /// the time since any moment that the owner has chosen once.
+    pub fn wanted(&mut self, model: &Name, now: Duration) {
+        if let Some(scaling) = self.demands.models.get(model).and_then(scaling) {
+            let scale = self.scales.entry(model.clone());
+            scale.or_insert_with(|| Scale::new(&scaling, 0, now)).wake(now);
+        }
+    }
+
+    /// Plans anew and gives out what changed, in the order of node names; nothing before all that
+    /// could be wanted is known. What a node gets that cannot be reached waits for it in
+    /// [`Self::desired`]. `now` is as for [`Self::wanted`].
+    pub fn plan(&mut self, now: Duration) -> Vec<NodePlan> {
+        if !self.unsynced.is_empty() {
+            return Vec::new();
+        }
+        self.scale(now);
+        self.placement = place(self.scene(), &self.placement);
+        let Demands { models, .. } = &self.demands;
+        study::assign(models, &self.nodes, &self.placement, &self.wanted, &mut self.studies);
+        self.share();
+        self.gather_problems();
+        self.publish()
+    }
+
+    const fn scene(&self) -> Scene<'_> {
+        Scene {
+            site: self.site,
+            models: &self.demands.models,
+            nodes: &self.nodes,
+            studies: &self.studies,
+            wanted: &self.wanted,
+        }
+    }
+
+    /// Says how many replicas each model should have.
+    fn scale(&mut self, now: Duration) {
+        let mut wanted = BTreeMap::new();
+        for (name, model) in &self.demands.models {
+            let replicas = match model.replicas {
+                Replicas::Fixed(replicas) => {
+                    self.scales.remove(name);
+                    replicas
+                }
+                Replicas::Scaled(scaling) => {
+                    let seats = self.placement.get(name);
+                    let held = seats.map_or(0, BTreeMap::len).try_into().unwrap_or(u32::MAX);
+                    let usage = usage(name, seats.into_iter().flatten(), &self.nodes);
+                    let scale = self.scales.entry(name.clone());
+                    let scale = scale.or_insert_with(|| Scale::new(&scaling, held, now));
+                    scale.step(&scaling, usage, now)
+                }
+            };
+            wanted.insert(name.clone(), replicas);
+        }
+        self.wanted = wanted;
+    }
+
+    /// Brings what all nodes share up to date.
+    fn share(&mut self) {
+        let doors = self.nodes.values().filter(|node| node.may_be_door()).count();
+        // A `u32` counts more nodes than there are addresses.
+        let doors = u32::try_from(doors).unwrap_or(u32::MAX).max(1);
+        if self.resolved.is_none() || self.shared.doors() != doors {
+            let resolved = self.resolved.get_or_insert_with(|| resolve(&self.demands));
+            self.shared.update(resolved, doors);
+        }
+        let mut shared = std::mem::take(&mut self.shared);
+        shared.update_routes(self.scene(), &self.placement);
+        self.shared = shared;
+    }
+
+    fn gather_problems(&mut self) {
+        let mut all = self.refused.clone();
+        let resolved = self.resolved.iter().flat_map(|resolved| resolved.problems.clone());
+        let shortages = shortage::shortages(self.scene(), &self.placement);
+        let shortages = shortages.into_iter().flat_map(|(object, problems)| {
+            problems.into_iter().map(move |problem| (object.clone(), problem))
+        });
+        for (object, problem) in resolved.chain(shortages) {
+            let problems = all.entry(object).or_default();
             if problems.len() < PROBLEMS_MAX {
                 problems.push(problem);
             }
         }
-        let whole =
-            Desired { generation: self.next_generation, models: Vec::new(), tenants, pipelines };
-        self.publish(&whole)
+        self.problems = all;
     }
 
-    /// Gives each node whose content changed its part of `whole`, at the next generation.
-    fn publish(&mut self, whole: &Desired) -> Vec<NodePlan> {
+    /// Gives each node whose content changed what it should hold, at the next generation.
+    fn publish(&mut self) -> Vec<NodePlan> {
         self.plans.retain(|node, _| self.nodes.contains_key(node));
+        let models = assemble::models(self.scene(), &self.placement);
         let mut changed = Vec::new();
-        for node in self.nodes.keys() {
-            let desired = Desired { models: self.models_on(node), ..whole.clone() };
-            if !self.plans.get(node).is_some_and(|last| has_same_content(last, &desired)) {
-                changed.push(NodePlan { node: node.clone(), desired });
+        for ((name, node), models) in self.nodes.iter().zip(models) {
+            // What a node holds that has not said so yet must not be taken from it.
+            let is_heard = node.heard.is_some() || self.site == Site::OneMachine;
+            if node.supply.is_none() || !is_heard {
+                continue;
+            }
+            let desired = self.shared.desired(self.site, node, models);
+            if !self.plans.get(name).is_some_and(|last| last.has_same_content(&desired)) {
+                let desired = Desired { generation: self.next_generation, ..desired };
+                changed.push(NodePlan { node: name.clone(), desired });
             }
         }
         for NodePlan { node, desired } in &changed {
@@ -175,16 +371,50 @@ impl Fleet {
         changed
     }
 
-    fn models_on(&self, node: &str) -> Vec<DesiredModel> {
-        let is_here =
-            |name: &Name| self.placement.get(name).is_some_and(|nodes| nodes.contains(node));
-        let models = self.demands.models.iter().filter(|(name, _)| is_here(name));
-        models.map(|(_, model)| model.desired.clone()).collect()
+    /// When time alone may change the plan, by the last one: the owner then plans again.
+    pub fn due(&self) -> Option<Duration> {
+        let due = self.scales.iter().filter_map(|(name, scale)| {
+            scale.due(&self.demands.models.get(name).and_then(scaling)?)
+        });
+        due.min()
     }
 
     /// What `node` should hold by the last plan.
     pub fn desired(&self, node: &str) -> Option<&Desired> {
         self.plans.get(node)
+    }
+
+    /// What a model takes, once a node has told.
+    pub fn estimate(&self, model: &Name) -> Option<&Estimate> {
+        self.studies.get(model)?.estimate.as_ref()
+    }
+
+    /// How many replicas a model should have, by the last plan.
+    pub fn replicas(&self, model: &Name) -> u32 {
+        self.wanted.get(model).copied().unwrap_or(0)
+    }
+
+    /// Doors that the tenants' limits are shared out over, by the last plan.
+    pub const fn doors(&self) -> u32 {
+        self.shared.doors()
+    }
+
+    /// How many keys of a tenant open a door, by the last plan.
+    pub fn keys_of(&self, tenant: &Name) -> u32 {
+        let tenants = self.resolved.iter().flat_map(|resolved| &resolved.tenants);
+        let found = tenants.into_iter().find(|resolved| resolved.name == *tenant);
+        let keys = found.map_or(0, |found| found.keys.iter().filter(|key| !key.disabled).count());
+        u32::try_from(keys).unwrap_or(u32::MAX)
+    }
+
+    /// The models that a pipeline uses.
+    pub fn models_of_pipeline(&self, pipeline: &Name) -> &[Name] {
+        self.demands.pipelines.get(pipeline).map_or(&[], |pipeline| pipeline.models.as_slice())
+    }
+
+    /// The nodes that are to load a model, by the last plan.
+    pub fn nodes_of(&self, model: &Name) -> impl Iterator<Item = &str> {
+        self.placement.get(model).into_iter().flatten().map(|(node, _)| node.as_str())
     }
 
     /// What the last plan found wrong with an object; empty when it is served as it should be.
@@ -198,10 +428,29 @@ impl Fleet {
     }
 }
 
-/// Whether two desired states differ in nothing but their generation.
-fn has_same_content(a: &Desired, b: &Desired) -> bool {
-    let Desired { generation: _, models, tenants, pipelines } = a;
-    *models == b.models && *tenants == b.tenants && *pipelines == b.pipelines
+const fn scaling(model: &ValidModel) -> Option<Scaling> {
+    match model.replicas {
+        Replicas::Fixed(_) => None,
+        Replicas::Scaled(scaling) => Some(scaling),
+    }
+}
+
+/// How much the replicas in `seats` are used, as far as their nodes can be reached.
+fn usage<'a>(
+    model: &Name,
+    seats: impl Iterator<Item = (&'a String, &'a Seat)>,
+    nodes: &BTreeMap<String, Node>,
+) -> Usage {
+    let mut usage = Usage { calls: 0, is_settled: true };
+    for (name, _) in seats {
+        let Some(node) = nodes.get(name) else { continue };
+        let supply = node.supply.as_ref().filter(|_| node.is_connected);
+        let calls = supply.and_then(|supply| supply.calls.get(model)).copied().unwrap_or(0);
+        usage.calls = usage.calls.saturating_add(u64::from(calls));
+        let has_failed = node.held(model).is_some_and(|held| held.is_failed);
+        usage.is_settled &= node.has_loaded(model) || has_failed || !node.is_connected;
+    }
+    usage
 }
 
 fn insert<T>(map: &mut BTreeMap<Name, T>, name: Name, object: T) -> Name {

@@ -10,7 +10,7 @@ mod name;
 mod problem;
 pub mod validate;
 
-pub use fleet::{Demand, Fleet, NodePlan, NodeSupply};
+pub use fleet::{Demand, Estimate, Fleet, ModelHeld, NodePlan, NodeReport, NodeSupply};
 pub use name::{Kind, Name, NameError};
 pub use problem::{Problem, Reason};
 

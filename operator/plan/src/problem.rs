@@ -55,7 +55,7 @@ pub enum Reason {
     ModelNotGranted,
     /// No such tenant in the pipeline's namespace.
     UnknownTenant,
-    /// No such Secret in the tenant's namespace.
+    /// No such Secret in the object's own namespace.
     UnknownSecret,
     /// An entry of a Secret is not an API key.
     InvalidKey,
@@ -63,6 +63,12 @@ pub enum Reason {
     KeyNotUnique,
     /// More replicas are wanted than there are nodes.
     NotEnoughNodes,
+    /// No node has the labels and the accelerator that a model asks for.
+    NoNodeAdmits,
+    /// A replica of a model needs more memory than any admitted node has free.
+    DoesNotFit,
+    /// A field that only a cluster can serve.
+    ClusterOnly,
 }
 
 impl Reason {
@@ -88,6 +94,9 @@ impl Reason {
             Self::InvalidKey => "InvalidKey",
             Self::KeyNotUnique => "KeyNotUnique",
             Self::NotEnoughNodes => "NotEnoughNodes",
+            Self::NoNodeAdmits => "NoNodeAdmits",
+            Self::DoesNotFit => "DoesNotFit",
+            Self::ClusterOnly => "ClusterOnly",
         }
     }
 }

@@ -12,6 +12,7 @@ mod secret;
 mod template;
 mod tenant;
 
+pub(crate) use model::{Replicas, Scaling};
 pub use model::{ValidModel, model};
 pub use pipeline::{ValidPipeline, pipeline};
 pub use secret::{ValidSecret, secret};

@@ -154,6 +154,11 @@ class Cluster:
 
     def user(self, name: str, rules: Sequence[Json], namespace: str | None = None) -> User:
         """Somebody who may do what `rules` say, in a namespace or everywhere."""
+        self.grant(name, rules, namespace)
+        return self._user(name)
+
+    def grant(self, name: str, rules: Sequence[Json], namespace: str | None = None) -> None:
+        """Lets somebody do what `rules` say, in a namespace or everywhere."""
         kind = "ClusterRole" if namespace is None else "Role"
         where = {} if namespace is None else {"namespace": namespace}
         common = {"apiVersion": f"{RBAC}/v1", "metadata": {"name": name, **where}}
@@ -163,7 +168,6 @@ class Cluster:
             {"kind": kind, "rules": list(rules), **common},
             {"kind": f"{kind}Binding", "roleRef": role, "subjects": [subject], **common},
         )
-        return self._user(name)
 
     def _user(self, name: str, group: str = "tests") -> User:
         user = User(self._folder, self.url, self._authority, name, group)

@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 #: From a signal to the end; a process that runs on is then killed.
 END_S_MAX = 10.0
@@ -16,11 +18,11 @@ TAIL_LINES_MAX = 30
 
 
 def binary(name: str) -> str:
-    """A program that tests/cluster/build has put where it says."""
+    """A program of the cluster, or one of Realm's own."""
     folders = os.environ.get("REALM_TEST_CLUSTER")
     assert folders is not None, "REALM_TEST_CLUSTER is not set; start these tests with tests/run"
-    found = shutil.which(name, path=folders)
-    assert found is not None, f"there is no {name} in {folders}; tests/cluster/build puts it there"
+    found = shutil.which(name, path=folders) or shutil.which(name)
+    assert found is not None, f"there is no {name} on PATH or in {folders}; tests/run builds it"
     return found
 
 
@@ -32,11 +34,19 @@ def environment(home: Path) -> dict[str, str]:
 class Daemon:
     """A process that runs until it is closed; then it may be started again."""
 
-    def __init__(self, folder: Path, name: str, *flags: str, label: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *flags: str,
+        label: str | None = None,
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """`label` tells the processes of one program apart."""
         self.label = label or name
         self._command = [binary(name), *flags]
         self._folder = folder
+        self._env = environment(folder) | dict(env)
         self._log = folder / f"{self.label}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -50,7 +60,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
-                env=environment(self._folder),
+                env=self._env,
                 start_new_session=True,
             )
 
@@ -59,10 +69,13 @@ class Daemon:
         """Whether the process has ended by itself."""
         return self._process is not None and self._process.poll() is not None
 
+    def text(self) -> str:
+        """All that the process said."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
     def tail(self) -> str:
         """The last of what the process said."""
-        text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        return "\n".join(text.splitlines()[-TAIL_LINES_MAX:])
+        return "\n".join(self.text().splitlines()[-TAIL_LINES_MAX:])
 
     def close(self) -> None:
         """Ends the process and its children, in an orderly way if it has one."""

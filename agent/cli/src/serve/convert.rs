@@ -8,23 +8,47 @@ use realm_plan::{Name, desired as plan};
 
 /// Says the same in the agent's words. Fails only for a name that the agent could not have.
 pub(super) fn desired(desired: &plan::Desired) -> Result<agent::Desired, NameError> {
-    let plan::Desired { generation, models, tenants, pipelines } = desired;
+    let plan::Desired { generation, models, tenants, pipelines, routes, doors } = desired;
     Ok(agent::Desired {
         generation: *generation,
         models: models.iter().map(model).collect::<Result<_, _>>()?,
-        tenants: tenants.iter().map(tenant).collect::<Result<_, _>>()?,
+        tenants: tenants.iter().map(|shared| tenant(shared)).collect::<Result<_, _>>()?,
         pipelines: pipelines.iter().map(pipeline).collect::<Result<_, _>>()?,
+        routes: routes.iter().map(route).collect::<Result<_, _>>()?,
+        doors: *doors,
     })
 }
 
 fn model(model: &plan::DesiredModel) -> Result<agent::DesiredModel, NameError> {
-    let plan::DesiredModel { name, artifact: file, context, kv_blocks } = model;
+    let plan::DesiredModel { name, artifact: file, secret, context, kv_blocks, accelerator, stage } =
+        model;
     Ok(agent::DesiredModel {
         name: model_name(name)?,
         artifact: artifact(file),
+        secret: secret.as_ref().map(|secret| secret.name().to_owned()),
         context: *context,
         kv_blocks: *kv_blocks,
+        accelerator: match accelerator {
+            plan::Accelerator::Any => agent::Accelerator::Any,
+            plan::Accelerator::Cpu => agent::Accelerator::Cpu,
+            plan::Accelerator::Cuda => agent::Accelerator::Cuda,
+            plan::Accelerator::WebGpu => agent::Accelerator::WebGpu,
+        },
+        stage: match stage {
+            plan::Stage::Inspect => agent::Stage::Inspect,
+            plan::Stage::Prefetch => agent::Stage::Prefetch,
+            plan::Stage::Load => agent::Stage::Load,
+        },
     })
+}
+
+fn route(route: &plan::Route) -> Result<agent::Route, NameError> {
+    let plan::Route { model, peers } = route;
+    let peer = |plan::Peer { node, address }: &plan::Peer| agent::Peer {
+        node: node.clone(),
+        address: address.clone(),
+    };
+    Ok(agent::Route { model: model_name(model)?, peers: peers.iter().map(peer).collect() })
 }
 
 fn artifact(artifact: &plan::Artifact) -> agent::Artifact {
@@ -46,8 +70,7 @@ fn tenant(tenant: &plan::DesiredTenant) -> Result<agent::DesiredTenant, NameErro
         models,
         pipelines,
         keys,
-        program,
-        config,
+        program: hosted,
     } = tenant;
     let pipelines = pipelines
         .iter()
@@ -61,12 +84,19 @@ fn tenant(tenant: &plan::DesiredTenant) -> Result<agent::DesiredTenant, NameErro
         models: models.iter().map(grant).collect::<Result<_, _>>()?,
         pipelines,
         keys: keys.iter().map(key).collect(),
-        program: match program {
+        program: hosted.as_ref().map(program),
+    })
+}
+
+fn program(program: &plan::HostedProgram) -> agent::HostedProgram {
+    let plan::HostedProgram { code, config } = program;
+    agent::HostedProgram {
+        code: match code {
             plan::Program::BuiltIn => agent::Program::BuiltIn,
             plan::Program::Component(file) => agent::Program::Component(artifact(file)),
         },
         config: config.clone(),
-    })
+    }
 }
 
 const fn limits(limits: plan::Limits) -> agent::Limits {

@@ -9,7 +9,7 @@ use std::{
 
 use realm_core::{
     auth::{Credential, Roster, verify},
-    desired::{ApiKey, DesiredTenant, Limits as Rights, Program, ProgramLimits, Sha256},
+    desired::{ApiKey, DesiredTenant, HostedProgram, Limits as Rights, ProgramLimits, Sha256},
     engine::{Finish, Sampling, TokenEvent},
     name::TenantName,
 };
@@ -129,8 +129,7 @@ fn caller(name: &str) -> Caller {
             expires_at: None,
             disabled: false,
         }],
-        program: Program::BuiltIn,
-        config: BTreeMap::new(),
+        program: Some(HostedProgram::built_in()),
     };
     verify(&Roster::new([Arc::new(tenant)]), Credential::of(name), 0).unwrap()
 }

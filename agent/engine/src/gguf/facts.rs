@@ -37,6 +37,7 @@ impl Gguf {
             context,
             licence,
             weights_bytes,
+            memory: None,
             sha256: None,
         })
     }

@@ -232,6 +232,24 @@ fn a_tensor_with_no_place_is_refused_because_leaving_it_out_would_change_the_mod
 }
 
 #[test]
+fn what_a_model_will_take_is_known_from_its_file_to_the_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    std::fs::write(&path, tiny()).unwrap();
+    let facts = realm_engine::examine(&path, KvType::F16).unwrap();
+    let memory = facts.memory.unwrap();
+    let bytes = facts.weights_bytes + memory.kv_bytes_per_block * 20 + memory.activation_bytes;
+    let open = |memory_bytes_max| {
+        let memory_bytes_max = Some(memory_bytes_max);
+        realm_engine::open(&path, realm_engine::OpenOptions { memory_bytes_max, ..options(20) })
+    };
+    let (_, loaded) = open(bytes).unwrap();
+    assert_eq!(loaded.memory, facts.memory);
+    let error = open(bytes - 1).err().unwrap();
+    assert!(matches!(error, LoadError::TooLarge { needed, .. } if needed == bytes), "{error:?}");
+}
+
+#[test]
 fn a_model_larger_than_allowed_is_refused_before_anything_is_allocated() {
     let options = realm_engine::OpenOptions {
         kv_blocks: None,

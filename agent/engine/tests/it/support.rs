@@ -9,7 +9,7 @@ use std::{
 
 use realm_core::{
     auth::{Caller, Credential, Roster, verify},
-    desired::{ApiKey, DesiredTenant, Limits, Program, ProgramLimits, Sha256},
+    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ProgramLimits, Sha256},
     engine::{Finish, Generation, Sampling, TokenEvent, TokenStream, Usage},
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -79,8 +79,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
             expires_at: None,
             disabled: false,
         }],
-        program: Program::BuiltIn,
-        config: BTreeMap::new(),
+        program: Some(HostedProgram::built_in()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use realm_core::{
     auth::Caller,
-    desired::{ApiKey, DesiredTenant, Limits, Program, ProgramLimits},
+    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ProgramLimits},
     limit::{Admitted, Limiter},
     name::TenantName,
     reply::{self, Reply, ReplyEvent},
@@ -69,8 +69,7 @@ fn tenant() -> DesiredTenant {
         models: Vec::new(),
         pipelines: BTreeMap::new(),
         keys: vec![ApiKey { name: "main".into(), sha256, expires_at: None, disabled: false }],
-        program: Program::BuiltIn,
-        config: BTreeMap::new(),
+        program: Some(HostedProgram::built_in()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use realm_core::{
     auth::{Caller, Credential, Roster},
-    desired::{ApiKey, DesiredTenant, Limits, ModelGrant, Program, ProgramLimits},
+    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ModelGrant, ProgramLimits},
     engine::{Finish, Usage},
     limit::Admitted,
     name::{ModelName, PipelineName, TenantName},
@@ -200,8 +200,7 @@ pub(crate) fn tenant(key: &str) -> DesiredTenant {
             PipelineName::parse("default/digest").unwrap(),
         )]),
         keys: vec![ApiKey { name: "main".into(), sha256, expires_at: None, disabled: false }],
-        program: Program::BuiltIn,
-        config: BTreeMap::new(),
+        program: Some(HostedProgram::built_in()),
     }
 }
 

@@ -20,16 +20,22 @@ impl<R: Residents + 'static> Converger<R> {
     pub(super) fn report(&self) -> Report {
         let models = self.desired.models.iter().map(|model| {
             let key = Key::Model(model.name.clone());
-            let facts = match self.facts.get(&key) {
-                Some(Fact::Model(facts)) => Some(facts.clone()),
+            let held = match self.facts.get(&key) {
+                Some(Fact::Model(held)) => Some(held),
                 _ => None,
             };
-            ModelReport { name: model.name.clone(), phase: self.state(&key).into(), facts }
+            ModelReport {
+                name: model.name.clone(),
+                phase: self.state(&key).into(),
+                stage: held.map(|held| held.stage),
+                kv_blocks: held.and_then(|held| held.kv_blocks),
+                facts: held.map(|held| held.facts.clone()),
+            }
         });
         let tenants = self.desired.tenants.iter().map(|tenant| {
             let key = Key::Tenant(tenant.name.clone());
             let program = match self.facts.get(&key) {
-                Some(Fact::Tenant(digest)) => Some(*digest),
+                Some(Fact::Tenant(digest)) => *digest,
                 _ => None,
             };
             TenantReport { name: tenant.name.clone(), phase: self.state(&key).into(), program }

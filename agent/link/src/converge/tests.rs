@@ -140,6 +140,7 @@ impl Residents for Fake {
             context: 64,
             licence: None,
             weights_bytes: 4,
+            memory: None,
             sha256: model.artifact.sha256,
         })
     }
@@ -154,9 +155,9 @@ impl Residents for Fake {
         self.remove(name.as_str());
     }
 
-    async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Sha256, Failure> {
+    async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Option<Sha256>, Failure> {
         self.put(tenant.name.to_string(), tenant.weight.into(), &|_| {}).await?;
-        Ok(Sha256([9; 32]))
+        Ok(tenant.program.as_ref().map(|_| Sha256([9; 32])))
     }
 
     async fn remove_tenant(&self, name: &TenantName) {
@@ -466,6 +467,84 @@ async fn after_a_failed_change_the_old_form_is_put_again_when_it_is_desired_agai
     agent.want(models(3, &["default/tiny"]));
     agent.ready(3).await;
     assert_eq!(agent.residents.count("put default/tiny"), 3);
+}
+
+fn staged(generation: u64, stage: Stage) -> Desired {
+    let mut desired = models(generation, &["default/tiny"]);
+    desired.models[0].stage = stage;
+    desired.models[0].kv_blocks = (stage == Stage::Load).then_some(7);
+    desired
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_is_put_anew_at_each_stage_and_the_report_says_how_far_it_is() {
+    let mut agent = agent();
+    for (generation, stage) in (1..).zip([Stage::Inspect, Stage::Prefetch, Stage::Load]) {
+        agent.want(staged(generation, stage));
+        let report = agent.ready(generation).await;
+        assert_eq!(report.models[0].stage, Some(stage));
+        assert!(report.models[0].facts.is_some());
+        assert_eq!(report.models[0].kv_blocks, (stage == Stage::Load).then_some(7));
+    }
+    assert_eq!(agent.residents.count("put default/tiny"), 3);
+    assert_eq!(agent.residents.count("remove default/tiny"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_to_be_less_is_no_longer_loaded_even_if_that_fails() {
+    let mut agent = agent();
+    agent.want(staged(1, Stage::Load));
+    agent.ready(1).await;
+    agent.residents.set("default/tiny", Some(Habit::Fail));
+    agent.want(staged(2, Stage::Prefetch));
+    let failed =
+        agent.report(|report| report.generation == 2 && is_failed(&report.models[0].phase)).await;
+    assert_eq!((failed.models[0].stage, failed.models[0].kv_blocks), (Some(Stage::Prefetch), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loaded_model_stays_loaded_while_its_successor_fails() {
+    let mut agent = agent();
+    agent.want(staged(1, Stage::Load));
+    agent.ready(1).await;
+    agent.residents.set("default/tiny", Some(Habit::Fail));
+    let mut changed = staged(2, Stage::Load);
+    changed.models[0].kv_blocks = Some(8);
+    agent.want(changed);
+    let failed =
+        agent.report(|report| report.generation == 2 && is_failed(&report.models[0].phase)).await;
+    assert_eq!((failed.models[0].stage, failed.models[0].kv_blocks), (Some(Stage::Load), Some(7)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_waits_for_no_prefetch_or_inspection() {
+    let mut agent = agent();
+    let mut desired = models(1, &["default/z"]);
+    for (stage, count) in [(Stage::Prefetch, 5), (Stage::Inspect, 20)] {
+        for n in 0..count {
+            let name = format!("default/{}-{n}", if stage == Stage::Inspect { "i" } else { "p" });
+            agent.residents.set(&name, Some(Habit::Hang));
+            let mut model = arbitrary::model(&name);
+            model.stage = stage;
+            desired.models.push(model);
+        }
+    }
+    agent.want(desired);
+    agent
+        .report(|report| report.models.first().is_some_and(|m| m.phase == ModelPhase::Ready))
+        .await;
+    let under_way = lock(&agent.residents.loading).0.len();
+    assert_eq!(under_way, PREFETCHES_AT_ONCE + INSPECTIONS_AT_ONCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_without_a_program_here_is_put_and_reports_none() {
+    let mut agent = agent();
+    let mut desired = arbitrary::sample();
+    desired.tenants[0].program = None;
+    agent.want(desired);
+    let report = agent.ready(1).await;
+    assert_eq!(report.tenants[0].program, None);
 }
 
 #[tokio::test(start_paused = true)]

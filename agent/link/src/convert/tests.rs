@@ -32,7 +32,17 @@ fn a_missing_or_malformed_field_is_refused_by_its_name() {
     check(|d| d.models[0].name = "acme".to_owned(), "`model.name` holds no name");
     check(|d| d.tenants[0].limits = None, "`tenant.limits` is missing");
     check(|d| d.tenants[0].weight = 0, "`tenant.weight` is missing");
-    check(|d| d.tenants[0].program = None, "`tenant.program` is missing");
+    check(
+        |d| d.tenants[0].program.as_mut().unwrap().program = None,
+        "`tenant.program.program` is missing",
+    );
+    check(|d| d.doors = 0, "`doors` is missing");
+    check(|d| d.models[0].stage = 0, "`model.stage` is missing");
+    check(|d| d.models[0].stage = 9, "unknown value 9");
+    check(|d| d.models[0].accelerator = 0, "`model.accelerator` is missing");
+    check(|d| d.models[0].accelerator = 9, "unknown value 9");
+    check(|d| d.routes[0].peers.clear(), "`routes.peers` is missing");
+    check(|d| d.routes[0].model.clear(), "`routes.model` holds no name");
     check(|d| d.tenants[0].keys[0].sha256.truncate(31), "31 bytes");
     check(|d| d.pipelines[0].inputs[0].kind = 0, "`pipeline.inputs.kind` is missing");
     check(|d| d.pipelines[0].inputs[0].kind = 9, "unknown value 9");
@@ -54,6 +64,8 @@ fn the_same_name_twice_is_refused() {
     check(|d| d.models.push(d.models[0].clone()), "holds `default/tiny` twice");
     check(|d| d.tenants.push(d.tenants[0].clone()), "holds `default/acme` twice");
     check(|d| d.pipelines.push(d.pipelines[0].clone()), "holds `default/digest` twice");
+    check(|d| d.routes.push(d.routes[0].clone()), "holds `default/far` twice");
+    check(|d| d.routes[0].peers.extend_from_within(..), "holds `n1` twice");
 }
 
 #[test]

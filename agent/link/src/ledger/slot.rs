@@ -13,8 +13,9 @@ use crate::convert::{self, ConvertError};
 
 const MAGIC: &[u8; 8] = b"RealmLdg";
 
-/// Changes when the header or the meaning of the payload does.
-const VERSION: u32 = 1;
+/// Changes when the header or the meaning of the payload does: a state of another version is
+/// refused whole, for half of it would be served as if it were all.
+const VERSION: u32 = 2;
 
 /// Most bytes of a payload: ten thousand tenants at 4 KiB of keys, grants and configuration each,
 /// and as much again for pipelines.
@@ -107,6 +108,13 @@ mod tests {
     #[test]
     fn bytes_after_the_end_are_noticed() {
         open(&[sealed(), vec![0]].concat()).unwrap_err();
+    }
+
+    #[test]
+    fn a_ledger_of_the_format_before_is_refused_by_its_version() {
+        let mut bytes = sealed();
+        *bytes.get_mut(8).unwrap() = 1;
+        assert!(matches!(open(&bytes), Err(SlotError::Version { version: 1 })));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use crate::bindings::realm::tenant::config;
 
 impl config::Host for Host {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
-        Ok(self.enter()?.tenant.config.get(&key).cloned())
+        let program = self.enter()?.tenant.program.as_ref();
+        Ok(program.and_then(|program| program.config.get(&key)).cloned())
     }
 
     fn tenant(&mut self) -> wasmtime::Result<String> {

@@ -11,7 +11,8 @@ async fn a_tenants_own_program_speaks_with_its_own_voice() {
     let town = town().await;
     let mut citizen =
         Citizen::new("pirate").with_model(&town.runtime, Echo::new("tests/pirate", Mood::Echo));
-    citizen.tenant.config.insert("voice".into(), "Be brief.".into());
+    let program = citizen.tenant.program.as_mut().unwrap();
+    program.config.insert("voice".into(), "Be brief.".into());
     let citizen = citizen.moves_into(&town.runtime, &town.pirate);
     let messages = json!([
         { "role": "system", "content": "Be kind." },

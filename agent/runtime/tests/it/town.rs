@@ -10,7 +10,7 @@ use std::{
 use realm_core::{
     auth::{self, Caller, Credential, Roster},
     call::{Call, CallId},
-    desired::{ApiKey, DesiredTenant, Limits, ModelGrant, Program, ProgramLimits},
+    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ModelGrant, ProgramLimits},
     engine::Engine,
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
@@ -88,8 +88,7 @@ impl Citizen {
             models: Vec::new(),
             pipelines: BTreeMap::new(),
             keys: vec![key],
-            program: Program::BuiltIn,
-            config: BTreeMap::new(),
+            program: Some(HostedProgram::built_in()),
         };
         Self { tenant, limiter: Limiter::default() }
     }

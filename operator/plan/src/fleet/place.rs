@@ -1,79 +1,315 @@
 //! Which nodes hold which models.
+//!
+//! A replica stays where it is while its node is known, admits the model and has not failed to
+//! load it. Missing ones go to nodes with room, the largest first. One that must leave serves
+//! until another one does.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use super::{
+    node::{Node, admitted},
+    study::Study,
 };
-
-use super::NodeSupply;
 use crate::{
-    name::{Kind, Name},
-    problem::{Problem, Reason},
-    validate::ValidModel,
+    desired::{Accelerator, Stage},
+    name::Name,
+    validate::{Site, ValidModel},
 };
 
-/// The nodes of each model.
-pub(super) type Placement = BTreeMap<Name, BTreeSet<String>>;
+/// One replica of a model on one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seat {
+    /// The KV blocks the plan chose where the spec says nothing; they stay with the seat.
+    pub(super) kv_blocks: Option<u32>,
+    /// Whether the node is still to say how many blocks it keeps.
+    pub(super) is_recalled: bool,
+}
 
-type Models = BTreeMap<Name, ValidModel>;
-type Nodes = BTreeMap<String, NodeSupply>;
+/// The replicas of each model, by node.
+pub(super) type Placement = BTreeMap<Name, BTreeMap<String, Seat>>;
 
-/// Places every model, moving none: a replica stays where it is while its node is there and its
-/// model wants as many.
-pub(super) fn place(models: &Models, nodes: &Nodes, last: &Placement) -> Placement {
-    let mut placement = Placement::new();
-    for name in models.keys() {
-        let stay = last.get(name).into_iter().flatten().filter(|node| nodes.contains_key(*node));
-        placement.insert(name.clone(), stay.cloned().collect());
+pub(super) type Seats = BTreeMap<String, Seat>;
+
+/// Everything that placement depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) site: Site,
+    pub(super) models: &'a BTreeMap<Name, ValidModel>,
+    pub(super) nodes: &'a BTreeMap<String, Node>,
+    pub(super) studies: &'a BTreeMap<Name, Study>,
+    /// How many replicas each model should have.
+    pub(super) wanted: &'a BTreeMap<Name, u32>,
+}
+
+/// Places every model, moving none without need.
+pub(super) fn place(scene: Scene<'_>, last: &Placement) -> Placement {
+    let mut placement = keep(scene, last);
+    trim(scene, &mut placement);
+    // A seat that is given up makes room, so it is looked at again; each round gives up one at
+    // least.
+    loop {
+        let mut board = Board::new(scene, &placement);
+        for (name, model) in by_need(scene) {
+            let seats = placement.entry(name.clone()).or_default();
+            fill(scene, &mut board, model, seats);
+        }
+        if !retire(scene, &mut placement) {
+            return placement;
+        }
     }
-    let mut load = load(&placement);
-    for (name, held) in &mut placement {
-        let wanted = models.get(name).map_or(0, |model| model.replicas);
-        while held.len() > count(wanted) {
-            let Some(node) = held.iter().max_by_key(|node| load.get(*node)).cloned() else { break };
-            held.remove(&node);
+}
+
+/// The seats on nodes that are known. A recalled one takes over what its node says.
+fn keep(scene: Scene<'_>, last: &Placement) -> Placement {
+    let seats = |name: &Name| {
+        let seats = last.get(name).into_iter().flatten();
+        let kept = seats.filter_map(|(node, seat)| {
+            let known = scene.nodes.get(node)?;
+            let seat = match known.held(name) {
+                Some(held) if seat.is_recalled => {
+                    Seat { kv_blocks: held.kv_blocks, is_recalled: false }
+                }
+                _ => Seat { is_recalled: seat.is_recalled && known.heard.is_none(), ..*seat },
+            };
+            Some((node.clone(), seat))
+        });
+        kept.collect()
+    };
+    scene.models.keys().map(|name| (name.clone(), seats(name))).collect()
+}
+
+/// Takes away what is not wanted: first what serves nobody, then from the fullest nodes. What must
+/// leave is not looked at here ([`retire`]).
+fn trim(scene: Scene<'_>, placement: &mut Placement) {
+    let mut load = BTreeMap::<String, usize>::new();
+    for node in placement.values().flat_map(BTreeMap::keys) {
+        *load.entry(node.clone()).or_default() += 1;
+    }
+    for (name, model) in scene.models {
+        let Some(seats) = placement.get_mut(name) else { continue };
+        let clean = seats.keys().filter(|node| is_clean(scene, model, node));
+        let surplus = clean.clone().count().saturating_sub(wanted(scene, name));
+        let mut clean: Vec<_> = clean.cloned().collect();
+        for _ in 0..surplus {
+            let rank = |(_, name): &(usize, &String)| {
+                let node = scene.nodes.get(*name);
+                let is_connected = node.is_some_and(|node| node.is_connected);
+                let is_loaded = node.is_some_and(|node| node.has_loaded(model.name()));
+                (!is_connected, !is_loaded, load.get(*name).copied())
+            };
+            let Some((index, _)) = clean.iter().enumerate().max_by_key(rank) else { break };
+            let node = clean.remove(index);
+            seats.remove(&node);
             load.entry(node).and_modify(|models| *models = models.saturating_sub(1));
         }
     }
-    for (name, held) in &mut placement {
-        let wanted = models.get(name).map_or(0, |model| model.replicas);
-        while held.len() < count(wanted) {
-            let free = nodes.values().filter(|node| !held.contains(&node.name));
-            let fullness =
-                |node: &&NodeSupply| (load.get(&node.name).copied(), Reverse(node.memory_bytes));
-            let Some(node) = free.min_by_key(fullness) else { break };
-            held.insert(node.name.clone());
-            *load.entry(node.name.clone()).or_default() += 1;
+}
+
+/// The models, those that need most memory first: what is small finds room afterwards too.
+fn by_need(scene: Scene<'_>) -> Vec<(&Name, &ValidModel)> {
+    let mut models: Vec<_> = scene.models.iter().collect();
+    models.sort_by_cached_key(|(name, model)| Reverse(need_bytes(scene, name, model, None)));
+    models
+}
+
+/// Gives out the replicas that are missing, as far as there is room.
+fn fill(scene: Scene<'_>, board: &mut Board<'_>, model: &ValidModel, seats: &mut Seats) {
+    let wanted = wanted(scene, model.name());
+    loop {
+        let clean = seats.keys().filter(|node| is_clean(scene, model, node)).count();
+        if wanted <= clean {
+            return;
+        }
+        let kept = seats.keys().filter(|node| may_stay(scene, model, node)).count();
+        let pick = board.pick(model, seats, Tried::Not);
+        let pick = pick
+            .or_else(|| (kept < wanted).then(|| board.pick(model, seats, Tried::Failed)).flatten());
+        let given = pick.and_then(|(index, accelerator)| board.seat(model, index, accelerator));
+        let Some((node, seat)) = given else { return };
+        seats.insert(node, seat);
+    }
+}
+
+/// Gives up seats that must leave, as soon as nobody needs them: one that is loaded when another
+/// one is loaded for it; one that is not at once where it may not be, and else when there is
+/// another for it.
+fn retire(scene: Scene<'_>, placement: &mut Placement) -> bool {
+    let mut is_changed = false;
+    for (name, model) in scene.models {
+        let Some(seats) = placement.get_mut(name) else { continue };
+        let is_loaded =
+            |node: &str| scene.nodes.get(node).is_some_and(|node| node.has_loaded(name));
+        let (clean, mut leaving): (Vec<_>, Vec<_>) =
+            seats.keys().cloned().partition(|node| is_clean(scene, model, node));
+        let loaded = clean.iter().filter(|node| is_loaded(node)).count();
+        // The loaded ones first, for they are kept first; then those that may stay.
+        leaving.sort_by_key(|node| (!is_loaded(node), !may_stay(scene, model, node)));
+        let mut kept = 0;
+        for node in leaving {
+            let others = if is_loaded(&node) { loaded } else { clean.len() };
+            let is_of_use = is_loaded(&node) || may_stay(scene, model, &node);
+            if is_of_use && kept < wanted(scene, name).saturating_sub(others) {
+                kept += 1;
+            } else {
+                seats.remove(&node);
+                is_changed = true;
+            }
         }
     }
-    placement
+    is_changed
 }
 
-/// Models that want more replicas than there are nodes.
-pub(super) fn shortages(models: &Models, nodes: &Nodes) -> Vec<((Kind, Name), Problem)> {
-    let short = models.values().filter(|model| count(model.replicas) > nodes.len());
-    short
-        .map(|model| {
-            let problem = Problem {
-                path: "spec.replicas".to_owned(),
-                reason: Reason::NotEnoughNodes,
-                message: format!("{} replicas, {} nodes", model.replicas, nodes.len()),
-            };
-            ((Kind::Model, model.name().clone()), problem)
-        })
-        .collect()
+pub(super) fn wanted(scene: Scene<'_>, name: &Name) -> usize {
+    // A `u32` always fits where Realm runs; where it did not, no list could be that long either.
+    let wanted = scene.wanted.get(name).copied().unwrap_or(0);
+    usize::try_from(wanted).unwrap_or(usize::MAX)
 }
 
-/// Replicas on each node that has any.
-fn load(placement: &Placement) -> BTreeMap<String, usize> {
-    let mut load = BTreeMap::new();
-    for node in placement.values().flatten() {
-        *load.entry(node.clone()).or_default() += 1;
+/// Whether a seat on `node` can be as it should.
+fn is_clean(scene: Scene<'_>, model: &ValidModel, node: &str) -> bool {
+    let study = scene.studies.get(model.name());
+    may_stay(scene, model, node) && study.is_none_or(|study| !study.failed_on.contains(node))
+}
+
+/// Whether `node` is as the model asks, as far as is known.
+pub(super) fn may_stay(scene: Scene<'_>, model: &ValidModel, node: &str) -> bool {
+    scene.nodes.get(node).is_some_and(|node| node.may_keep(model))
+}
+
+/// Bytes that a seat will take; the least that the model can do with where there is none yet.
+/// 0 while nothing is known of the model.
+fn need_bytes(scene: Scene<'_>, name: &Name, model: &ValidModel, seat: Option<&Seat>) -> u64 {
+    let Some(estimate) = scene.studies.get(name).and_then(|study| study.estimate) else { return 0 };
+    let chosen = model.kv_blocks.or_else(|| seat?.kv_blocks);
+    estimate.bytes(chosen.unwrap_or_else(|| estimate.kv_blocks_min(model)))
+}
+
+/// Which nodes a replica may go to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    /// Those that have not failed with it.
+    Not,
+    /// Those that have, for want of others.
+    Failed,
+}
+
+/// What is left on each node while models are placed.
+pub(super) struct Board<'a> {
+    scene: Scene<'a>,
+    /// In the order of names.
+    slots: Vec<Slot<'a>>,
+}
+
+struct Slot<'a> {
+    name: &'a str,
+    node: &'a Node,
+    free: BTreeMap<Accelerator, u64>,
+    models: usize,
+}
+
+impl<'a> Board<'a> {
+    /// The nodes less what is promised to seats that are not loaded yet.
+    pub(super) fn new(scene: Scene<'a>, placement: &Placement) -> Self {
+        let slots = scene.nodes.iter().map(|(name, node)| {
+            let supply = node.supply.as_ref();
+            let free = supply.map(|supply| supply.memory_bytes.clone()).unwrap_or_default();
+            Slot { name, node, free, models: 0 }
+        });
+        let mut board = Self { scene, slots: slots.collect() };
+        for (name, model) in scene.models {
+            for (node, seat) in placement.get(name).into_iter().flatten() {
+                board.occupy(model, node, seat);
+            }
+        }
+        board
     }
-    load
-}
 
-/// A `u32` always fits where Realm runs; where it did not, no list could be that long either.
-fn count(replicas: u32) -> usize {
-    usize::try_from(replicas).unwrap_or(usize::MAX)
+    fn occupy(&mut self, model: &ValidModel, node: &str, seat: &Seat) {
+        let need = need_bytes(self.scene, model.name(), model, Some(seat));
+        let Ok(index) = self.slots.binary_search_by(|slot| slot.name.cmp(node)) else { return };
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.models += 1;
+        if !slot.node.has_loaded(model.name())
+            && let Some(supply) = &slot.node.supply
+            && let Some(accelerator) = admitted(model, supply)
+            && let Some(free) = slot.free.get_mut(&accelerator)
+        {
+            *free = free.saturating_sub(need);
+        }
+    }
+
+    /// The best node for one more replica: one that has it loaded, else one that has its file,
+    /// else the one with fewest models, else with most free memory.
+    fn pick(
+        &self,
+        model: &ValidModel,
+        seats: &Seats,
+        tried: Tried,
+    ) -> Option<(usize, Accelerator)> {
+        let study = self.scene.studies.get(model.name());
+        let has_failed = |name: &str| study.is_some_and(|study| study.failed_on.contains(name));
+        let candidates = self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let supply = slot.node.serving()?;
+            let is_heard = slot.node.heard.is_some() || self.scene.site == Site::OneMachine;
+            let accelerator = admitted(model, supply)?;
+            let free = slot.free.get(&accelerator).copied()?;
+            let is_open = is_heard
+                && !seats.contains_key(slot.name)
+                && has_failed(slot.name) == (tried == Tried::Failed)
+                && self.has_room(model, slot, free);
+            let stage = slot.node.stage(model.name()).filter(|stage| *stage > Stage::Inspect);
+            let rank = (Reverse(stage), slot.models, Reverse(free));
+            is_open.then_some((rank, index, accelerator))
+        });
+        let (_, index, accelerator) = candidates.min_by_key(|(rank, ..)| *rank)?;
+        Some((index, accelerator))
+    }
+
+    fn has_room(&self, model: &ValidModel, slot: &Slot<'_>, free: u64) -> bool {
+        match self.scene.site {
+            // There is no other place to choose, so the agent alone decides, when it loads.
+            Site::OneMachine => true,
+            Site::Cluster => {
+                let study = self.scene.studies.get(model.name());
+                let estimate = study.and_then(|study| study.estimate);
+                slot.node.has_loaded(model.name())
+                    || estimate
+                        .is_some_and(|estimate| estimate.kv_blocks_within(model, free).is_some())
+            }
+        }
+    }
+
+    /// The node with most free memory of those that might take one more replica if it had room.
+    pub(super) fn roomiest(&self, model: &ValidModel, seats: &Seats) -> Option<(u64, &'a str)> {
+        let free = self.slots.iter().filter_map(|slot| {
+            let accelerator = admitted(model, slot.node.serving()?)?;
+            let is_open = !seats.contains_key(slot.name) && slot.node.heard.is_some();
+            let free = slot.free.get(&accelerator).copied()?;
+            is_open.then_some((free, slot.name))
+        });
+        free.max_by_key(|(free, name)| (*free, Reverse(*name)))
+    }
+
+    /// Seats the model on that node.
+    fn seat(
+        &mut self,
+        model: &ValidModel,
+        index: usize,
+        accelerator: Accelerator,
+    ) -> Option<(String, Seat)> {
+        let slot = self.slots.get(index)?;
+        let free = slot.free.get(&accelerator).copied()?;
+        let estimate = self.scene.studies.get(model.name()).and_then(|study| study.estimate);
+        let held = slot.node.held(model.name()).filter(|held| held.stage == Some(Stage::Load));
+        let kv_blocks = match (self.scene.site, held, estimate) {
+            (Site::OneMachine, ..) | (_, None, None) => None,
+            // What is loaded stays as it is.
+            (_, Some(held), _) => held.kv_blocks,
+            (_, None, Some(_)) if model.kv_blocks.is_some() => None,
+            (_, None, Some(estimate)) => estimate.kv_blocks_within(model, free),
+        };
+        let (node, seat) = (slot.name.to_owned(), Seat { kv_blocks, is_recalled: false });
+        self.occupy(model, &node, &seat);
+        Some((node, seat))
+    }
 }

@@ -8,10 +8,11 @@ use crate::{
     desired::{ApiKey, DesiredPipeline, DesiredTenant, ModelGrant, Sha256},
     name::{Kind, Name},
     problem::{Problem, Reason},
-    validate::{ValidPipeline, ValidTenant},
+    validate::{ValidModel, ValidPipeline, ValidTenant},
 };
 
 /// What every node serves, and what could not be resolved.
+#[derive(Clone, Debug)]
 pub(super) struct Resolved {
     pub(super) tenants: Vec<DesiredTenant>,
     pub(super) pipelines: Vec<DesiredPipeline>,
@@ -41,12 +42,13 @@ pub(super) fn resolve(demands: &Demands) -> Resolved {
         problems.extend(found.into_iter().map(|p| ((Kind::Pipeline, pipeline.name().clone()), p)));
     }
     problems.extend(shared_keys(&tenants));
+    problems.extend(demands.models.values().filter_map(|model| missing_secret(model, demands)));
     Resolved { tenants: tenants.into_values().collect(), pipelines, problems }
 }
 
 /// The tenant with every model and key that it has a right to, and what it asked for in vain.
 fn resolve_tenant(tenant: &ValidTenant, demands: &Demands) -> (DesiredTenant, Vec<Problem>) {
-    let ValidTenant { name, weight, suspended, limits, models, program, config, secrets } = tenant;
+    let ValidTenant { name, weight, suspended, limits, models, program, secrets } = tenant;
     let mut problems = Vec::new();
     let mut grants = Vec::new();
     for (i, model) in models.iter().enumerate() {
@@ -67,8 +69,7 @@ fn resolve_tenant(tenant: &ValidTenant, demands: &Demands) -> (DesiredTenant, Ve
         models: grants,
         pipelines: BTreeMap::new(),
         keys,
-        program: program.clone(),
-        config: config.clone(),
+        program: Some(program.clone()),
     };
     (desired, problems)
 }
@@ -78,8 +79,7 @@ fn resolve_keys(secrets: &[Name], demands: &Demands, problems: &mut Vec<Problem>
     for (i, name) in secrets.iter().enumerate() {
         let path = format!("spec.apiKeys[{i}]");
         let Some(secret) = demands.secrets.get(name) else {
-            let message = format!("there is no Secret `{}`", name.name());
-            problems.push(Problem { path, reason: Reason::UnknownSecret, message });
+            problems.push(unknown_secret(path, name));
             continue;
         };
         keys.extend(secret.keys.iter().cloned());
@@ -90,6 +90,19 @@ fn resolve_keys(secrets: &[Name], demands: &Demands, problems: &mut Vec<Problem>
         }));
     }
     keys
+}
+
+/// The Secret that opens a model's sources, if it is not there. What it should hold only the
+/// sources know.
+fn missing_secret(model: &ValidModel, demands: &Demands) -> Option<((Kind, Name), Problem)> {
+    let secret = model.secret().filter(|secret| !demands.secrets.contains_key(secret))?;
+    let problem = unknown_secret("spec.sourceSecret".to_owned(), secret);
+    Some(((Kind::Model, model.name().clone()), problem))
+}
+
+fn unknown_secret(path: String, name: &Name) -> Problem {
+    let message = format!("there is no Secret `{}`", name.name());
+    Problem { path, reason: Reason::UnknownSecret, message }
 }
 
 /// The tenants that may call the pipeline. None while one of its models is out of its reach.

@@ -1,14 +1,19 @@
-//! From manifests to plans.
+//! From manifests to plans, with nodes that do what they are told.
 
 use proptest::{prelude::*, sample::subsequence};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::*;
 use crate::{
-    desired::Program,
+    desired::{Accelerator, DesiredModel, Program, Stage},
     problem::Reason,
-    validate::{self, Site},
+    validate,
 };
+
+mod lives;
+mod places;
+mod restarts;
+mod roles;
 
 #[derive(Deserialize)]
 struct Header {
@@ -32,9 +37,13 @@ fn read<T: DeserializeOwned>(yaml: &str) -> T {
 }
 
 fn model(name: &str, replicas: u32) -> Demand {
+    model_with(name, &format!("replicas: {replicas}"))
+}
+
+fn model_with(name: &str, spec: &str) -> Demand {
     demand(&format!(
         "{{kind: Model, apiVersion: realm.dev/v1alpha1, metadata: {{name: {name}}}, \
-          spec: {{sources: ['file:///{name}'], replicas: {replicas}}}}}"
+          spec: {{sources: ['file:///{name}'], {spec}}}}}"
     ))
 }
 
@@ -72,60 +81,204 @@ fn secret(name: &str, digit: char) -> Demand {
     ))
 }
 
-fn node(name: &str, memory_bytes: u64) -> NodeSupply {
-    NodeSupply { name: name.to_owned(), memory_bytes }
-}
-
 fn name(text: &str) -> Name {
-    let (namespace, name) = text.split_once('/').unwrap();
+    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
     Name::new(namespace, name).unwrap()
 }
 
-/// A planned fleet of these demands on nodes `n0`, `n1`, … of equal memory.
-fn fleet(nodes: usize, demands: impl IntoIterator<Item = Demand>) -> Fleet {
-    let mut fleet = Fleet::new(1);
-    for i in 0..nodes {
-        fleet.supply(node(&format!("n{i}"), 1));
-    }
-    for demand in demands {
-        fleet.apply(demand);
-    }
-    fleet.plan();
-    fleet
+/// A node that does at once what it is told, as its operator knows it.
+#[derive(Clone, Debug)]
+struct Agent {
+    supply: NodeSupply,
+    /// What its models may take all together.
+    memory_bytes: u64,
+    report: NodeReport,
 }
 
-/// What every node holds, a line each: models | tenants with what they may use | pipelines.
-fn show(fleet: &Fleet) -> Vec<String> {
-    let join = |items: Vec<String>| items.join(" ");
-    let nodes = fleet.plans.iter().map(|(node, desired)| {
-        let models = desired.models.iter().map(|model| model.name.name().to_owned());
-        let tenants = desired.tenants.iter().map(|tenant| {
-            let grants = tenant.models.iter().map(|grant| grant.alias.clone());
-            let pipelines = tenant.pipelines.keys().cloned();
-            let keys = tenant.keys.iter().map(|key| key.name.clone());
-            let rights = grants.chain(pipelines).chain(keys).collect::<Vec<_>>().join(",");
-            format!("{}({rights})", tenant.name.name())
+/// A fleet and its nodes.
+#[derive(Clone, Debug)]
+struct World {
+    fleet: Fleet,
+    agents: BTreeMap<String, Agent>,
+    /// Bytes of the weights of models, by name; 1 where nothing is said.
+    sizes: BTreeMap<String, u64>,
+    /// Models that fail, each on a node.
+    failures: BTreeSet<(String, String)>,
+    now: Duration,
+}
+
+impl World {
+    fn empty(first_generation: u64) -> Self {
+        let mut fleet = Fleet::new(Site::Cluster, first_generation);
+        for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+            fleet.synced(kind);
+        }
+        Self {
+            fleet,
+            agents: BTreeMap::new(),
+            sizes: BTreeMap::new(),
+            failures: BTreeSet::new(),
+            now: Duration::ZERO,
+        }
+    }
+
+    /// Settled, with these demands on nodes `n0`, `n1`, … of equal memory.
+    fn new(nodes: usize, demands: impl IntoIterator<Item = Demand>) -> Self {
+        let mut world = Self::empty(1);
+        for i in 0..nodes {
+            world.join(&format!("n{i}"), 1000);
+        }
+        world.demand(demands);
+        world.settle();
+        world
+    }
+
+    fn demand(&mut self, demands: impl IntoIterator<Item = Demand>) {
+        demands.into_iter().for_each(|demand| self.fleet.apply(demand));
+    }
+
+    /// A node comes, with what it held when it was last seen.
+    fn join(&mut self, node: &str, memory_bytes: u64) {
+        let supply = NodeSupply {
+            name: node.to_owned(),
+            labels: BTreeMap::from([("node".to_owned(), node.to_owned())]),
+            memory_bytes: BTreeMap::from([(Accelerator::Cpu, memory_bytes)]),
+            is_door: true,
+            peer_address: Some(format!("{node}:1")),
+            is_ready: true,
+            calls: BTreeMap::new(),
+        };
+        let agent = Agent { supply, memory_bytes, report: NodeReport::default() };
+        self.agents.entry(node.to_owned()).or_insert(agent);
+        self.tell(node);
+    }
+
+    /// A node is gone for good.
+    fn lose(&mut self, node: &str) {
+        self.agents.remove(node);
+        self.fleet.withdraw(node);
+    }
+
+    fn change(&mut self, node: &str, change: impl FnOnce(&mut NodeSupply)) {
+        change(&mut self.agents.get_mut(node).unwrap().supply);
+        self.tell(node);
+    }
+
+    /// The node says what it has and holds.
+    fn tell(&mut self, node: &str) {
+        let agent = &self.agents[node];
+        self.fleet.supply(agent.supply.clone());
+        self.fleet.report(node, agent.report.clone());
+    }
+
+    /// The node does what it was told last, and says so.
+    fn obey(&mut self, node: &str) {
+        let Some(desired) = self.fleet.desired(node) else { return };
+        let models: Vec<_> = desired.models.iter().map(|model| self.held(node, model)).collect();
+        let loaded = models.iter().filter(|held| held.stage == Some(Stage::Load));
+        let used: u64 =
+            loaded.map(|held| self.estimate(&held.name).bytes(held.kv_blocks.unwrap_or(1))).sum();
+        let report = NodeReport { generation: desired.generation, models };
+        let agent = self.agents.get_mut(node).unwrap();
+        let free = agent.memory_bytes.checked_sub(used).expect("a node has room for its models");
+        agent.supply.memory_bytes.values_mut().for_each(|bytes| *bytes = free);
+        agent.report = report;
+        self.tell(node);
+    }
+
+    fn held(&self, node: &str, model: &DesiredModel) -> ModelHeld {
+        let name = model.name.name();
+        let is_failed = self.failures.contains(&(node.to_owned(), name.to_owned()));
+        ModelHeld {
+            name: model.name.clone(),
+            stage: (!is_failed).then_some(model.stage),
+            kv_blocks: model.kv_blocks,
+            is_failed,
+            sha256: None,
+            estimate: (!is_failed).then(|| self.estimate(&model.name)),
+        }
+    }
+
+    fn estimate(&self, model: &Name) -> Estimate {
+        let weights_bytes = self.sizes.get(model.name()).copied().unwrap_or(1);
+        Estimate { weights_bytes, kv_bytes_per_block: 0, activation_bytes: 0, context: 64 }
+    }
+
+    fn plan(&mut self) -> Vec<NodePlan> {
+        self.fleet.plan(self.now)
+    }
+
+    /// Everybody does as told until nothing changes any more.
+    fn settle(&mut self) {
+        // Inspect, load, route; and each node may fail once with each model.
+        for round in 0..20 {
+            if self.plan().is_empty() && round > 0 {
+                return;
+            }
+            for node in self.agents.keys().cloned().collect::<Vec<_>>() {
+                self.obey(&node);
+            }
+        }
+        panic!("it does not settle: {:?}", self.show());
+    }
+
+    /// What every node holds, a line each: models | tenants with what they may use | pipelines.
+    /// A model that is only inspected has a `?`, one that is only fetched a `~`.
+    fn show(&self) -> Vec<String> {
+        let join = |items: Vec<String>| items.join(" ");
+        let nodes = self.fleet.plans.iter().map(|(node, desired)| {
+            let models = desired.models.iter().map(|model| {
+                let mark = match model.stage {
+                    Stage::Inspect => "?",
+                    Stage::Prefetch => "~",
+                    Stage::Load => "",
+                };
+                format!("{}{mark}", model.name.name())
+            });
+            let tenants = desired.tenants.iter().map(|tenant| {
+                let grants = tenant.models.iter().map(|grant| grant.alias.clone());
+                let pipelines = tenant.pipelines.keys().cloned();
+                let keys = tenant.keys.iter().map(|key| key.name.clone());
+                let rights = grants.chain(pipelines).chain(keys).collect::<Vec<_>>().join(",");
+                format!("{}({rights})", tenant.name.name())
+            });
+            let pipelines =
+                desired.pipelines.iter().map(|pipeline| pipeline.name.name().to_owned());
+            let (models, tenants) = (join(models.collect()), join(tenants.collect()));
+            format!("{node}: {models} | {tenants} | {}", join(pipelines.collect()))
         });
-        let pipelines = desired.pipelines.iter().map(|pipeline| pipeline.name.name().to_owned());
-        let (models, tenants) = (join(models.collect()), join(tenants.collect()));
-        format!("{node}: {models} | {tenants} | {}", join(pipelines.collect()))
-    });
-    nodes.collect()
-}
+        nodes.collect()
+    }
 
-/// Everything that is wrong, a line each: kind, name, path, reason.
-fn problems(fleet: &Fleet) -> Vec<String> {
-    let all = fleet.all_problems();
-    let lines = all.flat_map(|(kind, name, problems)| {
-        problems.iter().map(move |p| format!("{kind} {name} {} {}", p.path, p.reason.as_str()))
-    });
-    lines.collect()
+    /// The models of every node, a line each.
+    fn models(&self) -> Vec<String> {
+        let lines = self.show();
+        lines.iter().map(|line| line.split('|').next().unwrap().trim_end().to_owned()).collect()
+    }
+
+    /// Everything that is wrong, a line each: kind, name, path, reason.
+    fn problems(&self) -> Vec<String> {
+        let all = self.fleet.all_problems();
+        let lines = all.flat_map(|(kind, name, problems)| {
+            problems.iter().map(move |p| format!("{kind} {name} {} {}", p.path, p.reason.as_str()))
+        });
+        lines.collect()
+    }
+
+    fn demand_models(&self) -> BTreeMap<Name, ValidModel> {
+        self.fleet.demands.models.clone()
+    }
+
+    fn message(&self, model: &str) -> &str {
+        let [problem] = self.fleet.problems(Kind::Model, &name(model)) else { panic!() };
+        &problem.message
+    }
 }
 
 /// What a fleet of these demands on one node holds and what is wrong with it.
 fn check(demands: impl IntoIterator<Item = Demand>, holds: &str, wrong: &[&str]) {
-    let fleet = fleet(1, demands);
-    assert_eq!((show(&fleet), problems(&fleet)), (vec![format!("n0: {holds}")], to_strings(wrong)));
+    let world = World::new(1, demands);
+    assert_eq!((world.show(), world.problems()), (vec![format!("n0: {holds}")], to_strings(wrong)));
 }
 
 fn to_strings(texts: &[&str]) -> Vec<String> {
@@ -248,260 +401,44 @@ fn a_broken_key_is_reported_of_the_tenants_that_name_its_secret() {
 
 #[test]
 fn a_refused_object_stays_as_it_was_until_it_is_good_again_or_gone() {
-    let mut fleet = fleet(1, [model("a", 1), tenant("t", "models: [{name: a}]")]);
+    let mut world = World::new(1, [model("a", 1), tenant("t", "models: [{name: a}]")]);
     let problem = Problem {
         path: "spec.weight".to_owned(),
         reason: Reason::OutOfRange,
         message: String::new(),
     };
-    fleet.refuse(Kind::Tenant, name("default/t"), vec![problem]);
-    assert_eq!(fleet.plan(), []);
-    assert_eq!(problems(&fleet), ["Tenant default/t spec.weight OutOfRange"]);
-    fleet.apply(tenant("t", "weight: 7"));
-    assert_eq!(fleet.plan().len(), 1);
-    assert_eq!((show(&fleet), problems(&fleet)), (to_strings(&["n0: a | t() | "]), vec![]));
-    fleet.remove(Kind::Tenant, &name("default/t"));
-    fleet.plan();
-    assert_eq!(show(&fleet), ["n0: a |  | "]);
-}
-
-#[test]
-fn replicas_spread_over_the_emptiest_nodes() {
-    let fleet = fleet(3, [model("a", 2), model("b", 1), model("c", 3)]);
-    assert_eq!(show(&fleet), ["n0: a c |  | ", "n1: a c |  | ", "n2: b c |  | "]);
-    assert_eq!(problems(&fleet), Vec::<String>::new());
-}
-
-#[test]
-fn of_equally_loaded_nodes_the_one_with_most_memory_comes_first() {
-    let mut fleet = Fleet::new(1);
-    fleet.supply(node("small", 1));
-    fleet.supply(node("vast", 9));
-    fleet.apply(model("a", 1));
-    fleet.plan();
-    assert_eq!(show(&fleet), ["small:  |  | ", "vast: a |  | "]);
-}
-
-#[test]
-fn wanting_more_replicas_than_nodes_fills_every_node_and_is_reported() {
-    let fleet = fleet(2, [model("a", 3)]);
-    assert_eq!(show(&fleet), ["n0: a |  | ", "n1: a |  | "]);
-    let [problem] = fleet.problems(Kind::Model, &name("default/a")) else { panic!() };
-    assert_eq!(
-        (problem.reason, problem.message.as_str()),
-        (Reason::NotEnoughNodes, "3 replicas, 2 nodes")
-    );
-}
-
-#[test]
-fn scaling_down_and_up_keeps_what_can_stay() {
-    let mut fleet = fleet(3, [model("a", 3), model("b", 1)]);
-    assert_eq!(show(&fleet), ["n0: a b |  | ", "n1: a |  | ", "n2: a |  | "]);
-    fleet.apply(model("a", 2));
-    fleet.plan();
-    assert_eq!(show(&fleet), ["n0: b |  | ", "n1: a |  | ", "n2: a |  | "]);
-    fleet.apply(model("a", 0));
-    fleet.plan();
-    assert_eq!(show(&fleet), ["n0: b |  | ", "n1:  |  | ", "n2:  |  | "]);
-}
-
-#[test]
-fn a_fleet_that_starts_anew_leaves_models_where_nodes_hold_them() {
-    let mut fleet = Fleet::new(41);
-    fleet.recall("n1", [name("default/a"), name("default/gone")]);
-    fleet.supply(node("n0", 9));
-    fleet.supply(node("n1", 1));
-    fleet.apply(model("a", 1));
-    let plans = fleet.plan();
-    assert_eq!(show(&fleet), ["n0:  |  | ", "n1: a |  | "]);
-    assert!(plans.iter().all(|plan| plan.desired.generation == 41));
-}
-
-#[test]
-fn the_models_of_a_lost_node_move_and_no_others() {
-    let mut fleet = fleet(3, [model("a", 1), model("b", 1), model("c", 1)]);
-    assert_eq!(show(&fleet), ["n0: a |  | ", "n1: b |  | ", "n2: c |  | "]);
-    fleet.withdraw("n1");
-    let plans = fleet.plan();
-    assert_eq!(plans.iter().map(|plan| plan.node.as_str()).collect::<Vec<_>>(), ["n0"]);
-    assert_eq!(show(&fleet), ["n0: a b |  | ", "n2: c |  | "]);
+    world.fleet.refuse(Kind::Tenant, name("t"), vec![problem]);
+    assert_eq!(world.plan(), []);
+    assert_eq!(world.problems(), ["Tenant default/t spec.weight OutOfRange"]);
+    world.demand([tenant("t", "weight: 7")]);
+    assert_eq!(world.plan().len(), 1);
+    assert_eq!((world.show(), world.problems()), (to_strings(&["n0: a | t() | "]), vec![]));
+    world.fleet.remove(Kind::Tenant, &name("t"));
+    world.plan();
+    assert_eq!(world.show(), ["n0: a |  | "]);
 }
 
 #[test]
 fn limits_program_and_configuration_reach_the_node() {
     let spec = "weight: 3, suspended: true, limits: {calls: 2}, \
                 program: {sources: ['file:///p.wasm'], config: {tone: dry}}";
-    let fleet = fleet(1, [tenant("t", spec)]);
-    let [tenant] = fleet.desired("n0").unwrap().tenants.as_slice() else { panic!() };
+    let world = World::new(1, [tenant("t", spec)]);
+    let [tenant] = world.fleet.desired("n0").unwrap().tenants.as_slice() else { panic!() };
     assert_eq!((tenant.weight, tenant.suspended, tenant.limits.calls_max), (3, true, 2));
+    let program = tenant.program.as_ref().unwrap();
     assert!(
-        matches!(&tenant.program, Program::Component(artifact) if artifact.sources == ["file:///p.wasm"])
+        matches!(&program.code, Program::Component(artifact) if artifact.sources == ["file:///p.wasm"])
     );
-    assert_eq!(tenant.config.get("tone").map(String::as_str), Some("dry"));
+    assert_eq!(program.config.get("tone").map(String::as_str), Some("dry"));
 }
 
-/// One thing that may happen to a fleet.
-#[derive(Clone, Debug)]
-enum Event {
-    Model(usize, u32),
-    RemoveModel(usize),
-    Tenant(usize, Vec<usize>),
-    RemoveTenant(usize),
-    Supply(usize),
-    Withdraw(usize),
-}
-
-impl Event {
-    fn happen(&self, fleet: &mut Fleet) {
-        match self {
-            Self::Model(i, replicas) => fleet.apply(model(&format!("m{i}"), *replicas)),
-            Self::RemoveModel(i) => fleet.remove(Kind::Model, &name(&format!("default/m{i}"))),
-            Self::Tenant(i, models) => fleet.apply(granted(*i, models)),
-            Self::RemoveTenant(i) => fleet.remove(Kind::Tenant, &name(&format!("default/t{i}"))),
-            Self::Supply(i) => fleet.supply(node(&format!("n{i}"), 1)),
-            Self::Withdraw(i) => fleet.withdraw(&format!("n{i}")),
-        }
-    }
-}
-
-fn granted(i: usize, models: &[usize]) -> Demand {
-    let models = models.iter().map(|m| format!("{{name: m{m}}}")).collect::<Vec<_>>().join(", ");
-    tenant(&format!("t{i}"), &format!("models: [{models}]"))
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let models = || subsequence((0..5).collect::<Vec<usize>>(), 0..=5);
-    prop_oneof![
-        4 => (0..5_usize, 0..4_u32).prop_map(|(i, replicas)| Event::Model(i, replicas)),
-        1 => (0..5_usize).prop_map(Event::RemoveModel),
-        2 => (0..3_usize, models()).prop_map(|(i, models)| Event::Tenant(i, models)),
-        1 => (0..3_usize).prop_map(Event::RemoveTenant),
-        3 => (0..4_usize).prop_map(Event::Supply),
-        1 => (0..4_usize).prop_map(Event::Withdraw),
-    ]
-}
-
-/// Fleets after a few rounds of events, planned after each.
-fn lived_in() -> impl Strategy<Value = Fleet> {
-    prop::collection::vec(prop::collection::vec(event(), 1..5), 1..5).prop_map(|rounds| {
-        let mut fleet = Fleet::new(1);
-        for round in rounds {
-            for event in &round {
-                event.happen(&mut fleet);
-            }
-            fleet.plan();
-        }
-        fleet
-    })
-}
-
-/// What every node holds, without generations.
-fn contents(fleet: &Fleet) -> BTreeMap<String, Desired> {
-    let mut plans = fleet.plans.clone();
-    for desired in plans.values_mut() {
-        desired.generation = 0;
-    }
-    plans
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn every_model_has_its_replicas_and_none_moves_without_need(
-        fleet in lived_in(),
-        events in prop::collection::vec(event(), 0..5),
-    ) {
-        let before = fleet.placement.clone();
-        let mut after = fleet;
-        for event in &events {
-            event.happen(&mut after);
-        }
-        after.plan();
-        for (name, model) in &after.demands.models {
-            let held = &after.placement[name];
-            let wanted = (model.replicas as usize).min(after.nodes.len());
-            prop_assert_eq!(held.len(), wanted);
-            let could_stay = before.get(name).into_iter().flatten();
-            let could_stay =
-                could_stay.filter(|node| after.nodes.contains_key(*node)).collect::<Vec<_>>();
-            let stayed = could_stay.iter().filter(|node| held.contains(**node)).count();
-            prop_assert_eq!(stayed, could_stay.len().min(wanted));
-        }
-        prop_assert_eq!(after.placement.len(), after.demands.models.len());
-    }
-
-    #[test]
-    fn generations_grow_when_and_only_when_something_changed(
-        fleet in lived_in(),
-        events in prop::collection::vec(event(), 0..5),
-    ) {
-        let before = fleet.plans.clone();
-        let newest = before.values().map(|desired| desired.generation).max().unwrap_or(0);
-        let mut after = fleet;
-        for event in &events {
-            event.happen(&mut after);
-        }
-        let changed = after.plan();
-        for NodePlan { node, desired } in &changed {
-            prop_assert!(desired.generation > newest);
-            prop_assert!(before.get(node).is_none_or(|last| !has_same_content(last, desired)));
-            prop_assert_eq!(after.desired(node), Some(desired));
-        }
-        for (node, desired) in &after.plans {
-            let is_changed = changed.iter().any(|plan| plan.node == *node);
-            prop_assert!(is_changed || before.get(node) == Some(desired));
-        }
-        prop_assert_eq!(after.plan(), []);
-    }
-
-    #[test]
-    fn the_order_in_which_demands_arrive_does_not_matter(
-        fleet in lived_in(),
-        demands in Just((0..4_u32).map(|i| model(&format!("x{i}"), i)).chain((0..3).map(|i| granted(i, &[0, 1]))).collect::<Vec<_>>()).prop_shuffle(),
-    ) {
-        let (mut one, mut other) = (fleet.clone(), fleet);
-        let mut sorted = demands.clone();
-        sorted.sort_by_key(|demand| format!("{demand:?}"));
-        for demand in demands {
-        one.apply(demand);
-    }
-        for demand in sorted {
-        other.apply(demand);
-    }
-        prop_assert_eq!(one.plan(), other.plan());
-    }
-
-    #[test]
-    fn what_comes_and_goes_leaves_no_trace(fleet in lived_in(), replicas in 0..4_u32) {
-        let mut after = fleet.clone();
-        after.apply(model("passing", replicas));
-        after.apply(tenant("passing", "models: [{name: passing}, {name: m0}]"));
-        after.apply(pipeline("passing", &["passing"], "passing"));
-        after.plan();
-        for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline] {
-            after.remove(kind, &name("default/passing"));
-        }
-        after.plan();
-        prop_assert_eq!(contents(&after), contents(&fleet));
-        prop_assert_eq!(problems(&after), problems(&fleet));
-    }
-
-    #[test]
-    fn a_broken_object_changes_nobody_elses_plan(fleet in lived_in()) {
-        let mut after = fleet.clone();
-        after.apply(tenant("broken", "models: [{name: nowhere}], apiKeys: [{secretName: nowhere}]"));
-        after.apply(pipeline("broken", &["nowhere"], "broken, t0, t1"));
-        let problem = Problem { path: "spec".to_owned(), reason: Reason::Cycle, message: String::new() };
-        after.refuse(Kind::Pipeline, name("default/refused"), vec![problem]);
-        after.plan();
-        let mut others = contents(&after);
-        for desired in others.values_mut() {
-            desired.tenants.retain(|tenant| tenant.name.name() != "broken");
-        }
-        prop_assert_eq!(others, contents(&fleet));
-        let mut wrong = problems(&after);
-        wrong.retain(|line| !line.contains("default/broken") && !line.contains("default/refused"));
-        prop_assert_eq!(wrong, problems(&fleet));
-    }
+#[test]
+fn a_model_whose_secret_is_missing_is_planned_and_reported() {
+    let spec = "sourceSecret: {name: hub}";
+    let wrong = "Model default/a spec.sourceSecret UnknownSecret";
+    check([model_with("a", spec)], "a |  | ", &[wrong]);
+    let world = World::new(1, [model_with("a", spec), secret("hub", 'a')]);
+    assert_eq!(world.problems(), Vec::<String>::new());
+    let [model] = world.fleet.desired("n0").unwrap().models.as_slice() else { panic!() };
+    assert_eq!(model.secret, Some(name("hub")));
 }

@@ -20,7 +20,7 @@ use super::{
     field,
 };
 use crate::{
-    desired::{Limits, Program, ProgramLimits},
+    desired::{HostedProgram, Limits, Program, ProgramLimits},
     name::Name,
     problem::{Findings, Problem, Reason},
 };
@@ -34,8 +34,7 @@ pub struct ValidTenant {
     pub(crate) limits: Limits,
     /// In the order of the spec.
     pub(crate) models: Vec<Name>,
-    pub(crate) program: Program,
-    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) program: HostedProgram,
     /// Secrets with keys, in the order of the spec.
     pub(crate) secrets: Vec<Name>,
 }
@@ -57,7 +56,7 @@ pub fn tenant(raw: &Tenant, site: Site) -> Result<ValidTenant, Vec<Problem>> {
     let mut findings = Findings::default();
     field::range("spec.weight", *weight, (1, WEIGHT_MAX), &mut findings);
     let limits = read_limits(limits, &mut findings);
-    let (program, config) = match program {
+    let (code, config) = match program {
         None => (Some(Program::BuiltIn), BTreeMap::new()),
         Some(program) => (read_program(program, site, &mut findings), program.config.clone()),
     };
@@ -66,14 +65,13 @@ pub fn tenant(raw: &Tenant, site: Site) -> Result<ValidTenant, Vec<Problem>> {
         Some(name) => {
             let models = read_models(models, &name, &mut findings);
             let secrets = read_secrets(api_keys, &name, &mut findings);
-            program.map(|program| ValidTenant {
+            code.map(|code| ValidTenant {
                 name,
                 weight: *weight,
                 suspended: *suspended,
                 limits,
                 models,
-                program,
-                config,
+                program: HostedProgram { code, config },
                 secrets,
             })
         }
@@ -204,7 +202,7 @@ mod tests {
         assert_eq!((tenant.weight, tenant.suspended), (100, false));
         assert_eq!((tenant.limits.requests_per_minute, tenant.limits.calls_max), (600, 16));
         assert_eq!(tenant.limits.program.memory_bytes_max, 64 * 1024 * 1024);
-        assert_eq!(tenant.program, Program::BuiltIn);
+        assert_eq!(tenant.program.code, Program::BuiltIn);
     }
 
     #[test]
@@ -229,8 +227,8 @@ mod tests {
     #[test]
     fn the_built_in_program_can_be_configured() {
         let tenant = check("program: {config: {system: Be brief.}}").unwrap();
-        assert_eq!(tenant.program, Program::BuiltIn);
-        assert_eq!(tenant.config.get("system").unwrap(), "Be brief.");
+        assert_eq!(tenant.program.code, Program::BuiltIn);
+        assert_eq!(tenant.program.config.get("system").unwrap(), "Be brief.");
         let problems = check(&format!("program: {{sha256: {}}}", "a".repeat(64))).unwrap_err();
         assert_eq!(problems, ["spec.program.sha256 InvalidValue"]);
     }

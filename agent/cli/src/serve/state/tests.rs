@@ -38,6 +38,7 @@ impl Residents for Fake {
             context: 64,
             licence: None,
             weights_bytes: 4,
+            memory: None,
             sha256: None,
         })
     }
@@ -50,12 +51,12 @@ impl Residents for Fake {
         self.remove(&format!("model {name}"));
     }
 
-    async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Sha256, Failure> {
+    async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Option<Sha256>, Failure> {
         let keys: Vec<_> = tenant.keys.iter().map(|key| key.name.as_str()).collect();
         let models: Vec<_> = tenant.models.iter().map(|grant| grant.alias.as_str()).collect();
         let form = format!("weight {} keys {keys:?} models {models:?}", tenant.weight);
         self.put(format!("tenant {}", tenant.name), form);
-        Ok(Sha256([0; 32]))
+        Ok(Some(Sha256([0; 32])))
     }
 
     async fn remove_tenant(&self, name: &TenantName) {

@@ -1,10 +1,13 @@
 //! Which manifests are served: the last good form of each object, and the fleet they make. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use realm_plan::{
     Demand, Fleet, Kind, Name, NodeSupply, Problem, Reason,
-    desired::Desired,
+    desired::{Accelerator, Desired},
     validate::{self, Site},
 };
 
@@ -12,6 +15,9 @@ use crate::manifests::{Cause, Document, Found, ManifestProblem, Object, ObjectId
 
 /// The one node.
 const NODE: &str = "local";
+
+/// On one machine nothing is planned by the clock.
+const NOW: Duration = Duration::ZERO;
 
 /// The last good form of every object, and what follows from them.
 pub(super) struct Wanted {
@@ -32,9 +38,17 @@ struct Accepted {
 impl Wanted {
     /// Wants `documents`, whose files have not been looked at yet.
     pub(super) fn new(first_generation: u64, documents: Vec<Document>) -> Self {
-        let mut fleet = Fleet::new(first_generation);
-        // There is one node to choose from, so its memory decides nothing.
-        fleet.supply(NodeSupply { name: NODE.to_owned(), memory_bytes: 0 });
+        let mut fleet = Fleet::new(Site::OneMachine, first_generation);
+        fleet.supply(NodeSupply {
+            name: NODE.to_owned(),
+            labels: BTreeMap::new(),
+            // There is one node to choose from, so its memory decides nothing.
+            memory_bytes: BTreeMap::from([(Accelerator::Cpu, 0)]),
+            is_door: true,
+            peer_address: None,
+            is_ready: true,
+            calls: BTreeMap::new(),
+        });
         let mut wanted = Self { accepted: BTreeMap::new(), fleet, nothing: Desired::default() };
         for document in documents {
             if let Ok(demand) = demand(&document.object) {
@@ -90,7 +104,7 @@ impl Wanted {
         let (refused, is_accepted) = self.accept(changes);
         is_changed |= is_accepted;
         problems.extend(refused);
-        self.fleet.plan();
+        self.fleet.plan(NOW);
         problems.extend(self.unresolved());
         (problems, is_changed)
     }
@@ -123,7 +137,7 @@ impl Wanted {
     /// not: these are refused like any other manifest that cannot be served.
     fn accept(&mut self, changes: Vec<Accepted>) -> (Vec<ManifestProblem>, bool) {
         let mut before = self.fleet.clone();
-        before.plan();
+        before.plan(NOW);
         let before: BTreeSet<_> = dangling(&before).collect();
         let mut changed = changes.len();
         let mut last = BTreeMap::new();
@@ -137,7 +151,7 @@ impl Wanted {
         let mut refused = Vec::new();
         loop {
             let mut trial = self.fleet.clone();
-            trial.plan();
+            trial.plan(NOW);
             let newly: BTreeSet<_> = dangling(&trial)
                 .filter(|found| !before.contains(found))
                 .map(|(id, _)| id)
@@ -218,7 +232,10 @@ const fn is_reference(reason: Reason) -> bool {
         | Reason::Cycle
         | Reason::InvalidKey
         | Reason::KeyNotUnique
-        | Reason::NotEnoughNodes => false,
+        | Reason::NotEnoughNodes
+        | Reason::NoNodeAdmits
+        | Reason::DoesNotFit
+        | Reason::ClusterOnly => false,
     }
 }
 

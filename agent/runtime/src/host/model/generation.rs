@@ -127,7 +127,7 @@ mod tests {
     use realm_core::{
         auth::{self, Credential, Roster},
         call::{Call, CallId},
-        desired::{ApiKey, DesiredTenant, Limits, Program, ProgramLimits},
+        desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ProgramLimits},
         engine::TOKENS_BUFFERED_MAX,
         limit::{Admitted, Limiter},
         name::TenantName,
@@ -163,8 +163,7 @@ mod tests {
             models: Vec::new(),
             pipelines: BTreeMap::new(),
             keys: vec![key],
-            program: Program::BuiltIn,
-            config: BTreeMap::new(),
+            program: Some(HostedProgram::built_in()),
         };
         let roster = Roster::new([Arc::new(tenant)]);
         let caller = auth::verify(&roster, Credential::of("key"), 0).unwrap();

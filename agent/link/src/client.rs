@@ -1,0 +1,162 @@
+//! The agent's end of the link to its operator.
+//!
+//! For ever, and in order: `dial` finds an operator and believes it only by its certificate, the
+//! `session` hears what to hold and puts it into the ledger while `outbound` tells what is held,
+//! and when that has ended, `backoff` says how long to wait. The agent goes on serving from its
+//! ledger whatever happens here.
+
+use std::{
+    convert::Infallible,
+    hash::{BuildHasher as _, RandomState},
+    path::PathBuf,
+    time::Duration,
+};
+
+use realm_core::{
+    report::{self, Report},
+    supply::{Credentials, Supply},
+};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+
+use crate::ledger::Ledger;
+
+mod address;
+mod backoff;
+mod dial;
+mod enroll;
+mod error;
+mod outbound;
+mod session;
+
+pub use address::{AddressError, OperatorAddress};
+pub use enroll::{Enrolled, enroll};
+pub use error::LinkError;
+
+/// A stream that lived this long was a good one: the waits start again at the shortest. Longer
+/// than the time in which an operator finds out that a silent agent is gone, so that two agents
+/// which throw each other out do so ever more seldom.
+const LIVED_WELL: Duration = Duration::from_mins(1);
+
+/// Who the operators are and how the agent proves itself.
+#[derive(Clone, Debug)]
+pub struct LinkOptions {
+    /// Tried in turn; one of them leads.
+    pub operators: Vec<OperatorAddress>,
+    /// PEM of the authorities whose certificates are believed. Read at each connect.
+    pub ca_file: PathBuf,
+    /// The projected ServiceAccount token. Read at each connect.
+    pub token_file: PathBuf,
+    /// The Kubernetes node.
+    pub node: String,
+    pub agent_version: String,
+    /// Another one at each start of the agent.
+    pub boot_id: String,
+}
+
+/// What the agent tells.
+#[derive(Clone, Debug)]
+pub struct Feeds {
+    pub report: watch::Receiver<Report>,
+    pub supply: watch::Receiver<Supply>,
+}
+
+/// How the link is, for metrics and readiness.
+#[derive(Clone, Debug, Default)]
+pub struct LinkState {
+    /// `None` while no operator listens.
+    pub connected: Option<Connected>,
+    /// Rounds over all operators since the last good stream.
+    pub failures: u32,
+    /// Why the last attempt failed or the last stream ended.
+    pub last_error: Option<LastError>,
+    /// The newest generation that the ledger took from the link.
+    pub generation: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Connected {
+    pub operator: OperatorAddress,
+    pub since: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastError {
+    /// One of a closed list, fit for a metric's label.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// Keeps the link for ever; it ends by being dropped.
+pub async fn run(
+    options: LinkOptions,
+    ledger: Ledger,
+    feeds: Feeds,
+    credentials: watch::Sender<Credentials>,
+    state: watch::Sender<LinkState>,
+) -> Infallible {
+    state.send_modify(|state| state.generation = ledger.newest().generation);
+    let link = Link { options, ledger, feeds, credentials, state };
+    let random = RandomState::new();
+    let (mut failures, mut rounds) = (0_u32, 0_u64);
+    loop {
+        let lived = link.round().await;
+        failures = if lived >= LIVED_WELL { 0 } else { failures.saturating_add(1) };
+        rounds = rounds.wrapping_add(1);
+        link.state.send_modify(|state| state.failures = failures);
+        time::sleep(backoff::backoff(failures, random.hash_one(rounds))).await;
+    }
+}
+
+/// What every attempt uses.
+struct Link {
+    options: LinkOptions,
+    ledger: Ledger,
+    feeds: Feeds,
+    credentials: watch::Sender<Credentials>,
+    state: watch::Sender<LinkState>,
+}
+
+impl Link {
+    /// Tries every address of every operator once. Returns how long the longest stream lived.
+    async fn round(&self) -> Duration {
+        let mut lived = Duration::ZERO;
+        for operator in &self.options.operators {
+            match dial::resolve(operator).await {
+                Ok(addresses) => {
+                    for address in addresses {
+                        lived = lived.max(self.attempt(operator, address).await);
+                    }
+                }
+                Err(error) => self.note(operator, &error),
+            }
+        }
+        lived
+    }
+
+    /// Connects to one address and stays for as long as it goes well.
+    async fn attempt(&self, operator: &OperatorAddress, address: std::net::SocketAddr) -> Duration {
+        let (lived, error) = match dial::dial(&self.options, operator, address).await {
+            Ok(dialled) => self.session(operator, dialled).await,
+            Err(error) => (Duration::ZERO, error),
+        };
+        self.note(operator, &error);
+        lived
+    }
+
+    fn note(&self, operator: &OperatorAddress, error: &LinkError) {
+        let (reason, message) = (error.reason(), report::chain(error));
+        // A standby says so all the time, and that is as it should be.
+        if let LinkError::NotLeading = error {
+            tracing::debug!(%operator, reason, "no operator there");
+        } else {
+            tracing::warn!(%operator, reason, message, "no operator there");
+        }
+        self.state.send_modify(|state| {
+            state.connected = None;
+            state.last_error = Some(LastError { reason, message });
+        });
+    }
+}

@@ -1,0 +1,143 @@
+//! What this agent says: a hello, then the newest report and supply whenever they are new.
+//!
+//! There is no queue. The next message is chosen when there is room for it, so an operator that is
+//! slow to read hears the newest and not everything.
+
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use realm_core::{report::Report, supply::Supply};
+use realm_proto::link::v1 as proto;
+use tokio::{
+    sync::watch,
+    time::{self, Instant, Interval, MissedTickBehavior},
+};
+
+use super::Feeds;
+use crate::convert;
+
+/// Least time between two reports: progress moves ten times a second, and a person who watches an
+/// object sees no difference above four.
+const REPORT_GAP: Duration = Duration::from_millis(250);
+
+/// Least time between two supplies: queues and caches change with every call, and whoever places
+/// models looks at them every few seconds.
+const SUPPLY_GAP: Duration = Duration::from_secs(1);
+
+/// Least time between two refusals: an operator that sends one bad state after the other need not
+/// hear of each.
+const REFUSED_GAP: Duration = Duration::from_millis(100);
+
+/// The messages of one stream. The heartbeat is known when the operator has welcomed the agent,
+/// and until then only the hello is said.
+pub(super) fn messages(
+    hello: proto::Hello,
+    feeds: Feeds,
+    refused: watch::Receiver<Option<proto::Refused>>,
+    heartbeat: watch::Receiver<Option<Duration>>,
+) -> impl Stream<Item = proto::AgentMessage> + Send + 'static {
+    let Feeds { report, supply } = feeds;
+    let outbound = Outbound {
+        hello: Some(hello),
+        heartbeat,
+        beat: None,
+        refused: Feed::new(refused, REFUSED_GAP),
+        report: Feed::new(report, REPORT_GAP),
+        supply: Feed::new(supply, SUPPLY_GAP),
+    };
+    stream::unfold(outbound, |mut outbound| async move {
+        let message = Some(outbound.next().await?);
+        Some((proto::AgentMessage { message }, outbound))
+    })
+}
+
+struct Outbound {
+    /// Until it has been said.
+    hello: Option<proto::Hello>,
+    heartbeat: watch::Receiver<Option<Duration>>,
+    beat: Option<Interval>,
+    refused: Feed<Option<proto::Refused>>,
+    report: Feed<Report>,
+    supply: Feed<Supply>,
+}
+
+impl Outbound {
+    /// The next message; none once the session has ended.
+    async fn next(&mut self) -> Option<proto::agent_message::Message> {
+        if let Some(hello) = self.hello.take() {
+            return Some(proto::agent_message::Message::Hello(hello));
+        }
+        let beat = match &mut self.beat {
+            Some(beat) => beat,
+            beat => {
+                let every = (*self.heartbeat.wait_for(Option::is_some).await.ok()?)?;
+                beat.insert(beats(every))
+            }
+        };
+        loop {
+            tokio::select! {
+                // The session has ended. Without this, HTTP/2 would go on asking for messages,
+                // and the operator would believe in an agent that does not listen.
+                Err(_) = self.heartbeat.changed() => return None,
+                () = self.refused.ready() => if let Some(refused) = self.refused.take().clone() {
+                    return Some(proto::agent_message::Message::Refused(refused));
+                },
+                () = self.report.ready() => {
+                    let report = convert::report_to(&self.report.take());
+                    return Some(proto::agent_message::Message::Report(report));
+                }
+                () = self.supply.ready() => {
+                    let supply = convert::supply_to(&self.supply.take());
+                    return Some(proto::agent_message::Message::Supply(supply));
+                }
+                _ = beat.tick() => {
+                    let supply = convert::supply_to(&self.supply.take());
+                    return Some(proto::agent_message::Message::Supply(supply));
+                }
+            }
+        }
+    }
+}
+
+fn beats(every: Duration) -> Interval {
+    let mut beats = time::interval_at(Instant::now() + every, every);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beats
+}
+
+/// A value that is told when it is new, and not too often.
+struct Feed<T> {
+    values: watch::Receiver<T>,
+    /// Whether the newest value is still to be told.
+    is_new: bool,
+    told_at: Option<Instant>,
+    gap: Duration,
+}
+
+impl<T> Feed<T> {
+    /// What there is at the start is new to this operator.
+    const fn new(values: watch::Receiver<T>, gap: Duration) -> Self {
+        Self { values, is_new: true, told_at: None, gap }
+    }
+
+    /// Returns when a value is to be told. May be dropped and called again at any time.
+    async fn ready(&mut self) {
+        if !self.is_new {
+            if self.values.changed().await.is_err() {
+                // Whoever said these values has ended; the last one stays true.
+                return std::future::pending().await;
+            }
+            self.is_new = true;
+        }
+        if let Some(told_at) = self.told_at {
+            time::sleep_until(told_at + self.gap).await;
+        }
+    }
+
+    /// The newest value, which is told with this.
+    fn take(&mut self) -> watch::Ref<'_, T> {
+        self.is_new = false;
+        self.told_at = Some(Instant::now());
+        self.values.borrow_and_update()
+    }
+}

@@ -1,0 +1,66 @@
+//! What this node has.
+
+use realm_core::{
+    engine::EngineLoad,
+    supply::{Device, DeviceKind, ModelLoad, Supply},
+};
+use realm_proto::link::v1 as proto;
+
+use super::report::cut;
+
+pub(crate) fn supply_to(supply: &Supply) -> proto::Supply {
+    let Supply { memory_bytes_total, memory_bytes_free, devices, door, peer, is_draining, models } =
+        supply;
+    proto::Supply {
+        memory_bytes_total: *memory_bytes_total,
+        memory_bytes_free: *memory_bytes_free,
+        devices: devices.iter().map(device_to).collect(),
+        door_address: door.map(|address| address.to_string()),
+        peer_address: peer.map(|address| address.to_string()),
+        models: models.iter().map(load_to).collect(),
+        is_draining: *is_draining,
+    }
+}
+
+fn device_to(device: &Device) -> proto::Device {
+    let Device { name, kind, product, memory_bytes_total, memory_bytes_free } = device;
+    let kind = match kind {
+        DeviceKind::Cpu => proto::DeviceKind::Cpu,
+        DeviceKind::Cuda => proto::DeviceKind::Cuda,
+        DeviceKind::WebGpu => proto::DeviceKind::Webgpu,
+    };
+    proto::Device {
+        name: cut(name),
+        kind: kind.into(),
+        product: cut(product),
+        memory_bytes_total: *memory_bytes_total,
+        memory_bytes_free: *memory_bytes_free,
+    }
+}
+
+fn load_to(load: &ModelLoad) -> proto::ModelLoad {
+    let ModelLoad { model, load } = load;
+    let EngineLoad {
+        sequences_queued,
+        sequences_running,
+        kv_blocks_used,
+        kv_blocks_cached,
+        kv_blocks_total,
+        prompt_tokens_total,
+        cached_tokens_total,
+        generated_tokens_total,
+        failed,
+    } = *load;
+    proto::ModelLoad {
+        model: model.as_str().to_owned(),
+        sequences_queued,
+        sequences_running,
+        kv_blocks_used,
+        kv_blocks_cached,
+        kv_blocks_total,
+        prompt_tokens_total,
+        cached_tokens_total,
+        generated_tokens_total,
+        failed,
+    }
+}

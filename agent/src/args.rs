@@ -1,0 +1,63 @@
+//! The command line of an agent, read into values.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::Parser;
+
+/// One node's agent: holds what the operator says, and serves every tenant's calls.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "realm-agent", version, about, max_term_width = 100)]
+pub struct Args {
+    /// The Kubernetes node.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node: String,
+    /// Where operators listen, `https://host:port`; repeatable, tried in turn.
+    #[arg(long = "operator", required = true, value_name = "URL")]
+    pub operators: Vec<String>,
+    /// Certificates of authority that operators are believed by, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub operator_ca: PathBuf,
+    /// The projected ServiceAccount token, made for the audience `realm-operator`.
+    #[arg(long, value_name = "FILE")]
+    pub token: PathBuf,
+    /// Folder for the ledger, and for model files unless `--store` says where.
+    #[arg(long, value_name = "FOLDER")]
+    pub state: PathBuf,
+    /// Folder for model files and programs.
+    #[arg(long, value_name = "FOLDER")]
+    pub store: Option<PathBuf>,
+    /// Address by which clients and other agents reach this one: its Pod's.
+    #[arg(long, env = "POD_IP", value_name = "IP")]
+    pub advertise: Option<IpAddr>,
+    /// Address of the WebSocket and HTTP door.
+    #[arg(long, default_value = "0.0.0.0:8443", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Address of the Prometheus metrics.
+    #[arg(long, default_value = "0.0.0.0:9090", value_name = "ADDRESS")]
+    pub metrics: SocketAddr,
+    /// Certificate chain of the door in PEM, read again when it changes.
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the door in PEM, read again when it changes.
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Bind addresses beyond loopback without TLS, for networks that encrypt by themselves: the
+    /// door, and the metrics, which have no TLS.
+    #[arg(long)]
+    pub insecure_plaintext: bool,
+    /// A web origin whose pages may call this agent; repeatable.
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    pub allow_origins: Vec<String>,
+    /// Seconds that running calls may take to finish after SIGTERM.
+    #[arg(long, default_value_t = 25, value_name = "SECONDS")]
+    pub grace: u64,
+    /// Threads that compute; all that the process may use when absent.
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<usize>,
+    /// What to log: error, warn, info, debug or trace, or a filter.
+    #[arg(long, env = "REALM_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}

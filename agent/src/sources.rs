@@ -1,0 +1,102 @@
+//! What opens the sources of models: kept in memory, told by the operator beside the state.
+
+use std::{collections::BTreeMap, sync::OnceLock};
+
+use realm_core::{
+    credentials::{Credentials, RegistryLogin, S3Keys, Secret},
+    desired::DesiredModel,
+    report::Failure,
+    supply,
+};
+use tokio::sync::watch;
+
+/// The newest credentials, once there is somebody who tells them.
+#[derive(Debug, Default)]
+pub(crate) struct Sources(OnceLock<watch::Receiver<supply::Credentials>>);
+
+impl Sources {
+    /// Takes credentials from there. The first one who tells them is the only one.
+    pub(crate) fn open(&self, credentials: watch::Receiver<supply::Credentials>) {
+        let _ = self.0.set(credentials);
+    }
+
+    /// What opens the sources of `model`.
+    pub(crate) fn of(&self, model: &DesiredModel) -> Result<Credentials, Failure> {
+        let Some(told) = self.0.get() else { return Ok(Credentials::default()) };
+        let told = told.borrow();
+        let Some(bytes) = told.0.get(&model.name) else { return Ok(Credentials::default()) };
+        let entries = serde_json::from_slice::<BTreeMap<String, String>>(bytes);
+        // Never with what was read: it is a secret.
+        let entries = entries.map_err(|_| Failure {
+            reason: "CredentialsInvalid",
+            message: "the source's Secret does not hold texts".to_owned(),
+        })?;
+        Ok(credentials(&entries, &hosts(&model.artifact.sources)))
+    }
+}
+
+/// The hosts of the sources, each with its scheme.
+fn hosts(sources: &[String]) -> Vec<(&str, &str)> {
+    let host = |source: &'_ String| -> Option<(usize, usize, usize)> {
+        let at = source.find("://")?;
+        let begin = at.checked_add(3)?;
+        let rest = source.get(begin..)?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        Some((at, begin, begin.checked_add(end)?))
+    };
+    let parts = |source| {
+        let (at, begin, end) = host(source)?;
+        Some((source.get(..at)?, source.get(begin..end)?))
+    };
+    sources.iter().filter_map(parts).collect()
+}
+
+/// The entries of a Secret by the names that Kubernetes users know: `token` for hubs and web
+/// servers, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN` for object stores,
+/// `username` and `password` for registries.
+fn credentials(entries: &BTreeMap<String, String>, hosts: &[(&str, &str)]) -> Credentials {
+    let secret = |name: &str| entries.get(name).map(|text| Secret::new(text.trim()));
+    let of = |scheme: &'static str| {
+        hosts.iter().filter(move |(known, _)| *known == scheme).map(|(_, host)| (*host).to_owned())
+    };
+    let token = secret("token");
+    let keys = secret("AWS_ACCESS_KEY_ID").zip(secret("AWS_SECRET_ACCESS_KEY"));
+    let login = secret("username").zip(secret("password"));
+    Credentials {
+        web_tokens: token
+            .iter()
+            .flat_map(|token| of("https").map(|h| (h, token.clone())))
+            .collect(),
+        hub_token: token,
+        s3_keys: keys.map(|(access_key_id, secret_access_key)| S3Keys {
+            access_key_id,
+            secret_access_key,
+            session_token: secret("AWS_SESSION_TOKEN"),
+        }),
+        registry_logins: login
+            .iter()
+            .flat_map(|(user, password)| {
+                of("oci").map(|host| {
+                    (host, RegistryLogin { user: user.clone(), password: password.clone() })
+                })
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_opens_the_hosts_of_its_own_models_sources() {
+        let entries = [("token", "t"), ("username", "u"), ("password", "p")];
+        let entries = entries.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        let sources = ["https://a.example/m", "oci://b.example:5000/c:d", "hf://o/r/f"];
+        let sources = sources.map(str::to_owned);
+        let opened = credentials(&entries, &hosts(&sources));
+        assert_eq!(opened.web_tokens.keys().collect::<Vec<_>>(), ["a.example"]);
+        assert_eq!(opened.registry_logins.keys().collect::<Vec<_>>(), ["b.example:5000"]);
+        assert!(opened.hub_token.is_some() && opened.s3_keys.is_none());
+    }
+}

@@ -1,0 +1,84 @@
+//! What this node has, told to the operator again and again.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use realm_core::{
+    report::Report,
+    supply::{Device, DeviceKind, ModelLoad, Supply},
+};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::Agent;
+
+/// How often memory and queues are looked at: scaling looks at minutes, and placement at models.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Where others reach this agent, and whether it takes anything new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Presence {
+    pub door: Option<SocketAddr>,
+    pub peer: Option<SocketAddr>,
+    pub is_draining: bool,
+}
+
+/// Keeps `supply` current for as long as anybody reads it. A report that changed is looked at at
+/// once, so that what it calls loaded is no longer counted as free.
+pub(crate) async fn follow(
+    agent: Arc<Agent>,
+    presence: watch::Receiver<Presence>,
+    mut report: watch::Receiver<Report>,
+    supply: watch::Sender<Supply>,
+) {
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !supply.is_closed() {
+        tokio::select! {
+            _ = look.tick() => {}
+            Ok(()) = report.changed() => drop(report.borrow_and_update()),
+        }
+        let now = *presence.borrow();
+        let looked = spawn_blocking({
+            let agent = agent.clone();
+            move || agent.supply(now)
+        });
+        match looked.await {
+            Ok(next) => supply.send_if_modified(|last| {
+                let is_new = *last != next;
+                *last = next;
+                is_new
+            }),
+            Err(panicked) => {
+                tracing::error!(%panicked, "looking at this node's memory panicked");
+                false
+            }
+        };
+    }
+}
+
+impl Agent {
+    /// What this node has now. Reads what the system says of its memory.
+    pub(crate) fn supply(&self, presence: Presence) -> Supply {
+        let Presence { door, peer, is_draining } = presence;
+        let device = Device {
+            name: "cpu".to_owned(),
+            kind: DeviceKind::Cpu,
+            product: self.device.describe(),
+            memory_bytes_total: 0,
+            memory_bytes_free: 0,
+        };
+        let models = self.engines.loads().into_iter();
+        Supply {
+            memory_bytes_total: self.device.memory_bytes_total(),
+            memory_bytes_free: self.device.memory_bytes(),
+            devices: vec![device],
+            door,
+            peer,
+            is_draining,
+            models: models.map(|(model, load)| ModelLoad { model, load }).collect(),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What each node gets of the whole.
+//!
+//! A node gets its models; a door gets every tenant, so that it can let anybody in; a program goes
+//! where one of its tenant's models is; routes and pipelines are the same for all.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use realm_crds::model::Prefetch;
+
+use super::{
+    node::{Node, admitted},
+    place::{Placement, Scene},
+    resolve::Resolved,
+};
+use crate::{
+    desired::{Desired, DesiredModel, DesiredPipeline, DesiredTenant, Peer, Route, Stage},
+    name::Name,
+    validate::Site,
+};
+
+/// What several nodes hold alike. Kept from plan to plan, so that what did not change is still the
+/// same and is seen to be at a glance.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shared {
+    doors: u32,
+    /// Every tenant with its program, and without.
+    hosted: Vec<Arc<DesiredTenant>>,
+    handed_on: Vec<Arc<DesiredTenant>>,
+    /// The tenants of each model, by their places in the lists.
+    users: HashMap<Name, Vec<usize>>,
+    /// Tenants that need no model for their program to run.
+    modelless: Vec<usize>,
+    pipelines: Arc<[DesiredPipeline]>,
+    routes: Arc<[Route]>,
+}
+
+impl Shared {
+    /// Takes over what the demands have become, with limits for so many doors.
+    pub(super) fn update(&mut self, resolved: &Resolved, doors: u32) {
+        let whole = |tenant: &DesiredTenant| DesiredTenant {
+            limits: tenant.limits.per_door(doors),
+            ..tenant.clone()
+        };
+        let hosted: Vec<_> = resolved.tenants.iter().map(whole).collect();
+        let handed_on =
+            hosted.iter().map(|tenant| DesiredTenant { program: None, ..tenant.clone() });
+        self.handed_on = reuse(&self.handed_on, handed_on.collect());
+        self.hosted = reuse(&self.hosted, hosted);
+        self.users.clear();
+        self.modelless.clear();
+        for (index, tenant) in resolved.tenants.iter().enumerate() {
+            for grant in &tenant.models {
+                self.users.entry(grant.model.clone()).or_default().push(index);
+            }
+            if tenant.models.is_empty() {
+                self.modelless.push(index);
+            }
+        }
+        if *self.pipelines != resolved.pipelines {
+            self.pipelines = resolved.pipelines.clone().into();
+        }
+        self.doors = doors;
+    }
+
+    pub(super) fn update_routes(&mut self, scene: Scene<'_>, placement: &Placement) {
+        let routes = routes(scene, placement);
+        if *self.routes != routes {
+            self.routes = routes.into();
+        }
+    }
+
+    pub(super) const fn doors(&self) -> u32 {
+        self.doors
+    }
+
+    /// What `node` gets, at no generation yet.
+    pub(super) fn desired(&self, site: Site, node: &Node, models: Vec<DesiredModel>) -> Desired {
+        let mut is_hosted = vec![site == Site::OneMachine; self.hosted.len()];
+        let loaded = models.iter().filter(|model| model.stage == Stage::Load);
+        let users = loaded.filter_map(|model| self.users.get(&model.name)).flatten();
+        for &index in users.chain(&self.modelless) {
+            if let Some(is_hosted) = is_hosted.get_mut(index) {
+                *is_hosted = true;
+            }
+        }
+        let is_door = node.may_be_door();
+        let tenants = self.hosted.iter().zip(&self.handed_on).zip(is_hosted);
+        let tenants = tenants.filter_map(|((hosted, handed_on), is_hosted)| {
+            let tenant = if is_hosted { hosted } else { handed_on };
+            (is_hosted || is_door).then(|| tenant.clone())
+        });
+        Desired {
+            generation: 0,
+            models,
+            tenants: tenants.collect(),
+            pipelines: self.pipelines.clone(),
+            routes: self.routes.clone(),
+            doors: self.doors,
+        }
+    }
+}
+
+/// `new`, but the same as before where it is the same. Both are in the order of names.
+fn reuse(old: &[Arc<DesiredTenant>], new: Vec<DesiredTenant>) -> Vec<Arc<DesiredTenant>> {
+    let mut old = old.iter().peekable();
+    let reused = new.into_iter().map(|tenant| {
+        while old.next_if(|old| old.name < tenant.name).is_some() {}
+        match old.peek() {
+            Some(old) if ***old == tenant => (*old).clone(),
+            _ => Arc::new(tenant),
+        }
+    });
+    reused.collect()
+}
+
+/// Where calls for each model can be handed to now.
+fn routes(scene: Scene<'_>, placement: &Placement) -> Vec<Route> {
+    let peer = |model: &Name, name: &String| {
+        let node = scene.nodes.get(name)?;
+        let address = node.serving()?.peer_address.clone()?;
+        node.has_loaded(model).then(|| Peer { node: name.clone(), address })
+    };
+    let routes = placement.iter().map(|(model, seats)| Route {
+        model: model.clone(),
+        peers: seats.keys().filter_map(|name| peer(model, name)).collect(),
+    });
+    routes.filter(|route| !route.peers.is_empty()).collect()
+}
+
+/// The models of each node, in the order of nodes and of names.
+pub(super) fn models(scene: Scene<'_>, placement: &Placement) -> Vec<Vec<DesiredModel>> {
+    let index: BTreeMap<_, _> = scene.nodes.keys().enumerate().map(|(i, node)| (node, i)).collect();
+    let mut models = vec![Vec::new(); scene.nodes.len()];
+    for (name, model) in scene.models {
+        let mut give = |node: &String, stage, kv_blocks| {
+            if let Some(models) = index.get(node).and_then(|index| models.get_mut(*index)) {
+                models.push(model.desired(stage, kv_blocks));
+            }
+        };
+        let seats = placement.get(name);
+        for (node, seat) in seats.into_iter().flatten() {
+            give(node, Stage::Load, seat.kv_blocks);
+        }
+        let inspector = scene.studies.get(name).and_then(|study| study.inspector.as_ref());
+        if let Some(node) = inspector {
+            give(node, Stage::Inspect, None);
+        }
+        if model.prefetch == Prefetch::None {
+            continue;
+        }
+        for (node, known) in scene.nodes {
+            let is_admitted =
+                known.supply.as_ref().is_some_and(|supply| admitted(model, supply).is_some());
+            let is_seated = seats.is_some_and(|seats| seats.contains_key(node));
+            if is_admitted && !is_seated && inspector != Some(node) {
+                give(node, Stage::Prefetch, None);
+            }
+        }
+    }
+    models
+}

@@ -1,0 +1,222 @@
+//! Which nodes models go to, and when they move.
+
+use super::*;
+
+#[test]
+fn replicas_spread_over_the_emptiest_nodes() {
+    let world = World::new(3, [model("a", 2), model("b", 1), model("c", 3)]);
+    assert_eq!(world.models(), ["n0: a c", "n1: a c", "n2: b c"]);
+    assert_eq!(world.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn of_equally_loaded_nodes_the_one_with_most_memory_comes_first() {
+    let mut world = World::empty(1);
+    world.join("small", 10);
+    world.join("vast", 90);
+    world.demand([model("a", 1)]);
+    world.settle();
+    assert_eq!(world.models(), ["small:", "vast: a"]);
+}
+
+#[test]
+fn wanting_more_replicas_than_nodes_fills_every_node_and_is_reported() {
+    let world = World::new(2, [model("a", 3)]);
+    assert_eq!(world.models(), ["n0: a", "n1: a"]);
+    assert_eq!(world.problems(), ["Model default/a spec.replicas NotEnoughNodes"]);
+    assert_eq!(world.message("a"), "3 replicas, 2 nodes");
+}
+
+#[test]
+fn scaling_down_and_up_keeps_what_can_stay() {
+    let mut world = World::new(3, [model("a", 3), model("b", 1)]);
+    assert_eq!(world.models(), ["n0: a b", "n1: a", "n2: a"]);
+    world.demand([model("a", 2)]);
+    world.settle();
+    assert_eq!(world.models(), ["n0: b", "n1: a", "n2: a"]);
+    world.demand([model("a", 0)]);
+    world.settle();
+    assert_eq!(world.models(), ["n0: b", "n1:", "n2:"]);
+}
+
+#[test]
+fn the_models_of_a_lost_node_move_and_no_others() {
+    let mut world = World::new(3, [model("a", 1), model("b", 1), model("c", 1)]);
+    assert_eq!(world.models(), ["n0: a", "n1: b", "n2: c"]);
+    world.lose("n1");
+    world.settle();
+    assert_eq!(world.models(), ["n0: a b", "n2: c"]);
+}
+
+#[test]
+fn a_node_that_cannot_be_reached_keeps_its_models_and_gets_no_others() {
+    let mut world = World::new(2, [model("a", 1)]);
+    assert_eq!(world.models(), ["n0: a", "n1:"]);
+    world.fleet.disconnect("n0");
+    world.demand([model("b", 1), model("c", 1)]);
+    world.plan();
+    assert_eq!(world.models(), ["n0: a", "n1: b? c?"]);
+    world.obey("n1");
+    world.plan();
+    assert_eq!(world.models(), ["n0: a", "n1: b c"]);
+}
+
+#[test]
+fn a_model_goes_only_where_labels_and_accelerator_are_as_it_asks() {
+    let mut world = World::empty(1);
+    for node in ["n0", "n1", "n2"] {
+        world.join(node, 100);
+    }
+    world.change("n1", |supply| drop(supply.labels.insert("disk".into(), "fast".into())));
+    world.change("n2", |supply| supply.memory_bytes = BTreeMap::from([(Accelerator::Cuda, 50)]));
+    world.demand([
+        model_with("a", "placement: {nodeSelector: {disk: fast}}"),
+        model_with("b", "placement: {accelerator: Cuda}"),
+        model_with("c", "placement: {accelerator: WebGpu, nodeSelector: {disk: fast}}"),
+    ]);
+    world.settle();
+    assert_eq!(world.models(), ["n0:", "n1: a", "n2: b"]);
+    assert_eq!(world.problems(), ["Model default/c spec.placement NoNodeAdmits"]);
+    let message = "none of 3 nodes has the accelerator WebGpu and the labels disk=fast";
+    assert_eq!(world.message("c"), message);
+}
+
+#[test]
+fn what_fits_nowhere_is_reported_with_numbers_and_holds_nobody_up() {
+    let mut world = World::empty(1);
+    world.join("n0", 5 << 20);
+    world.join("n1", 7 << 20);
+    world.sizes.insert("big".to_owned(), 8 << 20);
+    world.demand([model("big", 1), model("small", 2)]);
+    world.settle();
+    assert_eq!(world.models(), ["n0: small", "n1: small"]);
+    assert_eq!(world.problems(), ["Model default/big spec DoesNotFit"]);
+    assert_eq!(
+        world.message("big"),
+        "a replica needs 8 MiB (8 MiB of weights, 0 MiB for 2 KV blocks, 0 MiB to compute in); \
+         the largest free is 7 MiB on node n1"
+    );
+    world.join("n2", 9 << 20);
+    world.settle();
+    assert_eq!(world.models(), ["n0: small", "n1: small", "n2: big"]);
+    assert_eq!(world.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn memory_promised_to_a_model_that_is_still_loading_is_not_given_away() {
+    let mut world = World::empty(1);
+    world.join("n0", 100);
+    world.sizes = BTreeMap::from([("a".to_owned(), 60), ("b".to_owned(), 60)]);
+    world.demand([model("a", 1), model("b", 1)]);
+    world.plan();
+    world.obey("n0");
+    world.plan();
+    assert_eq!(world.models(), ["n0: a"]);
+    // The node has said nothing of the load yet, and the memory it measured is still all free.
+    world.plan();
+    assert_eq!(world.models(), ["n0: a"]);
+    assert_eq!(world.problems(), ["Model default/b spec DoesNotFit"]);
+}
+
+#[test]
+fn a_model_gets_kv_cache_for_four_contexts_or_as_many_as_there_is_room_for() {
+    let blocks = |memory_bytes, spec: &str| {
+        let mut world = World::empty(1);
+        world.join("n0", memory_bytes);
+        world.demand([model_with("a", spec)]);
+        world.plan();
+        let estimate =
+            Estimate { weights_bytes: 10, kv_bytes_per_block: 5, activation_bytes: 2, context: 64 };
+        let held = ModelHeld {
+            name: name("a"),
+            stage: Some(Stage::Inspect),
+            kv_blocks: None,
+            is_failed: false,
+            sha256: None,
+            estimate: Some(estimate),
+        };
+        world.fleet.report("n0", NodeReport { generation: 1, models: vec![held] });
+        world.plan();
+        let models = &world.fleet.desired("n0").unwrap().models;
+        models.first().and_then(|model| model.kv_blocks)
+    };
+    // 12 bytes without KV cache, 10 for each context of two blocks.
+    assert_eq!(blocks(1000, ""), Some(8));
+    assert_eq!(blocks(42, ""), Some(6));
+    assert_eq!(blocks(22, ""), Some(2));
+    assert_eq!(blocks(21, ""), None);
+    assert_eq!(blocks(1000, "context: 32"), Some(4));
+    assert_eq!(blocks(1000, "kvBlocks: 3"), Some(3));
+    assert_eq!(blocks(26, "kvBlocks: 3"), None);
+}
+
+#[test]
+fn a_node_that_has_the_file_is_taken_before_an_emptier_one() {
+    let mut world = World::empty(1);
+    world.join("n0", 100);
+    world.join("n1", 90);
+    world.demand([model_with(
+        "a",
+        "replicas: 0, prefetch: Selected, placement: {nodeSelector: {node: n1}}",
+    )]);
+    world.settle();
+    assert_eq!(world.models(), ["n0:", "n1: a~"]);
+    world.demand([model("a", 1)]);
+    world.settle();
+    assert_eq!(world.models(), ["n0:", "n1: a"]);
+}
+
+#[test]
+fn a_model_that_must_leave_a_node_serves_there_until_it_serves_elsewhere() {
+    let mut world = World::new(2, [model("a", 1)]);
+    assert_eq!(world.models(), ["n0: a", "n1:"]);
+    world.demand([model_with("a", "placement: {nodeSelector: {node: n1}}")]);
+    world.plan();
+    assert_eq!(world.models(), ["n0: a", "n1: a"]);
+    world.obey("n1");
+    world.plan();
+    assert_eq!(world.models(), ["n0:", "n1: a"]);
+
+    world.demand([model_with("a", "placement: {nodeSelector: {node: n9}}")]);
+    world.settle();
+    assert_eq!(world.models(), ["n0:", "n1: a"], "there is no better place");
+    assert_eq!(world.problems(), ["Model default/a spec.placement NoNodeAdmits"]);
+}
+
+#[test]
+fn a_model_that_is_still_to_be_loaded_leaves_at_once_where_it_may_not_be() {
+    let mut world = World::empty(1);
+    world.join("n0", 100);
+    world.demand([model("a", 1)]);
+    world.plan();
+    world.obey("n0");
+    world.plan();
+    assert_eq!(world.models(), ["n0: a"]);
+    world.demand([model_with("a", "placement: {nodeSelector: {node: n1}}")]);
+    world.plan();
+    assert_eq!(world.models(), ["n0:"]);
+    assert_eq!(world.problems(), ["Model default/a spec.placement NoNodeAdmits"]);
+}
+
+#[test]
+fn a_model_that_fails_on_one_node_is_tried_once_on_each_other() {
+    let mut world = World::empty(1);
+    for node in ["n0", "n1", "n2"] {
+        world.join(node, 100);
+    }
+    for node in ["n0", "n1"] {
+        world.failures.insert((node.to_owned(), "a".to_owned()));
+    }
+    world.demand([model("a", 1), model("b", 1)]);
+    world.settle();
+    assert!(world.models().iter().any(|line| line.starts_with("n2: a")), "{:?}", world.models());
+
+    world.failures.insert(("n2".to_owned(), "b".to_owned()));
+    for node in ["n0", "n1"] {
+        world.failures.insert((node.to_owned(), "b".to_owned()));
+    }
+    world.demand([model_with("b", "context: 32")]);
+    world.settle();
+    let holders = world.models().iter().filter(|line| line.contains('b')).count();
+    assert_eq!(holders, 1, "{:?}", world.models());
+}

@@ -1,0 +1,148 @@
+//! What a fleet that starts anew does before it knows everything.
+
+use super::*;
+
+/// A fleet like that of `world` that knows its demands and recalls who held what.
+pub(super) fn restarted(world: &World) -> World {
+    let mut fleet = Fleet::new(Site::Cluster, 100);
+    for node in world.agents.keys() {
+        let models = world.fleet.desired(node).unwrap().models.iter();
+        let loaded = models.filter(|model| model.stage == Stage::Load);
+        fleet.recall(node, loaded.map(|model| model.name.clone()).collect::<Vec<_>>());
+    }
+    let Demands { models, tenants, pipelines, secrets } = world.fleet.demands.clone();
+    let models = models.into_values().map(Demand::Model);
+    let tenants = tenants.into_values().map(Demand::Tenant);
+    let pipelines = pipelines.into_values().map(Demand::Pipeline);
+    let secrets = secrets.into_values().map(Demand::Secret);
+    for demand in models.chain(tenants).chain(pipelines).chain(secrets) {
+        fleet.apply(demand);
+    }
+    World { fleet, ..world.clone() }
+}
+
+#[test]
+fn nothing_is_planned_before_every_kind_has_been_read_once() {
+    let kinds = [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret];
+    for missing in kinds {
+        let mut fleet = Fleet::new(Site::Cluster, 1);
+        let mut world = World::new(1, [model("a", 1)]);
+        for kind in kinds.into_iter().filter(|kind| *kind != missing) {
+            fleet.synced(kind);
+        }
+        world.fleet = fleet;
+        world.tell("n0");
+        assert_eq!(world.plan(), [], "{missing} is not known");
+        assert_eq!(world.fleet.desired("n0"), None);
+        world.fleet.synced(missing);
+        assert_eq!(world.plan().len(), 1);
+    }
+}
+
+#[test]
+fn a_node_is_told_nothing_before_it_has_said_what_it_holds() {
+    let mut world = World::new(1, [model("a", 1)]);
+    let supply = NodeSupply { name: "n1".to_owned(), ..world.agents["n0"].supply.clone() };
+    let told = |plans: Vec<NodePlan>| plans.into_iter().map(|plan| plan.node).collect::<Vec<_>>();
+    world.fleet.supply(supply);
+    assert_eq!(told(world.plan()), ["n0"], "there is one more door");
+    world.fleet.report("n1", NodeReport::default());
+    assert_eq!(told(world.plan()), ["n1"]);
+}
+
+#[test]
+fn recalled_models_wait_for_their_node_and_move_only_when_it_is_lost() {
+    let world = World::new(3, [model("a", 1), model("b", 2)]);
+    assert_eq!(world.models(), ["n0: a", "n1: b", "n2: b"]);
+    let mut world = restarted(&world);
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        world.fleet.synced(kind);
+    }
+    assert_eq!(world.plan(), [], "nobody is there yet");
+    assert_eq!(world.problems(), Vec::<String>::new());
+    world.tell("n1");
+    world.plan();
+    world.tell("n2");
+    world.plan();
+    assert_eq!(world.models(), ["n1: b", "n2: b"], "a stays where it is recalled");
+    assert_eq!(world.fleet.nodes_of(&name("a")).collect::<Vec<_>>(), ["n0"]);
+    world.lose("n0");
+    world.settle();
+    assert_eq!(world.models(), ["n1: a b", "n2: b"]);
+}
+
+#[test]
+fn what_a_recalled_model_takes_is_asked_of_another_node_while_its_own_still_loads() {
+    let before = World::new(2, [model("a", 1)]);
+    assert_eq!(before.models(), ["n0: a", "n1:"]);
+    let mut after = restarted(&before);
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        after.fleet.synced(kind);
+    }
+    // The agent has started anew too.
+    after.agents.get_mut("n0").unwrap().report = NodeReport::default();
+    after.tell("n0");
+    after.tell("n1");
+    after.plan();
+    assert_eq!(after.models(), ["n0: a", "n1: a?"]);
+    after.obey("n1");
+    after.plan();
+    assert_eq!(after.models(), ["n0: a", "n1:"]);
+}
+
+#[test]
+fn a_restart_changes_nothing_but_generations() {
+    let spec = "models: [{name: a}, {name: b}], apiKeys: [{secretName: k}]";
+    let demands =
+        [model("a", 2), model("b", 1), model("c", 3), tenant("t", spec), secret("k", 'a')];
+    let before = World::new(4, demands);
+    let mut after = restarted(&before);
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        after.fleet.synced(kind);
+    }
+    for node in ["n2", "n0", "n3", "n1"] {
+        after.tell(node);
+        after.plan();
+    }
+    assert_eq!(lives::contents(&after), lives::contents(&before));
+    let generations = after.fleet.plans.values().map(|desired| desired.generation);
+    assert!(generations.min() >= Some(100));
+}
+
+#[test]
+fn a_model_that_nobody_recalls_stays_with_a_node_that_holds_it() {
+    let before = World::new(2, [model("a", 1)]);
+    assert_eq!(before.models(), ["n0: a", "n1:"]);
+    let mut after = World::empty(100);
+    after.agents = before.agents.clone();
+    after.demand([model("b", 1), model("a", 1)]);
+    after.tell("n0");
+    after.tell("n1");
+    after.plan();
+    assert_eq!(after.models(), ["n0: a b?", "n1:"]);
+    let kv_blocks = |world: &World| world.fleet.desired("n0").unwrap().models[0].kv_blocks;
+    assert_eq!(kv_blocks(&after), kv_blocks(&before));
+}
+
+#[test]
+fn a_scaled_model_starts_anew_with_the_replicas_it_has() {
+    let spec = "scaling: {min: 0, max: 4, idleAfterSeconds: 60}";
+    let mut before = World::new(2, [model_with("a", spec)]);
+    before.fleet.wanted(&name("a"), before.now);
+    before.settle();
+    assert_eq!(before.models(), ["n0: a", "n1:"]);
+    let mut after = restarted(&before);
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        after.fleet.synced(kind);
+    }
+    after.now = Duration::from_secs(5);
+    after.tell("n0");
+    after.tell("n1");
+    after.settle();
+    assert_eq!(after.models(), ["n0: a", "n1:"]);
+    assert_eq!(after.fleet.due(), Some(Duration::from_secs(65)));
+    after.now = Duration::from_secs(65);
+    after.settle();
+    assert_eq!(after.models(), ["n0:", "n1:"]);
+    assert_eq!(after.fleet.due(), None);
+}

@@ -1,0 +1,167 @@
+//! What each node gets besides its models: stages, programs, limits, routes.
+
+use super::*;
+
+fn tenants(world: &World, node: &str) -> Vec<String> {
+    let tenants = world.fleet.desired(node).unwrap().tenants.iter();
+    let show = |tenant: &std::sync::Arc<crate::desired::DesiredTenant>| {
+        let role = if tenant.program.is_some() { "hosts" } else { "hands on" };
+        format!("{role} {}", tenant.name.name())
+    };
+    tenants.map(show).collect()
+}
+
+fn routes(world: &World, node: &str) -> Vec<String> {
+    let routes = world.fleet.desired(node).unwrap().routes.iter();
+    let peers = |route: &crate::desired::Route| {
+        let peers = route.peers.iter().map(|peer| format!("{} {}", peer.node, peer.address));
+        format!("{}: {}", route.model.name(), peers.collect::<Vec<_>>().join(", "))
+    };
+    routes.map(peers).collect()
+}
+
+#[test]
+fn one_node_reads_the_header_of_a_model_before_anybody_loads_it() {
+    let mut world = World::empty(1);
+    world.join("n0", 100);
+    world.join("n1", 100);
+    world.demand([model("a", 1), model("b", 2), model("off", 0)]);
+    world.plan();
+    assert_eq!(world.models(), ["n0: a?", "n1: b?"]);
+    assert_eq!(world.problems(), Vec::<String>::new());
+    assert_eq!(world.fleet.estimate(&name("a")), None);
+    world.obey("n1");
+    world.plan();
+    assert_eq!(world.models(), ["n0: a? b", "n1: b"]);
+    assert!(world.fleet.estimate(&name("b")).is_some());
+}
+
+#[test]
+fn a_changed_file_is_another_model_but_stays_where_it_is() {
+    let mut world = World::new(2, [model("a", 1)]);
+    let changed = "{kind: Model, apiVersion: realm.dev/v1alpha1, metadata: {name: a}, \
+                    spec: {sources: ['file:///other']}}";
+    world.demand([demand(changed)]);
+    world.plan();
+    assert_eq!(world.models(), ["n0: a", "n1:"]);
+    assert_eq!(world.fleet.estimate(&name("a")), None, "it is not known yet");
+    let stale = world.agents["n0"].report.clone();
+    world.fleet.report("n0", stale);
+    assert_eq!(world.fleet.estimate(&name("a")), None, "that was the old file");
+    world.obey("n0");
+    assert!(world.fleet.estimate(&name("a")).is_some());
+}
+
+#[test]
+fn every_admitted_node_fetches_ahead_what_is_to_be_prefetched() {
+    let mut world = World::empty(1);
+    for node in ["n0", "n1", "n2"] {
+        world.join(node, 100);
+    }
+    world.change("n2", |supply| supply.memory_bytes = BTreeMap::from([(Accelerator::Cuda, 9)]));
+    world.demand([model_with("a", "prefetch: Selected, placement: {accelerator: Cpu}")]);
+    world.plan();
+    assert_eq!(world.models(), ["n0: a?", "n1: a~", "n2:"]);
+    world.settle();
+    assert_eq!(world.models(), ["n0: a~", "n1: a", "n2:"]);
+}
+
+#[test]
+fn a_program_goes_where_its_tenants_models_are_and_every_door_knows_every_tenant() {
+    let mut world = World::new(
+        3,
+        [
+            model("a", 1),
+            model("b", 1),
+            tenant("s", "models: [{name: a}]"),
+            tenant("t", "models: [{name: a}, {name: b}]"),
+            tenant("u", ""),
+        ],
+    );
+    assert_eq!(world.models(), ["n0: a", "n1: b", "n2:"]);
+    assert_eq!(tenants(&world, "n0"), ["hosts s", "hosts t", "hosts u"]);
+    assert_eq!(tenants(&world, "n1"), ["hands on s", "hosts t", "hosts u"]);
+    assert_eq!(tenants(&world, "n2"), ["hands on s", "hands on t", "hosts u"]);
+    world.change("n1", |supply| supply.is_door = false);
+    world.plan();
+    assert_eq!(tenants(&world, "n1"), ["hosts t", "hosts u"]);
+}
+
+#[test]
+fn limits_are_shared_out_over_the_doors_and_rounded_up() {
+    let spec = "limits: {requestsPerMinute: 10, inputTokensPerMinute: 9, outputTokensPerMinute: 1, \
+                calls: 4, context: 7, kvBlocks: 8}";
+    let mut world = World::new(3, [tenant("t", spec)]);
+    let limits = |world: &World, node: &str| {
+        let desired = world.fleet.desired(node).unwrap();
+        let limits = desired.tenants[0].limits;
+        let spent = (
+            limits.requests_per_minute,
+            limits.input_tokens_per_minute,
+            limits.output_tokens_per_minute,
+            limits.calls_max,
+        );
+        (desired.doors, spent, (limits.context_max, limits.kv_blocks_max))
+    };
+    assert_eq!(limits(&world, "n0"), (3, (4, 3, 1, 2), (7, 8)));
+    world.change("n2", |supply| supply.is_door = false);
+    world.plan();
+    assert_eq!(limits(&world, "n0"), (2, (5, 5, 1, 2), (7, 8)));
+    world.fleet.disconnect("n1");
+    world.plan();
+    assert_eq!(limits(&world, "n0").0, 2, "it may still let calls in");
+    world.lose("n1");
+    world.plan();
+    assert_eq!(limits(&world, "n0"), (1, (10, 9, 1, 4), (7, 8)));
+}
+
+#[test]
+fn routes_lead_to_the_nodes_that_serve_a_model_now() {
+    let mut world = World::new(3, [model("a", 2), model("b", 1)]);
+    assert_eq!(world.models(), ["n0: a", "n1: a", "n2: b"]);
+    let all = ["a: n0 n0:1, n1 n1:1", "b: n2 n2:1"];
+    assert_eq!(routes(&world, "n0"), all);
+    assert_eq!(routes(&world, "n2"), all);
+    world.change("n0", |supply| supply.is_ready = false);
+    world.change("n2", |supply| supply.peer_address = None);
+    world.plan();
+    assert_eq!(routes(&world, "n1"), ["a: n1 n1:1"]);
+    world.fleet.disconnect("n1");
+    world.plan();
+    assert_eq!(routes(&world, "n1"), Vec::<String>::new());
+    world.tell("n1");
+    world.plan();
+    assert_eq!(routes(&world, "n1"), ["a: n1 n1:1"]);
+}
+
+#[test]
+fn calls_in_hand_add_replicas_and_quiet_takes_them_away() {
+    let spec = "scaling: {min: 1, max: 2, targetQueue: 4}";
+    let mut world = World::new(3, [model_with("a", spec)]);
+    assert_eq!(world.models(), ["n0: a", "n1:", "n2:"]);
+    world.change("n0", |supply| supply.calls = BTreeMap::from([(name("a"), 5)]));
+    world.settle();
+    assert_eq!(world.models(), ["n0: a", "n1: a", "n2:"]);
+    assert_eq!(world.fleet.replicas(&name("a")), 2);
+    world.change("n0", |supply| supply.calls.clear());
+    world.settle();
+    assert_eq!(world.models(), ["n0: a", "n1: a", "n2:"]);
+    world.now += world.fleet.due().unwrap();
+    world.settle();
+    assert_eq!(world.fleet.replicas(&name("a")), 1);
+}
+
+#[test]
+fn a_model_at_zero_is_inspected_ahead_and_loaded_when_a_call_waits() {
+    let spec = "scaling: {min: 0, max: 2, idleAfterSeconds: 10}";
+    let mut world = World::new(1, [model_with("a", spec)]);
+    assert_eq!(world.models(), ["n0:"]);
+    assert!(world.fleet.estimate(&name("a")).is_some());
+    world.fleet.wanted(&name("a"), world.now);
+    world.fleet.wanted(&name("unknown"), world.now);
+    world.settle();
+    assert_eq!(world.models(), ["n0: a"]);
+    world.now = world.fleet.due().unwrap();
+    world.settle();
+    assert_eq!(world.models(), ["n0:"]);
+}

@@ -1,0 +1,192 @@
+//! One controller for each kind, all of one shape: fetch, validate, demand, build, apply, report.
+//!
+//! [`reconcile`] is that shape. What differs between kinds is a [`Served`]: how an object becomes a
+//! demand, and what its status says.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use kube::{
+    Api, ResourceExt as _,
+    runtime::{
+        Controller,
+        controller::{self, Action},
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use realm_plan::{Demand, Kind, Name, Problem};
+use thiserror::Error;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::{
+    context::Context,
+    fleet::{handle::Command, standing::Standing},
+    status::apply::{self, ApplyError, Kinded},
+};
+
+/// How often an object is looked at without news: what nobody told us of is mended then.
+const RESYNC: Duration = Duration::from_mins(10);
+
+/// How often objects that are gone are looked for: one whose finalizer was taken off by hand leaves
+/// nothing behind that would be reconciled.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// The wait after an error, doubled by the number of errors in a row up to six times.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// Reconciles of one kind at once: each waits for the API server, not for a core.
+const AT_ONCE: u16 = 16;
+
+/// A kind of object that the fleet serves.
+pub(crate) trait Served: Kinded {
+    const KIND: Kind;
+
+    /// Proves the object, or lists what is wrong with it.
+    fn validate(&self) -> Result<Demand, Vec<Problem>>;
+
+    /// What its status should say.
+    fn build(&self, standing: &Standing, context: &Context, now: Timestamp) -> Self::Status;
+
+    /// What was known to be where when this status was written: nodes, and models of theirs.
+    fn recalled(&self) -> Vec<(String, Name)> {
+        Vec::new()
+    }
+}
+
+/// Why an object could not be reconciled. It is tried again.
+#[derive(Debug, Error)]
+pub(crate) enum ReconcileError {
+    #[error("apply what became of an object")]
+    Apply(#[source] ApplyError),
+}
+
+/// Follows every object of a kind for as long as this operator leads.
+pub(crate) async fn run<K: Served>(context: Arc<Context>) {
+    let controller =
+        Controller::new(Api::<K>::all(context.client.clone()), watcher::Config::default());
+    let store = controller.store();
+    let changes = context
+        .fleet
+        .changes(K::KIND)
+        .map(|name| ObjectRef::new(name.name()).within(name.namespace()));
+    let reconciled = controller
+        .with_config(controller::Config::default().concurrency(AT_ONCE))
+        .reconcile_on(changes)
+        .run(reconcile::<K>, retry::<K>, context.clone())
+        .for_each(|outcome| async {
+            if let Err(error) = outcome {
+                tracing::debug!(error = &error as &dyn std::error::Error, "not reconciled");
+            }
+        });
+    tokio::join!(reconciled, keep_in_step(store, context));
+}
+
+/// Takes one object where it should be.
+async fn reconcile<K: Served>(
+    object: Arc<K>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let _timer = context.metrics.reconciling(K::KIND);
+    let Ok(name) = Name::of(object.meta()) else {
+        // The definition's rules let no such object in.
+        return Ok(Action::await_change());
+    };
+    if object.meta().deletion_timestamp.is_some() {
+        return release(&*object, name, &context).await;
+    }
+    let generation = generation(&*object);
+    apply::finalizer(&context.client, &*object, true).await.map_err(ReconcileError::Apply)?;
+    let standing = context.fleet.standing(K::KIND, &name);
+    let Some(standing) = standing.filter(|standing| standing.generation == generation) else {
+        // Planned first; its standing brings the object back here.
+        context.fleet.tell(command(&*object, name)).await;
+        return Ok(Action::await_change());
+    };
+    let status = object.build(&standing, &context, Timestamp::now());
+    if let Some(wait) =
+        context.throttle.wait(K::KIND, &name, is_turn(&*object, &status), Instant::now())
+    {
+        return Ok(Action::requeue(wait));
+    }
+    let is_written = apply::status(&context.client, &*object, &status).await;
+    if is_written.map_err(ReconcileError::Apply)? {
+        context.throttle.wrote(K::KIND, &name, Instant::now());
+        apply::event(&context.recorder, &*object, &status).await;
+    }
+    Ok(Action::requeue(RESYNC))
+}
+
+/// Lets a deleted object go once the agents have.
+async fn release<K: Served>(
+    object: &K,
+    name: Name,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    let is_held = context.fleet.is_held(K::KIND, &name);
+    context.throttle.forget(K::KIND, &name);
+    context.fleet.tell(Command::Remove { kind: K::KIND, name }).await;
+    if is_held {
+        return Ok(Action::await_change());
+    }
+    apply::finalizer(&context.client, object, false).await.map_err(ReconcileError::Apply)?;
+    Ok(Action::await_change())
+}
+
+/// Whether the conditions of `status` have turned from those that the object shows.
+fn is_turn<K: Served>(object: &K, status: &K::Status) -> bool {
+    let before = object.status().map(K::conditions).unwrap_or_default();
+    let now = K::conditions(status);
+    before.len() != now.len()
+        || before.iter().zip(now).any(|(before, now)| {
+            (&before.type_, &before.status, &before.reason, before.observed_generation)
+                != (&now.type_, &now.status, &now.reason, now.observed_generation)
+        })
+}
+
+fn generation<K: Served>(object: &K) -> i64 {
+    object.meta().generation.unwrap_or(0)
+}
+
+fn command<K: Served>(object: &K, name: Name) -> Command {
+    let generation = generation(object);
+    match object.validate() {
+        Ok(demand) => Command::Apply { demand: Box::new(demand), generation },
+        Err(problems) => Command::Refuse { kind: K::KIND, name, problems, generation },
+    }
+}
+
+fn retry<K: Served>(object: Arc<K>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let name = object.name_any();
+    tracing::warn!(kind = %K::KIND, name, error = error as &dyn std::error::Error, "not reconciled");
+    context.metrics.reconcile_failed(K::KIND);
+    Action::requeue(RETRY_MIN)
+}
+
+/// Tells the fleet of every object there is, once, and from then on which are gone.
+async fn keep_in_step<K: Served>(store: Store<K>, context: Arc<Context>) {
+    // It fails only when the controller is gone, and this with it.
+    if store.wait_until_ready().await.is_err() {
+        return;
+    }
+    for object in store.state() {
+        for (node, model) in object.recalled() {
+            context.fleet.tell(Command::Recall { node, models: vec![model] }).await;
+        }
+        if let Ok(name) = Name::of(object.meta())
+            && object.meta().deletion_timestamp.is_none()
+        {
+            context.fleet.tell(command(&*object, name)).await;
+        }
+    }
+    context.fleet.tell(Command::Synced(K::KIND)).await;
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        sweep.tick().await;
+        let names: BTreeSet<Name> =
+            store.state().iter().filter_map(|object| Name::of(object.meta()).ok()).collect();
+        context.fleet.tell(Command::Retain { kind: K::KIND, names }).await;
+    }
+}

@@ -1,0 +1,196 @@
+//! The one owner of all demands and all reports: what is wanted meets what there is.
+//!
+//! Objects come in as [`Command`]s, nodes through the [`Registry`]. Whatever comes within
+//! [`GATHER`] is taken together ([`intake`]), planned once, left for the agents and told to whoever
+//! writes status as a [`Snapshot`] ([`standing`]). Nothing else plans.
+
+pub mod handle;
+mod intake;
+pub mod standing;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use realm_plan::{Fleet, Kind, Name, NodePlan, validate::Site};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use self::{
+    handle::{Command, Handle},
+    intake::Nodes,
+    standing::Snapshot,
+};
+use crate::{lease::Term, link::registry::Registry, metrics::FleetMetrics};
+
+/// How long changes are gathered before they are planned: short against the second in which a
+/// change should be everywhere, long enough that a thousand objects at once are one plan.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Commands that wait for the loop: a burst of one `kubectl apply`. Whoever finds no room waits.
+const COMMANDS_BUFFERED_MAX: usize = 1024;
+
+/// The loop, ready to run.
+pub struct FleetLoop {
+    fleet: Fleet,
+    registry: Registry,
+    term: Term,
+    nodes: Nodes,
+    /// The generation of the spec that each object's newest demand came from.
+    observed: BTreeMap<(Kind, Name), i64>,
+    credentials: BTreeMap<Name, Arc<Vec<u8>>>,
+    commands: mpsc::Receiver<Command>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    metrics: FleetMetrics,
+    /// The moment that the fleet's times count from.
+    started: Instant,
+}
+
+impl FleetLoop {
+    /// A loop for one term of leading, and the handle that others reach it by.
+    pub fn new(term: Term, registry: Registry, metrics: FleetMetrics) -> (Self, Handle) {
+        let (sender, commands) = mpsc::channel(COMMANDS_BUFFERED_MAX);
+        let (snapshot, seen) = watch::channel(Arc::default());
+        let started = Instant::now();
+        let fleet = Self {
+            fleet: Fleet::new(Site::Cluster, term.first_generation),
+            registry,
+            term,
+            nodes: Nodes::new(started),
+            observed: BTreeMap::new(),
+            credentials: BTreeMap::new(),
+            commands,
+            snapshot,
+            metrics,
+            started,
+        };
+        (fleet, Handle::new(sender, seen))
+    }
+
+    /// Plans for as long as anybody holds a handle.
+    pub async fn run(mut self) {
+        while self.wait().await {
+            let until = Instant::now() + GATHER;
+            while let Some(command) = self.next_before(until).await {
+                self.take(command);
+            }
+            self.turn();
+        }
+    }
+
+    /// Waits for something to do; `false` when nobody can want anything any more.
+    async fn wait(&mut self) -> bool {
+        let due = self.due();
+        tokio::select! {
+            command = self.commands.recv() => match command {
+                Some(command) => self.take(command),
+                None => return false,
+            },
+            () = self.registry.changed() => {}
+            () = sleep_or_forever(due) => {}
+        }
+        true
+    }
+
+    async fn next_before(&mut self, until: Instant) -> Option<Command> {
+        tokio::select! {
+            biased; // Time is up even while commands keep coming.
+            () = sleep_until(until) => None,
+            command = self.commands.recv() => command,
+        }
+    }
+
+    /// When time alone changes something: a model has been idle, or a node is lost.
+    fn due(&self) -> Option<Instant> {
+        let planned = self.fleet.due().map(|due| self.started + due);
+        planned.into_iter().chain(self.nodes.due()).min()
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Apply { demand, generation } => {
+                let object = handle::object_of(&demand);
+                self.observed.insert(object, generation);
+                self.fleet.apply(*demand);
+            }
+            Command::Refuse { kind, name, problems, generation } => {
+                self.observed.insert((kind, name.clone()), generation);
+                self.fleet.refuse(kind, name, problems);
+            }
+            Command::Remove { kind, name } => self.remove(kind, &name),
+            Command::Retain { kind, names } => {
+                let known = self.observed.keys().filter(|(known, _)| *known == kind);
+                let gone: Vec<Name> = known
+                    .filter(|(_, name)| !names.contains(name))
+                    .map(|(_, n)| n.clone())
+                    .collect();
+                for name in gone {
+                    self.remove(kind, &name);
+                }
+            }
+            Command::Credentials { name, bytes } => {
+                self.credentials.insert(name, Arc::new(bytes));
+            }
+            Command::Synced(kind) => self.fleet.synced(kind),
+            Command::Recall { node, models } => {
+                self.nodes.recall(&node);
+                self.fleet.recall(&node, models);
+            }
+            Command::Labels { node, labels } => self.nodes.label(node, labels),
+        }
+    }
+
+    fn remove(&mut self, kind: Kind, name: &Name) {
+        self.observed.remove(&(kind, name.clone()));
+        self.fleet.remove(kind, name);
+        if kind == Kind::Secret {
+            self.credentials.remove(name);
+        }
+    }
+
+    /// One turn: takes in what nodes say, plans, and tells everybody.
+    fn turn(&mut self) {
+        let began = Instant::now();
+        let views = self.registry.snapshot();
+        for lost in self.nodes.take(&mut self.fleet, &views, began) {
+            tracing::info!(node = lost, "lost; its models go elsewhere");
+            self.registry.forget(&lost);
+        }
+        let plans = self.fleet.plan(began - self.started);
+        self.metrics.planned(began.elapsed(), plans.len(), views.len());
+        self.publish(plans);
+        let next = standing::snapshot(&self.fleet, &self.observed, &views);
+        self.snapshot.send_if_modified(|last| {
+            let next = next.sharing(last);
+            let is_new = next != **last;
+            *last = Arc::new(next);
+            is_new
+        });
+    }
+
+    /// Leaves each node what it should hold, and what opens its sources.
+    fn publish(&self, plans: Vec<NodePlan>) {
+        for NodePlan { node, desired } in plans {
+            self.term.newest_generation.send_if_modified(|newest| {
+                let is_newer = desired.generation > *newest;
+                *newest = desired.generation.max(*newest);
+                is_newer
+            });
+            let credentials = intake::credentials(&desired, &self.credentials);
+            let left = self
+                .registry
+                .set_credentials(&node, Arc::new(credentials))
+                .and_then(|()| self.registry.set_desired(&node, Arc::new(desired)));
+            if let Err(error) = left {
+                tracing::error!(node, %error, "a node gets no state");
+            }
+        }
+    }
+}
+
+async fn sleep_or_forever(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,88 @@
+//! How objects reach the fleet, and how what became of them comes back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use futures_util::{Stream, stream};
+use realm_plan::{Demand, Kind, Name, Problem};
+use tokio::sync::{mpsc, watch};
+
+use super::standing::{Snapshot, Standing};
+
+/// What the fleet is told.
+#[derive(Debug)]
+pub enum Command {
+    /// An object is wanted, in the form of this generation of its spec.
+    Apply { demand: Box<Demand>, generation: i64 },
+    /// An object cannot be served as this generation of its spec says.
+    Refuse { kind: Kind, name: Name, problems: Vec<Problem>, generation: i64 },
+    /// An object is no longer wanted.
+    Remove { kind: Kind, name: Name },
+    /// What a Secret holds for the sources of models.
+    Credentials { name: Name, bytes: Vec<u8> },
+    /// Objects of the kind that are not among `names` are no longer wanted.
+    Retain { kind: Kind, names: BTreeSet<Name> },
+    /// Every object of the kind has been told once.
+    Synced(Kind),
+    /// The node held these models when the last leader wrote it down.
+    Recall { node: String, models: Vec<Name> },
+    /// The labels of a node; none once it is gone.
+    Labels { node: String, labels: Option<BTreeMap<String, String>> },
+}
+
+/// The fleet as others see it. Clones are handles to the same fleet.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Handle {
+    pub(super) const fn new(
+        commands: mpsc::Sender<Command>,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+    ) -> Self {
+        Self { commands, snapshot }
+    }
+
+    /// Tells the fleet something, and waits for room where many do.
+    pub async fn tell(&self, command: Command) {
+        // The loop ends with the term, and so does whoever tells it anything.
+        let _ = self.commands.send(command).await;
+    }
+
+    /// What the last plan and the nodes say of an object; `None` until it has been planned.
+    pub fn standing(&self, kind: Kind, name: &Name) -> Option<Arc<Standing>> {
+        self.snapshot.borrow().get(kind, name).cloned()
+    }
+
+    /// Whether a node still says that it holds the object.
+    pub fn is_held(&self, kind: Kind, name: &Name) -> bool {
+        self.snapshot.borrow().is_held(kind, name)
+    }
+
+    /// The objects of `kind` of which there is news, again and again. What changes several times
+    /// before anybody looks is told once.
+    pub fn changes(&self, kind: Kind) -> impl Stream<Item = Name> + Send + use<> {
+        let start = (self.snapshot.clone(), Arc::<Snapshot>::default());
+        let turns = stream::unfold(start, move |(mut snapshot, seen)| async move {
+            snapshot.changed().await.ok()?;
+            let next = snapshot.borrow_and_update().clone();
+            let changed = next.changed_since(&seen, kind);
+            Some((stream::iter(changed), (snapshot, next)))
+        });
+        futures_util::StreamExt::flatten(turns)
+    }
+}
+
+/// Which object a demand is of.
+pub(super) fn object_of(demand: &Demand) -> (Kind, Name) {
+    match demand {
+        Demand::Model(model) => (Kind::Model, model.name().clone()),
+        Demand::Tenant(tenant) => (Kind::Tenant, tenant.name().clone()),
+        Demand::Pipeline(pipeline) => (Kind::Pipeline, pipeline.name().clone()),
+        Demand::Secret(secret) => (Kind::Secret, secret.name().clone()),
+    }
+}

@@ -1,0 +1,213 @@
+//! What nodes say, in the planner's words.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use realm_plan::{
+    Estimate, Fleet, ModelHeld, Name, NodeReport, NodeSupply,
+    desired::{Accelerator, Desired},
+};
+use tokio::time::Instant;
+
+use crate::link::{
+    registry::NodeView,
+    report::{ModelFacts, ModelPhase, ModelReport, Report},
+    supply::{Credentials, DeviceKind, Supply},
+};
+
+/// How long a node may be away before its models go elsewhere: over the restart of an agent and of
+/// a machine's network, and not much over the forty seconds after which Kubernetes itself calls a
+/// node unreachable.
+const LOST_AFTER: Duration = Duration::from_secs(45);
+
+/// The same for nodes that a new leader has not met yet: all agents come back within seconds, and
+/// some of their networks take a while.
+const RECALLED_LOST_AFTER: Duration = Duration::from_mins(2);
+
+/// Every node that the fleet knows, and since when it is away.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    started: Instant,
+    known: BTreeMap<String, Away>,
+    labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// Nodes whose labels changed since the last turn.
+    relabelled: BTreeSet<String>,
+    /// What each node said by the last turn.
+    heard: BTreeMap<String, Heard>,
+}
+
+/// Whether a node is away, and when it is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Away {
+    No,
+    LostAt(Instant),
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    supply: Option<Arc<Supply>>,
+    report: Option<Arc<Report>>,
+}
+
+impl Nodes {
+    pub(super) const fn new(started: Instant) -> Self {
+        Self {
+            started,
+            known: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            relabelled: BTreeSet::new(),
+            heard: BTreeMap::new(),
+        }
+    }
+
+    /// Waits for a node that held something before this leader's time.
+    pub(super) fn recall(&mut self, node: &str) {
+        let lost_at = self.started + RECALLED_LOST_AFTER;
+        self.known.entry(node.to_owned()).or_insert(Away::LostAt(lost_at));
+    }
+
+    pub(super) fn label(&mut self, node: String, labels: Option<BTreeMap<String, String>>) {
+        match labels {
+            Some(labels) => drop(self.labels.insert(node.clone(), labels)),
+            None => drop(self.labels.remove(&node)),
+        }
+        self.relabelled.insert(node);
+    }
+
+    /// When the next node is lost.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let lost_at = self.known.values().filter_map(|away| match away {
+            Away::No => None,
+            Away::LostAt(at) => Some(*at),
+        });
+        lost_at.min()
+    }
+
+    /// Tells the fleet what is new of the nodes in `views`. Gives those that are lost.
+    pub(super) fn take(
+        &mut self,
+        fleet: &mut Fleet,
+        views: &BTreeMap<String, NodeView>,
+        now: Instant,
+    ) -> Vec<String> {
+        for (name, view) in views {
+            if view.is_connected {
+                self.known.insert(name.clone(), Away::No);
+                self.hear(fleet, name, view);
+            } else if self.known.get(name) == Some(&Away::No) {
+                self.known.insert(name.clone(), Away::LostAt(now + LOST_AFTER));
+                self.heard.remove(name);
+                fleet.disconnect(name);
+            }
+        }
+        self.relabelled.clear();
+        let is_lost = |_: &String, away: &mut Away| matches!(away, Away::LostAt(at) if *at <= now);
+        let lost: Vec<String> = self.known.extract_if(.., is_lost).map(|(name, _)| name).collect();
+        for name in &lost {
+            fleet.withdraw(name);
+        }
+        lost
+    }
+
+    fn hear(&mut self, fleet: &mut Fleet, name: &str, view: &NodeView) {
+        let heard = self.heard.entry(name.to_owned()).or_default();
+        let is_relabelled = self.relabelled.contains(name);
+        let has_news = !is_same(heard.supply.as_ref(), view.supply.as_ref());
+        if let Some(supply) = &view.supply
+            && (has_news || is_relabelled)
+        {
+            let labels = self.labels.get(name).cloned().unwrap_or_default();
+            fleet.supply(node_supply(name, labels, supply));
+        }
+        if let Some(report) = &view.report
+            && !is_same(heard.report.as_ref(), view.report.as_ref())
+        {
+            fleet.report(name, node_report(report));
+        }
+        if let Some(agent) = &view.agent {
+            fleet.outgrow(agent.generation);
+        }
+        *heard = Heard { supply: view.supply.clone(), report: view.report.clone() };
+    }
+}
+
+fn is_same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+fn node_supply(name: &str, labels: BTreeMap<String, String>, supply: &Supply) -> NodeSupply {
+    let mut memory_bytes = BTreeMap::new();
+    for device in &supply.devices {
+        let accelerator = match device.kind {
+            DeviceKind::Cpu => Accelerator::Cpu,
+            DeviceKind::Cuda => Accelerator::Cuda,
+            DeviceKind::WebGpu => Accelerator::WebGpu,
+        };
+        // A device without memory of its own uses the host's.
+        let free = match device.memory_bytes_total {
+            0 => supply.memory_bytes_free,
+            _ => device.memory_bytes_free,
+        };
+        let most = memory_bytes.entry(accelerator).or_insert(0);
+        *most = free.max(*most);
+    }
+    let calls = supply.models.iter().map(|load| {
+        let calls = load.sequences_queued.saturating_add(load.sequences_running);
+        (load.model.clone(), calls)
+    });
+    NodeSupply {
+        name: name.to_owned(),
+        labels,
+        memory_bytes,
+        is_door: supply.door.is_some(),
+        peer_address: supply.peer.map(|peer| peer.to_string()),
+        is_ready: !supply.is_draining,
+        calls: calls.collect(),
+    }
+}
+
+fn node_report(report: &Report) -> NodeReport {
+    let models = report.models.iter().map(model_held).collect();
+    NodeReport { generation: report.generation, models }
+}
+
+fn model_held(model: &ModelReport) -> ModelHeld {
+    let ModelReport { name, phase, stage, kv_blocks, facts } = model;
+    ModelHeld {
+        name: name.clone(),
+        stage: *stage,
+        kv_blocks: *kv_blocks,
+        is_failed: matches!(phase, ModelPhase::Failed(_)),
+        sha256: facts.as_ref().and_then(|facts| facts.sha256),
+        estimate: facts.as_ref().and_then(estimate),
+    }
+}
+
+fn estimate(facts: &ModelFacts) -> Option<Estimate> {
+    let memory = facts.memory?;
+    Some(Estimate {
+        weights_bytes: facts.weights_bytes,
+        kv_bytes_per_block: memory.kv_bytes_per_block,
+        activation_bytes: memory.activation_bytes,
+        context: facts.context,
+    })
+}
+
+/// What opens the sources of the models in `desired`, of what the Secrets hold.
+pub(super) fn credentials(
+    desired: &Desired,
+    secrets: &BTreeMap<Name, Arc<Vec<u8>>>,
+) -> Credentials {
+    let opened = desired.models.iter().filter_map(|model| {
+        let bytes = secrets.get(model.secret.as_ref()?)?;
+        Some((model.name.clone(), bytes.as_ref().clone()))
+    });
+    Credentials(opened.collect())
+}

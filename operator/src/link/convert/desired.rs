@@ -1,0 +1,200 @@
+//! The planner's desired state as protobuf.
+
+use realm_plan::{
+    Name,
+    desired::{
+        Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
+        HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
+        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
+    },
+};
+use realm_proto::link::v1 as proto;
+
+pub(in crate::link) fn desired_to(desired: &Desired) -> proto::OperatorMessage {
+    let Desired { generation, models, tenants, pipelines, routes, doors } = desired;
+    super::message(proto::operator_message::Message::Desired(proto::Desired {
+        generation: *generation,
+        models: models.iter().map(model_to).collect(),
+        tenants: tenants.iter().map(|tenant| tenant_to(tenant)).collect(),
+        pipelines: pipelines.iter().map(pipeline_to).collect(),
+        routes: routes.iter().map(route_to).collect(),
+        doors: *doors,
+    }))
+}
+
+fn model_to(model: &DesiredModel) -> proto::Model {
+    let DesiredModel { name, artifact, secret, context, kv_blocks, accelerator, stage } = model;
+    let stage = match stage {
+        Stage::Inspect => proto::Stage::Inspect,
+        Stage::Prefetch => proto::Stage::Prefetch,
+        Stage::Load => proto::Stage::Load,
+    };
+    let accelerator = match accelerator {
+        Accelerator::Any => proto::Accelerator::Any,
+        Accelerator::Cpu => proto::Accelerator::Cpu,
+        Accelerator::Cuda => proto::Accelerator::Cuda,
+        Accelerator::WebGpu => proto::Accelerator::Webgpu,
+    };
+    proto::Model {
+        name: name.to_string(),
+        artifact: Some(artifact_to(artifact)),
+        context: *context,
+        kv_blocks: *kv_blocks,
+        stage: stage.into(),
+        accelerator: accelerator.into(),
+        secret: secret.as_ref().map(|secret| secret.name().to_owned()),
+    }
+}
+
+fn route_to(route: &Route) -> proto::Route {
+    let Route { model, peers } = route;
+    let peer_to = |Peer { node, address }: &Peer| proto::route::Peer {
+        node: node.clone(),
+        address: address.clone(),
+    };
+    proto::Route { model: model.to_string(), peers: peers.iter().map(peer_to).collect() }
+}
+
+fn artifact_to(artifact: &Artifact) -> proto::Artifact {
+    let Artifact { sources, sha256 } = artifact;
+    proto::Artifact { sources: sources.clone(), sha256: sha256.as_ref().map(digest_to) }
+}
+
+fn digest_to(digest: &Sha256) -> Vec<u8> {
+    let Sha256(bytes) = digest;
+    bytes.to_vec()
+}
+
+fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
+    let DesiredTenant { name, weight, suspended, limits, models, pipelines, keys, program } =
+        tenant;
+    let pipeline_to = |(alias, name): (&String, &Name)| (alias.clone(), name.to_string());
+    proto::Tenant {
+        name: name.to_string(),
+        weight: *weight,
+        suspended: *suspended,
+        limits: Some(limits_to(limits)),
+        models: models.iter().map(grant_to).collect(),
+        pipelines: pipelines.iter().map(pipeline_to).collect(),
+        keys: keys.iter().map(key_to).collect(),
+        program: program.as_ref().map(program_to),
+    }
+}
+
+fn program_to(HostedProgram { code, config }: &HostedProgram) -> proto::Program {
+    let code = match code {
+        Program::BuiltIn => proto::program::Program::BuiltIn(proto::program::BuiltIn {}),
+        Program::Component(artifact) => proto::program::Program::Component(artifact_to(artifact)),
+    };
+    proto::Program { program: Some(code), config: config.clone() }
+}
+
+fn grant_to(grant: &ModelGrant) -> proto::ModelGrant {
+    let ModelGrant { alias, model } = grant;
+    proto::ModelGrant { alias: alias.clone(), model: model.to_string() }
+}
+
+fn key_to(key: &ApiKey) -> proto::ApiKey {
+    let ApiKey { name, sha256, expires_at, disabled } = key;
+    proto::ApiKey {
+        name: name.clone(),
+        sha256: digest_to(sha256),
+        expires_at: *expires_at,
+        disabled: *disabled,
+    }
+}
+
+const fn limits_to(limits: &Limits) -> proto::Limits {
+    let Limits {
+        requests_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        calls_max,
+        context_max,
+        kv_blocks_max,
+        program,
+    } = *limits;
+    let ProgramLimits { memory_bytes_max, fuel_max, host_calls_max, output_bytes_max, deadline_ms } =
+        program;
+    proto::Limits {
+        requests_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        calls_max,
+        context_max,
+        kv_blocks_max,
+        program: Some(proto::ProgramLimits {
+            memory_bytes_max,
+            fuel_max,
+            host_calls_max,
+            output_bytes_max,
+            deadline_ms,
+        }),
+    }
+}
+
+fn pipeline_to(pipeline: &DesiredPipeline) -> proto::Pipeline {
+    let DesiredPipeline { name, inputs, steps, outputs } = pipeline;
+    proto::Pipeline {
+        name: name.to_string(),
+        inputs: inputs.iter().map(input_to).collect(),
+        steps: steps.iter().map(step_to).collect(),
+        outputs: outputs.iter().map(output_to).collect(),
+    }
+}
+
+fn input_to(input: &PipelineInput) -> proto::pipeline::Input {
+    let PipelineInput { name, kind, required } = input;
+    let kind = match kind {
+        InputKind::String => proto::pipeline::InputKind::String,
+        InputKind::Integer => proto::pipeline::InputKind::Integer,
+        InputKind::Number => proto::pipeline::InputKind::Number,
+        InputKind::Boolean => proto::pipeline::InputKind::Boolean,
+    };
+    proto::pipeline::Input { name: name.clone(), kind: kind.into(), required: *required }
+}
+
+fn step_to(step: &PipelineStep) -> proto::pipeline::Step {
+    let PipelineStep {
+        name,
+        model,
+        system,
+        prompt,
+        tokens_max,
+        deadline_ms,
+        temperature,
+        on_error,
+    } = step;
+    let action = match on_error {
+        OnError::Fail => {
+            proto::pipeline::on_error::Action::Fail(proto::pipeline::on_error::Fail {})
+        }
+        OnError::Use(text) => proto::pipeline::on_error::Action::UseText(text.clone()),
+    };
+    proto::pipeline::Step {
+        name: name.clone(),
+        model: model.to_string(),
+        system: system.as_ref().map(template_to),
+        prompt: Some(template_to(prompt)),
+        tokens_max: *tokens_max,
+        deadline_ms: *deadline_ms,
+        temperature: *temperature,
+        on_error: Some(proto::pipeline::OnError { action: Some(action) }),
+    }
+}
+
+fn template_to(template: &Template) -> proto::Template {
+    let Template(parts) = template;
+    let part_to = |part: &TemplatePart| match part {
+        TemplatePart::Text(text) => proto::template::part::Part::Text(text.clone()),
+        TemplatePart::Input(name) => proto::template::part::Part::Input(name.clone()),
+        TemplatePart::Step(name) => proto::template::part::Part::Step(name.clone()),
+    };
+    let parts = parts.iter().map(|part| proto::template::Part { part: Some(part_to(part)) });
+    proto::Template { parts: parts.collect() }
+}
+
+fn output_to(output: &PipelineOutput) -> proto::pipeline::Output {
+    let PipelineOutput { name, step } = output;
+    proto::pipeline::Output { name: name.clone(), step: step.clone() }
+}

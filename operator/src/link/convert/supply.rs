@@ -1,0 +1,101 @@
+//! Who an agent is and what its node has.
+
+use std::net::SocketAddr;
+
+use realm_proto::link::v1 as proto;
+
+use super::{ConvertError, all, named, required, text_from, unique};
+use crate::link::supply::{Device, DeviceKind, Hello, ModelLoad, Supply};
+
+pub(in crate::link) fn hello_from(hello: proto::Hello) -> Result<Hello, ConvertError> {
+    let proto::Hello { node, agent_version, boot_id, generation, supply } = hello;
+    Ok(Hello {
+        node: said("hello.node", node)?,
+        agent_version: said("hello.agent_version", agent_version)?,
+        boot_id: said("hello.boot_id", boot_id)?,
+        generation,
+        supply: supply_from(required("hello.supply", supply)?)?,
+    })
+}
+
+pub(in crate::link) fn supply_from(supply: proto::Supply) -> Result<Supply, ConvertError> {
+    let proto::Supply {
+        memory_bytes_total,
+        memory_bytes_free,
+        devices,
+        door_address,
+        peer_address,
+        models,
+        is_draining,
+    } = supply;
+    let devices = all(devices, device_from)?;
+    let models = all(models, load_from)?;
+    unique("supply.devices.name", devices.iter().map(|device| device.name.as_str()))?;
+    unique("supply.models.model", models.iter().map(|load| &load.model))?;
+    let address = |field, text: Option<String>| text.map(|text| address_from(field, &text));
+    Ok(Supply {
+        memory_bytes_total,
+        memory_bytes_free,
+        devices,
+        door: address("supply.door_address", door_address).transpose()?,
+        peer: address("supply.peer_address", peer_address).transpose()?,
+        is_draining,
+        models,
+    })
+}
+
+fn device_from(device: proto::Device) -> Result<Device, ConvertError> {
+    let proto::Device { name, kind: value, product, memory_bytes_total, memory_bytes_free } =
+        device;
+    let field = "supply.devices.kind";
+    let kind = match proto::DeviceKind::try_from(value) {
+        Ok(proto::DeviceKind::Cpu) => DeviceKind::Cpu,
+        Ok(proto::DeviceKind::Cuda) => DeviceKind::Cuda,
+        Ok(proto::DeviceKind::Webgpu) => DeviceKind::WebGpu,
+        Ok(proto::DeviceKind::Unspecified) => return Err(ConvertError::Missing { field }),
+        Err(_) => return Err(ConvertError::UnknownValue { field, value }),
+    };
+    Ok(Device {
+        name: said("supply.devices.name", name)?,
+        kind,
+        product: text_from("supply.devices.product", product)?,
+        memory_bytes_total,
+        memory_bytes_free,
+    })
+}
+
+fn load_from(load: proto::ModelLoad) -> Result<ModelLoad, ConvertError> {
+    let proto::ModelLoad {
+        model,
+        sequences_queued,
+        sequences_running,
+        kv_blocks_used,
+        kv_blocks_cached,
+        kv_blocks_total,
+        prompt_tokens_total,
+        cached_tokens_total,
+        generated_tokens_total,
+        failed,
+    } = load;
+    Ok(ModelLoad {
+        model: named("supply.models.model", &model)?,
+        sequences_queued,
+        sequences_running,
+        kv_blocks_used,
+        kv_blocks_cached,
+        kv_blocks_total,
+        prompt_tokens_total,
+        cached_tokens_total,
+        generated_tokens_total,
+        failed,
+    })
+}
+
+/// A text that must be there.
+fn said(field: &'static str, text: String) -> Result<String, ConvertError> {
+    if text.is_empty() { Err(ConvertError::Missing { field }) } else { text_from(field, text) }
+}
+
+fn address_from(field: &'static str, text: &str) -> Result<SocketAddr, ConvertError> {
+    text.parse().map_err(|source| ConvertError::Address { field, source })
+}

@@ -1,0 +1,131 @@
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::*;
+
+fn hello() -> proto::Hello {
+    proto::Hello {
+        node: "worker-1".to_owned(),
+        agent_version: "1.0.0".to_owned(),
+        boot_id: "first".to_owned(),
+        generation: 0,
+        supply: Some(proto::Supply {
+            memory_bytes_total: 1 << 34,
+            memory_bytes_free: 1 << 33,
+            devices: vec![proto::Device {
+                name: "cpu".to_owned(),
+                kind: proto::DeviceKind::Cpu.into(),
+                product: "any".to_owned(),
+                memory_bytes_total: 0,
+                memory_bytes_free: 0,
+            }],
+            door_address: Some("10.0.0.7:8080".to_owned()),
+            peer_address: None,
+            is_draining: false,
+            models: vec![proto::ModelLoad {
+                model: "default/tiny".to_owned(),
+                ..proto::ModelLoad::default()
+            }],
+        }),
+    }
+}
+
+fn check_hello(spoil: impl FnOnce(&mut proto::Hello), expected: &str) {
+    let mut hello = hello();
+    hello_from(hello.clone()).unwrap();
+    spoil(&mut hello);
+    let error = hello_from(hello).unwrap_err();
+    assert!(error.to_string().contains(expected), "{error} does not say `{expected}`");
+}
+
+#[test]
+fn a_hello_that_says_nothing_or_nonsense_is_refused_by_its_field() {
+    check_hello(|h| h.node.clear(), "`hello.node` is missing");
+    check_hello(|h| h.agent_version.clear(), "`hello.agent_version` is missing");
+    check_hello(|h| h.boot_id = "x".repeat(2000), "`hello.boot_id` has 2000 bytes");
+    check_hello(|h| h.supply = None, "`hello.supply` is missing");
+}
+
+#[test]
+fn a_supply_that_says_nonsense_is_refused_by_its_field() {
+    let check = |spoil: fn(&mut proto::Supply), expected: &str| {
+        check_hello(|h| spoil(h.supply.as_mut().unwrap()), expected);
+    };
+    check(|s| s.devices[0].kind = 0, "`supply.devices.kind` is missing");
+    check(|s| s.devices[0].kind = 9, "unknown value 9");
+    check(|s| s.devices.push(s.devices[0].clone()), "`cpu` twice");
+    check(|s| s.door_address = Some("here".to_owned()), "`supply.door_address` is not");
+    check(|s| s.models[0].model = "tiny".to_owned(), "not of the form namespace/name");
+    check(|s| s.models.push(s.models[0].clone()), "`default/tiny` twice");
+}
+
+fn report() -> proto::Report {
+    let ready = proto::Ready {};
+    proto::Report {
+        generation: 3,
+        models: vec![proto::ModelReport {
+            name: "default/tiny".to_owned(),
+            phase: Some(proto::model_report::Phase::Failed(proto::Failure {
+                reason: "DigestMismatch".to_owned(),
+                message: "12 of 34 bytes".to_owned(),
+            })),
+            facts: None,
+            stage: proto::Stage::Load.into(),
+            kv_blocks: Some(64),
+        }],
+        tenants: vec![proto::TenantReport {
+            name: "default/acme".to_owned(),
+            phase: Some(proto::tenant_report::Phase::Ready(ready)),
+            program_sha256: Some(vec![7; 32]),
+        }],
+        pipelines: vec![proto::PipelineReport {
+            name: "default/digest".to_owned(),
+            phase: Some(proto::pipeline_report::Phase::Ready(ready)),
+        }],
+    }
+}
+
+fn check(spoil: impl FnOnce(&mut proto::Report), expected: &str) {
+    let mut report = report();
+    report_from(report.clone()).unwrap();
+    spoil(&mut report);
+    let error = report_from(report).unwrap_err();
+    assert!(error.to_string().contains(expected), "{error} does not say `{expected}`");
+}
+
+#[test]
+fn a_report_that_says_nonsense_is_refused_by_its_field() {
+    check(|r| r.models[0].phase = None, "`report.models.phase` is missing");
+    check(|r| r.models[0].stage = 9, "unknown value 9");
+    check(|r| r.tenants[0].phase = None, "`report.tenants.phase` is missing");
+    check(|r| r.pipelines[0].phase = None, "`report.pipelines.phase` is missing");
+    check(|r| r.tenants[0].program_sha256 = Some(vec![7; 31]), "31 bytes");
+    check(|r| r.pipelines[0].name = "a/B".to_owned(), "holds no name");
+    check(|r| r.models.push(r.models[0].clone()), "`default/tiny` twice");
+    let fail = |reason: &str, message: &str| {
+        let failure = proto::Failure { reason: reason.to_owned(), message: message.to_owned() };
+        Some(proto::tenant_report::Phase::Failed(failure))
+    };
+    check(|r| r.tenants[0].phase = fail("", "m"), "no CamelCase reason");
+    check(|r| r.tenants[0].phase = fail("Not a reason", "m"), "no CamelCase reason");
+    check(|r| r.tenants[0].phase = fail("TooBig", &"m".repeat(1025)), "has 1025 bytes");
+}
+
+#[test]
+fn a_message_of_an_unknown_kind_is_refused() {
+    // Field 99, a kind that a later version may know.
+    let unknown = proto::AgentMessage::decode(&[0x9a, 0x06, 0x00][..]).unwrap();
+    assert!(required("message", unknown.message).is_err());
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_are_refused_or_read_but_never_panic(bytes: Vec<u8>) {
+        if let Ok(report) = proto::Report::decode(&bytes[..]) {
+            let _ = report_from(report);
+        }
+        if let Ok(hello) = proto::Hello::decode(&bytes[..]) {
+            let _ = hello_from(hello);
+        }
+    }
+}

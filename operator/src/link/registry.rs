@@ -1,0 +1,244 @@
+//! Who is connected, what each node should hold, and what it said last.
+//!
+//! The fleet's loop and the agents' connections meet here and never wait for each other: what a
+//! node should hold is the newest value of a `watch`, which a slow agent reads when it can, and
+//! what nodes say overwrites what they said before. However many agents report at once, the loop
+//! is woken once and takes a [`Registry::snapshot`].
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use realm_plan::desired::Desired;
+use thiserror::Error;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use super::{
+    report::{Refused, Report},
+    supply::{Credentials, Hello, Supply},
+};
+
+/// Nodes known at once: twice what Kubernetes supports in one cluster. More means that nobody
+/// forgets those that are gone.
+const NODES_MAX: usize = 10_000;
+
+/// Why a node cannot be added.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("{NODES_MAX} nodes are known already")]
+pub struct TooManyNodes;
+
+/// All nodes. Clones are handles to the same registry.
+#[derive(Clone, Default)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    nodes: Mutex<Nodes>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Nodes {
+    by_name: BTreeMap<String, Node>,
+    connections: u64,
+}
+
+#[derive(Default)]
+struct Node {
+    orders: watch::Sender<Orders>,
+    connection: Option<Connection>,
+    view: NodeView,
+}
+
+/// What a node is to be told. Both are whole; `None` while nobody has said.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Orders {
+    pub(super) desired: Option<Arc<Desired>>,
+    pub(super) credentials: Option<Arc<Credentials>>,
+}
+
+struct Connection {
+    id: ConnectionId,
+    replaced: watch::Sender<bool>,
+}
+
+/// One connection among all that there have ever been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ConnectionId(u64);
+
+/// What is known of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeView {
+    pub is_connected: bool,
+    /// Of the last connection; `None` before the first.
+    pub agent: Option<Agent>,
+    pub report: Option<Arc<Report>>,
+    pub supply: Option<Arc<Supply>>,
+    /// The last desired state that the agent's ledger did not take, until it reports on it or is
+    /// left another one.
+    pub refused: Option<Refused>,
+    pub heard_at: Option<Instant>,
+}
+
+/// The agent of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    pub version: String,
+    pub boot_id: String,
+    /// The newest generation in its ledger when it connected.
+    pub generation: u64,
+}
+
+impl Registry {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Leaves what `node` should hold. Takes the place of what was left before, sent or not.
+    pub fn set_desired(&self, node: &str, desired: Arc<Desired>) -> Result<(), TooManyNodes> {
+        let mut nodes = self.lock();
+        let node = nodes.node(node)?;
+        let refused = node.view.refused.take();
+        node.view.refused = refused.filter(|old| old.generation == desired.generation);
+        node.orders.send_modify(|orders| orders.desired = Some(desired));
+        Ok(())
+    }
+
+    /// Leaves what opens the sources of the models on `node`, to be sent before what it should
+    /// hold.
+    pub fn set_credentials(
+        &self,
+        node: &str,
+        credentials: Arc<Credentials>,
+    ) -> Result<(), TooManyNodes> {
+        let mut nodes = self.lock();
+        nodes.node(node)?.orders.send_modify(|orders| orders.credentials = Some(credentials));
+        Ok(())
+    }
+
+    /// Forgets a node that is no longer part of the cluster, and ends its connection.
+    pub fn forget(&self, node: &str) {
+        self.lock().by_name.remove(node);
+    }
+
+    /// Returns when a node has said something or has come or gone since the last return. One
+    /// waits at a time.
+    pub async fn changed(&self) {
+        self.inner.changed.notified().await;
+    }
+
+    /// What is known of every node now.
+    pub fn snapshot(&self) -> BTreeMap<String, NodeView> {
+        let nodes = self.lock();
+        nodes.by_name.iter().map(|(name, node)| (name.clone(), node.view.clone())).collect()
+    }
+
+    /// Takes in an agent that has proven its node. An older connection of the node is ended.
+    pub(super) fn connect(&self, hello: Hello, now: Instant) -> Result<Connected, TooManyNodes> {
+        let Hello { node: name, agent_version, boot_id, generation, supply } = hello;
+        let mut nodes = self.lock();
+        let id = ConnectionId(nodes.connections);
+        nodes.connections = nodes.connections.saturating_add(1);
+        let node = nodes.node(&name)?;
+        let (replaced, is_replaced) = watch::channel(false);
+        if let Some(older) = node.connection.replace(Connection { id, replaced }) {
+            older.replaced.send_replace(true);
+        }
+        node.view.is_connected = true;
+        node.view.agent = Some(Agent { version: agent_version, boot_id, generation });
+        node.view.supply = Some(Arc::new(supply));
+        node.view.heard_at = Some(now);
+        let orders = node.orders.subscribe();
+        drop(nodes);
+        self.inner.changed.notify_one();
+        Ok(Connected { node: name, id, orders, replaced: is_replaced })
+    }
+
+    /// Notes the end of a connection, unless a newer one has taken over.
+    pub(super) fn disconnect(&self, node: &str, id: ConnectionId) {
+        self.hear(node, id, |node| {
+            node.connection = None;
+            node.view.is_connected = false;
+        });
+    }
+
+    pub(super) fn report(&self, node: &str, id: ConnectionId, report: Report, now: Instant) {
+        self.hear(node, id, |node| {
+            let view = &mut node.view;
+            view.refused = view.refused.take().filter(|old| report.generation != old.generation);
+            view.report = Some(Arc::new(report));
+            view.heard_at = Some(now);
+        });
+    }
+
+    /// Notes a heartbeat. Only one that says something new wakes anybody.
+    pub(super) fn supply(&self, node: &str, id: ConnectionId, supply: Supply, now: Instant) {
+        let is_same = |node: &mut Node| {
+            node.view.heard_at = Some(now);
+            node.view.supply.as_deref() == Some(&supply)
+        };
+        if self.lock().connected(node, id).is_none_or(is_same) {
+            return;
+        }
+        self.hear(node, id, |node| node.view.supply = Some(Arc::new(supply)));
+    }
+
+    pub(super) fn refused(&self, node: &str, id: ConnectionId, refused: Refused, now: Instant) {
+        self.hear(node, id, |node| {
+            node.view.refused = Some(refused);
+            node.view.heard_at = Some(now);
+        });
+    }
+
+    /// Changes what is known of a node, if the connection that says so is still its own.
+    fn hear(&self, node: &str, id: ConnectionId, change: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.lock().connected(node, id) {
+            change(node);
+            self.inner.changed.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Nodes> {
+        self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a connection is given.
+pub(super) struct Connected {
+    pub(super) node: String,
+    pub(super) id: ConnectionId,
+    pub(super) orders: watch::Receiver<Orders>,
+    /// Becomes true when a newer connection takes over; ends when the node is forgotten.
+    pub(super) replaced: watch::Receiver<bool>,
+}
+
+impl Nodes {
+    fn node(&mut self, name: &str) -> Result<&mut Node, TooManyNodes> {
+        if !self.by_name.contains_key(name) && self.by_name.len() >= NODES_MAX {
+            return Err(TooManyNodes);
+        }
+        Ok(self.by_name.entry(name.to_owned()).or_default())
+    }
+
+    fn connected(&mut self, name: &str, id: ConnectionId) -> Option<&mut Node> {
+        let node = self.by_name.get_mut(name)?;
+        let is_own = node.connection.as_ref().is_some_and(|connection| connection.id == id);
+        is_own.then_some(node)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.snapshot()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,278 @@
+//! One agent's stream, both ways.
+//!
+//! A task hears the agent and tells the registry; it also sees everything that ends the stream.
+//! The way back is a stream without a queue: the next message is chosen when there is room for
+//! it, so a slow agent skips states instead of holding up anybody.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, stream};
+use prost::Message as _;
+use realm_proto::link::{OPERATOR_MESSAGE_BYTES_MAX, v1 as proto};
+use tokio::{
+    sync::{oneshot, watch},
+    task::AbortHandle,
+    time::{self, Instant, Interval, MissedTickBehavior},
+};
+use tonic::{Status, Streaming};
+
+use super::{
+    ending::{self, Ending},
+    listen::Life,
+};
+use crate::link::{
+    convert,
+    registry::{Connected, ConnectionId, Orders, Registry},
+    report::{Failure, Refused},
+};
+
+/// Heartbeats without a sign of life after which an agent is given up: one may be late and one
+/// lost in a pause of the machine.
+pub(super) const SILENT_BEATS_MAX: u32 = 3;
+
+/// Least time between two messages of one agent. Agents report a few times a second, and one
+/// that floods its operator is read no faster than this.
+const MESSAGE_GAP: Duration = Duration::from_millis(20);
+
+/// The messages of one agent's stream.
+pub(super) type Replies =
+    Pin<Box<dyn Stream<Item = Result<proto::OperatorMessage, Status>> + Send>>;
+
+/// What a session hears and tells.
+pub(super) struct Ports {
+    pub(super) registry: Registry,
+    pub(super) leading: watch::Receiver<bool>,
+    pub(super) life: Option<watch::Sender<Life>>,
+}
+
+/// Starts to hear an agent that has been taken in. Dropping what it returns ends the session.
+pub(super) fn start(
+    connected: Connected,
+    inbound: Streaming<proto::AgentMessage>,
+    ports: Ports,
+    heartbeat: Duration,
+) -> Outbound {
+    let Connected { node, id, orders, replaced } = connected;
+    let Ports { registry, leading, life } = ports;
+    set_life(life.as_ref(), Life::Proven);
+    let (ended, ending) = oneshot::channel();
+    let ears = Ears { node: node.clone(), id, registry: registry.clone(), inbound };
+    let task = tokio::spawn({
+        let (leading, life) = (leading.clone(), life.clone());
+        async move { ears.run(leading, replaced, heartbeat, ended, life).await }
+    });
+    let claim = Claim { node, id, registry, life, hearing: task.abort_handle() };
+    Outbound {
+        welcome: Some(heartbeat),
+        orders,
+        sent: Orders::default(),
+        beat: beat(heartbeat),
+        ending,
+        leading,
+        is_over: false,
+        claim,
+    }
+}
+
+fn set_life(life: Option<&watch::Sender<Life>>, new: Life) {
+    if let Some(life) = life {
+        life.send_replace(new);
+    }
+}
+
+fn beat(heartbeat: Duration) -> Interval {
+    let mut beat = time::interval_at(Instant::now() + heartbeat, heartbeat);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beat
+}
+
+/// A place in the registry and the task that hears for it. Dropped with the stream.
+struct Claim {
+    node: String,
+    id: ConnectionId,
+    registry: Registry,
+    life: Option<watch::Sender<Life>>,
+    hearing: AbortHandle,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.hearing.abort();
+        self.registry.disconnect(&self.node, self.id);
+        set_life(self.life.as_ref(), Life::Ended);
+    }
+}
+
+/// The half that hears the agent.
+struct Ears {
+    node: String,
+    id: ConnectionId,
+    registry: Registry,
+    inbound: Streaming<proto::AgentMessage>,
+}
+
+impl Ears {
+    /// Hears until something ends the stream, then says what, to the registry at once and to the
+    /// agent when it listens. Not listening does not keep its connection.
+    async fn run(
+        mut self,
+        mut leading: watch::Receiver<bool>,
+        mut replaced: watch::Receiver<bool>,
+        heartbeat: Duration,
+        ended: oneshot::Sender<Ending>,
+        life: Option<watch::Sender<Life>>,
+    ) {
+        let ending = tokio::select! {
+            _ = leading.wait_for(|leads| !leads) => Ending::NotLeading,
+            taken = replaced.wait_for(|replaced| *replaced) => match taken {
+                Ok(_) => Ending::Replaced,
+                Err(_) => Ending::Forgotten,
+            },
+            ending = self.hear(heartbeat) => ending,
+        };
+        tracing::info!(node = self.node, cause = ending::chain(&ending), "agent disconnected");
+        self.registry.disconnect(&self.node, self.id);
+        // Nobody listens once the stream has been dropped.
+        let _ = ended.send(ending);
+        set_life(life.as_ref(), Life::Ended);
+    }
+
+    async fn hear(&mut self, heartbeat: Duration) -> Ending {
+        let patience = heartbeat * SILENT_BEATS_MAX;
+        loop {
+            let message = match time::timeout(patience, self.inbound.message()).await {
+                Ok(Ok(Some(message))) => message,
+                Ok(Ok(None)) => return Ending::Left,
+                Ok(Err(status)) => return Ending::Unreadable(status),
+                Err(_) => return Ending::Silent { beats: SILENT_BEATS_MAX },
+            };
+            if let Err(ending) = self.take(message) {
+                return ending;
+            }
+            time::sleep(MESSAGE_GAP).await;
+        }
+    }
+
+    fn take(&self, message: proto::AgentMessage) -> Result<(), Ending> {
+        let (node, id, now) = (&self.node, self.id, Instant::now());
+        match message.message {
+            Some(proto::agent_message::Message::Report(report)) => {
+                let report = convert::report_from(report).map_err(Ending::Message)?;
+                self.registry.report(node, id, report, now);
+            }
+            Some(proto::agent_message::Message::Supply(supply)) => {
+                let supply = convert::supply_from(supply).map_err(Ending::Message)?;
+                self.registry.supply(node, id, supply, now);
+            }
+            Some(proto::agent_message::Message::Refused(refused)) => {
+                let refused = convert::refused_from(refused).map_err(Ending::Message)?;
+                self.registry.refused(node, id, refused, now);
+            }
+            Some(proto::agent_message::Message::Hello(_)) => return Err(Ending::SecondHello),
+            None => {
+                let missing = convert::ConvertError::Missing { field: "message" };
+                return Err(Ending::Message(missing));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The half that tells the agent.
+pub(super) struct Outbound {
+    /// Until it has been said.
+    welcome: Option<Duration>,
+    orders: watch::Receiver<Orders>,
+    sent: Orders,
+    beat: Interval,
+    ending: oneshot::Receiver<Ending>,
+    leading: watch::Receiver<bool>,
+    is_over: bool,
+    claim: Claim,
+}
+
+impl Outbound {
+    pub(super) fn into_stream(self) -> Replies {
+        Box::pin(stream::unfold(self, |mut outbound| async move {
+            let next = outbound.next().await?;
+            Some((next, outbound))
+        }))
+    }
+
+    async fn next(&mut self) -> Option<Result<proto::OperatorMessage, Status>> {
+        if self.is_over {
+            return None;
+        }
+        let next = match self.message().await {
+            Ok(message) => Some(Ok(message)),
+            Err(ending) => {
+                self.is_over = true;
+                ending.into_status().map(Err)
+            }
+        };
+        self.beat.reset();
+        next
+    }
+
+    async fn message(&mut self) -> Result<proto::OperatorMessage, Ending> {
+        if let Some(heartbeat) = self.welcome.take() {
+            return Ok(convert::welcome_to(heartbeat));
+        }
+        loop {
+            // Whatever ended the stream ends it before another state is sent. A deposed leader
+            // tells nobody what to hold, not even while the other half has yet to notice.
+            if let Ok(ending) = self.ending.try_recv() {
+                return Err(ending);
+            }
+            if !*self.leading.borrow() {
+                return Err(Ending::NotLeading);
+            }
+            if let Some(message) = self.due() {
+                return Ok(message);
+            }
+            tokio::select! {
+                // Without a word only when the runtime ends.
+                ending = &mut self.ending => return Err(ending.unwrap_or(Ending::Left)),
+                changed = self.orders.changed() => if changed.is_err() {
+                    return Err(Ending::Forgotten);
+                },
+                _ = self.beat.tick() => return Ok(convert::heartbeat_to()),
+            }
+        }
+    }
+
+    /// What is new since the last message: what opens the sources before what needs it.
+    fn due(&mut self) -> Option<proto::OperatorMessage> {
+        let Orders { desired, credentials } = self.orders.borrow_and_update().clone();
+        if let Some(credentials) = credentials
+            && !is_same(self.sent.credentials.as_ref(), &credentials)
+        {
+            let message = convert::credentials_to(&credentials);
+            self.sent.credentials = Some(credentials);
+            return Some(message);
+        }
+        let desired = desired.filter(|desired| !is_same(self.sent.desired.as_ref(), desired))?;
+        let message = convert::desired_to(&desired);
+        let generation = desired.generation;
+        self.sent.desired = Some(desired);
+        let bytes = message.encoded_len();
+        if bytes <= OPERATOR_MESSAGE_BYTES_MAX {
+            return Some(message);
+        }
+        // Sent again and again it would end every stream; the fleet hears of it instead.
+        let Claim { node, id, registry, .. } = &self.claim;
+        registry.refused(node, *id, too_large(generation, bytes), Instant::now());
+        None
+    }
+}
+
+fn is_same<T>(sent: Option<&Arc<T>>, new: &Arc<T>) -> bool {
+    sent.is_some_and(|sent| Arc::ptr_eq(sent, new))
+}
+
+/// A desired state that the other end would not take.
+fn too_large(generation: u64, bytes: usize) -> Refused {
+    let message =
+        format!("the desired state has {bytes} bytes; {OPERATOR_MESSAGE_BYTES_MAX} are the most");
+    Refused { generation, failure: Failure { reason: "TooLarge".to_owned(), message } }
+}

@@ -1,0 +1,48 @@
+//! Models: what a `Model` asks of the fleet, and what its status says.
+
+mod build;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use realm_crds::{Model, ModelStatus, model::ModelNodeState};
+use realm_plan::{
+    Demand, Kind, Name, Problem,
+    validate::{self, Site},
+};
+
+use crate::{
+    context::Context, controller::Served, fleet::standing::Standing, status::apply::Kinded,
+};
+
+impl Kinded for Model {
+    type Status = ModelStatus;
+
+    fn status(&self) -> Option<&ModelStatus> {
+        self.status.as_ref()
+    }
+
+    fn conditions(status: &ModelStatus) -> &[Condition] {
+        &status.conditions
+    }
+}
+
+impl Served for Model {
+    const KIND: Kind = Kind::Model;
+
+    fn validate(&self) -> Result<Demand, Vec<Problem>> {
+        validate::model(self, Site::Cluster).map(Demand::Model)
+    }
+
+    fn build(&self, standing: &Standing, context: &Context, now: Timestamp) -> ModelStatus {
+        build::status(self, standing, &context.agent_selector, now)
+    }
+
+    fn recalled(&self) -> Vec<(String, Name)> {
+        let Ok(name) = Name::of(&self.metadata) else { return Vec::new() };
+        let nodes = self.status.iter().flat_map(|status| &status.nodes);
+        nodes
+            .filter(|node| matches!(node.state, ModelNodeState::Ready | ModelNodeState::Loading))
+            .map(|node| (node.name.clone(), name.clone()))
+            .collect()
+    }
+}

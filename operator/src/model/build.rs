@@ -1,0 +1,182 @@
+//! The status of a model, from what the fleet says of it. Pure.
+
+use jiff::Timestamp;
+use realm_crds::{
+    Model, ModelStatus,
+    model::{ModelEstimate, ModelNode, ModelNodeState},
+};
+use realm_plan::{Problem, Reason, desired::Stage};
+
+use crate::{
+    fleet::standing::{ModelOnNode, ModelStanding, Standing, Standings},
+    link::report::{Failure, ModelPhase},
+    status::conditions::{Finding, Truth, conditions, progress},
+};
+
+/// Reasons that say a model has no room, which `Fits` tells of.
+const NO_ROOM: [Reason; 3] = [Reason::DoesNotFit, Reason::NotEnoughNodes, Reason::NoNodeAdmits];
+
+pub(super) fn status(
+    model: &Model,
+    standing: &Standing,
+    selector: &str,
+    now: Timestamp,
+) -> ModelStatus {
+    let Standings::Model(of_model) = &standing.nodes else { return ModelStatus::default() };
+    let before = model.status.as_ref().map(|status| status.conditions.as_slice());
+    let findings = findings(of_model, &standing.problems);
+    let facts = of_model.facts.as_ref();
+    ModelStatus {
+        observed_generation: Some(standing.generation),
+        conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
+        replicas: serving(of_model),
+        selector: Some(selector.to_owned()),
+        architecture: facts.map(|facts| facts.architecture.clone()),
+        parameters: facts.map(|facts| facts.parameters),
+        format: facts.map(|facts| facts.format.clone()),
+        context: facts.map(|facts| facts.context),
+        licence: facts.and_then(|facts| facts.licence.clone()),
+        estimate: of_model.estimate.map(|estimate| ModelEstimate {
+            weights_bytes: estimate.weights_bytes,
+            kv_bytes_per_block: estimate.kv_bytes_per_block,
+            activation_bytes: estimate.activation_bytes,
+        }),
+        nodes: of_model.nodes.iter().map(|(name, on_node)| node(name, on_node)).collect(),
+    }
+}
+
+/// Agents that serve the model now.
+fn serving(model: &ModelStanding) -> u32 {
+    let loaded = model.nodes.values().filter(|node| node.stage == Some(Stage::Load));
+    u32::try_from(loaded.count()).unwrap_or(u32::MAX)
+}
+
+fn findings(model: &ModelStanding, problems: &[Problem]) -> Vec<Finding> {
+    let (no_room, invalid): (Vec<_>, Vec<_>) =
+        problems.iter().partition(|problem| NO_ROOM.contains(&problem.reason));
+    let fits = Finding::problems("Fits", &no_room).unwrap_or_else(|| fits(model));
+    let invalid = Finding::problems("Ready", &invalid);
+    let is_stuck = invalid.is_some() || !no_room.is_empty() || failure(model).is_some();
+    let ready = invalid.unwrap_or_else(|| ready(model, &fits));
+    let progress = progress(&ready, is_stuck);
+    let mut findings = vec![fetched(model), verified(model), fits, loaded(model), ready];
+    findings.extend(progress);
+    findings
+}
+
+fn fits(model: &ModelStanding) -> Finding {
+    match &model.estimate {
+        Some(_) => {
+            Finding::new("Fits", Truth::True, "Placed", "every replica has a node with room")
+        }
+        None => Finding::new(
+            "Fits",
+            Truth::Unknown,
+            "NotInspected",
+            "no agent has read the header of the file yet",
+        ),
+    }
+}
+
+fn fetched(model: &ModelStanding) -> Finding {
+    if let Some((node, Failure { reason, message })) = failure(model)
+        && model.facts.is_none()
+    {
+        return Finding::new("Fetched", Truth::False, reason, format!("{node}: {message}"));
+    }
+    let fetching = model.nodes.iter().filter_map(|(node, on_node)| match on_node.phase {
+        ModelPhase::Fetching { bytes_done, bytes_total } => Some((node, bytes_done, bytes_total)),
+        _ => None,
+    });
+    let total = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |b| b.to_string());
+    let fetching: Vec<String> =
+        fetching.map(|(node, done, of)| format!("{node}: {done} of {} bytes", total(of))).collect();
+    let has_file = |node: &&ModelOnNode| node.stage >= Some(Stage::Prefetch);
+    let have = model.nodes.values().filter(has_file).count();
+    if !fetching.is_empty() {
+        Finding::new("Fetched", Truth::False, "Fetching", fetching.join("; "))
+    } else if have > 0 {
+        Finding::new("Fetched", Truth::True, "Fetched", format!("the file is on {have} nodes"))
+    } else {
+        Finding::new("Fetched", Truth::Unknown, "NotStarted", "no agent fetches the file yet")
+    }
+}
+
+fn verified(model: &ModelStanding) -> Finding {
+    let mismatch = failure(model).filter(|(_, failure)| failure.reason == "DigestMismatch");
+    if let Some((node, Failure { reason, message })) = mismatch {
+        return Finding::new("Verified", Truth::False, reason, format!("{node}: {message}"));
+    }
+    match model.facts.as_ref().and_then(|facts| facts.sha256) {
+        Some(sha256) => {
+            Finding::new("Verified", Truth::True, "DigestMatches", format!("sha256 {sha256}"))
+        }
+        None => Finding::new("Verified", Truth::Unknown, "NotRead", "no agent has the file yet"),
+    }
+}
+
+fn loaded(model: &ModelStanding) -> Finding {
+    let (serving, wanted) = (serving(model), model.replicas);
+    let message = format!("{serving} of {wanted} agents have loaded it");
+    if let Some((node, Failure { reason, message: why })) = failure(model) {
+        let message = format!("{message}; {node}: {why}");
+        return Finding::new("Loaded", Truth::False, reason, message);
+    }
+    if serving >= wanted {
+        let reason = if wanted == 0 { "NoneWanted" } else { "Loaded" };
+        Finding::new("Loaded", Truth::True, reason, message)
+    } else {
+        Finding::new("Loaded", Truth::False, "Loading", message)
+    }
+}
+
+fn ready(model: &ModelStanding, fits: &Finding) -> Finding {
+    let (serving, wanted) = (serving(model), model.replicas);
+    if wanted == 0 {
+        return Finding::new("Ready", Truth::True, "ScaledToZero", "no agent is wanted to load it");
+    }
+    let message = format!("{serving} of {wanted} agents serve it");
+    if serving > 0 {
+        return Finding::new("Ready", Truth::True, "Serving", message);
+    }
+    if fits.status == Truth::False {
+        return Finding::new("Ready", Truth::False, fits.reason.clone(), fits.message.clone());
+    }
+    match failure(model) {
+        Some((node, Failure { reason, message })) => {
+            Finding::new("Ready", Truth::False, reason, format!("{node}: {message}"))
+        }
+        None => Finding::new("Ready", Truth::False, "Loading", message),
+    }
+}
+
+/// One of the failures, with its node.
+fn failure(model: &ModelStanding) -> Option<(&String, &Failure)> {
+    model.nodes.iter().find_map(|(node, on_node)| match &on_node.phase {
+        ModelPhase::Failed(failure) => Some((node, failure)),
+        _ => None,
+    })
+}
+
+fn node(name: &str, on_node: &ModelOnNode) -> ModelNode {
+    let (state, progress, failure) = match &on_node.phase {
+        ModelPhase::Pending => (ModelNodeState::Pending, None, None),
+        ModelPhase::Fetching { bytes_done, bytes_total } => {
+            (ModelNodeState::Fetching, Some((*bytes_done, *bytes_total)), None)
+        }
+        ModelPhase::Loading => (ModelNodeState::Loading, None, None),
+        ModelPhase::Ready if on_node.stage == Some(Stage::Load) => {
+            (ModelNodeState::Ready, None, None)
+        }
+        ModelPhase::Ready => (ModelNodeState::Fetched, None, None),
+        ModelPhase::Failed(failure) => (ModelNodeState::Failed, None, Some(failure)),
+    };
+    ModelNode {
+        name: name.to_owned(),
+        state,
+        bytes_done: progress.map(|(done, _)| done),
+        bytes_total: progress.and_then(|(_, total)| total),
+        reason: failure.map(|failure| failure.reason.clone()),
+        message: failure.map(|failure| failure.message.clone()),
+    }
+}

@@ -1,0 +1,41 @@
+//! The status of a pipeline, from what the fleet says of it. Pure.
+
+use jiff::Timestamp;
+use realm_crds::{Pipeline, PipelineStatus};
+
+use crate::{
+    fleet::standing::{PipelineStanding, Standing, Standings},
+    status::conditions::{Finding, Truth, conditions, progress},
+};
+
+pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -> PipelineStatus {
+    let Standings::Pipeline(of_pipeline) = &standing.nodes else {
+        return PipelineStatus::default();
+    };
+    let before = pipeline.status.as_ref().map(|status| status.conditions.as_slice());
+    let problems: Vec<_> = standing.problems.iter().collect();
+    let valid = Finding::problems("Valid", &problems)
+        .unwrap_or_else(|| Finding::new("Valid", Truth::True, "Valid", "every reference resolves"));
+    let models = models(of_pipeline);
+    let is_stuck = !valid.is_true();
+    let ready = match [&valid, &models].into_iter().find(|part| !part.is_true()) {
+        Some(part) => Finding::new("Ready", part.status, part.reason.clone(), part.message.clone()),
+        None => Finding::new("Ready", Truth::True, "Serving", "calls are served"),
+    };
+    let progress = progress(&ready, is_stuck);
+    let mut findings = vec![valid, models, ready];
+    findings.extend(progress);
+    PipelineStatus {
+        observed_generation: Some(standing.generation),
+        conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
+    }
+}
+
+fn models(pipeline: &PipelineStanding) -> Finding {
+    let missing: Vec<String> = pipeline.models_missing.iter().map(ToString::to_string).collect();
+    if missing.is_empty() {
+        return Finding::new("ModelsReady", Truth::True, "Serving", "every model is served");
+    }
+    let message = format!("no agent serves {}", missing.join(", "));
+    Finding::new("ModelsReady", Truth::False, "ModelNotServed", message)
+}

@@ -1,0 +1,155 @@
+//! Writes statuses, finalizers and events: server-side apply under one field manager, only what
+//! changed.
+
+use std::fmt::Debug;
+
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::{Patch, PatchParams},
+    runtime::events::{Event, EventType, Recorder},
+};
+use realm_crds::{GROUP, VERSION};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+use thiserror::Error;
+
+/// Who writes, in the eyes of server-side apply.
+pub(crate) const MANAGER: &str = "realm-operator";
+
+/// Owns the finalizers alone, so that giving them up takes no other field away.
+const FINALIZER_MANAGER: &str = "realm-operator-finalizer";
+
+/// Keeps an object until the agents have let go of it.
+pub(crate) const FINALIZER: &str = "realm.dev/agents";
+
+/// Longest note of an event, in bytes, as the API server has it.
+const NOTE_LEN_MAX: usize = 1024;
+
+/// Why the API server did not take something.
+#[derive(Debug, Error)]
+pub(crate) enum ApplyError {
+    #[error("write the status of {object}")]
+    Status {
+        object: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("write the finalizer of {object}")]
+    Finalizer {
+        object: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+/// A kind whose status is written here.
+pub(crate) trait Kinded:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    type Status: Serialize + PartialEq + Send + Sync;
+
+    fn status(&self) -> Option<&Self::Status>;
+
+    fn conditions(status: &Self::Status) -> &[Condition];
+}
+
+/// Writes `status` unless the object says so already. Gives whether it did.
+pub(crate) async fn status<K: Kinded>(
+    client: &Client,
+    object: &K,
+    status: &K::Status,
+) -> Result<bool, ApplyError> {
+    if object.status() == Some(status) {
+        return Ok(false);
+    }
+    let patch = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": K::kind(&()),
+        "metadata": { "name": object.name_any() },
+        "status": status,
+    });
+    let params = PatchParams::apply(MANAGER).force();
+    let written =
+        api(client, object).patch_status(&object.name_any(), &params, &Patch::Apply(&patch)).await;
+    match written {
+        Ok(_) => Ok(true),
+        // Deleted meanwhile: nobody is left to be told.
+        Err(kube::Error::Api(error)) if error.code == 404 => Ok(false),
+        Err(source) => {
+            Err(ApplyError::Status { object: described(object), source: Box::new(source) })
+        }
+    }
+}
+
+/// Keeps the object from going before the agents have let go of it, or no longer.
+pub(crate) async fn finalizer<K: Kinded>(
+    client: &Client,
+    object: &K,
+    is_wanted: bool,
+) -> Result<(), ApplyError> {
+    let has = object.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    if has == is_wanted {
+        return Ok(());
+    }
+    let finalizers: &[&str] = if is_wanted { &[FINALIZER] } else { &[] };
+    let patch = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": K::kind(&()),
+        // With the uid, so that an object which is gone is not made anew.
+        "metadata": { "name": object.name_any(), "uid": object.uid(), "finalizers": finalizers },
+    });
+    let params = PatchParams::apply(FINALIZER_MANAGER).force();
+    match api(client, object).patch(&object.name_any(), &params, &Patch::Apply(&patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409) => Ok(()),
+        Err(source) => {
+            Err(ApplyError::Finalizer { object: described(object), source: Box::new(source) })
+        }
+    }
+}
+
+/// Tells of a turn of `Ready` from what the object said before. What cannot be told is lost: the
+/// condition says the same.
+pub(crate) async fn event<K: Kinded>(recorder: &Recorder, object: &K, status: &K::Status) {
+    let ready = |conditions: &[Condition]| {
+        conditions.iter().find(|condition| condition.type_ == "Ready").cloned()
+    };
+    let before = object.status().map(K::conditions).and_then(ready);
+    let Some(now) = ready(K::conditions(status)) else { return };
+    let is_as_before =
+        before.is_some_and(|before| before.status == now.status && before.reason == now.reason);
+    if is_as_before {
+        return;
+    }
+    let is_stalled = K::conditions(status).iter().any(|condition| condition.type_ == "Stalled");
+    let type_ = if is_stalled { EventType::Warning } else { EventType::Normal };
+    let mut note = now.message;
+    note.truncate(note.floor_char_boundary(NOTE_LEN_MAX));
+    let event = Event {
+        type_,
+        reason: now.reason,
+        note: Some(note),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
+        tracing::debug!(%error, object = described(object), "an event was not taken");
+    }
+}
+
+fn api<K: Kinded>(client: &Client, object: &K) -> Api<K> {
+    let namespace = object.namespace().unwrap_or_default();
+    Api::namespaced(client.clone(), &namespace)
+}
+
+fn described<K: Kinded>(object: &K) -> String {
+    let namespace = object.namespace().unwrap_or_default();
+    format!("{} {namespace}/{}", K::kind(&()), object.name_any())
+}

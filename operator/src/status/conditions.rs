@@ -1,0 +1,144 @@
+//! Conditions after KEP-1623: what is true of an object, why, and since when. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use realm_plan::Problem;
+
+/// Longest message, in bytes: what the API server takes of a condition.
+const MESSAGE_LEN_MAX: usize = 32_768;
+
+/// Problems named in one message; the rest are counted.
+const PROBLEMS_NAMED_MAX: usize = 8;
+
+/// What holds of an object, in one respect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub type_: &'static str,
+    pub status: Truth,
+    /// CamelCase, part of the API.
+    pub reason: String,
+    /// The cause with its numbers.
+    pub message: String,
+}
+
+/// Whether something is so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Truth {
+    True,
+    False,
+    Unknown,
+}
+
+impl Truth {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl Finding {
+    pub(crate) fn new(
+        type_: &'static str,
+        status: Truth,
+        reason: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { type_, status, reason: reason.into(), message: message.into() }
+    }
+
+    /// `False` for the first of `problems`, naming them all.
+    pub(crate) fn problems(type_: &'static str, problems: &[&Problem]) -> Option<Self> {
+        let first = problems.first()?;
+        let mut message: Vec<String> = problems
+            .iter()
+            .take(PROBLEMS_NAMED_MAX)
+            .map(|problem| format!("{}: {}", problem.path, problem.message))
+            .collect();
+        if let Some(more) = problems.len().checked_sub(PROBLEMS_NAMED_MAX).filter(|n| *n > 0) {
+            message.push(format!("and {more} more"));
+        }
+        Some(Self::new(type_, Truth::False, first.reason.as_str(), message.join("; ")))
+    }
+
+    pub(crate) fn is_true(&self) -> bool {
+        self.status == Truth::True
+    }
+}
+
+/// The two conditions by which kstatus (and `kubectl wait`, Flux, Argo CD) tells what is under way
+/// from what is stuck. Each is there only while it is true.
+pub(crate) fn progress(ready: &Finding, is_stalled: bool) -> Option<Finding> {
+    if ready.is_true() {
+        None
+    } else if is_stalled {
+        Some(Finding::new("Stalled", Truth::True, ready.reason.clone(), ready.message.clone()))
+    } else {
+        Some(Finding::new("Reconciling", Truth::True, ready.reason.clone(), ready.message.clone()))
+    }
+}
+
+/// The conditions that say `findings` of the spec's `generation`; those whose status is as it was
+/// in `before` keep the time of their last transition.
+pub(crate) fn conditions(
+    findings: Vec<Finding>,
+    before: &[Condition],
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
+    findings
+        .into_iter()
+        .map(|Finding { type_, status, reason, mut message }| {
+            let old = before.iter().find(|old| old.type_ == type_ && old.status == status.as_str());
+            message.truncate(message.floor_char_boundary(MESSAGE_LEN_MAX));
+            Condition {
+                type_: type_.to_owned(),
+                status: status.as_str().to_owned(),
+                reason,
+                message,
+                last_transition_time: old
+                    .map_or(Time(whole_seconds(now)), |old| old.last_transition_time.clone()),
+                observed_generation: Some(generation),
+            }
+        })
+        .collect()
+}
+
+/// What the API server keeps of a time.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn ready(status: Truth, reason: &str) -> Vec<Finding> {
+        vec![Finding::new("Ready", status, reason, "")]
+    }
+
+    #[test]
+    fn a_condition_remembers_when_its_status_last_changed() {
+        let first = conditions(ready(Truth::False, "Loading"), &[], 1, at(10));
+        let same = conditions(ready(Truth::False, "Fetching"), &first, 2, at(20));
+        assert_eq!(same[0].last_transition_time, Time(at(10)));
+        assert_eq!((same[0].reason.as_str(), same[0].observed_generation), ("Fetching", Some(2)));
+        let turned = conditions(ready(Truth::True, "Serving"), &same, 2, at(30));
+        assert_eq!(turned[0].last_transition_time, Time(at(30)));
+    }
+
+    #[test]
+    fn what_is_under_way_and_what_is_stuck_are_told_apart() {
+        let [waits] = ready(Truth::False, "Fetching").try_into().unwrap();
+        assert_eq!(progress(&waits, false).unwrap().type_, "Reconciling");
+        assert_eq!(progress(&waits, true).unwrap().type_, "Stalled");
+        let [done] = ready(Truth::True, "Serving").try_into().unwrap();
+        assert_eq!(progress(&done, true), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! Tenants: what a `Tenant` asks of the fleet, and what its status says.
+
+mod build;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use realm_crds::{Tenant, TenantStatus};
+use realm_plan::{
+    Demand, Kind, Problem,
+    validate::{self, Site},
+};
+
+use crate::{
+    context::Context, controller::Served, fleet::standing::Standing, status::apply::Kinded,
+};
+
+impl Kinded for Tenant {
+    type Status = TenantStatus;
+
+    fn status(&self) -> Option<&TenantStatus> {
+        self.status.as_ref()
+    }
+
+    fn conditions(status: &TenantStatus) -> &[Condition] {
+        &status.conditions
+    }
+}
+
+impl Served for Tenant {
+    const KIND: Kind = Kind::Tenant;
+
+    fn validate(&self) -> Result<Demand, Vec<Problem>> {
+        validate::tenant(self, Site::Cluster).map(Demand::Tenant)
+    }
+
+    fn build(&self, standing: &Standing, context: &Context, now: Timestamp) -> TenantStatus {
+        build::status(self, standing, &context.secret_namespaces, now)
+    }
+}

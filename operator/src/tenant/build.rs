@@ -1,0 +1,120 @@
+//! The status of a tenant, from what the fleet says of it. Pure.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use realm_crds::{Tenant, TenantStatus};
+use realm_plan::{Problem, Reason};
+
+use crate::{
+    fleet::standing::{Standing, Standings, Tally, TenantStanding},
+    link::report::Failure,
+    status::conditions::{Finding, Truth, conditions, progress},
+};
+
+/// Reasons that `KeysValid` tells of.
+const OF_KEYS: [Reason; 3] = [Reason::UnknownSecret, Reason::InvalidKey, Reason::KeyNotUnique];
+
+/// Reasons that `ModelsGranted` tells of.
+const OF_MODELS: [Reason; 2] = [Reason::UnknownModel, Reason::ModelNotShared];
+
+pub(super) fn status(
+    tenant: &Tenant,
+    standing: &Standing,
+    secret_namespaces: &BTreeSet<String>,
+    now: Timestamp,
+) -> TenantStatus {
+    let Standings::Tenant(of_tenant) = &standing.nodes else { return TenantStatus::default() };
+    let namespace = tenant.metadata.namespace.as_deref().unwrap_or_default();
+    let is_readable = secret_namespaces.contains(namespace);
+    let before = tenant.status.as_ref().map(|status| status.conditions.as_slice());
+    let findings = findings(of_tenant, &standing.problems, (namespace, is_readable));
+    TenantStatus {
+        observed_generation: Some(standing.generation),
+        conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
+        keys: of_tenant.keys,
+        program_sha256: of_tenant.program.map(|digest| digest.to_string()),
+    }
+}
+
+fn findings(
+    tenant: &TenantStanding,
+    problems: &[Problem],
+    (namespace, is_readable): (&str, bool),
+) -> Vec<Finding> {
+    let of = |reasons: &[Reason]| -> Vec<&Problem> {
+        problems.iter().filter(|problem| reasons.contains(&problem.reason)).collect()
+    };
+    let others: Vec<_> = problems
+        .iter()
+        .filter(|problem| {
+            !OF_KEYS.contains(&problem.reason) && !OF_MODELS.contains(&problem.reason)
+        })
+        .collect();
+    let invalid = Finding::problems("Ready", &others);
+    let keys = keys(tenant, &of(&OF_KEYS), (namespace, is_readable));
+    let models = Finding::problems("ModelsGranted", &of(&OF_MODELS))
+        .unwrap_or_else(|| Finding::new("ModelsGranted", Truth::True, "Granted", "every model is"));
+    let program = program(&tenant.tally);
+    let is_stuck = invalid.is_some()
+        || [&keys, &models].iter().any(|f| f.status == Truth::False)
+        || tenant.tally.failed > 0;
+    let ready = invalid.unwrap_or_else(|| ready([&keys, &models, &program]));
+    let progress = progress(&ready, is_stuck);
+    let mut findings = vec![keys, models, program, limits(tenant), ready];
+    findings.extend(progress);
+    findings
+}
+
+fn keys(
+    tenant: &TenantStanding,
+    problems: &[&Problem],
+    (namespace, is_readable): (&str, bool),
+) -> Finding {
+    let is_unknown = problems.iter().any(|problem| problem.reason == Reason::UnknownSecret);
+    if is_unknown && !is_readable {
+        let message = format!(
+            "the operator may not read Secrets of namespace `{namespace}`: add it to the value \
+             `tenantNamespaces` of the chart"
+        );
+        return Finding::new("KeysValid", Truth::False, "SecretNotReadable", message);
+    }
+    Finding::problems("KeysValid", problems).unwrap_or_else(|| {
+        let message = format!("{} keys open the doors", tenant.keys);
+        Finding::new("KeysValid", Truth::True, "Valid", message)
+    })
+}
+
+fn program(tally: &Tally) -> Finding {
+    let Tally { ready, pending, failed, failure } = tally;
+    if let Some((node, Failure { reason, message })) = failure {
+        let message = format!("on {failed} nodes; {node}: {message}");
+        return Finding::new("ProgramReady", Truth::False, reason.clone(), message);
+    }
+    let message = format!("on {ready} of {} nodes", ready.saturating_add(*pending));
+    match (*ready, *pending) {
+        (0, 0) => Finding::new("ProgramReady", Truth::Unknown, "NoAgents", "no agent is connected"),
+        (_, 0) => Finding::new("ProgramReady", Truth::True, "Ready", message),
+        _ => Finding::new("ProgramReady", Truth::False, "Preparing", message),
+    }
+}
+
+fn limits(tenant: &TenantStanding) -> Finding {
+    let doors = tenant.doors;
+    let message = match doors {
+        0 | 1 => "one door enforces the limits whole".to_owned(),
+        _ => format!("each of {doors} doors enforces one part in {doors}, rounded up"),
+    };
+    let reason = if doors > 1 { "SharedByDoors" } else { "Whole" };
+    Finding::new("LimitsApplied", Truth::True, reason, message)
+}
+
+/// Ready when all of its parts are; else what the first that is not says.
+fn ready(parts: [&Finding; 3]) -> Finding {
+    match parts.into_iter().find(|part| !part.is_true()) {
+        Some(Finding { status, reason, message, .. }) => {
+            Finding::new("Ready", *status, reason.clone(), message.clone())
+        }
+        None => Finding::new("Ready", Truth::True, "Serving", "calls are served"),
+    }
+}

@@ -1,0 +1,160 @@
+"""From `kubectl apply` to streamed tokens, through a real API server, operator and agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.folder import step
+from harness.plane import Agent, Operator, Plane
+from harness.talk import QUESTIONS, answer
+from harness.wait import eventually, raises, until
+from realm_client import RealmError, Unauthenticated
+
+
+@pytest.fixture(scope="module")
+def operator(plane: Plane) -> Operator:
+    """The only operator."""
+    return plane.operator("operator-0")
+
+
+@pytest.fixture(scope="module")
+def agents(plane: Plane, operator: Operator) -> list[Agent]:
+    """Two agents on two nodes."""
+    return [plane.agent(node, [operator]) for node in ("alpha", "beta")]
+
+
+@pytest.fixture(scope="module")
+def served(plane: Plane, agents: list[Agent], model: Path) -> Iterator[list[Agent]]:
+    """A model on both nodes, a tenant, and a pipeline."""
+    spec = {"sources": [model.absolute().as_uri()], "replicas": 2, "kvBlocks": 256}
+    plane.apply("Model", "smollm2", spec)
+    plane.key("acme")
+    keys = [{"secretName": "acme-keys"}]
+    plane.apply("Tenant", "acme", {"models": [{"name": "smollm2"}], "apiKeys": keys})
+    only = step("only", "{{ inputs.text }}", tokens_max=4)
+    plane.apply(
+        "Pipeline",
+        "echo",
+        {
+            "inputs": [{"name": "text"}],
+            "steps": [only],
+            "outputs": [{"name": "only", "step": "only"}],
+            "tenants": ["acme"],
+        },
+    )
+    yield agents
+
+
+async def test_what_is_applied_is_served_at_every_door_and_the_status_says_so(
+    plane: Plane, served: list[Agent]
+) -> None:
+    ready = plane.await_condition("model", "smollm2", "True")
+    assert ready["reason"] == "Serving"
+    for kind, name in (("tenant", "acme"), ("pipeline", "echo")):
+        assert plane.await_condition(kind, name, "True")["reason"] == "Serving"
+    for type_ in ("Fetched", "Verified", "Fits", "Loaded"):
+        assert plane.condition("model", "smollm2", type_)["status"] == "True", type_
+    until(
+        lambda: plane.get("model", "smollm2")["status"]["replicas"] == len(served),
+        "both agents serve the model",
+    )
+    status = plane.get("model", "smollm2")["status"]
+    assert status["architecture"] == "llama"
+    assert {node["name"]: node["state"] for node in status["nodes"]} == {
+        "alpha": "Ready",
+        "beta": "Ready",
+    }
+    assert plane.get("tenant", "acme")["status"]["keys"] == 1
+    for agent in served:
+        async with agent.client("acme") as client:
+            assert await answer(client, QUESTIONS[0], max_tokens=8)
+            assert (await client.pipeline("echo", {"text": "x"})).outputs.keys() == {"only"}
+
+
+def test_a_wrong_reference_gets_a_condition_that_names_it(
+    plane: Plane, served: list[Agent]
+) -> None:
+    plane.apply("Tenant", "lost", {"models": [{"name": "nowhere"}]})
+    found = plane.await_condition("tenant", "lost", "False", "ModelsGranted")
+    assert (found["reason"], "nowhere" in found["message"]) == ("UnknownModel", True)
+    assert plane.await_condition("tenant", "lost", "True", "Stalled")["reason"] == "UnknownModel"
+
+
+async def test_a_key_that_is_changed_in_its_secret_opens_and_shuts_the_doors(
+    plane: Plane, served: list[Agent]
+) -> None:
+    plane.await_condition("tenant", "acme", "True")
+    agent = served[0]
+    async with agent.client("acme") as client:
+        assert await client.health()
+        secret = {"apiVersion": "v1", "kind": "Secret"}
+        metadata = {"name": "acme-keys", "namespace": plane.tenants}
+        plane.cluster.admin.apply(secret | {"metadata": metadata, "stringData": {}})
+        done = plane.cluster.admin.kubectl(
+            *("patch", "secret", "acme-keys", "--namespace", plane.tenants),
+            *("--type", "json", "--patch", '[{"op": "remove", "path": "/data/main"}]'),
+        )
+        assert done.returncode == 0, done.stderr
+        await raises(Unauthenticated, client.health, "the key is gone from its Secret")
+    plane.forget("acme")
+    plane.key("acme")
+
+    async def opens() -> bool:
+        try:
+            async with agent.client("acme") as client:
+                return bool(await client.health())
+        except RealmError:
+            return False
+
+    await eventually(opens, "the new key opens the door")
+
+
+async def test_agents_serve_on_while_their_operator_is_killed_and_lose_nothing_when_it_is_back(
+    plane: Plane, operator: Operator, served: list[Agent]
+) -> None:
+    plane.await_condition("tenant", "acme", "True")
+    before = [agent.generations() for agent in served]
+    operator.daemon.kill()
+    for agent in served:
+        async with agent.client("acme") as client:
+            assert await answer(client, QUESTIONS[0], max_tokens=4)
+    operator.start()
+    plane.apply("Tenant", "acme", plane.spec("tenant", "acme") | {"weight": 7})
+    plane.await_condition("tenant", "acme", "True", within_s=90.0)
+    for agent, generations in zip(served, before, strict=True):
+        after = agent.generations()[len(generations) :]
+        assert all(each["models"] == 1 and each["tenants"] >= 1 for each in after), after
+
+
+async def test_a_killed_agent_serves_from_its_ledger_before_it_has_reached_anybody(
+    plane: Plane, operator: Operator, served: list[Agent]
+) -> None:
+    agent = served[1]
+    operator.daemon.kill()
+    agent.daemon.kill()
+    agent.start()
+
+    async def answers() -> str:
+        try:
+            async with agent.client("acme") as client:
+                return await answer(client, QUESTIONS[0], max_tokens=4)
+        except RealmError:
+            return ""
+
+    assert await eventually(answers, "the agent serves from its ledger")
+    operator.start()
+
+
+def test_a_deleted_object_goes_when_the_agents_have_let_go(
+    plane: Plane, served: list[Agent]
+) -> None:
+    plane.apply("Tenant", "brief", {"models": [{"name": "smollm2"}]})
+    plane.await_condition("tenant", "brief", "True", within_s=90.0)
+    assert plane.get("tenant", "brief")["metadata"]["finalizers"] == ["realm.dev/agents"]
+    done = plane.cluster.admin.kubectl(
+        "delete", "tenant", "brief", "--namespace", plane.tenants, "--timeout=30s"
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,9 @@
+//! Operator and agent over real sockets and real TLS.
+
+mod attacks;
+mod life;
+mod load;
+mod operator;
+mod raw;
+mod words;
+mod world;

@@ -1,0 +1,110 @@
+//! An operator that speaks the protocol and keeps none of its rules.
+
+use std::{sync::Arc, time::SystemTime};
+
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use realm_operator::link::authority::{Authority, Serving};
+use realm_proto::link::v1::{
+    self as proto,
+    link_server::{Link, LinkServer},
+    operator_message::Message,
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_rustls::TlsAcceptor;
+use tonic::{Request, Response, Status, Streaming, codegen::Service as _};
+
+use super::world::{Agent, soon};
+
+/// Says these to every agent, then nothing.
+struct Script(Vec<proto::OperatorMessage>);
+
+#[tonic::async_trait]
+impl Link for Script {
+    type ConnectStream = BoxStream<'static, Result<proto::OperatorMessage, Status>>;
+
+    async fn connect(
+        &self,
+        _: Request<Streaming<proto::AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let said = stream::iter(self.0.clone()).map(Ok);
+        Ok(Response::new(said.chain(stream::pending()).boxed()))
+    }
+
+    async fn enroll(
+        &self,
+        _: Request<proto::EnrollRequest>,
+    ) -> Result<Response<proto::EnrollResponse>, Status> {
+        Ok(Response::new(proto::EnrollResponse::default()))
+    }
+}
+
+async fn serve(listener: TcpListener, tls: TlsAcceptor, script: LinkServer<Script>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (tls, script) = (tls.clone(), script.clone());
+        tokio::spawn(async move {
+            let Ok(stream) = tls.accept(stream).await else { return };
+            let service = service_fn(move |request| script.clone().call(request));
+            let http = http2::Builder::new(TokioExecutor::new());
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// What an agent makes of an operator that says `messages`.
+async fn check(messages: Vec<Option<Message>>, reason: &str, expected: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Arc::new(Authority::create(SystemTime::now()).unwrap());
+    std::fs::write(dir.path().join("ca.crt"), authority.bundle()).unwrap();
+    std::fs::write(dir.path().join("token"), "token").unwrap();
+    let serving =
+        Serving::start(watch::Sender::new(authority).subscribe(), vec!["127.0.0.1".to_owned()]);
+    let tls = TlsAcceptor::from(serving.unwrap().current().borrow().clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let messages = messages.into_iter().map(|message| proto::OperatorMessage { message });
+    tokio::spawn(serve(listener, tls, LinkServer::new(Script(messages.collect()))));
+    let options = realm_link::client::LinkOptions {
+        operators: vec![format!("https://{address}").parse().unwrap()],
+        ca_file: dir.path().join("ca.crt"),
+        token_file: dir.path().join("token"),
+        node: "worker-1".to_owned(),
+        agent_version: "1.0.0".to_owned(),
+        boot_id: "first".to_owned(),
+    };
+    let error = soon("an answer", realm_link::client::enroll(&options, b"csr")).await.unwrap_err();
+    assert_eq!(error.reason(), "Protocol", "nothing is no certificate");
+    let agent = Agent::start(options, tempfile::tempdir().unwrap()).await;
+    let message = agent.until_refused(reason).await;
+    assert!(message.contains(expected), "{message} does not say `{expected}`");
+    assert_eq!(agent.ledger.newest().generation, 0);
+}
+
+const fn welcome(heartbeat_ms: u64) -> Message {
+    Message::Welcome(proto::Welcome { heartbeat_ms })
+}
+
+#[tokio::test]
+async fn an_operator_that_does_not_begin_with_a_good_welcome_is_left() {
+    let desired = proto::Desired { generation: 1, ..proto::Desired::default() };
+    check(vec![Some(Message::Desired(desired))], "Protocol", "not a welcome").await;
+    check(vec![Some(welcome(0))], "Protocol", "`welcome.heartbeat_ms` is missing").await;
+    check(vec![Some(welcome(u64::MAX))], "Protocol", "is the longest").await;
+    check(vec![Some(welcome(5000)), Some(welcome(5000))], "Protocol", "says it twice").await;
+}
+
+#[tokio::test]
+async fn an_operator_whose_message_makes_no_sense_is_left() {
+    check(vec![Some(welcome(5000)), None], "Protocol", "`message` is missing").await;
+    let credential = proto::Credential { model: "tiny".to_owned(), secret: vec![1] };
+    let credentials = proto::Credentials { models: vec![credential] };
+    let said = vec![Some(welcome(5000)), Some(Message::Credentials(credentials))];
+    check(said, "Protocol", "`credentials.model` holds no name").await;
+}
+
+#[tokio::test]
+async fn an_operator_that_falls_silent_is_left() {
+    check(vec![Some(welcome(20))], "Silent", "3 heartbeats").await;
+}
