@@ -12,7 +12,10 @@ use realm_core::report::Report;
 use realm_link::{converge, readiness};
 use realm_store::{Site, StoreOptions};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     task::JoinSet,
     time::timeout,
 };
@@ -65,8 +68,9 @@ impl Machine {
         let (report_sender, report) = watch::channel(Report::default());
         let (notice_sender, notices) = mpsc::channel(NOTICES_BUFFERED_MAX);
         let mut tell = move |notice| {
-            if let Err(error) = notice_sender.try_send(notice) {
-                tracing::warn!(%error, "a notice found no room");
+            // Nobody listens any more when the process is ending.
+            if let Err(TrySendError::Full(notice)) = notice_sender.try_send(notice) {
+                tracing::warn!(?notice, "a notice found no room");
             }
         };
         if timeout(FIRST_READING_MAX, state.turn(&mut tell)).await.is_err() {

@@ -25,6 +25,7 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
     }
     let ledger =
         home.ledger(&folder).with_context(|| format!("there is no folder {}", folder.display()))?;
+    anyhow::ensure!(folder.is_dir(), "{} is not a folder of manifests", folder.display());
     let machine = Machine::start(home, folder.clone(), &ledger, args.threads).await?;
     let agent = &machine.agent;
     let metrics = Metrics::new();

@@ -89,7 +89,10 @@ impl Bucket {
     /// raise nor a cut hands out or takes away a minute at once.
     fn refill(&mut self, per_minute: u32, now: Instant) {
         if per_minute != self.per_minute {
-            self.level *= f64::from(per_minute) / f64::from(self.per_minute.max(1));
+            // A debt is what was spent, which a new allowance does not change.
+            if self.level > 0.0 {
+                self.level *= f64::from(per_minute) / f64::from(self.per_minute.max(1));
+            }
             self.per_minute = per_minute;
         }
         let elapsed = now.saturating_duration_since(self.filled_at).as_secs_f64();
@@ -338,6 +341,18 @@ mod tests {
         }
         let raised = caller(|limits| limits.requests_per_minute = 600);
         assert_eq!(limiter.quota(&raised, now).requests, 300);
+    }
+
+    #[test]
+    fn a_raised_limit_pays_a_debt_back_sooner() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let low = caller(|limits| limits.output_tokens_per_minute = 20);
+        limiter.admit(low.clone(), call(), now).unwrap().charge(usage(0, 0, 100), now);
+        limiter.admit(low, call(), now).unwrap_err();
+        let raised = caller(|limits| limits.output_tokens_per_minute = 60_000);
+        let refusal = limiter.admit(raised.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 60_000, retry_after_ms: 81 });
+        limiter.admit(raised, call(), now + Duration::from_millis(81)).unwrap();
     }
 
     #[test]

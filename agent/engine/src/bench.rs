@@ -60,6 +60,11 @@ impl Bench {
     /// Loads a model for runs of at most `context` tokens a sequence.
     pub fn open(path: &Path, context: u32, threads: Option<usize>) -> Result<Self, BenchError> {
         let opened = Opened::read(path).map_err(BenchError::Load)?;
+        let trained = opened.architecture.context;
+        if context > trained {
+            let too_long = LoadError::Context { wanted: context, context: trained };
+            return Err(BenchError::Load(too_long));
+        }
         let limits = Limits {
             context: context as usize,
             batch_tokens: BATCH_TOKENS,

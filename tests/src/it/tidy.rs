@@ -30,6 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "realm-engine",
             "realm-gateway",
             "realm-kernels",
+            "realm-link",
             "realm-runtime",
             "realm-store",
         ],

@@ -134,7 +134,10 @@ impl State {
         let folder = self.folder.clone();
         let read = task::spawn_blocking(move || manifests::read(&folder)).await;
         read.unwrap_or_else(|lost| {
-            tracing::error!(error = %lost, "reading the manifests ended badly");
+            // The process is ending, or a bug.
+            if !lost.is_cancelled() {
+                tracing::error!(error = %lost, "reading the manifests ended badly");
+            }
             Reading { is_unclear: true, ..Reading::default() }
         })
     }
