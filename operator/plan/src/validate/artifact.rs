@@ -54,8 +54,11 @@ pub(super) fn artifact(
 }
 
 /// Whether `text` is a source that this site can fetch.
+///
+/// No message shows anything of it, since it may hold a password or a signature; the path of the
+/// finding names it.
 fn source(text: &str, site: Site) -> Result<(), (Reason, String)> {
-    let invalid = |message: &str| Err((Reason::InvalidValue, format!("`{text}` {message}")));
+    let invalid = |message: &str| Err((Reason::InvalidValue, message.to_owned()));
     if text.chars().any(char::is_control) {
         return invalid("holds a control character");
     }
@@ -82,9 +85,9 @@ fn source(text: &str, site: Site) -> Result<(), (Reason, String)> {
         }
         "pip" if is_pip(rest) => Ok(()),
         "pip" => invalid("is not of the form pip://name==version/file"),
-        _ => not_allowed(format!(
-            "`{scheme}` is not served; file, pvc, https, hf, s3, oci and pip are"
-        )),
+        _ => not_allowed(
+            "its scheme is not served; file, pvc, https, hf, s3, oci and pip are".to_owned(),
+        ),
     }
 }
 
@@ -306,6 +309,35 @@ mod tests {
                 Err(vec![reason]),
                 "{source}"
             );
+        }
+    }
+
+    #[test]
+    fn a_refusal_shows_nothing_of_the_source() {
+        for source in [
+            "https://user:hunter2@host.example/a",
+            "https:///user:hunter2@host.example/a",
+            "https:/user:hunter2@host.example/a",
+            "user:hunter2@host.example/a",
+            "user:hunter2@host.example/a?to=https://b.example",
+            "s3://bucket/a?X-Amz-Signature=hunter2",
+            "hf://user:hunter2@org/repo/a",
+            "oci://user:hunter2@registry.example/a",
+            "pip://user:hunter2@a==1/b",
+            "pvc://user:hunter2@claim/b",
+            "file://user:hunter2@host.example/b",
+            "ftp://user:hunter2@host.example/b",
+            "https://host.example/\u{1}hunter2",
+        ] {
+            for site in [Site::OneMachine, Site::Cluster] {
+                let sources = [source.to_owned()];
+                let raw = RawArtifact { path: "spec", sources: &sources, sha256: None };
+                let mut findings = Findings::default();
+                let made = artifact(&raw, site, &mut findings);
+                let problems = findings.prove(made).unwrap_err();
+                assert_eq!(problems.first().map(|p| &*p.path), Some("spec.sources[0]"));
+                assert!(!format!("{problems:?}").contains("hunter2"), "{problems:?}");
+            }
         }
     }
 
