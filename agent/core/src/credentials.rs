@@ -25,7 +25,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Credentials, each for the sources that may see it and no others: the mirrors of one artifact
-/// need not trust each other.
+/// need not trust each other. A login of a registry alone goes further, to its token server.
 ///
 /// A host is written as in the source, with its port if the source names one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +36,8 @@ pub struct Credentials {
     pub web_tokens: BTreeMap<String, Secret>,
     /// Keys that sign requests, for `s3`. Signing shows no server the secret one.
     pub s3_keys: Option<S3Keys>,
-    /// Logins of registries, for `oci`, by host.
+    /// Logins of registries, for `oci`, by host. The token server that a registry names sees its
+    /// login too, wherever it is; one that is named by whom the registry leads to does not.
     pub registry_logins: BTreeMap<String, RegistryLogin>,
 }
 
