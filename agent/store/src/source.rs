@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 pub(crate) use self::{
-    address::{Address, authority, is_loopback},
+    address::{Address, authority, is_local, is_loopback},
     hub::HubFile,
     oci::{Image, OciReference},
     pvc::Volume,
@@ -51,6 +51,20 @@ pub(crate) enum Remote {
     Hub(HubFile),
     S3(Object),
     Oci(Image),
+}
+
+impl Remote {
+    /// Whether the source itself names a server of this machine or link. Where the hub is, no
+    /// source says.
+    pub(crate) fn is_local(&self) -> bool {
+        let address = match self {
+            Self::Web(address) => Some(address),
+            Self::Hub(_) => None,
+            Self::S3(object) => object.endpoint.as_ref(),
+            Self::Oci(image) => Some(&image.address),
+        };
+        address.is_some_and(|address| is_local(&address.url))
+    }
 }
 
 /// A file of one exact version of a Python package.
