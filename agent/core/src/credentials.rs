@@ -3,6 +3,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
+/// What the keys for Amazon's own object store are kept under, for all its regions. A source that
+/// names the server may claim it too, but only Amazon answers there.
+pub const AWS: &str = "amazonaws.com";
+
 /// A text that only the code that sends it may read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -25,7 +29,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Credentials, each for the sources that may see it and no others: the mirrors of one artifact
-/// need not trust each other.
+/// need not trust each other. A login of a registry alone goes further, to its token server.
 ///
 /// A host is written as in the source, with its port if the source names one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,9 +38,12 @@ pub struct Credentials {
     pub hub_token: Option<Secret>,
     /// Bearer tokens of web servers, for `https`, by host.
     pub web_tokens: BTreeMap<String, Secret>,
-    /// Keys that sign requests, for `s3`. Signing shows no server the secret one.
-    pub s3_keys: Option<S3Keys>,
-    /// Logins of registries, for `oci`, by host.
+    /// Keys that sign requests, for `s3`, by host of the endpoint, or under [`AWS`] for a source
+    /// that names none. Signing shows no server the secret one, but it does show the session's
+    /// token and a signature that is good for a while.
+    pub s3_keys: BTreeMap<String, S3Keys>,
+    /// Logins of registries, for `oci`, by host. The token server that a registry names sees its
+    /// login too, wherever it is; one that is named by whom the registry leads to does not.
     pub registry_logins: BTreeMap<String, RegistryLogin>,
 }
 
@@ -71,7 +78,7 @@ mod tests {
         let credentials = Credentials {
             hub_token: Some(secret(6)),
             web_tokens: BTreeMap::from([("a.example".to_owned(), secret(7))]),
-            s3_keys: Some(keys),
+            s3_keys: BTreeMap::from([(AWS.to_owned(), keys)]),
             registry_logins: BTreeMap::from([("b.example:5000".to_owned(), login)]),
         };
         for dump in [format!("{credentials:?}"), format!("{credentials:#?}")] {

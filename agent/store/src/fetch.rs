@@ -95,6 +95,10 @@ impl<'a> Fetch<'a> {
             Source::Pip(_) if options.site == Site::Cluster => {
                 Err(SourceError::NotAllowed { why: "pip:// is for one machine only" })
             }
+            Source::Remote(remote) if options.site == Site::Cluster && remote.is_local() => {
+                let why = "a node that is shared asks no server of its own machine or link";
+                Err(SourceError::NotAllowed { why })
+            }
             Source::File(path) => {
                 self.files.verify(&path, artifact.sha256, options.bytes_max, progress).await
             }

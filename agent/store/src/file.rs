@@ -59,7 +59,36 @@ impl FileId {
 
 /// The files in place, and what their digests were. Clones remember the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Files(Arc<Mutex<BTreeMap<PathBuf, (FileId, Sha256)>>>);
+pub(crate) struct Files(Arc<Mutex<Digests>>);
+
+/// The digests of so many files; what was read longest ago makes room for what is new.
+#[derive(Debug, Default)]
+struct Digests {
+    known: BTreeMap<PathBuf, Digest>,
+    /// How many have been kept so far.
+    kept: u64,
+}
+
+#[derive(Debug)]
+struct Digest {
+    id: FileId,
+    sha256: Sha256,
+    /// Its place among all that were kept.
+    number: u64,
+}
+
+impl Digests {
+    fn keep(&mut self, path: PathBuf, id: FileId, sha256: Sha256) {
+        self.kept = self.kept.saturating_add(1);
+        self.known.insert(path, Digest { id, sha256, number: self.kept });
+        if self.known.len() > DIGESTS_MAX {
+            let oldest = self.known.iter().min_by_key(|(_, digest)| digest.number);
+            if let Some(oldest) = oldest.map(|(path, _)| path.clone()) {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+}
 
 impl Files {
     /// Verifies a file in place; without an expected digest, says which one it has. One that was
@@ -102,17 +131,17 @@ impl Files {
             .await
             .map_err(|error| unreadable("cannot be read", Some(error)))?;
         let sha256 = hasher.digest();
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if has_settled && (known.len() < DIGESTS_MAX || known.contains_key(path)) {
-            known.insert(path.to_owned(), (id, sha256));
+        if has_settled {
+            let mut digests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            digests.keep(path.to_owned(), id, sha256);
         }
         Ok(sha256)
     }
 
     fn recall(&self, path: &Path, id: FileId) -> Option<Sha256> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known_id, sha256) = known.get(path)?;
-        (*known_id == id).then_some(*sha256)
+        let digests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = digests.known.get(path)?;
+        (digest.id == id).then_some(digest.sha256)
     }
 }
 
@@ -167,7 +196,7 @@ mod tests {
     /// What a file's digest is known by, when the change of its times lies far enough back.
     fn known(files: &Files, path: &Path, sha256: Sha256) {
         let id = FileId::of(&fs::metadata(path).unwrap());
-        files.0.lock().unwrap().insert(path.to_owned(), (id, sha256));
+        files.0.lock().unwrap().keep(path.to_owned(), id, sha256);
     }
 
     #[tokio::test]
@@ -180,7 +209,7 @@ mod tests {
         let (first, reads) = verify(&files, &path).await;
         assert_eq!(reads, 1);
         // Its status changed just now, so that it was not remembered by itself.
-        assert!(files.0.lock().unwrap().is_empty());
+        assert!(files.0.lock().unwrap().known.is_empty());
         known(&files, &path, first.sha256);
         assert_eq!(verify(&files, &path).await, (first.clone(), 0));
 
@@ -198,5 +227,21 @@ mod tests {
         let id = FileId::of(&file.as_file().metadata().unwrap());
         assert!(!id.has_settled(SystemTime::now()));
         assert!(id.has_settled(SystemTime::now() + Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn the_file_that_was_read_longest_ago_makes_room() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let id = FileId::of(&file.as_file().metadata().unwrap());
+        let files = Files::default();
+        let keep = |name: usize| {
+            files.0.lock().unwrap().keep(name.to_string().into(), id, Sha256([0; 32]));
+        };
+        let is_known = |name: usize| files.recall(Path::new(&name.to_string()), id).is_some();
+        (0..DIGESTS_MAX).for_each(keep);
+        keep(0);
+        keep(DIGESTS_MAX);
+        assert!(is_known(0) && !is_known(1) && is_known(2) && is_known(DIGESTS_MAX));
+        assert_eq!(files.0.lock().unwrap().known.len(), DIGESTS_MAX);
     }
 }

@@ -54,7 +54,7 @@ pub(crate) async fn resolve(
     match remote {
         Remote::Web(address) => web_request(&address.url, credentials),
         Remote::Hub(file) => hub_request(file, &options.hub_endpoint, credentials),
-        Remote::S3(object) => s3::request(object, credentials.s3_keys.as_ref()),
+        Remote::S3(object) => s3::request(object, &credentials.s3_keys),
         Remote::Oci(image) => oci::request(image, web, access).await,
     }
 }

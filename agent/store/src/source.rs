@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 pub(crate) use self::{
-    address::{Address, authority, is_loopback},
+    address::{Address, authority, is_local, is_loopback},
     hub::HubFile,
     oci::{Image, OciReference},
     pvc::Volume,
@@ -22,6 +22,9 @@ use crate::error::SourceError;
 
 /// Longest source text: what web servers commonly take as an address, with room for a signature.
 const SOURCE_LEN_MAX: usize = 8192;
+
+/// Longest scheme that is shown as one: four times the longest of ours.
+const SCHEME_LEN_MAX: usize = 20;
 
 /// Longest package name or version: the longest on the public index is well under it.
 const PACKAGE_PART_LEN_MAX: usize = 128;
@@ -50,6 +53,20 @@ pub(crate) enum Remote {
     Oci(Image),
 }
 
+impl Remote {
+    /// Whether the source itself names a server of this machine or link. Where the hub is, no
+    /// source says.
+    pub(crate) fn is_local(&self) -> bool {
+        let address = match self {
+            Self::Web(address) => Some(address),
+            Self::Hub(_) => None,
+            Self::S3(object) => object.endpoint.as_ref(),
+            Self::Oci(image) => Some(&image.address),
+        };
+        address.is_some_and(|address| is_local(&address.url))
+    }
+}
+
 /// A file of one exact version of a Python package.
 ///
 /// Name and version hold only letters, digits and `._-+!`, and start with a letter or digit, so
@@ -75,31 +92,61 @@ pub(crate) fn parse(text: &str) -> Result<Source, SourceError> {
         Some(("s3", rest)) => s3::parse(rest).map(Remote::S3).map(Source::Remote),
         Some(("oci", rest)) => oci::parse(rest).map(Remote::Oci).map(Source::Remote),
         Some(("pip", rest)) => parse_package(rest).map(Source::Pip),
-        Some((scheme, _)) => invalid(format!("the scheme {scheme:?} is not known")),
+        Some((scheme, _)) if is_scheme(scheme) => {
+            invalid(format!("the scheme {scheme:?} is not known"))
+        }
+        // What stands there may be a login, and is not shown.
+        Some(_) => invalid("what comes before :// is no scheme".to_owned()),
         None => invalid("it has no scheme".to_owned()),
     }
 }
 
-/// The source without what may be secret in it: a query, and what stands before the host.
+/// The source without what may be secret in it: a query, and what stands before the host. Where
+/// nobody can tell what is the host, no more than the scheme is shown.
 pub(crate) fn redact(text: &str) -> String {
     let shown: String = text.chars().take(SOURCE_LEN_MAX).collect();
-    let (scheme, rest) = match shown.split_once("://") {
+    if let Some(url) =
+        Url::parse(&shown).ok().filter(|url| matches!(url.scheme(), "https" | "http"))
+    {
+        // Read as the client reads it: to that, more marks than `://` begin a host.
+        return format!("{}://{}{}", url.scheme(), authority(&url), url.path());
+    }
+    let Some((scheme, rest)) = shown.split_once("://").filter(|(scheme, _)| is_scheme(scheme))
+    else {
+        return "…".to_owned();
+    };
+    let place = match scheme {
         // Names of files may hold any of these marks, and hide nothing behind them.
-        Some(("file" | "pvc" | "pip", _)) => return shown,
-        Some((scheme, rest)) => (scheme, rest),
-        None => ("", &*shown),
+        "file" | "pvc" | "pip" => Some(rest)
+            .filter(|rest| !rest.split('/').next().unwrap_or_default().contains(['@', ':', '\\'])),
+        "hf" | "s3" | "oci" => redact_place(rest),
+        _ => None,
     };
+    format!("{scheme}://{}", place.unwrap_or("…"))
+}
+
+/// What follows `://` in a scheme of ours, from its host on and without its query.
+fn redact_place(rest: &str) -> Option<&str> {
+    let rest = rest.trim_start_matches(['/', '\\']);
     let place = rest.split(['?', '#']).next().unwrap_or_default();
-    let is_ours = matches!(scheme, "hf" | "s3" | "oci");
-    let (authority, path) = if is_ours || Url::parse(&shown).is_ok_and(|url| url.has_host()) {
-        place.find(['/', '\\']).map_or((place, ""), |at| place.split_at(at))
-    } else {
-        // What is no address may hold a password with anything in it.
-        (place, "")
+    let end = place.find(['/', '\\']).unwrap_or(place.len());
+    let begin = place.get(..end)?.rfind('@').map_or(0, |at| at.saturating_add(1));
+    let host = place.get(begin..end)?;
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !host.ends_with(']') => (name, port),
+        _ => (host, ""),
     };
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    let colon = if scheme.is_empty() { "" } else { "://" };
-    format!("{scheme}{colon}{host}{path}")
+    // A colon of a password may look like that of a port.
+    let is_host =
+        port.bytes().all(|b| b.is_ascii_digit()) && (name.starts_with('[') || !name.contains(':'));
+    place.get(begin..).filter(|_| is_host)
+}
+
+/// Whether a text can be a scheme, as RFC 3986 writes it and no longer than any is.
+fn is_scheme(text: &str) -> bool {
+    text.len() <= SCHEME_LEN_MAX
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
 }
 
 fn invalid<T>(problem: String) -> Result<T, SourceError> {
@@ -131,13 +178,13 @@ fn parse_package(rest: &str) -> Result<Package, SourceError> {
         return invalid("not of the form pip://name==version/file".to_owned());
     };
     if !is_package_part(name, "._-") {
-        return invalid(format!("{name:?} is not a package name"));
+        return invalid("its name is not that of a package".to_owned());
     }
     if !is_package_part(version, "._-+!") {
-        return invalid(format!("{version:?} is not one exact version"));
+        return invalid("its version is not one exact version".to_owned());
     }
     if !is_inner_path(file) {
-        return invalid(format!("{file:?} is not a path inside a wheel"));
+        return invalid("its file is not a path inside a wheel".to_owned());
     }
     Ok(Package { name: name.to_owned(), version: version.to_owned(), file: file.to_owned() })
 }
@@ -225,6 +272,54 @@ mod tests {
         }
     }
 
+    /// Sources just within the limits and just beyond them, as the plan has them too: what one
+    /// lets through the other must not refuse for its length.
+    fn limits() -> [(String, bool); 28] {
+        let long = |len: usize| "a".repeat(len);
+        let repository = |len: usize| format!("oci://r.example/{}", long(len));
+        [
+            (format!("hf://{}/r/p", long(128)), true),
+            (format!("hf://{}/r/p", long(129)), false),
+            (format!("hf://o/{}/p", long(129)), false),
+            (format!("hf://o/r@{}/p", long(129)), false),
+            (format!("hf://o/r/{}", long(1024)), true),
+            (format!("hf://o/r/{}", long(1025)), false),
+            (r"hf://o/r/a\b".to_owned(), false),
+            (format!("s3://bucket/{}", long(1024)), true),
+            (format!("s3://bucket/{}", long(1025)), false),
+            (r"s3://bucket/a\b".to_owned(), false),
+            (format!("s3://bucket/a?region={}", long(64)), true),
+            (format!("s3://bucket/a?region={}", long(65)), false),
+            ("s3://bucket/a?endpoint=https://:::".to_owned(), false),
+            (repository(255), true),
+            (repository(256), false),
+            (format!("oci://r.example/m#{}", long(255)), true),
+            (format!("oci://r.example/m#{}", long(256)), false),
+            ("oci://:::/m".to_owned(), false),
+            ("oci://r.example:99999/m".to_owned(), false),
+            ("https://:::/a".to_owned(), false),
+            ("https://[::1/a".to_owned(), false),
+            ("https://1.2.3.256/a".to_owned(), false),
+            ("https://a.example:99999/a".to_owned(), false),
+            ("https://[2001:db8::1]:8443/a".to_owned(), true),
+            (format!("pip://{}==1/a", long(128)), true),
+            (format!("pip://{}==1/a", long(129)), false),
+            (format!("pip://a==1/{}", long(1025)), false),
+            ("file:///a?b".to_owned(), false),
+        ]
+    }
+
+    #[test]
+    fn a_source_is_read_up_to_the_limits_that_the_plan_knows() {
+        for (source, is_good) in limits() {
+            assert_eq!(
+                parse(&source).map(|_| "").map_err(|error| error.reason()).err(),
+                (!is_good).then_some("SourceInvalid"),
+                "{source}"
+            );
+        }
+    }
+
     #[test]
     fn an_unknown_scheme_is_told_the_known_ones() {
         let message = parse("ftp://a/b").unwrap_err().to_string();
@@ -236,10 +331,10 @@ mod tests {
     #[test]
     fn what_may_be_secret_in_an_address_is_not_shown() {
         assert_eq!(redact("https://u:p@a.example/b?token=t#f"), "https://a.example/b");
-        assert_eq!(redact("https://u:p@not a host/b?t"), "https://not a host/b");
+        assert_eq!(redact("https://u:p@not a host/b?t"), "https://…");
         assert_eq!(redact("s3://u:p@bucket/a@b?X-Amz-Signature=s"), "s3://bucket/a@b");
         assert_eq!(redact("hf://org/repo@main/a#f"), "hf://org/repo@main/a");
-        assert_eq!(redact("u:p@a.example/b?t"), "a.example/b");
+        assert_eq!(redact("u:p@a.example/b?t"), "…");
         for plain in ["pip://a==1/b", "file:///a?b@c", "pvc://claim/a#b"] {
             assert_eq!(redact(plain), plain);
         }
@@ -248,10 +343,20 @@ mod tests {
     #[test]
     fn what_may_be_secret_in_a_broken_address_is_not_shown_either() {
         for (text, shown) in [
-            ("https://u:p@a.example:99999/b?token=t", "https://a.example:99999/b"),
-            ("https://u:p/w@[/b#t", "https://[/b"),
-            ("ftp://u:p@a.example/b", "ftp://a.example/b"),
-            ("a.example/b?token=t", "a.example/b"),
+            ("https://u:p@a.example:99999/b?token=t", "https://…"),
+            ("https://u:p/w@[/b#t", "https://…"),
+            ("https://u:hun?ter2@host/b", "https://…"),
+            ("https:/u:p@h:1/b?t", "https://h:1/b"),
+            (r"https:\\/u:p@h/b#t", "https://h/b"),
+            ("s3:///u:p@bucket/b", "s3://bucket/b"),
+            ("s3://u:hun?ter2@bucket/b", "s3://…"),
+            ("hf://u:hun/ter2@org/repo/a", "hf://…"),
+            ("oci://[::1]:5000/a?b", "oci://[::1]:5000/a"),
+            ("ftp://u:p@a.example/b", "ftp://…"),
+            ("p@ss://a.example/b", "…"),
+            ("a.example/b?token=t", "…"),
+            ("file://u:p@host/b", "file://…"),
+            ("pip://u:p@a==1/b", "pip://…"),
             ("file:///a@b", "file:///a@b"),
             ("pip://a==1/b@c", "pip://a==1/b@c"),
         ] {
@@ -268,6 +373,22 @@ mod tests {
                     prop_assert!(!part.contains([' ', '=', '/', ';', '@']));
                 }
             }
+        }
+
+        #[test]
+        fn no_way_to_write_an_address_shows_who_asks(
+            blank in "[ \\t\\r\\n]{0,2}",
+            scheme in "https|HTTPS|http|ftp|hf|s3|oci|pip|pvc|file|ht\ttps|",
+            slashes in r"[/\\]{0,4}",
+            rest in "([a-z]{1,3}:)?hunter2@([a-z0-9.]{0,8}|\\[::1\\])(:[0-9]{0,6})?[/?#\\\\]?[a-z@:/?#]{0,8}",
+        ) {
+            // With one slash more, a path of this machine, which hides nothing.
+            prop_assume!(!(scheme == "file" && slashes.len() > 2));
+            prop_assume!(!(matches!(&*scheme, "pip" | "pvc") && slashes.len() > 2));
+            let text = format!("{blank}{scheme}:{slashes}{rest}");
+            prop_assert!(!redact(&text).contains("hunter2"), "{text:?} is {:?}", redact(&text));
+            let error = parse(&text).map_err(|error| error.to_string()).unwrap_err();
+            prop_assert!(!error.contains("hunter2"), "{text:?}: {error}");
         }
 
         #[test]

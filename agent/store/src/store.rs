@@ -93,7 +93,8 @@ impl Store {
     ///
     /// Fetches of one digest share one download, across processes too. A fetch that is dropped, or
     /// whose process dies, leaves what it has for the next one to go on from. Each of `credentials`
-    /// is shown only to the server that it is for.
+    /// is shown only to the server that it is for, and the login of a registry to the token server
+    /// that this registry names.
     pub async fn fetch(
         &self,
         artifact: &Artifact,

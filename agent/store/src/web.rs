@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::{
     error::{SourceError, StoreError},
-    options::StoreOptions,
+    options::{Site, StoreOptions},
     resolve::Request,
     source::{self, Address},
 };
@@ -34,10 +34,18 @@ const REDIRECTS_MAX: usize = 5;
 #[error("{0}")]
 struct RedirectRefused(String);
 
+/// Where a client lets itself be led.
+#[derive(Clone, Copy)]
+struct Trust {
+    /// It set out in plain `http` to this machine, and stays there.
+    loopback: bool,
+    site: Site,
+}
+
 /// A client for the server at one address, and for those that it leads to.
 pub(crate) struct Web {
     client: Client,
-    loopback: bool,
+    trust: Trust,
     /// How long an answer may take to begin, or a short one to come.
     patience: Duration,
 }
@@ -49,13 +57,14 @@ impl Web {
         options: &StoreOptions,
     ) -> Result<Self, SourceError> {
         let (loopback, ca_file) = (address.loopback, options.ca_file.clone());
+        let trust = Trust { loopback, site: options.site };
         let tls = tokio::task::spawn_blocking(move || tls(loopback, ca_file.as_deref()))
             .await
             .unwrap_or(Err(SourceError::Store(StoreError::WorkerLost)))?;
         let mut builder = Client::builder()
             .tls_backend_preconfigured(tls)
             .connect_timeout(options.connect_timeout)
-            .redirect(Policy::custom(move |attempt| follow(attempt, loopback)))
+            .redirect(Policy::custom(move |attempt| follow(attempt, trust)))
             .referer(false)
             .user_agent(concat!("realm/", env!("CARGO_PKG_VERSION")));
         if source::is_loopback(&address.url) {
@@ -63,12 +72,12 @@ impl Web {
         }
         let client = builder.build().map_err(|error| SourceError::Unreachable(error.into()))?;
         let patience = options.connect_timeout.saturating_add(options.stall_timeout);
-        Ok(Self { client, loopback, patience })
+        Ok(Self { client, trust, patience })
     }
 
     /// Whether a server may name `url` as the next to ask.
     pub(crate) fn check(&self, url: &Url) -> Result<(), SourceError> {
-        match refuse(url, 0, self.loopback) {
+        match refuse(url, 0, self.trust) {
             Some(why) => Err(SourceError::Redirected { why }),
             None => Ok(()),
         }
@@ -151,17 +160,18 @@ fn untrusted(error: impl Error + Send + Sync + 'static) -> SourceError {
     SourceError::Untrusted(Box::new(error))
 }
 
-fn follow(attempt: Attempt<'_>, loopback: bool) -> reqwest::redirect::Action {
-    match refuse(attempt.url(), attempt.previous().len(), loopback) {
+fn follow(attempt: Attempt<'_>, trust: Trust) -> reqwest::redirect::Action {
+    match refuse(attempt.url(), attempt.previous().len(), trust) {
         Some(why) => attempt.error(RedirectRefused(why)),
         None => attempt.follow(),
     }
 }
 
 /// Why a redirect to `url`, after `hops` addresses, is not followed.
-fn refuse(url: &Url, hops: usize, loopback: bool) -> Option<String> {
+fn refuse(url: &Url, hops: usize, trust: Trust) -> Option<String> {
+    let Trust { loopback, site } = trust;
     let allowed = match url.scheme() {
-        "https" => !loopback,
+        "https" => !loopback && (site == Site::OneMachine || !source::is_local(url)),
         "http" => loopback && source::is_loopback(url),
         _ => false,
     };
@@ -216,8 +226,10 @@ mod tests {
 
     #[test]
     fn a_redirect_leads_from_https_to_https_only_and_not_for_ever() {
-        let refused =
-            |url: &str, hops, loopback| refuse(&url.parse().unwrap(), hops, loopback).is_some();
+        let refused = |url: &str, hops, loopback| {
+            let trust = Trust { loopback, site: Site::OneMachine };
+            refuse(&url.parse().unwrap(), hops, trust).is_some()
+        };
         assert!(!refused("https://a.example/", 1, false));
         assert!(!refused("https://a.example/", REDIRECTS_MAX, false));
         assert!(refused("https://a.example/", REDIRECTS_MAX + 1, false));
@@ -227,5 +239,17 @@ mod tests {
         assert!(!refused("http://127.0.0.1/", 1, true));
         assert!(refused("http://10.0.0.1/", 1, true));
         assert!(refused("https://a.example/", 1, true));
+    }
+
+    #[test]
+    fn a_redirect_leads_to_no_server_of_a_node_that_is_shared() {
+        let refused = |url: &str, site| {
+            refuse(&url.parse().unwrap(), 1, Trust { loopback: false, site }).is_some()
+        };
+        for local in ["https://localhost/", "https://127.1/", "https://169.254.169.254/a"] {
+            assert!(refused(local, Site::Cluster), "{local}");
+            assert!(!refused(local, Site::OneMachine), "{local}");
+        }
+        assert!(!refused("https://a.example/", Site::Cluster));
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use realm_core::{desired::Sha256, name::ModelName};
 use realm_engine::{
-    OpenOptions, Secret,
+    MemoryBudget, OpenOptions, Secret,
     gguf::{
         Array, Value,
         writer::{self, Tensor},
@@ -82,6 +82,7 @@ pub fn options() -> OpenOptions {
         kv_type: KvType::F16,
         threads: Some(1),
         memory_bytes_max: Some(MEMORY_BYTES_MAX),
+        budget: MemoryBudget::new(u64::MAX),
         secret: Secret([9; 32]),
     }
 }

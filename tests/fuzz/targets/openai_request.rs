@@ -44,10 +44,6 @@ impl Tenants for Silent {
     fn models(&self, _: &Caller) -> Vec<ModelInfo> {
         Vec::new()
     }
-
-    fn is_ready(&self) -> bool {
-        true
-    }
 }
 
 struct World {
@@ -56,6 +52,7 @@ struct World {
     /// Kept between inputs: a door that closes it has not answered.
     connection: RefCell<Option<TcpStream>>,
     _roster: watch::Sender<Arc<Roster>>,
+    _ready: watch::Sender<bool>,
 }
 
 thread_local! {
@@ -73,17 +70,20 @@ impl World {
         let runtime =
             Builder::new_current_thread().enable_all().build().expect("a runtime of one thread");
         let roster = watch::Sender::new(Arc::new(Roster::new([Arc::new(tenant())])));
+        let ready = watch::Sender::new(true);
         let ports = Ports {
             tenants: Arc::new(Silent),
             roster: roster.subscribe(),
             limiter: Limiter::default(),
+            ready: ready.subscribe(),
             metrics: Metrics::new(),
         };
         let config = GatewayConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
         let gateway = runtime.block_on(Gateway::bind(config, ports)).expect("loopback has a port");
         let addr = gateway.addr().expect("a bound door has an address");
         runtime.spawn(gateway.serve(CancellationToken::new()));
-        Self { runtime, addr, connection: RefCell::default(), _roster: roster }
+        let connection = RefCell::default();
+        Self { runtime, addr, connection, _roster: roster, _ready: ready }
     }
 
     /// Sends a request; the door answers it and nothing is wrong but the request.

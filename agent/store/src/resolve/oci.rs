@@ -54,6 +54,9 @@ fn place(image: &Image, kind: &str, reference: &str) -> Url {
 }
 
 /// Asks for a manifest; asks again, with an answer to its challenge, where the registry wants one.
+///
+/// Whoever the registry leads to may challenge too, but would name a token server of its own, to
+/// which the login does not belong: that challenge is a refusal.
 async fn ask(
     image: &Image,
     url: Url,
@@ -62,7 +65,8 @@ async fn ask(
 ) -> Result<(Response, Option<HeaderValue>), SourceError> {
     let mut request = Request { url, authorization: None };
     let mut response = web.send(web.get(&request).header(ACCEPT, ACCEPTED), 0).await?;
-    if response.status() == StatusCode::UNAUTHORIZED {
+    let is_registry = response.url().origin() == image.address.url.origin();
+    if response.status() == StatusCode::UNAUTHORIZED && is_registry {
         let login = access.credentials.registry_logins.get(&image.registry);
         let scope = format!("repository:{}:pull", image.repository);
         let challenge = token::challenge(response.headers())?;

@@ -1,14 +1,14 @@
 //! The address of an object, signed where there are keys to sign it with.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use realm_core::credentials::{S3Keys, Secret};
+use realm_core::credentials::{AWS, S3Keys, Secret};
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 
 use super::Request;
 use crate::{
     error::SourceError,
-    source::{Address, Object},
+    source::{self, Address, Object},
 };
 
 /// How long a signature is good for. It need only outlast the wait for the head of one answer,
@@ -25,7 +25,10 @@ pub(super) fn door(object: &Object) -> Result<Address, SourceError> {
 }
 
 /// Signs the address of the object, or leaves it unsigned, as public buckets want it.
-pub(super) fn request(object: &Object, keys: Option<&S3Keys>) -> Result<Request, SourceError> {
+pub(super) fn request(
+    object: &Object,
+    keys: &BTreeMap<String, S3Keys>,
+) -> Result<Request, SourceError> {
     let Object { bucket, key, region, endpoint } = object;
     // A dot in the name would make a host that the store's certificate is not for.
     let style = if endpoint.is_some() || bucket.contains('.') {
@@ -35,7 +38,8 @@ pub(super) fn request(object: &Object, keys: Option<&S3Keys>) -> Result<Request,
     };
     let bucket = Bucket::new(door(object)?.url, style, bucket.clone(), region.clone())
         .map_err(|error| SourceError::Invalid { problem: format!("no bucket ({error})") })?;
-    let credentials = keys.map(credentials);
+    let host = endpoint.as_ref().map(|endpoint| source::authority(&endpoint.url));
+    let credentials = keys.get(host.as_deref().unwrap_or(AWS)).map(credentials);
     let url = bucket.get_object(credentials.as_ref(), key).sign(SIGNED_FOR);
     // The signature is the whole proof: stores refuse a second one in a header.
     Ok(Request { url, authorization: None })
@@ -54,9 +58,10 @@ mod tests {
     use super::*;
     use crate::source::{Remote, Source, parse};
 
-    fn url(text: &str, keys: Option<&S3Keys>) -> String {
+    fn url(text: &str, keys: Option<(&str, &S3Keys)>) -> String {
         let Source::Remote(Remote::S3(object)) = parse(text).unwrap() else { panic!("{text}") };
-        request(&object, keys).unwrap().url.into()
+        let keys = keys.map(|(host, keys)| (host.to_owned(), keys.clone())).into_iter().collect();
+        request(&object, &keys).unwrap().url.into()
     }
 
     #[test]
@@ -79,10 +84,26 @@ mod tests {
             secret_access_key: Secret::new("hunter2"),
             session_token: Some(Secret::new("SESSION")),
         };
-        let signed = url("s3://bucket/a", Some(&keys));
+        let signed = url("s3://bucket/a", Some((AWS, &keys)));
         for part in ["X-Amz-Signature=", "X-Amz-Expires=900", "X-Amz-Security-Token=SESSION"] {
             assert!(signed.contains(part), "{signed}");
         }
         assert!(!signed.contains("hunter2"), "{signed}");
+    }
+
+    #[test]
+    fn keys_sign_for_the_store_that_they_are_of_and_no_other() {
+        let keys = S3Keys {
+            access_key_id: Secret::new("ID"),
+            secret_access_key: Secret::new("hunter2"),
+            session_token: None,
+        };
+        let is_signed = |text: &str, host| url(text, Some((host, &keys))).contains("X-Amz-");
+        let aws = "s3://bucket/a?region=eu-west-1";
+        let own = "s3://bucket/a?endpoint=https://s3.example:9000";
+        assert!(is_signed(aws, AWS) && is_signed(own, "s3.example:9000"));
+        assert!(!is_signed(own, AWS) && !is_signed(aws, "s3.example:9000"));
+        assert!(!is_signed(own, "s3.example"));
+        assert!(is_signed("s3://bucket/a?endpoint=https://s3.example:443", "s3.example"));
     }
 }

@@ -1,6 +1,6 @@
 //! Addresses that may be asked: `https`, or `http` of this very machine.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use reqwest::Url;
 
@@ -77,4 +77,58 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     })
+}
+
+/// Whether an address leads no further than this machine or its link, where a shared node has
+/// servers that trust whoever reaches them. A name may resolve to such a place and not show it.
+pub(crate) fn is_local(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        let name = host.trim_end_matches('.');
+        name == "localhost"
+            || name.ends_with(".localhost")
+            || literal.parse::<IpAddr>().is_ok_and(|ip| is_local_ip(ip.to_canonical()))
+    })
+}
+
+fn is_local_ip(ip: IpAddr) -> bool {
+    match ip {
+        // Linux takes all of 0.0.0.0/8 or its first for this machine.
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.octets().starts_with(&[0]),
+        IpAddr::V6(ip) => {
+            ip.is_loopback() || ip.is_unicast_link_local() || ip == Ipv6Addr::UNSPECIFIED
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_place_is_known_however_it_is_written() {
+        let is_local = |host: &str| is_local(&format!("https://{host}/a").parse().unwrap());
+        for host in [
+            "localhost",
+            "LOCALHOST.",
+            "a.localhost:1",
+            "%6cocalhost",
+            "127.0.0.1",
+            "127.1:8443",
+            "2130706433",
+            "0x7f.0.0.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "[::1]",
+            "[::]",
+            "[fe80::1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:a9fe:a9fe]:80",
+        ] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["localhost.example", "notlocalhost", "10.0.0.1", "[fd00::1]", "1.1.1.1"] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
 }

@@ -192,6 +192,44 @@ async fn a_login_is_not_sent_where_plain_text_could_be_read() {
 }
 
 #[tokio::test]
+async fn a_challenge_of_whom_the_registry_leads_to_is_not_answered() {
+    let (world, body) = (World::new(), bytes(1000));
+    let tokens = token_server("token").await;
+    let strangers = token_registry(tokens.url("/token"), String::new(), &body).await;
+    let basic = Server::start(|_| {
+        Reply::new("401 Unauthorized", &[("www-authenticate", "Basic realm=\"r\"")], b"")
+    })
+    .await;
+    for stranger in [&strangers, &basic] {
+        let elsewhere = stranger.url("/v2/m/manifests/latest");
+        let registry = Server::start(move |_| Reply::redirect(&elsewhere)).await;
+        let wanted = artifact(&body, [source(&registry, "m")]);
+        let error = world.fetch_with(&wanted, &login(&registry)).await.unwrap_err();
+        assert_eq!(error.reason(), "SourceUnauthorized", "{error}");
+        assert_eq!((registry.requests().len(), stranger.requests().len()), (1, 1));
+    }
+    assert!(tokens.requests().is_empty(), "{:?}", tokens.requests());
+}
+
+#[tokio::test]
+async fn a_registry_may_lead_to_itself_before_it_asks_who_is_there() {
+    let body = bytes(1000);
+    let manifest = manifest(&[("a", &body)]);
+    let file = body.clone();
+    let registry = Server::start(move |request: &Request| {
+        match (request.authorization.as_deref(), &*request.path) {
+            (_, "/v2/m/manifests/latest") => Reply::redirect("/v2/m/manifests/v1"),
+            (Some(BASIC), "/v2/m/manifests/v1") => Reply::whole(&manifest),
+            (Some(BASIC), _) => Reply::good(request, &file, ETAG),
+            _ => Reply::new("401 Unauthorized", &[("www-authenticate", "Basic realm=\"r\"")], b""),
+        }
+    })
+    .await;
+    let wanted = artifact(&body, [source(&registry, "m")]);
+    World::new().fetch_with(&wanted, &login(&registry)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_token_server_that_gives_none_ends_the_fetch() {
     let (world, body) = (World::new(), bytes(1000));
     for (status, answer, expected) in [

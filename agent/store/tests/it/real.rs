@@ -141,13 +141,14 @@ async fn object_store(root: &Path) -> Running {
     Running { host, _child: child }
 }
 
-fn keys(secret: &str) -> Credentials {
+fn keys(host: &str, secret: &str) -> Credentials {
     let keys = S3Keys {
         access_key_id: Secret::new("AKIDEXAMPLE"),
         secret_access_key: Secret::new(secret),
         session_token: None,
     };
-    Credentials { s3_keys: Some(keys), ..Credentials::default() }
+    let s3_keys = [(host.to_owned(), keys)].into();
+    Credentials { s3_keys, ..Credentials::default() }
 }
 
 /// Makes the bucket and puts the object into it.
@@ -197,14 +198,14 @@ async fn an_object_store_takes_our_signatures_and_resumes_and_refuses_others() {
     };
     for (credentials, key, reason) in [
         (Credentials::default(), KEY, "SourceUnauthorized"),
-        (keys("wrong"), KEY, "SourceUnauthorized"),
-        (keys("hunter2"), "absent", "SourceNotFound"),
+        (keys(&proxy, "wrong"), KEY, "SourceUnauthorized"),
+        (keys(&proxy, "hunter2"), "absent", "SourceNotFound"),
     ] {
         let error = world().fetch_with(&of(key), &credentials).await.unwrap_err();
         assert_eq!(error.reason(), reason, "{error}");
     }
     let world = world();
-    let stored = world.fetch_with(&of(KEY), &keys("hunter2")).await.unwrap();
+    let stored = world.fetch_with(&of(KEY), &keys(&proxy, "hunter2")).await.unwrap();
     assert!(std::fs::read(stored.path).unwrap() == body);
 }
 

@@ -11,13 +11,14 @@ use crate::{
 
 const ETAG: &str = "\"9b2cf5\"";
 
-fn keys(session_token: Option<&str>) -> Credentials {
+fn keys(store: &Server, session_token: Option<&str>) -> Credentials {
     let keys = S3Keys {
         access_key_id: Secret::new("AKIDEXAMPLE"),
         secret_access_key: Secret::new("hunter2"),
         session_token: session_token.map(Secret::new),
     };
-    Credentials { s3_keys: Some(keys), ..Credentials::default() }
+    let s3_keys = [(store.address.to_string(), keys)].into();
+    Credentials { s3_keys, ..Credentials::default() }
 }
 
 fn query(request: &Request) -> BTreeMap<&str, &str> {
@@ -36,7 +37,7 @@ async fn every_attempt_is_signed_anew_and_goes_on_where_the_last_ended() {
     })
     .await;
     let source = format!("s3://bucket/dir/a b+c.gguf?region=eu-west-1&endpoint={}", store.url(""));
-    world.fetch_with(&artifact(&body, [source]), &keys(Some("SESSION"))).await.unwrap();
+    world.fetch_with(&artifact(&body, [source]), &keys(&store, Some("SESSION"))).await.unwrap();
     let requests = store.requests();
     let ranges: Vec<_> = requests.iter().map(|request| request.range_from).collect();
     assert_eq!(ranges, [None, None, Some(200_000)]);
@@ -74,7 +75,7 @@ async fn a_signature_is_in_no_error_and_no_progress() {
     let sources =
         ["shut", "away", "cut"].map(|key| format!("s3://bucket/{key}?endpoint={}", store.url("")));
     let told = Mutex::new(Vec::new());
-    let (wanted, keys) = (artifact(&body, sources), keys(Some("SESSION")));
+    let (wanted, keys) = (artifact(&body, sources), keys(&store, Some("SESSION")));
     let progress = |progress| told.lock().unwrap().push(progress);
     let error = world.store.fetch(&wanted, &keys, &progress).await.unwrap_err();
     let expected = ["SourceUnauthorized", "SourceRedirected", "SourceInterrupted"];

@@ -40,10 +40,11 @@ fn credentials(host: &str) -> Credentials {
     let secret = || Secret::new("hunter2");
     let login = RegistryLogin { user: secret(), password: secret() };
     let (access_key_id, secret_access_key, session_token) = (secret(), secret(), Some(secret()));
+    let keys = S3Keys { access_key_id, secret_access_key, session_token };
     Credentials {
         hub_token: Some(secret()),
         web_tokens: [(host.to_owned(), secret())].into(),
-        s3_keys: Some(S3Keys { access_key_id, secret_access_key, session_token }),
+        s3_keys: [(host.to_owned(), keys)].into(),
         registry_logins: [(host.to_owned(), login)].into(),
     }
 }

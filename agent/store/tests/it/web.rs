@@ -193,12 +193,31 @@ async fn a_source_that_may_not_be_used_is_refused_without_a_request() {
 
     let server = Server::start(move |_| Reply::whole(&bytes(10))).await;
     let unsafe_artifact = Artifact { sources: vec![server.url("/a")], sha256: None };
-    let error = world.fetch(&unsafe_artifact).await.unwrap_err();
+    let error = World::new().fetch(&unsafe_artifact).await.unwrap_err();
     assert_eq!(error.reason(), "DigestRequired");
     assert!(server.requests().is_empty());
 
     let none = Artifact { sources: Vec::new(), sha256: Some(digest(&body)) };
     assert_eq!(world.fetch(&none).await.unwrap_err().reason(), "SourceInvalid");
+}
+
+#[tokio::test]
+async fn a_node_that_is_shared_asks_no_server_of_its_own_machine_or_link() {
+    let body = bytes(10);
+    let file = body.clone();
+    let server = Server::start(move |_| Reply::whole(&file)).await;
+    let world = World::with(|options| options.site = Site::Cluster);
+    let sources = [
+        server.url("/a"),
+        "https://169.254.169.254/a".to_owned(),
+        "https://localhost./a".to_owned(),
+        format!("oci://{}/m", server.address),
+        format!("s3://bucket/a?endpoint={}", server.url("")),
+    ];
+    let error = world.fetch(&artifact(&body, sources)).await.unwrap_err();
+    assert_eq!(reasons(&error)[1..], ["SourceNotAllowed"; 5], "{error}");
+    assert!(server.requests().is_empty());
+    World::new().fetch(&artifact(&body, [server.url("/a")])).await.unwrap();
 }
 
 #[tokio::test]

@@ -2,13 +2,31 @@
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
+mod host;
+
 use realm_crds::{SOURCE_LEN_MAX, SOURCES_MAX};
 
+use self::host::{is_host, is_local};
 use super::{Site, field};
 use crate::{
     desired::{Artifact, Sha256},
     problem::{Findings, Reason},
 };
+
+// The limits of what the nodes read, for the owner to hear of them first.
+
+/// Longest path inside a wheel, a repository, a bucket or a claim.
+const INNER_PATH_LEN_MAX: usize = 1024;
+
+/// Longest organisation, repository, part of a revision, package or version.
+const NAME_LEN_MAX: usize = 128;
+
+/// Longest region of an object store.
+const REGION_LEN_MAX: usize = 64;
+
+/// Longest repository of a registry, and longest title of a layer.
+const REPOSITORY_LEN_MAX: usize = 255;
+const TITLE_LEN_MAX: usize = 255;
 
 /// A raw artifact: where it is in the object, its sources and its digest.
 pub(super) struct RawArtifact<'a> {
@@ -54,8 +72,11 @@ pub(super) fn artifact(
 }
 
 /// Whether `text` is a source that this site can fetch.
+///
+/// No message shows anything of it, since it may hold a password or a signature; the path of the
+/// finding names it.
 fn source(text: &str, site: Site) -> Result<(), (Reason, String)> {
-    let invalid = |message: &str| Err((Reason::InvalidValue, format!("`{text}` {message}")));
+    let invalid = |message: &str| Err((Reason::InvalidValue, message.to_owned()));
     if text.chars().any(char::is_control) {
         return invalid("holds a control character");
     }
@@ -63,9 +84,14 @@ fn source(text: &str, site: Site) -> Result<(), (Reason, String)> {
         return invalid("is not of the form scheme://…");
     };
     let not_allowed = |message: String| Err((Reason::SourceNotAllowed, message));
+    if site == Site::Cluster && server(scheme, rest).is_some_and(is_local) {
+        return not_allowed(
+            "nodes of a cluster ask no server of their own machine or link".to_owned(),
+        );
+    }
     match scheme {
-        "file" if rest.strip_prefix('/').is_some_and(is_path) => Ok(()),
-        "file" => invalid("is not of the form file:///absolute/path"),
+        "file" if rest.strip_prefix('/').is_some_and(is_file) => Ok(()),
+        "file" => invalid("is not of the form file:///absolute/path, with ? as %3F and # as %23"),
         "pvc" if site == Site::OneMachine => {
             not_allowed("pvc sources are served in a cluster only; give file".to_owned())
         }
@@ -82,9 +108,21 @@ fn source(text: &str, site: Site) -> Result<(), (Reason, String)> {
         }
         "pip" if is_pip(rest) => Ok(()),
         "pip" => invalid("is not of the form pip://name==version/file"),
-        _ => not_allowed(format!(
-            "`{scheme}` is not served; file, pvc, https, hf, s3, oci and pip are"
-        )),
+        _ => not_allowed(
+            "its scheme is not served; file, pvc, https, hf, s3, oci and pip are".to_owned(),
+        ),
+    }
+}
+
+/// The host, and perhaps the port, of the server that the source itself names.
+fn server<'a>(scheme: &str, rest: &'a str) -> Option<&'a str> {
+    match scheme {
+        "https" | "oci" => rest.split('/').next(),
+        "s3" => rest.split_once('?')?.1.split('&').find_map(|pair| {
+            let host = pair.strip_prefix("endpoint=https://")?;
+            host.split('/').next()
+        }),
+        _ => None,
     }
 }
 
@@ -102,12 +140,6 @@ fn https(rest: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether a text can be a host, perhaps with a port.
-fn is_host(text: &str) -> bool {
-    let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-    !text.is_empty() && text.bytes().all(is_inner)
-}
-
 /// `org/repo[@revision]/path`; a `/` in the revision is written `%2F`.
 fn is_hf(rest: &str) -> bool {
     let Some((org, rest)) = rest.split_once('/') else { return false };
@@ -115,7 +147,8 @@ fn is_hf(rest: &str) -> bool {
     let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));
     let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
     let is_name = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        text.len() <= NAME_LEN_MAX
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
             && text.bytes().all(is_inner)
     };
     is_name(org)
@@ -141,7 +174,7 @@ fn s3(rest: &str) -> Result<(), &'static str> {
         let is_known = match pair.split_once('=') {
             Some(("region", region)) => {
                 regions = regions.saturating_add(1);
-                !region.is_empty() && region.bytes().all(is_region)
+                (1..=REGION_LEN_MAX).contains(&region.len()) && region.bytes().all(is_region)
             }
             Some(("endpoint", endpoint)) => {
                 endpoints = endpoints.saturating_add(1);
@@ -174,16 +207,17 @@ fn is_oci(rest: &str) -> bool {
     is_host(registry)
         && is_repository(repository)
         && is_reference
-        && title.is_none_or(|title| !title.is_empty())
+        && title.is_none_or(|title| (1..=TITLE_LEN_MAX).contains(&title.len()))
 }
 
 /// Parts of lower-case words, joined by one `.`, one or two `_`, or any number of `-`.
 fn is_repository(text: &str) -> bool {
     let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let joins = |run: &str| matches!(run, "." | "_" | "__") || run.bytes().all(|b| b == b'-');
-    text.split('/').all(|part| {
+    let is_part = |part: &str| {
         part.starts_with(is_inner) && part.ends_with(is_inner) && part.split(is_inner).all(joins)
-    })
+    };
+    text.len() <= REPOSITORY_LEN_MAX && text.split('/').all(is_part)
 }
 
 /// `claim/path`
@@ -209,7 +243,8 @@ fn is_pip(rest: &str) -> bool {
     let Some((requirement, file)) = rest.split_once('/') else { return false };
     let Some((name, version)) = requirement.split_once("==") else { return false };
     let is_ends = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        text.len() <= NAME_LEN_MAX
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
     let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
@@ -221,8 +256,18 @@ fn is_pip(rest: &str) -> bool {
         && is_path(file)
 }
 
-/// A path of non-empty parts, none of which climbs.
+/// A path inside a repository, a bucket, a wheel or a claim.
 fn is_path(text: &str) -> bool {
+    text.len() <= INNER_PATH_LEN_MAX && !text.contains('\\') && is_parts(text)
+}
+
+/// A path of a machine, written as in an address.
+fn is_file(text: &str) -> bool {
+    !text.contains(['?', '#']) && is_parts(text)
+}
+
+/// Non-empty parts, none of which climbs.
+fn is_parts(text: &str) -> bool {
     text.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
@@ -307,6 +352,99 @@ mod tests {
                 "{source}"
             );
         }
+    }
+
+    #[test]
+    fn a_refusal_shows_nothing_of_the_source() {
+        for source in [
+            "https://user:hunter2@host.example/a",
+            "https:///user:hunter2@host.example/a",
+            "https:/user:hunter2@host.example/a",
+            "user:hunter2@host.example/a",
+            "user:hunter2@host.example/a?to=https://b.example",
+            "s3://bucket/a?X-Amz-Signature=hunter2",
+            "hf://user:hunter2@org/repo/a",
+            "oci://user:hunter2@registry.example/a",
+            "pip://user:hunter2@a==1/b",
+            "pvc://user:hunter2@claim/b",
+            "file://user:hunter2@host.example/b",
+            "ftp://user:hunter2@host.example/b",
+            "https://host.example/\u{1}hunter2",
+        ] {
+            for site in [Site::OneMachine, Site::Cluster] {
+                let sources = [source.to_owned()];
+                let raw = RawArtifact { path: "spec", sources: &sources, sha256: None };
+                let mut findings = Findings::default();
+                let made = artifact(&raw, site, &mut findings);
+                let problems = findings.prove(made).unwrap_err();
+                assert_eq!(problems.first().map(|p| &*p.path), Some("spec.sources[0]"));
+                assert!(!format!("{problems:?}").contains("hunter2"), "{problems:?}");
+            }
+        }
+    }
+
+    /// Sources just within the limits and just beyond them, as the store has them too: what one
+    /// lets through the other must not refuse for its length.
+    fn limits() -> [(String, bool); 28] {
+        let long = |len: usize| "a".repeat(len);
+        let repository = |len: usize| format!("oci://r.example/{}", long(len));
+        [
+            (format!("hf://{}/r/p", long(128)), true),
+            (format!("hf://{}/r/p", long(129)), false),
+            (format!("hf://o/{}/p", long(129)), false),
+            (format!("hf://o/r@{}/p", long(129)), false),
+            (format!("hf://o/r/{}", long(1024)), true),
+            (format!("hf://o/r/{}", long(1025)), false),
+            (r"hf://o/r/a\b".to_owned(), false),
+            (format!("s3://bucket/{}", long(1024)), true),
+            (format!("s3://bucket/{}", long(1025)), false),
+            (r"s3://bucket/a\b".to_owned(), false),
+            (format!("s3://bucket/a?region={}", long(64)), true),
+            (format!("s3://bucket/a?region={}", long(65)), false),
+            ("s3://bucket/a?endpoint=https://:::".to_owned(), false),
+            (repository(255), true),
+            (repository(256), false),
+            (format!("oci://r.example/m#{}", long(255)), true),
+            (format!("oci://r.example/m#{}", long(256)), false),
+            ("oci://:::/m".to_owned(), false),
+            ("oci://r.example:99999/m".to_owned(), false),
+            ("https://:::/a".to_owned(), false),
+            ("https://[::1/a".to_owned(), false),
+            ("https://1.2.3.256/a".to_owned(), false),
+            ("https://a.example:99999/a".to_owned(), false),
+            ("https://[2001:db8::1]:8443/a".to_owned(), true),
+            (format!("pip://{}==1/a", long(128)), true),
+            (format!("pip://{}==1/a", long(129)), false),
+            (format!("pip://a==1/{}", long(1025)), false),
+            ("file:///a?b".to_owned(), false),
+        ]
+    }
+
+    #[test]
+    fn a_source_beyond_the_limits_of_the_nodes_is_refused_before_them() {
+        for (source, is_good) in limits() {
+            let checked = check(&[&source], Some(DIGEST), Site::OneMachine);
+            let expected = if is_good { Ok(()) } else { Err(vec![Reason::InvalidValue]) };
+            assert_eq!(checked.map(|_| ()), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_asks_no_server_of_its_nodes_own_machine_or_link() {
+        for source in [
+            "https://localhost/a",
+            "https://127.0.0.1:8443/a",
+            "https://169.254.169.254/a",
+            "https://[::1]/a",
+            "oci://localhost:5000/m",
+            "oci://[fe80::1]/m",
+            "s3://bucket/a?region=b&endpoint=https://127.0.0.1:9000",
+        ] {
+            check(&[source], Some(DIGEST), Site::OneMachine).unwrap();
+            let refused = check(&[source], Some(DIGEST), Site::Cluster);
+            assert_eq!(refused, Err(vec![Reason::SourceNotAllowed]), "{source}");
+        }
+        check(&["https://10.0.0.1/a", "oci://registry/m"], Some(DIGEST), Site::Cluster).unwrap();
     }
 
     #[test]
