@@ -460,7 +460,7 @@ mod tests {
     #[test]
     fn a_template_that_took_too_long_is_never_tried_again() {
         let template = ChatTemplate::compile("{{ wait() }}", None, None);
-        let (release, held) = mpsc::channel::<()>();
+        let (release, held) = mpsc::sync_channel::<()>(1);
         let held = std::sync::Mutex::new(held);
         let mut environment = Environment::clone(&template.environment);
         environment.add_function("wait", move || held.lock().unwrap().recv().is_ok());

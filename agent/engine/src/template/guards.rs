@@ -41,11 +41,11 @@ pub(super) fn check(source: &str, syntax: SyntaxConfig) -> Result<(), String> {
     let mut last = None;
     for token in tokenize(source, false, syntax) {
         let Ok((token, _)) = token else { return Ok(()) };
-        let multiplied = match (&last, &token) {
+        let multiplied = matches!(
+            (&last, &token),
             (Some(Token::BracketClose | Token::ParenClose), Token::Mul)
-            | (Some(Token::Mul), Token::BracketOpen | Token::ParenOpen) => true,
-            _ => false,
-        };
+                | (Some(Token::Mul), Token::BracketOpen | Token::ParenOpen)
+        );
         if multiplied {
             return Err("it multiplies what stands in brackets".to_owned());
         }
@@ -65,19 +65,15 @@ pub(super) fn guarded<'a>(bare: &Instructions<'a>) -> Result<Instructions<'a>, S
             attributes.insert(*name);
         }
         let line = bare.get_line(at).and_then(|line| u16::try_from(line).ok());
-        let mut put = |instruction| match line {
+        let put = |instruction| match line {
             Some(line) => guarded.add_with_line(instruction, line),
             None => guarded.add(instruction),
         };
-        let mut first = None;
-        for instruction in before(instruction)? {
-            first.get_or_insert(put(instruction));
-        }
-        first.get_or_insert(put(instruction.clone()));
-        for instruction in after(instruction) {
-            put(instruction);
-        }
-        places.extend(first);
+        let mut all = before(instruction)?;
+        all.push(instruction.clone());
+        all.extend(after(instruction));
+        let placed: Vec<_> = all.into_iter().map(put).collect();
+        places.extend(placed.first());
         at = at.saturating_add(1);
     }
     if attributes.len() > ATTRIBUTES_MAX {

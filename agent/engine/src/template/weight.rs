@@ -7,7 +7,7 @@
 
 use minijinja::{
     Error, ErrorKind, State,
-    value::{ObjectRepr, Value},
+    value::{DynObject, ObjectRepr, Value},
 };
 
 use super::python::{out_of_fuel, room};
@@ -55,10 +55,9 @@ pub(super) fn arguments(state: &State<'_, '_>, values: &Value) -> Result<Value, 
 
 /// The list that `value` stands for. One that is made only where it is walked, out of another such
 /// list, would otherwise grow a level each time.
-#[expect(clippy::needless_pass_by_value, reason = "filters are given their arguments")]
 pub(super) fn list_of(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     weigh(state, &value, Namespaces::Never)?;
-    match value.as_object().map(|object| object.repr()) {
+    match value.as_object().map(DynObject::repr) {
         Some(ObjectRepr::Iterable) => value.try_iter().map(Iterator::collect),
         _ => Ok(value),
     }
