@@ -21,7 +21,7 @@ const BYTES_MAX: usize = 4 * TEXT_BYTES_MAX;
 /// Lists around a value. The deepest in use are schemas of tools, with some ten.
 const DEPTH_MAX: usize = 64;
 /// Values that one unit of fuel pays to walk: about as much work as an instruction, or two.
-const VALUES_PER_FUEL: usize = 32;
+const VALUES_PER_FUEL: usize = 16;
 
 /// Whether a namespace may be what is weighed. Inside of another value it never may: it is the one
 /// value that changes, and so could come to hold itself.
