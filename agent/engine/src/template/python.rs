@@ -35,6 +35,7 @@ fn text_method(
     name: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    pay_for_arguments(state, args)?;
     let stripped = |args| -> Result<HashSet<char>, Error> {
         let (chars,): (Option<&str>,) = from_args(args)?;
         Ok(chars.map_or_else(HashSet::new, |chars| chars.chars().collect()))
@@ -70,18 +71,27 @@ fn text_method(
     })
 }
 
+/// Bytes of a method's arguments that one unit of fuel pays for: the dearest method puts each
+/// character into a set.
+const ARGUMENT_BYTES_PER_FUEL: usize = 16;
+
+fn pay_for_arguments(state: &State<'_, '_>, args: &[Value]) -> Result<(), Error> {
+    let bytes = args.iter().filter_map(Value::as_str).map(str::len).fold(0, usize::saturating_add);
+    state.consume_fuel(u64::try_from(bytes / ARGUMENT_BYTES_PER_FUEL).unwrap_or(u64::MAX))
+}
+
 /// The bytes that one unit of fuel pays for, of what methods and filters make.
 const FUEL_BYTES: usize = 64;
 
 /// Bytes that the fuel still pays for. It is charged for what a method or filter has made, so each
 /// looks here before it makes much of little.
-fn room(state: &State<'_, '_>) -> usize {
+pub(super) fn room(state: &State<'_, '_>) -> usize {
     let left = state.fuel_levels().map_or(u64::MAX, |(_, left)| left);
     usize::try_from(left).unwrap_or(usize::MAX).saturating_mul(FUEL_BYTES)
 }
 
 /// Uses up the fuel, as what there is no room for would have done.
-fn out_of_fuel(state: &State<'_, '_>) -> Error {
+pub(super) fn out_of_fuel(state: &State<'_, '_>) -> Error {
     let spent = state.consume_fuel(u64::MAX);
     spent.err().unwrap_or_else(|| Error::from(ErrorKind::OutOfFuel))
 }

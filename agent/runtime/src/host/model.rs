@@ -27,7 +27,8 @@ use crate::{
 };
 
 /// Bytes that are tokenized on the spot: some tens of microseconds of work, less than handing it
-/// to another thread costs.
+/// to another thread costs. A conversation never is: its template may take far longer than its
+/// length says.
 const INLINE_BYTES_MAX: usize = 1 << 10;
 
 /// Bytes of text that cost as much as a host call: up to a tenth of a millisecond of work.
@@ -88,28 +89,35 @@ struct TextWork {
 }
 
 impl TextWork {
-    /// Runs `work` on what the engine makes of text, off the scheduler's threads where it is long.
-    ///
-    /// Nothing stops such work half-way, so it holds its places until it is done, even where the
-    /// call has ended.
+    /// Runs `work` on what the engine makes of text: here where it is short.
     async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
     ) -> Result<T, HostError> {
-        let Self { bytes, call, node, tenant } = self;
-        let result = if bytes <= INLINE_BYTES_MAX {
-            work()
-        } else {
-            let closed = |_| internal("the places for work on text are closed");
-            let place = node.take(&tenant).await.map_err(closed)?;
-            let work = move || {
-                let result = work();
-                drop((place, call));
-                result
-            };
-            let panicked = |_| internal("the work on a text panicked");
-            tokio::task::spawn_blocking(work).await.map_err(panicked)?
+        if self.bytes <= INLINE_BYTES_MAX {
+            return Ok(work().map_err(|error| text(&error))?);
+        }
+        self.run_apart(work).await
+    }
+
+    /// Runs `work` in a place for texts, off the scheduler's threads.
+    ///
+    /// Nothing stops such work half-way, so it holds its places until it is done, even where the
+    /// call has ended.
+    async fn run_apart<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let Self { bytes: _, call, node, tenant } = self;
+        let closed = |_| internal("the places for work on text are closed");
+        let place = node.take(&tenant).await.map_err(closed)?;
+        let work = move || {
+            let result = work();
+            drop((place, call));
+            result
         };
+        let panicked = |_| internal("the work on a text panicked");
+        let result = tokio::task::spawn_blocking(work).await.map_err(panicked)?;
         Ok(result.map_err(|error| text(&error))?)
     }
 }
@@ -176,7 +184,7 @@ impl model::HostModel for Host {
             .into_iter()
             .map(|Message { role, content }| ChatMessage { role, content })
             .collect();
-        work.run(move || engine.tokenize_chat(&messages)).await
+        work.run_apart(move || engine.tokenize_chat(&messages)).await
     }
 
     async fn generate(
