@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use realm_core::{
-    credentials::{Credentials, RegistryLogin, S3Keys, Secret},
+    credentials::{AWS, Credentials, RegistryLogin, S3Keys, Secret},
     desired::DesiredModel,
     report::Failure,
     supply,
@@ -31,7 +31,7 @@ impl Sources {
             reason: "CredentialsInvalid",
             message: "the source's Secret does not hold texts".to_owned(),
         })?;
-        Ok(credentials(&entries, &hosts(&model.artifact.sources)))
+        Ok(credentials(&entries, &model.artifact.sources))
     }
 }
 
@@ -51,10 +51,23 @@ fn hosts(sources: &[String]) -> Vec<(&str, &str)> {
     sources.iter().filter_map(parts).collect()
 }
 
+/// The endpoints of the `s3` sources, as credentials name them.
+fn endpoints(sources: &[String]) -> Vec<String> {
+    let s3 = sources.iter().filter(|source| source.starts_with("s3://"));
+    let endpoint = |source: &String| {
+        let query = source.split_once('?').map_or("", |(_, query)| query);
+        let named = query.split('&').find_map(|pair| pair.strip_prefix("endpoint="));
+        let host = named.map(|url| url.split_once("://").map_or(url, |(_, host)| host));
+        host.map_or_else(|| AWS.to_owned(), |host| host.trim_end_matches('/').to_owned())
+    };
+    s3.map(endpoint).collect()
+}
+
 /// The entries of a Secret by the names that Kubernetes users know: `token` for hubs and web
 /// servers, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN` for object stores,
 /// `username` and `password` for registries.
-fn credentials(entries: &BTreeMap<String, String>, hosts: &[(&str, &str)]) -> Credentials {
+fn credentials(entries: &BTreeMap<String, String>, sources: &[String]) -> Credentials {
+    let (hosts, endpoints) = (hosts(sources), endpoints(sources));
     let secret = |name: &str| entries.get(name).map(|text| Secret::new(text.trim()));
     let of = |scheme: &'static str| {
         hosts.iter().filter(move |(known, _)| *known == scheme).map(|(_, host)| (*host).to_owned())
@@ -68,11 +81,15 @@ fn credentials(entries: &BTreeMap<String, String>, hosts: &[(&str, &str)]) -> Cr
             .flat_map(|token| of("https").map(|h| (h, token.clone())))
             .collect(),
         hub_token: token,
-        s3_keys: keys.map(|(access_key_id, secret_access_key)| S3Keys {
-            access_key_id,
-            secret_access_key,
-            session_token: secret("AWS_SESSION_TOKEN"),
-        }),
+        s3_keys: keys
+            .map(|(access_key_id, secret_access_key)| S3Keys {
+                access_key_id,
+                secret_access_key,
+                session_token: secret("AWS_SESSION_TOKEN"),
+            })
+            .iter()
+            .flat_map(|keys| endpoints.iter().map(|endpoint| (endpoint.clone(), keys.clone())))
+            .collect(),
         registry_logins: login
             .iter()
             .flat_map(|(user, password)| {
@@ -90,13 +107,26 @@ mod tests {
 
     #[test]
     fn a_secret_opens_the_hosts_of_its_own_models_sources() {
-        let entries = [("token", "t"), ("username", "u"), ("password", "p")];
+        let entries = [
+            ("token", "t"),
+            ("username", "u"),
+            ("password", "p"),
+            ("AWS_ACCESS_KEY_ID", "a"),
+            ("AWS_SECRET_ACCESS_KEY", "s"),
+        ];
         let entries = entries.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
-        let sources = ["https://a.example/m", "oci://b.example:5000/c:d", "hf://o/r/f"];
+        let sources = [
+            "https://a.example/m",
+            "oci://b.example:5000/c:d",
+            "hf://o/r/f",
+            "s3://bucket/k",
+            "s3://bucket/k?region=r&endpoint=https://c.example:9000",
+        ];
         let sources = sources.map(str::to_owned);
-        let opened = credentials(&entries, &hosts(&sources));
+        let opened = credentials(&entries, &sources);
         assert_eq!(opened.web_tokens.keys().collect::<Vec<_>>(), ["a.example"]);
         assert_eq!(opened.registry_logins.keys().collect::<Vec<_>>(), ["b.example:5000"]);
-        assert!(opened.hub_token.is_some() && opened.s3_keys.is_none());
+        assert_eq!(opened.s3_keys.keys().collect::<Vec<_>>(), [AWS, "c.example:9000"]);
+        assert!(opened.hub_token.is_some());
     }
 }

@@ -12,7 +12,13 @@ pub(crate) struct Cli {
     #[arg(long, global = true, env = "REALM_HOME", value_name = "FOLDER")]
     pub(crate) home: Option<PathBuf>,
     /// What to log: error, warn, info, debug or trace, or a filter such as `realm_store=debug`.
-    #[arg(long, global = true, env = "REALM_LOG", default_value = "warn,realm_link::converge=error", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "REALM_LOG",
+        default_value = "warn,realm_link::converge=error",
+        value_name = "FILTER"
+    )]
     pub(crate) log: String,
     #[command(subcommand)]
     pub(crate) command: Command,

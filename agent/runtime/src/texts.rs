@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-/// Texts worked on at once, over all tenants and calls: one takes some tens of milliseconds at
-/// most, and the cores are there for the weights.
+/// Texts worked on at once, over all tenants and calls: one takes some tens of milliseconds, a chat
+/// whose template means harm some seconds, and the cores are there for the weights.
 const TEXTS_AT_ONCE_MAX: usize = 4;
 
 /// Of these, one tenant's: so that whoever floods leaves places for the others, and a tenant alone
