@@ -157,6 +157,7 @@ fn command<K: Served>(object: &K, name: Name) -> Command {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what the controller calls")]
 fn retry<K: Served>(object: Arc<K>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let name = object.name_any();
     tracing::warn!(kind = %K::KIND, name, error = error as &dyn std::error::Error, "not reconciled");

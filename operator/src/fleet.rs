@@ -38,7 +38,7 @@ pub struct FleetLoop {
     nodes: Nodes,
     /// The generation of the spec that each object's newest demand came from.
     observed: BTreeMap<(Kind, Name), i64>,
-    credentials: BTreeMap<Name, Arc<Vec<u8>>>,
+    credentials: BTreeMap<Name, Arc<[u8]>>,
     commands: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     metrics: FleetMetrics,
@@ -129,7 +129,7 @@ impl FleetLoop {
                 }
             }
             Command::Credentials { name, bytes } => {
-                self.credentials.insert(name, Arc::new(bytes));
+                self.credentials.insert(name, bytes.into());
             }
             Command::Synced(kind) => self.fleet.synced(kind),
             Command::Recall { node, models } => {

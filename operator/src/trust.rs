@@ -68,16 +68,15 @@ impl Trust {
     /// The authority that is kept, or a new one, which then is.
     pub(crate) async fn open(&self, now: SystemTime) -> Result<Authority, TrustError> {
         let kept = self.secrets.get_opt(NAME).await.map_err(|e| TrustError::Read(Box::new(e)))?;
-        let authority = match kept {
-            Some(secret) => read(&secret)?,
-            None => {
-                let authority = Authority::create(now).map_err(TrustError::Make)?;
-                let secret = secret_of(&authority);
-                // Made, not applied: of two that find none, one makes it.
-                let created = self.secrets.create(&PostParams::default(), &secret).await;
-                created.map_err(|error| TrustError::Write(Box::new(error)))?;
-                authority
-            }
+        let authority = if let Some(secret) = kept {
+            read(&secret)?
+        } else {
+            let authority = Authority::create(now).map_err(TrustError::Make)?;
+            let secret = secret_of(&authority);
+            // Made, not applied: of two that find none, one makes it.
+            let created = self.secrets.create(&PostParams::default(), &secret).await;
+            created.map_err(|error| TrustError::Write(Box::new(error)))?;
+            authority
         };
         self.publish(&authority).await?;
         Ok(authority)

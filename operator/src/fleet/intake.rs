@@ -201,13 +201,10 @@ fn estimate(facts: &ModelFacts) -> Option<Estimate> {
 }
 
 /// What opens the sources of the models in `desired`, of what the Secrets hold.
-pub(super) fn credentials(
-    desired: &Desired,
-    secrets: &BTreeMap<Name, Arc<Vec<u8>>>,
-) -> Credentials {
+pub(super) fn credentials(desired: &Desired, secrets: &BTreeMap<Name, Arc<[u8]>>) -> Credentials {
     let opened = desired.models.iter().filter_map(|model| {
         let bytes = secrets.get(model.secret.as_ref()?)?;
-        Some((model.name.clone(), bytes.as_ref().clone()))
+        Some((model.name.clone(), bytes.to_vec()))
     });
     Credentials(opened.collect())
 }

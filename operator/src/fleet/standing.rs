@@ -16,14 +16,14 @@ use crate::link::{
 };
 
 /// Every object's standing, and what nodes still hold. Whole, and never changed once it is told.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     standings: BTreeMap<(Kind, Name), Arc<Standing>>,
     held: BTreeSet<(Kind, Name)>,
 }
 
 /// What became of one object.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The generation of the spec that was planned.
     pub generation: i64,
@@ -32,7 +32,7 @@ pub struct Standing {
 }
 
 /// What the nodes say, by the kind of object.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standings {
     Model(ModelStanding),
     Tenant(TenantStanding),
@@ -41,7 +41,7 @@ pub enum Standings {
     Secret,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelStanding {
     /// How many agents should load it, by the last plan.
     pub replicas: u32,
@@ -51,7 +51,7 @@ pub struct ModelStanding {
     pub nodes: BTreeMap<String, ModelOnNode>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelOnNode {
     /// Whether the node is to load it, rather than to look into it or keep its file.
     pub is_to_load: bool,
@@ -60,7 +60,7 @@ pub struct ModelOnNode {
     pub phase: ModelPhase,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantStanding {
     /// Keys that are well formed and not disabled.
     pub keys: u32,
@@ -71,7 +71,7 @@ pub struct TenantStanding {
     pub program: Option<Sha256>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PipelineStanding {
     pub tally: Tally,
     /// Its models that no node serves now.
@@ -79,7 +79,7 @@ pub struct PipelineStanding {
 }
 
 /// How far an object is on all connected nodes.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub ready: u32,
     pub pending: u32,

@@ -98,8 +98,10 @@ pub(crate) fn conditions(
                 status: status.as_str().to_owned(),
                 reason,
                 message,
-                last_transition_time: old
-                    .map_or(Time(whole_seconds(now)), |old| old.last_transition_time.clone()),
+                last_transition_time: old.map_or_else(
+                    || Time(whole_seconds(now)),
+                    |old| old.last_transition_time.clone(),
+                ),
                 observed_generation: Some(generation),
             }
         })
