@@ -82,7 +82,7 @@ pub fn options() -> OpenOptions {
         kv_type: KvType::F16,
         threads: Some(1),
         memory_bytes_max: Some(MEMORY_BYTES_MAX),
-        budget: MemoryBudget::new(u64::MAX),
+        budget: MemoryBudget::fixed(u64::MAX),
         secret: Secret([9; 32]),
     }
 }

@@ -8,7 +8,7 @@ use std::{cell::RefCell, collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 use libfuzzer_sys::fuzz_target;
 use realm_core::{
     auth::{Caller, Credential, Roster},
-    desired::{ApiKey, DesiredTenant, Limits, ModelGrant, Program, ProgramLimits},
+    desired::{ApiKey, DesiredTenant, Limits, ModelGrant, ProgramLimits},
     engine::{Finish, Usage},
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
@@ -174,7 +174,6 @@ fn tenant() -> DesiredTenant {
             expires_at: None,
             disabled: false,
         }],
-        program: Program::BuiltIn,
-        config: BTreeMap::new(),
+        program: None,
     }
 }
