@@ -106,7 +106,9 @@ impl Opened {
         if u32::try_from(tokenizer.len()).is_err() {
             return Err(LoadError::Vocabulary(tokenizer.len()));
         }
-        Ok(Self { gguf, facts, architecture, tokenizer })
+        let mut opened = Self { gguf, facts, architecture, tokenizer };
+        opened.facts.weights_bytes = opened.weights_bytes();
+        Ok(opened)
     }
 
     /// Bytes the model takes at that capacity.
@@ -114,7 +116,7 @@ impl Opened {
         let kv = capacity.kv_shape(&self.architecture).bytes();
         let kv = kv.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
         let activations = capacity.activation_bytes(&self.architecture, self.tokenizer.len());
-        self.weights_bytes().saturating_add(kv).saturating_add(activations)
+        self.facts.weights_bytes.saturating_add(kv).saturating_add(activations)
     }
 
     /// Bytes of the tensors as the device holds them.

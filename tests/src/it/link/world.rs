@@ -255,5 +255,5 @@ pub(super) fn name(text: &str) -> Name {
 
 /// A state that holds nothing, which is something too.
 pub(super) fn nothing(generation: u64) -> Desired {
-    Desired { generation, ..Desired::default() }
+    Desired { generation, doors: 1, ..Desired::default() }
 }
