@@ -78,9 +78,9 @@ pub struct ModelFacts {
     pub context: u32,
     pub licence: Option<String>,
     pub weights_bytes: u64,
-    pub sha256: Option<Sha256>,
     /// What else loading takes, where the architecture is one that can be run.
     pub memory: Option<MemoryFacts>,
+    pub sha256: Option<Sha256>,
 }
 
 /// What a model takes besides its weights.
