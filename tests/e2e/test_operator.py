@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ def agents(plane: Plane, operator: Operator) -> list[Agent]:
 
 
 @pytest.fixture(scope="module")
-def served(plane: Plane, agents: list[Agent], model: Path) -> Iterator[list[Agent]]:
+def served(plane: Plane, agents: list[Agent], model: Path) -> list[Agent]:
     """A model on both nodes, a tenant, and a pipeline."""
     spec = {"sources": [model.absolute().as_uri()], "replicas": 2, "kvBlocks": 256}
     plane.apply("Model", "smollm2", spec)
@@ -45,7 +44,7 @@ def served(plane: Plane, agents: list[Agent], model: Path) -> Iterator[list[Agen
             "tenants": ["acme"],
         },
     )
-    yield agents
+    return agents
 
 
 async def test_what_is_applied_is_served_at_every_door_and_the_status_says_so(
@@ -74,9 +73,8 @@ async def test_what_is_applied_is_served_at_every_door_and_the_status_says_so(
             assert (await client.pipeline("echo", {"text": "x"})).outputs.keys() == {"only"}
 
 
-def test_a_wrong_reference_gets_a_condition_that_names_it(
-    plane: Plane, served: list[Agent]
-) -> None:
+@pytest.mark.usefixtures("served")
+def test_a_wrong_reference_gets_a_condition_that_names_it(plane: Plane) -> None:
     plane.apply("Tenant", "lost", {"models": [{"name": "nowhere"}]})
     found = plane.await_condition("tenant", "lost", "False", "ModelsGranted")
     assert (found["reason"], "nowhere" in found["message"]) == ("UnknownModel", True)
@@ -130,7 +128,7 @@ async def test_agents_serve_on_while_their_operator_is_killed_and_lose_nothing_w
 
 
 async def test_a_killed_agent_serves_from_its_ledger_before_it_has_reached_anybody(
-    plane: Plane, operator: Operator, served: list[Agent]
+    operator: Operator, served: list[Agent]
 ) -> None:
     agent = served[1]
     operator.daemon.kill()
@@ -148,9 +146,8 @@ async def test_a_killed_agent_serves_from_its_ledger_before_it_has_reached_anybo
     operator.start()
 
 
-def test_a_deleted_object_goes_when_the_agents_have_let_go(
-    plane: Plane, served: list[Agent]
-) -> None:
+@pytest.mark.usefixtures("served")
+def test_a_deleted_object_goes_when_the_agents_have_let_go(plane: Plane) -> None:
     plane.apply("Tenant", "brief", {"models": [{"name": "smollm2"}]})
     plane.await_condition("tenant", "brief", "True", within_s=90.0)
     assert plane.get("tenant", "brief")["metadata"]["finalizers"] == ["realm.dev/agents"]
