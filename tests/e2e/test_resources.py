@@ -66,7 +66,8 @@ def test_what_is_left_out_is_filled_in(admin: User) -> None:
         assert_taken(answer)
         return answer.json()["spec"]
 
-    assert stored("Model", {"sources": [FILE]}) == {"sources": [FILE], "replicas": 1}
+    defaults = {"replicas": 1, "placement": {"accelerator": "Any"}, "prefetch": "None"}
+    assert stored("Model", {"sources": [FILE]}) == {"sources": [FILE], **defaults}
     program = {
         "memoryBytes": 67_108_864,
         "fuel": 10_000_000_000,
