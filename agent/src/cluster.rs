@@ -7,6 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use realm_core::{
+    desired::Desired,
     report::Report,
     supply::{Credentials, Supply},
 };
@@ -67,6 +68,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(readiness::follow(generation, report.clone(), ready_sender));
     tasks.spawn(converge::run(agent.clone(), ledger.subscribe(), report_sender));
+    tasks.spawn(tell_states(ledger.subscribe()));
     tasks.spawn(supply::follow(agent.clone(), presence.subscribe(), report.clone(), supply_sender));
     let feeds = Feeds { report, supply };
     let state = watch::Sender::new(LinkState::default());
@@ -78,6 +80,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(drain_on_signal(shutdown.clone(), presence)?);
     gateway.serve(shutdown).await;
     Ok(())
+}
+
+/// Leaves a trace of every state that the ledger took.
+async fn tell_states(mut desired: watch::Receiver<Arc<Desired>>) {
+    while desired.changed().await.is_ok() {
+        let Desired { generation, models, tenants, .. } = &**desired.borrow_and_update();
+        let (models, tenants) = (models.len(), tenants.len());
+        tracing::debug!(generation, models, tenants, "accepted");
+    }
 }
 
 fn link_options(args: &Args, boot_id: String) -> anyhow::Result<LinkOptions> {

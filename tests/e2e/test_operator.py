@@ -122,7 +122,13 @@ async def test_agents_serve_on_while_their_operator_is_killed_and_lose_nothing_w
     operator.start()
     plane.apply("Tenant", "acme", plane.spec("tenant", "acme") | {"weight": 7})
     plane.await_condition("tenant", "acme", "True", within_s=90.0)
-    for agent, generations in zip(served, before, strict=True):
+    assert all(before)
+    pairs = list(zip(served, before, strict=True))
+    until(
+        lambda: all(len(agent.generations()) > len(known) for agent, known in pairs),
+        "the agents take a new state",
+    )
+    for agent, generations in pairs:
         after = agent.generations()[len(generations) :]
         assert all(each["models"] == 1 and each["tenants"] >= 1 for each in after), after
 

@@ -249,7 +249,7 @@ class Agent:
             *("--listen", f"127.0.0.1:{self.port}"),
             *("--metrics", f"127.0.0.1:{metrics}"),
             label=f"agent-{node}",
-            env={"REALM_LOG": os.environ.get("REALM_TEST_LOG", "info")},
+            env={"REALM_LOG": os.environ.get("REALM_TEST_LOG", "info,realm_agent::cluster=debug")},
         )
 
     def _pod(self) -> None:
