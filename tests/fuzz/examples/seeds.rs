@@ -1,10 +1,16 @@
-//! Writes the seeds that are not text: model files.
+//! Writes the seeds that are not text: model files and programs.
 
-use std::{fs, path::Path};
+use std::{error::Error, fs, path::Path};
 
-fn main() -> std::io::Result<()> {
-    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds/gguf");
+/// The least that is taken in as a program.
+const IDLE: &str = include_str!("components/idle.wat");
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
-    fs::write(seeds.join("model"), realm_fuzz::seed_model(template))?;
-    fs::write(seeds.join("header"), realm_fuzz::header())
+    fs::write(seeds.join("gguf/model"), realm_fuzz::seed_model(template))?;
+    fs::write(seeds.join("gguf/header"), realm_fuzz::header())?;
+    fs::write(seeds.join("component/idle"), wat::parse_str(IDLE)?)?;
+    fs::write(seeds.join("component/empty"), wat::parse_str("(component)")?)?;
+    Ok(())
 }

@@ -10,6 +10,9 @@ use crate::town::{PIRATE, town};
 const BUILT_IN: &[u8] =
     include_bytes!("../../../../sdks/guest-rust/programs/built-in/built_in.wasm");
 
+/// The least that is a program; fuzzing starts from it too.
+const IDLE: &str = include_str!("../../../../tests/fuzz/examples/components/idle.wat");
+
 async fn refused(bytes: Vec<u8>) -> ProgramError {
     town().await.runtime.prepare_program(bytes).await.unwrap_err()
 }
@@ -25,6 +28,13 @@ async fn the_same_component_is_compiled_once() {
     assert_eq!(again.digest(), town.pirate.digest());
     assert!(std::ptr::eq(again.functions(), town.pirate.functions()));
     assert_ne!(town.pirate.digest(), town.built_in.digest());
+}
+
+#[tokio::test]
+async fn a_component_of_a_thousand_bytes_that_serves_nothing_is_a_program() {
+    let bytes = wat::parse_str(IDLE).unwrap();
+    let idle = town().await.runtime.prepare_program(bytes).await.unwrap();
+    assert!(idle.functions().is_empty());
 }
 
 #[tokio::test]

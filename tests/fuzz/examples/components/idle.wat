@@ -1,0 +1,65 @@
+;; The least that is taken in as a program: it serves no function.
+(component
+  (core module $code
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024)
+    (func (export "functions") (result i32) i32.const 16)
+    (func (export "handle") (param i32 i32 i32 i32) (result i32) unreachable))
+  (core instance $code (instantiate $code))
+  (alias core export $code "memory" (core memory $memory))
+  (alias core export $code "realloc" (core func $realloc))
+
+  (type $limit (record (field "tokens" u64) (field "tokens-max" u64)))
+  (import "realm:tenant/types@0.1.0" (instance $types
+    (export "token-limit" (type (eq $limit)))))
+  (alias export $types "token-limit" (type $token-limit))
+
+  (component $handler
+    (type $limit (record (field "tokens" u64) (field "tokens-max" u64)))
+    (import "limit" (type $token-limit (eq $limit)))
+    (type $error' (variant
+      (case "unknown-function" string) (case "unknown-model" string) (case "invalid" string)
+      (case "too-long" $token-limit) (case "model-not-ready" string) (case "busy" u64)
+      (case "refused" string) (case "failed" string)))
+    (import "error" (type $error (eq $error')))
+    (type $finish' (enum "stop" "length"))
+    (import "finish" (type $finish (eq $finish')))
+    (type $info' (record (field "name" string) (field "description" string)
+      (field "params-schema" string) (field "streams" bool)))
+    (import "info" (type $info (eq $info')))
+    (type $request' (record (field "function" string) (field "params" string)))
+    (import "request" (type $request (eq $request')))
+    (type $outcome' (record (field "finish" $finish) (field "data" (option string))))
+    (import "outcome" (type $outcome (eq $outcome')))
+    (import "functions" (func $functions (result (list $info))))
+    (import "handle" (func $handle (param "request" $request) (result (result $outcome (error $error)))))
+    (export "token-limit" (type $token-limit))
+    (export $error-x "error" (type $error))
+    (export $finish-x "finish" (type $finish))
+    (export $info-x "function-info" (type $info))
+    (export $request-x "request" (type $request))
+    (type $outcome-y (record (field "finish" $finish-x) (field "data" (option string))))
+    (export $outcome-x "outcome" (type $outcome))
+    (export "functions" (func $functions) (func (result (list $info-x))))
+    (export "handle" (func $handle)
+      (func (param "request" $request-x) (result (result $outcome-x (error $error-x))))))
+
+  (type $error (variant
+    (case "unknown-function" string) (case "unknown-model" string) (case "invalid" string)
+    (case "too-long" $token-limit) (case "model-not-ready" string) (case "busy" u64)
+    (case "refused" string) (case "failed" string)))
+  (type $finish (enum "stop" "length"))
+  (type $info (record (field "name" string) (field "description" string)
+    (field "params-schema" string) (field "streams" bool)))
+  (type $request (record (field "function" string) (field "params" string)))
+  (type $outcome (record (field "finish" $finish) (field "data" (option string))))
+  (func $functions (result (list $info))
+    (canon lift (core func $code "functions") (memory $memory)))
+  (func $handle (param "request" $request) (result (result $outcome (error $error)))
+    (canon lift (core func $code "handle") (memory $memory) (realloc $realloc)))
+
+  (instance $served (instantiate $handler
+    (with "limit" (type $token-limit)) (with "error" (type $error)) (with "finish" (type $finish))
+    (with "info" (type $info)) (with "request" (type $request)) (with "outcome" (type $outcome))
+    (with "functions" (func $functions)) (with "handle" (func $handle))))
+  (export "realm:tenant/handler@0.1.0" (instance $served)))
