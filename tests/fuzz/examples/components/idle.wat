@@ -1,7 +1,11 @@
-;; The least that is taken in as a program: it serves no function.
+;; The least that is taken in as a program: one function, which fails.
 (component
   (core module $code
     (memory (export "memory") 1)
+    ;; A list of one: its name, description, schema, and whether it streams.
+    (data (i32.const 16) "\20\00\00\00\01\00\00\00")
+    (data (i32.const 32) "\40\00\00\00\04\00\00\00\40\00\00\00\04\00\00\00\44\00\00\00\02\00\00\00\00")
+    (data (i32.const 64) "idle{}")
     (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024)
     (func (export "functions") (result i32) i32.const 16)
     (func (export "handle") (param i32 i32 i32 i32) (result i32) unreachable))
@@ -9,10 +13,19 @@
   (alias core export $code "memory" (core memory $memory))
   (alias core export $code "realloc" (core func $realloc))
 
-  (type $limit (record (field "tokens" u64) (field "tokens-max" u64)))
+  (type $limit' (record (field "tokens" u64) (field "tokens-max" u64)))
+  (type $finish' (enum "stop" "length"))
   (import "realm:tenant/types@0.1.0" (instance $types
-    (export "token-limit" (type (eq $limit)))))
+    (export "token-limit" (type $limit (eq $limit')))
+    (type $error' (variant
+      (case "unknown-function" string) (case "unknown-model" string) (case "invalid" string)
+      (case "too-long" $limit) (case "model-not-ready" string) (case "busy" u64)
+      (case "refused" string) (case "failed" string)))
+    (export "error" (type (eq $error')))
+    (export "finish" (type (eq $finish')))))
   (alias export $types "token-limit" (type $token-limit))
+  (alias export $types "error" (type $error))
+  (alias export $types "finish" (type $finish))
 
   (component $handler
     (type $limit (record (field "tokens" u64) (field "tokens-max" u64)))
@@ -33,22 +46,15 @@
     (import "outcome" (type $outcome (eq $outcome')))
     (import "functions" (func $functions (result (list $info))))
     (import "handle" (func $handle (param "request" $request) (result (result $outcome (error $error)))))
-    (export "token-limit" (type $token-limit))
     (export $error-x "error" (type $error))
     (export $finish-x "finish" (type $finish))
     (export $info-x "function-info" (type $info))
     (export $request-x "request" (type $request))
-    (type $outcome-y (record (field "finish" $finish-x) (field "data" (option string))))
     (export $outcome-x "outcome" (type $outcome))
     (export "functions" (func $functions) (func (result (list $info-x))))
     (export "handle" (func $handle)
       (func (param "request" $request-x) (result (result $outcome-x (error $error-x))))))
 
-  (type $error (variant
-    (case "unknown-function" string) (case "unknown-model" string) (case "invalid" string)
-    (case "too-long" $token-limit) (case "model-not-ready" string) (case "busy" u64)
-    (case "refused" string) (case "failed" string)))
-  (type $finish (enum "stop" "length"))
   (type $info (record (field "name" string) (field "description" string)
     (field "params-schema" string) (field "streams" bool)))
   (type $request (record (field "function" string) (field "params" string)))
