@@ -33,7 +33,7 @@ GRACE_S = 120
 @pytest.fixture(scope="module")
 def fill(pirate: Path) -> Callable[[Folder], None]:
     def fill(folder: Folder) -> None:
-        limits = {"concurrentCalls": 3 * STREAMS}
+        limits = {"calls": 3 * STREAMS}
         folder.tenant("acme", key=KEY, limits=limits)
         folder.tenant("pirate", program={"sources": [pirate.as_uri()]})
 

@@ -61,7 +61,8 @@ fn check(engine: &EngineHandle, wanted: &Generation, whole: &Answer, cut: usize)
 #[test]
 fn an_answer_cut_anywhere_goes_on_with_the_same_tokens_and_the_same_text() {
     let (engine, _folder) = tiny_engine(200);
-    let mut runner = TestRunner::new(Config { cases: 48, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
     let cases = (
         1..60_u32,
         0..50_u32,
@@ -164,12 +165,14 @@ fn the_default_model_goes_on_as_it_would_have() {
         let wanted = Generation { sampling, ..generation(prompt.clone(), 40) };
         let whole = texts(&engine, &wanted);
         let text: String = whole.iter().map(|(_, text)| text.as_str()).collect();
-        for cut in 0..=whole.len() {
-            let rest = answer(&engine, &resumed(&wanted, &whole, cut, 0));
+        for cut in (0..=whole.len()).step_by(4) {
+            // A tenant of its own for each, so that nothing of it was ever decoded.
+            let rest = engine
+                .generate(&caller(&format!("t{cut}")), resumed(&wanted, &whole, cut, 0))
+                .unwrap();
+            let rest = read(rest);
+            assert!(rest.end.is_ok(), "cut at {cut}: {rest:?}");
             let before: String = whole[..cut].iter().map(|(_, text)| text.as_str()).collect();
-            // The same prompt and tokens give the same rest, whoever asks.
-            let other = engine.generate(&caller("b"), resumed(&wanted, &whole, cut, 0)).unwrap();
-            assert_eq!(read(other).ids, rest.ids, "cut at {cut}");
             cuts += 1;
             same += usize::from(before + &rest.text == text);
         }
