@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from clock import ManualClock
 from realm_client import (
@@ -63,6 +64,11 @@ async def finish(peer: Peer, call_id: str, start: int, begun: int) -> None:
     }
     frame = {"id": call_id, "status": "complete", "data": {}, "finish": "stop", "usage": usage}
     await peer.send(frame | {"quota": {"requests": 59}})
+
+
+def refused_upgrade() -> Any:
+    """A draining server's answer to a newcomer."""
+    return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "draining")
 
 
 async def tell_all(peer: Peer) -> None:
@@ -161,6 +167,44 @@ async def test_a_server_that_goes_away_is_kept_while_no_other_takes_over() -> No
 
     async with RealmServer(script) as server, Client(server.url, KEY) as client:
         await read(client)
+        assert server.connections == 2
+
+
+async def test_an_answer_moves_on_from_a_server_that_goes_away_as_it_takes_over() -> None:
+    async def script(peer: Peer) -> None:
+        if peer.number > 3:
+            await tell_all(peer)
+        call_id, begun = await asked(peer)
+        await peer.send({"type": "going_away", "grace_ms": 30000, "resume": True})
+        await tell(peer, call_id, begun, 2)
+        await peer.socket.wait_closed()
+
+    async with RealmServer(script) as server, Client(server.url, KEY) as client:
+        await read(client)
+        assert server.connections == 4
+
+
+async def test_an_answer_that_turns_out_to_be_another_programs_stays_where_it_is() -> None:
+    elsewhere = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        if peer.number == 1:
+            call_id, _ = await asked(peer)
+            server.refusals.append(refused_upgrade())
+            server.knocked.clear()
+            await peer.send({"type": "going_away", "grace_ms": 30000, "resume": True})
+            await server.knocked.wait()
+            await peer.chunk(call_id, 0, "Arr")
+            await elsewhere.wait()
+            await peer.complete(call_id)
+        else:
+            elsewhere.set()
+            with pytest.raises(ConnectionClosed):
+                await peer.frame()
+
+    async with RealmServer(script) as server, Client(server.url, KEY) as client:
+        stream = client.chat_stream([{"role": "user", "content": "x"}])
+        assert (await stream.result()).text == "Arr"
         assert server.connections == 2
 
 
@@ -287,12 +331,9 @@ async def test_a_deadline_holds_for_the_whole_answer() -> None:
         call_id, begun = await asked(peer)
         await tell(peer, call_id, begun, 1)
         await peer.send({"type": "notice"})
-        server.refusals.extend(refusal_of_drain() for _ in range(100))
+        server.refusals.extend(refused_upgrade() for _ in range(100))
         peer.socket.transport.write_eof()
         await peer.socket.wait_closed()
-
-    def refusal_of_drain() -> Any:
-        return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "draining")
 
     reconnect = Backoff(base_s=0.01, cap_s=0.01, attempts_max=1000)
     async with RealmServer(script) as server:

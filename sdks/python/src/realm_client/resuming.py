@@ -149,6 +149,7 @@ class Resuming:
             self._cause = error
             if leg.gave:
                 self._attempts = 0
+                self._since = self._policy.clock.now()
             if self._candidate is not None:
                 return  # it may still take over
             if self._starter.closed or not self._answer.survives(error):
@@ -206,10 +207,13 @@ class Resuming:
         try:
             while not self._running.ended:
                 failure = await self._find_in_time()
-                if self._current is None:
-                    self._give_up(failure)
-                if failure is not None or self._current is None or not self._current.retiring:
+                if failure is not None:
+                    if self._current is None:
+                        self._give_up(failure)
                     return
+                if self._current is not None and not self._current.retiring:
+                    return
+                # Cut again meanwhile, or its server goes away too.
         except asyncio.CancelledError:
             if self._current is None:
                 self._running.fail(self._cause or ConnectionLost("the client is closed"))
@@ -237,7 +241,7 @@ class Resuming:
             delay_s = self._policy.reconnect.delay_s(
                 self._attempts, elapsed_s, failure, self._policy.rng
             )
-            if delay_s is None or self._starter.closed:
+            if delay_s is None or self._starter.closed or not self._answer.resumable:
                 return failure
             await self._policy.clock.sleep(delay_s)
 
@@ -248,17 +252,18 @@ class Resuming:
             session = await self._starter.place()
             if self._running.ended:
                 return None
+            if not self._answer.resumable:
+                return ConnectionLost("what has arrived since cannot be resumed")
             self._candidate = leg = self._start(session)
         except RealmError as error:
             return error
         return await leg.settled()
 
-    def _give_up(self, failure: RealmError | None) -> None:
+    def _give_up(self, failure: RealmError) -> None:
         """Says why the answer was cut; that nobody went on with it is the cause of the error."""
-        error = self._cause or failure
-        if isinstance(failure, DeadlineExceeded):
+        error = self._cause
+        if error is None or isinstance(failure, DeadlineExceeded):
             error = failure
-        if error is not None:
-            if error is not failure:
-                error.__cause__ = failure
-            self._running.fail(error)
+        else:
+            error.__cause__ = failure
+        self._running.fail(error)
