@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     call::{self, Answer, Run, Running},
     refusal::internal,
+    tracker::Tracker,
 };
 
 pub(crate) use input::Request;
@@ -98,6 +99,7 @@ async fn run_step(
         params: &params,
         deadline: Some(Deadline::after(Instant::now(), step.deadline_ms)),
         step: Some(Arc::from(step.name.as_str())),
+        tracker: Tracker::default(),
     };
     Box::pin(call::run(running, run)).await
 }
@@ -118,6 +120,7 @@ const fn ends_the_call(refusal: &Refusal) -> bool {
         Refusal::Cancelled
             | Refusal::SlowReader
             | Refusal::Draining
+            | Refusal::Moved
             | Refusal::ProgramLimit {
                 limit: ProgramLimit::Fuel | ProgramLimit::HostCalls | ProgramLimit::Output,
                 ..

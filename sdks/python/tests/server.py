@@ -68,6 +68,7 @@ class RealmServer:
         self.connections = 0
         self.refusals: list[Response] = []  # given to the next upgrades instead of a socket
         self.upgrades: list[Headers] = []
+        self.knocked = asyncio.Event()  # somebody asked for an upgrade
         self.failures: list[BaseException] = []
 
     @property
@@ -104,6 +105,7 @@ class RealmServer:
 
     def _check(self, _socket: ServerConnection, request: Request) -> Response | None:
         self.upgrades.append(request.headers)
+        self.knocked.set()
         if self.refusals:
             return self.refusals.pop(0)
         if request.path != "/v1/ws":

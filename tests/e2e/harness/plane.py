@@ -246,6 +246,8 @@ class Agent:
             *("--operator-ca", str(plane.trust())),
             *("--token", str(self.token)),
             *("--state", str(self.state)),
+            # No Service has to forget it.
+            *("--settle", "0"),
             *("--listen", f"127.0.0.1:{self.port}"),
             *("--metrics", f"127.0.0.1:{metrics}"),
             label=f"agent-{node}",

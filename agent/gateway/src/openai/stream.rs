@@ -34,7 +34,7 @@ pub(super) async fn respond(
 ) -> Result<Response, Problem> {
     let first = tokio::select! {
         first = running.next() => first,
-        () = door.cut.cancelled() => running.fail(Refusal::Draining),
+        () = door.cut.cancelled() => running.fail(Refusal::Moved),
     };
     if let ReplyEvent::Failed(refusal) = first {
         return Err(Problem::of_call(refusal, head.form));
@@ -77,10 +77,10 @@ impl Pump {
         let mut event = first;
         loop {
             match event {
-                ReplyEvent::Chunk(Chunk { step: _, body: ChunkBody::Text(text) }) => {
+                ReplyEvent::Chunk(Chunk { body: ChunkBody::Text(text), .. }) => {
                     self.send(&self.head.piece(&text)).await?;
                 }
-                ReplyEvent::Chunk(Chunk { step: _, body: ChunkBody::Json(_) }) => {
+                ReplyEvent::Chunk(Chunk { body: ChunkBody::Json(_), .. }) => {
                     return self.give_up(not_text()).await;
                 }
                 ReplyEvent::Done(Done { data: _, finish, usage }) => {
@@ -100,7 +100,7 @@ impl Pump {
         tokio::select! {
             event = self.running.next() => Ok(event),
             () = self.events.closed() => Err(Over),
-            () = self.door.cut.cancelled() => Ok(ReplyEvent::Failed(Refusal::Draining)),
+            () = self.door.cut.cancelled() => Ok(ReplyEvent::Failed(Refusal::Moved)),
         }
     }
 

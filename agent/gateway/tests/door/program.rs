@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use realm_core::{
     auth::{Caller, Credential, Roster},
+    call::Call,
     desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ModelGrant, ProgramLimits},
     engine::{Finish, Usage},
     limit::Admitted,
     name::{ModelName, PipelineName, TenantName},
     refusal::Refusal,
-    reply::{self, Chunk, ChunkBody, Done, Reply, ReplyEvent, ReplySender},
+    reply::{self, Chunk, ChunkBody, Done, Progress, Reply, ReplyEvent, ReplySender},
     tenants::{FunctionInfo, ModelInfo, Tenants},
 };
 use serde_json::{Value, json};
@@ -92,6 +93,7 @@ async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), D
                 },
             }
         }
+        "go on" => go_on(call, to).await,
         "tokenize" => done(to, json!({"tokens": [1, 2], "count": 2}), Usage::default()).await,
         "hold" => hold(to, go).await,
         "flood" => flood(to).await,
@@ -102,14 +104,15 @@ async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), D
             let bulk = Value::from("x".repeat(usize::try_from(bytes).unwrap()));
             if params["as"] == "value" {
                 let body = ChunkBody::Json(bulk);
-                send(to, ReplyEvent::Chunk(Chunk { step: None, body })).await?;
+                send(to, ReplyEvent::Chunk(Chunk { step: None, body, progress: None })).await?;
                 return done(to, Value::Null, Usage::default()).await;
             }
             done(to, bulk, Usage::default()).await
         }
         "value" => {
             let body = ChunkBody::Json(json!({"score": 0.5}));
-            send(to, ReplyEvent::Chunk(Chunk { step: Some("judge".into()), body })).await?;
+            let step = Some("judge".into());
+            send(to, ReplyEvent::Chunk(Chunk { step, body, progress: None })).await?;
             done(to, json!({"outputs": {}}), Usage::default()).await
         }
         function => {
@@ -136,7 +139,8 @@ async fn send(to: &ReplySender, event: ReplyEvent) -> Result<(), Dropped> {
 }
 
 async fn word(to: &ReplySender, text: impl Into<String>) -> Result<(), Dropped> {
-    send(to, ReplyEvent::Chunk(Chunk { step: None, body: ChunkBody::Text(text.into()) })).await
+    let body = ChunkBody::Text(text.into());
+    send(to, ReplyEvent::Chunk(Chunk { step: None, body, progress: None })).await
 }
 
 async fn done(to: &ReplySender, data: Value, usage: Usage) -> Result<(), Dropped> {
@@ -151,6 +155,15 @@ async fn say(to: &ReplySender, text: &str) -> Result<(), Dropped> {
     }
     let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: words };
     done(to, Value::Null, usage).await
+}
+
+/// Says what was resumed, and how far it is where that is asked for.
+async fn go_on(call: &Admitted, to: &ReplySender) -> Result<(), Dropped> {
+    let Call { resume, resumable, .. } = call.call();
+    let body = ChunkBody::Text(format!("{resume:?}"));
+    let progress = resumable.then(|| Progress { first: 2, tokens: vec![5, 6], seed: Some(7) });
+    send(to, ReplyEvent::Chunk(Chunk { step: None, body, progress })).await?;
+    done(to, Value::Null, Usage::default()).await
 }
 
 async fn hold(to: &ReplySender, go: &Semaphore) -> Result<(), Dropped> {

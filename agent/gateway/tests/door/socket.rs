@@ -53,6 +53,38 @@ async fn a_call_that_does_not_stream_answers_in_one_frame() {
 }
 
 #[tokio::test]
+async fn what_is_resumed_reaches_the_program_and_how_far_it_is_comes_back() {
+    let server = Server::start(|_| ()).await;
+    let mut socket = server.socket().await;
+    let call = json!({"id": "1", "function": "go on"});
+    let with = |fields: Value| {
+        let mut call = call.clone();
+        call.as_object_mut().unwrap().append(&mut fields.as_object().unwrap().clone());
+        call
+    };
+    let resume = json!({"tokens": [3, 4], "text_bytes": 9, "seed": u64::MAX});
+    socket.send(&with(json!({"resumable": true, "resume": resume}))).await;
+    let frame = socket.frame().await;
+    let resumed = realm_core::call::Resume::new(vec![3, 4], 9, u64::MAX).unwrap();
+    assert_eq!(frame["data"]["text"], format!("{:?}", Some(resumed)));
+    assert_eq!(frame["progress"], json!({"first": 2, "tokens": [5, 6], "seed": 7}));
+    assert_eq!(socket.frame().await["status"], "complete");
+
+    // Nobody is told what they did not ask for.
+    socket.send(&call).await;
+    let frame = socket.frame().await;
+    assert_eq!((&frame["data"]["text"], frame.get("progress")), (&json!("None"), None));
+    assert_eq!(socket.frame().await["status"], "complete");
+
+    let many = json!({"tokens": vec![1; 131_073], "text_bytes": 0, "seed": 0});
+    for refused in [with(json!({"resume": many})), with(json!({"resume": resume, "stream": false}))]
+    {
+        socket.send(&refused).await;
+        assert_eq!(socket.error().await, (json!("1"), "invalid".into()));
+    }
+}
+
+#[tokio::test]
 async fn a_value_and_its_step_are_passed_on_as_they_are() {
     let server = Server::start(|_| ()).await;
     let mut socket = server.socket().await;
