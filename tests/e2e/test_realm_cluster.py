@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,29 @@ def test_a_change_owns_its_own_field_and_leaves_the_others_to_who_keeps_them(
     spec = plane.spec("tenant", "kept")
     assert (spec["weight"], spec["suspended"]) == (6, True)
     assert spec["apiKeys"] == [{"secretName": "kept-keys"}]
+    people["tenant-admin"].does("tenant", "resume", "kept", "--no-wait")
+    plane.cluster.admin.apply(tenant | {"spec": {"weight": 6, "suspended": False}})
+    done = people["tenant-admin"]("tenant", "suspend", "kept", "--no-wait")
+    assert "tests applies spec.suspended too" in done.stderr
+
+
+@pytest.mark.usefixtures("acme")
+def test_keys_that_are_made_at_the_same_time_are_all_kept(
+    plane: Plane, people: dict[str, Person]
+) -> None:
+    people["tenant-admin"].does("tenant", "create", "many", "--no-wait")
+    names = [f"k{number}" for number in range(6)]
+
+    def make(name: str) -> str:
+        create = ("api-key", "create", "--tenant", "many", "--name", name)
+        return people["key-admin"].does(*create, "--no-wait").strip()
+
+    with ThreadPoolExecutor() as pool:
+        keys = list(pool.map(make, names))
+    assert len(set(keys)) == len(names)
+    listed = people["key-admin"].does("api-key", "list", "--tenant", "many").splitlines()
+    assert [line.split()[0] for line in listed] == names
+    assert plane.spec("tenant", "many")["apiKeys"] == [{"secretName": "many-keys"}]
 
 
 async def test_a_suspended_tenant_is_refused_and_a_resumed_one_is_not(
@@ -192,11 +216,11 @@ def test_what_is_shown_is_what_the_operator_says(plane: Plane, people: dict[str,
         assert words in shown, shown
     row = next(r for r in person.does("tenant", "list").splitlines() if "/acme " in r).split()
     assert row == [f"{plane.tenants}/acme", "Ready", "no", "7", "1", "smollm2"]
-    header, row = person.does("models", "list").splitlines()
+    header, served = person.does("models", "list").splitlines()
     assert header.split() == ["NAME", "STATE", "REPLICAS", "MODEL", "SIZE", "SHA256"]
-    assert row.split()[:2] == [f"{plane.tenants}/smollm2", "Ready"]
-    assert "1 of 1" in row
-    assert "llama 134M Q4_1" in row
+    assert served.split()[:2] == [f"{plane.tenants}/smollm2", "Ready"]
+    assert "1 of 1" in served
+    assert "llama 134M Q4_1" in served
     info = person.does("models", "info", "smollm2")
     for words in ("architecture  llama", "alpha  Ready", "Fits", "Loaded", "block of KV cache"):
         assert words in info, info
@@ -274,6 +298,7 @@ def test_each_thing_that_goes_wrong_has_its_sentence(
     assert "is there already" in again
     refused = people["tenant-admin"].fails("tenant", "create", "heavy", "--weight", "20000")
     assert "spec.weight" in refused
+    assert "metadata.name" in people["tenant-admin"].fails("tenant", "create", "Heavy")
     missing = realm("tenant", "list", "--kubeconfig", tmp_path / "none")
     assert "there is no kubeconfig at" in missing.stderr
     context = realm("tenant", "list", "--kubeconfig", plane.kubeconfig, "--context", "prod")
@@ -281,11 +306,15 @@ def test_each_thing_that_goes_wrong_has_its_sentence(
     both = realm("tenant", "list", "--cluster", "--manifests", tmp_path)
     assert "cannot be used with" in both.stderr
     away = tmp_path / "away"
-    away.write_text(re.sub(r"https://127.0.0.1:\d+", "https://127.0.0.1:9", plane.kubeconfig.read_text()))
+    away.write_text(
+        re.sub(r"https://127.0.0.1:\d+", "https://127.0.0.1:9", plane.kubeconfig.read_text())
+    )
     assert "does not answer" in realm("tenant", "list", "--kubeconfig", away).stderr
 
 
-def test_a_secret_that_the_operator_may_not_read_is_told_at_once(plane: Plane, agent: Agent) -> None:
+def test_a_secret_that_the_operator_may_not_read_is_told_at_once(
+    plane: Plane, agent: Agent
+) -> None:
     assert agent.node == "alpha"
     elsewhere = plane.cluster.namespace()
     person = Person(plane.cluster.admin, elsewhere)

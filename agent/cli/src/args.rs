@@ -108,18 +108,20 @@ pub(crate) struct RunArgs {
     pub(crate) threads: Option<usize>,
 }
 
+/// Over the flags that matter in a cluster alone.
+const CLUSTER: &str = "In a cluster";
+
 /// A cluster to act in. Any of these chooses one; without them nothing leaves this machine.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "In a cluster")]
 pub(crate) struct ClusterArgs {
     /// Act in the cluster of the kubeconfig's current context; in a Pod without one, in its own.
-    #[arg(long)]
+    #[arg(long, help_heading = CLUSTER)]
     pub(crate) cluster: bool,
     /// Act in the cluster of this context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = CLUSTER)]
     pub(crate) context: Option<String>,
     /// Act in the cluster of this kubeconfig; `KUBECONFIG` or `~/.kube/config` when absent.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = CLUSTER)]
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
@@ -143,15 +145,15 @@ pub(crate) struct ListArgs {
     pub(crate) target: TargetArgs,
     /// Every namespace that the cluster lets you list; a folder is listed whole unless a namespace
     /// is given.
-    #[arg(long, conflicts_with = "namespace")]
+    #[arg(long, conflicts_with = "namespace", help_heading = CLUSTER)]
     pub(crate) all_namespaces: bool,
 }
 
 /// How long a command stays after a change.
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// In a cluster, do not wait until the operator says that the change counts.
-    #[arg(long)]
+    /// Do not wait until the operator says that the change counts.
+    #[arg(long, help_heading = CLUSTER)]
     pub(crate) no_wait: bool,
 }
 
@@ -304,7 +306,8 @@ pub(crate) struct InfoArgs {
         long,
         default_value = "realm-system",
         value_name = "NAMESPACE",
-        requires = "ClusterArgs"
+        requires = "ClusterArgs",
+        help_heading = CLUSTER
     )]
     pub(crate) realm_namespace: String,
 }

@@ -20,13 +20,14 @@ use realm_store::{Progress, Site, Store, StoreOptions, Stored};
 
 use crate::{
     args::{ListArgs, ModelsCommand, TargetArgs},
+    cluster::Cluster,
     home::Home,
     manifests::{self, Reading},
     output,
     run::bar::Bar,
     sample, source,
     table::Table,
-    target::{self, Folder, Target},
+    target::{self, Folder},
 };
 
 pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<ExitCode> {
@@ -84,9 +85,8 @@ fn digest(text: &str) -> anyhow::Result<Sha256> {
 async fn list(home: &Home, args: &ListArgs) -> anyhow::Result<()> {
     let mut table = Table::headed(show::COLUMNS);
     if target::is_cluster(&args.target.cluster) {
-        let Target::Cluster(cluster) = Target::open(home, &args.target).await? else {
-            return Ok(());
-        };
+        let TargetArgs { cluster, namespace, .. } = &args.target;
+        let cluster = Cluster::open(cluster, namespace.as_deref()).await?;
         for model in cluster.list::<Model>(&target::scope(args, &cluster), "").await? {
             table.add(show::served(&model));
         }
@@ -151,7 +151,7 @@ async fn info(home: &Home, model: Option<&str>, args: &TargetArgs) -> anyhow::Re
     if target::is_cluster(&args.cluster) {
         let name =
             model.context("name a model; `realm models list` with the same flags has them")?;
-        let Target::Cluster(cluster) = Target::open(home, args).await? else { return Ok(()) };
+        let cluster = Cluster::open(&args.cluster, args.namespace.as_deref()).await?;
         let model: Model = cluster.get(name).await?;
         return Ok(show::lines(&model).into_iter().try_for_each(output::line)?);
     }

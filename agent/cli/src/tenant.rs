@@ -4,8 +4,12 @@ mod show;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use realm_crds::{GROUP, Secret, Tenant, VERSION};
+use realm_plan::{
+    Problem,
+    validate::{self, Site},
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -14,7 +18,7 @@ use crate::{
     cluster::{self, Cluster, Served as _, settle},
     home::Home,
     keys::KeyFile,
-    manifests::{self, Document, Found, ManifestProblem, Place, Reading},
+    manifests::{self, Document, Found, ManifestProblem, Reading, one_line},
     output,
     serve::state,
     table::Table,
@@ -166,6 +170,16 @@ impl New {
     }
 }
 
+/// Refuses what no planner would take, in the planner's words.
+fn checked(manifest: &Value, site: Site) -> anyhow::Result<()> {
+    let tenant: Tenant = serde_json::from_value(manifest.clone()).context("read the tenant")?;
+    validate::tenant(&tenant, site).map(drop).map_err(|problems| {
+        let problem = |problem: &Problem| format!("{}: {}", problem.path, problem.message);
+        let problems: Vec<_> = problems.iter().map(problem).collect();
+        anyhow!("{}", one_line(&problems.join("; ")))
+    })
+}
+
 fn create_in_folder(folder: &Folder, new: &New) -> anyhow::Result<()> {
     let reading = folder.read();
     let Folder { path, namespace } = folder;
@@ -175,21 +189,12 @@ fn create_in_folder(folder: &Folder, new: &New) -> anyhow::Result<()> {
     let secret = format!("{}-keys", new.name);
     let mut manifest = new.manifest(namespace);
     manifest["spec"]["apiKeys"] = json!([{ "secretName": secret }]);
+    checked(&manifest, Site::OneMachine)?;
     let text = serde_saphyr::to_string(&manifest).context("write the tenant as YAML")?;
     let file = match namespace.as_str() {
         "default" => format!("tenant-{}.yaml", new.name),
         _ => format!("tenant-{namespace}.{}.yaml", new.name),
     };
-    let place = Place { file: file.as_str().into(), lines_before: 0 };
-    match manifests::parse(place, &text) {
-        Some(Found::Whole(_)) => {}
-        Some(Found::Broken { problems, .. }) => {
-            let problems: Vec<_> = problems.iter().map(|p| p.cause.to_string()).collect();
-            bail!("{}", problems.join("; "));
-        }
-        Some(Found::Unnamed(problem)) => bail!("{}", problem.cause),
-        None => bail!("`{}` makes no tenant", new.name),
-    }
     api_key::refuse_elsewhere(&reading, namespace, &secret)?;
     // Empty, so that the tenant's reference leads somewhere before its first key is made.
     KeyFile::open(path, namespace, &secret)?.save()?;
@@ -206,6 +211,7 @@ fn create_in_folder(folder: &Folder, new: &New) -> anyhow::Result<()> {
 
 async fn create(cluster: &Cluster, new: &New, waits: bool) -> anyhow::Result<()> {
     let manifest = new.manifest(cluster.namespace());
+    checked(&manifest, Site::Cluster)?;
     let made: Tenant = cluster.create(&new.name, &manifest).await?;
     output::line(format!("created {}", target::full_name(&made.metadata)))?;
     if waits {
@@ -247,13 +253,15 @@ async fn suspend(
             output::line(format!("{word} {}", document.id.1))?;
         }
         Target::Cluster(cluster) => {
+            // Of the tenant as it was: whoever changes a field takes it from the others.
+            let mut keepers = Vec::new();
             let patch = |tenant: &Tenant| {
+                keepers = cluster::keepers(&tenant.metadata, &["spec", "suspended"]);
                 let patch = json!({ "spec": { "suspended": suspended } });
                 anyhow::Ok((tenant.spec.suspended != suspended).then_some(patch))
             };
             let tenant: Tenant = cluster.change(name, patch).await?;
             output::line(format!("{word} {}", target::full_name(&tenant.metadata)))?;
-            let keepers = cluster::keepers(&tenant.metadata, &["spec", "suspended"]);
             if !keepers.is_empty() {
                 let keepers = keepers.join(" and ");
                 output::note(format!("{keepers} applies spec.suspended too, and may set it back"));

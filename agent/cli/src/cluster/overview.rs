@@ -11,9 +11,11 @@ use realm_crds::{Model, Pipeline, Tenant};
 use super::{Cluster, ClusterError, Scope, Served};
 use crate::table::Table;
 
-/// The Lease of the operators, and the label of the agents' Pods by which the operator knows them.
+/// The Lease of the operators.
 const LEASE: &str = "realm-operator";
-const AGENTS: &str = "app.kubernetes.io/name=realm-agent";
+
+/// Labels of the agents' Pods, as long as no model's status tells those that the operator goes by.
+const AGENTS: &str = "app.kubernetes.io/component=agent";
 
 /// The label by which charts tell a version.
 const VERSION: &str = "app.kubernetes.io/version";
@@ -34,7 +36,11 @@ type Part<T> = Result<T, String>;
 /// What was found of a cluster.
 struct Facts {
     url: String,
+    /// Of the operator and the agents.
+    namespace: String,
     operator: Part<Operator>,
+    /// By which the agents' Pods are found.
+    selector: String,
     agents: Part<Vec<Agent>>,
     /// Of each kind, in the order of the lines.
     objects: [(&'static str, Part<Vec<Object>>); 3],
@@ -62,15 +68,23 @@ struct Object {
 
 /// The lines of `realm info`, of a cluster whose operator is in the namespace of `cluster`.
 pub(crate) async fn lines(cluster: &Cluster) -> Result<Vec<String>, ClusterError> {
+    let tenants = part(cluster.list::<Tenant>(&Scope::All, "").await)?;
+    let models = part(cluster.list::<Model>(&Scope::All, "").await)?;
+    let pipelines = part(cluster.list::<Pipeline>(&Scope::All, "").await)?;
+    let selector =
+        models.iter().flatten().find_map(|model| model.status.as_ref()?.selector.clone());
+    let selector = selector.unwrap_or_else(|| AGENTS.to_owned());
     let facts = Facts {
         url: cluster.url().to_owned(),
+        namespace: cluster.namespace().to_owned(),
         objects: [
-            ("tenants", objects::<Tenant>(cluster).await?),
-            ("models", objects::<Model>(cluster).await?),
-            ("pipelines", objects::<Pipeline>(cluster).await?),
+            ("tenants", tenants.map(|all| objects(&all))),
+            ("models", models.map(|all| objects(&all))),
+            ("pipelines", pipelines.map(|all| objects(&all))),
         ],
         operator: operator(cluster).await?,
-        agents: agents(cluster).await?,
+        agents: agents(cluster, &selector).await?,
+        selector,
     };
     Ok(render(&facts, Timestamp::now()))
 }
@@ -110,9 +124,9 @@ fn version(pod: &Pod) -> Option<String> {
     label.cloned().or_else(|| image().map(|(_, tag)| tag.to_owned()))
 }
 
-async fn agents(cluster: &Cluster) -> Result<Part<Vec<Agent>>, ClusterError> {
+async fn agents(cluster: &Cluster, selector: &str) -> Result<Part<Vec<Agent>>, ClusterError> {
     let scope = Scope::Namespace(cluster.namespace().to_owned());
-    let pods = part(cluster.list::<Pod>(&scope, AGENTS).await)?;
+    let pods = part(cluster.list::<Pod>(&scope, selector).await)?;
     Ok(pods.map(|pods| {
         let mut agents: Vec<_> = pods.iter().map(agent).collect();
         agents.sort_by(|one, other| one.node.cmp(&other.node));
@@ -130,9 +144,8 @@ fn agent(pod: &Pod) -> Agent {
     Agent { node: node.unwrap_or_else(|| "no node yet".to_owned()), is_ready }
 }
 
-async fn objects<K: Served>(cluster: &Cluster) -> Result<Part<Vec<Object>>, ClusterError> {
-    let objects = part(cluster.list::<K>(&Scope::All, "").await)?;
-    Ok(objects.map(|objects| objects.iter().map(object).collect()))
+fn objects<K: Served>(objects: &[K]) -> Vec<Object> {
+    objects.iter().map(object).collect()
 }
 
 fn object<K: Served>(object: &K) -> Object {
@@ -151,7 +164,7 @@ fn object<K: Served>(object: &K) -> Object {
 
 /// The lines, what is wrong before all else. Pure.
 fn render(facts: &Facts, now: Timestamp) -> Vec<String> {
-    let Facts { url, operator, agents, objects } = facts;
+    let Facts { url, namespace: _, operator, selector: _, agents, objects } = facts;
     let wrong = wrong(facts, now);
     let mut lines = Vec::new();
     if wrong.is_empty() {
@@ -212,9 +225,10 @@ fn wrong(facts: &Facts, now: Timestamp) -> Vec<(String, String)> {
     if let Ok(Operator { leader, renewed, .. }) = &facts.operator {
         let silent = renewed.map(|renewed| now.duration_since(renewed).as_secs());
         let why = match (leader, silent) {
-            (None, _) => {
-                Some("none leads: nothing is planned, and what is served goes on".to_owned())
-            }
+            (None, _) => Some(format!(
+                "none leads in namespace {}: nothing is planned, and what is served goes on",
+                facts.namespace
+            )),
             (Some(leader), Some(seconds)) if seconds > SILENCE_SECONDS_MAX => {
                 Some(format!("{leader} has said nothing for {seconds} s: is it running?"))
             }
@@ -224,7 +238,10 @@ fn wrong(facts: &Facts, now: Timestamp) -> Vec<(String, String)> {
     }
     if let Ok(agents) = &facts.agents {
         if agents.is_empty() {
-            let why = format!("no Pod has the label {AGENTS}: nothing can be served");
+            let why = format!(
+                "no Pod of namespace {} has the labels {}",
+                facts.namespace, facts.selector
+            );
             wrong.push(("agents".to_owned(), why));
         }
         let unready = agents.iter().filter(|agent| !agent.is_ready);
@@ -257,11 +274,13 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             url: "https://api:6443/".to_owned(),
+            namespace: "realm-system".to_owned(),
             operator: Ok(Operator {
                 leader: Some("operator-0".to_owned()),
                 version: Some("1.2.3".to_owned()),
                 renewed: Some(Timestamp::from_second(100).unwrap()),
             }),
+            selector: AGENTS.to_owned(),
             agents: Ok(vec![Agent { node: "alpha".to_owned(), is_ready: true }]),
             objects: [
                 ("tenants", Ok(vec![object("tenant shop/acme", "Ready", false)])),

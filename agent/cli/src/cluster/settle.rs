@@ -35,7 +35,7 @@ pub(crate) enum SettleError {
          `realm info` with the same flags tells whether it runs", waited.as_secs()
     )]
     TimedOut { waited: Duration, last: String },
-    #[error("the change is made, and what the operator says of it could not be read: {0}")]
+    #[error("the change is made, and what the operator says of it could not be read")]
     Cluster(#[source] ClusterError),
 }
 

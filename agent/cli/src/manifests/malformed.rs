@@ -9,6 +9,9 @@ pub(super) fn message(error: &Error, value: Option<(String, Option<&str>)>) -> S
     let wanted = match error {
         Error::InvalidScalar { ty, .. } => Some(scalar(ty)),
         Error::Unexpected { expected, .. } => Some(shape(expected)),
+        Error::InvalidBooleanStrict { .. } => Some("true or false".to_owned()),
+        // It names the field itself, and where it stands may be where another value begins.
+        Error::SerdeUnknownField { .. } => return said.into_owned(),
         // The reader says these well enough itself; its enum grows.
         _ => None,
     };

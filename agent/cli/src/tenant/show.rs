@@ -21,9 +21,9 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
     let TenantSpec { weight, suspended, limits, models, program, api_keys } = spec;
     let secrets: Vec<_> =
         api_keys.iter().map(|ApiKeySource { secret_name }| secret_name.as_str()).collect();
-    let secrets = match secrets.as_slice() {
-        [] => "no Secret; `realm api-key create` makes one".to_owned(),
-        secrets => secrets.join(", "),
+    let keys = match secrets.as_slice() {
+        [] => "none; `realm api-key create` makes the first".to_owned(),
+        secrets => format!("{keys} in {}", secrets.join(", ")),
     };
     let sources = program.as_ref().map_or(&[][..], |program| &program.sources);
     let program = sources.first().map_or("built-in", String::as_str);
@@ -42,7 +42,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
         format!("weight      {weight}"),
         format!("suspended   {}", yes(*suspended)),
         format!("models      {models}"),
-        format!("keys        {keys} in {secrets}"),
+        format!("keys        {keys}"),
         format!("a minute    {requests_per_minute} requests, {input_tokens_per_minute} tokens in, {output_tokens_per_minute} tokens out"),
         format!("at once     {calls} calls, {context} tokens of context, {kv_blocks} KV blocks"),
         format!("program     {program}"),
