@@ -33,6 +33,7 @@ async def test_the_sample_is_laid_out_and_served_and_what_is_printed_works(home:
         server.start()
         for name in ("model default/smollm2", "tenant default/sample", "pipeline default/digest"):
             await server.says(f"{name}: ready")
+        assert not any("there is no Secret" in line for line in server.err.lines)
         key = await server.sample_key()
         async with Client(server.url, key) as client:
             assert client.tenant == "default/sample"

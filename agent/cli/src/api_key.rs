@@ -1,107 +1,180 @@
-//! `realm api-key`: keys of the tenants in a folder of manifests.
+//! `realm api-key`: keys of tenants, in a folder of manifests or in a cluster.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use jiff::{SignedDuration, Timestamp};
+use realm_crds::{KeyEntry, Secret, Tenant};
 
 use crate::{
     args::{ApiKeyCommand, TenantArgs},
+    cluster::{
+        Cluster, ClusterError, keys,
+        settle::{self, Want},
+    },
     home::Home,
     keys::{KeyFile, NewKey},
-    manifests::{self, Found, Object, Reading},
+    manifests::Reading,
     output,
+    target::{self, Folder, Target},
+    tenant,
 };
 
-pub(crate) fn run(home: &Home, command: ApiKeyCommand) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(home: &Home, command: ApiKeyCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ApiKeyCommand::Create { tenant, name, expires } => create(home, tenant, &name, expires),
-        ApiKeyCommand::List { tenant } => list(home, tenant),
-        ApiKeyCommand::Revoke { tenant, name } => {
-            let mut file = open(home, tenant)?;
-            file.remove(&name)?;
-            file.save()?;
-            output::line(format!("revoked {name}"))?;
-            Ok(ExitCode::SUCCESS)
+        ApiKeyCommand::Create { tenant: TenantArgs { target, tenant }, name, expires, wait } => {
+            let expires_at = expires.map(|text| expiry(&text)).transpose()?;
+            let key = NewKey::generate()?;
+            match Target::open(home, &target).await? {
+                Target::Machine(folder) => {
+                    let mut file = open(&folder, &tenant)?;
+                    file.add(&name, key.entry(expires_at))?;
+                    file.save()?;
+                    reveal(&key)?;
+                }
+                Target::Cluster(cluster) => {
+                    create(&cluster, &tenant, &name, &key.entry(expires_at)).await?;
+                    // Before any wait: it can be shown at no other time.
+                    reveal(&key)?;
+                    settled(&cluster, &tenant, !wait.no_wait).await?;
+                }
+            }
+        }
+        ApiKeyCommand::List { tenant: TenantArgs { target, tenant } } => {
+            match Target::open(home, &target).await? {
+                Target::Machine(folder) => {
+                    let file = open(&folder, &tenant)?;
+                    list(file.entries().iter().map(|(name, entry)| (name.as_str(), Some(entry))))?;
+                }
+                Target::Cluster(cluster) => {
+                    let tenant: Tenant = cluster.get(&tenant).await?;
+                    let secret = cluster.find::<Secret>(&keys::secret_of(&tenant)).await?;
+                    let secret = secret.unwrap_or_default();
+                    let entries = keys::entries(&secret);
+                    list(entries.iter().map(|(name, entry)| (*name, entry.as_ref())))?;
+                }
+            }
+        }
+        ApiKeyCommand::Revoke { tenant: TenantArgs { target, tenant }, name, wait } => {
+            match Target::open(home, &target).await? {
+                Target::Machine(folder) => {
+                    let mut file = open(&folder, &tenant)?;
+                    file.remove(&name)?;
+                    file.save()?;
+                    output::line(format!("revoked {name}"))?;
+                }
+                Target::Cluster(cluster) => {
+                    let found: Tenant = cluster.get(&tenant).await?;
+                    revoke(&cluster, &keys::secret_of(&found), &name).await?;
+                    output::line(format!("revoked {name}"))?;
+                    settled(&cluster, &tenant, !wait.no_wait).await?;
+                }
+            }
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn create(
-    home: &Home,
-    tenant: TenantArgs,
-    name: &str,
-    expires: Option<String>,
-) -> anyhow::Result<ExitCode> {
-    let expires_at = expires.map(|text| expiry(&text)).transpose()?;
-    let mut file = open(home, tenant)?;
-    let key = NewKey::generate()?;
-    file.add(name, key.entry(expires_at))?;
-    file.save()?;
+fn reveal(key: &NewKey) -> anyhow::Result<()> {
     output::note("This is the only time the key is shown:");
     output::line(key.reveal())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-fn list(home: &Home, tenant: TenantArgs) -> anyhow::Result<ExitCode> {
-    let file = open(home, tenant)?;
-    let now = Timestamp::now();
-    for (name, entry) in file.entries() {
-        let state = match entry.expires_at {
-            _ if entry.disabled => "disabled".to_owned(),
-            Some(at) if at <= now => format!("expired {at}"),
-            Some(at) => format!("until {at}"),
-            None => "active".to_owned(),
-        };
-        let digest = entry.sha256.get(..12).unwrap_or_default();
-        output::line(format!("{name:<24} {state:<32} sha256:{digest}…"))?;
+/// Puts a key's digest into the tenant's Secret, and has the tenant name it.
+async fn create(
+    cluster: &Cluster,
+    tenant: &str,
+    name: &str,
+    entry: &KeyEntry,
+) -> anyhow::Result<()> {
+    let found: Tenant = cluster.get(tenant).await?;
+    let secret = keys::secret_of(&found);
+    put(cluster, &secret, name, entry).await?;
+    let named = cluster
+        .change(tenant, |tenant: &Tenant| anyhow::Ok(keys::name_secret(tenant, &secret)))
+        .await;
+    if let Err(error) = named {
+        // Nobody has seen the key yet, so it must not lie there and keep its name from the next.
+        if let Err(left) = revoke(cluster, &secret, name).await {
+            output::note(format!("the digest of `{name}` stays in Secret {secret}: {left:#}"));
+        }
+        return Err(error);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+async fn put(cluster: &Cluster, secret: &str, name: &str, entry: &KeyEntry) -> anyhow::Result<()> {
+    if cluster.find::<Secret>(secret).await?.is_none() {
+        let made = cluster.create::<Secret>(secret, &keys::secret_with(secret, name, entry)?).await;
+        match made {
+            // Somebody was faster, so there is one to change.
+            Err(ClusterError::Exists { .. }) => {}
+            made => return Ok(made.map(drop)?),
+        }
+    }
+    let add = |held: &Secret| anyhow::Ok(Some(keys::add(held, name, entry)?));
+    cluster.change(secret, add).await.map(drop)
+}
+
+async fn revoke(cluster: &Cluster, secret: &str, name: &str) -> anyhow::Result<()> {
+    let remove = |held: &Secret| anyhow::Ok(Some(keys::remove(held, name)?));
+    cluster.change(secret, remove).await.map(drop)
+}
+
+/// Stays until the operator counts the keys as they are now.
+async fn settled(cluster: &Cluster, tenant: &str, waits: bool) -> anyhow::Result<()> {
+    if waits {
+        settle::tenant(cluster, tenant, Want::Keys).await?;
+    }
+    Ok(())
+}
+
+/// Prints keys by name; `None` is an entry that holds none.
+fn list<'a>(entries: impl Iterator<Item = (&'a str, Option<&'a KeyEntry>)>) -> anyhow::Result<()> {
+    let now = Timestamp::now();
+    for (name, entry) in entries {
+        output::line(line(name, entry, now))?;
+    }
+    Ok(())
+}
+
+fn line(name: &str, entry: Option<&KeyEntry>, now: Timestamp) -> String {
+    let state = match entry {
+        None => "not a key".to_owned(),
+        Some(KeyEntry { disabled: true, .. }) => "disabled".to_owned(),
+        Some(KeyEntry { expires_at: Some(at), .. }) if *at <= now => format!("expired {at}"),
+        Some(KeyEntry { expires_at: Some(at), .. }) => format!("until {at}"),
+        Some(KeyEntry { expires_at: None, .. }) => "active".to_owned(),
+    };
+    let digest = entry.and_then(|entry| entry.sha256.get(..12));
+    format!("{name:<24} {state:<32} sha256:{}…", digest.unwrap_or("-"))
 }
 
 /// The keys of the first Secret that the tenant's manifest names.
-fn open(home: &Home, args: TenantArgs) -> anyhow::Result<KeyFile> {
-    let TenantArgs { manifests, namespace, tenant } = args;
-    let folder: PathBuf = manifests.unwrap_or_else(|| home.sample());
-    if !folder.is_dir() {
-        bail!(
-            "there is no folder {}; start `realm serve` once, or name one with --manifests",
-            folder.display()
-        );
-    }
-    let reading = manifests::read(&folder);
-    let found = reading.found.iter().find_map(|found| match found {
-        Found::Whole(document) => match &document.object {
-            Object::Tenant(object)
-                if document.id.1.namespace() == namespace && document.id.1.name() == tenant =>
-            {
-                Some(object)
-            }
-            _ => None,
-        },
-        Found::Broken { .. } | Found::Unnamed(_) => None,
-    });
-    let found = found.with_context(|| {
-        format!("there is no tenant {namespace}/{tenant} in {}", folder.display())
-    })?;
+fn open(folder: &Folder, tenant: &str) -> anyhow::Result<KeyFile> {
+    let reading = folder.read();
+    let Folder { path, namespace } = folder;
+    let (_, found) = tenant::find(folder, &reading, tenant)?;
     let secret = found.spec.api_keys.first().with_context(|| {
         format!(
             "tenant {namespace}/{tenant} names no Secret for its keys; add to its spec: \
              apiKeys: [{{ secretName: {tenant}-keys }}]"
         )
     })?;
-    refuse_elsewhere(&reading, &namespace, &secret.secret_name)?;
-    Ok(KeyFile::open(&folder, &namespace, &secret.secret_name)?)
+    refuse_elsewhere(&reading, namespace, &secret.secret_name)?;
+    Ok(KeyFile::open(path, namespace, &secret.secret_name)?)
 }
 
 /// A Secret that stands in another file already would be there twice, and neither would count.
-fn refuse_elsewhere(reading: &Reading, namespace: &str, secret: &str) -> anyhow::Result<()> {
+pub(crate) fn refuse_elsewhere(
+    reading: &Reading,
+    namespace: &str,
+    secret: &str,
+) -> anyhow::Result<()> {
     let own = KeyFile::name(namespace, secret);
-    for found in &reading.found {
-        let Found::Whole(document) = found else { continue };
-        let is_it = matches!(document.object, Object::Secret(_))
-            && document.id.1.namespace() == namespace
-            && document.id.1.name() == secret;
+    for (document, _) in target::objects::<Secret>(reading) {
+        let is_it = document.id.1.namespace() == namespace && document.id.1.name() == secret;
         if is_it && *document.place.file != *own {
             bail!(
                 "Secret {namespace}/{secret} stands in {}; move it to {own}, which is the file \
@@ -126,4 +199,28 @@ fn expiry(text: &str) -> anyhow::Result<Timestamp> {
         bail!("`{text}` is not in the future");
     }
     Timestamp::now().checked_add(duration).context("the key would outlive the calendar")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_told_by_its_name_its_state_and_the_head_of_its_digest() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let entry =
+            |expires_at, disabled| KeyEntry { sha256: "ab".repeat(32), expires_at, disabled };
+        for (entry, state) in [
+            (Some(entry(None, false)), "active"),
+            (Some(entry(Some(at(100)), false)), "until 1970-01-01T00:01:40Z"),
+            (Some(entry(Some(at(50)), false)), "expired 1970-01-01T00:00:50Z"),
+            (Some(entry(Some(at(50)), true)), "disabled"),
+            (None, "not a key"),
+        ] {
+            let line = line("laptop", entry.as_ref(), at(50));
+            assert!(line.starts_with("laptop "), "{line}");
+            assert!(line.contains(state), "{line}");
+            assert_eq!(line.contains("sha256:abababababab…"), entry.is_some(), "{line}");
+        }
+    }
 }

@@ -30,16 +30,22 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Answer one prompt, or chat when none is given.
     Run(RunArgs),
+    /// List, show, create, suspend and resume tenants.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
     /// Create, list and revoke API keys.
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
-    /// List, pull and look into model files.
+    /// List, pull and look into models.
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// List pipelines, and run one through a door.
+    #[command(subcommand)]
+    Pipeline(PipelineCommand),
     /// Measure a model, and the machine's own ceilings in the same run.
     Bench(BenchArgs),
-    /// Print what this build and this machine can do.
-    Info,
+    /// Print what this build and this machine can do, or how a cluster is.
+    Info(InfoArgs),
 }
 
 #[derive(Debug, Args)]
@@ -107,14 +113,106 @@ pub(crate) struct RunArgs {
     pub(crate) threads: Option<usize>,
 }
 
-/// Which tenant, in which folder of manifests.
+/// Over the flags that matter in a cluster alone.
+const CLUSTER: &str = "In a cluster";
+
+/// A cluster to act in. Any of these chooses one; without them nothing leaves this machine.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ClusterArgs {
+    /// Act in the cluster of the kubeconfig's current context; in a Pod without one, in its own.
+    #[arg(long, help_heading = CLUSTER)]
+    pub(crate) cluster: bool,
+    /// Act in the cluster of this context of the kubeconfig.
+    #[arg(long, value_name = "NAME", help_heading = CLUSTER)]
+    pub(crate) context: Option<String>,
+    /// Act in the cluster of this kubeconfig; `KUBECONFIG` or `~/.kube/config` when absent.
+    #[arg(long, value_name = "FILE", help_heading = CLUSTER)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+/// Where a command acts: a folder of manifests on this machine, or a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct TargetArgs {
+    /// Folder of YAML manifests on this machine; the sample of `realm serve` when absent.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "ClusterArgs")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Namespace; when absent `default` on this machine, and in a cluster the context's own.
+    #[arg(long)]
+    pub(crate) namespace: Option<String>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// Where a list is of.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Every namespace that the cluster lets you list; a folder is listed whole unless a namespace
+    /// is given.
+    #[arg(long, conflicts_with = "namespace", help_heading = CLUSTER)]
+    pub(crate) all_namespaces: bool,
+}
+
+/// How long a command stays after a change.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// Do not wait until the operator says that the change counts.
+    #[arg(long, help_heading = CLUSTER)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// List tenants.
+    List(ListArgs),
+    /// Show what a tenant may do, and what is wrong with it.
+    Show {
+        /// The tenant's name.
+        tenant: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Create a tenant; its keys come with `realm api-key create`.
+    Create {
+        /// The tenant's name.
+        tenant: String,
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Its part of every batch, in proportion to the others' weights; 100 when absent.
+        #[arg(long)]
+        weight: Option<u32>,
+        /// A model that it may use, `name` or `namespace/name`; the first is its default.
+        #[arg(long = "model", value_name = "MODEL")]
+        models: Vec<String>,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Refuse a tenant's calls until it is resumed; all else about it stays.
+    Suspend {
+        /// The tenant's name.
+        tenant: String,
+        #[command(flatten)]
+        target: TargetArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Take a suspended tenant's calls again.
+    Resume {
+        /// The tenant's name.
+        tenant: String,
+        #[command(flatten)]
+        target: TargetArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+}
+
+/// Which tenant, and where.
 #[derive(Debug, Args)]
 pub(crate) struct TenantArgs {
-    /// Folder of YAML manifests; the sample of `realm serve` when absent.
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) manifests: Option<PathBuf>,
-    #[arg(long, default_value = "default")]
-    pub(crate) namespace: String,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// The tenant's name.
     #[arg(long)]
     pub(crate) tenant: String,
@@ -132,6 +230,8 @@ pub(crate) enum ApiKeyCommand {
         /// How long the key is good for, such as `90d` or `12h`; for ever when absent.
         #[arg(long, value_name = "DURATION")]
         expires: Option<String>,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// List the names, expiry and state of the keys that `create` made for a tenant.
     List {
@@ -144,13 +244,16 @@ pub(crate) enum ApiKeyCommand {
         tenant: TenantArgs,
         #[arg(long)]
         name: String,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
-    /// List the files in the cache.
-    List,
+    /// List models by name: on this machine with the files in the cache, in a cluster with what is
+    /// served.
+    List(ListArgs),
     /// Fetch a model into the cache: the default one, or a source with its digest.
     Pull {
         /// `https://…`, `hf://org/repo/file`, `s3://bucket/key`, `oci://registry/repository:tag`,
@@ -160,11 +263,58 @@ pub(crate) enum ModelsCommand {
         #[arg(long, requires = "source", value_name = "DIGEST")]
         sha256: Option<String>,
     },
-    /// Print what a model file says about itself.
+    /// Print what a model file says about itself, and in a cluster where the model is.
     Info {
-        /// A GGUF file, or a digest from `realm models list`; the default model when absent.
-        file: Option<String>,
+        /// A model's name; on this machine also a GGUF file or a digest from `realm models list`,
+        /// and the default model when absent.
+        model: Option<String>,
+        #[command(flatten)]
+        target: TargetArgs,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PipelineCommand {
+    /// List pipelines.
+    List(ListArgs),
+    /// Run a pipeline through a door, with a tenant's key.
+    Run(PipelineRunArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PipelineRunArgs {
+    /// The pipeline's name.
+    pub(crate) pipeline: String,
+    /// An input: `name=text`, or `name:=value` for a number, `true` or `false`; repeatable.
+    #[arg(long = "input", value_name = "INPUT")]
+    pub(crate) inputs: Vec<String>,
+    /// Address of a door, such as `wss://realm.example` or `http://127.0.0.1:8080`.
+    #[arg(long, env = "REALM_URL", default_value = "ws://127.0.0.1:8080")]
+    pub(crate) url: String,
+    /// The tenant's key. In the environment other users of this machine do not see it.
+    #[arg(long, env = "REALM_API_KEY", hide_env_values = true)]
+    pub(crate) key: String,
+    /// Authorities to trust beside the system's, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Send the key to an address beyond loopback without TLS.
+    #[arg(long)]
+    pub(crate) insecure_plaintext: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Namespace of the operator and the agents.
+    #[arg(
+        long,
+        default_value = "realm-system",
+        value_name = "NAMESPACE",
+        requires = "ClusterArgs",
+        help_heading = CLUSTER
+    )]
+    pub(crate) realm_namespace: String,
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,25 @@
-//! `realm info`: what this build and this machine can do.
+//! `realm info`: what this build and this machine can do, or how a cluster is.
 
 use std::process::ExitCode;
 
 use realm_agent::Device;
 use realm_kernels::format::Format;
 
-use crate::{home::Home, output};
+use crate::{
+    args::InfoArgs,
+    cluster::{Cluster, overview},
+    home::Home,
+    output, target,
+};
 
-pub(crate) fn info(home: &Home) -> anyhow::Result<ExitCode> {
+pub(crate) async fn info(home: &Home, args: InfoArgs) -> anyhow::Result<ExitCode> {
+    if target::is_cluster(&args.cluster) {
+        let cluster = Cluster::open(&args.cluster, Some(&args.realm_namespace)).await?;
+        for line in overview::lines(&cluster).await? {
+            output::line(line)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let device = Device::open(None)?;
     output::line(format!("version     {}", env!("CARGO_PKG_VERSION")))?;
     output::line(format!("device      {}", device.describe()))?;

@@ -108,10 +108,7 @@ impl KeyFile {
     }
 
     pub(crate) fn add(&mut self, name: &str, entry: KeyEntry) -> Result<(), KeysError> {
-        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
-        if name.is_empty() || name.len() > 63 || !name.bytes().all(fits) {
-            return Err(KeysError::Name(name.to_owned()));
-        }
+        check_name(name)?;
         if self.entries.contains_key(name) {
             return Err(KeysError::Exists(name.to_owned()));
         }
@@ -148,6 +145,15 @@ impl KeyFile {
         let data = self.entries.iter().map(|(name, entry)| (name.clone(), value(entry)));
         Secret { string_data: Some(data.collect()), ..self.secret.clone() }
     }
+}
+
+/// A key's name, which is the name of an entry of a Secret too.
+pub(crate) fn check_name(name: &str) -> Result<(), KeysError> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+    if name.is_empty() || name.len() > 63 || !name.bytes().all(fits) {
+        return Err(KeysError::Name(name.to_owned()));
+    }
+    Ok(())
 }
 
 /// Waits for the folder's lock on keys. It lies beside them and is no manifest.

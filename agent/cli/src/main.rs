@@ -3,6 +3,8 @@
 mod api_key;
 mod args;
 mod bench;
+mod cluster;
+mod conditions;
 mod home;
 mod info;
 mod keys;
@@ -10,11 +12,15 @@ mod machine;
 mod manifests;
 mod models;
 mod output;
+mod pipeline;
 mod run;
 mod sample;
 mod serve;
 mod source;
+mod table;
 mod talk;
+mod target;
+mod tenant;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -50,10 +56,12 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         match cli.command {
             Command::Serve(args) => serve::serve(&home, args).await,
             Command::Run(args) => run::run(&home, args).await,
-            Command::ApiKey(command) => api_key::run(&home, command),
+            Command::Tenant(command) => tenant::run(&home, command).await,
+            Command::ApiKey(command) => api_key::run(&home, command).await,
             Command::Models(command) => models::run(&home, command).await,
+            Command::Pipeline(command) => pipeline::run(&home, command).await,
             Command::Bench(args) => bench::bench(&home, args).await,
-            Command::Info => info::info(&home),
+            Command::Info(args) => info::info(&home, args).await,
         }
     });
     // Work on other threads that nobody waits for any more must not keep the process alive.

@@ -11,14 +11,17 @@ use realm_crds::{Model, Pipeline, Secret, Tenant};
 use realm_plan::{Kind, Name};
 
 mod document;
+mod edit;
 mod folder;
+mod malformed;
 mod problem;
 mod tree;
 mod watch;
 
 pub(crate) use document::parse;
+pub(crate) use edit::{create, suspend};
 pub(crate) use folder::read;
-pub(crate) use problem::{Cause, ManifestProblem};
+pub(crate) use problem::{Cause, ManifestProblem, one_line};
 pub(crate) use tree::Tree;
 pub(crate) use watch::Watch;
 
@@ -30,6 +33,18 @@ pub(crate) type ObjectId = (Kind, Name);
 pub(crate) struct Place {
     pub(crate) file: Arc<str>,
     pub(crate) lines_before: usize,
+}
+
+/// Those of `problems` that are about what stands in a document.
+pub(crate) fn within<'a>(
+    document: &Document,
+    problems: &'a BTreeSet<ManifestProblem>,
+) -> impl Iterator<Item = &'a ManifestProblem> {
+    let Place { file, lines_before } = document.place.clone();
+    let lines = lines_before..=lines_before.saturating_add(document.text.lines().count());
+    problems.iter().filter(move |problem| {
+        problem.file == file && problem.line.is_none_or(|line| lines.contains(&line))
+    })
 }
 
 /// One object as its manifest has it.

@@ -1,6 +1,9 @@
-//! `realm models`: the model files of this machine.
+//! `realm models`: the model files of this machine, or the models of a cluster.
+
+mod show;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -15,34 +18,42 @@ use realm_crds::Model;
 use realm_engine::gguf::Gguf;
 use realm_store::{Progress, Site, Store, StoreOptions, Stored};
 
-use crate::{args::ModelsCommand, home::Home, output, run::bar::Bar, sample, source};
+use crate::{
+    args::{ListArgs, ModelsCommand, TargetArgs},
+    cluster::Cluster,
+    home::Home,
+    manifests::{self, Reading},
+    output,
+    run::bar::Bar,
+    sample, source,
+    table::Table,
+    target::{self, Folder},
+};
 
 pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&home.store(), StoreOptions::new(Site::OneMachine))?;
     match command {
-        ModelsCommand::List => list(&store).await?,
+        ModelsCommand::List(args) => list(home, &args).await?,
         ModelsCommand::Pull { source, sha256 } => {
             let artifact = match source {
                 Some(source) => named(&source, sha256.as_deref())?,
                 None => default_artifact()?,
             };
+            let store = open(home)?;
             let Stored { path, sha256, bytes, .. } = pull(&store, &artifact).await?;
             output::line(format!("{sha256}  {bytes} bytes  {}", path.display()))?;
         }
-        ModelsCommand::Info { file } => {
-            let path = match file {
-                Some(file) => find(&store, &file).await?,
-                None => pull(&store, &default_artifact()?).await?.path,
-            };
-            show(&facts(&path)?)?;
-        }
+        ModelsCommand::Info { model, target } => info(home, model.as_deref(), &target).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
+fn open(home: &Home) -> anyhow::Result<Store> {
+    Ok(Store::open(&home.store(), StoreOptions::new(Site::OneMachine))?)
+}
+
 /// The file of the default model, fetched if need be.
 pub(crate) async fn default_file(home: &Home) -> anyhow::Result<PathBuf> {
-    let store = Store::open(&home.store(), StoreOptions::new(Site::OneMachine))?;
+    let store = open(home)?;
     Ok(pull(&store, &default_artifact()?).await?.path)
 }
 
@@ -71,53 +82,116 @@ fn digest(text: &str) -> anyhow::Result<Sha256> {
     text.parse().with_context(|| format!("`{text}` is not a SHA-256 digest in hexadecimal"))
 }
 
-async fn list(store: &Store) -> anyhow::Result<()> {
-    for Stored { path, sha256, bytes, .. } in store.list().await? {
-        let kind = match facts(&path) {
-            Ok(ModelFacts { architecture, parameters, format, .. }) => {
-                format!("{architecture} {}M {format}", parameters / 1_000_000)
-            }
-            Err(_) => "not a model".to_owned(),
-        };
-        output::line(format!("{sha256}  {:>9.1} MB  {kind}", bytes as f64 / 1e6))?;
+async fn list(home: &Home, args: &ListArgs) -> anyhow::Result<()> {
+    let mut table = Table::headed(show::COLUMNS);
+    if target::is_cluster(&args.target.cluster) {
+        let TargetArgs { cluster, namespace, .. } = &args.target;
+        let cluster = Cluster::open(cluster, namespace.as_deref()).await?;
+        for model in cluster.list::<Model>(&target::scope(args, &cluster), "").await? {
+            table.add(show::served(&model));
+        }
+        return output::table(&table, "no models");
     }
-    Ok(())
+    let reading = manifests_of(home, &args.target)?;
+    let stored = open(home)?.list().await?;
+    let mut named = BTreeSet::new();
+    for (document, model) in target::objects::<Model>(&reading) {
+        if target::is_listed(args, document) {
+            let (state, path) = on_disk(&model.spec.sources, model.spec.sha256.as_deref(), &stored);
+            named.extend(path.clone());
+            let name = document.id.1.to_string();
+            table.add(show::file(&name, state, &found(path.as_deref(), &stored)));
+        }
+    }
+    for Stored { path, .. } in stored.iter().filter(|stored| !named.contains(&stored.path)) {
+        table.add(show::file("", show::CACHED, &found(Some(path), &stored)));
+    }
+    output::table(&table, "no models")
 }
 
-/// A path, or the file in the store whose digest begins with `name`.
-async fn find(store: &Store, name: &str) -> anyhow::Result<PathBuf> {
+/// The manifests of one machine: of the folder that is named, or of the sample if it is there.
+fn manifests_of(home: &Home, args: &TargetArgs) -> anyhow::Result<Reading> {
+    match &args.manifests {
+        Some(folder) if !folder.is_dir() => bail!("there is no folder {}", folder.display()),
+        Some(folder) => Ok(manifests::read(folder)),
+        None if home.sample().is_dir() => Ok(manifests::read(&home.sample())),
+        None => Ok(Reading::default()),
+    }
+}
+
+/// Where a model's file lies on this machine, if it does.
+fn on_disk(
+    sources: &[String],
+    sha256: Option<&str>,
+    stored: &[Stored],
+) -> (&'static str, Option<PathBuf>) {
+    let digest = sha256.and_then(|text| text.parse::<Sha256>().ok());
+    if let Some(stored) = stored.iter().find(|stored| Some(stored.sha256) == digest) {
+        return (show::CACHED, Some(stored.path.clone()));
+    }
+    let files = sources.iter().filter_map(|source| source.strip_prefix("file://"));
+    match files.map(PathBuf::from).find(|path| path.is_file()) {
+        Some(path) => (show::IN_PLACE, Some(path)),
+        None => (show::NOT_CACHED, None),
+    }
+}
+
+/// What a file is and says.
+fn found(path: Option<&Path>, stored: &[Stored]) -> show::File {
+    let of_store = path.and_then(|path| stored.iter().find(|stored| stored.path == path));
+    let bytes = || path.and_then(|path| path.metadata().ok()).map(|meta| meta.len());
+    show::File {
+        bytes: of_store.map(|stored| stored.bytes).or_else(bytes),
+        sha256: of_store.map(|stored| stored.sha256.to_string()),
+        facts: path.and_then(|path| facts(path).ok()),
+    }
+}
+
+async fn info(home: &Home, model: Option<&str>, args: &TargetArgs) -> anyhow::Result<()> {
+    if target::is_cluster(&args.cluster) {
+        let name =
+            model.context("name a model; `realm models list` with the same flags has them")?;
+        let cluster = Cluster::open(&args.cluster, args.namespace.as_deref()).await?;
+        let model: Model = cluster.get(name).await?;
+        return Ok(show::lines(&model).into_iter().try_for_each(output::line)?);
+    }
+    let store = open(home)?;
+    let path = match model {
+        Some(name) => find(home, &store, name, args).await?,
+        None => pull(&store, &default_artifact()?).await?.path,
+    };
+    let facts = facts(&path)?;
+    Ok(show::facts(&facts).into_iter().try_for_each(output::line)?)
+}
+
+/// A path, the file of a manifest's model, or the file in the store whose digest begins with `name`.
+async fn find(
+    home: &Home,
+    store: &Store,
+    name: &str,
+    args: &TargetArgs,
+) -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(name);
     if path.exists() {
         return Ok(path);
     }
     let stored = store.list().await?;
+    let namespace = args.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let folder = Folder { path: PathBuf::new(), namespace };
+    let reading = manifests_of(home, args)?;
+    let mut models = target::objects::<Model>(&reading);
+    if let Some((_, Model { spec, .. })) = models.find(|(model, _)| folder.is_it(model, name)) {
+        let (_, path) = on_disk(&spec.sources, spec.sha256.as_deref(), &stored);
+        return path.with_context(|| format!("the file of {name} is not on this machine yet"));
+    }
     let mut found = stored.into_iter().filter(|s| s.sha256.to_string().starts_with(name));
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one.path),
         (Some(_), Some(_)) => bail!("more than one digest begins with {name}"),
-        (None, _) => bail!("there is neither a file {name} nor a digest that begins with it"),
+        (None, _) => {
+            bail!("{name} is no file, no model of a manifest, and no digest begins with it")
+        }
     }
-}
-
-fn show(facts: &ModelFacts) -> anyhow::Result<()> {
-    let ModelFacts {
-        architecture,
-        parameters,
-        format,
-        context,
-        licence,
-        weights_bytes,
-        memory: _,
-        sha256: _,
-    } = facts;
-    let licence = licence.as_deref().unwrap_or("not stated");
-    output::line(format!("architecture  {architecture}"))?;
-    output::line(format!("parameters    {parameters}"))?;
-    output::line(format!("format        {format}"))?;
-    output::line(format!("context       {context} tokens"))?;
-    output::line(format!("weights       {weights_bytes} bytes"))?;
-    output::line(format!("licence       {licence}"))?;
-    Ok(())
 }
 
 fn facts(path: &Path) -> anyhow::Result<ModelFacts> {

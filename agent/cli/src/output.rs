@@ -2,10 +2,22 @@
 
 use std::io::{self, Write as _};
 
+use crate::table::Table;
+
 /// Prints `text` and a newline to standard output.
 pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", text.as_ref())
+}
+
+/// Prints a table, or says beside it that it is empty.
+pub(crate) fn table<const N: usize>(table: &Table<N>, empty: &str) -> anyhow::Result<()> {
+    if table.is_empty() {
+        note(empty);
+        return Ok(());
+    }
+    table.lines().try_for_each(line)?;
+    Ok(())
 }
 
 /// Prints `text` as it is and flushes, so that a stream is seen as it comes.

@@ -41,6 +41,10 @@ pub(crate) fn lay_out(folder: &Path) -> anyhow::Result<()> {
         }
         .with_context(|| format!("write {}", path.display()))?;
     }
+    // Its keys come later, and a Secret that is not there would be the first thing complained of.
+    if !folder.join(KeyFile::name(NAMESPACE, SECRET)).exists() {
+        KeyFile::open(folder, NAMESPACE, SECRET)?.save()?;
+    }
     Ok(())
 }
 

@@ -5,10 +5,9 @@
 use realm_crds::ObjectMeta;
 use realm_plan::{Kind, Name, NameError};
 use serde::de::DeserializeOwned;
-use serde_saphyr::{DefaultMessageFormatter, MessageFormatter as _};
 
 use super::{
-    Cause, Document, Found, ManifestProblem, Object, ObjectId, Place,
+    Cause, Document, Found, ManifestProblem, Object, ObjectId, Place, malformed,
     tree::{Tree, TreeError},
 };
 
@@ -163,10 +162,13 @@ fn typed<T: DeserializeOwned>(
     let options =
         serde_saphyr::options! { with_snippet: false, strict_booleans: true, no_schema: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let line = error.location().and_then(|location| usize::try_from(location.line()).ok());
-        let line = line.map(|line| line.saturating_add(lines_before));
-        let message = DefaultMessageFormatter.format_message(error.without_snippet());
-        (line.unwrap_or_else(|| tree.line()), Cause::malformed(&message))
+        let place = error.location().and_then(|location| {
+            let line = usize::try_from(location.line()).ok()?.saturating_add(lines_before);
+            Some((line, usize::try_from(location.column()).ok()?))
+        });
+        let value = place.and_then(|(line, column)| tree.value_at(line, column));
+        let message = malformed::message(error.without_snippet(), value);
+        (place.map_or_else(|| tree.line(), |(line, _)| line), Cause::malformed(&message))
     })
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Tree {
 #[derive(Clone, Debug)]
 struct Node {
     line: usize,
+    /// Characters before it on its line.
+    column: usize,
     content: Content,
 }
 
@@ -55,7 +57,7 @@ impl Tree {
         for event in Parser::new_from_str(text) {
             let (event, span) = event
                 .map_err(|error| TreeError { line: line(error.marker()), message: error.info() })?;
-            builder.take(event, line(&span.start))?;
+            builder.take(event, (line(&span.start), span.start.col()))?;
         }
         Ok((!builder.nodes.is_empty()).then_some(Self { nodes: builder.nodes }))
     }
@@ -108,6 +110,35 @@ impl Tree {
     pub(crate) fn find(&self, path: &str) -> Option<usize> {
         let (line, rest) = self.nearest(path);
         rest.is_empty().then_some(line)
+    }
+
+    /// The path of the value that begins at a line and a column, both counted from 1, with its text
+    /// if it is one.
+    pub(super) fn value_at(&self, line: usize, column: usize) -> Option<(String, Option<&str>)> {
+        let mut open = vec![(0_usize, String::new())];
+        while let Some((at, path)) = open.pop() {
+            let node = self.nodes.get(at)?;
+            if node.line == line && node.column.saturating_add(1) == column && !path.is_empty() {
+                let text = match &node.content {
+                    Content::Scalar(text) => Some(text.as_str()),
+                    Content::Sequence(_) | Content::Mapping(_) | Content::Alias => None,
+                };
+                return Some((path, text));
+            }
+            match &node.content {
+                Content::Sequence(items) => {
+                    let item = |(i, &at): (usize, &usize)| (at, format!("{path}[{i}]"));
+                    open.extend(items.iter().enumerate().map(item));
+                }
+                Content::Mapping(fields) => {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    let field = |field: &Field| (field.node, format!("{path}{dot}{}", field.key));
+                    open.extend(fields.iter().map(field));
+                }
+                Content::Scalar(_) | Content::Alias => {}
+            }
+        }
+        None
     }
 
     /// Follows a path as far as it leads: the line there, and what is left of the path.
@@ -176,44 +207,48 @@ struct Open {
 }
 
 impl Builder {
-    fn take(&mut self, event: Event<'_>, line: usize) -> Result<(), TreeError> {
+    fn take(&mut self, event: Event<'_>, at: (usize, usize)) -> Result<(), TreeError> {
         match event {
-            Event::Scalar(text, ..) => self.scalar(text.into_owned(), line),
-            Event::SequenceStart(..) => self.begin(Content::Sequence(Vec::new()), line),
-            Event::MappingStart(..) => self.begin(Content::Mapping(Vec::new()), line),
+            Event::Scalar(text, ..) => self.scalar(text.into_owned(), at),
+            Event::SequenceStart(..) => self.begin(Content::Sequence(Vec::new()), at),
+            Event::MappingStart(..) => self.begin(Content::Mapping(Vec::new()), at),
             Event::SequenceEnd | Event::MappingEnd => {
                 self.open.pop();
                 Ok(())
             }
-            Event::Alias(_) | Event::UnresolvedAlias(_) => self.add(Content::Alias, line).map(drop),
+            Event::Alias(_) | Event::UnresolvedAlias(_) => self.add(Content::Alias, at).map(drop),
             Event::DocumentStart(..) if !self.nodes.is_empty() => {
-                Err(error(line, "a second document without `---` before it"))
+                Err(error(at.0, "a second document without `---` before it"))
             }
             _ => Ok(()),
         }
     }
 
-    fn scalar(&mut self, text: String, line: usize) -> Result<(), TreeError> {
+    fn scalar(&mut self, text: String, at: (usize, usize)) -> Result<(), TreeError> {
         if let Some(Open { node, key: key @ None }) = self.open.last_mut()
             && let Some(Node { content: Content::Mapping(_), .. }) = self.nodes.get(*node)
         {
-            *key = Some((text, line));
+            *key = Some((text, at.0));
             return Ok(());
         }
-        self.add(Content::Scalar(text), line).map(drop)
+        self.add(Content::Scalar(text), at).map(drop)
     }
 
-    fn begin(&mut self, content: Content, line: usize) -> Result<(), TreeError> {
+    fn begin(&mut self, content: Content, at: (usize, usize)) -> Result<(), TreeError> {
         if self.open.len() >= DEPTH_MAX {
-            return Err(error(line, &format!("more than {DEPTH_MAX} fields within fields")));
+            return Err(error(at.0, &format!("more than {DEPTH_MAX} fields within fields")));
         }
-        let node = self.add(content, line)?;
+        let node = self.add(content, at)?;
         self.open.push(Open { node, key: None });
         Ok(())
     }
 
     /// Adds a node to the innermost sequence or mapping.
-    fn add(&mut self, content: Content, line: usize) -> Result<usize, TreeError> {
+    fn add(
+        &mut self,
+        content: Content,
+        (line, column): (usize, usize),
+    ) -> Result<usize, TreeError> {
         let node = self.nodes.len();
         if node >= NODES_MAX {
             return Err(error(line, &format!("more than {NODES_MAX} fields")));
@@ -229,7 +264,7 @@ impl Builder {
                 _ => return Err(error(line, "the name of a field must be a text")),
             }
         }
-        self.nodes.push(Node { line, content });
+        self.nodes.push(Node { line, column, content });
         Ok(node)
     }
 }
@@ -295,6 +330,19 @@ spec:
         check("spec.config.a.b", 17);
         check("spec.config[a.b]", 17);
         check("spec.config[a]", 18);
+    }
+
+    #[test]
+    fn a_value_is_named_by_the_place_where_it_begins() {
+        let tree = Tree::read(PIPELINE, 0).unwrap().unwrap();
+        let named = |line, column| tree.value_at(line, column);
+        assert_eq!(named(7, 11), Some(("spec.steps[0].name".to_owned(), Some("summary"))));
+        assert_eq!(
+            named(14, 18),
+            Some(("spec.steps[1].model.namespace".to_owned(), Some("other")))
+        );
+        assert_eq!(named(13, 12), Some(("spec.steps[1].model".to_owned(), None)));
+        assert_eq!(named(13, 13), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use realm_core::report::{self, Failure, ModelPhase, Phase, Report};
 use tokio::sync::{mpsc, watch};
 
-use super::state::Notice;
+use super::state::{Change, ChangeKind, Notice};
 use crate::output;
 
 /// Tells until both channels are gone.
@@ -73,6 +73,15 @@ fn notice_line(notice: &Notice) -> Option<String> {
         Notice::Current { generation } => {
             tracing::info!(generation, "the folder has been read");
             None
+        }
+        Notice::Accepted(Change { id: (kind, name), kind: change, file }) => {
+            let kind = kind.to_string().to_lowercase();
+            let change = match change {
+                ChangeKind::Added => format!("added in {file}"),
+                ChangeKind::Changed => format!("changed in {file}"),
+                ChangeKind::Removed => format!("removed from {file}"),
+            };
+            Some(format!("{kind} {name}: accepted, {change}"))
         }
         Notice::NotAccepted(error) => Some(format!("not accepted: {}", report::chain(error))),
         Notice::NotKept(error) => Some(format!("not kept for the next start: {error}")),

@@ -26,6 +26,7 @@ mod kept;
 mod wanted;
 
 use wanted::Wanted;
+pub(crate) use wanted::{Change, ChangeKind};
 
 /// When to try again what the ledger could not write: soon after a person has made space.
 const LEDGER_RETRY: Duration = Duration::from_secs(5);
@@ -40,6 +41,8 @@ pub(crate) enum Notice {
     /// The folder has been read and this generation is what it asks for; told after the first
     /// reading and when the generation changes.
     Current { generation: u64 },
+    /// What an object's manifest says now has been accepted.
+    Accepted(Change),
     /// What the manifests ask for could not be accepted; what was accepted before goes on.
     NotAccepted(AcceptError),
     /// The manifests could not be kept for the next start.
@@ -66,6 +69,8 @@ pub(crate) struct State {
     told: BTreeSet<ManifestProblem>,
     told_generation: Option<u64>,
     told_refusal: Option<String>,
+    /// Changes that have not been told, for the ledger has not accepted them yet.
+    untold: Vec<Change>,
     is_kept: bool,
     is_unclear: bool,
 }
@@ -93,6 +98,7 @@ impl State {
             told: BTreeSet::new(),
             told_generation: None,
             told_refusal: None,
+            untold: Vec::new(),
             is_kept: true,
             is_unclear: true,
         };
@@ -144,8 +150,9 @@ impl State {
 
     fn take(&mut self, reading: Reading, tell: &mut impl FnMut(Notice)) {
         self.is_unclear = reading.is_unclear;
-        let (problems, is_changed) = self.wanted.take(reading);
-        self.is_kept &= !is_changed;
+        let (problems, changes) = self.wanted.take(reading);
+        self.is_kept &= changes.is_empty();
+        self.untold.extend(changes);
         for solved in self.told.difference(&problems) {
             tell(Notice::Solved(solved.clone()));
         }
@@ -159,9 +166,16 @@ impl State {
         match self.accept().await {
             Ok(generation) => {
                 self.told_refusal = None;
+                let is_first = self.told_generation.is_none();
                 if self.told_generation != Some(generation) {
                     self.told_generation = Some(generation);
                     tell(Notice::Current { generation });
+                }
+                for change in self.untold.drain(..) {
+                    // At a start everything may be new, and each item tells of itself.
+                    if !(is_first && change.kind == ChangeKind::Added) {
+                        tell(Notice::Accepted(change));
+                    }
                 }
             }
             Err(error) => {
@@ -202,6 +216,11 @@ impl State {
             Err(lost) => tell(Notice::NotKept(io::Error::other(lost))),
         }
     }
+}
+
+/// Everything that a server would find wrong with what a folder holds.
+pub(crate) fn problems(reading: Reading) -> BTreeSet<ManifestProblem> {
+    Wanted::new(1, Vec::new()).take(reading).0
 }
 
 #[cfg(test)]

@@ -98,6 +98,30 @@ fn an_unknown_field_is_refused_with_its_line() {
 }
 
 #[test]
+fn a_value_of_another_type_is_told_with_its_field_and_what_it_takes() {
+    let tenant = "apiVersion: realm.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\nspec:\n";
+    for (spec, expected) in [
+        (
+            "  weight: abc\n",
+            "f.yaml:5: spec.weight: `abc` is not a whole number from 0 to 4294967295 (Malformed)",
+        ),
+        (
+            "  limits:\n    program: {fuel: -3}\n",
+            "f.yaml:6: spec.limits.program.fuel: `-3` is not a whole number from 0 to 18446744073709551615 (Malformed)",
+        ),
+        (
+            "  suspended: 'yes'\n",
+            "f.yaml:5: spec.suspended: `yes` is not true or false (Malformed)",
+        ),
+        ("  models: tiny\n", "f.yaml:5: spec.models: `tiny` is not a list (Malformed)"),
+        ("  limits: 3\n", "f.yaml:5: spec.limits: `3` is not a mapping of fields (Malformed)"),
+        ("  weight: [1]\n", "f.yaml:5: spec.weight: takes one value (Malformed)"),
+    ] {
+        check(&format!("{tenant}{spec}"), &[expected]);
+    }
+}
+
+#[test]
 fn lines_are_those_of_the_file_in_every_document() {
     let text =
         format!("{MODEL}---\n{}", MODEL.replace("  sources:", "  replicas: many\n  sources:"));

@@ -188,6 +188,17 @@ impl Server {
         }
     }
 
+    /// Waits for the next change that is accepted.
+    async fn accepted(&mut self) -> String {
+        loop {
+            if let Notice::Accepted(Change { id: (kind, name), kind: change, file }) =
+                self.notice().await
+            {
+                return format!("{change:?} {kind} {name} {file}");
+            }
+        }
+    }
+
     async fn solved(&mut self) {
         while !matches!(self.notice().await, Notice::Solved(_)) {}
     }
@@ -252,13 +263,16 @@ async fn a_changed_an_added_and_a_removed_file_take_effect_while_running() {
         machine.write("tenant.yaml", &TENANT.replace("weight: 7", "weight: 9"));
         let weight = format!("weight 9 {keyed}");
         let changed = server.holds(&[ALL[0], ALL[1], ("tenant default/acme", &weight)]).await;
+        assert_eq!(server.accepted().await, "Changed Tenant default/acme tenant.yaml");
 
         machine.write("other.yml", &MODEL.replace("tiny", "other"));
         let other = ("model default/other", "file:///other.gguf");
         let added = server.holds(&[other, ALL[0], ALL[1], ("tenant default/acme", &weight)]).await;
         assert!(changed < added);
+        assert_eq!(server.accepted().await, "Added Model default/other other.yml");
 
         machine.remove("other.yml");
+        assert_eq!(server.accepted().await, "Removed Model default/other other.yml");
         machine.remove("pipeline.yaml");
         server.holds(&[ALL[0], ("tenant default/acme", &weight)]).await;
         server.stop().await;

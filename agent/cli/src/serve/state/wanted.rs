@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,6 +26,22 @@ pub(super) struct Wanted {
     fleet: Fleet,
     /// The plan before the first reading.
     nothing: Desired,
+}
+
+/// What has become of one object that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) id: ObjectId,
+    pub(crate) kind: ChangeKind,
+    /// The file that holds the object, or that held it.
+    pub(crate) file: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChangeKind {
+    Added,
+    Changed,
+    Removed,
 }
 
 /// A manifest that is served.
@@ -70,9 +87,9 @@ impl Wanted {
         self.accepted.values().map(|accepted| &accepted.document)
     }
 
-    /// Takes what the folder holds now. Gives everything that is wrong with it, and whether
-    /// anything that is served has changed.
-    pub(super) fn take(&mut self, reading: Reading) -> (BTreeSet<ManifestProblem>, bool) {
+    /// Takes what the folder holds now. Gives everything that is wrong with it, and what has changed
+    /// of what is served.
+    pub(super) fn take(&mut self, reading: Reading) -> (BTreeSet<ManifestProblem>, Vec<Change>) {
         let Reading { found, problems, unclear, is_unclear } = reading;
         let mut problems: BTreeSet<_> = problems.into_iter().collect();
         let mut objects = BTreeMap::<ObjectId, Vec<Found>>::new();
@@ -89,7 +106,7 @@ impl Wanted {
             let file = &accepted.document.place.file;
             is_unclear || unclear.contains(file) || objects.contains_key(id)
         };
-        let mut is_changed = self.forget_unless(is_meant);
+        let mut changed = self.forget_unless(is_meant);
         let mut changes = Vec::new();
         for (id, mut found) in objects {
             match (found.pop(), found.as_slice()) {
@@ -101,20 +118,25 @@ impl Wanted {
                 (last, others) => problems.extend(duplicates(&id, others.iter().chain(&last))),
             }
         }
-        let (refused, is_accepted) = self.accept(changes);
-        is_changed |= is_accepted;
+        let (refused, accepted) = self.accept(changes);
+        changed.extend(accepted);
         problems.extend(refused);
         self.fleet.plan(NOW);
         problems.extend(self.unresolved());
-        (problems, is_changed)
+        (problems, changed)
     }
 
-    fn forget_unless(&mut self, is_meant: impl Fn(&ObjectId, &Accepted) -> bool) -> bool {
+    fn forget_unless(&mut self, is_meant: impl Fn(&ObjectId, &Accepted) -> bool) -> Vec<Change> {
         let gone: Vec<_> = self.accepted.extract_if(.., |id, a| !is_meant(id, a)).collect();
         for ((kind, name), _) in &gone {
             self.fleet.remove(*kind, name);
         }
-        !gone.is_empty()
+        let change = |(id, accepted): (ObjectId, Accepted)| Change {
+            id,
+            kind: ChangeKind::Removed,
+            file: accepted.document.place.file,
+        };
+        gone.into_iter().map(change).collect()
     }
 
     /// Whether `document` says something new that can be served.
@@ -135,18 +157,22 @@ impl Wanted {
 
     /// Serves `changes`, except those that refer to what is not there while their last form did
     /// not: these are refused like any other manifest that cannot be served.
-    fn accept(&mut self, changes: Vec<Accepted>) -> (Vec<ManifestProblem>, bool) {
+    fn accept(&mut self, changes: Vec<Accepted>) -> (Vec<ManifestProblem>, Vec<Change>) {
         let mut before = self.fleet.clone();
         before.plan(NOW);
         let before: BTreeSet<_> = dangling(&before).collect();
-        let mut changed = changes.len();
+        let mut changed = BTreeMap::new();
         let mut last = BTreeMap::new();
         for change in changes {
             self.fleet.apply(change.demand.clone());
             let id = change.document.id.clone();
+            let file = change.document.place.file.clone();
+            let mut kind = ChangeKind::Added;
             if let Some(previous) = self.accepted.insert(id.clone(), change) {
-                last.insert(id, previous);
+                last.insert(id.clone(), previous);
+                kind = ChangeKind::Changed;
             }
+            changed.insert(id.clone(), Change { id, kind, file });
         }
         let mut refused = Vec::new();
         loop {
@@ -159,11 +185,11 @@ impl Wanted {
             let bad: Vec<_> = last.keys().filter(|id| newly.contains(id)).cloned().collect();
             // Each round puts at least one back, so there are no more rounds than changes.
             if bad.is_empty() {
-                return (refused, changed > 0);
+                return (refused, changed.into_values().collect());
             }
             for id in bad {
                 let Some(previous) = last.remove(&id) else { continue };
-                changed = changed.saturating_sub(1);
+                changed.remove(&id);
                 self.fleet.apply(previous.demand.clone());
                 if let Some(change) = self.accepted.insert(id.clone(), previous) {
                     refused.extend(locate_all(&change.document, trial.problems(id.0, &id.1)));
@@ -284,7 +310,7 @@ fn duplicates<'a>(
     });
     let places: Vec<_> = places.map(|(place, line)| (&place.file, line)).collect();
     let object = format!("{} {}", id.0, id.1);
-    let problem = |&(file, line): &(&std::sync::Arc<str>, usize)| {
+    let problem = |&(file, line): &(&Arc<str>, usize)| {
         let also = places.iter().find(|other| **other != (file, line))?;
         let also = format!("{}:{}", also.0, also.1);
         let cause = Cause::DuplicateObject { object: object.clone(), also };
