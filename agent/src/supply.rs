@@ -79,6 +79,7 @@ impl Agent {
             peer,
             is_draining,
             models: models.map(|(model, load)| ModelLoad { model, load }).collect(),
+            held: Vec::new(),
         }
     }
 }

@@ -162,9 +162,6 @@ fn route_to(route: &Route) -> proto::Route {
 
 fn route_from(route: proto::Route) -> Result<Route, ConvertError> {
     let proto::Route { model, peers } = route;
-    if peers.is_empty() {
-        return Err(ConvertError::Missing { field: "routes.peers" });
-    }
     unique("routes.peers.node", peers.iter().map(|peer| peer.node.as_str()))?;
     let peer_from = |proto::route::Peer { node, address }| Peer { node, address };
     Ok(Route {

@@ -106,7 +106,7 @@ pub enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub model: Name,
-    /// Never empty.
+    /// Empty while a model that scales is served by nobody: calls for it are held, which wakes it.
     pub peers: Vec<Peer>,
 }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     desired::{Desired, DesiredModel, DesiredPipeline, DesiredTenant, Peer, Route, Stage},
     name::Name,
-    validate::Site,
+    validate::{Replicas, Site, ValidModel},
 };
 
 /// What several nodes hold alike. Kept from plan to plan, so that what did not change is still the
@@ -116,18 +116,21 @@ fn reuse(old: &[Arc<DesiredTenant>], new: Vec<DesiredTenant>) -> Vec<Arc<Desired
     reused.collect()
 }
 
-/// Where calls for each model can be handed to now.
+/// Where calls for each model can be handed to now. A model that scales and that nobody serves has a
+/// route too: to nowhere yet, which tells doors to hold its calls.
 fn routes(scene: Scene<'_>, placement: &Placement) -> Vec<Route> {
     let peer = |model: &Name, name: &String| {
         let node = scene.nodes.get(name)?;
         let address = node.serving()?.peer_address.clone()?;
         node.has_loaded(model).then(|| Peer { node: name.clone(), address })
     };
-    let routes = placement.iter().map(|(model, seats)| Route {
-        model: model.clone(),
-        peers: seats.keys().filter_map(|name| peer(model, name)).collect(),
-    });
-    routes.filter(|route| !route.peers.is_empty()).collect()
+    let route = |(name, model): (&Name, &ValidModel)| {
+        let seats = placement.get(name).into_iter().flat_map(BTreeMap::keys);
+        let peers: Vec<Peer> = seats.filter_map(|node| peer(name, node)).collect();
+        let is_held = matches!(model.replicas, Replicas::Scaled(_));
+        (is_held || !peers.is_empty()).then(|| Route { model: name.clone(), peers })
+    };
+    scene.models.iter().filter_map(route).collect()
 }
 
 /// The models of each node, in the order of nodes and of names.
