@@ -3,9 +3,9 @@
 mod client;
 mod server;
 
-pub use client::{CallFrame, ClientFrame, ID_BYTES_MAX};
+pub use client::{CallFrame, ClientFrame, ID_BYTES_MAX, Resume};
 pub use server::{
-    ConnectionFrame, ErrorBody, Finish, Piece, Quota, ReplyFrame, ServerFrame, Usage,
+    ConnectionFrame, ErrorBody, Finish, Piece, Progress, Quota, ReplyFrame, ServerFrame, Usage,
 };
 
 /// What both sides offer and select as `Sec-WebSocket-Protocol`.

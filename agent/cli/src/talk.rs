@@ -87,7 +87,7 @@ impl Door {
         let roster = self.roster.borrow().clone();
         let caller = auth::verify(&roster, self.credential, now)?;
         let id = CallId("1".to_owned());
-        let call = Call { id, function: function.to_owned(), params, deadline: None };
+        let call = Call::new(id, function, params);
         self.limiter.admit(caller, call, Instant::now())
     }
 }

@@ -56,6 +56,47 @@ impl Deadline {
     }
 }
 
+/// Tokens that a resumed answer may have: the longest context in use.
+pub const RESUMED_TOKENS_MAX: usize = 131_072;
+
+/// What a client has of an answer whose server is gone, to go on from there.
+///
+/// Nobody checks that a server ever said so. A client that makes it up gets an answer to a prompt
+/// that it could have sent, and pays for it as for a prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    tokens: Vec<u32>,
+    text_bytes: u64,
+    seed: u64,
+}
+
+impl Resume {
+    /// Refuses more tokens than any answer has.
+    pub fn new(tokens: Vec<u32>, text_bytes: u64, seed: u64) -> Result<Self, Refusal> {
+        if tokens.len() > RESUMED_TOKENS_MAX {
+            let count = tokens.len();
+            let message = format!("{count} tokens to resume; {RESUMED_TOKENS_MAX} are the most");
+            return Err(Refusal::Invalid(message));
+        }
+        Ok(Self { tokens, text_bytes, seed })
+    }
+
+    /// Ids of the answer's tokens, from the first.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Bytes of their text that the client has.
+    pub const fn text_bytes(&self) -> u64 {
+        self.text_bytes
+    }
+
+    /// What the answer was drawn with.
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
 /// One call of a function.
 #[derive(Clone)]
 pub struct Call {
@@ -66,15 +107,28 @@ pub struct Call {
     pub params: serde_json::Value,
     /// When the call ends, however far it is.
     pub deadline: Option<Deadline>,
+    /// Whether the client wants to be told what it takes to resume the answer elsewhere.
+    pub resumable: bool,
+    /// The answer that this one goes on with.
+    pub resume: Option<Resume>,
+}
+
+impl Call {
+    /// A call without a deadline of its own, of which nothing is to be resumed.
+    pub fn new(id: CallId, function: impl Into<String>, params: serde_json::Value) -> Self {
+        let (function, deadline, resume) = (function.into(), None, None);
+        Self { id, function, params, deadline, resumable: false, resume }
+    }
 }
 
 impl fmt::Debug for Call {
-    /// Without the parameters: they are the tenant's own and belong in no log.
+    /// Without the parameters and the answer: they are the tenant's own and belong in no log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
             .field("id", &self.id)
             .field("function", &self.function)
             .field("deadline", &self.deadline)
+            .field("resumable", &self.resumable)
             .finish_non_exhaustive()
     }
 }
@@ -87,7 +141,7 @@ mod tests {
     fn what_a_client_sent_is_not_in_the_debug_text_of_its_call() {
         let params = serde_json::json!({ "prompt": "a secret" });
         let id = CallId("1".into());
-        let call = Call { id, function: "chat".into(), params, deadline: None };
+        let call = Call::new(id, "chat", params);
         let text = format!("{call:?}");
         assert!(text.contains("chat") && !text.contains("secret"), "{text}");
     }
@@ -99,5 +153,12 @@ mod tests {
         assert_eq!(never.earliest(soon), soon);
         assert_eq!(soon.refusal(), Refusal::DeadlineExceeded { deadline_ms: 5 });
         assert!(soon.is_over(now + Duration::from_millis(5)) && !soon.is_over(now));
+    }
+
+    #[test]
+    fn no_more_tokens_are_resumed_than_the_longest_context_holds() {
+        let resume = |count| Resume::new(vec![1; count], 0, 7);
+        assert!(resume(RESUMED_TOKENS_MAX).is_ok());
+        assert!(matches!(resume(RESUMED_TOKENS_MAX + 1), Err(Refusal::Invalid(_))));
     }
 }

@@ -262,7 +262,7 @@ mod tests {
 
     fn call() -> Call {
         let id = CallId("1".into());
-        Call { id, function: "chat".into(), params: serde_json::Value::Null, deadline: None }
+        Call::new(id, "chat", serde_json::Value::Null)
     }
 
     fn usage(prompt_tokens: u32, cached_tokens: u32, completion_tokens: u32) -> Usage {

@@ -47,6 +47,8 @@ pub enum Refusal {
     Busy { retry_after_ms: u64 },
     #[error("this server is draining; connect again")]
     Draining,
+    #[error("this server went away before the answer's end; ask another one")]
+    Moved,
     #[error("the call took longer than {deadline_ms} ms")]
     DeadlineExceeded { deadline_ms: u64 },
     #[error("the client read too slowly")]
@@ -89,6 +91,7 @@ impl Refusal {
             Self::ModelNotReady { .. } => "model_not_ready",
             Self::Busy { .. } => "busy",
             Self::Draining => "draining",
+            Self::Moved => "moved",
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
             Self::SlowReader => "slow_reader",
             Self::Cancelled => "cancelled",

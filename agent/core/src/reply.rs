@@ -30,6 +30,20 @@ pub struct Chunk {
     /// The pipeline step it belongs to.
     pub step: Option<Arc<str>>,
     pub body: ChunkBody,
+    /// Where the answer can be resumed behind this chunk; `None` where it cannot be.
+    pub progress: Option<Progress>,
+}
+
+/// How far a resumable answer is, in tokens: what [`crate::call::Resume`] is put together from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The place in the answer of the first of `tokens`.
+    pub first: u64,
+    /// Ids of the tokens since the chunk before. Their text is in this chunk, with the ones behind
+    /// it where a long text is cut.
+    pub tokens: Vec<u32>,
+    /// What the answer is drawn with; told with the first chunk of a call.
+    pub seed: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

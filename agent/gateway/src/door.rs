@@ -171,7 +171,7 @@ impl Door {
             .inspect_err(|refusal| self.count_refusal(STRANGER, METADATA, refusal))?;
         let (tenant, now) = (caller.tenant().as_str(), Instant::now());
         let id = CallId(String::new());
-        let call = Call { id, function: METADATA.into(), params: Value::Null, deadline: None };
+        let call = Call::new(id, METADATA, Value::Null);
         let admitted = self
             .ports
             .limiter

@@ -80,7 +80,7 @@ fn encode(frame: &ServerFrame) -> Message {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use realm_proto::ws::{CallFrame, Finish, Piece, Quota, Usage};
+    use realm_proto::ws::{CallFrame, Finish, Piece, Progress, Quota, Resume, Usage};
     use serde_json::{Map, Value, json};
 
     use super::*;
@@ -107,10 +107,24 @@ mod tests {
 
     fn client_frame() -> impl Strategy<Value = ClientFrame> {
         let params = prop::collection::btree_map(".{0,8}", json(), 0..4);
-        let call = (id(), ".{0,16}", params, any::<bool>(), any::<Option<u64>>()).prop_map(
-            |(id, function, params, stream, deadline_ms)| {
+        let resume = any::<(Vec<u32>, u64, u64)>().prop_map(|(tokens, text_bytes, seed)| Resume {
+            tokens,
+            text_bytes,
+            seed,
+        });
+        let flags = any::<(bool, bool, Option<u64>)>();
+        let call = (id(), ".{0,16}", params, flags, prop::option::of(resume)).prop_map(
+            |(id, function, params, (stream, resumable, deadline_ms), resume)| {
                 let params: Map<String, Value> = params.into_iter().collect();
-                ClientFrame::Call(CallFrame { id, function, params, stream, deadline_ms })
+                ClientFrame::Call(CallFrame {
+                    id,
+                    function,
+                    params,
+                    stream,
+                    deadline_ms,
+                    resumable,
+                    resume,
+                })
             },
         );
         prop_oneof![
@@ -136,10 +150,17 @@ mod tests {
                 completion_tokens,
             },
         );
+        let progress = any::<(u64, Vec<u32>, Option<u64>)>()
+            .prop_map(|(first, tokens, seed)| Progress { first, tokens, seed });
         prop_oneof![
-            (id(), any::<u64>(), piece).prop_map(|(id, index, data)| ServerFrame::Reply(
-                ReplyFrame::Streaming { id, index, data }
-            )),
+            (id(), any::<u64>(), piece, prop::option::of(progress)).prop_map(
+                |(id, index, data, progress)| ServerFrame::Reply(ReplyFrame::Streaming {
+                    id,
+                    index,
+                    data,
+                    progress
+                })
+            ),
             (id(), json(), usage).prop_map(|(id, data, usage)| {
                 let (finish, quota) = (Finish::Length, Quota::default());
                 ServerFrame::Reply(ReplyFrame::Complete { id, data, finish, usage, quota })
@@ -148,9 +169,9 @@ mod tests {
                 .prop_map(|(id, error)| ServerFrame::Reply(ReplyFrame::Error { id, error })),
             id().prop_map(|id| ServerFrame::Reply(ReplyFrame::Cancelled { id })),
             error.prop_map(|error| ServerFrame::Connection(ConnectionFrame::Error { error })),
-            any::<u64>().prop_map(|grace_ms| ServerFrame::Connection(ConnectionFrame::GoingAway {
-                grace_ms
-            })),
+            any::<(u64, bool)>().prop_map(|(grace_ms, resume)| ServerFrame::Connection(
+                ConnectionFrame::GoingAway { grace_ms, resume }
+            )),
         ]
     }
 
@@ -201,6 +222,7 @@ mod tests {
             id: "1".into(),
             index: 0,
             data: Piece { step: None, text: None, value: Some("x".repeat(bytes).into()) },
+            progress: None,
         };
         let around = encode_reply(frame(0)).len();
         let room = SERVER_MESSAGE_BYTES_MAX.checked_sub(around).unwrap();

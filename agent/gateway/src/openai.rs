@@ -111,7 +111,7 @@ async fn serve(
     let Asked { model, params, stream, include_usage } = asked;
     let head = Head { id: new_id(form)?, form, created: unix_now(), model };
     let id = CallId(head.id.clone());
-    let call = Call { id, function: function.to_owned(), params: params.into(), deadline: None };
+    let call = Call::new(id, function, params.into());
     let running = door.start(credential, call)?;
     if stream {
         stream::respond(door, running, head, include_usage).await

@@ -9,11 +9,13 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use realm_core::{
     auth::{Credential, Roster},
-    call::{Call, CallId, Deadline},
+    call::{self, Call, CallId, Deadline},
     name::TenantName,
     refusal::Refusal,
 };
-use realm_proto::ws::{CallFrame, ClientFrame, ConnectionFrame, ReplyFrame, SUBPROTOCOL, close};
+use realm_proto::ws::{
+    CallFrame, ClientFrame, ConnectionFrame, ReplyFrame, Resume, SUBPROTOCOL, close,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::{mpsc, watch},
@@ -252,9 +254,9 @@ impl Session {
         if timeout(stall_max, self.calls.make_room(calls_per_socket_max)).await.is_err() {
             return Err(End::Gone);
         }
-        let CallFrame { id, function, params, stream, deadline_ms } = frame;
-        let started = self.start(&id, function, params.into(), deadline_ms);
-        match started {
+        let stream = frame.stream;
+        let id = frame.id.clone();
+        match self.start(frame) {
             Ok(running) => {
                 let registered = self.calls.register(id);
                 let answer = Answer {
@@ -275,22 +277,16 @@ impl Session {
         }
     }
 
-    fn start(
-        &self,
-        id: &str,
-        function: String,
-        params: serde_json::Value,
-        deadline_ms: Option<u64>,
-    ) -> Result<Running, Refusal> {
+    fn start(&self, frame: CallFrame) -> Result<Running, Refusal> {
         let calls_max = self.door.limits.calls_per_socket_max;
+        let function = frame.function.clone();
         let checked = if self.calls.running() >= calls_max {
             Err(Refusal::TooManyCalls { calls_max })
         } else {
-            deadline(deadline_ms)
+            call(frame)
         };
-        let deadline = checked
+        let call = checked
             .inspect_err(|refusal| self.door.count_refusal(&self.tenant, &function, refusal))?;
-        let call = Call { id: CallId(id.to_owned()), function, params, deadline };
         self.door.start(self.credential, call)
     }
 
@@ -309,7 +305,7 @@ impl Session {
     async fn go_away(&mut self) -> Result<(), End> {
         self.is_going = true;
         let grace_ms = u64::try_from(self.door.grace.as_millis()).unwrap_or(u64::MAX);
-        self.say(ConnectionFrame::GoingAway { grace_ms }).await
+        self.say(ConnectionFrame::GoingAway { grace_ms, resume: true }).await
     }
 
     /// The grace is over: the calls end themselves, which takes as long as their last frames.
@@ -335,6 +331,26 @@ impl Session {
 }
 
 const KEY_IS_GONE: End = End::close(close::UNAUTHENTICATED, "the API key is not good any more");
+
+/// What a frame asks for, checked as far as the door can.
+fn call(frame: CallFrame) -> Result<Call, Refusal> {
+    let CallFrame { id, function, params, stream, deadline_ms, resumable, resume } = frame;
+    if resume.is_some() && !stream {
+        // What it answers is the rest of a stream.
+        return Err(Refusal::Invalid("a call that is resumed must be streamed".into()));
+    }
+    let resume = resume
+        .map(|Resume { tokens, text_bytes, seed }| call::Resume::new(tokens, text_bytes, seed));
+    Ok(Call {
+        id: CallId(id),
+        function,
+        params: params.into(),
+        deadline: deadline(deadline_ms)?,
+        // What is gathered here is not told piece by piece.
+        resumable: resumable && stream,
+        resume: resume.transpose()?,
+    })
+}
 
 fn deadline(deadline_ms: Option<u64>) -> Result<Option<Deadline>, Refusal> {
     let Some(deadline_ms) = deadline_ms else { return Ok(None) };

@@ -29,7 +29,7 @@ impl Whole {
     /// Takes a piece. What a pipeline's step wrote is left out: its text comes by name, among
     /// the outputs.
     pub(crate) fn push(&mut self, chunk: Chunk) -> Result<(), Refusal> {
-        let Chunk { step: None, body } = chunk else { return Ok(()) };
+        let Chunk { step: None, body, progress: _ } = chunk else { return Ok(()) };
         let bytes = match &body {
             ChunkBody::Text(text) => text.len(),
             ChunkBody::Json(value) => value.to_string().len(),
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     fn text(text: &str) -> Chunk {
-        Chunk { step: None, body: ChunkBody::Text(text.into()) }
+        Chunk { step: None, body: ChunkBody::Text(text.into()), progress: None }
     }
 
     #[test]
@@ -86,12 +86,12 @@ mod tests {
         let mut whole = Whole::new(100);
         whole.push(text("Hel")).unwrap();
         whole.push(text("lo")).unwrap();
-        let step = Chunk { step: Some("summary".into()), body: ChunkBody::Text("left out".into()) };
+        let step = Chunk { step: Some("summary".into()), ..text("left out") };
         whole.push(step).unwrap();
         assert_eq!(whole.into_data(Value::Null), json!({"text": "Hello"}));
         assert_eq!(Whole::new(9).into_data(json!({"count": 2})), json!({"count": 2}));
         let mut whole = Whole::new(100);
-        whole.push(Chunk { step: None, body: ChunkBody::Json(json!(1)) }).unwrap();
+        whole.push(Chunk { body: ChunkBody::Json(json!(1)), ..text("") }).unwrap();
         assert_eq!(whole.into_data(Value::Null), json!({"text": "", "values": [1]}));
     }
 
@@ -103,7 +103,7 @@ mod tests {
         let both = json!({"text": "Hello", "result": {"count": 2}});
         assert_eq!(whole.into_data(result.clone()), both);
         let mut whole = Whole::new(100);
-        whole.push(Chunk { step: None, body: ChunkBody::Json(json!(1)) }).unwrap();
+        whole.push(Chunk { body: ChunkBody::Json(json!(1)), ..text("") }).unwrap();
         let both = json!({"text": "", "values": [1], "result": {"count": 2}});
         assert_eq!(whole.into_data(result), both);
     }

@@ -118,6 +118,7 @@ const fn ends_the_call(refusal: &Refusal) -> bool {
         Refusal::Cancelled
             | Refusal::SlowReader
             | Refusal::Draining
+            | Refusal::Moved
             | Refusal::ProgramLimit {
                 limit: ProgramLimit::Fuel | ProgramLimit::HostCalls | ProgramLimit::Output,
                 ..

@@ -81,6 +81,7 @@ pub(crate) fn tell(refusal: &Refusal) -> Told {
         | Refusal::TooManyTokens { .. }
         | Refusal::TooManyCalls { .. }
         | Refusal::Draining
+        | Refusal::Moved
         | Refusal::DeadlineExceeded { .. }
         | Refusal::SlowReader
         | Refusal::Cancelled

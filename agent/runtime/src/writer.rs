@@ -113,11 +113,12 @@ impl Writer {
 
     async fn send(&self, body: ChunkBody) -> Result<(), Ended> {
         let step = self.step.as_ref().map(|step| step.name.clone());
-        let event = match self.sender.try_send(ReplyEvent::Chunk(Chunk { step, body })) {
-            Ok(()) => return Ok(()),
-            Err(TrySendError::Closed(_)) => return Err(Ended(Refusal::Cancelled)),
-            Err(TrySendError::Full(event)) => event,
-        };
+        let event =
+            match self.sender.try_send(ReplyEvent::Chunk(Chunk { step, body, progress: None })) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Closed(_)) => return Err(Ended(Refusal::Cancelled)),
+                Err(TrySendError::Full(event)) => event,
+            };
         match timeout(READER_WAIT, self.sender.send(event)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_closed)) => Err(Ended(Refusal::Cancelled)),

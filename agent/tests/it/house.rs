@@ -56,8 +56,7 @@ impl House {
         function: &str,
         params: serde_json::Value,
     ) -> Refusal {
-        let call =
-            Call { id: CallId("1".into()), function: function.into(), params, deadline: None };
+        let call = Call::new(CallId("1".into()), function, params);
         let caller = self.caller(key).unwrap();
         let admitted = self.agent.limiter().admit(caller, call, Instant::now()).unwrap();
         let mut reply = self.agent.runtime().start(admitted);

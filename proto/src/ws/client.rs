@@ -33,6 +33,22 @@ pub struct CallFrame {
     pub stream: bool,
     /// Milliseconds until the call ends, however far it is.
     pub deadline_ms: Option<u64>,
+    /// Whether pieces say how far the answer is, so that it can be resumed.
+    pub resumable: bool,
+    /// The answer to go on with.
+    pub resume: Option<Resume>,
+}
+
+/// What the client has of an answer that another connection began.
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {
+    /// Ids of the answer's tokens, from the first.
+    pub tokens: Vec<u32>,
+    /// Bytes of text that came with them.
+    pub text_bytes: u64,
+    /// What the answer is drawn with, as its first piece said.
+    pub seed: u64,
 }
 
 /// Frames end up in logs and in messages of failed assertions; keys and prompts must not.
@@ -48,12 +64,25 @@ impl fmt::Debug for ClientFrame {
 
 impl fmt::Debug for CallFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, function, params: _, stream, deadline_ms } = self;
+        let Self { id, function, params: _, stream, deadline_ms, resumable, resume } = self;
         f.debug_struct("CallFrame")
             .field("id", id)
             .field("function", function)
             .field("stream", stream)
             .field("deadline_ms", deadline_ms)
+            .field("resumable", resumable)
+            .field("resume", resume)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Resume {
+    /// Without the answer itself.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tokens, text_bytes, seed: _ } = self;
+        f.debug_struct("Resume")
+            .field("tokens", &tokens.len())
+            .field("text_bytes", text_bytes)
             .finish_non_exhaustive()
     }
 }
@@ -75,6 +104,10 @@ struct RawFrame {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deadline_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    resumable: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resume: Option<Resume>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     api_key: Option<String>,
 }
 
@@ -91,12 +124,24 @@ impl TryFrom<RawFrame> for ClientFrame {
     type Error = String;
 
     fn try_from(raw: RawFrame) -> Result<Self, Self::Error> {
-        let RawFrame { kind, id, function, params, stream, deadline_ms, api_key } = raw;
+        let RawFrame {
+            kind,
+            id,
+            function,
+            params,
+            stream,
+            deadline_ms,
+            resumable,
+            resume,
+            api_key,
+        } = raw;
         let of_call = [
             ("function", function.is_some()),
             ("params", params.is_some()),
             ("stream", stream.is_some()),
             ("deadline_ms", deadline_ms.is_some()),
+            ("resumable", resumable.is_some()),
+            ("resume", resume.is_some()),
         ];
         match kind {
             Kind::Auth => {
@@ -115,6 +160,8 @@ impl TryFrom<RawFrame> for ClientFrame {
                     params: params.unwrap_or_default(),
                     stream: stream.unwrap_or(true),
                     deadline_ms,
+                    resumable: resumable.unwrap_or(false),
+                    resume,
                 }))
             }
         }
@@ -149,15 +196,21 @@ impl From<ClientFrame> for RawFrame {
             ClientFrame::Cancel { id } => {
                 Self { kind: Kind::Cancel, id: Some(id), ..Self::default() }
             }
-            ClientFrame::Call(CallFrame { id, function, params, stream, deadline_ms }) => Self {
-                kind: Kind::Call,
-                id: Some(id),
-                function: Some(function),
-                params: Some(params),
-                stream: Some(stream),
-                deadline_ms,
-                api_key: None,
-            },
+            ClientFrame::Call(call) => {
+                let CallFrame { id, function, params, stream, deadline_ms, resumable, resume } =
+                    call;
+                Self {
+                    kind: Kind::Call,
+                    id: Some(id),
+                    function: Some(function),
+                    params: Some(params),
+                    stream: Some(stream),
+                    deadline_ms,
+                    resumable: Some(resumable),
+                    resume,
+                    api_key: None,
+                }
+            }
         }
     }
 }
@@ -184,6 +237,8 @@ mod tests {
             params: Map::new(),
             stream: true,
             deadline_ms: None,
+            resumable: false,
+            resume: None,
         };
         check(r#"{"id":"1","function":"generate"}"#, Ok(ClientFrame::Call(call.clone())));
         check(
@@ -197,6 +252,12 @@ mod tests {
         check(r#"{"id":"1","function":"f","colour":1}"#, Err("colour"));
         check(r#"{"id":"1","function":"f","api_key":"k"}"#, Err("api_key"));
         check(r#"{"type":"cancel","id":"1","stream":true}"#, Err("stream"));
+        check(r#"{"type":"cancel","id":"1","resumable":true}"#, Err("resumable"));
+        check(r#"{"id":"1","function":"f","resume":{}}"#, Err("tokens"));
+        let resume = r#""resume":{"tokens":[-1],"text_bytes":0,"seed":0}"#;
+        check(&format!(r#"{{"id":"1","function":"f",{resume}}}"#), Err("-1"));
+        let resume = r#""resume":{"tokens":[],"text_bytes":0,"seed":0,"text":"x"}"#;
+        check(&format!(r#"{{"id":"1","function":"f",{resume}}}"#), Err("text"));
         check(r#"{"type":"auth","api_key":"k","id":"1"}"#, Err("`id`"));
         check(r#"{"type":"auth"}"#, Err("api_key"));
         check(r#"{"id":"1"}"#, Err("function"));
@@ -213,6 +274,15 @@ mod tests {
         let call: ClientFrame = serde_json::from_str(call).unwrap();
         let shown = format!("{call:?}");
         assert!(shown.contains("\"1\"") && !shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn a_resumed_answer_is_not_shown_where_its_frame_is() {
+        let call =
+            r#"{"id":"1","function":"f","resume":{"tokens":[7777],"text_bytes":9,"seed":5}}"#;
+        let call: ClientFrame = serde_json::from_str(call).unwrap();
+        let shown = format!("{call:?}");
+        assert!(shown.contains("text_bytes: 9") && !shown.contains("7777"), "{shown}");
     }
 
     #[test]

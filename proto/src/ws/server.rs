@@ -27,6 +27,8 @@ pub enum ConnectionFrame {
     /// No new calls here; running ones may finish within the grace.
     GoingAway {
         grace_ms: u64,
+        /// Whether resumable calls should be resumed elsewhere rather than waited for.
+        resume: bool,
     },
 }
 
@@ -39,6 +41,9 @@ pub enum ReplyFrame {
         /// Counts this call's pieces from 0.
         index: u64,
         data: Piece,
+        /// Of a resumable call: how far the answer is with this piece.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        progress: Option<Progress>,
     },
     Complete {
         id: String,
@@ -67,6 +72,19 @@ pub struct Piece {
     pub text: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,
+}
+
+/// How far an answer is, in tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// The place in the answer of the first of `tokens`.
+    pub first: u64,
+    /// Ids of the tokens since the piece before.
+    pub tokens: Vec<u32>,
+    /// What the answer is drawn with; in a call's first piece.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 /// Why a generation ended.

@@ -133,9 +133,10 @@ impl From<Refusal> for Problem {
             Refusal::TooLong { .. } => {
                 (StatusCode::BAD_REQUEST, INVALID, "context_length_exceeded", None)
             }
-            Refusal::ModelNotReady { .. } | Refusal::Busy { .. } | Refusal::Draining => {
-                (StatusCode::SERVICE_UNAVAILABLE, SERVER, refusal.code(), None)
-            }
+            Refusal::ModelNotReady { .. }
+            | Refusal::Busy { .. }
+            | Refusal::Draining
+            | Refusal::Moved => (StatusCode::SERVICE_UNAVAILABLE, SERVER, refusal.code(), None),
             Refusal::DeadlineExceeded { .. } => {
                 (StatusCode::GATEWAY_TIMEOUT, SERVER, refusal.code(), None)
             }

@@ -77,10 +77,10 @@ impl Pump {
         let mut event = first;
         loop {
             match event {
-                ReplyEvent::Chunk(Chunk { step: _, body: ChunkBody::Text(text) }) => {
+                ReplyEvent::Chunk(Chunk { body: ChunkBody::Text(text), .. }) => {
                     self.send(&self.head.piece(&text)).await?;
                 }
-                ReplyEvent::Chunk(Chunk { step: _, body: ChunkBody::Json(_) }) => {
+                ReplyEvent::Chunk(Chunk { body: ChunkBody::Json(_), .. }) => {
                     return self.give_up(not_text()).await;
                 }
                 ReplyEvent::Done(Done { data: _, finish, usage }) => {

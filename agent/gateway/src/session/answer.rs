@@ -5,9 +5,9 @@ use std::sync::Arc;
 use realm_core::{
     engine, limit,
     refusal::Refusal,
-    reply::{Chunk, ChunkBody, Done, ReplyEvent},
+    reply::{self, Chunk, ChunkBody, Done, ReplyEvent},
 };
-use realm_proto::ws::{Finish, Piece, Quota, ReplyFrame, Usage};
+use realm_proto::ws::{Finish, Piece, Progress, Quota, ReplyFrame, Usage};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, error::SendTimeoutError};
 use tokio_tungstenite::tungstenite::Message;
@@ -64,7 +64,8 @@ impl Answer {
             match self.next().await? {
                 ReplyEvent::Chunk(chunk) => {
                     let id = self.registered.id();
-                    let piece = ReplyFrame::Streaming { id, index, data: piece(chunk) };
+                    let (data, progress) = piece(chunk);
+                    let piece = ReplyFrame::Streaming { id, index, data, progress };
                     let message = frame::encode_output(piece).map_err(Stop::Refused)?;
                     self.deliver(message).await?;
                     index += 1;
@@ -122,13 +123,16 @@ async fn unless_stopped<T>(
     }
 }
 
-fn piece(chunk: Chunk) -> Piece {
-    let Chunk { step, body } = chunk;
+fn piece(chunk: Chunk) -> (Piece, Option<Progress>) {
+    let Chunk { step, body, progress } = chunk;
     let step = step.map(|step| (*step).to_owned());
-    match body {
+    let piece = match body {
         ChunkBody::Text(text) => Piece { step, text: Some(text), value: None },
         ChunkBody::Json(value) => Piece { step, text: None, value: Some(value) },
-    }
+    };
+    let progress =
+        progress.map(|reply::Progress { first, tokens, seed }| Progress { first, tokens, seed });
+    (piece, progress)
 }
 
 const fn finish(finish: engine::Finish) -> Finish {

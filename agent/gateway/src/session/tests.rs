@@ -118,7 +118,7 @@ async fn a_reply_that_breaks_off_leaves_its_cause_in_the_log() {
     let errors = Errors::default();
     let _logging = tracing::subscriber::set_default(errors.clone());
     let id = CallId("1".into());
-    let call = Call { id, function: "f".into(), params: serde_json::Value::Null, deadline: None };
+    let call = Call::new(id, "f", serde_json::Value::Null);
     let mut running = door().start(Credential::of("rk_right"), call).unwrap();
     let ReplyEvent::Failed(refusal) = running.next().await else { panic!() };
     assert_eq!(refusal, Refusal::Internal);

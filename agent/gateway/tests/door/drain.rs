@@ -23,7 +23,10 @@ async fn a_drain_lets_running_calls_finish_and_takes_no_new_ones() {
     assert_eq!(server.get("/readyz").await.status, 200);
 
     server.shutdown.cancel();
-    assert_eq!(idle.frame().await, json!({"type": "going_away", "grace_ms": 20_000}));
+    assert_eq!(
+        idle.frame().await,
+        json!({"type": "going_away", "grace_ms": 20_000, "resume": true})
+    );
     assert_eq!(idle.close_code().await, 1001);
     assert_eq!(socket.frame().await["type"], "going_away");
     socket.call("2", "generate", &json!({"prompt": "x"})).await;

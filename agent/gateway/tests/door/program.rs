@@ -102,14 +102,15 @@ async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), D
             let bulk = Value::from("x".repeat(usize::try_from(bytes).unwrap()));
             if params["as"] == "value" {
                 let body = ChunkBody::Json(bulk);
-                send(to, ReplyEvent::Chunk(Chunk { step: None, body })).await?;
+                send(to, ReplyEvent::Chunk(Chunk { step: None, body, progress: None })).await?;
                 return done(to, Value::Null, Usage::default()).await;
             }
             done(to, bulk, Usage::default()).await
         }
         "value" => {
             let body = ChunkBody::Json(json!({"score": 0.5}));
-            send(to, ReplyEvent::Chunk(Chunk { step: Some("judge".into()), body })).await?;
+            let step = Some("judge".into());
+            send(to, ReplyEvent::Chunk(Chunk { step, body, progress: None })).await?;
             done(to, json!({"outputs": {}}), Usage::default()).await
         }
         function => {
@@ -136,7 +137,8 @@ async fn send(to: &ReplySender, event: ReplyEvent) -> Result<(), Dropped> {
 }
 
 async fn word(to: &ReplySender, text: impl Into<String>) -> Result<(), Dropped> {
-    send(to, ReplyEvent::Chunk(Chunk { step: None, body: ChunkBody::Text(text.into()) })).await
+    let body = ChunkBody::Text(text.into());
+    send(to, ReplyEvent::Chunk(Chunk { step: None, body, progress: None })).await
 }
 
 async fn done(to: &ReplySender, data: Value, usage: Usage) -> Result<(), Dropped> {

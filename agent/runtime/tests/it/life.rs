@@ -143,12 +143,8 @@ async fn a_suspended_tenants_calls_end_and_its_next_is_refused_until_it_is_back(
 #[tokio::test]
 async fn a_clients_own_deadline_ends_its_call() {
     let held = Held::new("deadline", 10, 1000).await;
-    let call = Call {
-        id: CallId("1".into()),
-        function: "chat".into(),
-        params: Held::params(),
-        deadline: Some(Deadline::after(Instant::now(), 300)),
-    };
+    let deadline = Some(Deadline::after(Instant::now(), 300));
+    let call = Call { deadline, ..Call::new(CallId("1".into()), "chat", Held::params()) };
     let caller = held.citizen.caller();
     let admitted = held.citizen.limiter.admit(caller, call, Instant::now()).unwrap();
     let refusal = read(held.town.runtime.start(admitted)).await.end.unwrap_err();

@@ -116,12 +116,7 @@ impl Citizen {
     }
 
     pub(crate) fn admit(&self, function: &str, params: &Value) -> Result<Admitted, Refusal> {
-        let call = Call {
-            id: CallId("1".into()),
-            function: function.into(),
-            params: params.clone(),
-            deadline: None,
-        };
+        let call = Call::new(CallId("1".into()), function, params.clone());
         self.limiter.admit(self.caller(), call, Instant::now())
     }
 

@@ -68,6 +68,12 @@ class Draining(RealmError):
     retryable = True
 
 
+class Moved(RealmError):
+    """The server went away before the call's end; another one can serve it from the start."""
+
+    retryable = True
+
+
 class DeadlineExceeded(RealmError):
     """The call took longer than its deadline."""
 
@@ -127,6 +133,7 @@ _CLASSES: dict[str, type[RealmError]] = {
     "model_not_ready": Busy,
     "busy": Busy,
     "draining": Draining,
+    "moved": Moved,
     "deadline_exceeded": DeadlineExceeded,
     "slow_reader": SlowReader,
     "cancelled": CallCancelled,

@@ -168,7 +168,7 @@ mod tests {
         let roster = Roster::new([Arc::new(tenant)]);
         let caller = auth::verify(&roster, Credential::of("key"), 0).unwrap();
         let (id, params) = (CallId("1".into()), serde_json::Value::Null);
-        let call = Call { id, function: "chat".into(), params, deadline: None };
+        let call = Call::new(id, "chat", params);
         Limiter::default().admit(caller, call, Instant::now()).unwrap()
     }
 
