@@ -95,7 +95,7 @@ pub struct Route {
 }
 
 /// A node that others hand calls to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     pub node: String,
     /// Where the node listens for its peers.

@@ -10,7 +10,7 @@ use realm_core::{
     name::{ModelName, PipelineName, TenantName},
     refusal::Refusal,
     reply::{self, Chunk, ChunkBody, Done, Reply, ReplyEvent, ReplySender},
-    tenants::{FunctionInfo, ModelInfo, Tenants},
+    tenants::{FunctionInfo, Functions, ModelInfo, Tenants},
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
@@ -52,13 +52,14 @@ impl Tenants for Script {
         reply
     }
 
-    fn functions(&self, _: &Caller) -> Vec<FunctionInfo> {
-        vec![FunctionInfo {
+    fn functions(&self, _: &Caller) -> Functions {
+        let functions = vec![FunctionInfo {
             name: "chat".into(),
             description: "Repeats the last message.".into(),
             params_schema: json!({"type": "object"}),
             streams: true,
-        }]
+        }];
+        Box::pin(std::future::ready(functions))
     }
 
     fn models(&self, caller: &Caller) -> Vec<ModelInfo> {
@@ -66,6 +67,10 @@ impl Tenants for Script {
         grants
             .map(|grant| ModelInfo { alias: grant.alias.clone(), ready: true, context: Some(64) })
             .collect()
+    }
+
+    fn hosts(&self, _: &TenantName, _: &ModelName) -> bool {
+        true
     }
 }
 
