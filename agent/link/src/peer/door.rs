@@ -61,40 +61,43 @@ pub struct PeerDoor {
 }
 
 impl PeerDoor {
-    /// Serves until `draining` is true and no call runs any more. Dropping it ends all calls.
-    pub async fn serve(self, draining: watch::Receiver<bool>) {
+    /// Serves until `draining` is true and every call has ended and been answered. Dropping it ends
+    /// all calls.
+    pub async fn serve(self, mut draining: watch::Receiver<bool>) {
         let Self { listener, identity, ports } = self;
-        let running = watch::Sender::new(0_usize);
-        let service = Service::new(ports, draining.clone(), running.clone());
-        let service = PeerServer::new(service)
+        let service = PeerServer::new(Service::new(ports, draining.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let door = Open { identity, service, draining: draining.clone() };
+        let mut connections = JoinSet::new();
         tokio::select! {
-            () = accept(listener, identity, service) => {}
-            () = drained(draining, running.subscribe()) => {}
+            () = accept(&listener, &door, &mut connections) => {}
+            () = drains(&mut draining) => {}
         }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
     }
 }
 
-/// Returns when nothing runs any more and nothing new is taken.
-async fn drained(mut draining: watch::Receiver<bool>, mut running: watch::Receiver<usize>) {
-    // An error means that nobody will ever say so.
-    if draining.wait_for(|is_draining| *is_draining).await.is_err() {
-        return std::future::pending().await;
-    }
-    // This door holds the sender.
-    let _ = running.wait_for(|running| *running == 0).await;
-}
-
-/// Takes connections for ever. Dropping it ends them all.
-async fn accept(
-    listener: TcpListener,
+/// What every connection shares.
+struct Open {
     identity: watch::Receiver<Option<Arc<Identity>>>,
     service: PeerServer<Service>,
-) {
+    draining: watch::Receiver<bool>,
+}
+
+/// Returns when nothing new is to be taken.
+async fn drains(draining: &mut watch::Receiver<bool>) {
+    // An error means that nobody will ever say so.
+    if draining.wait_for(|is_draining| *is_draining).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Takes connections for ever.
+async fn accept(listener: &TcpListener, door: &Open, connections: &mut JoinSet<()>) {
     let unproven = Arc::new(Semaphore::new(UNPROVEN_MAX));
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let Ok(unproven) = unproven.clone().acquire_owned().await else { return };
@@ -107,12 +110,11 @@ async fn accept(
         match accepted {
             Ok((stream, _)) => {
                 // Nobody was told of this door before there was an identity.
-                let Some(identity) = identity.borrow().clone() else { continue };
-                let tls = identity.server();
-                let service = service.clone();
+                let Some(identity) = door.identity.borrow().clone() else { continue };
+                let (service, draining) = (door.service.clone(), door.draining.clone());
                 connections.spawn(async move {
-                    if let Some((stream, peer)) = prove(stream, tls, unproven).await {
-                        serve(stream, &peer, service).await;
+                    if let Some((stream, peer)) = prove(stream, identity.server(), unproven).await {
+                        serve(stream, &peer, service, draining).await;
                     }
                     drop(place);
                 });
@@ -154,7 +156,12 @@ async fn prove(
     Some((stream, peer))
 }
 
-async fn serve(stream: TlsStream<TcpStream>, peer: &VerifiedPeer, service: PeerServer<Service>) {
+async fn serve(
+    stream: TlsStream<TcpStream>,
+    peer: &VerifiedPeer,
+    service: PeerServer<Service>,
+    mut draining: watch::Receiver<bool>,
+) {
     let node = peer.node();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
@@ -170,9 +177,15 @@ async fn serve(stream: TlsStream<TcpStream>, peer: &VerifiedPeer, service: PeerS
             .max_header_list_size(HEADERS_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)
     );
+    let old = async {
+        tokio::select! {
+            () = time::sleep(CONNECTION_LIFE) => {}
+            () = drains(&mut draining) => {}
+        }
+    };
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = time::sleep(CONNECTION_LIFE) => {
+        () = old => {
             served.as_mut().graceful_shutdown();
             served.await
         }

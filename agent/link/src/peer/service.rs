@@ -30,16 +30,11 @@ type Replies = Pin<Box<dyn Stream<Item = Result<proto::CallReply, Status>> + Sen
 pub(super) struct Service {
     ports: PeerPorts,
     draining: watch::Receiver<bool>,
-    running: watch::Sender<usize>,
 }
 
 impl Service {
-    pub(super) const fn new(
-        ports: PeerPorts,
-        draining: watch::Receiver<bool>,
-        running: watch::Sender<usize>,
-    ) -> Self {
-        Self { ports, draining, running }
+    pub(super) const fn new(ports: PeerPorts, draining: watch::Receiver<bool>) -> Self {
+        Self { ports, draining }
     }
 
     /// Whose call it is, by the keys that are known here.
@@ -73,26 +68,9 @@ impl Service {
         }
         let admitted = limit::lend(handed_on, call, left, now);
         let spent = admitted.spent();
-        let place = Place::take(&self.running);
         let reply = self.ports.tenants.start(admitted);
-        Ok(Answer { reply, spent, told: Usage::default(), told_at: None, place: Some(place) }
+        Ok(Answer { reply, spent, told: Usage::default(), told_at: None, has_ended: false }
             .into_stream())
-    }
-}
-
-/// A call that runs for another agent.
-struct Place(watch::Sender<usize>);
-
-impl Place {
-    fn take(running: &watch::Sender<usize>) -> Self {
-        running.send_modify(|running| *running += 1);
-        Self(running.clone())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
     }
 }
 
@@ -103,14 +81,15 @@ struct Answer {
     /// What the door has been told.
     told: Usage,
     told_at: Option<time::Instant>,
-    /// `None` once the end has been said.
-    place: Option<Place>,
+    has_ended: bool,
 }
 
 impl Answer {
     fn into_stream(self) -> Replies {
         Box::pin(stream::unfold(self, |mut answer| async move {
-            answer.place.as_ref()?;
+            if answer.has_ended {
+                return None;
+            }
             let reply = answer.next().await;
             Some((Ok(reply), answer))
         }))
@@ -127,7 +106,7 @@ impl Answer {
             () = news(&mut self.spent, self.told, self.told_at) => None,
         };
         if let Some(ReplyEvent::Done(_) | ReplyEvent::Failed(_)) = &event {
-            self.place = None;
+            self.has_ended = true;
         }
         self.told = *self.spent.borrow_and_update();
         self.told_at = Some(time::Instant::now());
@@ -135,7 +114,7 @@ impl Answer {
         if reply.encoded_len() <= MESSAGE_BYTES_MAX {
             return reply;
         }
-        self.place = None;
+        self.has_ended = true;
         self.reply.close();
         let max = u64::try_from(MESSAGE_BYTES_MAX).unwrap_or(u64::MAX);
         let refusal = Refusal::ProgramLimit { limit: ProgramLimit::Output, max };
