@@ -54,8 +54,13 @@ pub struct Args {
     /// A web origin whose pages may call this agent; repeatable.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     pub allow_origins: Vec<String>,
-    /// Seconds that running calls may take to finish after SIGTERM.
-    #[arg(long, default_value_t = 25, value_name = "SECONDS")]
+    /// Seconds after SIGTERM in which new calls are still taken: the Service needs time to forget
+    /// this Pod.
+    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    pub settle: u64,
+    /// Seconds that running calls may take to finish after that. The Pod's
+    /// terminationGracePeriodSeconds holds both and five more for the last goodbyes.
+    #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     pub grace: u64,
     /// Threads that compute; all that the process may use when absent.
     #[arg(long, value_name = "COUNT")]

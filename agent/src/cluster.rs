@@ -36,7 +36,8 @@ use crate::{
     supply::{self, Presence},
 };
 
-/// Runs until SIGTERM or SIGINT, and until what was running then has ended or its grace is over.
+/// Runs until SIGTERM or SIGINT, and until what runs once the settle time is over has ended, or its
+/// grace is over.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut boot_id = [0; 16];
     getrandom::fill(&mut boot_id).context("draw an id for this start")?;
@@ -179,6 +180,7 @@ fn config(args: &Args) -> GatewayConfig {
         insecure_plaintext: args.insecure_plaintext,
         metrics: Some(args.metrics),
         allowed_origins: args.allow_origins.clone(),
+        settle: Duration::from_secs(args.settle),
         grace: Duration::from_secs(args.grace),
         ..GatewayConfig::new(args.listen)
     }
@@ -192,7 +194,7 @@ fn advertised(args: &Args, bound: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The first SIGTERM or SIGINT drains: the operator hears of it, and the door says so.
+/// The first SIGTERM or SIGINT drains: the operator hears of it at once, and the door is not ready.
 fn drain_on_signal(
     shutdown: CancellationToken,
     presence: watch::Sender<Presence>,

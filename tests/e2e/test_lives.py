@@ -32,11 +32,11 @@ def server(serve: Serve) -> Iterator[Server]:
     server.close()
 
 
-async def test_a_kill_in_mid_stream_is_a_typed_error_and_the_client_comes_back_by_itself(
+async def test_a_kill_without_resume_is_a_typed_error_and_the_client_comes_back_by_itself(
     server: Server,
 ) -> None:
     patient = Backoff(attempts_max=100, total_s_max=120)
-    async with server.client("acme", retry=patient, reconnect=patient) as client:
+    async with server.client("acme", retry=patient, reconnect=patient, resume=False) as client:
         expected = await answer(client, QUESTIONS[0])
         stream = client.chat_stream(asked(QUESTIONS[0]), max_tokens=LONG, temperature=0)
         heard = []
@@ -154,7 +154,7 @@ async def test_a_stream_longer_than_the_grace_ends_typed_and_the_exit_is_orderly
         await begin(socket, 2000)
         server.terminate()
         cut = await socket.until(id="long", status="error")
-        assert cut["error"]["code"] == "draining"
+        assert cut["error"]["code"] == "moved"
         assert await socket.closed() == 1001
     assert await asyncio.to_thread(server.wait) == 0
 

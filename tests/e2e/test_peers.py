@@ -328,7 +328,7 @@ async def test_a_node_that_dies_in_the_middle_of_an_answer_ends_it_with_its_own_
     alpha: Agent, beta: Agent
 ) -> None:
     before = handed_on(beta, "cut")
-    async with beta.client("acme") as client:
+    async with beta.client("acme", resume=False) as client:
         running = client.chat_stream(asked(QUESTION), max_tokens=2000, temperature=0)
         with pytest.raises(Moved):
             async for chunk in running:

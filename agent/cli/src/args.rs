@@ -66,7 +66,12 @@ pub(crate) struct ServeArgs {
     /// A web origin whose pages may call this server, such as `https://app.example`; repeatable.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     pub(crate) allow_origins: Vec<String>,
-    /// Seconds that running calls may take to finish after SIGTERM; Kubernetes kills 30 s after it.
+    /// Seconds after SIGTERM in which new calls are still taken, for what sends clients here to hear
+    /// that it is not ready.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub(crate) settle: u64,
+    /// Seconds that running calls may take to finish after that; Kubernetes kills 30 s after SIGTERM
+    /// unless told otherwise, and the last goodbyes take up to five.
     #[arg(long, default_value_t = 25, value_name = "SECONDS")]
     pub(crate) grace: u64,
     /// Threads that compute; all that the process may use when absent.

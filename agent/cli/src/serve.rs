@@ -62,6 +62,7 @@ fn config(args: &ServeArgs) -> GatewayConfig {
         insecure_plaintext: args.insecure_plaintext,
         metrics: Some(args.metrics),
         allowed_origins: args.allow_origins.clone(),
+        settle: Duration::from_secs(args.settle),
         grace: Duration::from_secs(args.grace),
         ..GatewayConfig::new(args.listen)
     }

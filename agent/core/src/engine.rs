@@ -5,7 +5,7 @@ use std::time::Instant;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use crate::{auth::Caller, name::ModelName, refusal::Refusal};
+use crate::{auth::Caller, call::Resume, name::ModelName, refusal::Refusal};
 
 /// A loaded model that every tenant with the right to it shares.
 ///
@@ -27,6 +27,9 @@ pub trait Engine: Send + Sync {
     /// Queues a generation for `caller`. Dropping the stream cancels it and frees its KV blocks
     /// at the next step.
     fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal>;
+
+    /// A seed that no other generation gets, for one that names none and must know its own.
+    fn draw_seed(&self) -> u64;
 
     fn load(&self) -> EngineLoad;
 }
@@ -93,6 +96,9 @@ pub struct Generation {
     /// The text ends before the first of these; it is never part of the text.
     pub stop: Vec<String>,
     pub deadline: Option<Instant>,
+    /// The answer to go on with, as if it had never been cut: its tokens follow the prompt, and
+    /// count within `tokens_max` and for `stop`. What it was drawn with is `sampling.seed`.
+    pub resume: Option<Resume>,
 }
 
 /// How the next token is chosen.
@@ -106,7 +112,8 @@ pub struct Sampling {
     pub top_p: f32,
     /// Keep tokens at least this likely relative to the likeliest; 0 keeps all.
     pub min_p: f32,
-    /// Same seed, same prompt, same model: same tokens. `None` draws one.
+    /// Same seed, same prompt, same model: same tokens, since a draw depends on the seed and the
+    /// place in the answer alone. `None` draws one.
     pub seed: Option<u64>,
 }
 
@@ -126,8 +133,13 @@ pub type TokenStream = mpsc::Receiver<TokenEvent>;
 /// One step of a generation. `Finished` and `Failed` are last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenEvent {
+    /// Text of resumed tokens that the client lacks. Comes once and first, if at all.
+    Rest(String),
     Token(Token),
-    Finished { finish: Finish, usage: Usage },
+    Finished {
+        finish: Finish,
+        usage: Usage,
+    },
     Failed(Refusal),
 }
 
@@ -150,6 +162,7 @@ pub enum Finish {
 /// What a call cost, in tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// With those of a resumed answer, which are computed as a prompt is.
     pub prompt_tokens: u32,
     /// Of `prompt_tokens`, those whose keys and values this tenant's own cache already held.
     pub cached_tokens: u32,

@@ -160,6 +160,7 @@ impl Bench {
                 kv_blocks_max: u32::MAX,
                 context_max: u32::MAX,
                 prompt: ids.take(prompt).collect(),
+                resumed: 0,
                 tokens_max: Some(tokens),
                 deadline: None,
             };

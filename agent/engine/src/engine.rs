@@ -15,6 +15,7 @@ use std::{
 
 use realm_core::{
     auth::Caller,
+    call::Resume,
     engine::{ChatMessage, Engine, EngineInfo, EngineLoad, Generation, TextError, TokenStream},
     name::ModelName,
     refusal::Refusal,
@@ -138,26 +139,39 @@ impl EngineHandle {
             let left = at.saturating_duration_since(now).as_millis();
             Deadline { at, ms: u64::try_from(left).unwrap_or(u64::MAX) }
         });
+        let mut prompt = generation.prompt;
+        let resumed = generation.resume.as_ref().map_or(0, |resume| {
+            prompt.extend(resume.tokens());
+            resume.tokens().len()
+        });
         Submission {
             id,
             tenant: caller.tenant().clone(),
             weight: rights.weight,
             kv_blocks_max: rights.limits.kv_blocks_max,
             context_max: rights.limits.context_max,
-            prompt: generation.prompt,
+            prompt,
+            resumed,
             tokens_max: generation.tokens_max,
             deadline,
         }
     }
 
-    /// Refuses a prompt that the thread need not see.
-    fn check(&self, prompt: &[u32]) -> Result<(), Refusal> {
+    /// Refuses what the thread need not see.
+    fn check(&self, prompt: &[u32], resume: Option<&Resume>) -> Result<(), Refusal> {
         let tokens_max = self.info.context as usize;
         if prompt.len() >= tokens_max {
             return Err(Refusal::TooLong { tokens: prompt.len(), tokens_max });
         }
+        let resumed = resume.map_or(&[][..], Resume::tokens);
+        let room = tokens_max - prompt.len();
+        if resumed.len() > room {
+            let resumed = resumed.len();
+            let message = format!("{resumed} tokens to resume; the context has room for {room}");
+            return Err(Refusal::Invalid(message));
+        }
         let vocabulary = self.info.vocabulary;
-        match prompt.iter().find(|&&id| id >= vocabulary) {
+        match prompt.iter().chain(resumed).find(|&&id| id >= vocabulary) {
             Some(&id) => {
                 Err(Refusal::Invalid(TextError::UnknownToken { id, vocabulary }.to_string()))
             }
@@ -185,9 +199,9 @@ impl Engine for EngineHandle {
     }
 
     fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal> {
-        self.check(&generation.prompt)?;
+        self.check(&generation.prompt, generation.resume.as_ref())?;
         let (id, seed) = self.number();
-        let (output, stream) = Output::new(&generation, seed)?;
+        let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
         let submission = Self::submission(id, caller, generation, Instant::now());
         self.board.enter(caller.tenant(), &self.info.model)?;
         let command = Command::Submit(Box::new((submission, output)));
@@ -202,6 +216,10 @@ impl Engine for EngineHandle {
                 Err(Refusal::Internal)
             }
         }
+    }
+
+    fn draw_seed(&self) -> u64 {
+        self.number().1
     }
 
     fn load(&self) -> EngineLoad {

@@ -1,6 +1,7 @@
 //! The next token from logits: greedy, or drawn after temperature, top-k, top-p and min-p.
 //!
-//! Pure: the same logits, settings and position give the same token. Ties go to the lowest id.
+//! Pure: the same logits, settings and place in the answer give the same token, so that an answer
+//! may be cut anywhere and go on elsewhere. Ties go to the lowest id.
 
 use realm_core::{engine::Sampling, refusal::Refusal};
 
@@ -34,7 +35,7 @@ impl Sampler {
         Ok(Self { sampling, seed: sampling.seed.unwrap_or(seed) })
     }
 
-    /// The token at `position` of the sequence; `None` if the logits hold no number.
+    /// The token at `position` of the answer; `None` if the logits hold no number.
     pub(crate) fn pick(&self, logits: &[f32], position: usize) -> Option<u32> {
         let best = argmax(logits)?;
         if self.sampling.temperature == 0.0 {

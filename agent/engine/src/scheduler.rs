@@ -111,8 +111,8 @@ impl Scheduler {
         self.draining = true;
     }
 
-    /// Queues a sequence.
-    pub(crate) fn submit(&mut self, submission: Submission) -> Result<(), Refusal> {
+    /// Queues a sequence; says how it has ended if what was resumed leaves it nothing to do.
+    pub(crate) fn submit(&mut self, submission: Submission) -> Result<Option<Finish>, Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
         }
@@ -126,6 +126,9 @@ impl Scheduler {
             .min(submission.context_max as usize)
             .min(blocks_max.saturating_mul(self.block_tokens));
         let sequence = Sequence::new(submission, tokens_max)?;
+        if sequence.is_full() {
+            return Ok(Some(Finish::Length));
+        }
         let least_served = self.accounts.values().filter(|a| a.is_active()).map(|a| a.served).min();
         let account = self.accounts.entry(sequence.tenant.clone()).or_default();
         if !account.is_active() {
@@ -133,7 +136,7 @@ impl Scheduler {
         }
         account.weight = sequence.weight;
         account.waiting.push_back(sequence);
-        Ok(())
+        Ok(None)
     }
 
     /// Plans the next step into `batch`. Returns the sequences whose time is over, which are gone.
@@ -418,12 +421,13 @@ impl Scheduler {
         let sequence = &mut self.running.get_mut(&id)?.sequence;
         sequence.tokens.push(token);
         self.totals.generated += 1;
-        (sequence.tokens.len() >= sequence.len_max).then_some(Finish::Length)
+        sequence.is_full().then_some(Finish::Length)
     }
 
-    /// The position that a sequence's next token will have.
+    /// The place in its answer of a sequence's next token.
     pub(crate) fn position(&self, id: SequenceId) -> usize {
-        self.running.get(&id).map_or(0, |running| running.sequence.tokens.len())
+        let place = |sequence: &Sequence| sequence.tokens.len() - sequence.answer_start;
+        self.running.get(&id).map_or(0, |running| place(&running.sequence))
     }
 
     /// Ends a sequence, however far it is, and frees its blocks. `None` if it is gone already.

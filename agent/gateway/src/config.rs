@@ -21,7 +21,10 @@ pub struct GatewayConfig {
     /// A page the door's own host serves beyond loopback must be listed too: what a request says
     /// its host is proves nothing.
     pub allowed_origins: Vec<String>,
-    /// How long running calls may go on once a drain has begun.
+    /// How long new calls are still taken once the door is not ready any more: whoever sends
+    /// clients here needs time to hear of it.
+    pub settle: Duration,
+    /// How long running calls may go on after that.
     pub grace: Duration,
     pub limits: Limits,
 }
@@ -35,6 +38,7 @@ impl GatewayConfig {
             insecure_plaintext: false,
             metrics: None,
             allowed_origins: Vec::new(),
+            settle: Duration::ZERO,
             grace: GRACE,
             limits: Limits::default(),
         }

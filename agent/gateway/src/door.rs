@@ -42,6 +42,7 @@ pub(crate) struct Door {
     ports: Ports,
     pub(crate) limits: Limits,
     pub(crate) origins: Origins,
+    pub(crate) settle: Duration,
     pub(crate) grace: Duration,
     /// Sockets that may be open without a key.
     pub(crate) strangers: Arc<Semaphore>,
@@ -49,6 +50,8 @@ pub(crate) struct Door {
     sockets: Places<TenantName>,
     /// Every connection's task.
     pub(crate) connections: TaskTracker,
+    /// Not ready: clients should be sent elsewhere.
+    pub(crate) leave: CancellationToken,
     /// No new calls; running ones may finish.
     pub(crate) drain: CancellationToken,
     /// The grace is over.
@@ -63,10 +66,12 @@ impl Door {
             ports,
             limits: config.limits,
             origins,
+            settle: config.settle,
             grace: config.grace,
             strangers: Arc::new(Semaphore::new(config.limits.strangers_max)),
             sockets: Places::new(config.limits.sockets_per_tenant_max),
             connections: TaskTracker::new(),
+            leave: CancellationToken::new(),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
             started_at: Instant::now(),
@@ -97,6 +102,10 @@ impl Door {
 
     pub(crate) fn is_ready(&self) -> bool {
         *self.ports.ready.borrow()
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leave.is_cancelled()
     }
 
     pub(crate) fn is_draining(&self) -> bool {

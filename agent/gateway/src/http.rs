@@ -46,7 +46,7 @@ async fn live() -> &'static str {
 }
 
 async fn ready(State(door): State<Arc<Door>>) -> (StatusCode, &'static str) {
-    if door.is_draining() {
+    if door.is_leaving() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else if door.is_ready() {
         (StatusCode::OK, "ready\n")

@@ -125,7 +125,7 @@ async fn in_one_piece(door: &Door, mut running: Running, head: &Head) -> Result<
     loop {
         let event = tokio::select! {
             event = running.next() => event,
-            () = door.cut.cancelled() => running.fail(Refusal::Draining),
+            () = door.cut.cancelled() => running.fail(Refusal::Moved),
         };
         match event {
             ReplyEvent::Chunk(chunk) => {

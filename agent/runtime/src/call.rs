@@ -18,6 +18,7 @@ use crate::{
     program::Program,
     refusal::{Ended, internal, returned, trapped},
     texts::{TenantTexts, Texts},
+    tracker::Tracker,
     writer::Writer,
 };
 
@@ -42,6 +43,7 @@ pub(crate) struct Run<'a> {
     /// The pipeline step's own; the call's applies besides.
     pub(crate) deadline: Option<Deadline>,
     pub(crate) step: Option<Arc<str>>,
+    pub(crate) tracker: Tracker,
 }
 
 /// What a function came to.
@@ -68,12 +70,12 @@ pub(crate) async fn run(running: &Running, run: Run<'_>) -> Result<Answer, Refus
 async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<Answer, Refusal> {
     let limits = &running.tenant.limits.program;
     let stopped = |error: wasmtime::Error| trapped(&error, limits.fuel_max);
-    let host = Host::of_call(host_call(running, run.step, deadline));
+    let request =
+        handler::Request { function: run.function.to_owned(), params: run.params.to_string() };
+    let host = Host::of_call(host_call(running, run, deadline));
     let fuel = running.allowance.fuel.clone();
     let checkout = pool::checkout(&running.program.pre, host, limits, fuel);
     let mut instance = checkout.await.map_err(stopped)?;
-    let request =
-        handler::Request { function: run.function.to_owned(), params: run.params.to_string() };
     let result = instance
         .program
         .realm_tenant_handler()
@@ -86,7 +88,8 @@ async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<A
     answer(outcome, &writer).map(|answer| Answer { text: writer.into_text(), ..answer })
 }
 
-fn host_call(running: &Running, step: Option<Arc<str>>, deadline: Deadline) -> HostCall {
+fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
+    let Run { step, tracker, .. } = run;
     let Allowance { host_calls, output, log_lines, .. } = running.allowance.clone();
     HostCall {
         tenant: running.tenant.clone(),
@@ -94,7 +97,7 @@ fn host_call(running: &Running, step: Option<Arc<str>>, deadline: Deadline) -> H
         tokens: running.tokens.clone(),
         texts: running.texts.clone(),
         deadline,
-        writer: Writer::new(running.sender.clone(), step, output),
+        writer: Writer::new(running.sender.clone(), step, output, tracker),
         host_calls,
         log_lines,
         span: running.span.clone(),

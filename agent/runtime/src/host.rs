@@ -78,9 +78,14 @@ impl Host {
 
     /// The running call, for a host function that costs one host call.
     fn enter(&mut self) -> Result<&mut HostCall, Ended> {
-        let call = self.call.as_mut().ok_or(Ended::limit(ProgramLimit::HostCalls, 0))?;
+        let call = self.call()?;
         call.host_calls.take(1)?;
         Ok(call)
+    }
+
+    /// The running call.
+    fn call(&mut self) -> Result<&mut HostCall, Ended> {
+        self.call.as_mut().ok_or(Ended::limit(ProgramLimit::HostCalls, 0))
     }
 }
 

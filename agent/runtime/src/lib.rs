@@ -21,6 +21,7 @@ mod runtime;
 mod sandbox;
 mod shared;
 mod texts;
+mod tracker;
 mod writer;
 
 pub use artifact::PROGRAM_BYTES_MAX;

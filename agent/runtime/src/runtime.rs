@@ -32,6 +32,7 @@ use crate::{
     sandbox::{Sandbox, SandboxError},
     shared::Shared,
     texts::Texts,
+    tracker::Tracker,
     writer::End,
 };
 
@@ -159,6 +160,11 @@ impl Runtime {
         self.write().remove_pipeline(name);
     }
 
+    /// Whether a program is the one that ships with Realm; not one with the same bytes.
+    fn is_built_in(&self, program: &Prepared) -> bool {
+        self.built_in.get().is_some_and(|built_in| Arc::ptr_eq(&built_in.0, &program.0))
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Directory> {
         self.directory.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,7 +182,9 @@ impl Runtime {
         if resident.tenant.suspended {
             return Err(Refusal::Suspended);
         }
-        let work = work(&directory, &resident.tenant, &call)?;
+        let is_built_in = self.is_built_in(&resident.program);
+        let tracker = Tracker::of(call.call(), is_built_in)?;
+        let work = work(&directory, &resident.tenant, &call, tracker)?;
         let running = Running {
             tenant: resident.tenant.clone(),
             program: resident.program.0.clone(),
@@ -210,7 +218,7 @@ fn not_here(tenant: &DesiredTenant) -> Refusal {
 
 /// What an admitted call asks for.
 enum Work {
-    Function,
+    Function(Tracker),
     Pipeline(Arc<DesiredPipeline>, pipeline::Request),
 }
 
@@ -220,9 +228,14 @@ struct Begun {
     stopped: std::pin::Pin<Box<dyn Future<Output = Refusal> + Send>>,
 }
 
-fn work(directory: &Directory, tenant: &DesiredTenant, call: &Admitted) -> Result<Work, Refusal> {
+fn work(
+    directory: &Directory,
+    tenant: &DesiredTenant,
+    call: &Admitted,
+    tracker: Tracker,
+) -> Result<Work, Refusal> {
     if call.call().function != "pipeline" {
-        return Ok(Work::Function);
+        return Ok(Work::Function(tracker));
     }
     let (pipeline, request) = work_of_pipeline(directory, tenant, call)?;
     Ok(Work::Pipeline(pipeline, request))
@@ -264,9 +277,10 @@ impl Work {
             Self::Pipeline(pipeline, request) => {
                 pipeline::run(Runner::Here(running), &pipeline, request).await
             }
-            Self::Function => {
+            Self::Function(tracker) => {
                 let (function, params) = (call.function.as_str(), &call.params);
-                call::run(running, Run { function, params, deadline: None, step: None }).await
+                let run = Run { function, params, deadline: None, step: None, tracker };
+                call::run(running, run).await
             }
         }
     }

@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{meter::Countdown, refusal::Ended};
+use crate::{meter::Countdown, refusal::Ended, tracker::Tracker};
 
 /// How long a program waits for a reader that has let every place of its reply fill up. As long
 /// as those places last at 50 tokens a second: a reader that needs more is not reading.
@@ -56,6 +56,7 @@ pub(crate) struct Writer {
     sender: ReplySender,
     bytes: Countdown,
     step: Option<Step>,
+    tracker: Tracker,
 }
 
 /// A pipeline's step, whose text is also kept for the steps after it.
@@ -65,9 +66,19 @@ struct Step {
 }
 
 impl Writer {
-    pub(crate) fn new(sender: ReplySender, step: Option<Arc<str>>, bytes: Countdown) -> Self {
+    pub(crate) fn new(
+        sender: ReplySender,
+        step: Option<Arc<str>>,
+        bytes: Countdown,
+        tracker: Tracker,
+    ) -> Self {
         let step = step.map(|name| Step { name, text: String::new() });
-        Self { sender, bytes, step }
+        Self { sender, bytes, step, tracker }
+    }
+
+    /// What knows of which tokens the next chunk is made.
+    pub(crate) const fn tracker(&mut self) -> &mut Tracker {
+        &mut self.tracker
     }
 
     pub(crate) async fn write_text(&mut self, text: String) -> Result<(), Ended> {
@@ -92,6 +103,7 @@ impl Writer {
 
     pub(crate) async fn write_json(&mut self, json: &str) -> Result<(), Ended> {
         let value = self.parse(json)?;
+        self.tracker.stop();
         self.send(ChunkBody::Json(value)).await
     }
 
@@ -112,9 +124,12 @@ impl Writer {
         self.bytes.take(u64::try_from(text.len()).unwrap_or(u64::MAX))
     }
 
-    async fn send(&self, body: ChunkBody) -> Result<(), Ended> {
+    async fn send(&mut self, body: ChunkBody) -> Result<(), Ended> {
         let step = self.step.as_ref().map(|step| step.name.clone());
-        deliver(&self.sender, Chunk { step, body, progress: None }).await.map_err(Ended)
+        // Of a long text the first piece names the tokens, so that a client never has text of
+        // tokens that it does not know.
+        let progress = self.tracker.tell();
+        deliver(&self.sender, Chunk { step, body, progress }).await.map_err(Ended)
     }
 }
 
@@ -142,7 +157,8 @@ mod tests {
     use super::*;
 
     fn writer(sender: ReplySender) -> Writer {
-        Writer::new(sender, None, Countdown::new(ProgramLimit::Output, u64::MAX))
+        let bytes = Countdown::new(ProgramLimit::Output, u64::MAX);
+        Writer::new(sender, None, bytes, Tracker::default())
     }
 
     #[tokio::test(start_paused = true)]

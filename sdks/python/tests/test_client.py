@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from clock import ManualClock
 from realm_client import (
     Backoff,
     Busy,
@@ -30,22 +31,6 @@ from realm_client import (
 from realm_client.connect import to_ws_url
 from realm_client.frames import SERVER_MESSAGE_BYTES_MAX
 from server import KEY, USAGE, Peer, RealmServer, refusal
-
-
-class ManualClock:
-    """Time that passes only by sleeping, and then at once."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-        self.sleeps: list[float] = []
-
-    def now(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.time += seconds
-        await asyncio.sleep(0)
 
 
 async def greet(peer: Peer) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from realm_client import errors, protocol
 from realm_client.frames import MESSAGE_BYTES_MAX
 from realm_client.protocol import Connection
+from realm_client.request import Request
 
 READY = {"type": "ready", "protocol": "realm.v1", "tenant": "default/acme", "version": "0.0.0"}
 USAGE = {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 9}
@@ -64,16 +65,16 @@ def test_a_key_given_to_the_connection_is_its_first_frame() -> None:
 def test_calls_start_only_after_ready() -> None:
     connection = opened()
     with pytest.raises(errors.ConnectionLost):
-        connection.start("health", {}, 0.0)
+        connection.start(Request("health", {}), 0.0)
     tell(connection, READY)
     assert connection.take_events() == [protocol.Ready("default/acme", "0.0.0")]
-    connection.start("health", {}, 0.0)
+    connection.start(Request("health", {}), 0.0)
     assert [frame["function"] for frame in sent(connection)] == ["health"]
 
 
 def test_a_call_frame_carries_everything_the_caller_said() -> None:
     connection = ready()
-    connection.start("generate", {"prompt": "Grüße"}, 0.0, stream=False, deadline_s=1.2345)
+    connection.start(Request("generate", {"prompt": "Grüße"}, stream=False, deadline_s=1.2345), 0.0)
     assert sent(connection) == [
         {
             "type": "call",
@@ -94,14 +95,14 @@ def test_a_call_frame_carries_everything_the_caller_said() -> None:
 def test_what_no_server_would_read_is_refused_before_it_is_sent(params: dict[str, Any]) -> None:
     connection = ready()
     with pytest.raises(errors.InvalidRequest):
-        connection.start("generate", params, 0.0)
+        connection.start(Request("generate", params), 0.0)
     assert connection.calls == 0
     assert sent(connection) == []
 
 
 def test_a_call_streams_to_its_end() -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     tell(connection, chunk(call_id, 0, "Hel"))
     tell(connection, chunk(call_id, 1, "lo"))
     last = complete(call_id) | {"quota": {"requests": 59, "input_tokens": None}}
@@ -120,7 +121,7 @@ def test_a_call_streams_to_its_end() -> None:
 
 def test_a_chunk_may_carry_a_value_and_a_step() -> None:
     connection = ready()
-    call_id = connection.start("pipeline", {}, 0.0)
+    call_id = connection.start(Request("pipeline", {}), 0.0)
     frame = {"id": call_id, "status": "streaming", "index": 0, "data": {"value": None, "step": "s"}}
     tell(connection, frame)
     (event,) = connection.take_events()
@@ -131,7 +132,7 @@ def test_a_chunk_may_carry_a_value_and_a_step() -> None:
 @pytest.mark.parametrize("index", [0, 2, 7])
 def test_a_repeated_or_skipped_chunk_ends_its_call_alone(index: int) -> None:
     connection = ready()
-    broken, sound = (connection.start("generate", {}, 0.0) for _ in range(2))
+    broken, sound = (connection.start(Request("generate", {}), 0.0) for _ in range(2))
     sent(connection)
     for call_id in (broken, sound):
         tell(connection, chunk(call_id, 0))
@@ -162,7 +163,7 @@ def test_a_repeated_or_skipped_chunk_ends_its_call_alone(index: int) -> None:
 )
 def test_a_frame_that_is_wrong_for_its_call_ends_that_call(frame: dict[str, Any]) -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     tell(connection, {"id": call_id, **frame})
     (event,) = connection.take_events()
     assert isinstance(event, protocol.CallFailed)
@@ -191,7 +192,7 @@ def test_a_frame_that_is_wrong_for_its_call_ends_that_call(frame: dict[str, Any]
 )
 def test_a_message_nobody_can_place_ends_the_connection(message: str | bytes) -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     connection.received(message, 0.0)
     events = connection.take_events()
     assert ends(events) == [call_id]
@@ -211,7 +212,7 @@ def test_notices_of_a_newer_server_are_passed_over() -> None:
 
 def test_a_refused_call_carries_code_and_waiting_time() -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     error = {"code": "too_many_requests", "message": "slower", "retry_after_ms": 1200}
     tell(connection, {"id": call_id, "status": "error", "error": error})
     (event,) = connection.take_events()
@@ -223,17 +224,17 @@ def test_a_refused_call_carries_code_and_waiting_time() -> None:
 
 def test_a_code_of_a_newer_server_is_a_plain_realm_error() -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
-    error = {"code": "moved", "message": "elsewhere"}
+    call_id = connection.start(Request("generate", {}), 0.0)
+    error = {"code": "beamed_up", "message": "elsewhere"}
     tell(connection, {"id": call_id, "status": "error", "error": error})
     (event,) = connection.take_events()
     assert type(failure(event)) is errors.RealmError
-    assert failure(event).code == "moved"
+    assert failure(event).code == "beamed_up"
 
 
 def test_a_cancelled_call_is_silent_and_keeps_its_place_until_answered() -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     sent(connection)
     connection.cancel(call_id, 1.0)
     connection.cancel(call_id, 1.0)
@@ -247,7 +248,7 @@ def test_a_cancelled_call_is_silent_and_keeps_its_place_until_answered() -> None
 
 def test_a_cancel_that_crossed_the_end_is_no_violation() -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     connection.cancel(call_id, 0.0)
     tell(connection, complete(call_id))
     tell(connection, {"id": call_id, "status": "cancelled"})
@@ -257,7 +258,7 @@ def test_a_cancel_that_crossed_the_end_is_no_violation() -> None:
 
 def test_a_place_is_free_again_when_a_cancel_is_never_answered() -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     connection.cancel(call_id, 1.0)
     assert connection.next_tick_at() == 1.0 + protocol.CANCEL_S_MAX
     connection.tick(1.0 + protocol.CANCEL_S_MAX)
@@ -267,7 +268,7 @@ def test_a_place_is_free_again_when_a_cancel_is_never_answered() -> None:
 
 def test_a_call_the_server_cancelled_by_itself_says_so() -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     tell(connection, {"id": call_id, "status": "cancelled"})
     (event,) = connection.take_events()
     assert isinstance(failure(event), errors.CallCancelled)
@@ -275,7 +276,7 @@ def test_a_call_the_server_cancelled_by_itself_says_so() -> None:
 
 def test_a_deadline_the_server_forgets_ends_the_call_here() -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 10.0, deadline_s=5.0)
+    call_id = connection.start(Request("generate", {}, deadline_s=5.0), 10.0)
     sent(connection)
     limit = 15.0 + protocol.DEADLINE_SLACK_S
     assert connection.next_tick_at() == limit
@@ -290,17 +291,17 @@ def test_a_deadline_the_server_forgets_ends_the_call_here() -> None:
 def test_one_call_more_than_the_places_is_refused() -> None:
     connection = ready()
     for _ in range(protocol.CALLS_MAX):
-        connection.start("generate", {}, 0.0)
+        connection.start(Request("generate", {}), 0.0)
     with pytest.raises(errors.RateLimited):
-        connection.start("generate", {}, 0.0)
+        connection.start(Request("generate", {}), 0.0)
     tell(connection, complete("7"))
-    connection.start("generate", {}, 0.0)
+    connection.start(Request("generate", {}), 0.0)
 
 
 def test_a_reply_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "REPLY_BYTES_MAX", 200)
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     for index in range(10):
         tell(connection, chunk(call_id, index))
     events = connection.take_events()
@@ -310,12 +311,12 @@ def test_a_reply_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_going_away_lets_running_calls_finish_and_takes_no_new_ones() -> None:
     connection = ready()
-    call_id = connection.start("generate", {}, 0.0)
+    call_id = connection.start(Request("generate", {}), 0.0)
     tell(connection, {"type": "going_away", "grace_ms": 30000})
     (event,) = connection.take_events()
     assert isinstance(event, protocol.Retiring)
     with pytest.raises(errors.Draining):
-        connection.start("generate", {}, 0.0)
+        connection.start(Request("generate", {}), 0.0)
     tell(connection, chunk(call_id, 0))
     tell(connection, complete(call_id))
     assert ends(connection.take_events()) == [call_id]
@@ -324,7 +325,7 @@ def test_going_away_lets_running_calls_finish_and_takes_no_new_ones() -> None:
 
 def test_a_refused_frame_fails_the_calls_that_had_no_answer() -> None:
     connection = ready()
-    streaming, waiting = (connection.start("generate", {}, 0.0) for _ in range(2))
+    streaming, waiting = (connection.start(Request("generate", {}), 0.0) for _ in range(2))
     tell(connection, chunk(streaming, 0))
     connection.take_events()
     tell(connection, {"type": "error", "error": {"code": "invalid", "message": "what?"}})
@@ -352,7 +353,7 @@ def test_a_close_ends_every_call_with_an_error_of_its_own(
 ) -> None:
     connection = ready()
     for _ in range(2):
-        connection.start("generate", {}, 0.0)
+        connection.start(Request("generate", {}), 0.0)
     connection.closed(code, "")
     first, second, end = connection.take_events()
     assert type(failure(first)) is kind
@@ -425,7 +426,7 @@ def test_whatever_happens_every_call_ends_at_most_once_and_all_end_with_the_conn
             case "receive":
                 connection.received(argument, now)
             case "start" if connection.accepts_calls:
-                started.add(connection.start("generate", {}, now, deadline_s=8.0))
+                started.add(connection.start(Request("generate", {}, deadline_s=8.0), now))
             case "cancel":
                 if argument in started and argument not in ends(events):
                     cancelled.add(argument)
@@ -449,7 +450,7 @@ def test_whatever_happens_every_call_ends_at_most_once_and_all_end_with_the_conn
 def test_interleaved_streams_reach_their_own_calls_in_order(order: list[str]) -> None:
     connection = ready()
     for _ in range(3):
-        connection.start("generate", {}, 0.0)
+        connection.start(Request("generate", {}), 0.0)
     counts = {"1": 0, "2": 0, "3": 0}
     for call_id in order:
         tell(connection, chunk(call_id, counts[call_id], f"{call_id}:{counts[call_id]}"))

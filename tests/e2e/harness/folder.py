@@ -74,9 +74,19 @@ class Folder:
         uri = source if isinstance(source, str) else source.absolute().as_uri()
         self.put(f"model-{name}.yaml", _object("Model", name, {"sources": [uri], **spec}))
 
-    def tenant(self, name: str, *, models: Sequence[str] = (MODEL,), **spec: Json) -> str:
-        """A tenant with one good key, which stays the same when the tenant is written again."""
-        key = self._keys.setdefault(name, new_key())
+    def tenant(
+        self,
+        name: str,
+        *,
+        models: Sequence[str] = (MODEL,),
+        key: str | None = None,
+        **spec: Json,
+    ) -> str:
+        """A tenant with one good key, which stays the same when the tenant is written again.
+
+        A `key` that is given opens the doors of several servers.
+        """
+        key = self._keys.setdefault(name, key or new_key())
         secret = f"{name}-keys"
         spec = {"models": [{"name": model} for model in models], **spec}
         spec.setdefault("apiKeys", [{"secretName": secret}])

@@ -292,6 +292,7 @@ class Agent:
         """The door for OpenAI's clients."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def client(self, tenant: str) -> Client:
+    def client(self, tenant: str, *, resume: bool = True) -> Client:
         """A client of the agent's door with the tenant's key."""
-        return Client(f"ws://127.0.0.1:{self.port}", self._plane.key(tenant))
+        key = self._plane.key(tenant)
+        return Client(f"ws://127.0.0.1:{self.port}", key, resume=resume)

@@ -147,6 +147,7 @@ fn start(engine: &EngineHandle, prompt: &[u32]) -> Result<TokenStream, Refusal> 
             tokens_max: Some(3),
             stop: Vec::new(),
             deadline: None,
+            resume: None,
         },
     )
 }
@@ -157,6 +158,7 @@ fn end(mut stream: TokenStream) -> Result<Finish, Refusal> {
             TokenEvent::Token(token) => assert_eq!(token.id, 1),
             TokenEvent::Finished { finish, .. } => return Ok(finish),
             TokenEvent::Failed(refusal) => return Err(refusal),
+            TokenEvent::Rest(text) => panic!("nothing was resumed: {text}"),
         }
     }
 }

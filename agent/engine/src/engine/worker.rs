@@ -11,7 +11,11 @@ use std::{
     time::Instant,
 };
 
-use realm_core::{engine::TokenEvent, name::TenantName, refusal::Refusal};
+use realm_core::{
+    engine::{TokenEvent, Usage},
+    name::TenantName,
+    refusal::Refusal,
+};
 use tokio::sync::mpsc;
 
 use super::{Command, board::Board};
@@ -147,9 +151,29 @@ impl Worker {
     fn submit(&mut self, (submission, output): (Submission, Output)) {
         self.arrive(&submission, output);
         let id = submission.id;
-        if let Err(refusal) = self.scheduler.submit(submission) {
+        if let Err(refusal) = self.begin(submission) {
             self.fail(id, refusal);
         }
+    }
+
+    /// Queues a sequence, unless it is an answer that was resumed when nothing of it was left.
+    fn begin(&mut self, submission: Submission) -> Result<(), Refusal> {
+        let id = submission.id;
+        let prompt_tokens = u32::try_from(submission.prompt.len()).unwrap_or(u32::MAX);
+        let Some(Open { output, .. }) = self.open.get_mut(&id) else { return Ok(()) };
+        let ended = match output.finish() {
+            None => self.scheduler.submit(submission)?,
+            ended => ended,
+        };
+        let rest = output.take_rest(ended)?;
+        if !rest.is_empty() {
+            self.outbox.push((output.sender(), TokenEvent::Rest(rest)));
+        }
+        if let Some(finish) = ended {
+            let usage = Usage { prompt_tokens, ..Usage::default() };
+            self.close(id, TokenEvent::Finished { finish, usage });
+        }
+        Ok(())
     }
 
     /// Ends the sequences whose stream nobody holds any more.

@@ -24,7 +24,10 @@ pub(crate) struct Submission {
     pub(crate) kv_blocks_max: u32,
     /// Tokens the tenant may have in one sequence.
     pub(crate) context_max: u32,
+    /// What is computed first: the prompt, and what there is of the answer.
     pub(crate) prompt: Vec<u32>,
+    /// Of `prompt`, the tokens at its end that are the answer's.
+    pub(crate) resumed: usize,
     pub(crate) tokens_max: Option<u32>,
     pub(crate) deadline: Option<Deadline>,
 }
@@ -38,6 +41,8 @@ pub(super) struct Sequence {
     /// The prompt and what has been generated.
     pub(super) tokens: Vec<u32>,
     pub(super) prompt_len: usize,
+    /// Where the answer begins: before the prompt's end where it was resumed.
+    pub(super) answer_start: usize,
     /// Tokens whose keys and values are in the sequence's blocks.
     pub(super) computed: usize,
     /// Prompt tokens that were found in the cache when the sequence first started.
@@ -49,19 +54,27 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// A sequence of at most `tokens_max` tokens, if its prompt leaves room for an answer.
+    /// A sequence of at most `tokens_max` tokens, if its prompt leaves room for an answer, and
+    /// for what there is of it.
     pub(super) fn new(submission: Submission, tokens_max: usize) -> Result<Self, Refusal> {
         let prompt_len = submission.prompt.len();
-        if prompt_len == 0 {
+        let answer_start = prompt_len.saturating_sub(submission.resumed);
+        if answer_start == 0 {
             return Err(Refusal::Invalid("the prompt has no tokens".to_owned()));
         }
         if submission.tokens_max == Some(0) {
             return Err(Refusal::Invalid("no tokens were asked for".to_owned()));
         }
-        if prompt_len >= tokens_max {
-            return Err(Refusal::TooLong { tokens: prompt_len, tokens_max });
+        if answer_start >= tokens_max {
+            return Err(Refusal::TooLong { tokens: answer_start, tokens_max });
         }
         let wanted = submission.tokens_max.map_or(usize::MAX, |n| n as usize);
+        let len_max = answer_start.saturating_add(wanted).min(tokens_max);
+        if prompt_len > len_max {
+            let (resumed, room) = (submission.resumed, len_max - answer_start);
+            let message = format!("{resumed} tokens to resume; the answer has {room} at most");
+            return Err(Refusal::Invalid(message));
+        }
         Ok(Self {
             id: submission.id,
             tenant: submission.tenant,
@@ -69,10 +82,11 @@ impl Sequence {
             quota: submission.kv_blocks_max as usize,
             tokens: submission.prompt,
             prompt_len,
+            answer_start,
             computed: 0,
             cached: 0,
             started: false,
-            len_max: prompt_len.saturating_add(wanted).min(tokens_max),
+            len_max,
             deadline: submission.deadline,
         })
     }
@@ -84,6 +98,11 @@ impl Sequence {
         }
         self.cached = count(cached.min(self.prompt_len));
         true
+    }
+
+    /// Whether there is no room for another token.
+    pub(super) const fn is_full(&self) -> bool {
+        self.tokens.len() >= self.len_max
     }
 
     pub(super) fn usage(&self) -> Usage {

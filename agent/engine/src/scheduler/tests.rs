@@ -29,6 +29,7 @@ fn submission(id: u64, n: usize, prompt: usize, tokens_max: u32) -> Submission {
         context_max: 100_000,
         // Each prompt its own, so that only what a test repeats is found in the cache.
         prompt: (0..).map(|i| u32::try_from(id).unwrap() * 1000 + i).take(prompt).collect(),
+        resumed: 0,
         tokens_max: Some(tokens_max),
         deadline: None,
     }
@@ -239,6 +240,30 @@ fn a_prompt_that_context_quota_or_cache_cannot_hold_is_refused() {
     assert_eq!(scheduler.submit(rights), too_long(5, 5));
     assert!(matches!(scheduler.submit(submission(1, 0, 0, 1)), Err(Refusal::Invalid(_))));
     assert!(matches!(scheduler.submit(submission(1, 0, 1, 0)), Err(Refusal::Invalid(_))));
+    assert!(scheduler.is_idle());
+}
+
+#[test]
+fn a_resumed_answer_goes_on_at_its_place_and_ends_where_the_whole_would() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let resumed = |resumed| Submission { resumed, ..submission(1, 0, 14, 6) };
+    assert_eq!(scheduler.submit(resumed(4)), Ok(None));
+    let mut batch = Batch::default();
+    assert_eq!(scheduler.plan_batch(Instant::now(), &mut batch), []);
+    assert_eq!((batch.tokens.len(), scheduler.position(SequenceId(1))), (14, 4));
+    scheduler.commit();
+    assert_eq!(scheduler.advance(SequenceId(1), 7), None);
+    assert_eq!(scheduler.advance(SequenceId(1), 7), Some(Finish::Length));
+    let usage = Usage { prompt_tokens: 14, cached_tokens: 0, completion_tokens: 2 };
+    assert_eq!(scheduler.end(SequenceId(1)), Some(usage));
+
+    assert_eq!(scheduler.submit(resumed(6)), Ok(Some(Finish::Length)));
+    assert!(matches!(scheduler.submit(resumed(7)), Err(Refusal::Invalid(_))));
+    assert!(matches!(scheduler.submit(resumed(14)), Err(Refusal::Invalid(_))));
+    let of_context = Submission { context_max: 14, ..resumed(4) };
+    assert_eq!(scheduler.submit(of_context), Ok(Some(Finish::Length)));
+    let beyond_context = Submission { context_max: 13, ..resumed(4) };
+    assert!(matches!(scheduler.submit(beyond_context), Err(Refusal::Invalid(_))));
     assert!(scheduler.is_idle());
 }
 

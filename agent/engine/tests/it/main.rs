@@ -17,4 +17,5 @@ mod files;
 mod generate;
 mod logits;
 mod perplexity;
+mod resume;
 mod tokens;

@@ -125,6 +125,7 @@ pub(crate) fn generation(prompt: Vec<u32>, tokens_max: u32) -> Generation {
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
         deadline: None,
+        resume: None,
     }
 }
 
@@ -140,6 +141,10 @@ pub(crate) fn read(mut stream: TokenStream) -> Answer {
     let (mut ids, mut text) = (Vec::new(), String::new());
     loop {
         match stream.blocking_recv().expect("a stream says how it ends") {
+            TokenEvent::Rest(rest) => {
+                assert!(ids.is_empty() && text.is_empty() && !rest.is_empty(), "it comes first");
+                text = rest;
+            }
             TokenEvent::Token(token) => {
                 ids.push(token.id);
                 text.push_str(&token.text);

@@ -34,7 +34,7 @@ pub(super) async fn respond(
 ) -> Result<Response, Problem> {
     let first = tokio::select! {
         first = running.next() => first,
-        () = door.cut.cancelled() => running.fail(Refusal::Draining),
+        () = door.cut.cancelled() => running.fail(Refusal::Moved),
     };
     if let ReplyEvent::Failed(refusal) = first {
         return Err(Problem::of_call(refusal, head.form));
@@ -100,7 +100,7 @@ impl Pump {
         tokio::select! {
             event = self.running.next() => Ok(event),
             () = self.events.closed() => Err(Over),
-            () = self.door.cut.cancelled() => Ok(ReplyEvent::Failed(Refusal::Draining)),
+            () = self.door.cut.cancelled() => Ok(ReplyEvent::Failed(Refusal::Moved)),
         }
     }
 

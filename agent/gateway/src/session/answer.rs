@@ -118,7 +118,7 @@ async fn unless_stopped<T>(
         // A client that cancelled must not wait for the pieces still to come.
         biased;
         () = cancel.cancelled() => Err(Stop::Cancelled),
-        () = cut.cancelled() => Err(Stop::Refused(Refusal::Draining)),
+        () = cut.cancelled() => Err(Stop::Refused(Refusal::Moved)),
         value = future => Ok(value),
     }
 }

@@ -193,10 +193,16 @@ impl model::HostModel for Host {
         prompt: Vec<u32>,
         params: Params,
     ) -> Result<Resource<Generation>, HostError> {
-        let engine = self.engine(&model)?;
-        let call = self.enter()?;
-        let generation = params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
-        let generation = Generation::start(&*engine, call.tokens.clone(), generation)?;
+        // An answer that is resumed is gone through again, which is work on a text of that length.
+        let bytes = size_of_val(self.call()?.writer.tracker().resumed());
+        let (engine, work) = self.enter_text(&model, bytes)?;
+        let call = self.call()?;
+        let mut generation =
+            params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
+        call.writer.tracker().begin(&mut generation, || engine.draw_seed());
+        let tokens = call.tokens.clone();
+        let start = move || Ok(Generation::start(&*engine, tokens, generation));
+        let generation = work.run(start).await??;
         Ok(self.table.push(generation)?)
     }
 
@@ -212,7 +218,11 @@ impl model::HostGeneration for Host {
         generation: Resource<Generation>,
     ) -> Result<Option<Vec<Token>>, HostError> {
         self.enter()?;
-        Ok(self.table.get_mut(&generation)?.next().await?)
+        let generation = self.table.get_mut(&generation)?;
+        let tokens = generation.next().await?;
+        let made = generation.take_made();
+        self.call()?.writer.tracker().read(&made);
+        Ok(tokens)
     }
 
     async fn summary(

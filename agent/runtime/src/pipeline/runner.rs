@@ -17,6 +17,7 @@ use crate::{
     call::{self, Answer, Run, Running},
     meter::Allowance,
     refusal::{Ended, internal},
+    tracker::Tracker,
     writer::Writer,
 };
 
@@ -75,7 +76,8 @@ impl Runner<'_> {
         match self {
             Self::Here(running) => {
                 let (step, deadline) = (Some(name), Some(deadline));
-                let run = Run { function: FUNCTION, params: &params, deadline, step };
+                let tracker = Tracker::default();
+                let run = Run { function: FUNCTION, params: &params, deadline, step, tracker };
                 call::run(running, run).await
             }
             Self::Apart(apart) => apart.run(name, params, deadline).await,
@@ -103,7 +105,7 @@ impl Apart {
         };
         let mut reply = self.steps.start(self.call.part(step));
         let output = self.allowance.output.clone();
-        let mut writer = Writer::new(self.sender.clone(), Some(name), output);
+        let mut writer = Writer::new(self.sender.clone(), Some(name), output, Tracker::default());
         loop {
             match reply.recv().await {
                 Some(ReplyEvent::Chunk(chunk)) => write(&mut writer, chunk).await?,

@@ -19,6 +19,7 @@ use crate::{
     call::Answer,
     meter::Allowance,
     pipeline::{self, Apart, Runner},
+    tracker::Tracker,
     writer::End,
 };
 
@@ -44,7 +45,9 @@ impl Runtime {
         sender: ReplySender,
         end: End,
     ) {
-        let work = work_of_pipeline(&self.read(), call.caller().rights(), &call);
+        let tracker = Tracker::of(call.call(), false);
+        let work = tracker
+            .and_then(|_untold| work_of_pipeline(&self.read(), call.caller().rights(), &call));
         let (pipeline, request) = match work {
             Ok(work) => work,
             Err(refusal) => return end.send(Err(refusal)),

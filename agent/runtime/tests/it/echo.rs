@@ -1,5 +1,5 @@
 //! An engine whose answer is its prompt: one token a byte, deterministic, and as patient or as
-//! broken as a test needs.
+//! broken as a test needs. It goes on with an answer where that was cut.
 
 use std::sync::{
     Arc, Mutex,
@@ -99,6 +99,10 @@ impl Engine for Echo {
         Ok(stream)
     }
 
+    fn draw_seed(&self) -> u64 {
+        u64::MAX
+    }
+
     fn load(&self) -> EngineLoad {
         EngineLoad::default()
     }
@@ -112,7 +116,15 @@ async fn answer(
 ) {
     let asked = generation.tokens_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap());
     let count = asked.min(generation.prompt.len());
-    for (index, id) in generation.prompt.iter().take(count).enumerate() {
+    let resume = generation.resume.clone().unwrap_or_default();
+    let resumed = resume.tokens().len();
+    let text: String =
+        resume.tokens().iter().map(|id| char::from(u8::try_from(*id).unwrap())).collect();
+    let rest = &text[usize::try_from(resume.text_bytes()).unwrap()..];
+    if !rest.is_empty() {
+        sender.send(TokenEvent::Rest(rest.to_owned())).await.unwrap();
+    }
+    for (index, id) in generation.prompt.iter().take(count).enumerate().skip(resumed) {
         let text = char::from(u8::try_from(*id).unwrap()).to_string();
         let token = TokenEvent::Token(Token { id: *id, text });
         if sender.send(token).await.is_err() {
@@ -131,9 +143,9 @@ async fn answer(
     }
     let tokens = |count: usize| u32::try_from(count).unwrap();
     let usage = Usage {
-        prompt_tokens: tokens(generation.prompt.len()),
+        prompt_tokens: tokens(generation.prompt.len() + resumed),
         cached_tokens: 2,
-        completion_tokens: tokens(count),
+        completion_tokens: tokens(count - resumed),
     };
     let finish = if count < generation.prompt.len() { Finish::Length } else { Finish::Stop };
     drop(sender.send(TokenEvent::Finished { finish, usage }).await);

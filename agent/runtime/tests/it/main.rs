@@ -11,4 +11,5 @@ mod components;
 mod life;
 mod pipelines;
 mod pirate;
+mod resume;
 mod sources;

@@ -15,7 +15,7 @@ use realm_core::{
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
     refusal::Refusal,
-    reply::{ChunkBody, Done, Reply, ReplyEvent},
+    reply::{ChunkBody, Done, Progress, Reply, ReplyEvent},
     tenants::Tenants as _,
 };
 use realm_runtime::{Prepared, Runtime};
@@ -116,7 +116,10 @@ impl Citizen {
     }
 
     pub(crate) fn admit(&self, function: &str, params: &Value) -> Result<Admitted, Refusal> {
-        let call = Call::new(CallId("1".into()), function, params.clone());
+        self.admit_call(Call::new(CallId("1".into()), function, params.clone()))
+    }
+
+    pub(crate) fn admit_call(&self, call: Call) -> Result<Admitted, Refusal> {
         self.limiter.admit(self.caller(), call, Instant::now())
     }
 
@@ -153,6 +156,8 @@ impl Citizen {
 pub(crate) struct Told {
     /// Each chunk, with its step.
     pub(crate) chunks: Vec<(Option<String>, ChunkBody)>,
+    /// What came with each chunk that came with something.
+    pub(crate) progress: Vec<Progress>,
     pub(crate) end: Result<Done, Refusal>,
 }
 
@@ -187,10 +192,11 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
 
 /// Reads a reply to its end.
 pub(crate) async fn read(mut reply: Reply) -> Told {
-    let mut chunks = Vec::new();
+    let (mut chunks, mut progress) = (Vec::new(), Vec::new());
     loop {
         let end = match next(&mut reply).await {
             ReplyEvent::Chunk(chunk) => {
+                progress.extend(chunk.progress);
                 chunks.push((chunk.step.map(|step| step.to_string()), chunk.body));
                 continue;
             }
@@ -198,6 +204,6 @@ pub(crate) async fn read(mut reply: Reply) -> Told {
             ReplyEvent::Failed(refusal) => Err(refusal),
         };
         assert!(reply.recv().await.is_none(), "an end is last");
-        return Told { chunks, end };
+        return Told { chunks, progress, end };
     }
 }

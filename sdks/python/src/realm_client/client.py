@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, TypedDict, TypeVar, Unpack
 
@@ -13,6 +13,7 @@ from realm_client import results
 from realm_client.backoff import Backoff, Clock, SystemClock
 from realm_client.connect import Opened, SendKey, Target, open_session, to_ws_url
 from realm_client.errors import ConnectionLost, Draining, RealmError
+from realm_client.policy import Policy
 from realm_client.reply import (
     Chunk,
     Completion,
@@ -24,15 +25,19 @@ from realm_client.reply import (
     TextReply,
     Tokens,
 )
-from realm_client.running import CHUNKS_UNREAD_MAX, RunningCall
+from realm_client.request import Request
+from realm_client.running import CHUNKS_UNREAD_MAX
 from realm_client.session import Session
-from realm_client.stream import Policy, Request, Stream
+from realm_client.stream import Stream
 
 R = TypeVar("R")
 
 #: Sessions a call tries that go away before it has begun: a load balancer may offer a draining
 #: server twice, hardly three times in a row unless all of them drain.
 SESSIONS_MAX = 3
+
+#: Functions whose answers the server can resume, where its built-in program serves them.
+RESUMABLE = frozenset({"generate", "chat"})
 
 
 class Message(TypedDict):
@@ -61,17 +66,20 @@ class Client:
     Use it as `async with Client(url, api_key) as client`, which connects at once; without that the
     first call connects, and `close` is yours to call. It belongs to one event loop.
 
-    A connection that is lost ends its running calls with `ConnectionLost`; the next call connects
-    again. A server that goes away keeps its running calls, new ones go to a new connection.
+    Streams of `generate` and `chat` survive the end of their server: where it goes away or the
+    connection is lost, another one goes on with the answer. Other calls end with `ConnectionLost`
+    where their connection does, and finish where they are when their server goes away; new calls
+    go to a new connection.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         api_key: str,
         *,
         retry: Backoff | None = None,
         reconnect: Backoff | None = None,
+        resume: bool = True,
         ssl_context: ssl.SSLContext | None = None,
         send_key: SendKey = "header",
         chunks_unread_max: int = CHUNKS_UNREAD_MAX,
@@ -80,20 +88,26 @@ class Client:
     ) -> None:
         """Takes `ws`, `wss`, `http` or `https` addresses; `/v1/ws` is added where there is no path.
 
-        `retry` repeats calls that were refused for a while (limits, no place, draining); without
-        it the refusal is raised. `reconnect` bounds the attempts to connect. `clock` and `rng` are
-        for tests.
+        Of several addresses each new connection takes the next one. `retry` repeats calls that
+        were refused for a while (limits, no place, draining); without it the refusal is raised.
+        `reconnect` bounds the attempts to connect, and to have an answer resumed. Without `resume`
+        streams end where their connection does. `clock` and `rng` are for tests.
         """
-        self._target = Target(to_ws_url(url), api_key, ssl_context, send_key)
+        urls = [url] if isinstance(url, str) else list(url)
+        if not urls:
+            raise ValueError("a client needs an address")
+        self._targets = [Target(to_ws_url(url), api_key, ssl_context, send_key) for url in urls]
+        self._turn = 0
         self._reconnect = reconnect or Backoff()
-        self._chunks_unread_max = chunks_unread_max
+        self._resume = resume
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
-        self._policy = Policy(retry, self._clock, self._rng)
+        self._policy = Policy(retry, self._reconnect, chunks_unread_max, self._clock, self._rng)
         self._opened: Opened | None = None
         self._opening: asyncio.Task[Opened] | None = None
         self._sessions: set[Session] = set()  # the current one, and retired ones until they end
         self._watchers: set[asyncio.Task[None]] = set()
+        self._movers: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -128,6 +142,8 @@ class Client:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
+        for mover in self._movers:
+            mover.cancel()
         await asyncio.gather(*(session.close() for session in self._sessions))
         if self._watchers:
             await asyncio.wait(self._watchers)
@@ -209,20 +225,26 @@ class Client:
         """Calls any function and streams what it says."""
         return self._stream(function, dict(params), deadline_s, results.to_reply)
 
-    async def start(self, request: Request, deadline_s: float | None) -> RunningCall:
-        """Starts one attempt of a call, when there is a place for it. For `Stream`."""
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Runs `work` until the client is closed at the latest. For `Stream`."""
+        mover = asyncio.create_task(work, name="realm-client-move")
+        self._movers.add(mover)
+        mover.add_done_callback(self._movers.discard)
+        return mover
+
+    async def place(self) -> Session:
+        """A session on which one more call may start now. For `Stream`."""
         for _ in range(SESSIONS_MAX):
             session = await self._session()
             while session.accepts_calls and not session.has_place:
                 await session.place_changed()
             if session.has_place:
-                return session.start(
-                    request.function,
-                    request.params,
-                    stream=request.stream,
-                    deadline_s=deadline_s,
-                    unread_max=self._chunks_unread_max,
-                )
+                return session
         raise Draining("every connection went away before the call began", code="draining")
 
     async def _whole(
@@ -242,7 +264,8 @@ class Client:
         deadline_s: float | None,
         finish: Callable[[tuple[Chunk, ...], Completion], R],
     ) -> Stream[R]:
-        request = Request(function, params, stream=True, deadline_s=deadline_s)
+        resumable = self._resume and function in RESUMABLE
+        request = Request(function, params, stream=True, deadline_s=deadline_s, resumable=resumable)
         return Stream(self, request, finish, self._policy)
 
     async def _session(self) -> Session:
@@ -267,12 +290,16 @@ class Client:
 
     async def _open(self) -> Opened:
         began_at = self._clock.now()
+        if self._opened is not None:
+            self._turn += 1  # that one is lost, or takes no more calls
         attempts = 0
         while True:
             try:
-                opened = await open_session(self._target, self._clock)
+                target = self._targets[self._turn % len(self._targets)]
+                opened = await open_session(target, self._clock)
             except RealmError as error:
                 attempts += 1
+                self._turn += 1
                 elapsed_s = self._clock.now() - began_at
                 delay_s = self._reconnect.delay_s(attempts, elapsed_s, error, self._rng)
                 if delay_s is None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 from realm_client.errors import InvalidRequest, RealmError, from_code
-from realm_client.fields import FieldError, Fields
-from realm_client.reply import Chunk, Completion, Json, Quota, Usage
+from realm_client.fields import FieldError, Fields, item_count
+from realm_client.reply import Chunk, Completion, Json, Progress, Quota, Usage
+from realm_client.request import Request
 
 #: The name both sides agree on in the upgrade.
 SUBPROTOCOL = "realm.v1"
@@ -51,6 +52,7 @@ class ReadyFrame:
 @dataclass(frozen=True, slots=True)
 class GoingAwayFrame:
     grace_s: float
+    resume: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +123,19 @@ def encode_cancel(call_id: str) -> str:
     return _encode({"type": "cancel", "id": call_id})
 
 
-def encode_call(
-    call_id: str,
-    function: str,
-    params: Mapping[str, Json],
-    *,
-    stream: bool,
-    deadline_ms: int | None,
-) -> str:
+def encode_call(call_id: str, request: Request, deadline_ms: int | None) -> str:
     """Starts a call; what the server would not even parse is refused here."""
     frame: dict[str, Json] = {
         "type": "call",
         "id": call_id,
-        "function": function,
-        "params": dict(params),
-        "stream": stream,
+        "function": request.function,
+        "params": request.params,
+        "stream": request.stream,
     }
+    if request.resumable:
+        frame["resumable"] = True
+    if request.resume is not None:
+        frame["resume"] = dataclasses.asdict(request.resume)
     if deadline_ms is not None:
         frame["deadline_ms"] = deadline_ms
     try:
@@ -176,7 +175,8 @@ def _decode_notice(fields: Fields) -> ServerFrame:
         case "ready":
             return ReadyFrame(tenant=fields.text("tenant"), version=fields.text("version"))
         case "going_away":
-            return GoingAwayFrame(grace_s=fields.number("grace_ms") / 1000)
+            grace_s = fields.number("grace_ms") / 1000
+            return GoingAwayFrame(grace_s, resume=fields.optional("resume", fields.flag) or False)
         case "error":
             return ConnectionErrorFrame(decode_error(fields.raw("error")))
         case kind:
@@ -204,7 +204,16 @@ def _decode_chunk(fields: Fields) -> Chunk:
     if text is None and "value" not in data:
         raise FieldError("frame.data has neither text nor value")
     step = data.optional("step", data.text)
-    return Chunk(index=index, text=text, step=step, value=data.raw("value"))
+    progress = _decode_progress(fields.object("progress")) if fields.has("progress") else None
+    return Chunk(index=index, text=text, step=step, value=data.raw("value"), progress=progress)
+
+
+def _decode_progress(fields: Fields) -> Progress:
+    return Progress(
+        first=fields.count("first"),
+        tokens=fields.items("tokens", item_count),
+        seed=fields.optional("seed", fields.count),
+    )
 
 
 def _decode_completion(fields: Fields) -> Completion:

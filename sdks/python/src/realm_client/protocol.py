@@ -8,7 +8,7 @@ the callers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,7 +24,8 @@ from realm_client.errors import (
     Unauthenticated,
 )
 from realm_client.frames import ErrorBody, FrameError
-from realm_client.reply import Chunk, Completion, Json
+from realm_client.reply import Chunk, Completion
+from realm_client.request import Request
 
 #: Calls that may run at once on one connection; the server's own limit.
 CALLS_MAX = 64
@@ -83,9 +84,13 @@ class CallFailed:
 
 @dataclass(frozen=True, slots=True)
 class Retiring:
-    """No new calls here any more; `reason` says why. Running ones go on."""
+    """No new calls here any more; `reason` says why. Running ones go on.
+
+    With `resume` the server asks for those that can be resumed to be resumed elsewhere.
+    """
 
     reason: str
+    resume: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,22 +171,13 @@ class Connection:
         if self._api_key is not None:
             self._frames.append(frames.encode_auth(self._api_key))
 
-    def start(
-        self,
-        function: str,
-        params: Mapping[str, Json],
-        now: float,
-        *,
-        stream: bool = True,
-        deadline_s: float | None = None,
-    ) -> str:
+    def start(self, request: Request, now: float) -> str:
         """Starts a call and names it."""
         self._check_start()
         call_id = str(self._last_id + 1)
+        deadline_s = request.deadline_s
         deadline_ms = None if deadline_s is None else max(1, math.ceil(deadline_s * 1000))
-        frame = frames.encode_call(
-            call_id, function, params, stream=stream, deadline_ms=deadline_ms
-        )
+        frame = frames.encode_call(call_id, request, deadline_ms)
         self._last_id += 1
         deadline_at = None if deadline_s is None else now + deadline_s
         self._calls[call_id] = _Call(deadline_at)
@@ -207,8 +203,9 @@ class Connection:
         match frame:
             case frames.ReadyFrame():
                 self._on_ready(frame)
-            case frames.GoingAwayFrame(grace_s):
-                self._retire(f"the server is going away and waits {grace_s:g} s for running calls")
+            case frames.GoingAwayFrame(grace_s, resume):
+                reason = f"the server is going away and waits {grace_s:g} s for running calls"
+                self._retire(reason, resume=resume)
             case frames.ConnectionErrorFrame(error_body):
                 self._on_complaint(error_body, now)
             case frames.UnknownFrame():
@@ -337,10 +334,10 @@ class Connection:
         self._events.append(CallFailed(call_id, error))
         self.cancel(call_id, now)
 
-    def _retire(self, reason: str) -> None:
+    def _retire(self, reason: str, *, resume: bool = False) -> None:
         if not self._retiring:
             self._retiring = True
-            self._events.append(Retiring(reason))
+            self._events.append(Retiring(reason, resume))
 
     def _end(self, cause: _Cause, close_code: int | None) -> None:
         self._ended = True

@@ -11,6 +11,15 @@ Json: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an answer is: the tokens since the chunk before, and the place of the first."""
+
+    first: int
+    tokens: tuple[int, ...]
+    seed: int | None  # what the answer is drawn with, in a call's first chunk
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a streamed reply: text, or a value of the program's own making."""
 
@@ -18,6 +27,7 @@ class Chunk:
     text: str | None = None
     step: str | None = None  # the pipeline step it belongs to
     value: Json = None
+    progress: Progress | None = None  # of an answer that can be resumed
 
 
 @dataclass(frozen=True, slots=True)

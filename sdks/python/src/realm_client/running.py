@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from realm_client.errors import CallCancelled, RealmError, SlowReader
 from realm_client.reply import Chunk, Completion
@@ -15,13 +16,32 @@ from realm_client.reply import Chunk, Completion
 CHUNKS_UNREAD_MAX = 1024
 
 
-class RunningCall:
-    """Fed by the session as frames arrive, read by the stream. One reader at a time."""
+class Sink(Protocol):
+    """Where a session puts what arrives of a call."""
 
-    def __init__(self, unread_max: int, cancel: Callable[[], None]) -> None:
-        """`cancel` tells the server; it is called at most once, and not after the end."""
+    def feed(self, chunk: Chunk) -> None:
+        """A chunk arrived."""
+        ...
+
+    def complete(self, completion: Completion) -> None:
+        """The call was served; nothing follows."""
+        ...
+
+    def fail(self, error: RealmError) -> None:
+        """The call ended with a failure; nothing follows."""
+        ...
+
+    def retire(self) -> None:
+        """The server goes away; the call goes on for a while."""
+        ...
+
+
+class RunningCall:
+    """Fed as frames arrive, read by the stream. One reader at a time."""
+
+    def __init__(self, unread_max: int) -> None:
         self._unread_max = unread_max
-        self._cancel = cancel
+        self._cancel: Callable[[], None] = lambda: None
         self._chunks: list[Chunk] = []
         self._taken = 0
         self._collecting = False
@@ -38,6 +58,13 @@ class RunningCall:
     def ended(self) -> bool:
         """Whether nothing more will arrive."""
         return self._completion is not None or self._error is not None
+
+    def attach(self, cancel: Callable[[], None]) -> None:
+        """`cancel` tells the server; it is called at most once, and not after the end."""
+        self._cancel = cancel
+
+    def retire(self) -> None:
+        """A call that cannot be resumed goes on where it is."""
 
     def feed(self, chunk: Chunk) -> None:
         """A chunk arrived."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -17,8 +17,8 @@ from realm_client import protocol
 from realm_client.backoff import Clock
 from realm_client.errors import RealmError
 from realm_client.protocol import Connection
-from realm_client.reply import Json
-from realm_client.running import RunningCall
+from realm_client.request import Request
+from realm_client.running import Sink
 
 log = logging.getLogger("realm_client")
 
@@ -33,7 +33,7 @@ class Session:
         self._socket = socket
         self._connection = connection
         self._clock = clock
-        self._calls: dict[str, RunningCall] = {}
+        self._calls: dict[str, Sink] = {}
         # At most one call and one cancel for each place, and the first frame: bounded by CALLS_MAX.
         self._outbox: list[str] = []
         self._close_code: int | None = None
@@ -63,23 +63,12 @@ class Session:
         self._follow()
         return await self._ready
 
-    def start(
-        self,
-        function: str,
-        params: Mapping[str, Json],
-        *,
-        stream: bool,
-        deadline_s: float | None,
-        unread_max: int,
-    ) -> RunningCall:
-        """Starts a call."""
-        call_id = self._connection.start(
-            function, params, self._clock.now(), stream=stream, deadline_s=deadline_s
-        )
-        call = RunningCall(unread_max, lambda: self._cancel(call_id))
-        self._calls[call_id] = call
+    def start(self, request: Request, sink: Sink) -> Callable[[], None]:
+        """Starts a call whose answer goes to `sink`, and gives the way to cancel it."""
+        call_id = self._connection.start(request, self._clock.now())
+        self._calls[call_id] = sink
         self._follow()
-        return call
+        return lambda: self._cancel(call_id)
 
     async def place_changed(self) -> None:
         """Waits until a call has ended or the connection takes no more."""
@@ -163,8 +152,10 @@ class Session:
             case protocol.CallFailed(call_id, error):
                 if (call := self._calls.pop(call_id, None)) is not None:
                     call.fail(error)
-            case protocol.Retiring(reason):
+            case protocol.Retiring(reason, resume):
                 log.info("no new calls on this connection: %s", reason)
+                for call in list(self._calls.values()) if resume else ():
+                    call.retire()
             case protocol.Ended(error, close_code):
                 self._on_end(error, close_code)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from realm_client.backoff import Backoff, Clock
 from realm_client.errors import (
     CallCancelled,
     ConnectionLost,
@@ -19,38 +17,15 @@ from realm_client.errors import (
     RealmError,
 )
 from realm_client.fields import FieldError
-from realm_client.reply import Chunk, Completion, Json
+from realm_client.policy import Policy
+from realm_client.reply import Chunk, Completion
+from realm_client.request import Request
+from realm_client.resuming import Resuming, Starter
 from realm_client.running import RunningCall
+from realm_client.session import Session
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to call."""
-
-    function: str
-    params: dict[str, Json]
-    stream: bool
-    deadline_s: float | None
-
-
-class Starter(Protocol):
-    """Starts calls on whatever session there is. The client is one."""
-
-    async def start(self, request: Request, deadline_s: float | None) -> RunningCall:
-        """Starts one attempt, with what is left of the deadline."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """When to try a refused call again."""
-
-    retry: Backoff | None
-    clock: Clock
-    rng: random.Random
 
 
 class Stream(Generic[R]):
@@ -148,12 +123,25 @@ class Stream(Generic[R]):
         self._attempts += 1
         try:
             async with asyncio.timeout(left_s):
-                call = await self._starter.start(self._request, left_s)
+                call = self._begin(await self._starter.place(), left_s)
         except TimeoutError as error:
             raise _deadline_error() from error
         self._call = call
         if self._cancelled:
             call.cancel()
+        return call
+
+    def _begin(self, session: Session, left_s: float | None) -> RunningCall:
+        call = RunningCall(self._policy.unread_max)
+        if self._request.resumable:
+            resuming = Resuming(
+                self._starter, self._request, self._policy, self._deadline_left_s, call
+            )
+            call.attach(resuming.cancel)
+            resuming.begin(session)
+        else:
+            request = replace(self._request, deadline_s=left_s)
+            call.attach(session.start(request, call))
         return call
 
     def _elapsed_s(self) -> float:

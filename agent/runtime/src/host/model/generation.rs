@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use realm_core::{
+    call::Resume,
     engine::{self, Engine, Finish, TokenEvent, TokenStream, Usage},
     refusal::Refusal,
 };
@@ -30,6 +31,10 @@ const TOKENS_AT_ONCE_MAX: usize = 64;
 pub struct Generation {
     stream: TokenStream,
     tokens: Arc<TokenMeter>,
+    /// The last token that was resumed, whose text is what is left of theirs.
+    resumed: u32,
+    /// Ids of the tokens that `next` has returned and the host has not taken note of.
+    made: Vec<u32>,
     end: Option<Result<Summary, Refusal>>,
 }
 
@@ -40,14 +45,20 @@ impl Generation {
         generation: engine::Generation,
     ) -> Result<Self, Refusal> {
         tokens.admitted().check(Instant::now())?;
-        let prompt_tokens = u32::try_from(generation.prompt.len()).unwrap_or(u32::MAX);
+        let resumed = generation.resume.as_ref().map_or(&[][..], Resume::tokens);
+        let last = resumed.last().copied().unwrap_or_default();
+        // Tokens that are resumed are computed as a prompt is, and cost the same.
+        let prompt_tokens = generation.prompt.len().saturating_add(resumed.len());
+        let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
         let stream = engine.generate(tokens.admitted().caller(), generation)?;
-        Ok(Self::of(stream, tokens, prompt_tokens))
+        let mut started = Self::of(stream, tokens, prompt_tokens);
+        started.resumed = last;
+        Ok(started)
     }
 
     fn of(stream: TokenStream, tokens: Arc<TokenMeter>, prompt_tokens: u32) -> Self {
         tokens.spend(Usage { prompt_tokens, ..Usage::default() });
-        Self { stream, tokens, end: None }
+        Self { stream, tokens, resumed: 0, made: Vec::new(), end: None }
     }
 
     /// The next tokens: waits for one, and takes those behind it that are there already.
@@ -69,6 +80,11 @@ impl Generation {
         }
     }
 
+    /// Ids of the tokens that were made since the last time, without those that were resumed.
+    pub(super) fn take_made(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.made)
+    }
+
     pub(super) fn summary(&self) -> Option<Summary> {
         self.end.as_ref()?.as_ref().ok().copied()
     }
@@ -78,7 +94,9 @@ impl Generation {
             self.pay(event);
         }
         match event {
+            Some(TokenEvent::Rest(text)) => tokens.push(Token { id: self.resumed, text }),
             Some(TokenEvent::Token(token)) => {
+                self.made.push(token.id);
                 tokens.push(Token { id: token.id, text: token.text });
             }
             Some(TokenEvent::Finished { finish, usage }) => {
@@ -97,7 +115,7 @@ impl Generation {
                 self.tokens.spend(Usage { completion_tokens: 1, ..Usage::default() });
             }
             TokenEvent::Finished { usage, .. } => self.tokens.found_cached(usage.cached_tokens),
-            TokenEvent::Failed(_) => {}
+            TokenEvent::Rest(_) | TokenEvent::Failed(_) => {}
         }
     }
 }
