@@ -112,25 +112,26 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         match never {}
     });
     let shutdown = CancellationToken::new();
-    let (draining_sender, draining) = watch::channel(false);
-    tasks.spawn(drain_on_signal(shutdown.clone(), presence, draining_sender)?);
-    let grace = Duration::from_secs(args.grace);
-    tokio::join!(
-        gateway.serve(shutdown.clone()),
-        serve_peers(peer_door, draining, grace, shutdown)
-    );
+    tasks.spawn(drain_on_signal(shutdown.clone(), presence)?);
+    let (settle, grace) = (Duration::from_secs(args.settle), Duration::from_secs(args.grace));
+    let peers = serve_peers(peer_door, settle, grace, shutdown.clone());
+    tokio::join!(gateway.serve(shutdown), peers);
     Ok(())
 }
 
-/// Serves other agents until this one drains and their calls have ended, or the grace is over.
+/// Serves other agents until this one drains and their calls have ended, or the grace is over. As
+/// at the door for clients, new calls are taken until everybody may have heard of it.
 async fn serve_peers(
     door: PeerDoor,
-    draining: watch::Receiver<bool>,
+    settle: Duration,
     grace: Duration,
     shutdown: CancellationToken,
 ) {
+    let (is_draining, draining) = watch::channel(false);
     let over = async {
         shutdown.cancelled().await;
+        sleep(settle).await;
+        is_draining.send_replace(true);
         sleep(grace).await;
     };
     tokio::select! {
@@ -198,7 +199,6 @@ fn advertised(args: &Args, bound: SocketAddr) -> SocketAddr {
 fn drain_on_signal(
     shutdown: CancellationToken,
     presence: watch::Sender<Presence>,
-    draining: watch::Sender<bool>,
 ) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -208,7 +208,6 @@ fn drain_on_signal(
             _ = interrupt.recv() => {}
         }
         presence.send_modify(|presence| presence.is_draining = true);
-        draining.send_replace(true);
         shutdown.cancel();
         // Kept, so that the operator goes on hearing of this node while it drains.
         presence.closed().await;
