@@ -90,7 +90,8 @@ pub enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub model: ModelName,
-    /// Empty while a model that scales is served by nobody: calls for it are held, which wakes it.
+    /// Empty while nobody serves a model that scales or is on its way: calls for it are held, which
+    /// wakes it.
     pub peers: Vec<Peer>,
 }
 

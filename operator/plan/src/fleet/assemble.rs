@@ -116,8 +116,8 @@ fn reuse(old: &[Arc<DesiredTenant>], new: Vec<DesiredTenant>) -> Vec<Arc<Desired
     reused.collect()
 }
 
-/// Where calls for each model can be handed to now. A model that scales and that nobody serves has a
-/// route too: to nowhere yet, which tells doors to hold its calls.
+/// Where calls for each model can be handed to now. A model that nobody serves has a route too where
+/// it scales or is on its way to a node: to nowhere yet, which tells doors to hold its calls.
 fn routes(scene: Scene<'_>, placement: &Placement) -> Vec<Route> {
     let peer = |model: &Name, name: &String| {
         let node = scene.nodes.get(name)?;
@@ -127,10 +127,22 @@ fn routes(scene: Scene<'_>, placement: &Placement) -> Vec<Route> {
     let route = |(name, model): (&Name, &ValidModel)| {
         let seats = placement.get(name).into_iter().flat_map(BTreeMap::keys);
         let peers: Vec<Peer> = seats.filter_map(|node| peer(name, node)).collect();
-        let is_held = matches!(model.replicas, Replicas::Scaled(_));
+        let is_held =
+            matches!(model.replicas, Replicas::Scaled(_)) || is_coming(scene, name, placement);
         (is_held || !peers.is_empty()).then(|| Route { model: name.clone(), peers })
     };
     scene.models.iter().filter_map(route).collect()
+}
+
+/// Whether a node is to load a model that has not and has not failed to.
+fn is_coming(scene: Scene<'_>, model: &Name, placement: &Placement) -> bool {
+    let study = scene.studies.get(model);
+    let has_failed = |node: &String| study.is_some_and(|study| study.failed_on.contains(node));
+    let is_loading = |node: &String| {
+        scene.nodes.get(node).is_some_and(|known| !known.has_loaded(model)) && !has_failed(node)
+    };
+    let mut seats = placement.get(model).into_iter().flat_map(BTreeMap::keys);
+    scene.site == Site::Cluster && seats.any(is_loading)
 }
 
 /// The models of each node, in the order of nodes and of names.

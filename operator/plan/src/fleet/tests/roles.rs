@@ -200,3 +200,18 @@ fn a_door_is_told_of_models_that_sleep_by_routes_to_nowhere() {
     world.settle();
     assert_eq!(routes(&world, "n1"), ["a: n0 n0:1"]);
 }
+
+#[test]
+fn a_door_is_told_of_a_model_that_is_on_its_way_and_not_of_one_that_cannot_load() {
+    let mut world = World::new(2, [model("a", 1)]);
+    assert_eq!(routes(&world, "n1"), ["a: n0 n0:1"]);
+    world.lose("n0");
+    world.plan();
+    assert_eq!(routes(&world, "n1"), ["a: "]);
+    world.settle();
+    assert_eq!(routes(&world, "n1"), ["a: n1 n1:1"]);
+    world.failures.insert(("n1".to_owned(), "b".to_owned()));
+    world.demand([model("b", 1)]);
+    world.settle();
+    assert_eq!(routes(&world, "n1"), ["a: n1 n1:1"]);
+}
