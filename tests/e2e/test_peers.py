@@ -88,7 +88,7 @@ def placed(plane: Plane, alpha: Agent, beta: Agent, model: Path) -> None:
     """One model on each node; a tenant of the first, a tenant of both, and a pipeline of both."""
     source = model.absolute().as_uri()
     for name, agent in (("left", alpha), ("right", beta)):
-        spec = {"sources": [source], "kvBlocks": 128, "placement": only_on(agent.node)}
+        spec = {"sources": [source], "kvBlocks": 256, "placement": only_on(agent.node)}
         plane.apply("Model", name, spec)
     tenant(plane, "acme", "left")
     tenant(plane, "both", "left", "right")
@@ -290,7 +290,7 @@ async def test_the_first_call_of_a_sleeping_model_waits_until_it_is_loaded(
 ) -> None:
     spec = {
         "sources": [model.absolute().as_uri()],
-        "kvBlocks": 128,
+        "kvBlocks": 256,
         "placement": only_on(alpha.node),
         "scaling": {"min": 0, "max": 1, "idleAfterSeconds": 3600},
     }
