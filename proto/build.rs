@@ -3,17 +3,26 @@
 use std::error::Error;
 
 const LINK: &str = "link/v1/link.proto";
+const PEER: &str = "peer/v1/peer.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed={LINK}");
-    let files = protox::compile([LINK], ["."])?;
+    for file in [LINK, PEER] {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    let files = protox::compile([LINK, PEER], ["."])?;
     tonic_prost_build::configure()
         // The sockets and their TLS belong to the two ends.
         .build_transport(false)
         // Maps whose order is the order of their keys: equal states have equal bytes.
         .btree_map(".")
-        // What is secret is never printed.
-        .skip_debug([".realm.link.v1.Credential"])
+        // What is secret is never printed, and what a tenant says and hears is its own.
+        .skip_debug([
+            ".realm.link.v1.Credential",
+            ".realm.peer.v1.CallRequest",
+            ".realm.peer.v1.Chunk",
+            ".realm.peer.v1.Done",
+            ".realm.peer.v1.Resume",
+        ])
         .compile_fds(files)?;
     Ok(())
 }

@@ -35,6 +35,9 @@ pub struct Args {
     /// Address of the WebSocket and HTTP door.
     #[arg(long, default_value = "0.0.0.0:8443", value_name = "ADDRESS")]
     pub listen: SocketAddr,
+    /// Address of the door for other agents, which takes nobody without a certificate.
+    #[arg(long, default_value = "0.0.0.0:8444", value_name = "ADDRESS")]
+    pub peer_listen: SocketAddr,
     /// Address of the Prometheus metrics.
     #[arg(long, default_value = "0.0.0.0:9090", value_name = "ADDRESS")]
     pub metrics: SocketAddr,

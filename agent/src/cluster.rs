@@ -16,19 +16,23 @@ use realm_link::{
     client::{self, Feeds, LinkOptions, LinkState, OperatorAddress},
     converge,
     ledger::Ledger,
+    peer::{self, Identity, PeerDoor, PeerPorts, Peers},
     readiness,
 };
 use realm_store::{Site, StoreOptions};
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Agent, AgentOptions,
     args::Args,
+    relay::{self, Relay, Routes},
     supply::{self, Presence},
 };
 
@@ -52,15 +56,31 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (ready_sender, ready) = watch::channel(false);
     let metrics = Metrics::new();
     agent.register_metrics(&metrics).context("register the engines' metrics")?;
+    let (identity_sender, identity) = watch::channel(None);
+    let peers = Peers::new(identity.clone());
+    let (routes_sender, routes) = watch::channel(Arc::new(Routes::default()));
+    let relay = Relay::new(agent.runtime(), peers.clone(), routes);
+    relay.register_metrics(&metrics).context("register the relay's metrics")?;
     let ports = Ports {
-        tenants: agent.runtime(),
+        tenants: Arc::new(relay.clone()),
         roster: agent.roster(),
         limiter: agent.limiter(),
         ready,
         metrics,
     };
     let gateway = Gateway::bind(config(&args), ports).await?;
-    let presence = watch::Sender::new(presence(&args, gateway.addr()?));
+    let peer_door = PeerDoor {
+        listener: TcpListener::bind(args.peer_listen)
+            .await
+            .with_context(|| format!("listen for other agents on {}", args.peer_listen))?,
+        identity: identity.clone(),
+        ports: PeerPorts { tenants: agent.runtime(), roster: agent.roster() },
+    };
+    let peer_addr = advertised(&args, peer_door.listener.local_addr()?);
+    let presence = watch::Sender::new(Presence {
+        door: Some(advertised(&args, gateway.addr()?)),
+        ..Presence::default()
+    });
     let (supply_sender, supply) = watch::channel(Supply::default());
     let (credentials, opened) = watch::channel(Credentials::default());
     agent.open_sources(opened);
@@ -70,7 +90,21 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(readiness::follow(generation, report.clone(), ready_sender));
     tasks.spawn(converge::run(agent.clone(), ledger.subscribe(), report_sender));
     tasks.spawn(tell_states(ledger.subscribe()));
-    tasks.spawn(supply::follow(agent.clone(), presence.subscribe(), report.clone(), supply_sender));
+    let held = relay.held();
+    tasks.spawn(supply::follow(
+        agent.clone(),
+        presence.subscribe(),
+        report.clone(),
+        held,
+        supply_sender,
+    ));
+    tasks.spawn(relay::follow(args.node.clone(), ledger.subscribe(), peers, routes_sender));
+    tasks.spawn(advertise(identity, peer_addr, presence.clone()));
+    let enrolled = link.clone();
+    tasks.spawn(async move {
+        let never = peer::keep(enrolled, identity_sender).await;
+        match never {}
+    });
     let feeds = Feeds { report, supply };
     let state = watch::Sender::new(LinkState::default());
     tasks.spawn(async move {
@@ -79,8 +113,44 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     });
     let shutdown = CancellationToken::new();
     tasks.spawn(drain_on_signal(shutdown.clone(), presence)?);
-    gateway.serve(shutdown).await;
+    let (settle, grace) = (Duration::from_secs(args.settle), Duration::from_secs(args.grace));
+    let peers = serve_peers(peer_door, settle, grace, shutdown.clone());
+    tokio::join!(gateway.serve(shutdown), peers);
     Ok(())
+}
+
+/// Serves other agents until this one drains and their calls have ended, or the grace is over. As
+/// at the door for clients, new calls are taken until everybody may have heard of it.
+async fn serve_peers(
+    door: PeerDoor,
+    settle: Duration,
+    grace: Duration,
+    shutdown: CancellationToken,
+) {
+    let (is_draining, draining) = watch::channel(false);
+    let over = async {
+        shutdown.cancelled().await;
+        sleep(settle).await;
+        is_draining.send_replace(true);
+        sleep(grace).await;
+    };
+    tokio::select! {
+        () = door.serve(draining) => {}
+        () = over => tracing::warn!("the grace is over for calls of other agents"),
+    }
+}
+
+/// Tells where other agents reach this one, once it can prove itself to them.
+async fn advertise(
+    mut identity: watch::Receiver<Option<Arc<Identity>>>,
+    peer: SocketAddr,
+    presence: watch::Sender<Presence>,
+) {
+    if identity.wait_for(Option::is_some).await.is_ok() {
+        presence.send_modify(|presence| presence.peer = Some(peer));
+    }
+    // Kept, so that the operator goes on hearing of it.
+    presence.closed().await;
 }
 
 /// Leaves a trace of every state that the ledger took.
@@ -117,13 +187,12 @@ fn config(args: &Args) -> GatewayConfig {
     }
 }
 
-/// Where clients reach the door that listens at `bound`.
-fn presence(args: &Args, bound: SocketAddr) -> Presence {
-    let door = match args.advertise {
+/// Where others reach the door that listens at `bound`.
+fn advertised(args: &Args, bound: SocketAddr) -> SocketAddr {
+    match args.advertise {
         Some(ip) => SocketAddr::new(ip, bound.port()),
         None => bound,
-    };
-    Presence { door: Some(door), ..Presence::default() }
+    }
 }
 
 /// The first SIGTERM or SIGINT drains: the operator hears of it at once, and the door is not ready.

@@ -1,7 +1,8 @@
 //! One agent: the rooms wired together.
 //!
 //! [`Agent`] holds what is resident and is the state path's end (`residents`); `roster` owns the
-//! snapshot of keys that the doors read; `devices` alone knows which backends this build has.
+//! snapshot of keys that the doors read; in a cluster, [`relay`] runs every call where its model
+//! is; `devices` alone knows which backends this build has.
 
 mod agent;
 pub mod args;
@@ -9,6 +10,7 @@ pub mod cluster;
 mod devices;
 mod losses;
 mod metrics;
+pub mod relay;
 mod residents;
 mod roster;
 mod sources;

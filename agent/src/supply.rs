@@ -1,8 +1,9 @@
 //! What this node has, told to the operator again and again.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use realm_core::{
+    name::ModelName,
     report::Report,
     supply::{Device, DeviceKind, ModelLoad, Supply},
 };
@@ -12,7 +13,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::Agent;
+use crate::{Agent, relay::held_calls};
 
 /// How often memory and queues are looked at: scaling looks at minutes, and placement at models.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -26,11 +27,13 @@ pub(crate) struct Presence {
 }
 
 /// Keeps `supply` current for as long as anybody reads it. A report that changed is looked at at
-/// once, so that what it calls loaded is no longer counted as free.
+/// once, so that what it calls loaded is no longer counted as free, and so are calls that begin to
+/// wait, so that what they wait for is woken.
 pub(crate) async fn follow(
     agent: Arc<Agent>,
     presence: watch::Receiver<Presence>,
     mut report: watch::Receiver<Report>,
+    mut held: watch::Receiver<BTreeMap<ModelName, u32>>,
     supply: watch::Sender<Supply>,
 ) {
     let mut look = interval(LOOK_EVERY);
@@ -39,11 +42,13 @@ pub(crate) async fn follow(
         tokio::select! {
             _ = look.tick() => {}
             Ok(()) = report.changed() => drop(report.borrow_and_update()),
+            Ok(()) = held.changed() => {}
         }
         let now = *presence.borrow();
+        let waiting = held_calls(&held.borrow_and_update());
         let looked = spawn_blocking({
             let agent = agent.clone();
-            move || agent.supply(now)
+            move || Supply { held: waiting, ..agent.supply(now) }
         });
         match looked.await {
             Ok(next) => supply.send_if_modified(|last| {
@@ -60,7 +65,7 @@ pub(crate) async fn follow(
 }
 
 impl Agent {
-    /// What this node has now. Reads what the system says of its memory.
+    /// What this node has now, but for the calls that wait. Reads what the system says of its memory.
     pub(crate) fn supply(&self, presence: Presence) -> Supply {
         let Presence { door, peer, is_draining } = presence;
         let device = Device {
@@ -79,6 +84,7 @@ impl Agent {
             peer,
             is_draining,
             models: models.map(|(model, load)| ModelLoad { model, load }).collect(),
+            held: Vec::new(),
         }
     }
 }

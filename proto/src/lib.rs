@@ -38,5 +38,50 @@ pub mod link {
     }
 }
 
+/// Agent and agent: a call that is handed to where its model is.
+pub mod peer {
+    /// Most bytes of one message, either way. The largest parameters are those of a pipeline's
+    /// step, two texts of 1 MiB each, and JSON can make six bytes of one; the largest piece of an
+    /// answer is a program's own result, of which clients take 10 MiB.
+    pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+    #[expect(
+        clippy::pedantic,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        clippy::derive_partial_eq_without_eq,
+        clippy::excessive_nesting,
+        unused_qualifications,
+        reason = "generated"
+    )]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/realm.peer.v1.rs"));
+
+        impl std::fmt::Debug for CallRequest {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "CallRequest({}, {})", self.id, self.function)
+            }
+        }
+
+        impl std::fmt::Debug for Chunk {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "Chunk({:?})", self.step)
+            }
+        }
+
+        impl std::fmt::Debug for Done {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "Done({}, {:?})", self.finish, self.usage)
+            }
+        }
+
+        impl std::fmt::Debug for Resume {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "Resume({} tokens)", self.tokens.len())
+            }
+        }
+    }
+}
+
 /// Client and agent over WebSocket.
 pub mod ws;

@@ -33,7 +33,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// Who is calling, proven. Only [`verify`] makes one.
+/// Who is calling, proven. Only [`verify`] and [`from_peer`] make one.
 #[derive(Clone, Debug)]
 pub struct Caller {
     tenant: Arc<DesiredTenant>,
@@ -56,10 +56,46 @@ impl Caller {
     }
 }
 
+/// An agent of this installation that hands a call on: its certificate has been verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedPeer {
+    node: Arc<str>,
+}
+
+impl VerifiedPeer {
+    /// Vouches for the agent of `node`. Only the edge that has verified a certificate of the
+    /// installation's authority may say this; a test of the house holds everybody to that.
+    pub fn vouch(node: &str) -> Self {
+        Self { node: node.into() }
+    }
+
+    /// The Kubernetes node of the agent.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+}
+
+/// A caller whose call was admitted at a peer's door, which goes on paying for it. Only
+/// [`from_peer`] makes one.
+#[derive(Clone, Debug)]
+pub struct HandedOn(Caller);
+
+impl HandedOn {
+    pub const fn caller(&self) -> &Caller {
+        &self.0
+    }
+
+    pub(crate) fn into_caller(self) -> Caller {
+        self.0
+    }
+}
+
 /// Every tenant's keys: an immutable snapshot, replaced whole when the state changes.
 #[derive(Debug, Default)]
 pub struct Roster {
     keys: HashMap<Sha256, Entry>,
+    /// The digests of each tenant's keys of one name: Secrets of its may name theirs alike.
+    names: HashMap<(TenantName, Arc<str>), Vec<Sha256>>,
 }
 
 #[derive(Debug)]
@@ -74,8 +110,11 @@ impl Roster {
     /// The roster of `tenants`. A digest that two tenants claim opens neither.
     pub fn new(tenants: impl IntoIterator<Item = Arc<DesiredTenant>>) -> Self {
         let mut keys = HashMap::<Sha256, Entry>::new();
+        let mut names = HashMap::<_, Vec<_>>::new();
         for tenant in tenants {
             for key in &tenant.keys {
+                let name = (tenant.name.clone(), Arc::from(key.name.as_str()));
+                names.entry(name).or_default().push(key.sha256);
                 let entry = Entry {
                     tenant: tenant.clone(),
                     key: key.name.as_str().into(),
@@ -89,7 +128,7 @@ impl Roster {
                     .or_insert(entry);
             }
         }
-        Self { keys }
+        Self { keys, names }
     }
 
     /// The tenants that have a key, one for each key.
@@ -103,13 +142,43 @@ impl Roster {
 /// Wrong, revoked and expired keys are refused alike.
 pub fn verify(roster: &Roster, credential: Credential, now: u64) -> Result<Caller, Refusal> {
     let entry = roster.keys.get(&credential.0).ok_or(Refusal::Unauthenticated)?;
-    if entry.disabled || entry.expires_at.is_some_and(|expiry| expiry <= now) {
-        return Err(Refusal::Unauthenticated);
+    entry.caller(now)
+}
+
+/// Rebuilds the caller of a call that `peer` hands on, by the keys that are known here: a key
+/// that has been revoked opens nothing at its peers either, whatever its door still believes.
+pub fn from_peer(
+    roster: &Roster,
+    _peer: &VerifiedPeer,
+    tenant: &TenantName,
+    key: &str,
+    now: u64,
+) -> Result<HandedOn, Refusal> {
+    let digests = roster.names.get(&(tenant.clone(), Arc::from(key)));
+    let entries = digests.into_iter().flatten().filter_map(|digest| roster.keys.get(digest));
+    // Of several keys of one name any good one will do; one that another tenant claims too is
+    // not good.
+    let mut refusal = Refusal::Unauthenticated;
+    for entry in entries.filter(|entry| entry.tenant.name == *tenant) {
+        match entry.caller(now) {
+            Ok(caller) => return Ok(HandedOn(caller)),
+            Err(why) => refusal = why,
+        }
     }
-    if entry.tenant.suspended {
-        return Err(Refusal::Suspended);
+    Err(refusal)
+}
+
+impl Entry {
+    /// The caller of this key. What is wrong with the key is never told apart.
+    fn caller(&self, now: u64) -> Result<Caller, Refusal> {
+        if self.disabled || self.expires_at.is_some_and(|expiry| expiry <= now) {
+            return Err(Refusal::Unauthenticated);
+        }
+        if self.tenant.suspended {
+            return Err(Refusal::Suspended);
+        }
+        Ok(Caller { tenant: self.tenant.clone(), key: self.key.clone() })
     }
-    Ok(Caller { tenant: entry.tenant.clone(), key: entry.key.clone() })
 }
 
 #[cfg(test)]
@@ -172,5 +241,51 @@ mod tests {
         let roster = [Arc::new(tenant)];
         assert_eq!(check(&roster, "one"), Err(Refusal::Suspended));
         assert_eq!(check(&roster, "two"), Err(Refusal::Unauthenticated));
+    }
+
+    /// Whom a call of that tenant and key name, handed on by a peer, belongs to.
+    fn handed_on(
+        roster: &[Arc<DesiredTenant>],
+        tenant: &str,
+        key: &str,
+    ) -> Result<String, Refusal> {
+        let roster = Roster::new(roster.iter().cloned());
+        let tenant = TenantName::new("default", tenant).unwrap();
+        let peer = VerifiedPeer::vouch("n1");
+        let caller = from_peer(&roster, &peer, &tenant, key, NOW)?;
+        Ok(caller.caller().tenant().to_string())
+    }
+
+    #[test]
+    fn a_call_that_a_peer_hands_on_belongs_to_the_tenant_of_the_named_key() {
+        let roster = [with_key("acme", "one", |_| ()), with_key("zeta", "two", |_| ())];
+        assert_eq!(handed_on(&roster, "acme", "main"), Ok("default/acme".into()));
+        assert_eq!(handed_on(&roster, "zeta", "main"), Ok("default/zeta".into()));
+        for (tenant, key) in [("acme", "other"), ("acme", ""), ("nobody", "main")] {
+            assert_eq!(handed_on(&roster, tenant, key), Err(Refusal::Unauthenticated));
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_no_good_here_is_none_from_a_peer_either() {
+        let revoked = with_key("acme", "one", |key| key.disabled = true);
+        let expired = with_key("acme", "one", |key| key.expires_at = Some(NOW));
+        for tenant in [revoked, expired] {
+            assert_eq!(handed_on(&[tenant], "acme", "main"), Err(Refusal::Unauthenticated));
+        }
+        let claimed = [with_key("acme", "same", |_| ()), with_key("zeta", "same", |_| ())];
+        for tenant in ["acme", "zeta"] {
+            assert_eq!(handed_on(&claimed, tenant, "main"), Err(Refusal::Unauthenticated));
+        }
+        let mut suspended = DesiredTenant::clone(&with_key("acme", "one", |_| ()));
+        suspended.suspended = true;
+        assert_eq!(handed_on(&[suspended.into()], "acme", "main"), Err(Refusal::Suspended));
+    }
+
+    #[test]
+    fn of_two_keys_with_one_name_the_good_one_counts() {
+        let mut tenant = DesiredTenant::clone(&with_key("acme", "old", |key| key.disabled = true));
+        tenant.keys.extend(with_key("acme", "new", |_| ()).keys.clone());
+        assert_eq!(handed_on(&[tenant.into()], "acme", "main"), Ok("default/acme".into()));
     }
 }

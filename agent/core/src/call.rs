@@ -38,6 +38,12 @@ impl Deadline {
         Self { at: now + Duration::from_millis(ms.min(WAIT_MS_MAX)), ms }
     }
 
+    /// When something ends of which `left_ms` are left of the `ms` that were asked for somewhere
+    /// else.
+    pub fn with_left(now: Instant, left_ms: u64, ms: u64) -> Self {
+        Self { ms, ..Self::after(now, left_ms) }
+    }
+
     #[must_use]
     pub fn earliest(self, other: Self) -> Self {
         if other.at < self.at { other } else { self }
@@ -45,6 +51,11 @@ impl Deadline {
 
     pub const fn at(self) -> Instant {
         self.at
+    }
+
+    /// The number that was asked for.
+    pub const fn ms(self) -> u64 {
+        self.ms
     }
 
     pub fn is_over(self, now: Instant) -> bool {
@@ -153,6 +164,9 @@ mod tests {
         assert_eq!(never.earliest(soon), soon);
         assert_eq!(soon.refusal(), Refusal::DeadlineExceeded { deadline_ms: 5 });
         assert!(soon.is_over(now + Duration::from_millis(5)) && !soon.is_over(now));
+        let handed_on = Deadline::with_left(now, 2, 5);
+        assert!(handed_on.is_over(now + Duration::from_millis(2)));
+        assert_eq!(handed_on.refusal(), soon.refusal());
     }
 
     #[test]

@@ -90,12 +90,13 @@ pub enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub model: ModelName,
-    /// Never empty.
+    /// Empty while nobody serves a model that scales or is on its way: calls for it are held, which
+    /// wakes it.
     pub peers: Vec<Peer>,
 }
 
 /// A node that others hand calls to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     pub node: String,
     /// Where the node listens for its peers.

@@ -6,15 +6,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{auth::Caller, call::Call, engine::Usage, name::TenantName, refusal::Refusal};
+use tokio::sync::watch;
 
-/// A call whose caller is known and whose limits have been charged. Dropping it gives its place
-/// back.
+use crate::{
+    auth::{Caller, HandedOn},
+    call::Call,
+    engine::Usage,
+    name::TenantName,
+    refusal::Refusal,
+};
+
+/// A call whose caller is known and whose limits have been charged. Dropping it, and all its
+/// parts, gives its place back.
 #[derive(Debug)]
 pub struct Admitted {
     caller: Caller,
     call: Call,
-    permit: Permit,
+    permit: Arc<Permit>,
 }
 
 impl Admitted {
@@ -26,6 +34,22 @@ impl Admitted {
         &self.call
     }
 
+    /// A part of this call that runs as a call of its own: it spends from the same account, and
+    /// keeps the place.
+    pub fn part(&self, call: Call) -> Self {
+        Self { caller: self.caller.clone(), call, permit: self.permit.clone() }
+    }
+
+    /// What the call has spent with all its parts, as it grows.
+    pub fn spent(&self) -> watch::Receiver<Usage> {
+        self.permit.spent.subscribe()
+    }
+
+    /// What the tenant's account holds now, for whoever runs the call elsewhere.
+    pub fn left(&self, now: Instant) -> Left {
+        self.permit.left(now)
+    }
+
     /// Whether the tenant may spend tokens now: not while its account is in debt. A call that goes
     /// on asks before each new piece of work, since it was admitted before it spent anything.
     pub fn check(&self, now: Instant) -> Result<(), Refusal> {
@@ -35,6 +59,11 @@ impl Admitted {
     /// Charges tokens as they are spent.
     pub fn charge(&self, usage: Usage, now: Instant) {
         self.permit.charge(usage, now);
+    }
+
+    /// Takes a charge back, of work that was lost and is done again.
+    pub fn take_back(&self, usage: Usage, now: Instant) {
+        self.permit.take_back(usage, now);
     }
 
     /// Gives back prompt tokens that were charged and turned out to be in the tenant's own cache.
@@ -51,6 +80,34 @@ pub struct Quota {
     pub output_tokens: u32,
 }
 
+/// Tokens that a call may spend where it does not pay itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    pub input_tokens: u32,
+    pub output_tokens: u32,
+}
+
+/// Admits a call that another door has admitted and pays for: it may spend what that door has
+/// left for it and what time earns meanwhile, and nothing is charged to the tenant's account here.
+/// What it spends is told by [`Admitted::spent`].
+pub fn lend(caller: HandedOn, call: Call, left: Left, now: Instant) -> Admitted {
+    let caller = caller.into_caller();
+    let limits = caller.rights().limits;
+    let bucket = |left: u32, per_minute| Bucket {
+        level: f64::from(left).min(f64::from(per_minute)),
+        ..Bucket::full(per_minute, now)
+    };
+    let account = Account {
+        requests: Bucket::full(limits.requests_per_minute, now),
+        input: bucket(left.input_tokens, limits.input_tokens_per_minute),
+        output: bucket(left.output_tokens, limits.output_tokens_per_minute),
+        calls: 1,
+    };
+    let accounts = HashMap::from([(caller.tenant().clone(), account)]);
+    let permit = Permit::new(Arc::new(Mutex::new(accounts)), caller.tenant().clone());
+    Admitted { caller, call, permit: Arc::new(permit) }
+}
+
 /// The token buckets of every tenant at this door.
 #[derive(Clone, Debug, Default)]
 pub struct Limiter {
@@ -62,6 +119,7 @@ pub struct Limiter {
 struct Permit {
     accounts: Arc<Mutex<HashMap<TenantName, Account>>>,
     tenant: TenantName,
+    spent: watch::Sender<Usage>,
 }
 
 #[derive(Debug)]
@@ -101,6 +159,21 @@ impl Bucket {
         self.filled_at = self.filled_at.max(now);
     }
 
+    /// Puts back what was taken, as far as the bucket holds it.
+    fn pour(&mut self, units: u32) {
+        self.level = (self.level + f64::from(units)).min(f64::from(self.per_minute));
+    }
+
+    /// What is there, in whole units.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a level is at most a u32 allowance and is clamped at zero"
+    )]
+    fn whole(&self) -> u32 {
+        self.level.max(0.0) as u32
+    }
+
     /// How long until `needed` is there.
     fn wait_ms(&self, needed: f64) -> u64 {
         let missing = (needed - self.level).max(0.0);
@@ -138,9 +211,9 @@ impl Limiter {
         }
         account.requests.level -= 1.0;
         account.calls += 1;
-        let permit = Permit { accounts: self.accounts.clone(), tenant: caller.tenant().clone() };
         drop(accounts);
-        Ok(Admitted { caller, call, permit })
+        let permit = Permit::new(self.accounts.clone(), caller.tenant().clone());
+        Ok(Admitted { caller, call, permit: Arc::new(permit) })
     }
 
     /// What `caller` has left now.
@@ -155,16 +228,10 @@ impl Limiter {
             };
         };
         account.refill(caller, now);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a level is at most a u32 allowance and is clamped at zero"
-        )]
-        let whole = |bucket: &Bucket| bucket.level.max(0.0) as u32;
         Quota {
-            requests: whole(&account.requests),
-            input_tokens: whole(&account.input),
-            output_tokens: whole(&account.output),
+            requests: account.requests.whole(),
+            input_tokens: account.input.whole(),
+            output_tokens: account.output.whole(),
         }
     }
 
@@ -202,6 +269,20 @@ impl Account {
 }
 
 impl Permit {
+    fn new(accounts: Arc<Mutex<HashMap<TenantName, Account>>>, tenant: TenantName) -> Self {
+        Self { accounts, tenant, spent: watch::Sender::new(Usage::default()) }
+    }
+
+    fn left(&self, now: Instant) -> Left {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        // A running call keeps its tenant's account.
+        let Some(account) = accounts.get_mut(&self.tenant) else {
+            return Left { input_tokens: 0, output_tokens: 0 };
+        };
+        account.refill_tokens(now);
+        Left { input_tokens: account.input.whole(), output_tokens: account.output.whole() }
+    }
+
     fn check(&self, now: Instant) -> Result<(), Refusal> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         // A running call keeps its tenant's account: `retain` does not forget it.
@@ -219,15 +300,42 @@ impl Permit {
             account.input.level -= f64::from(computed);
             account.output.level -= f64::from(usage.completion_tokens);
         }
+        drop(accounts);
+        self.spent.send_modify(|spent| {
+            spent.prompt_tokens = spent.prompt_tokens.saturating_add(usage.prompt_tokens);
+            spent.cached_tokens = spent.cached_tokens.saturating_add(usage.cached_tokens);
+            spent.completion_tokens =
+                spent.completion_tokens.saturating_add(usage.completion_tokens);
+        });
+    }
+
+    fn take_back(&self, usage: Usage, now: Instant) {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = accounts.get_mut(&self.tenant) {
+            account.refill_tokens(now);
+            let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
+            account.input.pour(computed);
+            account.output.pour(usage.completion_tokens);
+        }
+        drop(accounts);
+        self.spent.send_modify(|spent| {
+            spent.prompt_tokens = spent.prompt_tokens.saturating_sub(usage.prompt_tokens);
+            spent.cached_tokens = spent.cached_tokens.saturating_sub(usage.cached_tokens);
+            spent.completion_tokens =
+                spent.completion_tokens.saturating_sub(usage.completion_tokens);
+        });
     }
 
     fn refund(&self, prompt_tokens: u32, now: Instant) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(account) = accounts.get_mut(&self.tenant) {
             account.refill_tokens(now);
-            let Bucket { level, per_minute, .. } = &mut account.input;
-            *level = (*level + f64::from(prompt_tokens)).min(f64::from(*per_minute));
+            account.input.pour(prompt_tokens);
         }
+        drop(accounts);
+        self.spent.send_modify(|spent| {
+            spent.cached_tokens = spent.cached_tokens.saturating_add(prompt_tokens);
+        });
     }
 }
 
@@ -246,7 +354,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        auth::{Credential, Roster, verify},
+        auth::{self, Credential, Roster, verify},
         call::CallId,
         desired::{ApiKey, Limits},
         fixtures::tenant,
@@ -377,5 +485,68 @@ mod tests {
                 prop_assert!(f64::from(admitted) <= earned + 1e-6);
             }
         }
+    }
+
+    /// A call of the tenant `acme` that a peer hands on with so many tokens left.
+    fn lent(input_tokens: u32, output_tokens: u32, now: Instant) -> Admitted {
+        let tenant = Arc::new(caller(|_| ()).rights().clone());
+        let roster = Roster::new([tenant.clone()]);
+        let peer = auth::VerifiedPeer::vouch("n1");
+        let handed_on = auth::from_peer(&roster, &peer, &tenant.name, "k", 0).unwrap();
+        lend(handed_on, call(), Left { input_tokens, output_tokens }, now)
+    }
+
+    #[test]
+    fn a_lent_call_is_held_to_what_its_door_has_left_and_tells_what_it_spent() {
+        let now = Instant::now();
+        let lent = lent(20, 10, now);
+        let spent = lent.spent();
+        lent.check(now).unwrap();
+        lent.charge(Usage { prompt_tokens: 25, cached_tokens: 0, completion_tokens: 3 }, now);
+        assert!(matches!(lent.check(now), Err(Refusal::TooManyTokens { per_minute: 1000, .. })));
+        lent.refund(10, now);
+        lent.check(now).unwrap();
+        let expected = Usage { prompt_tokens: 25, cached_tokens: 10, completion_tokens: 3 };
+        assert_eq!(*spent.borrow(), expected);
+        drop(lent);
+        assert_eq!(*spent.borrow(), expected, "the total outlives the call");
+    }
+
+    #[test]
+    fn a_lent_call_has_no_more_than_its_own_tenants_allowance() {
+        let now = Instant::now();
+        let left = lent(u32::MAX, u32::MAX, now).left(now);
+        assert_eq!(left, Left { input_tokens: 1000, output_tokens: 100 });
+    }
+
+    #[test]
+    fn a_part_spends_from_the_account_of_its_call_and_keeps_its_place() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let one = || caller(|limits| limits.calls_max = 1);
+        let whole = limiter.admit(one(), call(), now).unwrap();
+        let part = whole.part(call());
+        let spent = whole.spent();
+        part.charge(Usage { prompt_tokens: 7, ..Usage::default() }, now);
+        assert_eq!(spent.borrow().prompt_tokens, 7);
+        assert_eq!(whole.left(now).input_tokens, 993);
+        drop(whole);
+        assert_eq!(
+            limiter.admit(one(), call(), now).unwrap_err(),
+            Refusal::TooManyCalls { calls_max: 1 }
+        );
+        drop(part);
+        limiter.admit(one(), call(), now).unwrap();
+    }
+
+    #[test]
+    fn a_charge_that_is_taken_back_leaves_nothing_behind() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let admitted = limiter.admit(caller(|_| ()), call(), now).unwrap();
+        let before = admitted.left(now);
+        admitted.charge(usage(30, 0, 5), now);
+        admitted.refund(10, now);
+        admitted.take_back(usage(30, 10, 5), now);
+        assert_eq!(admitted.left(now), before);
+        assert_eq!(*admitted.spent().borrow(), Usage::default());
     }
 }

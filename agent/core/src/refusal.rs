@@ -2,6 +2,10 @@
 
 use thiserror::Error;
 
+/// What a client should wait for a model that is not ready: a small one loads in seconds, and who
+/// asks for a large one more often than this only keeps the door busy.
+const MODEL_RETRY_MS: u64 = 5000;
+
 /// Which of a program's limits ended its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramLimit {
@@ -110,6 +114,7 @@ impl Refusal {
             Self::TooManyRequests { retry_after_ms, .. }
             | Self::TooManyTokens { retry_after_ms, .. }
             | Self::Busy { retry_after_ms } => Some(*retry_after_ms),
+            Self::ModelNotReady { .. } => Some(MODEL_RETRY_MS),
             _ => None,
         }
     }

@@ -19,6 +19,8 @@ pub struct Supply {
     pub is_draining: bool,
     /// Each loaded model once.
     pub models: Vec<ModelLoad>,
+    /// What the door holds of calls for models that nobody serves yet, each model once.
+    pub held: Vec<HeldCalls>,
 }
 
 /// What computes on a node.
@@ -46,6 +48,14 @@ pub enum DeviceKind {
 pub struct ModelLoad {
     pub model: ModelName,
     pub load: EngineLoad,
+}
+
+/// Calls that wait at a door for a model to be loaded somewhere, which is what wakes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldCalls {
+    pub model: ModelName,
+    /// At least 1.
+    pub calls: u32,
 }
 
 /// What opens the sources of models: all of them. Kept in memory only, never in the ledger.

@@ -1,6 +1,16 @@
 //! The port to the tenants' programs.
 
-use crate::{auth::Caller, limit::Admitted, reply::Reply};
+use std::pin::Pin;
+
+use crate::{
+    auth::Caller,
+    limit::Admitted,
+    name::{ModelName, TenantName},
+    reply::Reply,
+};
+
+/// What a tenant may call, once it is known: its program may be on another node.
+pub type Functions = Pin<Box<dyn Future<Output = Vec<FunctionInfo>> + Send>>;
 
 /// Runs admitted calls in their tenant's own sandbox.
 ///
@@ -11,10 +21,13 @@ pub trait Tenants: Send + Sync {
     fn start(&self, call: Admitted) -> Reply;
 
     /// What the caller may call, as its own program declares it.
-    fn functions(&self, caller: &Caller) -> Vec<FunctionInfo>;
+    fn functions(&self, caller: &Caller) -> Functions;
 
     /// The models the caller may use, in the order of its grants.
     fn models(&self, caller: &Caller) -> Vec<ModelInfo>;
+
+    /// Whether calls of `tenant` for `model` would be served on this node now.
+    fn hosts(&self, tenant: &TenantName, model: &ModelName) -> bool;
 }
 
 /// A function, described well enough to be called.
@@ -33,6 +46,6 @@ pub struct ModelInfo {
     pub alias: String,
     /// Whether a call would be served now.
     pub ready: bool,
-    /// Tokens of context, once loaded.
+    /// Tokens of context, once loaded on this node.
     pub context: Option<u32>,
 }

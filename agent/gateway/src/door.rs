@@ -154,12 +154,12 @@ impl Door {
         let meter = || Meter::start(self.metrics(), caller.tenant().as_str(), &function, now);
         if let Some(own) = Own::of(&call)? {
             // The place among the tenant's calls is held while the answer is made.
-            let _admitted = match own {
+            let place = match own {
                 Own::Health => None,
                 Own::Metadata => Some(self.ports.limiter.admit(caller.clone(), call, now)?),
             };
             let meter = meter();
-            return Ok(Running::new(own.answer(self, &caller), meter, caller));
+            return Ok(Running::new(own.answer(self, &caller, place), meter, caller));
         }
         if self.is_draining() {
             return Err(Refusal::Draining);

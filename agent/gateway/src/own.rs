@@ -4,9 +4,10 @@ use realm_core::{
     auth::Caller,
     call::Call,
     engine::{Finish, Usage},
+    limit::Admitted,
     refusal::Refusal,
-    reply::{self, Done, Reply, ReplyEvent},
-    tenants::FunctionInfo,
+    reply::{self, Done, Reply, ReplyEvent, ReplySender},
+    tenants::{FunctionInfo, Functions},
 };
 use serde_json::{Value, json};
 
@@ -37,16 +38,32 @@ impl Own {
         Ok(Some(own))
     }
 
-    pub(crate) fn answer(self, door: &Door, caller: &Caller) -> Reply {
-        let data = match self {
-            Self::Health => health(door),
-            Self::Metadata => metadata(door, caller),
-        };
+    /// Answers; `place` is the one that the call has among its tenant's.
+    pub(crate) fn answer(self, door: &Door, caller: &Caller, place: Option<Admitted>) -> Reply {
         let (sender, reply) = reply::channel();
-        let done = Done { data, finish: Finish::Stop, usage: Usage::default() };
-        sender.try_send(ReplyEvent::Done(done)).expect("a new reply has room for its end");
+        match self {
+            Self::Health => say(&sender, health(door)),
+            Self::Metadata => {
+                let known = Known::of(door, caller);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = sender.closed() => {}
+                        data = known.metadata() => {
+                            drop(place);
+                            say(&sender, data);
+                        }
+                    }
+                });
+            }
+        }
         reply
     }
+}
+
+fn say(sender: &ReplySender, data: Value) {
+    let done = Done { data, finish: Finish::Stop, usage: Usage::default() };
+    // Only this is said, so there is room for it; who asked may be gone.
+    drop(sender.try_send(ReplyEvent::Done(done)));
 }
 
 fn health(door: &Door) -> Value {
@@ -54,25 +71,39 @@ fn health(door: &Door) -> Value {
     json!({ "status": status, "version": VERSION, "uptime_s": door.uptime().as_secs() })
 }
 
-/// What the caller may use. The functions its program declares come first.
-fn metadata(door: &Door, caller: &Caller) -> Value {
-    let mut functions = door.tenants().functions(caller);
-    for own in own_functions() {
-        if functions.iter().all(|function| function.name != own.name) {
-            functions.push(own);
+/// What is known of what a caller may use, but for the functions of a program on another node.
+struct Known {
+    functions: Functions,
+    models: Vec<Value>,
+    pipelines: Vec<String>,
+}
+
+impl Known {
+    fn of(door: &Door, caller: &Caller) -> Self {
+        let models = door.tenants().models(caller).into_iter().map(
+            |model| json!({"alias": model.alias, "ready": model.ready, "context": model.context}),
+        );
+        Self {
+            functions: door.tenants().functions(caller),
+            models: models.collect(),
+            pipelines: caller.rights().pipelines.keys().cloned().collect(),
         }
     }
-    let functions: Vec<Value> = functions.into_iter().map(function_json).collect();
-    let models: Vec<Value> = door
-        .tenants()
-        .models(caller)
-        .into_iter()
-        .map(|model| json!({"alias": model.alias, "ready": model.ready, "context": model.context}))
-        .collect();
-    let pipelines: Vec<&String> = caller.rights().pipelines.keys().collect();
-    json!({
-        "version": VERSION, "functions": functions, "models": models, "pipelines": pipelines,
-    })
+
+    /// What the caller may use. The functions its program declares come first.
+    async fn metadata(self) -> Value {
+        let Self { functions, models, pipelines } = self;
+        let mut functions = functions.await;
+        for own in own_functions() {
+            if functions.iter().all(|function| function.name != own.name) {
+                functions.push(own);
+            }
+        }
+        let functions: Vec<Value> = functions.into_iter().map(function_json).collect();
+        json!({
+            "version": VERSION, "functions": functions, "models": models, "pipelines": pipelines,
+        })
+    }
 }
 
 fn function_json(function: FunctionInfo) -> Value {

@@ -158,7 +158,7 @@ fn stage() -> impl Strategy<Value = Stage> {
 fn routes() -> impl Strategy<Value = Vec<Route>> {
     names().prop_flat_map(|names| {
         let routes = names.into_iter().map(|name| {
-            vec(".{0,8}", 1..4).prop_map(move |addresses| {
+            vec(".{0,8}", 0..4).prop_map(move |addresses| {
                 let peer = |(node, address)| Peer { node: format!("n{node}"), address };
                 let peers = addresses.into_iter().enumerate().map(peer).collect();
                 Route { model: ModelName::parse(&name).unwrap(), peers }

@@ -24,8 +24,8 @@ use tokio::{
 use crate::ledger::Ledger;
 
 mod address;
-mod backoff;
-mod dial;
+pub(crate) mod backoff;
+pub(crate) mod dial;
 mod enroll;
 mod error;
 mod outbound;

@@ -45,6 +45,14 @@ pub enum ConvertError {
     Missing { field: &'static str },
     #[error("field `{field}` holds the unknown value {value}")]
     UnknownValue { field: &'static str, value: i32 },
+    #[error("field `{field}` is not JSON")]
+    Json {
+        field: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("field `{field}` holds more than it may")]
+    TooMany { field: &'static str },
     #[error("field `{field}` is not a finite number")]
     NotFinite { field: &'static str },
     #[error("field `{field}` holds `{name}` twice")]
@@ -162,9 +170,6 @@ fn route_to(route: &Route) -> proto::Route {
 
 fn route_from(route: proto::Route) -> Result<Route, ConvertError> {
     let proto::Route { model, peers } = route;
-    if peers.is_empty() {
-        return Err(ConvertError::Missing { field: "routes.peers" });
-    }
     unique("routes.peers.node", peers.iter().map(|peer| peer.node.as_str()))?;
     let peer_from = |proto::route::Peer { node, address }| Peer { node, address };
     Ok(Route {
@@ -523,11 +528,11 @@ fn all<A, B>(
     items.into_iter().map(convert).collect()
 }
 
-fn required<T>(field: &'static str, value: Option<T>) -> Result<T, ConvertError> {
+pub(crate) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, ConvertError> {
     value.ok_or(ConvertError::Missing { field })
 }
 
-fn named<T>(
+pub(crate) fn named<T>(
     field: &'static str,
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, NameError>,

@@ -5,6 +5,7 @@
 //! [`realm_core::residents::Residents`] and writes the [`realm_core::report::Report`], from which
 //! [`readiness::follow`] learns when the node may be given calls.
 //! Where there is an operator, [`client::run`] hears what to hold from it and tells it the report.
+//! Calls go from agent to agent through [`peer`].
 //! All of it meets its protobuf form in `convert`.
 
 pub mod ledger;
@@ -14,6 +15,8 @@ mod diff;
 pub mod readiness;
 
 pub mod client;
+
+pub mod peer;
 
 mod convert;
 pub use convert::ConvertError;

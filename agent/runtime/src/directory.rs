@@ -153,6 +153,14 @@ impl Directory {
         self.tenants.get(name)
     }
 
+    /// What serves a model now.
+    pub(crate) fn engine(&self, name: &ModelName) -> Option<&Arc<dyn Engine>> {
+        match self.models.get(name)? {
+            Model::Ready(engine) => Some(engine),
+            Model::Awaited(_) => None,
+        }
+    }
+
     /// The tenant's pipeline of that name. One that is not the tenant's does not exist.
     pub(crate) fn pipeline(
         &self,

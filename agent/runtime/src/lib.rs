@@ -29,3 +29,4 @@ pub use directory::{Awaited, ModelState};
 pub use program::{Prepared, ProgramError};
 pub use runtime::Runtime;
 pub use sandbox::SandboxError;
+pub use writer::{End, deliver};

@@ -1,8 +1,9 @@
 //! A pipeline: its steps one after the other, each a `chat` in the tenant's own program.
 
 mod input;
+mod runner;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{collections::HashMap, time::Instant};
 
 use realm_core::{
     call::Deadline,
@@ -12,13 +13,10 @@ use realm_core::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{
-    call::{self, Answer, Run, Running},
-    refusal::internal,
-    tracker::Tracker,
-};
+use crate::{call::Answer, refusal::internal};
 
 pub(crate) use input::Request;
+pub(crate) use runner::{Apart, Runner};
 
 /// Bytes of a filled-in template: the largest message that the doors let in, since a client could
 /// have sent the same text itself.
@@ -42,23 +40,23 @@ struct Filling {
 /// Runs every step and streams each as it goes. It is one call: cancelled, charged, limited and
 /// ended as one.
 pub(crate) async fn run(
-    running: &Running,
+    runner: Runner<'_>,
     pipeline: &DesiredPipeline,
     request: Request,
 ) -> Result<Answer, Refusal> {
-    check_program(running)?;
+    runner.check_program()?;
     let inputs = input::check(&pipeline.inputs, request.input)?;
     let mut filling = Filling { inputs, steps: HashMap::new() };
     let mut finish = Finish::Stop;
     for step in &pipeline.steps {
-        let text = match run_step(running, step, &filling).await {
+        let text = match run_step(runner, step, &filling).await {
             Ok(answer) => {
                 if answer.finish == Finish::Length {
                     finish = Finish::Length;
                 }
                 answer.text
             }
-            Err(refusal) => on_error(step, refusal, running.allowance.deadline)?,
+            Err(refusal) => on_error(step, refusal, runner.deadline())?,
         };
         filling.steps.insert(step.name.clone(), text);
     }
@@ -79,29 +77,14 @@ fn outputs(pipeline: &DesiredPipeline, filling: &Filling) -> Result<Map<String, 
     Ok(outputs)
 }
 
-/// A tenant's own program need not have what steps are made of.
-fn check_program(running: &Running) -> Result<(), Refusal> {
-    if running.program.functions.iter().any(|function| function.name == FUNCTION) {
-        return Ok(());
-    }
-    let message = format!("it has no function `{FUNCTION}`, which the steps of pipelines need");
-    Err(Refusal::ProgramFailed(message))
-}
-
 async fn run_step(
-    running: &Running,
+    runner: Runner<'_>,
     step: &PipelineStep,
     filling: &Filling,
 ) -> Result<Answer, Refusal> {
-    let params = params(&running.tenant, step, filling)?;
-    let run = Run {
-        function: FUNCTION,
-        params: &params,
-        deadline: Some(Deadline::after(Instant::now(), step.deadline_ms)),
-        step: Some(Arc::from(step.name.as_str())),
-        tracker: Tracker::default(),
-    };
-    Box::pin(call::run(running, run)).await
+    let params = params(runner.tenant(), step, filling)?;
+    let deadline = Deadline::after(Instant::now(), step.deadline_ms);
+    Box::pin(runner.run(step.name.as_str().into(), params, deadline)).await
 }
 
 /// A step's text when it fails. What ends the whole call ends it whatever a step says.

@@ -1,5 +1,7 @@
 //! The tenants' programs of one node: the port [`Tenants`], and how its wiring changes them.
 
+mod apart;
+
 use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Instant,
@@ -13,20 +15,19 @@ use realm_core::{
     name::{ModelName, PipelineName, TenantName},
     refusal::Refusal,
     reply::{self, Done, Reply, ReplySender},
-    tenants::{FunctionInfo, ModelInfo, Tenants},
+    tenants::{Functions, ModelInfo, Tenants},
 };
 use tokio::{
-    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch},
     task::spawn_blocking,
 };
-use tracing::Instrument as _;
 
 use crate::{
     artifact,
     call::{self, Answer, Run, Running},
     directory::{Awaited, Directory, Resident},
     meter::{Allowance, TokenMeter},
-    pipeline,
+    pipeline::{self, Runner},
     program::{self, Prepared, Program, ProgramError},
     sandbox::{Sandbox, SandboxError},
     shared::Shared,
@@ -46,6 +47,8 @@ const COMPILED_AT_ONCE: usize = 1;
 pub struct Runtime {
     sandbox: Sandbox,
     directory: RwLock<Directory>,
+    /// Told of everything that may let a call be served which was not before.
+    arrived: watch::Sender<()>,
     /// Kept for ever: it is the program of most tenants, and none of them waits for a stranger's.
     built_in: OnceCell<Prepared>,
     /// Tenants' own programs.
@@ -59,6 +62,7 @@ impl Runtime {
         Ok(Self {
             sandbox: Sandbox::new()?,
             directory: RwLock::default(),
+            arrived: watch::Sender::new(()),
             built_in: OnceCell::new(),
             programs: Shared::default(),
             compiler: Arc::new(Semaphore::new(COMPILED_AT_ONCE)),
@@ -119,6 +123,7 @@ impl Runtime {
     /// began in; those of a suspended tenant end now.
     pub fn put_tenant(&self, tenant: Arc<DesiredTenant>, program: Prepared) {
         self.write().put_tenant(tenant, program);
+        self.arrived.send_replace(());
     }
 
     /// Forgets a tenant and ends its calls.
@@ -129,6 +134,7 @@ impl Runtime {
     /// Lets calls from now on use this engine for that model.
     pub fn put_model(&self, name: ModelName, engine: Arc<dyn Engine>) {
         self.write().put_model(name, engine);
+        self.arrived.send_replace(());
     }
 
     /// Says why a desired model is not there yet. One that is being served goes on being served.
@@ -231,11 +237,20 @@ fn work(
     if call.call().function != "pipeline" {
         return Ok(Work::Function(tracker));
     }
+    let (pipeline, request) = work_of_pipeline(directory, tenant, call)?;
+    Ok(Work::Pipeline(pipeline, request))
+}
+
+fn work_of_pipeline(
+    directory: &Directory,
+    tenant: &DesiredTenant,
+    call: &Admitted,
+) -> Result<(Arc<DesiredPipeline>, pipeline::Request), Refusal> {
     let request = pipeline::Request::parse(&call.call().params)?;
     let pipeline = directory
         .pipeline(tenant, &request.pipeline)
         .ok_or_else(|| Refusal::UnknownPipeline(crate::refusal::cut(request.pipeline.clone())))?;
-    Ok(Work::Pipeline(pipeline, request))
+    Ok((pipeline, request))
 }
 
 impl Begun {
@@ -259,7 +274,9 @@ impl Work {
     async fn run(self, running: &Running) -> Result<Answer, Refusal> {
         let call = running.tokens.admitted().call();
         match self {
-            Self::Pipeline(pipeline, request) => pipeline::run(running, &pipeline, request).await,
+            Self::Pipeline(pipeline, request) => {
+                pipeline::run(Runner::Here(running), &pipeline, request).await
+            }
             Self::Function(tracker) => {
                 let (function, params) = (call.function.as_str(), &call.params);
                 let run = Run { function, params, deadline: None, step: None, tracker };
@@ -273,20 +290,15 @@ impl Tenants for Runtime {
     fn start(&self, call: Admitted) -> Reply {
         let (sender, reply) = reply::channel();
         let end = End::of(&sender);
-        match self.begin(call, sender) {
-            Err(refusal) => end.send(Err(refusal)),
-            Ok(begun) => {
-                let span = begun.running.span.clone();
-                tokio::spawn(async move { end.send(begun.run().await) }.instrument(span));
-            }
-        }
+        self.start_into(call, sender, end);
         reply
     }
 
-    fn functions(&self, caller: &Caller) -> Vec<FunctionInfo> {
+    fn functions(&self, caller: &Caller) -> Functions {
         let directory = self.read();
         let resident = directory.resident(caller.tenant());
-        resident.map(|resident| resident.program.functions().to_vec()).unwrap_or_default()
+        let functions = resident.map(|resident| resident.program.functions().to_vec());
+        Box::pin(std::future::ready(functions.unwrap_or_default()))
     }
 
     fn models(&self, caller: &Caller) -> Vec<ModelInfo> {
@@ -296,5 +308,10 @@ impl Tenants for Runtime {
         };
         let context_max = tenant.limits.context_max;
         directory.grants(tenant).iter().map(|grant| grant.info(context_max)).collect()
+    }
+
+    fn hosts(&self, tenant: &TenantName, model: &ModelName) -> bool {
+        let directory = self.read();
+        directory.resident(tenant).is_some() && directory.engine(model).is_some()
     }
 }

@@ -24,15 +24,16 @@ const TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// The place that every reply keeps for its last event. Dropped unused, the call has panicked or
 /// was cancelled, and it says which.
-pub(crate) struct End(Option<OwnedPermit<ReplyEvent>>);
+#[derive(Debug)]
+pub struct End(Option<OwnedPermit<ReplyEvent>>);
 
 impl End {
     /// Keeps a place in a reply that nothing has been written to.
-    pub(crate) fn of(sender: &ReplySender) -> Self {
+    pub fn of(sender: &ReplySender) -> Self {
         Self(sender.clone().try_reserve_owned().ok())
     }
 
-    pub(crate) fn send(mut self, end: Result<Done, Refusal>) {
+    pub fn send(mut self, end: Result<Done, Refusal>) {
         let event = end.map_or_else(ReplyEvent::Failed, ReplyEvent::Done);
         if let Some(place) = self.0.take() {
             place.send(event);
@@ -128,16 +129,21 @@ impl Writer {
         // Of a long text the first piece names the tokens, so that a client never has text of
         // tokens that it does not know.
         let progress = self.tracker.tell();
-        let event = match self.sender.try_send(ReplyEvent::Chunk(Chunk { step, body, progress })) {
-            Ok(()) => return Ok(()),
-            Err(TrySendError::Closed(_)) => return Err(Ended(Refusal::Cancelled)),
-            Err(TrySendError::Full(event)) => event,
-        };
-        match timeout(READER_WAIT, self.sender.send(event)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_closed)) => Err(Ended(Refusal::Cancelled)),
-            Err(_elapsed) => Err(Ended(Refusal::SlowReader)),
-        }
+        deliver(&self.sender, Chunk { step, body, progress }).await.map_err(Ended)
+    }
+}
+
+/// Delivers a chunk to a reader that may be slow for a while.
+pub async fn deliver(sender: &ReplySender, chunk: Chunk) -> Result<(), Refusal> {
+    let event = match sender.try_send(ReplyEvent::Chunk(chunk)) {
+        Ok(()) => return Ok(()),
+        Err(TrySendError::Closed(_)) => return Err(Refusal::Cancelled),
+        Err(TrySendError::Full(event)) => event,
+    };
+    match timeout(READER_WAIT, sender.send(event)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_closed)) => Err(Refusal::Cancelled),
+        Err(_elapsed) => Err(Refusal::SlowReader),
     }
 }
 

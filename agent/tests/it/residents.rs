@@ -42,7 +42,7 @@ async fn a_tenants_rights_change_though_its_program_is_gone() {
     assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated, "it is revoked");
     let caller = house.caller("second").unwrap();
     assert_eq!(caller.rights().limits.calls_max, 1);
-    let functions = house.agent.runtime().functions(&caller);
+    let functions = house.agent.runtime().functions(&caller).await;
     assert!(!functions.is_empty(), "the program it had goes on serving");
 
     acme.suspended = true;
@@ -108,7 +108,7 @@ async fn a_tenant_whose_program_is_elsewhere_is_let_in_and_has_none_here() {
     acme.program = None;
     assert_eq!(house.agent.put_tenant(&acme).await.unwrap(), None);
     let caller = house.caller("acme").unwrap();
-    assert!(house.agent.runtime().functions(&caller).is_empty());
+    assert!(house.agent.runtime().functions(&caller).await.is_empty());
     let refusal = house.refused("acme", "generate", json!({ "prompt": "a" })).await;
     assert_eq!(refusal.code(), "model_not_ready");
 }

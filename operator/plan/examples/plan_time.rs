@@ -136,6 +136,7 @@ fn supply(node: usize) -> NodeSupply {
         peer_address: Some(format!("10.0.0.{node}:9000")),
         is_ready: true,
         calls: BTreeMap::new(),
+        held: BTreeMap::new(),
     }
 }
 

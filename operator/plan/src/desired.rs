@@ -106,7 +106,8 @@ pub enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub model: Name,
-    /// Never empty.
+    /// Empty while nobody serves a model that scales or is on its way: calls for it are held, which
+    /// wakes it.
     pub peers: Vec<Peer>,
 }
 

@@ -28,7 +28,7 @@ use crate::{
     fleet::{
         assemble::Shared,
         node::{Heard, Node},
-        place::{Placement, Scene, Seat, place},
+        place::{Placement, Scene, Seat, Seats, place},
         resolve::{Resolved, resolve},
         scale::{Scale, Usage},
         study::Study,
@@ -257,18 +257,9 @@ impl Fleet {
         }
     }
 
-    /// Notes that a call waits at a door for `model`, which a door repeats while it does. `now` is
-    /// the time since any moment that the owner has chosen once.
-    pub fn wanted(&mut self, model: &Name, now: Duration) {
-        if let Some(scaling) = self.demands.models.get(model).and_then(scaling) {
-            let scale = self.scales.entry(model.clone());
-            scale.or_insert_with(|| Scale::new(&scaling, 0, now)).wake(now);
-        }
-    }
-
     /// Plans anew and gives out what changed, in the order of node names; nothing before all that
     /// could be wanted is known. What a node gets that cannot be reached waits for it in
-    /// [`Self::desired`]. `now` is as for [`Self::wanted`].
+    /// [`Self::desired`]. `now` is the time since any moment that the owner has chosen once.
     pub fn plan(&mut self, now: Duration) -> Vec<NodePlan> {
         if !self.unsynced.is_empty() {
             return Vec::new();
@@ -304,7 +295,7 @@ impl Fleet {
                 Replicas::Scaled(scaling) => {
                     let seats = self.placement.get(name);
                     let held = seats.map_or(0, BTreeMap::len).try_into().unwrap_or(u32::MAX);
-                    let usage = usage(name, seats.into_iter().flatten(), &self.nodes);
+                    let usage = usage(name, seats, &self.nodes);
                     let scale = self.scales.entry(name.clone());
                     let scale = scale.or_insert_with(|| Scale::new(&scaling, held, now));
                     scale.step(&scaling, usage, now)
@@ -435,14 +426,14 @@ const fn scaling(model: &ValidModel) -> Option<Scaling> {
     }
 }
 
-/// How much the replicas in `seats` are used, as far as their nodes can be reached.
-fn usage<'a>(
-    model: &Name,
-    seats: impl Iterator<Item = (&'a String, &'a Seat)>,
-    nodes: &BTreeMap<String, Node>,
-) -> Usage {
-    let mut usage = Usage { calls: 0, is_settled: true };
-    for (name, _) in seats {
+/// How much a model is used: by calls in hand at the replicas in `seats`, and by calls that doors
+/// hold for it, as far as their nodes can be reached.
+fn usage(model: &Name, seats: Option<&Seats>, nodes: &BTreeMap<String, Node>) -> Usage {
+    let supplies = nodes.values().filter(|node| node.is_connected);
+    let held = supplies.filter_map(|node| node.supply.as_ref()?.held.get(model));
+    let calls = held.fold(0_u64, |calls, held| calls.saturating_add(u64::from(*held)));
+    let mut usage = Usage { calls, is_settled: true };
+    for name in seats.into_iter().flat_map(BTreeMap::keys) {
         let Some(node) = nodes.get(name) else { continue };
         let supply = node.supply.as_ref().filter(|_| node.is_connected);
         let calls = supply.and_then(|supply| supply.calls.get(model)).copied().unwrap_or(0);

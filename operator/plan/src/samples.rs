@@ -37,6 +37,7 @@ fn every_sample_is_served_on_one_machine() {
         peer_address: None,
         is_ready: true,
         calls: BTreeMap::new(),
+        held: BTreeMap::new(),
     });
     for demand in [
         Demand::Model(validate::model(&read("model-smollm2.yaml"), site).unwrap()),

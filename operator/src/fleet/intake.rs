@@ -162,6 +162,7 @@ fn node_supply(name: &str, labels: BTreeMap<String, String>, supply: &Supply) ->
         let calls = load.sequences_queued.saturating_add(load.sequences_running);
         (load.model.clone(), calls)
     });
+    let held = supply.held.iter().map(|held| (held.model.clone(), held.calls));
     NodeSupply {
         name: name.to_owned(),
         labels,
@@ -170,6 +171,7 @@ fn node_supply(name: &str, labels: BTreeMap<String, String>, supply: &Supply) ->
         peer_address: supply.peer.map(|peer| peer.to_string()),
         is_ready: !supply.is_draining,
         calls: calls.collect(),
+        held: held.collect(),
     }
 }
 

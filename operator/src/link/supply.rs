@@ -29,6 +29,8 @@ pub struct Supply {
     /// Takes no new calls and models, because it is about to go.
     pub is_draining: bool,
     pub models: Vec<ModelLoad>,
+    /// What the door holds of calls for models that nobody serves yet, each model once.
+    pub held: Vec<HeldCalls>,
 }
 
 /// What computes on a node.
@@ -64,6 +66,13 @@ pub struct ModelLoad {
     pub generated_tokens_total: u64,
     /// Nothing more is served from this load.
     pub failed: bool,
+}
+
+/// Calls that wait at a door for a model to be loaded somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldCalls {
+    pub model: Name,
+    pub calls: u32,
 }
 
 /// What opens the sources of models. Opaque here; whoever fetches a model knows its form.

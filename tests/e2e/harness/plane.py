@@ -19,6 +19,9 @@ from realm_client import Client
 AUDIENCE = "realm-operator"
 ACCOUNT = "realm-agent"
 
+#: The label by which a kubelet names its node.
+HOSTNAME = "kubernetes.io/hostname"
+
 #: What the operator may do, as its role in the chart has it.
 OPERATOR_RULES: Sequence[Json] = (
     {
@@ -232,6 +235,8 @@ class Agent:
     def __init__(self, plane: Plane, node: str, operators: Sequence[Operator]) -> None:
         self.node = node
         self.port = free_port()
+        #: Where other agents reach it.
+        self.peer_port = free_port()
         self._plane = plane
         self.state = plane.folder / f"state-{node}"
         self.token = plane.folder / f"token-{node}"
@@ -249,6 +254,7 @@ class Agent:
             # No Service has to forget it.
             *("--settle", "0"),
             *("--listen", f"127.0.0.1:{self.port}"),
+            *("--peer-listen", f"127.0.0.1:{self.peer_port}"),
             *("--metrics", f"127.0.0.1:{metrics}"),
             label=f"agent-{node}",
             env={"REALM_LOG": os.environ.get("REALM_TEST_LOG", "info,realm_agent::cluster=debug")},
@@ -263,7 +269,8 @@ class Agent:
             "serviceAccountName": ACCOUNT,
             "containers": [{"name": "agent", "image": "realm-agent"}],
         }
-        admin.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}})
+        node = {"name": self.node, "labels": {HOSTNAME: self.node}}
+        admin.apply({"apiVersion": "v1", "kind": "Node", "metadata": node})
         admin.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
         pod = admin.get("pod", metadata["name"], namespace=namespace)
         self.token.write_text(self._plane.cluster.token(ACCOUNT, pod, AUDIENCE))
@@ -282,6 +289,12 @@ class Agent:
             for generation, models, tenants in found
         ]
 
-    def client(self, tenant: str) -> Client:
+    @property
+    def http(self) -> str:
+        """The door for OpenAI's clients."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def client(self, tenant: str, *, resume: bool = True) -> Client:
         """A client of the agent's door with the tenant's key."""
-        return Client(f"ws://127.0.0.1:{self.port}", self._plane.key(tenant))
+        key = self._plane.key(tenant)
+        return Client(f"ws://127.0.0.1:{self.port}", key, resume=resume)

@@ -1,9 +1,10 @@
-//! Operator and agent over real sockets and real TLS.
+//! Operator and agent, and agent and agent, over real sockets and real TLS.
 
 mod attacks;
 mod life;
 mod load;
 mod operator;
+mod peers;
 mod raw;
 mod words;
 mod world;

@@ -57,9 +57,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("kube", &["realm-crds", "realm-operator", "realm-cli", "realm-tests"]),
     ("k8s-openapi", &["realm-crds", "realm-operator", "realm-cli", "realm-tests"]),
     ("tonic", &["realm-proto", "realm-operator", "realm-link", "realm-tests"]),
-    ("rcgen", &["realm-operator"]),
+    ("rcgen", &["realm-operator", "realm-link"]),
     ("axum", &["realm-gateway", "realm-operator", "realm-agent", "realm-tests"]),
-    ("hyper", &["realm-gateway", "realm-operator", "realm-agent", "realm-tests"]),
+    ("hyper", &["realm-gateway", "realm-operator", "realm-link", "realm-agent", "realm-tests"]),
     ("tokio-tungstenite", &["realm-gateway", "realm-cli", "realm-tests"]),
     ("reqwest", &["realm-store", "realm-cli"]),
     ("wasmtime", &["realm-runtime"]),
@@ -82,6 +82,9 @@ const UNSAFE_HOMES: &[&str] =
 
 /// Crates in which `async` has no place.
 const SYNC_CRATES: &[&str] = &["agent/engine", "agent/kernels", "operator/plan"];
+
+/// Who may say that a peer is an agent of this installation: whoever has verified its certificate.
+const VOUCHERS: &[&str] = &["agent/link/src/peer/door.rs"];
 
 /// Lines of a file before its tests.
 const FILE_LINES_MAX: usize = 600;
@@ -235,6 +238,23 @@ fn unsafe_code_lives_only_where_it_may() {
         let at_home = UNSAFE_HOMES.iter().any(|home| file.starts_with(home));
         assert!(!opts_out || at_home, "{} must not hold unsafe code", file.display());
     }
+}
+
+#[test]
+fn only_the_edge_that_verifies_certificates_vouches_for_a_peer() {
+    let word = concat!("VerifiedPeer::", "vouch(");
+    let mut vouchers = Vec::new();
+    for (file, text) in rust_sources() {
+        // Elsewhere only tests may, which are in files or folders of that name.
+        let is_test = file.starts_with("tests")
+            || file
+                .components()
+                .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
+        if !is_test && production(&text).contains(word) {
+            vouchers.push(file.to_string_lossy().into_owned());
+        }
+    }
+    assert_eq!(vouchers, VOUCHERS);
 }
 
 #[test]

@@ -10,9 +10,9 @@ use realm_core::{
     auth::Caller,
     desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ProgramLimits},
     limit::{Admitted, Limiter},
-    name::TenantName,
+    name::{ModelName, TenantName},
     reply::{self, Reply, ReplyEvent},
-    tenants::{FunctionInfo, ModelInfo, Tenants},
+    tenants::{Functions, ModelInfo, Tenants},
 };
 use tokio::{
     io::{DuplexStream, duplex},
@@ -35,12 +35,16 @@ impl Tenants for Mute {
         reply::channel().1
     }
 
-    fn functions(&self, _: &Caller) -> Vec<FunctionInfo> {
-        Vec::new()
+    fn functions(&self, _: &Caller) -> Functions {
+        Box::pin(std::future::ready(Vec::new()))
     }
 
     fn models(&self, _: &Caller) -> Vec<ModelInfo> {
         Vec::new()
+    }
+
+    fn hosts(&self, _: &TenantName, _: &ModelName) -> bool {
+        false
     }
 }
 

@@ -11,7 +11,7 @@ use realm_core::{
     name::{ModelName, PipelineName, TenantName},
     refusal::Refusal,
     reply::{self, Chunk, ChunkBody, Done, Progress, Reply, ReplyEvent, ReplySender},
-    tenants::{FunctionInfo, ModelInfo, Tenants},
+    tenants::{FunctionInfo, Functions, ModelInfo, Tenants},
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
@@ -53,13 +53,14 @@ impl Tenants for Script {
         reply
     }
 
-    fn functions(&self, _: &Caller) -> Vec<FunctionInfo> {
-        vec![FunctionInfo {
+    fn functions(&self, _: &Caller) -> Functions {
+        let functions = vec![FunctionInfo {
             name: "chat".into(),
             description: "Repeats the last message.".into(),
             params_schema: json!({"type": "object"}),
             streams: true,
-        }]
+        }];
+        Box::pin(std::future::ready(functions))
     }
 
     fn models(&self, caller: &Caller) -> Vec<ModelInfo> {
@@ -67,6 +68,10 @@ impl Tenants for Script {
         grants
             .map(|grant| ModelInfo { alias: grant.alias.clone(), ready: true, context: Some(64) })
             .collect()
+    }
+
+    fn hosts(&self, _: &TenantName, _: &ModelName) -> bool {
+        true
     }
 }
 

@@ -11,7 +11,7 @@ const MAX: Duration = Duration::from_secs(30);
 
 /// A wait anywhere between nothing and a bound that doubles with each failure: full jitter, so
 /// that agents which failed together do not come back together.
-pub(super) fn backoff(failures: u32, random: u64) -> Duration {
+pub(crate) fn backoff(failures: u32, random: u64) -> Duration {
     let bound = BASE.saturating_mul(1 << failures.min(31)).min(MAX);
     // The upper 32 bits as a fraction of one.
     let fraction = random >> 32;

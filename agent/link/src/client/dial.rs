@@ -154,7 +154,8 @@ async fn bearer(token_file: &Path) -> Result<MetadataValue<Ascii>, LinkError> {
     Ok(bearer)
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, LinkError> {
+/// A small file that somebody else replaces.
+pub(crate) async fn read(path: &Path) -> Result<Vec<u8>, LinkError> {
     let failed = |source| LinkError::Read { path: PathBuf::from(path), source };
     let file = fs::File::open(path).await.map_err(failed)?;
     let mut bytes = Vec::new();

@@ -2,15 +2,23 @@
 
 use realm_core::{
     engine::EngineLoad,
-    supply::{Device, DeviceKind, ModelLoad, Supply},
+    supply::{Device, DeviceKind, HeldCalls, ModelLoad, Supply},
 };
 use realm_proto::link::v1 as proto;
 
 use super::report::cut;
 
 pub(crate) fn supply_to(supply: &Supply) -> proto::Supply {
-    let Supply { memory_bytes_total, memory_bytes_free, devices, door, peer, is_draining, models } =
-        supply;
+    let Supply {
+        memory_bytes_total,
+        memory_bytes_free,
+        devices,
+        door,
+        peer,
+        is_draining,
+        models,
+        held,
+    } = supply;
     proto::Supply {
         memory_bytes_total: *memory_bytes_total,
         memory_bytes_free: *memory_bytes_free,
@@ -19,6 +27,7 @@ pub(crate) fn supply_to(supply: &Supply) -> proto::Supply {
         peer_address: peer.map(|address| address.to_string()),
         models: models.iter().map(load_to).collect(),
         is_draining: *is_draining,
+        held: held.iter().map(held_to).collect(),
     }
 }
 
@@ -63,4 +72,9 @@ fn load_to(load: &ModelLoad) -> proto::ModelLoad {
         generated_tokens_total,
         failed,
     }
+}
+
+fn held_to(held: &HeldCalls) -> proto::HeldCalls {
+    let HeldCalls { model, calls } = held;
+    proto::HeldCalls { model: model.as_str().to_owned(), calls: *calls }
 }

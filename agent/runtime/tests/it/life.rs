@@ -121,7 +121,7 @@ async fn a_removed_tenants_calls_end_and_its_next_is_not_let_in() {
     held.engine_is_free().await;
     let refusal = held.citizen.refused(&held.town.runtime, "chat", &Held::params()).await;
     assert_eq!(refusal, Refusal::Unauthenticated);
-    assert!(held.town.runtime.functions(&held.citizen.caller()).is_empty());
+    assert!(held.town.runtime.functions(&held.citizen.caller()).await.is_empty());
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn a_tenant_is_as_desired_before_its_new_program_is_there() {
     bare.models.clear();
     assert!(held.town.runtime.await_tenant(Arc::new(bare)));
     assert!(held.town.runtime.models(&held.citizen.caller()).is_empty());
-    assert!(!held.town.runtime.functions(&held.citizen.caller()).is_empty());
+    assert!(!held.town.runtime.functions(&held.citizen.caller()).await.is_empty());
 }
 
 #[tokio::test]

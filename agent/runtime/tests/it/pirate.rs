@@ -25,7 +25,7 @@ async fn a_tenants_own_program_speaks_with_its_own_voice() {
     let told = citizen.done(&town.runtime, "shout", &json!({ "text": "stra\u{df}e \"x\"" })).await;
     assert_eq!(told.end.unwrap().data, json!({ "text": "STRASSE \"X\"" }));
 
-    let functions = town.runtime.functions(&citizen.caller());
+    let functions = town.runtime.functions(&citizen.caller()).await;
     let names: Vec<_> = functions.iter().map(|function| function.name.as_str()).collect();
     assert_eq!(names, ["chat", "shout"]);
 }

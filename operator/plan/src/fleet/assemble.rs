@@ -18,7 +18,7 @@ use super::{
 use crate::{
     desired::{Desired, DesiredModel, DesiredPipeline, DesiredTenant, Peer, Route, Stage},
     name::Name,
-    validate::Site,
+    validate::{Replicas, Site, ValidModel},
 };
 
 /// What several nodes hold alike. Kept from plan to plan, so that what did not change is still the
@@ -116,18 +116,33 @@ fn reuse(old: &[Arc<DesiredTenant>], new: Vec<DesiredTenant>) -> Vec<Arc<Desired
     reused.collect()
 }
 
-/// Where calls for each model can be handed to now.
+/// Where calls for each model can be handed to now. A model that nobody serves has a route too where
+/// it scales or is on its way to a node: to nowhere yet, which tells doors to hold its calls.
 fn routes(scene: Scene<'_>, placement: &Placement) -> Vec<Route> {
     let peer = |model: &Name, name: &String| {
         let node = scene.nodes.get(name)?;
         let address = node.serving()?.peer_address.clone()?;
         node.has_loaded(model).then(|| Peer { node: name.clone(), address })
     };
-    let routes = placement.iter().map(|(model, seats)| Route {
-        model: model.clone(),
-        peers: seats.keys().filter_map(|name| peer(model, name)).collect(),
-    });
-    routes.filter(|route| !route.peers.is_empty()).collect()
+    let route = |(name, model): (&Name, &ValidModel)| {
+        let seats = placement.get(name).into_iter().flat_map(BTreeMap::keys);
+        let peers: Vec<Peer> = seats.filter_map(|node| peer(name, node)).collect();
+        let is_held =
+            matches!(model.replicas, Replicas::Scaled(_)) || is_coming(scene, name, placement);
+        (is_held || !peers.is_empty()).then(|| Route { model: name.clone(), peers })
+    };
+    scene.models.iter().filter_map(route).collect()
+}
+
+/// Whether a node is to load a model that has not and has not failed to.
+fn is_coming(scene: Scene<'_>, model: &Name, placement: &Placement) -> bool {
+    let study = scene.studies.get(model);
+    let has_failed = |node: &String| study.is_some_and(|study| study.failed_on.contains(node));
+    let is_loading = |node: &String| {
+        scene.nodes.get(node).is_some_and(|known| !known.has_loaded(model)) && !has_failed(node)
+    };
+    let mut seats = placement.get(model).into_iter().flat_map(BTreeMap::keys);
+    scene.site == Site::Cluster && seats.any(is_loading)
 }
 
 /// The models of each node, in the order of nodes and of names.

@@ -29,6 +29,8 @@ pub struct NodeSupply {
     pub is_ready: bool,
     /// Calls in hand, running or waiting, of each loaded model.
     pub calls: BTreeMap<Name, u32>,
+    /// Calls that wait here, for models that nobody serves yet.
+    pub held: BTreeMap<Name, u32>,
 }
 
 /// What a node says it holds.

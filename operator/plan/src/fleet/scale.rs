@@ -15,7 +15,7 @@ pub(super) const DOWN_AFTER: Duration = Duration::from_mins(2);
 /// How much a model is used now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Usage {
-    /// Calls in hand over all replicas.
+    /// Calls in hand over all replicas, and held at doors.
     pub(super) calls: u64,
     /// Whether every replica has been loaded, or has failed to. While one is on its way nobody
     /// can use it, so that idleness says nothing.
@@ -44,11 +44,6 @@ impl Scale {
     pub(super) fn new(scaling: &Scaling, held: u32, now: Duration) -> Self {
         let replicas = held.clamp(scaling.min, scaling.max);
         Self { replicas, active_at: (held > 0).then_some(now), low: None }
-    }
-
-    /// Notes that a call waits at a door for the model.
-    pub(super) const fn wake(&mut self, now: Duration) {
-        self.active_at = Some(now);
     }
 
     /// The replicas from now on.
@@ -142,10 +137,11 @@ mod tests {
         let idle = Usage { calls: 0, is_settled: true };
         assert_eq!(scale.step(&scaling, idle, SECOND), 0);
         assert_eq!(scale.due(&scaling), None);
-        scale.wake(2 * SECOND);
-        assert_eq!(scale.step(&scaling, idle, 2 * SECOND), 1);
+        let held = Usage { calls: 11, is_settled: true };
+        assert_eq!(scale.step(&scaling, held, 2 * SECOND), 2);
         // While it loads nobody can use it, and it does not count as idle.
         let loading = Usage { calls: 0, is_settled: false };
+        assert_eq!(scale.step(&scaling, loading, 500 * SECOND), 2);
         assert_eq!(scale.step(&scaling, loading, 1000 * SECOND), 1);
         assert_eq!(scale.step(&scaling, idle, 1299 * SECOND), 1);
         assert_eq!(scale.due(&scaling), Some(1300 * SECOND));

@@ -147,6 +147,7 @@ impl World {
             peer_address: Some(format!("{node}:1")),
             is_ready: true,
             calls: BTreeMap::new(),
+            held: BTreeMap::new(),
         };
         let agent = Agent { supply, memory_bytes, report: NodeReport::default() };
         self.agents.entry(node.to_owned()).or_insert(agent);
@@ -210,12 +211,18 @@ impl World {
 
     /// Everybody does as told until nothing changes any more.
     fn settle(&mut self) {
+        self.settle_but("nobody");
+    }
+
+    /// The same while one node is away.
+    fn settle_but(&mut self, away: &str) {
         // Inspect, load, route; and each node may fail once with each model.
         for round in 0..20 {
             if self.plan().is_empty() && round > 0 {
                 return;
             }
-            for node in self.agents.keys().cloned().collect::<Vec<_>>() {
+            for node in self.agents.keys().filter(|node| *node != away).cloned().collect::<Vec<_>>()
+            {
                 self.obey(&node);
             }
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use realm_proto::link::v1 as proto;
 
 use super::{ConvertError, all, named, required, text_from, unique};
-use crate::link::supply::{Device, DeviceKind, Hello, ModelLoad, Supply};
+use crate::link::supply::{Device, DeviceKind, HeldCalls, Hello, ModelLoad, Supply};
 
 pub(in crate::link) fn hello_from(hello: proto::Hello) -> Result<Hello, ConvertError> {
     let proto::Hello { node, agent_version, boot_id, generation, supply } = hello;
@@ -27,11 +27,14 @@ pub(in crate::link) fn supply_from(supply: proto::Supply) -> Result<Supply, Conv
         peer_address,
         models,
         is_draining,
+        held,
     } = supply;
     let devices = all(devices, device_from)?;
     let models = all(models, load_from)?;
+    let held = all(held, held_from)?;
     unique("supply.devices.name", devices.iter().map(|device| device.name.as_str()))?;
     unique("supply.models.model", models.iter().map(|load| &load.model))?;
+    unique("supply.held.model", held.iter().map(|held| &held.model))?;
     let address = |field, text: Option<String>| text.map(|text| address_from(field, &text));
     Ok(Supply {
         memory_bytes_total,
@@ -41,6 +44,7 @@ pub(in crate::link) fn supply_from(supply: proto::Supply) -> Result<Supply, Conv
         peer: address("supply.peer_address", peer_address).transpose()?,
         is_draining,
         models,
+        held,
     })
 }
 
@@ -89,6 +93,14 @@ fn load_from(load: proto::ModelLoad) -> Result<ModelLoad, ConvertError> {
         generated_tokens_total,
         failed,
     })
+}
+
+fn held_from(held: proto::HeldCalls) -> Result<HeldCalls, ConvertError> {
+    let proto::HeldCalls { model, calls } = held;
+    if calls == 0 {
+        return Err(ConvertError::Missing { field: "supply.held.calls" });
+    }
+    Ok(HeldCalls { model: named("supply.held.model", &model)?, calls })
 }
 
 /// A text that must be there.

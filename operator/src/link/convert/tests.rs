@@ -26,6 +26,7 @@ fn hello() -> proto::Hello {
                 model: "default/tiny".to_owned(),
                 ..proto::ModelLoad::default()
             }],
+            held: vec![proto::HeldCalls { model: "default/asleep".to_owned(), calls: 1 }],
         }),
     }
 }
@@ -57,6 +58,9 @@ fn a_supply_that_says_nonsense_is_refused_by_its_field() {
     check(|s| s.door_address = Some("here".to_owned()), "`supply.door_address` is not");
     check(|s| s.models[0].model = "tiny".to_owned(), "not of the form namespace/name");
     check(|s| s.models.push(s.models[0].clone()), "`default/tiny` twice");
+    check(|s| s.held[0].model.clear(), "not of the form namespace/name");
+    check(|s| s.held[0].calls = 0, "`supply.held.calls` is missing");
+    check(|s| s.held.push(s.held[0].clone()), "`default/asleep` twice");
 }
 
 fn report() -> proto::Report {

@@ -16,7 +16,7 @@ use realm_core::{
         Failure, MemoryFacts, ModelFacts, ModelPhase, ModelReport, Phase, PipelineReport, Report,
         TenantReport,
     },
-    supply::{Device, DeviceKind, ModelLoad, Supply},
+    supply::{Device, DeviceKind, HeldCalls, ModelLoad, Supply},
 };
 use realm_plan::desired as plan;
 
@@ -182,7 +182,7 @@ fn pipeline(text: String) -> impl Strategy<Value = plan::DesiredPipeline> {
 fn desired() -> impl Strategy<Value = plan::Desired> {
     let peer = |node: String| plan::Peer { address: format!("{node}:7444"), node };
     let route = move |text: String| {
-        let peers = vec("[a-z]{1,9}", 1..3);
+        let peers = vec("[a-z]{1,9}", 0..3);
         peers.prop_map(move |nodes| plan::Route {
             model: name(&text),
             peers: nodes.into_iter().map(peer).collect(),
@@ -344,6 +344,7 @@ async fn a_supply_means_the_same_at_both_ends() {
         peer: Some("[fd00::7]:7444".parse().unwrap()),
         is_draining: true,
         models: vec![ModelLoad { model: ModelName::parse("default/tiny").unwrap(), load }],
+        held: vec![HeldCalls { model: ModelName::parse("default/asleep").unwrap(), calls: 13 }],
     });
     let is_new = |view: &realm_operator::link::registry::NodeView| {
         view.supply.as_ref().is_some_and(|supply| supply.memory_bytes_total == 1)

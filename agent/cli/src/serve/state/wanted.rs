@@ -65,6 +65,7 @@ impl Wanted {
             peer_address: None,
             is_ready: true,
             calls: BTreeMap::new(),
+            held: BTreeMap::new(),
         });
         let mut wanted = Self { accepted: BTreeMap::new(), fleet, nothing: Desired::default() };
         for document in documents {

@@ -128,8 +128,9 @@ fn a_model_that_nobody_recalls_stays_with_a_node_that_holds_it() {
 fn a_scaled_model_starts_anew_with_the_replicas_it_has() {
     let spec = "scaling: {min: 0, max: 4, idleAfterSeconds: 60}";
     let mut before = World::new(2, [model_with("a", spec)]);
-    before.fleet.wanted(&name("a"), before.now);
+    before.change("n1", |supply| supply.held = BTreeMap::from([(name("a"), 1)]));
     before.settle();
+    before.change("n1", |supply| supply.held.clear());
     assert_eq!(before.models(), ["n0: a", "n1:"]);
     let mut after = restarted(&before);
     for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {

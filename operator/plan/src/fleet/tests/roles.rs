@@ -157,11 +157,61 @@ fn a_model_at_zero_is_inspected_ahead_and_loaded_when_a_call_waits() {
     let mut world = World::new(1, [model_with("a", spec)]);
     assert_eq!(world.models(), ["n0:"]);
     assert!(world.fleet.estimate(&name("a")).is_some());
-    world.fleet.wanted(&name("a"), world.now);
-    world.fleet.wanted(&name("unknown"), world.now);
+    let held = [(name("a"), 1), (name("unknown"), 7)];
+    world.change("n0", |supply| supply.held = BTreeMap::from(held));
     world.settle();
     assert_eq!(world.models(), ["n0: a"]);
+    world.change("n0", |supply| supply.held.clear());
     world.now = world.fleet.due().unwrap();
     world.settle();
     assert_eq!(world.models(), ["n0:"]);
+}
+
+#[test]
+fn calls_held_at_all_doors_count_together_and_keep_a_model_from_going_to_sleep() {
+    let spec = "scaling: {min: 0, max: 3, targetQueue: 4, idleAfterSeconds: 10}";
+    let mut world = World::new(4, [model_with("a", spec)]);
+    for node in ["n2", "n3"] {
+        world.change(node, |supply| supply.held = BTreeMap::from([(name("a"), 4)]));
+    }
+    world.change("n1", |supply| supply.held = BTreeMap::from([(name("a"), u32::MAX)]));
+    world.fleet.disconnect("n1");
+    world.settle_but("n1");
+    assert_eq!(world.fleet.replicas(&name("a")), 2, "nobody waits at a door that is away");
+    world.change("n3", |supply| supply.held.clear());
+    world.now += Duration::from_hours(1);
+    world.settle_but("n1");
+    assert_eq!(world.fleet.replicas(&name("a")), 2, "down slowly, and not to nothing");
+    world.now += Duration::from_hours(1);
+    world.settle_but("n1");
+    assert_eq!(world.fleet.replicas(&name("a")), 1);
+    world.change("n2", |supply| supply.held.clear());
+    world.now = world.fleet.due().unwrap();
+    world.settle_but("n1");
+    assert_eq!(world.fleet.replicas(&name("a")), 0);
+}
+
+#[test]
+fn a_door_is_told_of_models_that_sleep_by_routes_to_nowhere() {
+    let scaled = "scaling: {min: 0, max: 1}";
+    let mut world = World::new(2, [model_with("a", scaled), model("off", 0)]);
+    assert_eq!(routes(&world, "n1"), ["a: "]);
+    world.change("n1", |supply| supply.held = BTreeMap::from([(name("a"), 1)]));
+    world.settle();
+    assert_eq!(routes(&world, "n1"), ["a: n0 n0:1"]);
+}
+
+#[test]
+fn a_door_is_told_of_a_model_that_is_on_its_way_and_not_of_one_that_cannot_load() {
+    let mut world = World::new(2, [model("a", 1)]);
+    assert_eq!(routes(&world, "n1"), ["a: n0 n0:1"]);
+    world.lose("n0");
+    world.plan();
+    assert_eq!(routes(&world, "n1"), ["a: "]);
+    world.settle();
+    assert_eq!(routes(&world, "n1"), ["a: n1 n1:1"]);
+    world.failures.insert(("n1".to_owned(), "b".to_owned()));
+    world.demand([model("b", 1)]);
+    world.settle();
+    assert_eq!(routes(&world, "n1"), ["a: n1 n1:1"]);
 }

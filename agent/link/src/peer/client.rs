@@ -1,0 +1,132 @@
+//! Hands calls on: one connection to each peer, made when it is first needed and again when it has
+//! broken.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use hyper_util::rt::TokioIo;
+use realm_core::{
+    auth::Caller, desired::Peer, engine::Usage, limit::Admitted, name::ModelName,
+    reply::ReplyEvent, tenants::FunctionInfo,
+};
+use realm_proto::peer::{MESSAGE_BYTES_MAX, v1 as proto, v1::peer_client::PeerClient};
+use tokio::{sync::watch, time};
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    CONNECTION_WINDOW_BYTES, PING_EVERY, PING_WAIT, WINDOW_BYTES, convert, dial::dial,
+    error::PeerError, identity::Identity,
+};
+
+/// Longest wait for a description: the answer lies ready in the peer's memory.
+const DESCRIBE_WAIT: Duration = Duration::from_secs(5);
+
+/// What has happened in a call that was handed on.
+#[derive(Clone, Debug)]
+pub struct PeerEvent {
+    /// Everything that the call has spent until now.
+    pub spent: Usage,
+    /// `None` where nothing is new but what was spent.
+    pub event: Option<ReplyEvent>,
+}
+
+/// The answer to a call that was handed on. Dropping it cancels the call.
+#[derive(Debug)]
+pub struct PeerReply {
+    events: Streaming<proto::CallReply>,
+}
+
+impl PeerReply {
+    /// The next step of the answer. Not to be called after the last.
+    pub async fn next(&mut self) -> Result<PeerEvent, PeerError> {
+        let reply = self.events.message().await.map_err(PeerError::Broken)?;
+        let (spent, event) =
+            convert::reply_from(reply.ok_or(PeerError::Ended)?).map_err(PeerError::Message)?;
+        Ok(PeerEvent { spent, event })
+    }
+}
+
+/// The other agents. Clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    identity: watch::Receiver<Option<Arc<Identity>>>,
+    /// Of peers that calls are handed to, so never more than routes have named.
+    channels: Arc<Mutex<HashMap<Peer, Channel>>>,
+}
+
+impl Peers {
+    pub fn new(identity: watch::Receiver<Option<Arc<Identity>>>) -> Self {
+        Self { identity, channels: Arc::default() }
+    }
+
+    /// Hands a call on, for the sake of `model`. An error means that it has not begun there.
+    pub async fn call(
+        &self,
+        peer: &Peer,
+        call: &Admitted,
+        model: &ModelName,
+    ) -> Result<PeerReply, PeerError> {
+        let request = convert::request_to(call, model, Instant::now());
+        let answer = self.client(peer)?.call(request).await;
+        Ok(PeerReply { events: answer.map_err(PeerError::NotTaken)?.into_inner() })
+    }
+
+    /// What the caller's program, which is there, can be asked for.
+    pub async fn describe(
+        &self,
+        peer: &Peer,
+        caller: &Caller,
+    ) -> Result<Vec<FunctionInfo>, PeerError> {
+        let request = proto::DescribeRequest { caller: Some(convert::caller_to(caller)) };
+        let mut client = self.client(peer)?;
+        let answer = time::timeout(DESCRIBE_WAIT, client.describe(request)).await;
+        let slow = |_| PeerError::Slow { address: peer.address.clone(), wait: DESCRIBE_WAIT };
+        let answer = answer.map_err(slow)?.map_err(PeerError::NotTaken)?;
+        convert::functions_from(answer.into_inner()).map_err(PeerError::Message)
+    }
+
+    /// Closes the connections to all but these peers, as soon as their calls have ended.
+    pub fn retain(&self, is_known: impl Fn(&Peer) -> bool) {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.retain(|peer, _| is_known(peer));
+    }
+
+    fn client(&self, peer: &Peer) -> Result<PeerClient<Channel>, PeerError> {
+        // Without it the connection would only be tried in vain.
+        if self.identity.borrow().is_none() {
+            return Err(PeerError::NoIdentity);
+        }
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = channels.entry(peer.clone()).or_insert_with(|| self.channel(peer)).clone();
+        drop(channels);
+        Ok(PeerClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    fn channel(&self, peer: &Peer) -> Channel {
+        let (identity, peer) = (self.identity.clone(), peer.clone());
+        // Each connection shows the newest certificate.
+        let connect = tower::service_fn(move |_| {
+            let (identity, peer) = (identity.borrow().clone(), peer.clone());
+            async move {
+                let stream = Box::pin(dial(identity.as_deref(), &peer)).await;
+                stream.map(TokioIo::new).map_err(io::Error::other)
+            }
+        });
+        // The address is the connector's; this one only stands in the requests.
+        Endpoint::from_static("https://peer.realm.dev")
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WAIT)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .connect_with_connector_lazy(connect)
+    }
+}

@@ -1,0 +1,184 @@
+//! What other agents may ask: to run a call, and what a program can be asked for.
+
+use std::{
+    pin::Pin,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::{Stream, stream};
+use prost::Message as _;
+use realm_core::{
+    auth::{self, HandedOn, VerifiedPeer},
+    engine::Usage,
+    limit,
+    refusal::{ProgramLimit, Refusal},
+    reply::{Reply, ReplyEvent},
+};
+use realm_proto::peer::{MESSAGE_BYTES_MAX, v1 as proto};
+use tokio::{sync::watch, time};
+use tonic::{Request, Response, Status};
+
+use super::{convert, door::PeerPorts};
+
+/// Longest time in which a door does not hear what a silent call has spent: what it does not know
+/// when the call is cut it cannot charge, and twice a second is nothing beside the tokens.
+const SPENT_GAP: Duration = Duration::from_millis(500);
+
+type Replies = Pin<Box<dyn Stream<Item = Result<proto::CallReply, Status>> + Send>>;
+
+/// Both methods.
+pub(super) struct Service {
+    ports: PeerPorts,
+    draining: watch::Receiver<bool>,
+}
+
+impl Service {
+    pub(super) const fn new(ports: PeerPorts, draining: watch::Receiver<bool>) -> Self {
+        Self { ports, draining }
+    }
+
+    /// Whose call it is, by the keys that are known here.
+    fn caller<T>(
+        &self,
+        request: &Request<T>,
+        caller: &convert::CallerName,
+    ) -> Result<Result<HandedOn, Refusal>, Status> {
+        // There is none only where a request came past the door.
+        let peer = request.extensions().get::<VerifiedPeer>();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("no certificate"))?;
+        let roster = self.ports.roster.borrow().clone();
+        let convert::CallerName { tenant, key } = caller;
+        Ok(auth::from_peer(&roster, peer, tenant, key, unix_now()))
+    }
+
+    fn start(&self, request: Request<proto::CallRequest>) -> Result<Replies, Status> {
+        if *self.draining.borrow() {
+            return Err(Status::unavailable("draining"));
+        }
+        let now = Instant::now();
+        let forwarded = convert::request_from(request.get_ref().clone(), now)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let handed_on = match self.caller(&request, &forwarded.caller)? {
+            Ok(handed_on) => handed_on,
+            Err(refusal) => return Ok(refused(refusal)),
+        };
+        let convert::Forwarded { caller, call, model, left } = forwarded;
+        if !self.ports.tenants.hosts(&caller.tenant, &model) {
+            return Err(Status::failed_precondition("not here"));
+        }
+        let admitted = limit::lend(handed_on, call, left, now);
+        let spent = admitted.spent();
+        let reply = self.ports.tenants.start(admitted);
+        Ok(Answer { reply, spent, told: Usage::default(), told_at: None, has_ended: false }
+            .into_stream())
+    }
+}
+
+/// One call's answer on its way back.
+struct Answer {
+    reply: Reply,
+    spent: watch::Receiver<Usage>,
+    /// What the door has been told.
+    told: Usage,
+    told_at: Option<time::Instant>,
+    has_ended: bool,
+}
+
+impl Answer {
+    fn into_stream(self) -> Replies {
+        Box::pin(stream::unfold(self, |mut answer| async move {
+            if answer.has_ended {
+                return None;
+            }
+            let reply = answer.next().await;
+            Some((Ok(reply), answer))
+        }))
+    }
+
+    async fn next(&mut self) -> proto::CallReply {
+        let event = tokio::select! {
+            biased;
+            // First, since what was spent goes with it.
+            event = self.reply.recv() => Some(event.unwrap_or_else(|| {
+                tracing::error!("the reply of another agent's call ended without an end");
+                ReplyEvent::Failed(Refusal::Internal)
+            })),
+            () = news(&mut self.spent, self.told, self.told_at) => None,
+        };
+        if let Some(ReplyEvent::Done(_) | ReplyEvent::Failed(_)) = &event {
+            self.has_ended = true;
+        }
+        self.told = *self.spent.borrow_and_update();
+        self.told_at = Some(time::Instant::now());
+        let reply = convert::reply_to(self.told, event);
+        if reply.encoded_len() <= MESSAGE_BYTES_MAX {
+            return reply;
+        }
+        self.has_ended = true;
+        self.reply.close();
+        let max = u64::try_from(MESSAGE_BYTES_MAX).unwrap_or(u64::MAX);
+        let refusal = Refusal::ProgramLimit { limit: ProgramLimit::Output, max };
+        convert::reply_to(self.told, Some(ReplyEvent::Failed(refusal)))
+    }
+}
+
+/// Returns when the door should be told what was spent although nothing else has happened: at once
+/// where a prompt is now paid for, and otherwise now and then.
+async fn news(spent: &mut watch::Receiver<Usage>, told: Usage, told_at: Option<time::Instant>) {
+    let is_prompt = |spent: &Usage| spent.prompt_tokens != told.prompt_tokens;
+    let is_new = spent.wait_for(|spent| *spent != told).await.map(|spent| is_prompt(&spent));
+    match is_new {
+        Ok(true) => {}
+        Ok(false) => {
+            let due = told_at.unwrap_or_else(time::Instant::now) + SPENT_GAP;
+            let is_over = async { spent.wait_for(is_prompt).await.is_err() };
+            tokio::select! {
+                () = time::sleep_until(due) => {}
+                is_over = is_over => if is_over {
+                    std::future::pending().await
+                },
+            }
+        }
+        // The call is over; its end comes as an event.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn refused(refusal: Refusal) -> Replies {
+    let reply = convert::reply_to(Usage::default(), Some(ReplyEvent::Failed(refusal)));
+    Box::pin(stream::once(std::future::ready(Ok(reply))))
+}
+
+#[tonic::async_trait]
+impl proto::peer_server::Peer for Service {
+    type CallStream = Replies;
+
+    async fn call(
+        &self,
+        request: Request<proto::CallRequest>,
+    ) -> Result<Response<Self::CallStream>, Status> {
+        self.start(request).map(Response::new)
+    }
+
+    async fn describe(
+        &self,
+        request: Request<proto::DescribeRequest>,
+    ) -> Result<Response<proto::DescribeReply>, Status> {
+        let name = convert::caller_from(request.get_ref().caller.clone())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let handed_on = self.caller(&request, &name)?;
+        let handed_on =
+            handed_on.map_err(|refusal| Status::unauthenticated(refusal.to_string()))?;
+        let functions = self.ports.tenants.functions(handed_on.caller()).await;
+        if functions.is_empty() {
+            return Err(Status::failed_precondition("not here"));
+        }
+        Ok(Response::new(convert::functions_to(functions)))
+    }
+}
+
+/// Seconds since the Unix epoch. A clock before it lets no key in that ever expires.
+fn unix_now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(u64::MAX, |since| since.as_secs())
+}

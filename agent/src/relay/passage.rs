@@ -1,0 +1,305 @@
+//! One call on its way: tried at one node after the other, held while its model is nowhere, and
+//! brought back event by event.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use realm_core::{
+    call::Deadline,
+    desired::Peer,
+    engine::Usage,
+    limit::Admitted,
+    name::ModelName,
+    refusal::Refusal,
+    reply::{Done, ReplyEvent, ReplySender},
+    report,
+    tenants::Tenants as _,
+};
+use realm_link::peer::{PeerError, PeerEvent, PeerReply};
+use realm_runtime::{End, deliver};
+use tokio::{sync::watch, time};
+
+use super::{
+    Inner,
+    choose::{Beginning, OneInHand, choose},
+    figures::Outcome,
+    hold::Held,
+    look::{Look, Routes},
+    need::Need,
+};
+
+/// Nodes that are asked before the call waits for a change: one that is overtaken by its own news
+/// is rare, and three at once are not news but a fault.
+pub(super) const TRIES_MAX: usize = 3;
+
+/// Longest wait for a model that nobody serves yet: a model of some tens of gigabytes comes from a
+/// node's own disk in that time, and proxies in front of doors give up an answer that has not
+/// begun after a minute.
+const HOLD_MAX: Duration = Duration::from_mins(1);
+
+/// The wait before nodes that did not take a call are asked again: a node that has loaded a model
+/// may still compile the tenant's program, which takes about a second, and nobody says when.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long beyond a deadline its node may take to say that it is over: the way there and back.
+const DEADLINE_GRACE: Duration = Duration::from_secs(2);
+
+/// A call that is not served on this node, as it seems.
+pub(super) struct Passage {
+    door: Arc<Inner>,
+    routes: watch::Receiver<Arc<Routes>>,
+    /// A call may come to be served here meanwhile.
+    arrivals: watch::Receiver<()>,
+    need: Need,
+    sender: ReplySender,
+    /// Nodes that have not taken the call since it last waited.
+    tried: HashSet<Peer>,
+    held: Option<(Held, Instant)>,
+}
+
+/// How one step of a passage went.
+enum Step {
+    /// It is served on this node after all.
+    Here,
+    Ended(Result<Done, Refusal>),
+    /// Look again.
+    Again,
+}
+
+/// How the answer of one node ended.
+enum Answered {
+    Ended(Result<Done, Refusal>),
+    /// It broke off before anything had reached the client.
+    NotBegun(PeerError),
+    Cut(PeerError),
+}
+
+impl Passage {
+    pub(super) fn new(
+        door: Arc<Inner>,
+        routes: watch::Receiver<Arc<Routes>>,
+        need: Need,
+        sender: ReplySender,
+    ) -> Self {
+        let arrivals = door.runtime.arrivals();
+        Self { door, routes, arrivals, need, sender, tried: HashSet::new(), held: None }
+    }
+
+    /// Takes the call to its end. What it holds is given back before its end is told.
+    pub(super) async fn run(mut self, call: Admitted, end: End) {
+        let asked = call.call().deadline;
+        let ended = loop {
+            match self.step(&call).await {
+                Step::Again => {}
+                Step::Ended(ended) => break ended,
+                Step::Here => {
+                    let Self { door, sender, .. } = self;
+                    return door.runtime.start_into(call, sender, end);
+                }
+            }
+            if let Some(deadline) = asked.filter(|deadline| deadline.is_over(Instant::now())) {
+                break Err(deadline.refusal());
+            }
+        };
+        drop((call, self.held.take()));
+        end.send(ended);
+    }
+
+    async fn step(&mut self, call: &Admitted) -> Step {
+        let tenant = call.caller().tenant();
+        // Before the look, so that what comes after it is not missed.
+        self.arrivals.mark_unchanged();
+        let routes = self.routes.borrow_and_update().clone();
+        if self.need.models.iter().any(|model| self.door.runtime.hosts(tenant, model)) {
+            return Step::Here;
+        }
+        let look = if self.tried.len() < TRIES_MAX {
+            routes.look(&self.need, &self.tried)
+        } else {
+            Look::Nowhere
+        };
+        match look {
+            Look::There(model, peers) => {
+                let beginning = Beginning::of(tenant, model, &call.call().params);
+                let chosen = choose(&peers, beginning, |peer| self.door.in_hand.of(peer));
+                match chosen.cloned() {
+                    Some(peer) => self.ask(call, &peer, &model.clone()).await,
+                    None => Step::Ended(Err(self.not_ready("it is on no node"))),
+                }
+            }
+            Look::Coming(model) => self.wait(call, &model.clone()).await,
+            Look::Nowhere if !self.tried.is_empty() && self.need.may_wait => {
+                let model = self.need.models.first().cloned();
+                match model {
+                    Some(model) => self.wait(call, &model).await,
+                    None => Step::Ended(Err(self.not_ready("it is on no node"))),
+                }
+            }
+            Look::Nowhere => self.nowhere(call),
+        }
+    }
+
+    /// Nobody has the model, and nobody is about to.
+    fn nowhere(&self, call: &Admitted) -> Step {
+        if self.door.runtime.has_program(call.caller().tenant()) {
+            // The program, or the state of the model here, knows better what to say.
+            return Step::Here;
+        }
+        if self.need.may_wait {
+            return Step::Ended(Err(self.not_ready("it is on no node")));
+        }
+        let mut alias = self.need.alias.clone();
+        alias.truncate(alias.floor_char_boundary(ALIAS_BYTES_MAX));
+        Step::Ended(Err(Refusal::UnknownModel(alias)))
+    }
+
+    fn not_ready(&self, reason: &str) -> Refusal {
+        Refusal::ModelNotReady { model: self.need.alias.clone(), reason: reason.to_owned() }
+    }
+
+    /// Waits until something may have changed for the better.
+    async fn wait(&mut self, call: &Admitted, model: &ModelName) -> Step {
+        let since = match &self.held {
+            Some((_, since)) => *since,
+            None => match self.door.hold.take(call.caller().tenant(), model) {
+                Ok(held) => {
+                    let now = Instant::now();
+                    self.held = Some((held, now));
+                    now
+                }
+                Err(refusal) => return Step::Ended(Err(refusal)),
+            },
+        };
+        let given_up = time::Instant::from(since) + HOLD_MAX;
+        let deadline = call.call().deadline.map(|deadline| deadline.at().into());
+        let again = (!self.tried.is_empty()).then(|| time::Instant::now() + ASK_AGAIN);
+        self.tried.clear();
+        tokio::select! {
+            () = self.sender.closed() => Step::Ended(Err(Refusal::Cancelled)),
+            // An error means that nothing will ever change, which the time ends.
+            Ok(()) = self.routes.changed() => Step::Again,
+            Ok(()) = self.arrivals.changed() => Step::Again,
+            () = sleep_until(again) => Step::Again,
+            () = sleep_until(deadline) => Step::Again,
+            () = time::sleep_until(given_up) => {
+                Step::Ended(Err(self.not_ready("it was not loaded in time")))
+            }
+        }
+    }
+
+    /// Hands the call to one node.
+    async fn ask(&mut self, call: &Admitted, peer: &Peer, model: &ModelName) -> Step {
+        let place = self.door.in_hand.add(peer);
+        let taken = tokio::select! {
+            () = self.sender.closed() => {
+                return self.ended(Outcome::Cancelled, Err(Refusal::Cancelled));
+            }
+            taken = self.door.peers.call(peer, call, model) => taken,
+        };
+        let answered = match taken {
+            Ok(reply) => {
+                // It does not wait any more.
+                let held = self.held.take();
+                let answered = self.answer(call, reply, place).await;
+                if let Answered::NotBegun(_) = answered {
+                    self.held = held;
+                }
+                answered
+            }
+            Err(error) => Answered::NotBegun(error),
+        };
+        match answered {
+            Answered::Ended(Ok(done)) => self.ended(Outcome::Served, Ok(done)),
+            Answered::Ended(Err(Refusal::Cancelled)) => {
+                self.ended(Outcome::Cancelled, Err(Refusal::Cancelled))
+            }
+            Answered::Ended(Err(refusal)) => self.ended(Outcome::Refused, Err(refusal)),
+            Answered::Cut(error) => {
+                let cause = report::chain(&error);
+                tracing::debug!(peer = peer.node, cause, "an answer was cut");
+                self.ended(Outcome::Cut, Err(Refusal::Moved))
+            }
+            Answered::NotBegun(error) => {
+                let cause = report::chain(&error);
+                tracing::debug!(peer = peer.node, cause, "a peer did not take a call");
+                self.door.figures.count(Outcome::NotTaken);
+                self.tried.insert(peer.clone());
+                Step::Again
+            }
+        }
+    }
+
+    fn ended(&self, outcome: Outcome, ended: Result<Done, Refusal>) -> Step {
+        self.door.figures.count(outcome);
+        Step::Ended(ended)
+    }
+
+    /// Brings the answer to the client and charges what it costs, as that becomes known.
+    async fn answer(&self, call: &Admitted, mut reply: PeerReply, _place: OneInHand) -> Answered {
+        let limits = &call.caller().rights().limits.program;
+        let whole = Deadline::after(Instant::now(), limits.deadline_ms);
+        let deadline = call.call().deadline.map_or(whole, |asked| asked.earliest(whole));
+        let patience = time::sleep_until((deadline.at() + DEADLINE_GRACE).into());
+        tokio::pin!(patience);
+        let (mut paid, mut has_begun) = (Usage::default(), false);
+        loop {
+            let heard = tokio::select! {
+                () = self.sender.closed() => return Answered::Ended(Err(Refusal::Cancelled)),
+                () = &mut patience => return Answered::Ended(Err(deadline.refusal())),
+                heard = reply.next() => heard,
+            };
+            let PeerEvent { spent, event } = match heard {
+                Ok(event) => event,
+                Err(error) if has_begun => return Answered::Cut(error),
+                Err(error) => {
+                    // Another node does it all again.
+                    call.take_back(paid, Instant::now());
+                    return Answered::NotBegun(error);
+                }
+            };
+            pay(call, &mut paid, spent);
+            match event {
+                None => {}
+                Some(ReplyEvent::Chunk(chunk)) => {
+                    has_begun = true;
+                    if let Err(refusal) = deliver(&self.sender, chunk).await {
+                        return Answered::Ended(Err(refusal));
+                    }
+                }
+                Some(ReplyEvent::Done(done)) => return Answered::Ended(Ok(done)),
+                Some(ReplyEvent::Failed(refusal)) => return Answered::Ended(Err(refusal)),
+            }
+        }
+    }
+}
+
+/// Charges what has been spent since the last time.
+fn pay(call: &Admitted, paid: &mut Usage, spent: Usage) {
+    let now = Instant::now();
+    let more = Usage {
+        prompt_tokens: spent.prompt_tokens.saturating_sub(paid.prompt_tokens),
+        cached_tokens: 0,
+        completion_tokens: spent.completion_tokens.saturating_sub(paid.completion_tokens),
+    };
+    if more != Usage::default() {
+        call.charge(more, now);
+    }
+    let cached = spent.cached_tokens.saturating_sub(paid.cached_tokens);
+    if cached > 0 {
+        call.refund(cached, now);
+    }
+    *paid = spent;
+}
+
+async fn sleep_until(at: Option<time::Instant>) {
+    match at {
+        Some(at) => time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Bytes of a name that comes back to whoever sent it: one paragraph.
+const ALIAS_BYTES_MAX: usize = 1 << 10;

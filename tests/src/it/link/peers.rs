@@ -1,0 +1,227 @@
+//! Calls that go from a door to the node that has their model.
+
+mod node;
+
+use std::sync::{Arc, atomic::Ordering};
+
+use realm_core::{
+    auth::Roster,
+    desired::{DesiredTenant, Peer},
+    refusal::Refusal,
+    reply::ReplyEvent,
+    tenants::Tenants as _,
+};
+use realm_link::peer::PeerError;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio_rustls::TlsConnector;
+
+use self::node::{Door, Host, identity, model, next, read, tenant};
+use super::world::{World, soon};
+
+#[tokio::test]
+async fn an_answer_comes_as_it_is_made_and_is_paid_at_its_door() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let (text, end) = read(door.call("say")).await;
+    assert_eq!(text, "abc");
+    assert_eq!(end.unwrap(), serde_json::json!({ "params": { "prompt": "x" } }));
+    // Twenty of the fifty were cached. Time gives a few tokens back meanwhile.
+    let (input, output) = door.paid();
+    assert!((1..=30).contains(&input) && output <= 3, "{input} {output}");
+    assert_eq!(read(door.call("other")).await.1, Err(Refusal::UnknownFunction("other".into())));
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_wants_any_more_ends_where_it_runs() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let mut reply = door.call("hold");
+    assert!(matches!(next(&mut reply).await, ReplyEvent::Chunk(_)));
+    drop(reply);
+    let mut cancelled = host.script.cancelled.subscribe();
+    soon("the end of the call", cancelled.wait_for(|count| *count == 1)).await.unwrap();
+    // Its place at the door is free again.
+    let last = door.admit("say");
+    drop(last);
+}
+
+#[tokio::test]
+async fn a_prompt_is_paid_although_its_answer_never_begins() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let admitted = door.admit("think");
+    let mut spent = admitted.spent();
+    let reply = door.relay.start(admitted);
+    soon("the charge", spent.wait_for(|spent| spent.prompt_tokens == 50)).await.unwrap();
+    drop(reply);
+    assert!(door.paid().0 >= 1);
+}
+
+#[tokio::test]
+async fn a_call_may_spend_no_more_than_its_door_has_left() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let (_, end) = read(door.call("spend")).await;
+    assert!(matches!(end, Err(Refusal::TooManyTokens { per_minute: 10_000, .. })), "{end:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_says_so_and_is_paid_as_far_as_it_came() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let mut reply = door.call("hold");
+    for _ in 0..3 {
+        assert!(matches!(next(&mut reply).await, ReplyEvent::Chunk(_)));
+    }
+    drop(host);
+    let end = next(&mut reply).await;
+    assert!(matches!(end, ReplyEvent::Failed(Refusal::Moved)), "{end:?}");
+    assert!(door.paid().0 >= 1);
+}
+
+#[tokio::test]
+async fn a_call_that_one_node_does_not_take_goes_to_the_next() {
+    let world = World::start().await;
+    let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
+    let gone = Peer { node: "n3".to_owned(), address: "127.0.0.1:1".to_owned() };
+    let door = Door::start(&world, &[&one.peer, &two.peer, &gone]).await;
+    one.script.has_model.store(false, Ordering::SeqCst);
+    assert_eq!(read(door.call("say")).await.0, "abc");
+    one.script.has_model.store(true, Ordering::SeqCst);
+    two.draining.send_replace(true);
+    assert_eq!(read(door.call("say")).await.0, "abc");
+}
+
+#[tokio::test]
+async fn a_call_waits_at_its_door_until_somebody_has_its_model() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let mut door = Door::start(&world, &[]).await;
+    let mut held = door.relay.held();
+    let reply = door.call("say");
+    let waits = held.wait_for(|held| held.get(&model()) == Some(&1));
+    soon("the call to be told of", waits).await.unwrap();
+    // The node has loaded the model and is still compiling the program.
+    host.script.has_model.store(false, Ordering::SeqCst);
+    let mut asked = host.script.asked.subscribe();
+    door.route(Some(&[&host.peer])).await;
+    soon("it to be asked", asked.wait_for(|asked| *asked == 1)).await.unwrap();
+    host.script.has_model.store(true, Ordering::SeqCst);
+    assert_eq!(read(reply).await.0, "abc");
+    soon("nothing to wait", held.wait_for(|held| held.is_empty())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_waits_is_forgotten_with_its_client() {
+    let world = World::start().await;
+    let door = Door::start(&world, &[]).await;
+    let mut held = door.relay.held();
+    let reply = door.call("say");
+    soon("the call to wait", held.wait_for(|held| !held.is_empty())).await.unwrap();
+    drop(reply);
+    soon("nothing to wait", held.wait_for(|held| held.is_empty())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_model_that_nobody_knows_is_not_waited_for() {
+    let world = World::start().await;
+    let mut door = Door::start(&world, &[]).await;
+    door.route(None).await;
+    let mut held = door.relay.held();
+    let (_, end) = read(door.call("say")).await;
+    let is_not_ready = matches!(end, Err(Refusal::ModelNotReady { .. }));
+    assert!(is_not_ready && held.borrow_and_update().is_empty(), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_key_that_the_other_node_does_not_know_opens_nothing_there() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let revoked = DesiredTenant { keys: Vec::new(), ..tenant() };
+    host.roster.send_replace(Arc::new(Roster::new([Arc::new(revoked)])));
+    assert_eq!(read(door.call("say")).await.1, Err(Refusal::Unauthenticated));
+    assert_eq!(*host.script.running.borrow(), 0);
+}
+
+#[tokio::test]
+async fn a_program_elsewhere_says_what_it_can_do() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let functions = soon("an answer", door.relay.functions(&door.caller())).await;
+    assert_eq!(functions.first().unwrap().name, "say");
+    let models = door.relay.models(&door.caller());
+    assert!(models.iter().all(|model| model.ready) && models.len() == 1, "{models:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_drains_ends_with_its_last_call() {
+    let world = World::start().await;
+    let mut host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let mut reply = door.call("hold");
+    assert!(matches!(next(&mut reply).await, ReplyEvent::Chunk(_)));
+    host.draining.send_replace(true);
+    let refused = door.peers.call(&host.peer, &door.admit("say"), &model()).await;
+    assert!(matches!(refused, Err(PeerError::NotTaken(_))), "{refused:?}");
+    assert!(!host.task.is_finished());
+    drop(reply);
+    soon("the end of the door", &mut host.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_of_another_installation_is_neither_believed_nor_let_in() {
+    let (ours, theirs) = (World::start().await, World::start().await);
+    let host = Host::start(&ours, "n1").await;
+    let stranger = Door::with_identity(identity(&theirs, "door").await).await;
+    let refused = stranger.peers.call(&host.peer, &stranger.admit("say"), &model()).await;
+    assert!(matches!(refused, Err(PeerError::NotTaken(_))), "{refused:?}");
+    assert_eq!(*host.script.running.borrow(), 0);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_on_another_node_than_its_route_says_is_not_spoken_to() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[]).await;
+    let other = Peer { node: "n2".to_owned(), ..host.peer.clone() };
+    let refused = door.peers.call(&other, &door.admit("say"), &model()).await;
+    assert!(matches!(refused, Err(PeerError::NotTaken(_))), "{refused:?}");
+    assert_eq!(*host.script.running.borrow(), 0);
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_without_a_certificate() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let mut roots = RootCertStore::empty();
+    let bundle = world.authority.borrow().bundle();
+    roots.add(CertificateDer::from_pem_slice(bundle.as_bytes()).unwrap()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(host.address).await.unwrap();
+    let name = ServerName::try_from("10.0.0.7").unwrap();
+    // The client's part of the handshake ends before the server has looked for its certificate.
+    let mut said = Vec::new();
+    let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    let end = match connected {
+        Ok(mut stream) => soon("the end", stream.read_to_end(&mut said)).await.map(drop),
+        Err(error) => Err(error),
+    };
+    assert!(end.is_err() && said.is_empty(), "{end:?} {said:?}");
+}
