@@ -66,7 +66,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     // An agent that was never told anything is not ready: it does not know one key.
     let generation = ledger.newest().generation.max(1);
     let mut tasks = JoinSet::new();
-    tasks.spawn(readiness::follow(generation, report.clone(), ready_sender));
+    let wanted = ledger.subscribe();
+    tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
     tasks.spawn(converge::run(agent.clone(), ledger.subscribe(), report_sender));
     tasks.spawn(tell_states(ledger.subscribe()));
     tasks.spawn(supply::follow(agent.clone(), presence.subscribe(), report.clone(), supply_sender));

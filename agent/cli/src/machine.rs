@@ -80,7 +80,8 @@ impl Machine {
         let generation = desired.borrow().generation;
         let (ready_sender, ready) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        tasks.spawn(readiness::follow(generation, report.clone(), ready_sender));
+        let wanted = desired.clone();
+        tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
         tasks.spawn(converge::run(agent.clone(), desired, report_sender));
         tasks.spawn(state.run(tell));
         Ok(Self { agent, report, ready, notices, _tasks: tasks })
