@@ -7,6 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use realm_core::{
+    credentials,
     desired::Desired,
     report::Report,
     supply::{Credentials, Supply},
@@ -39,7 +40,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let link = link_options(&args, hex::encode(boot_id))?;
     let agent = Arc::new(Agent::new(AgentOptions {
         store_dir: args.store.clone().unwrap_or_else(|| args.state.join("store")),
-        store: StoreOptions::new(Site::Cluster),
+        store: StoreOptions { pvc_dir: args.claims.clone(), ..StoreOptions::new(Site::Cluster) },
+        credentials: credentials::Credentials::default(),
         threads: args.threads,
     })?);
     let ledger_dir = args.state.join("ledger");

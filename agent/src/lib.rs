@@ -7,6 +7,7 @@ mod agent;
 pub mod args;
 pub mod cluster;
 mod devices;
+mod inspect;
 mod losses;
 mod metrics;
 mod residents;

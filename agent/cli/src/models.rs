@@ -7,18 +7,19 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use realm_core::{
-    credentials::Credentials,
     desired::{Artifact, Sha256},
     report::ModelFacts,
 };
 use realm_crds::Model;
 use realm_engine::gguf::Gguf;
-use realm_store::{Progress, Site, Store, StoreOptions, Stored};
+use realm_store::{Owner, Progress, Store, Stored};
 
-use crate::{args::ModelsCommand, home::Home, output, run::bar::Bar, sample, source};
+use crate::{
+    access::Access, args::ModelsCommand, home::Home, output, run::bar::Bar, sample, source,
+};
 
 pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&home.store(), StoreOptions::new(Site::OneMachine))?;
+    let (store, owner) = open(home)?;
     match command {
         ModelsCommand::List => list(&store).await?,
         ModelsCommand::Pull { source, sha256 } => {
@@ -26,13 +27,13 @@ pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<E
                 Some(source) => named(&source, sha256.as_deref())?,
                 None => default_artifact()?,
             };
-            let Stored { path, sha256, bytes, .. } = pull(&store, &artifact).await?;
+            let Stored { path, sha256, bytes, .. } = pull(&store, &artifact, &owner).await?;
             output::line(format!("{sha256}  {bytes} bytes  {}", path.display()))?;
         }
         ModelsCommand::Info { file } => {
             let path = match file {
                 Some(file) => find(&store, &file).await?,
-                None => pull(&store, &default_artifact()?).await?.path,
+                None => pull(&store, &default_artifact()?, &owner).await?.path,
             };
             show(&facts(&path)?)?;
         }
@@ -42,18 +43,25 @@ pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<E
 
 /// The file of the default model, fetched if need be.
 pub(crate) async fn default_file(home: &Home) -> anyhow::Result<PathBuf> {
-    let store = Store::open(&home.store(), StoreOptions::new(Site::OneMachine))?;
-    Ok(pull(&store, &default_artifact()?).await?.path)
+    let (store, owner) = open(home)?;
+    Ok(pull(&store, &default_artifact()?, &owner).await?.path)
 }
 
-async fn pull(store: &Store, artifact: &Artifact) -> anyhow::Result<Stored> {
+/// The store of this machine, and what opens sources for it.
+fn open(home: &Home) -> anyhow::Result<(Store, Owner)> {
+    let Access { store, credentials } = Access::of_environment();
+    let owner = Owner { credentials, ..Owner::default() };
+    Ok((Store::open(&home.store(), store)?, owner))
+}
+
+async fn pull(store: &Store, artifact: &Artifact, owner: &Owner) -> anyhow::Result<Stored> {
     let bar = std::sync::Mutex::new(Bar::default());
     let show = |Progress { bytes_done, bytes_total }| {
         if let Ok(mut bar) = bar.lock() {
             bar.show(bytes_done, bytes_total);
         }
     };
-    Ok(store.fetch(artifact, &Credentials::default(), &show).await?)
+    Ok(store.fetch(artifact, owner, &show).await?)
 }
 
 fn default_artifact() -> anyhow::Result<Artifact> {
