@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use realm_core::{auth::Roster, limit::Limiter, supply::Credentials};
+use realm_core::{auth::Roster, credentials, limit::Limiter, supply::Credentials};
 use realm_gateway::{Metrics, MetricsError};
 use realm_runtime::{Runtime, SandboxError};
 use realm_store::{Store, StoreError, StoreOptions};
@@ -24,6 +24,8 @@ pub struct AgentOptions {
     /// Folder of model files and programs.
     pub store_dir: PathBuf,
     pub store: StoreOptions,
+    /// What opens sources without anybody telling. Empty where several share a node.
+    pub credentials: credentials::Credentials,
     /// Threads that compute; all that the process may use when absent.
     pub threads: Option<usize>,
 }
@@ -54,7 +56,7 @@ pub struct Agent {
 impl Agent {
     /// An agent that holds nothing yet. Touches the disk and the device: call it before serving.
     pub fn new(options: AgentOptions) -> Result<Self, AgentError> {
-        let AgentOptions { store_dir, store, threads } = options;
+        let AgentOptions { store_dir, store, credentials, threads } = options;
         Ok(Self {
             store: Store::open(&store_dir, store).map_err(AgentError::Store)?,
             runtime: Arc::new(Runtime::new().map_err(AgentError::Sandbox)?),
@@ -62,7 +64,7 @@ impl Agent {
             engines: Engines::default(),
             device: Device::open(threads).map_err(AgentError::Device)?,
             losses: Losses::new(),
-            sources: Sources::default(),
+            sources: Sources::new(credentials),
             programs: Semaphore::new(PROGRAMS_AT_ONCE),
         })
     }

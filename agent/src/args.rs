@@ -29,6 +29,10 @@ pub struct Args {
     /// Folder for model files and programs.
     #[arg(long, value_name = "FOLDER")]
     pub store: Option<PathBuf>,
+    /// Folder that persistent volume claims are mounted in, each at `<namespace>/<claim>`, for
+    /// `pvc://` sources.
+    #[arg(long, value_name = "FOLDER")]
+    pub claims: Option<PathBuf>,
     /// Address by which clients and other agents reach this one: its Pod's.
     #[arg(long, env = "POD_IP", value_name = "IP")]
     pub advertise: Option<IpAddr>,

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use realm_core::{
+    credentials,
     desired::Desired,
     report::Report,
     supply::{Credentials, Supply},
@@ -44,7 +45,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let link = link_options(&args, hex::encode(boot_id))?;
     let agent = Arc::new(Agent::new(AgentOptions {
         store_dir: args.store.clone().unwrap_or_else(|| args.state.join("store")),
-        store: StoreOptions::new(Site::Cluster),
+        store: StoreOptions { pvc_dir: args.claims.clone(), ..StoreOptions::new(Site::Cluster) },
+        credentials: credentials::Credentials::default(),
         threads: args.threads,
     })?);
     let ledger_dir = args.state.join("ledger");
@@ -87,7 +89,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     // An agent that was never told anything is not ready: it does not know one key.
     let generation = ledger.newest().generation.max(1);
     let mut tasks = JoinSet::new();
-    tasks.spawn(readiness::follow(generation, report.clone(), ready_sender));
+    let wanted = ledger.subscribe();
+    tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
     tasks.spawn(converge::run(agent.clone(), ledger.subscribe(), report_sender));
     tasks.spawn(tell_states(ledger.subscribe()));
     let held = relay.held();

@@ -5,8 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use realm_core::{desired::DesiredModel, report::ModelFacts};
-use realm_engine::{EngineHandle, LoadError, Memory, MemoryBudget, OpenOptions, Secret};
+use realm_core::{
+    desired::{Accelerator, DesiredModel},
+    report::ModelFacts,
+};
+use realm_engine::{EngineHandle, Examined, LoadError, Memory, MemoryBudget, OpenOptions, Secret};
 use realm_kernels::{
     backend::{Backend as _, KvType},
     cpu::{self, Cpu},
@@ -60,6 +63,17 @@ impl Device {
         Cpu::detect(self.threads).describe()
     }
 
+    /// Refuses a model that asks for what this node does not have: it must not be computed by
+    /// something else without a word.
+    pub(crate) fn check(&self, model: &DesiredModel) -> Result<(), DeviceLoadError> {
+        let accelerator = match model.accelerator {
+            Accelerator::Any | Accelerator::Cpu => return Ok(()),
+            Accelerator::Cuda => "cuda",
+            Accelerator::WebGpu => "webgpu",
+        };
+        Err(DeviceLoadError::NoAccelerator { accelerator, device: self.describe() })
+    }
+
     /// Bytes that all models together may take.
     pub const fn memory_bytes_total(&self) -> u64 {
         self.memory_bytes_total
@@ -76,6 +90,8 @@ impl Device {
 pub(crate) enum DeviceLoadError {
     #[error("load the model")]
     Load(#[source] LoadError),
+    #[error("the model asks for `{accelerator}`, and this node has {device}")]
+    NoAccelerator { accelerator: &'static str, device: String },
     #[error("{} changed while it was loaded", path.display())]
     Changed { path: PathBuf },
 }
@@ -85,6 +101,7 @@ impl DeviceLoadError {
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Changed { .. } => "SourceChanged",
+            Self::NoAccelerator { .. } => "AcceleratorMissing",
             Self::Load(error) => match error {
                 LoadError::File(_) | LoadError::Tokenizer(_) | LoadError::Vocabulary(_) => {
                     "ModelFileInvalid"
@@ -143,6 +160,14 @@ fn memory_resident() -> io::Result<u64> {
 /// Reads what the file at `path` says of itself and of the memory it will take.
 pub(crate) fn examine(path: &Path) -> Result<ModelFacts, DeviceLoadError> {
     realm_engine::examine(path, KvType::F16).map_err(DeviceLoadError::Load)
+}
+
+/// The same of a file that begins with `bytes` and has `bytes_total`, if anybody knows.
+pub(crate) fn examine_head(
+    bytes: &[u8],
+    bytes_total: Option<u64>,
+) -> Result<Examined, DeviceLoadError> {
+    realm_engine::examine_head(bytes, bytes_total, KvType::F16).map_err(DeviceLoadError::Load)
 }
 
 /// Bytes the process may still take: what the system has, within the limit of its cgroup (v2).

@@ -8,6 +8,7 @@ mod agent;
 pub mod args;
 pub mod cluster;
 mod devices;
+mod inspect;
 mod losses;
 mod metrics;
 pub mod relay;

@@ -3,7 +3,6 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use realm_core::{
-    credentials::Credentials,
     desired::{
         Artifact, DesiredModel, DesiredPipeline, DesiredTenant, HostedProgram, Program, Sha256,
         Stage,
@@ -14,9 +13,17 @@ use realm_core::{
 };
 use realm_runtime::{Awaited, PROGRAM_BYTES_MAX, Prepared, ProgramError};
 use realm_store::{FetchError, Progress, Stored};
-use tokio::{fs::File, io::AsyncReadExt as _, task::spawn_blocking, time::timeout};
+use tokio::{
+    fs::File,
+    io::AsyncReadExt as _,
+    task::{JoinError, spawn_blocking},
+    time::timeout,
+};
 
-use crate::{Agent, devices};
+use crate::{
+    Agent,
+    devices::{self, DeviceLoadError},
+};
 
 /// Tenants' own programs fetched at once. Each may have all its bytes in memory while it waits
 /// for the compiler, so that this many have 1 GiB at most.
@@ -34,7 +41,13 @@ impl Residents for Agent {
     ) -> Result<ModelFacts, Failure> {
         if model.stage < Stage::Load {
             self.remove_model(&model.name).await;
-            return self.examine_model(model, progress).await;
+        }
+        match model.stage {
+            Stage::Inspect => return self.inspect_model(model).await,
+            Stage::Prefetch => {
+                return examine(self.fetch_model(model, progress).await?).await;
+            }
+            Stage::Load => {}
         }
         self.runtime.await_model(model.name.clone(), Awaited::Fetching);
         let loaded = self.load_model(model, progress).await;
@@ -95,22 +108,6 @@ impl Residents for Agent {
 }
 
 impl Agent {
-    /// Says what a model's file says. The store brings files whole, so that one that is only to be
-    /// inspected is there afterwards.
-    async fn examine_model(
-        &self,
-        model: &DesiredModel,
-        progress: &(dyn Fn(ModelPhase) + Send + Sync),
-    ) -> Result<ModelFacts, Failure> {
-        let Stored { path, sha256, .. } = self.fetch_model(model, progress).await?;
-        let read = spawn_blocking(move || devices::examine(&path))
-            .await
-            .map_err(|panic| Failure { reason: "LoadFailed", message: panic.to_string() })?;
-        let facts = read
-            .map_err(|error| Failure { reason: error.reason(), message: report::chain(&error) })?;
-        Ok(ModelFacts { sha256: Some(sha256), ..facts })
-    }
-
     async fn fetch_model(
         &self,
         model: &DesiredModel,
@@ -119,8 +116,8 @@ impl Agent {
         let fetching = |Progress { bytes_done, bytes_total }| {
             progress(ModelPhase::Fetching { bytes_done, bytes_total });
         };
-        let credentials = self.sources.of(model)?;
-        let stored = self.store.fetch(&model.artifact, &credentials, &fetching).await;
+        let owner = self.sources.of(model)?;
+        let stored = self.store.fetch(&model.artifact, &owner, &fetching).await;
         stored.map_err(|error| unfetched(&error))
     }
 
@@ -129,6 +126,7 @@ impl Agent {
         model: &DesiredModel,
         progress: &(dyn Fn(ModelPhase) + Send + Sync),
     ) -> Result<ModelFacts, Failure> {
+        self.device.check(model).map_err(|error| unloaded(&error))?;
         let stored = self.fetch_model(model, progress).await?;
         progress(ModelPhase::Loading);
         self.runtime.await_model(model.name.clone(), Awaited::Loading);
@@ -136,9 +134,8 @@ impl Agent {
         let sha256 = stored.sha256;
         let loaded = spawn_blocking(move || devices::load(&device, &stored, &options))
             .await
-            .map_err(|panic| Failure { reason: "LoadFailed", message: panic.to_string() })?;
-        let (engine, mut facts) = loaded
-            .map_err(|error| Failure { reason: error.reason(), message: report::chain(&error) })?;
+            .map_err(|panic| panicked(&panic))?;
+        let (engine, mut facts) = loaded.map_err(|error| unloaded(&error))?;
         facts.sha256 = Some(sha256);
         let engine = Arc::new(engine);
         self.losses.watch(model.name.clone(), engine.failed());
@@ -169,7 +166,7 @@ impl Agent {
             .acquire()
             .await
             .map_err(|closed| Failure { reason: "Internal", message: closed.to_string() })?;
-        let stored = self.fetch_program(artifact).await?;
+        let stored = self.fetch_program(tenant, artifact).await?;
         let bytes = read(&stored.path).await.map_err(|error| Failure {
             reason: "ProgramUnreadable",
             message: format!("read {}: {error}", stored.path.display()),
@@ -185,9 +182,13 @@ impl Agent {
         Ok(program)
     }
 
-    async fn fetch_program(&self, artifact: &Artifact) -> Result<Stored, Failure> {
-        let credentials = Credentials::default();
-        let fetch = self.store.fetch_at_most(PROGRAM_BYTES_MAX, artifact, &credentials, &|_| ());
+    async fn fetch_program(
+        &self,
+        tenant: &TenantName,
+        artifact: &Artifact,
+    ) -> Result<Stored, Failure> {
+        let owner = self.sources.of_tenant(tenant);
+        let fetch = self.store.fetch_at_most(PROGRAM_BYTES_MAX, artifact, &owner, &|_| ());
         match timeout(PROGRAM_FETCH_MAX, fetch).await {
             Ok(fetched) => fetched.map_err(|error| unfetched(&error)),
             Err(_elapsed) => {
@@ -207,10 +208,30 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn unfetched(error: &FetchError) -> Failure {
+/// What a file that has been verified says.
+pub(crate) async fn examine(stored: Stored) -> Result<ModelFacts, Failure> {
+    let sha256 = Some(stored.sha256);
+    // The path is good for as long as what it is of is held.
+    let read = spawn_blocking(move || devices::examine(&stored.path)).await;
+    let facts = read.map_err(|panic| panicked(&panic))?.map_err(|error| unloaded(&error))?;
+    Ok(ModelFacts { sha256, ..facts })
+}
+
+pub(crate) fn panicked(panic: &JoinError) -> Failure {
+    Failure { reason: "LoadFailed", message: panic.to_string() }
+}
+
+pub(crate) fn unloaded(error: &DeviceLoadError) -> Failure {
+    Failure { reason: error.reason(), message: report::chain(error) }
+}
+
+pub(crate) fn unfetched(error: &FetchError) -> Failure {
     Failure { reason: error.reason(), message: report::chain(error) }
 }
 
 fn unprepared(error: &ProgramError) -> Failure {
     Failure { reason: error.reason(), message: report::chain(error) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,30 +1,52 @@
-//! What opens the sources of models: kept in memory, told by the operator beside the state.
+//! What opens the sources of artifacts: kept in memory, this machine's own or told by the operator
+//! beside the state.
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use realm_core::{
     credentials::{AWS, Credentials, RegistryLogin, S3Keys, Secret},
     desired::DesiredModel,
+    name::TenantName,
     report::Failure,
     supply,
 };
+use realm_store::Owner;
 use tokio::sync::watch;
 
-/// The newest credentials, once there is somebody who tells them.
+/// What opens sources.
 #[derive(Debug, Default)]
-pub(crate) struct Sources(OnceLock<watch::Receiver<supply::Credentials>>);
+pub(crate) struct Sources {
+    /// What opens those of every artifact of one machine; nothing where several share a node.
+    own: Credentials,
+    /// The newest credentials, once there is somebody who tells them.
+    told: OnceLock<watch::Receiver<supply::Credentials>>,
+}
 
 impl Sources {
-    /// Takes credentials from there. The first one who tells them is the only one.
-    pub(crate) fn open(&self, credentials: watch::Receiver<supply::Credentials>) {
-        let _ = self.0.set(credentials);
+    pub(crate) const fn new(own: Credentials) -> Self {
+        Self { own, told: OnceLock::new() }
     }
 
-    /// What opens the sources of `model`.
-    pub(crate) fn of(&self, model: &DesiredModel) -> Result<Credentials, Failure> {
-        let Some(told) = self.0.get() else { return Ok(Credentials::default()) };
+    /// Takes credentials from there. The first one who tells them is the only one.
+    pub(crate) fn open(&self, credentials: watch::Receiver<supply::Credentials>) {
+        let _ = self.told.set(credentials);
+    }
+
+    /// Whose the program of `tenant` is.
+    pub(crate) fn of_tenant(&self, tenant: &TenantName) -> Owner {
+        Owner { namespace: tenant.namespace().to_owned(), credentials: self.own.clone() }
+    }
+
+    /// Whose `model` is, and what opens its sources.
+    pub(crate) fn of(&self, model: &DesiredModel) -> Result<Owner, Failure> {
+        let namespace = model.name.namespace().to_owned();
+        Ok(Owner { namespace, credentials: self.credentials(model)? })
+    }
+
+    fn credentials(&self, model: &DesiredModel) -> Result<Credentials, Failure> {
+        let Some(told) = self.told.get() else { return Ok(self.own.clone()) };
         let told = told.borrow();
-        let Some(bytes) = told.0.get(&model.name) else { return Ok(Credentials::default()) };
+        let Some(bytes) = told.0.get(&model.name) else { return Ok(self.own.clone()) };
         let entries = serde_json::from_slice::<BTreeMap<String, String>>(bytes);
         // Never with what was read: it is a secret.
         let entries = entries.map_err(|_| Failure {

@@ -379,6 +379,8 @@ pub struct ModelNode {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum ModelNodeState {
     Pending,
+    /// The header of the file has been read, and no more is to be.
+    Inspected,
     Fetching,
     /// The file is there and the model is not to be loaded.
     Fetched,

@@ -52,8 +52,10 @@ impl FleetLoop {
         let (sender, commands) = mpsc::channel(COMMANDS_BUFFERED_MAX);
         let (snapshot, seen) = watch::channel(Arc::default());
         let started = Instant::now();
+        let mut planned = Fleet::new(Site::Cluster, term.first_generation);
+        planned.recall_doors(term.doors);
         let fleet = Self {
-            fleet: Fleet::new(Site::Cluster, term.first_generation),
+            fleet: planned,
             registry,
             term,
             nodes: Nodes::new(started),
@@ -158,6 +160,8 @@ impl FleetLoop {
         }
         let plans = self.fleet.plan(began - self.started);
         self.metrics.planned(began.elapsed(), plans.len(), views.len());
+        // Before anybody is told, so that the Lease is behind the agents for as short as can be.
+        self.term.given.send_modify(|given| given.doors = self.fleet.doors());
         self.publish(plans);
         let next = standing::snapshot(&self.fleet, &self.observed, &views);
         self.snapshot.send_if_modified(|last| {
@@ -171,10 +175,8 @@ impl FleetLoop {
     /// Leaves each node what it should hold, and what opens its sources.
     fn publish(&self, plans: Vec<NodePlan>) {
         for NodePlan { node, desired } in plans {
-            self.term.newest_generation.send_if_modified(|newest| {
-                let is_newer = desired.generation > *newest;
-                *newest = desired.generation.max(*newest);
-                is_newer
+            self.term.given.send_modify(|given| {
+                given.generation = given.generation.max(desired.generation);
             });
             let credentials = intake::credentials(&desired, &self.credentials);
             let left = self

@@ -69,9 +69,27 @@ pub struct Contender {
 pub struct Term {
     /// The first generation that no leader before this one can have given out.
     pub first_generation: u64,
-    /// Told by the work: the newest generation it has given out. The Lease keeps a reserve above it,
-    /// for the next leader to start beyond.
-    pub newest_generation: Arc<watch::Sender<u64>>,
+    /// Doors that the leader before this one had shared limits out over, as far as it told the
+    /// Lease, which is never more than a few seconds behind.
+    pub doors: u32,
+    /// Told by the work.
+    pub given: Arc<watch::Sender<Given>>,
+}
+
+/// What a term has given out so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// The newest generation. The Lease keeps a reserve above it, for the next leader to start
+    /// beyond.
+    pub generation: u64,
+    /// Doors that limits are shared out over; 0 before the first plan.
+    pub doors: u32,
+}
+
+/// A Lease that is ours.
+struct Held {
+    first_generation: u64,
+    doors: u32,
 }
 
 impl Contender {
@@ -113,13 +131,12 @@ impl Contender {
 
     /// Waits until the Lease is ours.
     async fn acquire(&self, candidate: &mut Candidate) -> Term {
-        let (newest_generation, _) = watch::channel(0);
-        let newest_generation = Arc::new(newest_generation);
         loop {
-            match self.attempt(candidate, 0).await {
-                Ok(Some(first_generation)) => {
-                    newest_generation.send_replace(first_generation.saturating_sub(1));
-                    return Term { first_generation, newest_generation };
+            match self.attempt(candidate, Given::default()).await {
+                Ok(Some(Held { first_generation, doors })) => {
+                    let generation = first_generation.saturating_sub(1);
+                    let given = Arc::new(watch::Sender::new(Given { generation, doors: 0 }));
+                    return Term { first_generation, doors, given };
                 }
                 Ok(None) => {}
                 Err(error) if error.is_conflict() => {
@@ -142,8 +159,8 @@ impl Contender {
         loop {
             sleep(RETRY).await;
             let deadline = renewed_at + RENEW_DEADLINE;
-            let newest = *term.newest_generation.borrow();
-            let error = match timeout_at(deadline, self.attempt(candidate, newest)).await {
+            let given = *term.given.borrow();
+            let error = match timeout_at(deadline, self.attempt(candidate, given)).await {
                 Ok(Ok(Some(_))) => {
                     renewed_at = Instant::now();
                     continue;
@@ -159,23 +176,23 @@ impl Contender {
         }
     }
 
-    /// Reads the Lease and takes or renews it if that is ours to do. Gives the first generation of
-    /// the term then.
+    /// Reads the Lease and takes or renews it if that is ours to do.
     async fn attempt(
         &self,
         candidate: &mut Candidate,
-        newest_generation: u64,
-    ) -> Result<Option<u64>, LeaseError> {
+        given: Given,
+    ) -> Result<Option<Held>, LeaseError> {
         let found = self.read().await?;
         candidate.observe(found, Instant::now());
-        let step = candidate.step(newest_generation, Timestamp::now(), Instant::now());
+        let step = candidate.step(given, Timestamp::now(), Instant::now());
         let (record, first_generation) = match step {
             Step::Wait => return Ok(None),
             Step::Write { record, first_generation } => (record, first_generation),
         };
         let written = self.write(&record).await?;
+        let doors = written.doors;
         candidate.observe(Some(written), Instant::now());
-        Ok(Some(first_generation))
+        Ok(Some(Held { first_generation, doors }))
     }
 
     async fn read(&self) -> Result<Option<Record>, LeaseError> {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,34 @@ def test_a_wrong_reference_gets_a_condition_that_names_it(plane: Plane) -> None:
     found = plane.await_condition("tenant", "lost", "False", "ModelsGranted")
     assert (found["reason"], "nowhere" in found["message"]) == ("UnknownModel", True)
     assert plane.await_condition("tenant", "lost", "True", "Stalled")["reason"] == "UnknownModel"
+
+
+def oversized(model: Path, to: Path) -> Path:
+    """A model whose one matrix is larger than any machine's memory, and a hole in the file."""
+    head = bytearray(model.read_bytes()[: 4 << 20])
+    matrix = b"blk.0.ffn_down.weight"
+    # Its name, the number of its dimensions, and the two dimensions.
+    rows = head.index(matrix) + len(matrix) + 4 + 8
+    head[rows : rows + 8] = (1 << 30).to_bytes(8, "little")
+    to.write_bytes(head)
+    os.truncate(to, 2 << 40)
+    return to
+
+
+@pytest.mark.usefixtures("served")
+def test_a_model_that_fits_nowhere_is_refused_by_its_header_alone(
+    plane: Plane, model: Path, tmp_path: Path
+) -> None:
+    large = oversized(model, tmp_path / "large.gguf")
+    plane.apply("Model", "large", {"sources": [large.as_uri()], "kvBlocks": 256})
+    # Reading two terabytes, or a part that says anything, takes far longer than this waits.
+    found = plane.await_condition("model", "large", "False", "Fits")
+    assert found["reason"] == "DoesNotFit"
+    assert "MiB" in found["message"]
+    verified = plane.condition("model", "large", "Verified")
+    assert (verified["status"], verified["reason"]) == ("Unknown", "NotRead")
+    assert plane.get("model", "large")["status"]["estimate"]["weightsBytes"] > 1 << 39
+    plane.cluster.admin.kubectl("delete", "model", "large", "--namespace", plane.tenants)
 
 
 async def test_a_key_that_is_changed_in_its_secret_opens_and_shuts_the_doors(

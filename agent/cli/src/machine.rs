@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use realm_agent::{Agent, AgentOptions};
 use realm_core::report::Report;
 use realm_link::{converge, readiness};
-use realm_store::{Site, StoreOptions};
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -21,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    access::Access,
     home::Home,
     serve::state::{Notice, State},
 };
@@ -54,11 +54,8 @@ impl Machine {
         ledger: &Path,
         threads: Option<usize>,
     ) -> anyhow::Result<Self> {
-        let options = AgentOptions {
-            store_dir: home.store(),
-            store: StoreOptions::new(Site::OneMachine),
-            threads,
-        };
+        let Access { store, credentials } = Access::of_environment();
+        let options = AgentOptions { store_dir: home.store(), store, credentials, threads };
         let agent = Arc::new(Agent::new(options)?);
         let (mut state, warnings) =
             State::open(manifests, ledger).await.context("open the ledger of this machine")?;
@@ -80,7 +77,8 @@ impl Machine {
         let generation = desired.borrow().generation;
         let (ready_sender, ready) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        tasks.spawn(readiness::follow(generation, report.clone(), ready_sender));
+        let wanted = desired.clone();
+        tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
         tasks.spawn(converge::run(agent.clone(), desired, report_sender));
         tasks.spawn(state.run(tell));
         Ok(Self { agent, report, ready, notices, _tasks: tasks })

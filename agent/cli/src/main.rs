@@ -1,5 +1,6 @@
 //! The command line `realm`: reads the arguments and hands over to one module a command.
 
+mod access;
 mod api_key;
 mod args;
 mod bench;

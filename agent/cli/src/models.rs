@@ -10,15 +10,15 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use realm_core::{
-    credentials::Credentials,
     desired::{Artifact, Sha256},
     report::ModelFacts,
 };
 use realm_crds::Model;
 use realm_engine::gguf::Gguf;
-use realm_store::{Progress, Site, Store, StoreOptions, Stored};
+use realm_store::{Owner, Progress, Store, Stored};
 
 use crate::{
+    access::Access,
     args::{ListArgs, ModelsCommand, TargetArgs},
     cluster::Cluster,
     home::Home,
@@ -38,8 +38,8 @@ pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<E
                 Some(source) => named(&source, sha256.as_deref())?,
                 None => default_artifact()?,
             };
-            let store = open(home)?;
-            let Stored { path, sha256, bytes, .. } = pull(&store, &artifact).await?;
+            let (store, owner) = open(home)?;
+            let Stored { path, sha256, bytes, .. } = pull(&store, &artifact, &owner).await?;
             output::line(format!("{sha256}  {bytes} bytes  {}", path.display()))?;
         }
         ModelsCommand::Info { model, target } => info(home, model.as_deref(), &target).await?,
@@ -47,24 +47,27 @@ pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(home: &Home) -> anyhow::Result<Store> {
-    Ok(Store::open(&home.store(), StoreOptions::new(Site::OneMachine))?)
-}
-
 /// The file of the default model, fetched if need be.
 pub(crate) async fn default_file(home: &Home) -> anyhow::Result<PathBuf> {
-    let store = open(home)?;
-    Ok(pull(&store, &default_artifact()?).await?.path)
+    let (store, owner) = open(home)?;
+    Ok(pull(&store, &default_artifact()?, &owner).await?.path)
 }
 
-async fn pull(store: &Store, artifact: &Artifact) -> anyhow::Result<Stored> {
+/// The store of this machine, and what opens sources for it.
+fn open(home: &Home) -> anyhow::Result<(Store, Owner)> {
+    let Access { store, credentials } = Access::of_environment();
+    let owner = Owner { credentials, ..Owner::default() };
+    Ok((Store::open(&home.store(), store)?, owner))
+}
+
+async fn pull(store: &Store, artifact: &Artifact, owner: &Owner) -> anyhow::Result<Stored> {
     let bar = std::sync::Mutex::new(Bar::default());
     let show = |Progress { bytes_done, bytes_total }| {
         if let Ok(mut bar) = bar.lock() {
             bar.show(bytes_done, bytes_total);
         }
     };
-    Ok(store.fetch(artifact, &Credentials::default(), &show).await?)
+    Ok(store.fetch(artifact, owner, &show).await?)
 }
 
 fn default_artifact() -> anyhow::Result<Artifact> {
@@ -93,7 +96,7 @@ async fn list(home: &Home, args: &ListArgs) -> anyhow::Result<()> {
         return output::table(&table, "no models");
     }
     let reading = manifests_of(home, &args.target)?;
-    let stored = open(home)?.list().await?;
+    let stored = open(home)?.0.list().await?;
     let mut named = BTreeSet::new();
     for (document, model) in target::objects::<Model>(&reading) {
         if target::is_listed(args, document) {
@@ -155,10 +158,10 @@ async fn info(home: &Home, model: Option<&str>, args: &TargetArgs) -> anyhow::Re
         let model: Model = cluster.get(name).await?;
         return Ok(show::lines(&model).into_iter().try_for_each(output::line)?);
     }
-    let store = open(home)?;
+    let (store, owner) = open(home)?;
     let path = match model {
         Some(name) => find(home, &store, name, args).await?,
-        None => pull(&store, &default_artifact()?).await?.path,
+        None => pull(&store, &default_artifact()?, &owner).await?.path,
     };
     let facts = facts(&path)?;
     Ok(show::facts(&facts).into_iter().try_for_each(output::line)?)

@@ -2,6 +2,7 @@
 //!
 //! [`Gguf::open`] maps the file, [`Gguf::parse`] takes bytes; both read and check the whole header
 //! at once. A tensor's bytes are inside the file by the time anybody can ask for them.
+//! [`Gguf::parse_head`] reads the header of a file of which only the first bytes are there.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 mod cursor;
@@ -113,10 +114,21 @@ pub struct Gguf {
     names: HashMap<String, usize>,
 }
 
+/// What the first bytes of a file hold.
+#[derive(Debug)]
+pub enum Head {
+    /// The whole header. The bytes of tensors are not there.
+    Whole(Gguf),
+    /// A part of the header: it ends no earlier than after so many bytes.
+    Part { bytes_min: u64 },
+}
+
 #[derive(Debug)]
 enum Source {
     Mapped(Mapping),
     Owned(Vec<u8>),
+    /// The header has been read, and what follows it is elsewhere.
+    Elsewhere,
 }
 
 impl Source {
@@ -124,6 +136,7 @@ impl Source {
         match self {
             Self::Mapped(mapping) => mapping.bytes(),
             Self::Owned(bytes) => bytes,
+            Self::Elsewhere => &[],
         }
     }
 }
@@ -141,9 +154,31 @@ impl Gguf {
         Self::read(Source::Owned(bytes))
     }
 
+    /// Reads the header of a file that begins with `bytes` and has `bytes_total`, if anybody knows.
+    pub fn parse_head(bytes: &[u8], bytes_total: Option<u64>) -> Result<Head, GgufError> {
+        let file_len = bytes_total.unwrap_or(u64::MAX);
+        let header = match header::read(bytes, file_len) {
+            Ok(header) => header,
+            Err(GgufError::Truncated { what, offset, needed, left }) => {
+                let end = u64::try_from(offset).unwrap_or(u64::MAX).saturating_add(needed);
+                if file_len < end {
+                    return Err(GgufError::Truncated { what, offset, needed, left });
+                }
+                return Ok(Head::Part { bytes_min: end });
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Head::Whole(Self::of(header, Source::Elsewhere)))
+    }
+
     fn read(source: Source) -> Result<Self, GgufError> {
-        let header::Header { metadata, keys, tensors, names } = header::read(source.bytes())?;
-        Ok(Self { source, metadata, keys, tensors, names })
+        let file_len = u64::try_from(source.bytes().len()).unwrap_or(u64::MAX);
+        Ok(Self::of(header::read(source.bytes(), file_len)?, source))
+    }
+
+    fn of(header: header::Header, source: Source) -> Self {
+        let header::Header { metadata, keys, tensors, names } = header;
+        Self { source, metadata, keys, tensors, names }
     }
 
     /// The key-value pairs in the order of the file.
@@ -159,7 +194,7 @@ impl Gguf {
         self.names.get(name).and_then(|&at| self.tensors.get(at))
     }
 
-    /// The bytes of one of this file's tensors.
+    /// The bytes of one of this file's tensors; none where only the header is there.
     pub fn tensor_bytes(&self, tensor: &TensorInfo) -> &[u8] {
         let end = tensor.start.saturating_add(tensor.len);
         self.source.bytes().get(tensor.start..end).unwrap_or_default()

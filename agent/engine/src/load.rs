@@ -18,7 +18,7 @@ use crate::{
     budget::{MemoryBudget, Reservation},
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
-    gguf::{Gguf, GgufError, TensorInfo},
+    gguf::{Gguf, GgufError, Head, TensorInfo},
     kv::{BlockPool, Namespace, Secret},
     scheduler::{Limits, Scheduler},
     template::ChatTemplate,
@@ -132,6 +132,12 @@ impl Opened {
         self.gguf.tensors().iter().map(bytes).fold(0, u64::saturating_add)
     }
 
+    /// The facts, with what loading takes.
+    fn into_facts(self, kv_type: KvType) -> ModelFacts {
+        let memory = Some(self.memory(kv_type));
+        ModelFacts { memory, ..self.facts }
+    }
+
     /// What loading the model takes besides its weights.
     fn memory(&self, kv_type: KvType) -> MemoryFacts {
         let capacity = Capacity {
@@ -166,9 +172,29 @@ impl Opened {
 
 /// What the model at `path` says of itself and of the memory it takes. Nothing is loaded.
 pub fn examine(path: &Path, kv_type: KvType) -> Result<ModelFacts, LoadError> {
-    let opened = Opened::read(path)?;
-    let memory = Some(opened.memory(kv_type));
-    Ok(ModelFacts { memory, ..opened.facts })
+    Ok(Opened::read(path)?.into_facts(kv_type))
+}
+
+/// What the first bytes of a model's file say.
+#[derive(Debug)]
+pub enum Examined {
+    Facts(ModelFacts),
+    /// Not all yet: the header ends no earlier than after so many bytes.
+    Part {
+        bytes_min: u64,
+    },
+}
+
+/// As [`examine`], of a file that begins with `bytes` and has `bytes_total`, if anybody knows.
+pub fn examine_head(
+    bytes: &[u8],
+    bytes_total: Option<u64>,
+    kv_type: KvType,
+) -> Result<Examined, LoadError> {
+    match Gguf::parse_head(bytes, bytes_total).map_err(LoadError::File)? {
+        Head::Whole(gguf) => Ok(Examined::Facts(Opened::of(gguf)?.into_facts(kv_type))),
+        Head::Part { bytes_min } => Ok(Examined::Part { bytes_min }),
+    }
 }
 
 /// Opens the model at `path` and starts its engine.

@@ -1,30 +1,50 @@
 //! When a node that starts may be given calls.
 //!
-//! A node is ready once everything that it should hold has been tried to its end, and stays so: a
-//! new model that takes an hour to come must not take away a node that serves all the others. What
+//! A node is ready once everything that calls use has been tried to its end, and stays so: a new
+//! model that takes an hour to come must not take away a node that serves all the others. A model
+//! whose file is only looked into or fetched ahead serves nobody here, and is not waited for. What
 //! failed is for the report to tell.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use realm_core::report::{ModelPhase, Phase, Report};
+use realm_core::{
+    desired::{Desired, Stage},
+    name::ModelName,
+    report::{ModelPhase, Phase, Report},
+};
 use tokio::sync::watch;
 
 use crate::diff::Key;
 
-/// Says in `ready` that the node is, when it has tried all that `generation`, or a later one, asks
-/// for. Ends then, or when the sender of `report` is gone.
+/// Says in `ready` that the node is, when it has tried what calls use of `generation`, or of a
+/// later one. Ends then, or when a sender is gone.
 pub async fn follow(
     generation: u64,
+    mut desired: watch::Receiver<Arc<Desired>>,
     mut report: watch::Receiver<Report>,
     ready: watch::Sender<bool>,
 ) {
     let mut readiness = Readiness { generation, tried: BTreeSet::new() };
-    while !readiness.take(&report.borrow_and_update()) {
-        if report.changed().await.is_err() {
+    loop {
+        let ahead = ahead(&desired.borrow_and_update());
+        if readiness.take(&report.borrow_and_update(), &ahead) {
+            ready.send_replace(true);
+            return;
+        }
+        let changed = tokio::select! {
+            changed = desired.changed() => changed,
+            changed = report.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }
-    ready.send_replace(true);
+}
+
+/// The models that no call uses here.
+fn ahead(desired: &Desired) -> BTreeSet<ModelName> {
+    let ahead = desired.models.iter().filter(|model| model.stage < Stage::Load);
+    ahead.map(|model| model.name.clone()).collect()
 }
 
 /// What of the desired state has been tried.
@@ -35,9 +55,11 @@ struct Readiness {
 }
 
 impl Readiness {
-    /// Takes note of a report; says whether the node is ready.
-    fn take(&mut self, report: &Report) -> bool {
-        let items = items(report);
+    /// Takes note of a report; says whether the node is ready, whatever becomes of the models that
+    /// are looked at `ahead` of need.
+    fn take(&mut self, report: &Report, ahead: &BTreeSet<ModelName>) -> bool {
+        let mut items = items(report);
+        items.retain(|(key, _)| !matches!(key, Key::Model(name) if ahead.contains(name)));
         self.tried.retain(|key| items.iter().any(|(item, _)| item == key));
         let ended = items.iter().filter(|(_, is_tried)| *is_tried);
         self.tried.extend(ended.map(|(key, _)| key.clone()));
@@ -86,6 +108,10 @@ mod tests {
         Report { generation, models, tenants, pipelines: Vec::new() }
     }
 
+    fn is_ready(node: &mut Readiness, report: &Report) -> bool {
+        node.take(report, &BTreeSet::new())
+    }
+
     fn readiness(generation: u64) -> Readiness {
         Readiness { generation, tried: BTreeSet::new() }
     }
@@ -93,30 +119,54 @@ mod tests {
     #[test]
     fn a_node_is_ready_when_everything_desired_has_been_tried_once() {
         let mut node = readiness(1);
-        assert!(!node.take(&Report::default()), "nothing has been asked for yet");
-        assert!(!node.take(&report(1, ModelPhase::Loading, Phase::Ready)));
-        assert!(node.take(&report(1, ModelPhase::Ready, Phase::Ready)));
+        assert!(!is_ready(&mut node, &Report::default()), "nothing has been asked for yet");
+        assert!(!is_ready(&mut node, &report(1, ModelPhase::Loading, Phase::Ready)));
+        assert!(is_ready(&mut node, &report(1, ModelPhase::Ready, Phase::Ready)));
     }
 
     #[test]
     fn what_failed_once_holds_up_no_node_though_it_is_tried_again() {
         let mut node = readiness(1);
-        assert!(!node.take(&report(1, ModelPhase::Failed(failed()), Phase::Pending)));
+        assert!(!is_ready(&mut node, &report(1, ModelPhase::Failed(failed()), Phase::Pending)));
         let fetching = ModelPhase::Fetching { bytes_done: 1, bytes_total: None };
-        assert!(node.take(&report(1, fetching, Phase::Failed(failed()))));
+        assert!(is_ready(&mut node, &report(1, fetching, Phase::Failed(failed()))));
     }
 
     #[test]
     fn a_node_with_nothing_to_hold_is_ready() {
-        assert!(readiness(0).take(&Report::default()));
+        assert!(is_ready(&mut readiness(0), &Report::default()));
     }
 
     #[tokio::test]
     async fn a_node_that_was_ready_stays_so_while_a_new_model_comes() {
         let (reports, report_receiver) = watch::channel(report(1, ModelPhase::Ready, Phase::Ready));
         let (ready, is_ready) = watch::channel(false);
-        follow(1, report_receiver, ready).await;
+        let (_desired, desired) = watch::channel(Arc::new(Desired::default()));
+        follow(1, desired, report_receiver, ready).await;
         reports.send_replace(report(2, ModelPhase::Loading, Phase::Ready));
         assert!(*is_ready.borrow());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_fetched_ahead_of_need_holds_up_nobody() {
+        let name = ModelName::parse("default/tiny").unwrap();
+        let model = |stage| {
+            let mut model = crate::arbitrary::model("default/tiny");
+            model.stage = stage;
+            Arc::new(Desired { generation: 1, models: vec![model], ..Desired::default() })
+        };
+        let fetching = ModelPhase::Fetching { bytes_done: 1, bytes_total: None };
+        let (_reports, report) = watch::channel(report(1, fetching, Phase::Ready));
+        for stage in [Stage::Inspect, Stage::Prefetch, Stage::Load] {
+            let is_ahead = stage < Stage::Load;
+            assert_eq!(ahead(&model(stage)).contains(&name), is_ahead);
+            let (desired_sender, desired) = watch::channel(model(stage));
+            let (ready, is_ready) = watch::channel(false);
+            let follow = follow(1, desired, report.clone(), ready);
+            // Whoever still waits ends with the desired state.
+            drop(desired_sender);
+            follow.await;
+            assert_eq!(*is_ready.borrow(), is_ahead, "{stage:?}");
+        }
     }
 }

@@ -65,7 +65,7 @@ impl Cache {
         let path = self.blob(&sha256);
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_file() => {
-                Ok(Some(Stored { path, sha256, bytes: meta.len(), in_place: None }))
+                Ok(Some(Stored { path, sha256, bytes: meta.len(), in_place: None, kept: None }))
             }
             Ok(_) => Ok(None),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

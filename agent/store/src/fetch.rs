@@ -2,24 +2,21 @@
 
 use std::time::Duration;
 
-use realm_core::{
-    credentials::Credentials,
-    desired::{Artifact, Sha256},
-};
+use realm_core::desired::{Artifact, Sha256};
 use tokio::time::Instant;
 
 use crate::{
     cache::{Cache, Claim},
     disk,
     error::{Attempt, FetchError, SourceError, StoreError},
-    file::Files,
+    file::{Files, Opened},
     https,
     options::{Site, StoreOptions},
     partial::Partial,
     pip,
     resolve::Access,
     source::{self, Source},
-    store::{Progress, ProgressFn, Stored},
+    store::{Head, Owner, Progress, ProgressFn, Stored},
     volume,
 };
 
@@ -27,12 +24,49 @@ use crate::{
 /// bar, too seldom to be felt.
 const HELD_POLL: Duration = Duration::from_millis(100);
 
+/// Reads the first `bytes` bytes of a source.
+pub(crate) async fn head(
+    (text, sha256): (&str, Option<Sha256>),
+    owner: &Owner,
+    bytes: usize,
+    options: &StoreOptions,
+) -> Result<Head, SourceError> {
+    match allowed(text, options)? {
+        Source::File(path) => Opened::at(&path).await?.head(bytes).await,
+        Source::Volume(volume) => {
+            volume::open(volume, &owner.namespace, options).await?.head(bytes).await
+        }
+        Source::Remote(remote) => {
+            let expected = sha256.ok_or(SourceError::DigestRequired)?;
+            let access = Access { options, credentials: &owner.credentials, expected };
+            https::head::read(&remote, bytes, &access).await
+        }
+        Source::Pip(_) => {
+            Err(SourceError::NotAllowed { why: "a wheel comes whole and not in parts" })
+        }
+    }
+}
+
+/// The source, if the store may use it where it stands.
+fn allowed(text: &str, options: &StoreOptions) -> Result<Source, SourceError> {
+    match source::parse(text)? {
+        Source::Pip(_) if options.site == Site::Cluster => {
+            Err(SourceError::NotAllowed { why: "pip:// is for one machine only" })
+        }
+        Source::Remote(remote) if options.site == Site::Cluster && remote.is_local() => {
+            let why = "a node that is shared asks no server of its own machine or link";
+            Err(SourceError::NotAllowed { why })
+        }
+        source => Ok(source),
+    }
+}
+
 pub(crate) struct Fetch<'a> {
     cache: &'a Cache,
     files: &'a Files,
     options: &'a StoreOptions,
     artifact: &'a Artifact,
-    credentials: &'a Credentials,
+    owner: &'a Owner,
     progress: ProgressFn<'a>,
     /// Kept from mirror to mirror: what one began the next may finish.
     held: Option<Partial>,
@@ -49,10 +83,10 @@ impl<'a> Fetch<'a> {
         (cache, files): (&'a Cache, &'a Files),
         options: &'a StoreOptions,
         artifact: &'a Artifact,
-        credentials: &'a Credentials,
+        owner: &'a Owner,
         progress: ProgressFn<'a>,
     ) -> Self {
-        Self { cache, files, options, artifact, credentials, progress, held: None }
+        Self { cache, files, options, artifact, owner, progress, held: None }
     }
 
     pub(crate) async fn run(mut self) -> Result<Stored, FetchError> {
@@ -90,25 +124,20 @@ impl<'a> Fetch<'a> {
     }
 
     async fn mirror(&mut self, text: &str) -> Result<Stored, SourceError> {
-        let Self { options, artifact, credentials, progress, .. } = *self;
-        match source::parse(text)? {
-            Source::Pip(_) if options.site == Site::Cluster => {
-                Err(SourceError::NotAllowed { why: "pip:// is for one machine only" })
-            }
-            Source::Remote(remote) if options.site == Site::Cluster && remote.is_local() => {
-                let why = "a node that is shared asks no server of its own machine or link";
-                Err(SourceError::NotAllowed { why })
-            }
+        let Self { options, artifact, owner, progress, .. } = *self;
+        match allowed(text, options)? {
             Source::File(path) => {
-                self.files.verify(&path, artifact.sha256, options.bytes_max, progress).await
+                let opened = Opened::at(&path).await?;
+                self.files.verify(opened, artifact.sha256, options.bytes_max, progress).await
             }
             Source::Volume(volume) => {
-                let path = volume::locate(volume, options).await?;
-                self.files.verify(&path, artifact.sha256, options.bytes_max, progress).await
+                let opened = volume::open(volume, &owner.namespace, options).await?;
+                self.files.verify(opened, artifact.sha256, options.bytes_max, progress).await
             }
             Source::Remote(remote) => match self.hold().await? {
                 Hold::Stored(stored) => Ok(stored),
                 Hold::Granted(partial) => {
+                    let credentials = &owner.credentials;
                     let access = Access { options, credentials, expected: partial.expected() };
                     https::fetch((text, &remote), &partial, &access, progress).await
                 }

@@ -1,10 +1,16 @@
 //! Files of this machine, used where they lie.
+//!
+//! A file is opened once ([`Opened`]), and what was opened is what is looked at, hashed and kept: a
+//! name could lead elsewhere by the time it is followed again.
 
 use std::{
     collections::BTreeMap,
     fs::{File, Metadata, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,7 +22,7 @@ use rustix::fs::OFlags;
 use crate::{
     error::{SourceError, StoreError},
     hash,
-    store::{Progress, ProgressFn, Stored},
+    store::{Head, Progress, ProgressFn, Stored},
 };
 
 /// Files whose digests are remembered: several times the models and programs of one node.
@@ -54,6 +60,90 @@ impl FileId {
         let changed = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
         let since = changed.and_then(|changed| now.duration_since(changed).ok());
         since.is_some_and(|since| since > SETTLED_AFTER)
+    }
+}
+
+/// A regular file that is open for reading.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    file: Arc<File>,
+    id: FileId,
+    /// What it was opened by.
+    name: PathBuf,
+    /// Whether the name may lead to another file by the time somebody follows it again, because
+    /// others than the machine's owner may change what it names.
+    is_shared: bool,
+}
+
+/// A file that is kept open, so that its path below `/proc` stays what it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept(Arc<File>);
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Kept {}
+
+impl Opened {
+    /// Opens the file at `path`, which only the machine's owner can change.
+    pub(crate) async fn at(path: &Path) -> Result<Self, SourceError> {
+        let name = path.to_owned();
+        tokio::task::spawn_blocking(move || {
+            // Opening a pipe would wait for its writer.
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+                .open(&name)
+                .map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => SourceError::NotFound { status: None },
+                    _ => unreadable("cannot be opened", Some(error)),
+                })?;
+            Self::of(file, name, false)
+        })
+        .await
+        .unwrap_or(Err(SourceError::Store(StoreError::WorkerLost)))
+    }
+
+    /// A file that somebody else has opened by `name`, which others may change.
+    pub(crate) fn shared(file: File, name: PathBuf) -> Result<Self, SourceError> {
+        Self::of(file, name, true)
+    }
+
+    fn of(file: File, name: PathBuf, is_shared: bool) -> Result<Self, SourceError> {
+        let meta = file.metadata().map_err(|e| unreadable("cannot be looked at", Some(e)))?;
+        if !meta.is_file() {
+            return Err(unreadable("not a regular file", None));
+        }
+        Ok(Self { file: Arc::new(file), id: FileId::of(&meta), name, is_shared })
+    }
+
+    /// Its first `bytes` bytes, or all that there are.
+    pub(crate) async fn head(self, bytes: usize) -> Result<Head, SourceError> {
+        let bytes_total = Some(self.id.bytes);
+        let wanted = usize::try_from(self.id.bytes).unwrap_or(usize::MAX).min(bytes);
+        tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; wanted];
+            match self.file.read_exact_at(&mut bytes, 0) {
+                Ok(()) => Ok(Head { bytes, bytes_total }),
+                Err(error) => Err(unreadable("cannot be read", Some(error))),
+            }
+        })
+        .await
+        .unwrap_or(Err(SourceError::Store(StoreError::WorkerLost)))
+    }
+
+    /// The file as what was verified.
+    fn stored(self, sha256: Sha256) -> Stored {
+        let Self { file, id, name, is_shared } = self;
+        let stored = Stored { path: name, sha256, bytes: id.bytes, in_place: Some(id), kept: None };
+        if !is_shared {
+            return stored;
+        }
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+        Stored { path, kept: Some(Kept(file)), ..stored }
     }
 }
 
@@ -96,44 +186,39 @@ impl Files {
     /// be tried every few minutes, and a large model takes as long to read.
     pub(crate) async fn verify(
         &self,
-        path: &Path,
+        opened: Opened,
         expected: Option<Sha256>,
         bytes_max: u64,
         progress: ProgressFn<'_>,
     ) -> Result<Stored, SourceError> {
-        let (file, id) = open(path).await?;
-        let bytes = id.bytes;
+        let bytes = opened.id.bytes;
         if bytes > bytes_max {
             return Err(SourceError::TooLarge { bytes, bytes_max });
         }
-        let sha256 = match self.recall(path, id) {
+        let sha256 = match self.recall(&opened.name, opened.id) {
             Some(sha256) => sha256,
-            None => self.read(path, (file, id), progress).await?,
+            None => self.read(&opened, progress).await?,
         };
         match expected {
             Some(expected) if expected != sha256 => {
                 Err(SourceError::DigestMismatch { expected, found: sha256 })
             }
-            _ => Ok(Stored { path: path.to_owned(), sha256, bytes, in_place: Some(id) }),
+            _ => Ok(opened.stored(sha256)),
         }
     }
 
-    async fn read(
-        &self,
-        path: &Path,
-        (file, id): (File, FileId),
-        progress: ProgressFn<'_>,
-    ) -> Result<Sha256, SourceError> {
+    async fn read(&self, opened: &Opened, progress: ProgressFn<'_>) -> Result<Sha256, SourceError> {
+        let Opened { file, id, name, .. } = opened;
         let has_settled = id.has_settled(SystemTime::now());
         let bytes_total = Some(id.bytes);
         let tell = |bytes_done| progress(Progress { bytes_done, bytes_total });
-        let (hasher, _) = hash::hash(Arc::new(file), tell)
+        let (hasher, _) = hash::hash(Arc::clone(file), tell)
             .await
             .map_err(|error| unreadable("cannot be read", Some(error)))?;
         let sha256 = hasher.digest();
         if has_settled {
             let mut digests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            digests.keep(path.to_owned(), id, sha256);
+            digests.keep(name.clone(), *id, sha256);
         }
         Ok(sha256)
     }
@@ -143,28 +228,6 @@ impl Files {
         let digest = digests.known.get(path)?;
         (digest.id == id).then_some(digest.sha256)
     }
-}
-
-async fn open(path: &Path) -> Result<(File, FileId), SourceError> {
-    let path = path.to_owned();
-    tokio::task::spawn_blocking(move || {
-        // Opening a pipe would wait for its writer.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-            .open(path)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => SourceError::NotFound { status: None },
-                _ => unreadable("cannot be opened", Some(error)),
-            })?;
-        let meta = file.metadata().map_err(|e| unreadable("cannot be looked at", Some(e)))?;
-        if !meta.is_file() {
-            return Err(unreadable("not a regular file", None));
-        }
-        Ok((file, FileId::of(&meta)))
-    })
-    .await
-    .unwrap_or(Err(SourceError::Store(StoreError::WorkerLost)))
 }
 
 fn unreadable(what: &'static str, source: Option<io::Error>) -> SourceError {
@@ -189,7 +252,8 @@ mod tests {
         let count = |_: Progress| {
             reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         };
-        let stored = files.verify(path, None, u64::MAX, &count).await.unwrap();
+        let opened = Opened::at(path).await.unwrap();
+        let stored = files.verify(opened, None, u64::MAX, &count).await.unwrap();
         (stored, reads.into_inner())
     }
 

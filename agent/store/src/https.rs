@@ -6,6 +6,7 @@
 //! bring nothing.
 
 pub(crate) mod answer;
+pub(crate) mod head;
 
 use std::time::Duration;
 

@@ -28,6 +28,6 @@ mod web;
 
 pub use crate::{
     error::{Attempt, FetchError, SourceError, StoreError},
-    options::{Pace, PipOptions, Retry, Site, StoreOptions},
-    store::{Progress, ProgressFn, Store, Stored, Verdict},
+    options::{Pace, PipOptions, Retry, S3Options, Site, StoreOptions},
+    store::{Head, Owner, Progress, ProgressFn, Store, Stored, Verdict, sources},
 };

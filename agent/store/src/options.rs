@@ -25,7 +25,9 @@ pub struct StoreOptions {
     pub ca_file: Option<PathBuf>,
     /// The model hub that `hf` sources are of: an address, or that of a mirror of it.
     pub hub_endpoint: String,
-    /// The folder that holds a folder of each persistent volume claim that is mounted here.
+    /// What an `s3` source that says no more is of.
+    pub s3: S3Options,
+    /// The folder that persistent volume claims are mounted in, each at `<namespace>/<claim>`.
     pub pvc_dir: Option<PathBuf>,
     /// Larger artifacts are refused.
     pub bytes_max: u64,
@@ -36,6 +38,14 @@ pub struct StoreOptions {
     pub pace_min: Pace,
     pub retry: Retry,
     pub pip: PipOptions,
+}
+
+/// The object store that `s3` sources are of where they name none.
+#[derive(Clone, Debug)]
+pub struct S3Options {
+    pub region: String,
+    /// An address; `None` is Amazon's own store of the region.
+    pub endpoint: Option<String>,
 }
 
 /// How fast a body comes.
@@ -74,6 +84,8 @@ impl StoreOptions {
             site,
             ca_file: None,
             hub_endpoint: "https://huggingface.co".to_owned(),
+            // What most stores that are not Amazon's take too.
+            s3: S3Options { region: "us-east-1".to_owned(), endpoint: None },
             pvc_dir: None,
             bytes_max: BYTES_MAX,
             // Two lost SYN packets are sent again after 1 s and 3 s; more says nobody is there.

@@ -170,7 +170,8 @@ impl Partial {
         }
         let this = self.clone();
         disk::blocking(move || this.publish(bytes)).await?;
-        Ok(Stored { path: self.shared.blob.clone(), sha256: found, bytes, in_place: None })
+        let path = self.shared.blob.clone();
+        Ok(Stored { path, sha256: found, bytes, in_place: None, kept: None })
     }
 
     fn publish(&self, bytes: u64) -> Result<(), StoreError> {

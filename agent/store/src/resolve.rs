@@ -39,7 +39,7 @@ pub(crate) fn door(remote: &Remote, options: &StoreOptions) -> Result<Address, S
     match remote {
         Remote::Web(address) => Ok(address.clone()),
         Remote::Hub(_) => Address::parse_base(&options.hub_endpoint),
-        Remote::S3(object) => s3::door(object),
+        Remote::S3(object) => s3::door(object, &options.s3),
         Remote::Oci(image) => Ok(image.address.clone()),
     }
 }
@@ -54,7 +54,7 @@ pub(crate) async fn resolve(
     match remote {
         Remote::Web(address) => web_request(&address.url, credentials),
         Remote::Hub(file) => hub_request(file, &options.hub_endpoint, credentials),
-        Remote::S3(object) => s3::request(object, &credentials.s3_keys),
+        Remote::S3(object) => s3::request(object, &options.s3, &credentials.s3_keys),
         Remote::Oci(image) => oci::request(image, web, access).await,
     }
 }

@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 pub(crate) use self::{
-    address::{Address, authority, is_local, is_loopback},
+    address::{Address, authority, is_local, is_local_ip, is_loopback},
     hub::HubFile,
     oci::{Image, OciReference},
-    pvc::Volume,
+    pvc::{Volume, is_label},
     s3::Object,
 };
 use crate::error::SourceError;

@@ -16,11 +16,12 @@ use realm_core::{
 use crate::{
     cache::Cache,
     disk,
-    error::{FetchError, StoreError},
-    fetch::Fetch,
-    file::{FileId, Files},
+    error::{Attempt, FetchError, StoreError},
+    fetch::{self, Fetch},
+    file::{FileId, Files, Kept},
     hash,
     options::StoreOptions,
+    source,
 };
 
 /// Mirrors of one artifact that are tried. More than a handful is a mistake, and each may cost
@@ -38,15 +39,35 @@ pub struct Progress {
 /// Told, often, how far a fetch is.
 pub type ProgressFn<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
+/// Whose artifacts these are: what they may use of what the store can reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The namespace whose claims `pvc` sources are of.
+    pub namespace: String,
+    /// Each is shown only to the server that it is for, and the login of a registry to the token
+    /// server that this registry names.
+    pub credentials: Credentials,
+}
+
+/// The first bytes of a file. Nothing vouches for them: a digest is of all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub bytes: Vec<u8>,
+    /// How many there are in the whole file, where its source says.
+    pub bytes_total: Option<u64>,
+}
+
 /// An artifact that is here and has been verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// A regular file that nothing in the store will change.
+    /// A regular file that nothing in the store will change. That of a claim can be opened by this
+    /// path for as long as this is held, and no longer.
     pub path: PathBuf,
     pub sha256: Sha256,
     pub bytes: u64,
     /// What the file was when it was verified, where it is not the store's own.
     pub(crate) in_place: Option<FileId>,
+    pub(crate) kept: Option<Kept>,
 }
 
 impl Stored {
@@ -67,6 +88,15 @@ pub enum Verdict {
         found: Sha256,
     },
     Absent,
+}
+
+/// The mirrors of an artifact, in the order in which they are tried.
+pub fn sources(artifact: &Artifact) -> Result<&[String], FetchError> {
+    match artifact.sources.len() {
+        0 => Err(FetchError::NoSource),
+        1..=SOURCES_MAX => Ok(&artifact.sources),
+        count => Err(FetchError::TooManySources { count, max: SOURCES_MAX }),
+    }
 }
 
 /// A folder of artifacts, shared with every other process that opens it.
@@ -92,16 +122,32 @@ impl Store {
     /// Brings an artifact here, from the first of its mirrors that has the right bytes.
     ///
     /// Fetches of one digest share one download, across processes too. A fetch that is dropped, or
-    /// whose process dies, leaves what it has for the next one to go on from. Each of `credentials`
-    /// is shown only to the server that it is for, and the login of a registry to the token server
-    /// that this registry names.
+    /// whose process dies, leaves what it has for the next one to go on from.
     pub async fn fetch(
         &self,
         artifact: &Artifact,
-        credentials: &Credentials,
+        owner: &Owner,
         progress: ProgressFn<'_>,
     ) -> Result<Stored, FetchError> {
-        self.fetch_within(&self.options, artifact, credentials, progress).await
+        self.fetch_within(&self.options, artifact, owner, progress).await
+    }
+
+    /// The artifact of this digest, if it is here.
+    pub async fn find(&self, sha256: Sha256) -> Result<Option<Stored>, StoreError> {
+        let cache = self.cache.clone();
+        disk::blocking(move || cache.find(sha256)).await
+    }
+
+    /// Reads the first `bytes` bytes of the file that is to have this digest from one of its
+    /// `sources`, or all that there are. Nothing is kept, and nothing verified.
+    pub async fn head(
+        &self,
+        (source, sha256): (&str, Option<Sha256>),
+        owner: &Owner,
+        bytes: usize,
+    ) -> Result<Head, Attempt> {
+        let head = fetch::head((source, sha256), owner, bytes, &self.options).await;
+        head.map_err(|error| Attempt { source: source::redact(source), error })
     }
 
     /// As [`Self::fetch`], and refuses what has more than `bytes_max` before it is brought here.
@@ -109,32 +155,25 @@ impl Store {
         &self,
         bytes_max: u64,
         artifact: &Artifact,
-        credentials: &Credentials,
+        owner: &Owner,
         progress: ProgressFn<'_>,
     ) -> Result<Stored, FetchError> {
         let mut options = StoreOptions::clone(&self.options);
         options.bytes_max = options.bytes_max.min(bytes_max);
-        self.fetch_within(&options, artifact, credentials, progress).await
+        self.fetch_within(&options, artifact, owner, progress).await
     }
 
     async fn fetch_within(
         &self,
         options: &StoreOptions,
         artifact: &Artifact,
-        credentials: &Credentials,
+        owner: &Owner,
         progress: ProgressFn<'_>,
     ) -> Result<Stored, FetchError> {
-        let count = artifact.sources.len();
-        if count == 0 {
-            return Err(FetchError::NoSource);
-        }
-        if count > SOURCES_MAX {
-            return Err(FetchError::TooManySources { count, max: SOURCES_MAX });
-        }
-        let stored =
-            Fetch::new((&self.cache, &self.files), options, artifact, credentials, progress)
-                .run()
-                .await?;
+        sources(artifact)?;
+        let stored = Fetch::new((&self.cache, &self.files), options, artifact, owner, progress)
+            .run()
+            .await?;
         progress(Progress { bytes_done: stored.bytes, bytes_total: Some(stored.bytes) });
         Ok(stored)
     }

@@ -2,6 +2,8 @@
 //!
 //! Led to another host, port or scheme, it goes without the `Authorization` it set out with.
 
+mod resolver;
+
 use std::{error::Error, io, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{
@@ -24,6 +26,7 @@ use crate::{
     options::{Site, StoreOptions},
     resolve::Request,
     source::{self, Address},
+    web::resolver::{LocalAddress, Lookup, Resolver},
 };
 
 /// Redirects followed: model hosts use one or two, on to their object store.
@@ -56,6 +59,15 @@ impl Web {
         address: &Address,
         options: &StoreOptions,
     ) -> Result<Self, SourceError> {
+        Self::by(resolver::system, address, options).await
+    }
+
+    /// The same, by what `lookup` knows of names.
+    async fn by(
+        lookup: Lookup,
+        address: &Address,
+        options: &StoreOptions,
+    ) -> Result<Self, SourceError> {
         let (loopback, ca_file) = (address.loopback, options.ca_file.clone());
         let trust = Trust { loopback, site: options.site };
         let tls = tokio::task::spawn_blocking(move || tls(loopback, ca_file.as_deref()))
@@ -63,6 +75,7 @@ impl Web {
             .unwrap_or(Err(SourceError::Store(StoreError::WorkerLost)))?;
         let mut builder = Client::builder()
             .tls_backend_preconfigured(tls)
+            .dns_resolver(Resolver::new(options.site, lookup))
             .connect_timeout(options.connect_timeout)
             .redirect(Policy::custom(move |attempt| follow(attempt, trust)))
             .referer(false)
@@ -188,6 +201,9 @@ pub(crate) fn explain(error: reqwest::Error, bytes_done: u64) -> SourceError {
     if let Some(RedirectRefused(why)) = find(&error) {
         return SourceError::Redirected { why: why.clone() };
     }
+    if find::<LocalAddress>(&error).is_some() {
+        return SourceError::NotAllowed { why: "its name leads to this machine or its link" };
+    }
     if find::<rustls::Error>(&error).is_some_and(is_certificate) {
         return SourceError::Untrusted(error.into());
     }
@@ -222,7 +238,32 @@ fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{resolver::Answer, *};
+
+    /// How a request to `url` ends by what `lookup` knows.
+    async fn asked(url: &str, site: Site, lookup: Lookup) -> SourceError {
+        let options = StoreOptions::new(site);
+        let address = Address::parse(url).unwrap();
+        let web = Web::by(lookup, &address, &options).await.unwrap();
+        let request = Request { url: address.url, authorization: None };
+        web.send(web.get(&request), 0).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn no_name_leads_a_shared_node_to_itself_or_its_link() {
+        let to = |_| -> Answer { Box::pin(async { Ok(vec![([127, 0, 0, 1], 0).into()]) }) };
+        // Nobody listens on the first port, so that whoever may connect is refused by the system.
+        let error = asked("https://rebound.example:1/a", Site::Cluster, to).await;
+        assert_eq!(error.reason(), "SourceNotAllowed", "{error}");
+        let error = asked("https://rebound.example:1/a", Site::OneMachine, to).await;
+        assert_eq!(error.reason(), "SourceUnreachable", "{error}");
+        let mixed = |_| -> Answer {
+            let addresses = ["10.0.0.1:0", "[::ffff:169.254.169.254]:0"];
+            Box::pin(async move { Ok(addresses.map(|a| a.parse().unwrap()).to_vec()) })
+        };
+        let error = asked("https://rebound.example:1/a", Site::Cluster, mixed).await;
+        assert_eq!(error.reason(), "SourceNotAllowed", "{error}");
+    }
 
     #[test]
     fn a_redirect_leads_from_https_to_https_only_and_not_for_ever() {

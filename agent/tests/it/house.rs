@@ -6,6 +6,7 @@ use realm_agent::{Agent, AgentOptions};
 use realm_core::{
     auth::{self, Caller, Credential},
     call::{Call, CallId},
+    credentials::Credentials,
     desired::{
         ApiKey, Artifact, DesiredTenant, HostedProgram, Limits, Program, ProgramLimits, Sha256,
     },
@@ -31,6 +32,7 @@ impl House {
         let agent = Agent::new(AgentOptions {
             store_dir: dir.path().join("store"),
             store: StoreOptions::new(Site::OneMachine),
+            credentials: Credentials::default(),
             threads: Some(1),
         });
         Self { dir, agent: agent.unwrap() }

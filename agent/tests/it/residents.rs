@@ -9,12 +9,16 @@ use realm_core::{
     residents::Residents as _,
     tenants::Tenants as _,
 };
+use realm_kernels::format::Format;
 use realm_runtime::PROGRAM_BYTES_MAX;
 use serde_json::json;
 
-use crate::house::{House, PIRATE, WRONG, key, tenant};
+use crate::{
+    house::{House, PIRATE, WRONG, key, tenant},
+    tiny_gguf,
+};
 
-fn model(name: ModelName, artifact: Artifact, stage: Stage) -> DesiredModel {
+pub(crate) fn model(name: ModelName, artifact: Artifact, stage: Stage) -> DesiredModel {
     DesiredModel {
         name,
         artifact,
@@ -159,4 +163,47 @@ async fn keys_change_and_built_in_programs_come_while_other_tenants_programs_are
     house.caller("second").unwrap();
     house.agent.put_tenant(&tenant("plain", Program::BuiltIn)).await.unwrap();
     house.caller("plain").unwrap();
+}
+
+#[tokio::test]
+async fn a_model_that_asks_for_a_device_that_is_not_here_is_refused_and_computed_by_no_other() {
+    let house = House::new();
+    let (_, artifact) = house.file("tiny.gguf", &tiny_gguf::tiny_llama(Format::Q8_0));
+    let name = ModelName::parse("tests/tiny").unwrap();
+    let wanted = |accelerator, stage| DesiredModel {
+        accelerator,
+        kv_blocks: Some(16),
+        ..model(name.clone(), artifact.clone(), stage)
+    };
+    for (accelerator, word) in [(Accelerator::Cuda, "`cuda`"), (Accelerator::WebGpu, "`webgpu`")] {
+        let load = wanted(accelerator, Stage::Load);
+        let failure = house.agent.put_model(&load, &|_| ()).await.unwrap_err();
+        assert_eq!(failure.reason, "AcceleratorMissing");
+        assert!(failure.message.contains(word), "{}", failure.message);
+        // What is only to be looked at is computed by nothing.
+        house.agent.put_model(&wanted(accelerator, Stage::Inspect), &|_| ()).await.unwrap();
+    }
+    for accelerator in [Accelerator::Any, Accelerator::Cpu] {
+        house.agent.put_model(&wanted(accelerator, Stage::Load), &|_| ()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changed_where_it_lies_is_another_model_or_none() {
+    let house = House::new();
+    let (path, artifact) = house.file("tiny.gguf", &tiny_gguf::tiny_llama(Format::Q8_0));
+    let name = ModelName::parse("tests/tiny").unwrap();
+    let wanted = |artifact: &Artifact| DesiredModel {
+        kv_blocks: Some(16),
+        ..model(name.clone(), artifact.clone(), Stage::Load)
+    };
+    let before = house.agent.put_model(&wanted(&artifact), &|_| ()).await.unwrap();
+    let pinned = Artifact { sha256: before.sha256, ..artifact.clone() };
+    fs::write(path, tiny_gguf::tiny_llama(Format::F32)).unwrap();
+
+    let failure = house.agent.put_model(&wanted(&pinned), &|_| ()).await.unwrap_err();
+    assert_eq!(failure.reason, "DigestMismatch", "{}", failure.message);
+    let after = house.agent.put_model(&wanted(&artifact), &|_| ()).await.unwrap();
+    assert_eq!((&*before.format, &*after.format), ("Q8_0", "F32"));
+    assert_ne!(before.sha256, after.sha256, "cached prefixes of the one are none of the other");
 }

@@ -76,6 +76,8 @@ pub struct Fleet {
     /// Who may use what, while no demand has changed.
     resolved: Option<Resolved>,
     shared: Shared,
+    /// Doors that there may be, whether or not they have been heard of.
+    doors_min: u32,
     plans: BTreeMap<String, Desired>,
     problems: Problems,
 }
@@ -115,6 +117,7 @@ impl Fleet {
             placement: Placement::new(),
             resolved: None,
             shared: Shared::default(),
+            doors_min: 0,
             plans: BTreeMap::new(),
             problems: Problems::new(),
         }
@@ -257,6 +260,13 @@ impl Fleet {
         }
     }
 
+    /// Remembers that limits were shared out over so many doors. Those that have not come back yet
+    /// let calls in with their parts, so that nobody may get a larger one until they have, or until
+    /// whoever has a clock says by a 0 that they are lost.
+    pub const fn recall_doors(&mut self, doors: u32) {
+        self.doors_min = doors;
+    }
+
     /// Plans anew and gives out what changed, in the order of node names; nothing before all that
     /// could be wanted is known. What a node gets that cannot be reached waits for it in
     /// [`Self::desired`]. `now` is the time since any moment that the owner has chosen once.
@@ -310,7 +320,7 @@ impl Fleet {
     fn share(&mut self) {
         let doors = self.nodes.values().filter(|node| node.may_be_door()).count();
         // A `u32` counts more nodes than there are addresses.
-        let doors = u32::try_from(doors).unwrap_or(u32::MAX).max(1);
+        let doors = u32::try_from(doors).unwrap_or(u32::MAX).max(self.doors_min).max(1);
         if self.resolved.is_none() || self.shared.doors() != doors {
             let resolved = self.resolved.get_or_insert_with(|| resolve(&self.demands));
             self.shared.update(resolved, doors);
@@ -378,6 +388,11 @@ impl Fleet {
     /// What a model takes, once a node has told.
     pub fn estimate(&self, model: &Name) -> Option<&Estimate> {
         self.studies.get(model)?.estimate.as_ref()
+    }
+
+    /// What the header of a model's file alone had said, where the whole file says otherwise.
+    pub fn claimed(&self, model: &Name) -> Option<&Estimate> {
+        self.studies.get(model)?.claimed.as_ref()
     }
 
     /// How many replicas a model should have, by the last plan.

@@ -31,6 +31,8 @@ const RECALLED_LOST_AFTER: Duration = Duration::from_mins(2);
 #[derive(Debug)]
 pub(super) struct Nodes {
     started: Instant,
+    /// Whether the doors of the last leader may still come back without any node being recalled.
+    awaits_doors: bool,
     known: BTreeMap<String, Away>,
     labels: BTreeMap<String, BTreeMap<String, String>>,
     /// Nodes whose labels changed since the last turn.
@@ -56,6 +58,7 @@ impl Nodes {
     pub(super) const fn new(started: Instant) -> Self {
         Self {
             started,
+            awaits_doors: true,
             known: BTreeMap::new(),
             labels: BTreeMap::new(),
             relabelled: BTreeSet::new(),
@@ -77,13 +80,14 @@ impl Nodes {
         self.relabelled.insert(node);
     }
 
-    /// When the next node is lost.
+    /// When the next node is lost, or the doors are that no node has come back to be.
     pub(super) fn due(&self) -> Option<Instant> {
+        let doors = self.awaits_doors.then(|| self.started + RECALLED_LOST_AFTER);
         let lost_at = self.known.values().filter_map(|away| match away {
             Away::No => None,
             Away::LostAt(at) => Some(*at),
         });
-        lost_at.min()
+        lost_at.chain(doors).min()
     }
 
     /// Tells the fleet what is new of the nodes in `views`. Gives those that are lost.
@@ -104,6 +108,10 @@ impl Nodes {
             }
         }
         self.relabelled.clear();
+        if self.awaits_doors && self.started + RECALLED_LOST_AFTER <= now {
+            self.awaits_doors = false;
+            fleet.recall_doors(0);
+        }
         let is_lost = |_: &String, away: &mut Away| matches!(away, Away::LostAt(at) if *at <= now);
         let lost: Vec<String> = self.known.extract_if(.., is_lost).map(|(name, _)| name).collect();
         for name in &lost {

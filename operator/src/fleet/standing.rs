@@ -46,6 +46,8 @@ pub struct ModelStanding {
     /// How many agents should load it, by the last plan.
     pub replicas: u32,
     pub estimate: Option<Estimate>,
+    /// What the header alone had said, where the whole file says otherwise.
+    pub claimed: Option<Estimate>,
     pub facts: Option<ModelFacts>,
     /// By name of the node, connected ones only.
     pub nodes: BTreeMap<String, ModelOnNode>,
@@ -190,8 +192,15 @@ impl Said {
         for model in models {
             self.held.insert((Kind::Model, model.name.clone()));
             let standing = self.models.entry(model.name.clone()).or_default();
-            if standing.facts.is_none() {
-                standing.facts.clone_from(&model.facts);
+            // Those of a whole file before those of a header.
+            let is_verified = |facts: &ModelFacts| facts.sha256.is_some();
+            if let Some(facts) = &model.facts
+                && standing
+                    .facts
+                    .as_ref()
+                    .is_none_or(|known| !is_verified(known) && is_verified(facts))
+            {
+                standing.facts = Some(facts.clone());
             }
             let on_node =
                 ModelOnNode { is_to_load: false, stage: model.stage, phase: model.phase.clone() };
@@ -222,6 +231,7 @@ impl Said {
         let mut standing = self.models.get(name).cloned().unwrap_or_default();
         standing.replicas = fleet.replicas(name);
         standing.estimate = fleet.estimate(name).copied();
+        standing.claimed = fleet.claimed(name).copied();
         for node in fleet.nodes_of(name) {
             if let Some(on_node) = standing.nodes.get_mut(node) {
                 on_node.is_to_load = true;

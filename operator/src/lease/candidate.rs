@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::record::Record;
+use super::{Given, record::Record};
 
 /// Generations that a Lease keeps in reserve above the newest one given out. It is written anew
 /// every two seconds, in which a fleet that plans every 100 ms uses twenty.
@@ -53,8 +53,8 @@ impl Candidate {
         }
     }
 
-    /// What to do, given the newest generation that this term has given out.
-    pub(super) fn step(&mut self, newest_generation: u64, clock: Timestamp, now: Instant) -> Step {
+    /// What to do, by what this term has given out.
+    pub(super) fn step(&mut self, given: Given, clock: Timestamp, now: Instant) -> Step {
         let held = self.seen.as_ref().map(|seen| &seen.record);
         let is_ours = held.is_some_and(|record| record.holder.as_ref() == Some(&self.identity));
         let is_held = self.seen.as_ref().is_some_and(|seen| seen.is_held(now));
@@ -68,7 +68,7 @@ impl Candidate {
         let continued = self.first_generation.filter(|_| is_ours);
         let first_generation = continued.unwrap_or_else(|| reserved.saturating_add(1));
         self.first_generation = Some(first_generation);
-        let newest = newest_generation.max(first_generation);
+        let newest = given.generation.max(first_generation);
         let record = Record {
             holder: Some(self.identity.clone()),
             duration: self.duration,
@@ -77,6 +77,11 @@ impl Candidate {
             transitions: held
                 .map_or(0, |record| record.transitions.saturating_add(i32::from(!is_ours))),
             generations: reserved.max(newest.saturating_add(GENERATIONS_RESERVED)),
+            // Until this term has planned, what the last one knew is all there is to know.
+            doors: match given.doors {
+                0 => held.map_or(0, |record| record.doors),
+                doors => doors,
+            },
             version: held.and_then(|record| record.version.clone()),
         };
         Step::Write { record, first_generation }
@@ -129,7 +134,8 @@ mod tests {
         /// One attempt; gives the first generation of the term that is held after it.
         fn attempt(&mut self, candidate: &mut Candidate, newest: u64, now: Instant) -> Option<u64> {
             candidate.observe(self.record.clone(), now);
-            match candidate.step(newest, clock(), now) {
+            let given = Given { generation: newest, doors: 0 };
+            match candidate.step(given, clock(), now) {
                 Step::Wait => None,
                 Step::Write { record, first_generation } => {
                     let written = self.write(record)?;
@@ -188,12 +194,30 @@ mod tests {
         a.observe(None, now);
         b.observe(None, now);
         let (Step::Write { record, .. }, Step::Write { record: late, .. }) =
-            (a.step(0, clock(), now), b.step(0, clock(), now))
+            (a.step(Given::default(), clock(), now), b.step(Given::default(), clock(), now))
         else {
             panic!("both may")
         };
         assert!(server.write(record).is_some());
         assert!(server.write(late).is_none());
+    }
+
+    #[test]
+    fn the_doors_of_a_term_are_known_to_the_next() {
+        let (mut server, now) = (Server::default(), Instant::now());
+        let doors = |server: &mut Server, candidate: &mut Candidate, doors: u32, now: Instant| {
+            candidate.observe(server.record.clone(), now);
+            let given = Given { generation: 0, doors };
+            let Step::Write { record, .. } = candidate.step(given, clock(), now) else { panic!() };
+            server.write(record).unwrap().doors
+        };
+        let (mut a, mut b) = (candidate("a"), candidate("b"));
+        assert_eq!(doors(&mut server, &mut a, 0, now), 0);
+        assert_eq!(doors(&mut server, &mut a, 3, now), 3);
+        b.observe(server.record.clone(), now);
+        let later = now + DURATION;
+        assert_eq!(doors(&mut server, &mut b, 0, later), 3, "it has not planned yet");
+        assert_eq!(doors(&mut server, &mut b, 2, later), 2);
     }
 
     proptest! {

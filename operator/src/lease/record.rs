@@ -11,6 +11,9 @@ use k8s_openapi::{
 /// The annotation with the highest generation that a leader may have given out.
 const GENERATIONS: &str = "realm.dev/generations";
 
+/// The annotation with the number of doors that a leader has shared limits out over.
+const DOORS: &str = "realm.dev/doors";
+
 /// A Lease as somebody wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -23,6 +26,8 @@ pub(super) struct Record {
     pub(super) transitions: i32,
     /// No leader so far has given out a generation above this one.
     pub(super) generations: u64,
+    /// Doors by the last plan that its leader told of; 0 before the first.
+    pub(super) doors: u32,
     /// Of the object in the API server; `None` while there is none.
     pub(super) version: Option<String>,
 }
@@ -31,14 +36,16 @@ impl Record {
     pub(super) fn of(lease: &Lease) -> Self {
         let spec = lease.spec.clone().unwrap_or_default();
         let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
-        let annotation = lease.metadata.annotations.as_ref().and_then(|all| all.get(GENERATIONS));
+        let annotation =
+            |name: &str| lease.metadata.annotations.as_ref().and_then(|all| all.get(name));
         Self {
             holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
             duration: Duration::from_secs(seconds),
             acquired: spec.acquire_time.map(|MicroTime(time)| time),
             renewed: spec.renew_time.map(|MicroTime(time)| time),
             transitions: spec.lease_transitions.unwrap_or(0),
-            generations: annotation.and_then(|text| text.parse().ok()).unwrap_or(0),
+            generations: annotation(GENERATIONS).and_then(|text| text.parse().ok()).unwrap_or(0),
+            doors: annotation(DOORS).and_then(|text| text.parse().ok()).unwrap_or(0),
             version: lease.metadata.resource_version.clone(),
         }
     }
@@ -55,8 +62,12 @@ impl Record {
     }
 
     pub(super) fn to_lease(&self, name: &str) -> Lease {
-        let Self { holder, duration, acquired, renewed, transitions, generations, version } = self;
-        let annotations = BTreeMap::from([(GENERATIONS.to_owned(), generations.to_string())]);
+        let Self { holder, duration, acquired, renewed, transitions, generations, doors, version } =
+            self;
+        let annotations = BTreeMap::from([
+            (GENERATIONS.to_owned(), generations.to_string()),
+            (DOORS.to_owned(), doors.to_string()),
+        ]);
         Lease {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
@@ -90,6 +101,7 @@ mod tests {
             renewed: Some(now),
             transitions: 3,
             generations: 1 << 40,
+            doors: 9,
             version: Some("7".to_owned()),
         };
         assert_eq!(Record::of(&record.to_lease("realm")), record);
@@ -99,5 +111,6 @@ mod tests {
     fn a_lease_that_somebody_else_made_is_read_without_guesses() {
         let record = Record::of(&Lease::default());
         assert_eq!((record.holder, record.generations, record.transitions), (None, 0, 0));
+        assert_eq!(record.doors, 0);
     }
 }

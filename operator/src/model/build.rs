@@ -107,11 +107,27 @@ fn verified(model: &ModelStanding) -> Finding {
     if let Some((node, Failure { reason, message })) = mismatch {
         return Finding::new("Verified", Truth::False, reason, format!("{node}: {message}"));
     }
-    match model.facts.as_ref().and_then(|facts| facts.sha256) {
-        Some(sha256) => {
+    let sha256 = model.facts.as_ref().and_then(|facts| facts.sha256);
+    match (sha256, model.claimed.zip(model.estimate)) {
+        (Some(sha256), Some((claimed, found))) => {
+            let message = format!(
+                "sha256 {sha256}; the header that a source sent ahead of it was of another file: \
+                 {} bytes of weights, {} for a KV block and {} to compute in, not {}, {} and {}",
+                claimed.weights_bytes,
+                claimed.kv_bytes_per_block,
+                claimed.activation_bytes,
+                found.weights_bytes,
+                found.kv_bytes_per_block,
+                found.activation_bytes
+            );
+            Finding::new("Verified", Truth::True, "HeaderDiffered", message)
+        }
+        (Some(sha256), None) => {
             Finding::new("Verified", Truth::True, "DigestMatches", format!("sha256 {sha256}"))
         }
-        None => Finding::new("Verified", Truth::Unknown, "NotRead", "no agent has the file yet"),
+        (None, _) => {
+            Finding::new("Verified", Truth::Unknown, "NotRead", "no agent has the file yet")
+        }
     }
 }
 
@@ -167,6 +183,9 @@ fn node(name: &str, on_node: &ModelOnNode) -> ModelNode {
         ModelPhase::Loading => (ModelNodeState::Loading, None, None),
         ModelPhase::Ready if on_node.stage == Some(Stage::Load) => {
             (ModelNodeState::Ready, None, None)
+        }
+        ModelPhase::Ready if on_node.stage == Some(Stage::Inspect) => {
+            (ModelNodeState::Inspected, None, None)
         }
         ModelPhase::Ready => (ModelNodeState::Fetched, None, None),
         ModelPhase::Failed(failure) => (ModelNodeState::Failed, None, Some(failure)),

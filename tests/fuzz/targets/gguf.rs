@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use realm_core::engine::{ChatMessage, Engine as _};
 use realm_engine::{
-    gguf::Gguf,
+    gguf::{Gguf, Head},
     tokenizer::{Special, Tokenizer},
 };
 use realm_fuzz::InputFile;
@@ -14,6 +14,7 @@ thread_local! {
 }
 
 fuzz_target!(|bytes: &[u8]| {
+    check_head(bytes);
     let Ok(gguf) = Gguf::parse(bytes.to_vec()) else { return };
     for tensor in gguf.tensors() {
         assert_eq!(gguf.tensor_bytes(tensor).len(), tensor.bytes());
@@ -33,3 +34,14 @@ fuzz_target!(|bytes: &[u8]| {
         }
     });
 });
+
+/// A part of a file asks for more than it has, and never for more than there is.
+fn check_head(bytes: &[u8]) {
+    let total = bytes.len() as u64;
+    for len in [0, bytes.len() / 2, bytes.len()] {
+        let head = bytes.get(..len).unwrap_or_default();
+        if let Ok(Head::Part { bytes_min }) = Gguf::parse_head(head, Some(total)) {
+            assert!((len as u64) < bytes_min && bytes_min <= total);
+        }
+    }
+}

@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use realm_core::{credentials::Credentials, desired::Artifact};
-use realm_store::{Attempt, FetchError, Site, Store, StoreOptions};
+use realm_core::desired::Artifact;
+use realm_store::{Attempt, FetchError, Owner, Site, Store, StoreOptions};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -13,7 +13,7 @@ struct World {
     runtime: Runtime,
     store: Store,
     /// Who shows nothing.
-    nobody: Credentials,
+    nobody: Owner,
     _folder: TempDir,
 }
 
@@ -24,7 +24,7 @@ thread_local! {
         options.bytes_max = 1 << 20;
         let store = Store::open(folder.path(), options).expect("an empty folder is a store");
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime of one thread");
-        World { runtime, store, nobody: Credentials::default(), _folder: folder }
+        World { runtime, store, nobody: Owner::default(), _folder: folder }
     };
 }
 

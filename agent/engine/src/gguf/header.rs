@@ -33,7 +33,8 @@ struct Entry {
     offset: u64,
 }
 
-pub(super) fn read(bytes: &[u8]) -> Result<Header, GgufError> {
+/// Reads the header that `bytes` begin with, of a file that has `file_len` of them.
+pub(super) fn read(bytes: &[u8], file_len: u64) -> Result<Header, GgufError> {
     let mut cursor = Cursor::new(bytes);
     let found = cursor.array("the magic")?;
     if found != MAGIC {
@@ -60,7 +61,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header, GgufError> {
     let mut tensors = Vec::with_capacity(tensor_count);
     let mut names = HashMap::with_capacity(tensor_count);
     for entry in entries {
-        let tensor = place(entry, data_start, alignment, bytes.len())?;
+        let tensor = place(entry, data_start, alignment, file_len)?;
         if names.insert(tensor.name.clone(), tensors.len()).is_some() {
             return Err(GgufError::DuplicateTensor(tensor.name));
         }
@@ -128,7 +129,7 @@ fn place(
     entry: Entry,
     data_start: u64,
     alignment: u64,
-    file_len: usize,
+    file_len: u64,
 ) -> Result<TensorInfo, GgufError> {
     let Entry { name, shape, format, offset } = entry;
     if !offset.is_multiple_of(alignment) {
@@ -142,7 +143,6 @@ fn place(
             Some(_) | None => GgufError::Shape { tensor: name, shape },
         });
     };
-    let file_len = u64::try_from(file_len).unwrap_or(u64::MAX);
     let end = data_start.checked_add(offset).and_then(|start| start.checked_add(len));
     let placed = end.filter(|&end| end <= file_len).and_then(|end| {
         Some((usize::try_from(end.checked_sub(len)?).ok()?, usize::try_from(len).ok()?))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use realm_engine::{
-    LoadError, MemoryBudget, WeightsError,
+    Examined, LoadError, MemoryBudget, WeightsError,
     eval::{EvalError, EvalOptions, Evaluation},
     gguf::{
         Array, Gguf, GgufError, Value,
@@ -247,6 +247,47 @@ fn what_a_model_will_take_is_known_from_its_file_to_the_byte() {
     assert_eq!(loaded.memory, facts.memory);
     let error = open(bytes - 1).err().unwrap();
     assert!(matches!(error, LoadError::TooLarge { needed, .. } if needed == bytes), "{error:?}");
+}
+
+#[test]
+fn the_first_bytes_of_a_file_say_as_much_as_all_of_it_once_its_header_is_there() {
+    let whole = tiny();
+    let total = Some(whole.len() as u64);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    std::fs::write(&path, &whole).unwrap();
+    let facts = realm_engine::examine(&path, KvType::F16).unwrap();
+    let (mut len, mut tries) = (0, 0);
+    let found = loop {
+        match realm_engine::examine_head(&whole[..len], total, KvType::F16).unwrap() {
+            Examined::Facts(found) => break found,
+            Examined::Part { bytes_min } => {
+                let next = usize::try_from(bytes_min).unwrap();
+                assert!(len < next && next <= whole.len(), "{next} after {len}");
+                (len, tries) = (next, tries + 1);
+            }
+        }
+    };
+    assert_eq!(found, facts);
+    assert!(tries > 1 && len < whole.len() / 2, "{len} of {}", whole.len());
+    let unknown = realm_engine::examine_head(&whole[..len], None, KvType::F16).unwrap();
+    assert!(matches!(unknown, Examined::Facts(found) if found == facts));
+}
+
+#[test]
+fn a_file_that_ends_before_its_header_or_its_tensors_is_no_part_but_broken() {
+    let whole = tiny();
+    let error = |len: usize, total: usize| {
+        let examined =
+            realm_engine::examine_head(&whole[..len], Some(total as u64), KvType::F16).unwrap_err();
+        let LoadError::File(error) = examined else { panic!("{examined:?}") };
+        error
+    };
+    assert!(matches!(error(100, 100), GgufError::Truncated { .. }));
+    // What follows is known to need more than the file has.
+    assert!(matches!(error(100, 101), GgufError::Truncated { .. }));
+    let total = whole.len() - 1;
+    assert!(matches!(error(total, total), GgufError::OutOfFile { .. }));
 }
 
 #[test]

@@ -59,6 +59,30 @@ pub(crate) fn read(
     }
 }
 
+/// Reads the head of an answer to whom the first bytes were asked for: how many the file has, where
+/// the server says. A server that knows no ranges sends all of them.
+pub(crate) fn read_first(
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<Option<u64>, SourceError> {
+    match status {
+        StatusCode::OK => {
+            check_encoding(headers)?;
+            Ok(number(headers, &CONTENT_LENGTH))
+        }
+        StatusCode::PARTIAL_CONTENT => {
+            check_encoding(headers)?;
+            match text(headers, &CONTENT_RANGE).and_then(ContentRange::parse) {
+                Some(ContentRange { part: Some((0, _)), bytes_total }) => Ok(bytes_total),
+                _ => Err(SourceError::Malformed {
+                    why: "a part was sent that is not the first".to_owned(),
+                }),
+            }
+        }
+        _ => Err(refusal(status, headers)),
+    }
+}
+
 /// What an answer means that does not hold what was asked for.
 pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap) -> SourceError {
     let code = status.as_u16();
@@ -199,6 +223,23 @@ mod tests {
         check(416, &[(CONTENT_RANGE, "bytes */10")], Answer::Nothing);
         check(416, &[(CONTENT_RANGE, "bytes */9")], Answer::Unfit);
         check(416, &[], Answer::Unfit);
+    }
+
+    #[test]
+    fn the_first_part_says_how_many_bytes_there_are_and_another_is_no_first_part() {
+        let first = |status: u16, headers: &[(HeaderName, &'static str)]| {
+            let headers: HeaderMap =
+                headers.iter().map(|(n, v)| (n.clone(), HeaderValue::from_static(v))).collect();
+            read_first(StatusCode::from_u16(status).unwrap(), &headers)
+        };
+        assert_eq!(first(206, &[(CONTENT_RANGE, "bytes 0-9/100")]).unwrap(), Some(100));
+        assert_eq!(first(206, &[(CONTENT_RANGE, "bytes 0-9/*")]).unwrap(), None);
+        assert_eq!(first(200, &[(CONTENT_LENGTH, "100")]).unwrap(), Some(100));
+        for bad in ["bytes 1-9/100", "bytes */100", "items 0-9/100", ""] {
+            let error = first(206, &[(CONTENT_RANGE, bad)]).unwrap_err();
+            assert_eq!(error.reason(), "SourceMalformed", "{bad}");
+        }
+        assert_eq!(first(416, &[]).unwrap_err().reason(), "SourceRefused");
     }
 
     #[test]

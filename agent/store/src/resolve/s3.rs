@@ -8,6 +8,7 @@ use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use super::Request;
 use crate::{
     error::SourceError,
+    options::S3Options,
     source::{self, Address, Object},
 };
 
@@ -17,26 +18,41 @@ use crate::{
 const SIGNED_FOR: Duration = Duration::from_mins(15);
 
 /// The server that has the object.
-pub(super) fn door(object: &Object) -> Result<Address, SourceError> {
-    object.endpoint.clone().map_or_else(
-        || Address::parse_base(&format!("https://s3.{}.amazonaws.com", object.region)),
-        Ok,
-    )
+pub(super) fn door(object: &Object, options: &S3Options) -> Result<Address, SourceError> {
+    if let Some(endpoint) = endpoint(object, options)? {
+        return Ok(endpoint);
+    }
+    Address::parse_base(&format!("https://s3.{}.amazonaws.com", region(object, options)))
+}
+
+/// A store other than Amazon's, where the source or the options name one.
+fn endpoint(object: &Object, options: &S3Options) -> Result<Option<Address>, SourceError> {
+    match &object.endpoint {
+        Some(endpoint) => Ok(Some(endpoint.clone())),
+        None => options.endpoint.as_deref().map(Address::parse_base).transpose(),
+    }
+}
+
+fn region<'a>(object: &'a Object, options: &'a S3Options) -> &'a str {
+    object.region.as_deref().unwrap_or(&options.region)
 }
 
 /// Signs the address of the object, or leaves it unsigned, as public buckets want it.
 pub(super) fn request(
     object: &Object,
+    options: &S3Options,
     keys: &BTreeMap<String, S3Keys>,
 ) -> Result<Request, SourceError> {
-    let Object { bucket, key, region, endpoint } = object;
+    let Object { bucket, key, .. } = object;
+    let endpoint = endpoint(object, options)?;
+    let region = region(object, options).to_owned();
     // A dot in the name would make a host that the store's certificate is not for.
     let style = if endpoint.is_some() || bucket.contains('.') {
         UrlStyle::Path
     } else {
         UrlStyle::VirtualHost
     };
-    let bucket = Bucket::new(door(object)?.url, style, bucket.clone(), region.clone())
+    let bucket = Bucket::new(door(object, options)?.url, style, bucket.clone(), region)
         .map_err(|error| SourceError::Invalid { problem: format!("no bucket ({error})") })?;
     let host = endpoint.as_ref().map(|endpoint| source::authority(&endpoint.url));
     let credentials = keys.get(host.as_deref().unwrap_or(AWS)).map(credentials);
@@ -56,12 +72,15 @@ fn credentials(keys: &S3Keys) -> Credentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{Remote, Source, parse};
+    use crate::{
+        options::{Site, StoreOptions},
+        source::{Remote, Source, parse},
+    };
 
     fn url(text: &str, keys: Option<(&str, &S3Keys)>) -> String {
         let Source::Remote(Remote::S3(object)) = parse(text).unwrap() else { panic!("{text}") };
         let keys = keys.map(|(host, keys)| (host.to_owned(), keys.clone())).into_iter().collect();
-        request(&object, &keys).unwrap().url.into()
+        request(&object, &StoreOptions::new(Site::Cluster).s3, &keys).unwrap().url.into()
     }
 
     #[test]
@@ -75,6 +94,27 @@ mod tests {
             url("s3://bucket/a/b?endpoint=https://s3.example:9000", None),
             "https://s3.example:9000/bucket/a/b"
         );
+    }
+
+    #[test]
+    fn what_a_source_does_not_say_the_options_do() {
+        let options = S3Options {
+            region: "eu-west-1".to_owned(),
+            endpoint: Some("https://s3.example:9000".to_owned()),
+        };
+        let url = |text: &str| -> String {
+            let Source::Remote(Remote::S3(object)) = parse(text).unwrap() else { panic!("{text}") };
+            request(&object, &options, &BTreeMap::new()).unwrap().url.into()
+        };
+        assert_eq!(url("s3://bucket/a"), "https://s3.example:9000/bucket/a");
+        assert_eq!(
+            url("s3://bucket/a?endpoint=https://other.example"),
+            "https://other.example/bucket/a"
+        );
+        let amazon = S3Options { endpoint: None, ..options };
+        let Source::Remote(Remote::S3(object)) = parse("s3://bucket/a").unwrap() else { panic!() };
+        let url = request(&object, &amazon, &BTreeMap::new()).unwrap().url;
+        assert_eq!(url.host_str(), Some("bucket.s3.eu-west-1.amazonaws.com"));
     }
 
     #[test]

@@ -87,12 +87,13 @@ pub(crate) fn is_local(url: &Url) -> bool {
         let name = host.trim_end_matches('.');
         name == "localhost"
             || name.ends_with(".localhost")
-            || literal.parse::<IpAddr>().is_ok_and(|ip| is_local_ip(ip.to_canonical()))
+            || literal.parse::<IpAddr>().is_ok_and(is_local_ip)
     })
 }
 
-fn is_local_ip(ip: IpAddr) -> bool {
-    match ip {
+/// Whether an address is of this machine or its link.
+pub(crate) fn is_local_ip(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
         // Linux takes all of 0.0.0.0/8 or its first for this machine.
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.octets().starts_with(&[0]),
         IpAddr::V6(ip) => {

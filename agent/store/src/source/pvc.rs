@@ -28,14 +28,14 @@ pub(super) fn parse(rest: &str) -> Result<Volume, SourceError> {
 }
 
 fn is_claim(text: &str) -> bool {
+    text.len() <= CLAIM_LEN_MAX && text.split('.').all(is_label)
+}
+
+/// Whether a text is one label of a DNS name, as a namespace is, and so one part of a path that
+/// does not climb.
+pub(crate) fn is_label(text: &str) -> bool {
     let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    text.len() <= CLAIM_LEN_MAX
-        && text.split('.').all(|label| {
-            !label.is_empty()
-                && label.bytes().all(is_inner)
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        })
+    !text.is_empty() && text.bytes().all(is_inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 #[cfg(test)]

@@ -3,9 +3,6 @@
 use super::{Address, invalid, is_inner_path};
 use crate::error::SourceError;
 
-/// The region of a bucket that names none, which is also what most other stores take.
-const REGION: &str = "us-east-1";
-
 /// Longest name of a region: the longest public one is half of it.
 const REGION_LEN_MAX: usize = 64;
 
@@ -14,7 +11,7 @@ const REGION_LEN_MAX: usize = 64;
 pub(crate) struct Object {
     pub(crate) bucket: String,
     pub(crate) key: String,
-    pub(crate) region: String,
+    pub(crate) region: Option<String>,
     /// A store other than Amazon's.
     pub(crate) endpoint: Option<Address>,
 }
@@ -43,7 +40,6 @@ pub(super) fn parse(rest: &str) -> Result<Object, SourceError> {
             _ => return invalid("after ? come region=… and endpoint=https://host alone".into()),
         }
     }
-    let region = region.unwrap_or_else(|| REGION.to_owned());
     Ok(Object { bucket: bucket.to_owned(), key: key.to_owned(), region, endpoint })
 }
 
@@ -71,9 +67,9 @@ mod tests {
     fn an_object_is_amazons_unless_an_endpoint_is_named() {
         let object = parse("my.bucket/a/b c+%20.gguf").unwrap();
         assert_eq!((&*object.bucket, &*object.key), ("my.bucket", "a/b c+%20.gguf"));
-        assert_eq!((&*object.region, object.endpoint), ("us-east-1", None));
+        assert_eq!((object.region, object.endpoint), (None, None));
         let object = parse("bucket/a?endpoint=https://s3.example:9000&region=eu_1").unwrap();
-        assert_eq!(object.region, "eu_1");
+        assert_eq!(object.region.as_deref(), Some("eu_1"));
         assert_eq!(object.endpoint.unwrap().url.as_str(), "https://s3.example:9000/");
         parse("bucket/a?endpoint=http://127.0.0.1:9000").unwrap();
     }

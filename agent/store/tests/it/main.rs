@@ -6,6 +6,8 @@ mod disk;
 #[cfg(test)]
 mod file;
 #[cfg(test)]
+mod head;
+#[cfg(test)]
 mod hub;
 #[cfg(test)]
 mod oci;

@@ -6,7 +6,7 @@ use realm_core::credentials::{Credentials, S3Keys, Secret};
 
 use crate::{
     server::{Reply, Request, Server},
-    world::{World, artifact, bytes, reasons},
+    world::{World, artifact, bytes, owner, reasons},
 };
 
 const ETAG: &str = "\"9b2cf5\"";
@@ -77,7 +77,7 @@ async fn a_signature_is_in_no_error_and_no_progress() {
     let told = Mutex::new(Vec::new());
     let (wanted, keys) = (artifact(&body, sources), keys(&store, Some("SESSION")));
     let progress = |progress| told.lock().unwrap().push(progress);
-    let error = world.store.fetch(&wanted, &keys, &progress).await.unwrap_err();
+    let error = world.store.fetch(&wanted, &owner(&keys), &progress).await.unwrap_err();
     let expected = ["SourceUnauthorized", "SourceRedirected", "SourceInterrupted"];
     assert_eq!(reasons(&error)[1..], expected, "{error}");
     let shown = format!("{error} {error:?} {:?}", told.lock().unwrap());

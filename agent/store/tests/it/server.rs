@@ -22,6 +22,8 @@ pub(crate) struct Request {
     pub(crate) authorization: Option<String>,
     pub(crate) accept: Option<String>,
     pub(crate) range_from: Option<usize>,
+    /// The last byte that was asked for, where one was named.
+    pub(crate) range_to: Option<usize>,
     pub(crate) if_range: Option<String>,
 }
 
@@ -73,11 +75,12 @@ impl Reply {
                 Self::new("416 Range Not Satisfiable", &[("content-range", &range)], b"")
             }
             Some(from) => {
-                let range = format!("bytes {from}-{}/{total}", total - 1);
-                let length = (total - from).to_string();
+                let end = request.range_to.map_or(total, |to| total.min(to + 1));
+                let range = format!("bytes {from}-{}/{total}", end - 1);
+                let length = (end - from).to_string();
                 let headers =
                     [("content-range", &*range), ("content-length", &length), ("etag", etag)];
-                Self::new("206 Partial Content", &headers, &body[from..])
+                Self::new("206 Partial Content", &headers, &body[from..end])
             }
             None => {
                 let length = total.to_string();
@@ -175,6 +178,10 @@ async fn serve(
         let mut headers = head.lines().filter_map(|line| line.split_once(": "));
         headers.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
     };
+    let range = header("range").map(|range| {
+        let (from, to) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        (from.to_owned(), to.to_owned())
+    });
     let request = {
         let mut seen = seen.lock().unwrap();
         let request = Request {
@@ -182,9 +189,8 @@ async fn serve(
             path: head.split(' ').nth(1).unwrap().to_owned(),
             authorization: header("authorization"),
             accept: header("accept"),
-            range_from: header("range").map(|range| {
-                range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap()
-            }),
+            range_from: range.as_ref().map(|(from, _)| from.parse().unwrap()),
+            range_to: range.and_then(|(_, to)| to.parse().ok()),
             if_range: header("if-range"),
         };
         seen.push(request.clone());

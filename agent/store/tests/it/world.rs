@@ -10,7 +10,7 @@ use realm_core::{
     credentials::Credentials,
     desired::{Artifact, Sha256},
 };
-use realm_store::{FetchError, Progress, Retry, Site, Store, StoreOptions, Stored};
+use realm_store::{FetchError, Owner, Progress, Retry, Site, Store, StoreOptions, Stored};
 use sha2::Digest;
 use tempfile::TempDir;
 
@@ -34,7 +34,7 @@ impl World {
     }
 
     pub(crate) async fn fetch(&self, artifact: &Artifact) -> Result<Stored, FetchError> {
-        self.fetch_with(artifact, &NOBODY).await
+        self.fetch_with(artifact, &NOBODY.credentials).await
     }
 
     pub(crate) async fn fetch_with(
@@ -42,11 +42,12 @@ impl World {
         artifact: &Artifact,
         credentials: &Credentials,
     ) -> Result<Stored, FetchError> {
+        let owner = owner(credentials);
         let told = Mutex::new(Vec::new());
         let started = Instant::now();
         let result = tokio::time::timeout(
             HANG,
-            self.store.fetch(artifact, credentials, &|p| told.lock().unwrap().push(p)),
+            self.store.fetch(artifact, &owner, &|p| told.lock().unwrap().push(p)),
         )
         .await
         .unwrap_or_else(|_| panic!("the fetch hangs, after {:?}", started.elapsed()));
@@ -89,7 +90,12 @@ fn names(folder: PathBuf) -> Vec<String> {
 }
 
 /// Who shows nothing.
-pub(crate) static NOBODY: LazyLock<Credentials> = LazyLock::new(Credentials::default);
+pub(crate) static NOBODY: LazyLock<Owner> = LazyLock::new(|| owner(&Credentials::default()));
+
+/// Somebody in the namespace `tests`.
+pub(crate) fn owner(credentials: &Credentials) -> Owner {
+    Owner { namespace: "tests".to_owned(), credentials: credentials.clone() }
+}
 
 /// Bytes that repeat at no distance a test could mistake for the right one.
 pub(crate) fn bytes(count: usize) -> Vec<u8> {

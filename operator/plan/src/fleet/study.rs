@@ -25,6 +25,10 @@ pub(super) struct Study {
     /// one is about another file, unless the digest says otherwise.
     since: u64,
     pub(super) estimate: Option<Estimate>,
+    /// Whether the estimate is that of a whole file whose digest was right.
+    is_verified: bool,
+    /// What the header alone had said, where the whole file says otherwise.
+    pub(super) claimed: Option<Estimate>,
     /// Who reads the header.
     pub(super) inspector: Option<String>,
     /// Nodes that have tried and failed. Each is tried once before one is tried twice.
@@ -33,7 +37,14 @@ pub(super) struct Study {
 
 impl Study {
     pub(super) const fn new(since: u64) -> Self {
-        Self { since, estimate: None, inspector: None, failed_on: BTreeSet::new() }
+        Self {
+            since,
+            estimate: None,
+            is_verified: false,
+            claimed: None,
+            inspector: None,
+            failed_on: BTreeSet::new(),
+        }
     }
 
     /// Learns from what `node` says of `model`.
@@ -49,12 +60,26 @@ impl Study {
             _ => self.since <= generation,
         };
         if is_present_form && let Some(estimate) = held.estimate {
-            self.estimate = Some(estimate);
+            self.take(estimate, held.sha256.is_some());
         }
         if held.stage == Some(Stage::Load) {
             self.failed_on.remove(node);
         } else if held.is_failed && self.since <= generation {
             self.failed_on.insert(node.to_owned());
+        }
+    }
+}
+
+impl Study {
+    /// A whole file knows best; before there is one, its header decides where the model goes,
+    /// though nothing vouches for it.
+    fn take(&mut self, estimate: Estimate, is_verified: bool) {
+        if is_verified && !self.is_verified {
+            self.claimed = self.estimate.filter(|claimed| *claimed != estimate);
+        }
+        if is_verified || !self.is_verified {
+            self.estimate = Some(estimate);
+            self.is_verified = is_verified;
         }
     }
 }

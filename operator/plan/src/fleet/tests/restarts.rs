@@ -72,6 +72,36 @@ fn recalled_models_wait_for_their_node_and_move_only_when_it_is_lost() {
 }
 
 #[test]
+fn limits_are_not_raised_before_the_doors_of_before_are_back_or_lost() {
+    let calls = |world: &World| {
+        let tenants = &world.fleet.desired("n0").unwrap().tenants;
+        tenants[0].limits.calls_max
+    };
+    let before = World::new(3, [tenant("t", "limits: {calls: 12}")]);
+    assert_eq!((before.fleet.doors(), calls(&before)), (3, 4));
+    let mut after = World::empty(100);
+    after.agents = before.agents.clone();
+    after.demand([tenant("t", "limits: {calls: 12}")]);
+    after.fleet.recall_doors(3);
+    for node in ["n0", "n1"] {
+        after.tell(node);
+        after.plan();
+        assert_eq!((after.fleet.doors(), calls(&after)), (3, 4), "{node} is not all");
+    }
+    after.tell("n2");
+    after.join("n3", 1000);
+    after.plan();
+    assert_eq!((after.fleet.doors(), calls(&after)), (4, 3), "one more is there at once");
+    after.lose("n2");
+    after.lose("n3");
+    after.plan();
+    assert_eq!(after.fleet.doors(), 3, "which of before are still away nobody knows");
+    after.fleet.recall_doors(0);
+    after.plan();
+    assert_eq!((after.fleet.doors(), calls(&after)), (2, 6));
+}
+
+#[test]
 fn what_a_recalled_model_takes_is_asked_of_another_node_while_its_own_still_loads() {
     let before = World::new(2, [model("a", 1)]);
     assert_eq!(before.models(), ["n0: a", "n1:"]);

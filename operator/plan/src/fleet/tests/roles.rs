@@ -1,6 +1,7 @@
 //! What each node gets besides its models: stages, programs, limits, routes.
 
 use super::*;
+use crate::desired::Sha256;
 
 fn tenants(world: &World, node: &str) -> Vec<String> {
     let tenants = world.fleet.desired(node).unwrap().tenants.iter();
@@ -34,6 +35,35 @@ fn one_node_reads_the_header_of_a_model_before_anybody_loads_it() {
     world.plan();
     assert_eq!(world.models(), ["n0: a? b", "n1: b"]);
     assert!(world.fleet.estimate(&name("b")).is_some());
+}
+
+#[test]
+fn a_whole_file_knows_best_whatever_its_header_had_said() {
+    let mut world = World::empty(1);
+    world.join("n0", 1000);
+    world.demand([model("a", 1)]);
+    let say = |world: &mut World, weights_bytes: u64, sha256: Option<Sha256>| {
+        let generation = world.fleet.desired("n0").unwrap().generation;
+        let held = ModelHeld {
+            name: name("a"),
+            stage: Some(Stage::Inspect),
+            kv_blocks: None,
+            is_failed: false,
+            sha256,
+            estimate: Some(Estimate { weights_bytes, ..world.estimate(&name("a")) }),
+        };
+        world.fleet.report("n0", NodeReport { generation, models: vec![held] });
+        let weights = |estimate: Option<&Estimate>| estimate.map(|e| e.weights_bytes);
+        let (fleet, name) = (&world.fleet, name("a"));
+        (weights(fleet.estimate(&name)), weights(fleet.claimed(&name)))
+    };
+    world.plan();
+    assert_eq!(say(&mut world, 5, None), (Some(5), None));
+    assert_eq!(say(&mut world, 6, None), (Some(6), None), "one header is as good as another");
+    let file = Some(Sha256([7; 32]));
+    assert_eq!(say(&mut world, 9, file), (Some(9), Some(6)));
+    assert_eq!(say(&mut world, 5, None), (Some(9), Some(6)));
+    assert_eq!(say(&mut world, 9, file), (Some(9), Some(6)));
 }
 
 #[test]

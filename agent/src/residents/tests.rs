@@ -1,0 +1,118 @@
+//! A model whose engine fails, which no file can make a good one do.
+
+use realm_core::{
+    auth::Caller,
+    credentials::Credentials,
+    desired::{Accelerator, Desired},
+    engine::{ChatMessage, Engine, EngineInfo, EngineLoad, Generation, TextError, TokenStream},
+    refusal::Refusal,
+    report::{ModelReport, Report},
+};
+use realm_kernels::format::Format;
+use realm_link::converge;
+use realm_store::{Site, StoreOptions};
+use tokio::sync::watch;
+
+use super::*;
+use crate::AgentOptions;
+
+#[expect(unreachable_pub, reason = "other crates use it where it is a part of a library")]
+#[path = "../../../tests/src/tiny_gguf.rs"]
+mod tiny_gguf;
+
+/// Long enough for the slowest machine; nothing waits for it unless something is broken.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// An engine that has given up.
+struct GivenUp(EngineInfo);
+
+impl Engine for GivenUp {
+    fn info(&self) -> &EngineInfo {
+        &self.0
+    }
+
+    fn tokenize(&self, _: &str, _: bool) -> Result<Vec<u32>, TextError> {
+        Err(TextError::NoChatTemplate)
+    }
+
+    fn detokenize(&self, _: &[u32]) -> Result<Vec<u8>, TextError> {
+        Err(TextError::NoChatTemplate)
+    }
+
+    fn tokenize_chat(&self, _: &[ChatMessage]) -> Result<Vec<u32>, TextError> {
+        Err(TextError::NoChatTemplate)
+    }
+
+    fn generate(&self, _: &Caller, _: Generation) -> Result<TokenStream, Refusal> {
+        Err(Refusal::Internal)
+    }
+
+    fn load(&self) -> EngineLoad {
+        EngineLoad { failed: true, ..EngineLoad::default() }
+    }
+}
+
+/// The one model of a report, once `is_so` is true of it.
+async fn until(
+    report: &mut watch::Receiver<Report>,
+    is_so: impl Fn(&ModelReport) -> bool,
+) -> ModelReport {
+    let is_so = |report: &Report| report.models.first().is_some_and(&is_so);
+    let seen = timeout(PATIENCE, report.wait_for(is_so)).await.expect("it never comes").unwrap();
+    seen.models[0].clone()
+}
+
+#[tokio::test]
+async fn a_model_whose_engine_gives_up_is_reported_and_loaded_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tiny.gguf");
+    std::fs::write(&path, tiny_gguf::tiny_llama(Format::Q8_0)).unwrap();
+    let agent = Arc::new(
+        Agent::new(AgentOptions {
+            store_dir: dir.path().join("store"),
+            store: StoreOptions::new(Site::OneMachine),
+            credentials: Credentials::default(),
+            threads: Some(1),
+        })
+        .unwrap(),
+    );
+    let name = ModelName::parse("tests/tiny").unwrap();
+    let model = DesiredModel {
+        name: name.clone(),
+        artifact: Artifact { sources: vec![format!("file://{}", path.display())], sha256: None },
+        secret: None,
+        context: None,
+        kv_blocks: Some(16),
+        accelerator: Accelerator::Any,
+        stage: Stage::Load,
+    };
+    let desired = Desired { generation: 1, models: vec![model], ..Desired::default() };
+    let (_goal, wanted) = watch::channel(Arc::new(desired));
+    let (reports, mut report) = watch::channel(Report::default());
+    let converging = tokio::spawn(converge::run(agent.clone(), wanted, reports));
+    until(&mut report, |model| model.phase == ModelPhase::Ready).await;
+
+    let info = EngineInfo {
+        model: name.clone(),
+        architecture: "llama".to_owned(),
+        context: 1,
+        vocabulary: 1,
+        block_tokens: 1,
+        has_chat_template: false,
+    };
+    let broken = Arc::new(GivenUp(info));
+    let (failed, told) = watch::channel(false);
+    agent.engines.put(name.clone(), broken.clone());
+    agent.runtime.put_model(name.clone(), broken);
+    agent.losses.watch(name, told);
+    failed.send_replace(true);
+
+    let lost = until(&mut report, |model| matches!(model.phase, ModelPhase::Failed(_))).await;
+    let ModelPhase::Failed(failure) = lost.phase else { panic!() };
+    assert_eq!((failure.reason, lost.stage), ("EngineFailed", None), "nobody is sent here");
+    assert!(agent.engines.loads().is_empty(), "its memory is free for the next one");
+    until(&mut report, |model| model.phase == ModelPhase::Ready).await;
+    let loads = agent.engines.loads();
+    assert!(loads.len() == 1 && !loads[0].1.failed);
+    converging.abort();
+}
