@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Agent, AgentOptions,
     args::Args,
+    metrics,
     supply::{self, Presence},
 };
 
@@ -50,7 +51,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (report_sender, report) = watch::channel(Report::default());
     let (ready_sender, ready) = watch::channel(false);
     let metrics = Metrics::new();
-    agent.register_metrics(&metrics).context("register the engines' metrics")?;
+    agent.register_metrics(&metrics, &report).context("register the agent's metrics")?;
+    let state = watch::Sender::new(LinkState::default());
+    metrics::register_link(&state.subscribe(), &metrics).context("register the link's metrics")?;
     let ports = Ports {
         tenants: agent.runtime(),
         roster: agent.roster(),
@@ -71,7 +74,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(tell_states(ledger.subscribe()));
     tasks.spawn(supply::follow(agent.clone(), presence.subscribe(), report.clone(), supply_sender));
     let feeds = Feeds { report, supply };
-    let state = watch::Sender::new(LinkState::default());
     tasks.spawn(async move {
         let never = client::run(link, ledger, feeds, credentials, state).await;
         match never {}

@@ -157,7 +157,7 @@ impl FleetLoop {
             self.registry.forget(&lost);
         }
         let plans = self.fleet.plan(began - self.started);
-        self.metrics.planned(began.elapsed(), plans.len(), views.len());
+        self.metrics.planned(began.elapsed(), plans.len());
         self.publish(plans);
         let next = standing::snapshot(&self.fleet, &self.observed, &views);
         self.snapshot.send_if_modified(|last| {

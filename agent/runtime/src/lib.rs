@@ -20,6 +20,7 @@ mod refusal;
 mod runtime;
 mod sandbox;
 mod shared;
+mod spent;
 mod texts;
 mod writer;
 
@@ -28,3 +29,4 @@ pub use directory::{Awaited, ModelState};
 pub use program::{Prepared, ProgramError};
 pub use runtime::Runtime;
 pub use sandbox::SandboxError;
+pub use spent::ProgramSpent;

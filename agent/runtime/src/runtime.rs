@@ -30,6 +30,7 @@ use crate::{
     program::{self, Prepared, Program, ProgramError},
     sandbox::{Sandbox, SandboxError},
     shared::Shared,
+    spent::ProgramSpent,
     texts::Texts,
     writer::End,
 };
@@ -103,6 +104,11 @@ impl Runtime {
         program::prepare(&self.sandbox, digest, &component).await
     }
 
+    /// What each tenant's programs have spent here.
+    pub fn spent(&self) -> Vec<(TenantName, ProgramSpent)> {
+        self.read().spent()
+    }
+
     /// The program that takes a tenant's calls now.
     pub fn program(&self, name: &TenantName) -> Option<Prepared> {
         self.read().resident(name).map(|resident| resident.program.clone())
@@ -171,16 +177,15 @@ impl Runtime {
             return Err(Refusal::Suspended);
         }
         let work = work(&directory, &resident.tenant, &call)?;
+        let limits = &resident.tenant.limits.program;
+        let allowance = Allowance::new(limits, call.call().deadline, Instant::now());
         let running = Running {
             tenant: resident.tenant.clone(),
             program: resident.program.0.clone(),
             models: directory.grants(&resident.tenant),
             span: tracing::debug_span!("call", tenant = %call.caller().tenant(), call = %call.call().id),
-            allowance: Allowance::new(
-                &resident.tenant.limits.program,
-                call.call().deadline,
-                Instant::now(),
-            ),
+            _booking: resident.spent.book(&allowance),
+            allowance,
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
             texts: (self.texts.clone(), resident.texts.clone()),
             sender,

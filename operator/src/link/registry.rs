@@ -48,6 +48,8 @@ struct Inner {
 struct Nodes {
     by_name: BTreeMap<String, Node>,
     connections: u64,
+    /// Agents turned away and streams that ended, by why.
+    endings: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Default)]
@@ -81,6 +83,8 @@ pub struct NodeView {
     pub agent: Option<Agent>,
     pub report: Option<Arc<Report>>,
     pub supply: Option<Arc<Supply>>,
+    /// The generation of the last desired state that was left for the node.
+    pub published: Option<u64>,
     /// The last desired state that the agent's ledger did not take, until it reports on it or is
     /// left another one.
     pub refused: Option<Refused>,
@@ -107,6 +111,7 @@ impl Registry {
         let node = nodes.node(node)?;
         let refused = node.view.refused.take();
         node.view.refused = refused.filter(|old| old.generation == desired.generation);
+        node.view.published = Some(desired.generation);
         node.orders.send_modify(|orders| orders.desired = Some(desired));
         Ok(())
     }
@@ -138,6 +143,19 @@ impl Registry {
     pub fn snapshot(&self) -> BTreeMap<String, NodeView> {
         let nodes = self.lock();
         nodes.by_name.iter().map(|(name, node)| (name.clone(), node.view.clone())).collect()
+    }
+
+    /// Counts an agent that was turned away, or a stream that ended. `reason` is one of a closed
+    /// list.
+    pub(super) fn count_ending(&self, reason: &'static str) {
+        let mut nodes = self.lock();
+        let count = nodes.endings.entry(reason).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Agents turned away and streams that ended, by why.
+    pub(crate) fn endings(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().endings.clone()
     }
 
     /// Takes in an agent that has proven its node. An older connection of the node is ended.

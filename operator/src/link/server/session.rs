@@ -132,6 +132,7 @@ impl Ears {
         };
         tracing::info!(node = self.node, cause = ending::chain(&ending), "agent disconnected");
         self.registry.disconnect(&self.node, self.id);
+        self.registry.count_ending(ending.reason());
         // Nobody listens once the stream has been dropped.
         let _ = ended.send(ending);
         set_life(life.as_ref(), Life::Ended);
