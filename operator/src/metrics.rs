@@ -63,6 +63,25 @@ pub(crate) enum Requeue {
     Error,
 }
 
+impl StatusWrite {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Unchanged => "unchanged",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Requeue {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Error => "error",
+        }
+    }
+}
+
 impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let counters =
@@ -97,7 +116,21 @@ impl Metrics {
             fleet: FleetMetrics::new()?,
         };
         metrics.register()?;
+        metrics.begin();
         Ok(metrics)
+    }
+
+    /// Starts every counter at zero, so that its first step is seen as one.
+    fn begin(&self) {
+        for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline].map(Kind::as_str) {
+            self.reconcile_errors.with_label_values(&[kind]);
+            for reason in [Requeue::Throttled, Requeue::Error] {
+                self.requeues.with_label_values(&[kind, reason.as_str()]);
+            }
+            for write in [StatusWrite::Written, StatusWrite::Unchanged, StatusWrite::Failed] {
+                self.status_writes.with_label_values(&[kind, write.as_str()]);
+            }
+        }
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
@@ -137,20 +170,11 @@ impl Metrics {
     }
 
     pub(crate) fn requeued(&self, kind: Kind, reason: Requeue) {
-        let reason = match reason {
-            Requeue::Throttled => "throttled",
-            Requeue::Error => "error",
-        };
-        self.requeues.with_label_values(&[kind.as_str(), reason]).inc();
+        self.requeues.with_label_values(&[kind.as_str(), reason.as_str()]).inc();
     }
 
     pub(crate) fn status(&self, kind: Kind, write: StatusWrite) {
-        let outcome = match write {
-            StatusWrite::Written => "written",
-            StatusWrite::Unchanged => "unchanged",
-            StatusWrite::Failed => "failed",
-        };
-        self.status_writes.with_label_values(&[kind.as_str(), outcome]).inc();
+        self.status_writes.with_label_values(&[kind.as_str(), write.as_str()]).inc();
     }
 
     /// Says that this operator leads.

@@ -90,8 +90,12 @@ impl Metrics {
     }
 
     /// Notes whether clients should be sent here.
-    pub(crate) fn show(&self, is_ready: bool, is_draining: bool) {
-        self.0.ready.set(i64::from(is_ready && !is_draining));
+    pub(crate) fn show_ready(&self, is_ready: bool) {
+        self.0.ready.set(i64::from(is_ready));
+    }
+
+    /// Notes whether the door is about to go.
+    pub(crate) fn show_draining(&self, is_draining: bool) {
         self.0.draining.set(i64::from(is_draining));
     }
 
