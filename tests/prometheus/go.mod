@@ -1,3 +1,4 @@
+// The Prometheus that the tests run, and promtool, built from source as tools. There is no code here.
 module realm.dev/tests/prometheus
 
 go 1.26.7

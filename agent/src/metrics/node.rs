@@ -97,3 +97,32 @@ fn count<'a>(phases: impl Iterator<Item = &'a Phase>) -> Vec<Sample> {
     let samples = STATES.into_iter().zip(counts);
     samples.map(|(state, count)| Sample::new([state.to_owned()], f64::from(count))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use realm_core::{
+        name::{ModelName, TenantName},
+        report::{ModelReport, TenantReport},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_model_is_in_one_of_its_states_and_what_is_counted_is_counted_from_zero() {
+        let name = ModelName::parse("default/tiny").unwrap();
+        let phase = ModelPhase::Fetching { bytes_done: 7, bytes_total: None };
+        let model = ModelReport { name, phase, stage: None, kv_blocks: None, facts: None };
+        let name = TenantName::parse("default/acme").unwrap();
+        let tenant = TenantReport { name, phase: Phase::Ready, program: None };
+        let report =
+            Report { generation: 3, models: vec![model], tenants: vec![tenant], pipelines: vec![] };
+        let labels = |state: &str| ["default/tiny".to_owned(), state.to_owned()];
+        let states = MODEL_STATES
+            .map(|state| Sample::new(labels(state), f64::from(u8::from(state == "fetching"))));
+        assert_eq!(model_states(&report), states);
+        assert_eq!(fetched(&report), [Sample::new(["default/tiny".to_owned()], 7.0)]);
+        let counts = [("pending", 0.0), ("ready", 1.0), ("failed", 0.0)];
+        let counts = counts.map(|(state, count)| Sample::new([state.to_owned()], count));
+        assert_eq!(count(report.tenants.iter().map(|tenant| &tenant.phase)), counts);
+    }
+}

@@ -233,3 +233,35 @@ fn metric(row: &Row) -> proto::Metric {
     }
     metric
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{fleet::FleetLoop, lease::Term, link::supply::Credentials, metrics::Metrics};
+
+    #[tokio::test]
+    async fn a_leader_tells_of_every_node_and_one_that_leads_no_more_of_none() {
+        let (metrics, nodes) = (Metrics::new().unwrap(), Registry::new());
+        nodes.set_credentials("alpha", Arc::new(Credentials::default())).unwrap();
+        let term = Term { first_generation: 1, newest_generation: watch::Sender::new(0) };
+        let (_fleet, handle) = FleetLoop::new(term, nodes.clone(), metrics.fleet.clone());
+        metrics.lead();
+        metrics.follow(nodes, handle);
+        let text = metrics.text().unwrap();
+        for line in [
+            "realm_operator_leading 1",
+            r#"realm_operator_node_up{node="alpha"} 0"#,
+            r#"realm_operator_nodes{state="away"} 1"#,
+            r#"realm_operator_nodes{state="connected"} 0"#,
+            r#"realm_operator_objects{kind="Model",condition="Ready",status="True"} 0"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        metrics.follow_nobody();
+        let text = metrics.text().unwrap();
+        assert!(text.contains("realm_operator_leading 0"), "{text}");
+        assert!(!text.contains("realm_operator_node") && !text.contains("realm_operator_objects"));
+    }
+}
