@@ -245,7 +245,7 @@ mod tests {
     async fn a_leader_tells_of_every_node_and_one_that_leads_no_more_of_none() {
         let (metrics, nodes) = (Metrics::new().unwrap(), Registry::new());
         nodes.set_credentials("alpha", Arc::new(Credentials::default())).unwrap();
-        let term = Term { first_generation: 1, newest_generation: watch::Sender::new(0) };
+        let term = Term { first_generation: 1, newest_generation: Arc::new(watch::Sender::new(0)) };
         let (_fleet, handle) = FleetLoop::new(term, nodes.clone(), metrics.fleet.clone());
         metrics.lead();
         metrics.follow(nodes, handle);
