@@ -179,12 +179,13 @@ impl Registry {
         Ok(Connected { node: name, id, orders, replaced: is_replaced })
     }
 
-    /// Notes the end of a connection, unless a newer one has taken over.
-    pub(super) fn disconnect(&self, node: &str, id: ConnectionId) {
+    /// Notes the end of a connection, unless it was noted before or a newer one has taken over.
+    /// Gives whether it did.
+    pub(super) fn disconnect(&self, node: &str, id: ConnectionId) -> bool {
         self.hear(node, id, |node| {
             node.connection = None;
             node.view.is_connected = false;
-        });
+        })
     }
 
     pub(super) fn report(&self, node: &str, id: ConnectionId, report: Report, now: Instant) {
@@ -215,12 +216,15 @@ impl Registry {
         });
     }
 
-    /// Changes what is known of a node, if the connection that says so is still its own.
-    fn hear(&self, node: &str, id: ConnectionId, change: impl FnOnce(&mut Node)) {
-        if let Some(node) = self.lock().connected(node, id) {
-            change(node);
-            self.inner.changed.notify_one();
-        }
+    /// Changes what is known of a node, if the connection that says so is still its own. Gives
+    /// whether it is.
+    fn hear(&self, node: &str, id: ConnectionId, change: impl FnOnce(&mut Node)) -> bool {
+        let mut nodes = self.lock();
+        let Some(node) = nodes.connected(node, id) else { return false };
+        change(node);
+        drop(nodes);
+        self.inner.changed.notify_one();
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, Nodes> {
