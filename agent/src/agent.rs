@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use realm_core::{auth::Roster, credentials, limit::Limiter, supply::Credentials};
+use realm_core::{auth::Roster, credentials, limit::Limiter, report::Report, supply::Credentials};
 use realm_gateway::{Metrics, MetricsError};
 use realm_runtime::{Runtime, SandboxError};
 use realm_store::{Store, StoreError, StoreOptions};
@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     devices::{Device, DeviceError},
     losses::Losses,
-    metrics::Engines,
+    metrics::{self, Engines},
     residents::PROGRAMS_AT_ONCE,
     roster::Tenants,
     sources::Sources,
@@ -89,8 +89,13 @@ impl Agent {
         self.tenants.limiter()
     }
 
-    /// Lets Prometheus see the loaded engines.
-    pub fn register_metrics(&self, metrics: &Metrics) -> Result<(), MetricsError> {
-        self.engines.register(metrics)
+    /// Lets Prometheus see what this agent computes and for whom, and what it holds by `report`.
+    pub fn register_metrics(
+        &self,
+        metrics: &Metrics,
+        report: &watch::Receiver<Report>,
+    ) -> Result<(), MetricsError> {
+        metrics::register(self, metrics)?;
+        metrics::register_node(report, metrics)
     }
 }

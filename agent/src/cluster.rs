@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Agent, AgentOptions,
     args::Args,
+    metrics,
     relay::{self, Relay, Routes},
     supply::{self, Presence},
 };
@@ -57,7 +58,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (report_sender, report) = watch::channel(Report::default());
     let (ready_sender, ready) = watch::channel(false);
     let metrics = Metrics::new();
-    agent.register_metrics(&metrics).context("register the engines' metrics")?;
+    agent.register_metrics(&metrics, &report).context("register the agent's metrics")?;
+    let state = watch::Sender::new(LinkState::default());
+    metrics::register_link(&state.subscribe(), &metrics).context("register the link's metrics")?;
     let (identity_sender, identity) = watch::channel(None);
     let peers = Peers::new(identity.clone());
     let (routes_sender, routes) = watch::channel(Arc::new(Routes::default()));
@@ -109,7 +112,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         match never {}
     });
     let feeds = Feeds { report, supply };
-    let state = watch::Sender::new(LinkState::default());
     tasks.spawn(async move {
         let never = client::run(link, ledger, feeds, credentials, state).await;
         match never {}

@@ -1,4 +1,7 @@
-//! The numbers of the loaded engines, read when Prometheus asks.
+//! What Prometheus sees of an agent besides its door, read when it asks.
+//!
+//! Here are the loaded engines, then what each tenant has had of them and of its own programs
+//! (`tenants`), what the node holds (`node`), and the link to the operator (`link`).
 
 use std::{
     collections::BTreeMap,
@@ -6,42 +9,59 @@ use std::{
 };
 
 use realm_core::{
-    engine::{Engine, EngineLoad},
-    name::ModelName,
+    engine::{Engine, EngineInfo, EngineLoad, TenantLoad},
+    name::{ModelName, TenantName},
 };
 use realm_gateway::{Family, FamilyKind, Metrics, MetricsError, Sample};
 
-type Read = fn(&EngineLoad) -> u64;
+use crate::Agent;
 
-const GAUGES: [(&str, &str, Read); 5] = [
-    ("realm_engine_sequences_queued", "Sequences that wait for their first step.", |load| {
+mod link;
+mod node;
+mod tenants;
+
+pub(crate) use self::{link::register as register_link, node::register as register_node};
+
+/// A number of a loaded model.
+type Read = fn(&EngineLoad, &EngineInfo) -> f64;
+
+/// With `realm_engine_kv_blocks`, what the Gateway API's inference extension asks of a model
+/// server: calls queued and running, the use of the KV cache, and its block size and number.
+const GAUGES: [(&str, &str, Read); 7] = [
+    ("realm_engine_sequences_queued", "Sequences that wait for their first step.", |load, _| {
         load.sequences_queued.into()
     }),
-    ("realm_engine_sequences_running", "Sequences in the batch.", |load| {
+    ("realm_engine_sequences_running", "Sequences in the batch.", |load, _| {
         load.sequences_running.into()
     }),
-    ("realm_engine_kv_blocks_used", "KV blocks held by running sequences.", |load| {
+    (
+        "realm_engine_kv_used_ratio",
+        "Part of the KV blocks held by running sequences.",
+        |load, _| f64::from(load.kv_blocks_used) / f64::from(load.kv_blocks_total.max(1)),
+    ),
+    ("realm_engine_kv_blocks_used", "KV blocks held by running sequences.", |load, _| {
         load.kv_blocks_used.into()
     }),
     (
         "realm_engine_kv_blocks_cached",
         "KV blocks that hold finished prefixes and can be taken at once.",
-        |load| load.kv_blocks_cached.into(),
+        |load, _| load.kv_blocks_cached.into(),
     ),
-    ("realm_engine_kv_blocks", "KV blocks there are.", |load| load.kv_blocks_total.into()),
+    ("realm_engine_kv_blocks", "KV blocks there are.", |load, _| load.kv_blocks_total.into()),
+    ("realm_engine_kv_block_tokens", "Tokens in one KV block.", |_, info| info.block_tokens.into()),
 ];
 
 const COUNTERS: [(&str, &str, Read); 3] = [
-    ("realm_engine_prompt_tokens_total", "Prompt tokens taken in.", |load| {
-        load.prompt_tokens_total
+    ("realm_engine_prompt_tokens_total", "Prompt tokens taken in.", |load, _| {
+        load.prompt_tokens_total as f64
     }),
     (
         "realm_engine_cached_tokens_total",
         "Prompt tokens found in their own tenant's cache.",
-        |load| load.cached_tokens_total,
+        |load, _| load.cached_tokens_total as f64,
     ),
-    ("realm_engine_generated_tokens_total", "Tokens generated.", |load| {
-        load.generated_tokens_total
+    ("realm_engine_generated_tokens_total", "Tokens generated.", |load, _| {
+        load.generated_tokens_total as f64
     }),
 ];
 
@@ -64,6 +84,23 @@ impl Engines {
         engines.iter().map(|(name, engine)| (name.clone(), engine.load())).collect()
     }
 
+    /// What each tenant has had of each loaded model.
+    fn tenants(&self) -> Vec<(ModelName, TenantName, TenantLoad)> {
+        let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let of_engine = |(model, engine): (&ModelName, &Arc<dyn Engine>)| {
+            let model = model.clone();
+            let tenants = engine.tenants().into_iter();
+            tenants.map(move |(tenant, load)| (model.clone(), tenant, load))
+        };
+        engines.iter().flat_map(of_engine).collect()
+    }
+
+    /// Drops what every engine counts of a tenant that is gone.
+    pub(crate) fn forget(&self, tenant: &TenantName) {
+        let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        engines.values().for_each(|engine| engine.forget(tenant));
+    }
+
     /// Takes the engine of that name away if it has failed.
     pub(crate) fn take_failed(&self, name: &ModelName) -> Option<Arc<dyn Engine>> {
         let mut engines = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +109,7 @@ impl Engines {
     }
 
     /// Lets Prometheus see each loaded model as one series of each family.
-    pub(crate) fn register(&self, metrics: &Metrics) -> Result<(), MetricsError> {
+    fn register(&self, metrics: &Metrics) -> Result<(), MetricsError> {
         let gauges = GAUGES.into_iter().map(|family| (FamilyKind::Gauge, family));
         let counters = COUNTERS.into_iter().map(|family| (FamilyKind::Counter, family));
         for (kind, (name, help, read)) in gauges.chain(counters) {
@@ -85,10 +122,23 @@ impl Engines {
 
     fn samples(&self, read: Read) -> Vec<Sample> {
         let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let sample = |(name, engine): (&ModelName, &Arc<dyn Engine>)| Sample {
-            labels: vec![name.to_string()],
-            value: read(&engine.load()) as f64,
+        let sample = |(name, engine): (&ModelName, &Arc<dyn Engine>)| {
+            Sample::new([name.to_string()], read(&engine.load(), engine.info()))
         };
         engines.iter().map(sample).collect()
     }
+}
+
+/// Lets Prometheus see what this agent computes and for whom.
+pub(crate) fn register(agent: &Agent, metrics: &Metrics) -> Result<(), MetricsError> {
+    let build = Family {
+        name: "realm_build_info",
+        help: "1, under the version of the program.",
+        kind: FamilyKind::Gauge,
+        labels: &["version"],
+    };
+    metrics.register(build, || vec![Sample::new([env!("CARGO_PKG_VERSION").to_owned()], 1.0)])?;
+    agent.engines.register(metrics)?;
+    tenants::register(&agent.engines, &agent.roster(), metrics)?;
+    tenants::register_programs(&agent.runtime, metrics)
 }

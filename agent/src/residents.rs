@@ -95,6 +95,7 @@ impl Residents for Agent {
     async fn remove_tenant(&self, name: &TenantName) {
         self.tenants.remove(name);
         self.runtime.remove_tenant(name);
+        self.engines.forget(name);
     }
 
     async fn put_pipeline(&self, pipeline: &DesiredPipeline) -> Result<(), Failure> {

@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::{
     context::Context,
     fleet::{handle::Command, standing::Standing},
+    metrics::{Requeue, StatusWrite},
     status::apply::{self, ApplyError, Kinded},
 };
 
@@ -108,9 +109,18 @@ async fn reconcile<K: Served>(
     if let Some(wait) =
         context.throttle.wait(K::KIND, &name, is_turn(&*object, &status), Instant::now())
     {
+        context.metrics.requeued(K::KIND, Requeue::Throttled);
         return Ok(Action::requeue(wait));
     }
     let is_written = apply::status(&context.client, &*object, &status).await;
+    context.metrics.status(
+        K::KIND,
+        match &is_written {
+            Ok(true) => StatusWrite::Written,
+            Ok(false) => StatusWrite::Unchanged,
+            Err(_) => StatusWrite::Failed,
+        },
+    );
     if is_written.map_err(ReconcileError::Apply)? {
         context.throttle.wrote(K::KIND, &name, Instant::now());
         apply::event(&context.recorder, &*object, &status).await;
@@ -162,6 +172,7 @@ fn retry<K: Served>(object: Arc<K>, error: &ReconcileError, context: Arc<Context
     let name = object.name_any();
     tracing::warn!(kind = %K::KIND, name, error = error as &dyn std::error::Error, "not reconciled");
     context.metrics.reconcile_failed(K::KIND);
+    context.metrics.requeued(K::KIND, Requeue::Error);
     Action::requeue(RETRY_MIN)
 }
 

@@ -159,7 +159,7 @@ impl FleetLoop {
             self.registry.forget(&lost);
         }
         let plans = self.fleet.plan(began - self.started);
-        self.metrics.planned(began.elapsed(), plans.len(), views.len());
+        self.metrics.planned(began.elapsed(), plans.len());
         // Before anybody is told, so that the Lease is behind the agents for as short as can be.
         self.term.given.send_modify(|given| given.doors = self.fleet.doors());
         self.publish(plans);

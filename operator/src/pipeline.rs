@@ -2,6 +2,8 @@
 
 mod build;
 
+pub(crate) use build::findings;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use realm_crds::{Pipeline, PipelineStatus};

@@ -86,7 +86,7 @@ async fn work(
     metrics: Metrics,
     leading: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    metrics.lead(true);
+    metrics.lead();
     let _leads = Leads(metrics.clone());
     let trust = Trust::new(&client, &args.namespace);
     let authority = watch::Sender::new(Arc::new(open(&trust).await));
@@ -107,7 +107,8 @@ async fn work(
         leading,
         heartbeat: HEARTBEAT,
     };
-    let (fleet, handle) = FleetLoop::new(term, registry, metrics.fleet.clone());
+    let (fleet, handle) = FleetLoop::new(term, registry.clone(), metrics.fleet.clone());
+    metrics.follow(registry, handle.clone());
     let namespaces: BTreeSet<String> = args.tenant_namespaces.iter().cloned().collect();
     let reporter =
         Reporter { controller: MANAGER.to_owned(), instance: Some(args.identity.clone()) };
@@ -154,6 +155,6 @@ struct Leads(Metrics);
 
 impl Drop for Leads {
     fn drop(&mut self) {
-        self.0.lead(false);
+        self.0.follow_nobody();
     }
 }

@@ -8,6 +8,7 @@ from conftest import Serve
 from harness.folder import MODEL, Folder
 from harness.server import Server
 from harness.talk import LONG_PROMPT, QUESTIONS, asked
+from harness.wait import until
 from realm_client import CallCancelled, NotFound
 
 #: Family, kind, and the labels each sample carries.
@@ -28,6 +29,27 @@ DOCUMENTED = {
     "realm_engine_prompt_tokens": ("counter", {"model"}),
     "realm_engine_cached_tokens": ("counter", {"model"}),
     "realm_engine_generated_tokens": ("counter", {"model"}),
+    "realm_engine_kv_used_ratio": ("gauge", {"model"}),
+    "realm_engine_kv_block_tokens": ("gauge", {"model"}),
+    "realm_engine_tenant_sequences_queued": ("gauge", {"model", "tenant"}),
+    "realm_engine_tenant_sequences_running": ("gauge", {"model", "tenant"}),
+    "realm_engine_tenant_kv_blocks_used": ("gauge", {"model", "tenant"}),
+    "realm_engine_tenant_kv_blocks_cached": ("gauge", {"model", "tenant"}),
+    "realm_engine_tenant_prompt_tokens": ("counter", {"model", "tenant"}),
+    "realm_engine_tenant_cached_tokens": ("counter", {"model", "tenant"}),
+    "realm_engine_tenant_generated_tokens": ("counter", {"model", "tenant"}),
+    "realm_engine_tenant_queue_seconds": ("histogram", {"model", "tenant"}),
+    "realm_engine_tenant_first_token_seconds": ("histogram", {"model", "tenant"}),
+    "realm_engine_tenant_inter_token_seconds": ("histogram", {"model", "tenant"}),
+    "realm_program_fuel": ("counter", {"tenant"}),
+    "realm_program_host_calls": ("counter", {"tenant"}),
+    "realm_agent_generation": ("gauge", set()),
+    "realm_agent_model_state": ("gauge", {"model", "state"}),
+    "realm_agent_tenants": ("gauge", {"state"}),
+    "realm_agent_pipelines": ("gauge", {"state"}),
+    "realm_gateway_ready": ("gauge", set()),
+    "realm_gateway_draining": ("gauge", set()),
+    "realm_build_info": ("gauge", {"version"}),
 }
 
 
@@ -78,6 +100,10 @@ async def test_what_happens_is_counted(server: Server) -> None:
     connections = "realm_gateway_connections"
     assert during.value(connections) == before.value(connections) + 1
     assert during.value("realm_engine_sequences_running", model=f"default/{MODEL}") == 1
+    until(
+        lambda: server.metrics().value("realm_engine_sequences_running") == 0,
+        "the engine is done with the call that was cancelled",
+    )
     after = server.metrics()
     requests = "realm_gateway_requests_total"
     assert grown(requests, function="generate", code="ok", **tenant) == 2
@@ -88,6 +114,14 @@ async def test_what_happens_is_counted(server: Server) -> None:
     # The question that was cancelled may have found its own beginning too.
     assert grown("realm_engine_cached_tokens_total") >= cached
     assert grown("realm_engine_generated_tokens_total") >= 16
+    generated = grown("realm_engine_generated_tokens_total")
+    assert grown("realm_engine_tenant_generated_tokens_total", **tenant) == generated
+    assert grown("realm_engine_tenant_first_token_seconds_count", **tenant) == 3
+    for tokens in ("prompt", "cached"):
+        of_tenant = grown(f"realm_engine_tenant_{tokens}_tokens_total", **tenant)
+        assert of_tenant == grown(f"realm_engine_{tokens}_tokens_total")
+    assert grown("realm_program_fuel_total", **tenant) > 0
+    assert grown("realm_program_host_calls_total", **tenant) >= 16
     assert grown("realm_time_to_first_token_seconds_count", function="generate") == 2
     assert grown("realm_inter_token_seconds_count") >= 2
     assert after.value("realm_calls_running") == 0

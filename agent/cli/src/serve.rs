@@ -29,7 +29,7 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
     let machine = Machine::start(home, folder.clone(), &ledger, args.threads).await?;
     let agent = &machine.agent;
     let metrics = Metrics::new();
-    agent.register_metrics(&metrics).context("register the engines' metrics")?;
+    agent.register_metrics(&metrics, &machine.report).context("register the agent's metrics")?;
     let ports = Ports {
         tenants: agent.runtime(),
         roster: agent.roster(),

@@ -5,7 +5,12 @@ use std::time::Instant;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use crate::{auth::Caller, call::Resume, name::ModelName, refusal::Refusal};
+use crate::{
+    auth::Caller,
+    call::Resume,
+    name::{ModelName, TenantName},
+    refusal::Refusal,
+};
 
 /// A loaded model that every tenant with the right to it shares.
 ///
@@ -32,6 +37,15 @@ pub trait Engine: Send + Sync {
     fn draw_seed(&self) -> u64;
 
     fn load(&self) -> EngineLoad;
+
+    /// What each tenant has had of this engine. One that counts nothing has nothing to tell.
+    fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {
+        Vec::new()
+    }
+
+    /// Drops what is counted of a tenant that is gone: names would pile up for as long as the
+    /// model is loaded.
+    fn forget(&self, _tenant: &TenantName) {}
 }
 
 /// What is fixed about a loaded model.
@@ -61,6 +75,33 @@ pub struct EngineLoad {
     pub generated_tokens_total: u64,
     /// The forward pass failed several times in a row; nothing more is served.
     pub failed: bool,
+}
+
+/// What one tenant has had of an engine, and holds of it now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TenantLoad {
+    pub sequences_queued: u32,
+    pub sequences_running: u32,
+    pub kv_blocks_used: u32,
+    pub kv_blocks_cached: u32,
+    pub prompt_tokens_total: u64,
+    pub cached_tokens_total: u64,
+    pub generated_tokens_total: u64,
+    /// From the call to the first step with the sequence in it.
+    pub queue: Distribution,
+    /// From the call to the first token.
+    pub first_token: Distribution,
+    /// From one token to the next.
+    pub inter_token: Distribution,
+}
+
+/// Times, counted by how long they were.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Distribution {
+    /// Seconds, rising, and how many times were at most that long.
+    pub buckets: Vec<(f64, u64)>,
+    pub count: u64,
+    pub seconds_total: f64,
 }
 
 /// One message of a conversation.

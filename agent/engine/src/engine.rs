@@ -1,6 +1,7 @@
 //! A loaded model behind the port: everything that waits or computes is on the engine's thread.
 
 mod board;
+mod figures;
 mod worker;
 
 use std::{
@@ -16,14 +17,16 @@ use std::{
 use realm_core::{
     auth::Caller,
     call::Resume,
-    engine::{ChatMessage, Engine, EngineInfo, EngineLoad, Generation, TextError, TokenStream},
-    name::ModelName,
+    engine::{
+        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, TenantLoad, TextError, TokenStream,
+    },
+    name::{ModelName, TenantName},
     refusal::Refusal,
 };
 
 use tokio::sync::watch;
 
-use self::{board::Board, worker::Worker};
+use self::{board::Board, figures::Figures, worker::Worker};
 use crate::{
     batch::SequenceId,
     budget::Reservation,
@@ -42,8 +45,16 @@ const COMMANDS_MAX: usize = crate::load::QUEUED_MAX;
 /// What the thread is told. That a sequence is no longer wanted it sees by itself, when the reading
 /// end of its stream is gone.
 enum Command {
-    Submit(Box<(Submission, Output)>),
+    Submit(Box<Submitted>),
     Drain,
+}
+
+/// A sequence on its way to the thread.
+struct Submitted {
+    submission: Submission,
+    output: Output,
+    figures: Arc<Figures>,
+    at: Instant,
 }
 
 /// What an engine is made of.
@@ -202,9 +213,11 @@ impl Engine for EngineHandle {
         self.check(&generation.prompt, generation.resume.as_ref())?;
         let (id, seed) = self.number();
         let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
-        let submission = Self::submission(id, caller, generation, Instant::now());
-        self.board.enter(caller.tenant(), &self.info.model)?;
-        let command = Command::Submit(Box::new((submission, output)));
+        let at = Instant::now();
+        let submission = Self::submission(id, caller, generation, at);
+        let figures = self.board.enter(caller.tenant(), &self.info.model)?;
+        let submitted = Submitted { submission, output, figures, at };
+        let command = Command::Submit(Box::new(submitted));
         match self.commands.try_send(command) {
             Ok(()) => Ok(stream),
             Err(TrySendError::Full(_)) => {
@@ -224,6 +237,14 @@ impl Engine for EngineHandle {
 
     fn load(&self) -> EngineLoad {
         self.board.load()
+    }
+
+    fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {
+        self.board.tenants()
+    }
+
+    fn forget(&self, tenant: &TenantName) {
+        self.board.forget(tenant);
     }
 }
 

@@ -117,6 +117,11 @@ impl BlockPool {
         self.tenants.get(tenant).map_or(0, |holding| holding.used)
     }
 
+    /// Blocks that hold the tenant's finished prefixes.
+    pub(crate) fn idle_of(&self, tenant: &TenantName) -> usize {
+        self.tenants.get(tenant).map_or(0, |holding| holding.idle.len())
+    }
+
     /// Blocks that `tokens` tokens take.
     pub(crate) const fn blocks_for(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.block_tokens)

@@ -65,6 +65,8 @@ pub(crate) struct Scheduler {
     running: BTreeMap<SequenceId, Running>,
     accounts: BTreeMap<TenantName, Account>,
     totals: Totals,
+    /// Sequences that the last plan started for the first time, and what of them was cached.
+    started: Vec<(SequenceId, Usage)>,
     draining: bool,
 }
 
@@ -78,6 +80,7 @@ impl Scheduler {
             running: BTreeMap::new(),
             accounts: BTreeMap::new(),
             totals: Totals::default(),
+            started: Vec::new(),
             draining: false,
         }
     }
@@ -104,6 +107,16 @@ impl Scheduler {
 
     pub(crate) const fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// Sequences that the last plan started for the first time, and what they have cost by then.
+    pub(crate) fn started(&self) -> &[(SequenceId, Usage)] {
+        &self.started
+    }
+
+    /// Sequences of the tenant that run.
+    pub(crate) fn running_of(&self, tenant: &TenantName) -> usize {
+        self.accounts.get(tenant).map_or(0, |account| account.running)
     }
 
     /// Refuses what comes from now on; what is there goes on to its end.
@@ -145,6 +158,7 @@ impl Scheduler {
         now: Instant,
         batch: &mut Batch,
     ) -> Vec<(SequenceId, Refusal)> {
+        self.started.clear();
         let ended = self.expire(now);
         self.make_room();
         self.plan_decodes();
@@ -381,6 +395,7 @@ impl Scheduler {
         if sequence.first_start(cached) {
             self.totals.prompt += sequence.prompt_len as u64;
             self.totals.cached += u64::from(sequence.cached);
+            self.started.push((sequence.id, sequence.usage()));
         }
         let id = sequence.id;
         self.running.insert(id, Running { sequence, table, planned: 0 });

@@ -92,6 +92,8 @@ impl Door {
         let roster = self.ports.roster.borrow().clone();
         let known: HashSet<&str> = roster.tenants().map(TenantName::as_str).collect();
         self.metrics().retain_tenants(|name| known.contains(name));
+        self.metrics().show_ready(self.is_ready() && !self.is_draining());
+        self.metrics().show_draining(self.is_draining());
         self.metrics().text()
     }
 

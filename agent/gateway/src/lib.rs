@@ -29,5 +29,5 @@ mod whole;
 pub use config::{ConfigError, GatewayConfig, Limits, TlsFiles};
 pub use door::Ports;
 pub use gateway::{BindError, Gateway};
-pub use metrics::{Family, FamilyKind, Metrics, MetricsError, Sample};
+pub use metrics::{Family, FamilyKind, Metrics, MetricsError, Sample, SampleValue};
 pub use tls::TlsError;

@@ -6,12 +6,15 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use prometheus::{
-    CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, Opts, Registry, TextEncoder,
-    core::{Collector, Desc},
-    proto::MetricFamily,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder, core::Collector, proto::MetricFamily,
 };
 use thiserror::Error;
+
+mod reading;
+
+use self::reading::Reading;
+pub use self::reading::{Family, FamilyKind, Sample, SampleValue};
 
 /// The `tenant` of what strangers ask.
 pub(crate) const STRANGER: &str = "-";
@@ -31,31 +34,8 @@ struct Families {
     connections: IntGauge,
     connections_refused: IntCounter,
     frames_refused: IntCounter,
-}
-
-/// A family that is read when Prometheus asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Family {
-    /// `realm_<part>_<noun>_<unit>`.
-    pub name: &'static str,
-    pub help: &'static str,
-    pub kind: FamilyKind,
-    /// Names of labels whose values are a closed set.
-    pub labels: &'static [&'static str],
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FamilyKind {
-    /// Only grows.
-    Counter,
-    Gauge,
-}
-
-/// One value of a [`Family`], with a value for each of its labels.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
-    pub labels: Vec<String>,
-    pub value: f64,
+    ready: IntGauge,
+    draining: IntGauge,
 }
 
 /// Why a family could not be registered.
@@ -84,9 +64,7 @@ impl Metrics {
         read: impl Fn() -> Vec<Sample> + Send + Sync + 'static,
     ) -> Result<(), MetricsError> {
         let failed = |source| MetricsError { name: family.name, source };
-        let labels = family.labels.iter().map(|&label| label.to_owned()).collect();
-        let desc = Desc::new(family.name.into(), family.help.into(), labels, [].into());
-        let reading = Reading { family, desc: desc.map_err(failed)?, read: Box::new(read) };
+        let reading = Reading::new(family, read).map_err(failed)?;
         self.0.registry.register(Box::new(reading)).map_err(failed)
     }
 
@@ -109,6 +87,16 @@ impl Metrics {
                 drop(requests.remove(&labels));
             }
         }
+    }
+
+    /// Notes whether clients should be sent here.
+    pub(crate) fn show_ready(&self, is_ready: bool) {
+        self.0.ready.set(i64::from(is_ready));
+    }
+
+    /// Notes whether the door is about to go.
+    pub(crate) fn show_draining(&self, is_draining: bool) {
+        self.0.draining.set(i64::from(is_draining));
     }
 
     pub(crate) fn refused(&self, tenant: &str, function: &str, code: &str) {
@@ -177,8 +165,21 @@ impl Families {
                 "realm_gateway_frames_refused_total",
                 "WebSocket messages that were no frame.",
             )?,
+            ready: IntGauge::new(
+                "realm_gateway_ready",
+                "Whether clients should be sent to this door, 0 or 1.",
+            )?,
+            draining: IntGauge::new(
+                "realm_gateway_draining",
+                "Whether this door takes no new calls because it is about to go, 0 or 1.",
+            )?,
             registry,
         };
+        families.register()?;
+        Ok(families)
+    }
+
+    fn register(&self) -> prometheus::Result<()> {
         let Self {
             registry,
             requests,
@@ -189,7 +190,9 @@ impl Families {
             connections,
             connections_refused,
             frames_refused,
-        } = &families;
+            ready,
+            draining,
+        } = self;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(first_token.clone()))?;
         registry.register(Box::new(inter_token.clone()))?;
@@ -198,7 +201,8 @@ impl Families {
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(connections_refused.clone()))?;
         registry.register(Box::new(frames_refused.clone()))?;
-        Ok(families)
+        registry.register(Box::new(ready.clone()))?;
+        registry.register(Box::new(draining.clone()))
     }
 }
 
@@ -276,46 +280,6 @@ impl Drop for Meter {
     }
 }
 
-/// A registered [`Family`] and where its values come from.
-struct Reading {
-    family: Family,
-    desc: Desc,
-    read: Box<dyn Fn() -> Vec<Sample> + Send + Sync>,
-}
-
-impl Collector for Reading {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.desc]
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let Family { name, help, kind, labels } = self.family;
-        let opts = Opts::new(name, help);
-        let samples = (self.read)();
-        // A sample with the wrong number of labels would be a bug of the wiring; it is left out
-        // rather than allowed to take the other families down.
-        match kind {
-            FamilyKind::Gauge => GaugeVec::new(opts, labels).map(|gauges| {
-                for Sample { labels, value } in samples {
-                    if let Ok(gauge) = gauges.get_metric_with_label_values(&labels) {
-                        gauge.set(value);
-                    }
-                }
-                gauges.collect()
-            }),
-            FamilyKind::Counter => CounterVec::new(opts, labels).map(|counters| {
-                for Sample { labels, value } in samples {
-                    if let Ok(counter) = counters.get_metric_with_label_values(&labels) {
-                        counter.inc_by(value.max(0.0));
-                    }
-                }
-                counters.collect()
-            }),
-        }
-        .unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -370,8 +334,8 @@ mod tests {
             kind: FamilyKind::Gauge,
             labels: &["model"],
         };
-        let good = Sample { labels: vec!["default/a".into()], value: 3.0 };
-        let bad = Sample { labels: vec![], value: 9.0 };
+        let good = Sample::new(["default/a".to_owned()], 3.0);
+        let bad = Sample::new([], 9.0);
         metrics.register(family, move || vec![good.clone(), bad.clone()]).unwrap();
         let text = metrics.text().unwrap();
         assert!(text.contains("# HELP realm_engine_queued_calls Calls that wait."), "{text}");

@@ -6,6 +6,7 @@
 //! ledger whatever happens here.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     hash::{BuildHasher as _, RandomState},
     path::PathBuf,
@@ -68,10 +69,14 @@ pub struct Feeds {
 pub struct LinkState {
     /// `None` while no operator listens.
     pub connected: Option<Connected>,
+    /// When an operator last said something; `None` before the first time.
+    pub heard_at: Option<Instant>,
     /// Rounds over all operators since the last good stream.
     pub failures: u32,
     /// Why the last attempt failed or the last stream ended.
     pub last_error: Option<LastError>,
+    /// How many there were of each reason.
+    pub errors: BTreeMap<&'static str, u64>,
     /// The newest generation that the ledger took from the link.
     pub generation: u64,
 }
@@ -156,6 +161,8 @@ impl Link {
         }
         self.state.send_modify(|state| {
             state.connected = None;
+            let errors = state.errors.entry(reason).or_default();
+            *errors = errors.saturating_add(1);
             state.last_error = Some(LastError { reason, message });
         });
     }

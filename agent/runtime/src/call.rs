@@ -17,6 +17,7 @@ use crate::{
     pool,
     program::Program,
     refusal::{Ended, internal, returned, trapped},
+    spent::Booking,
     texts::{TenantTexts, Texts},
     tracker::Tracker,
     writer::Writer,
@@ -34,6 +35,8 @@ pub(crate) struct Running {
     pub(crate) texts: (Texts, TenantTexts),
     pub(crate) sender: ReplySender,
     pub(crate) span: Span,
+    /// Dropped with the call, which is when its programs have been paid for.
+    pub(crate) _booking: Booking,
 }
 
 /// One run of a function within a call.

@@ -11,7 +11,11 @@ use realm_core::{
 };
 use tokio::sync::watch;
 
-use crate::{program::Prepared, texts::TenantTexts};
+use crate::{
+    program::Prepared,
+    spent::{ProgramSpent, Spent},
+    texts::TenantTexts,
+};
 
 /// Whether a model can be used.
 #[derive(Clone)]
@@ -61,6 +65,7 @@ pub(crate) struct Resident {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) program: Prepared,
     pub(crate) texts: TenantTexts,
+    pub(crate) spent: Spent,
     stop: Arc<watch::Sender<Option<Refusal>>>,
 }
 
@@ -96,6 +101,7 @@ impl Directory {
     pub(crate) fn put_tenant(&mut self, tenant: Arc<DesiredTenant>, program: Prepared) {
         let before = self.tenants.remove(&tenant.name);
         let texts = before.as_ref().map(|before| before.texts.clone()).unwrap_or_default();
+        let spent = before.as_ref().map(|before| before.spent.clone()).unwrap_or_default();
         let stop = match before {
             Some(before) if !tenant.suspended => before.stop,
             Some(before) => {
@@ -104,7 +110,8 @@ impl Directory {
             }
             None => Arc::new(watch::Sender::new(None)),
         };
-        self.tenants.insert(tenant.name.clone(), Resident { tenant, program, texts, stop });
+        let resident = Resident { tenant, program, texts, spent, stop };
+        self.tenants.insert(resident.tenant.name.clone(), resident);
     }
 
     pub(crate) fn remove_tenant(&mut self, name: &TenantName) {
@@ -147,6 +154,11 @@ impl Directory {
 
     pub(crate) fn remove_pipeline(&mut self, name: &PipelineName) {
         self.pipelines.remove(name);
+    }
+
+    /// What each tenant's programs have spent.
+    pub(crate) fn spent(&self) -> Vec<(TenantName, ProgramSpent)> {
+        self.tenants.iter().map(|(name, resident)| (name.clone(), resident.spent.get())).collect()
     }
 
     pub(crate) fn resident(&self, name: &TenantName) -> Option<&Resident> {

@@ -64,6 +64,7 @@ impl TokenMeter {
 pub(crate) struct Allowance {
     pub(crate) deadline: Deadline,
     pub(crate) fuel: Left,
+    fuel_max: u64,
     pub(crate) host_calls: Countdown,
     pub(crate) output: Countdown,
     pub(crate) log_lines: Left,
@@ -76,10 +77,15 @@ impl Allowance {
         Self {
             deadline: asked.map_or(deadline, |asked| asked.earliest(deadline)),
             fuel: Left::new(limits.fuel_max),
+            fuel_max: limits.fuel_max,
             host_calls: Countdown::new(ProgramLimit::HostCalls, limits.host_calls_max),
             output: Countdown::new(ProgramLimit::Output, limits.output_bytes_max),
             log_lines: Left::new(log::LINES_MAX),
         }
+    }
+
+    pub(crate) fn fuel_spent(&self) -> u64 {
+        self.fuel_max.saturating_sub(self.fuel.get())
     }
 }
 
@@ -120,6 +126,10 @@ pub(crate) struct Countdown {
 impl Countdown {
     pub(crate) fn new(limit: ProgramLimit, max: u64) -> Self {
         Self { left: Left::new(max), max, limit }
+    }
+
+    pub(crate) fn spent(&self) -> u64 {
+        self.max.saturating_sub(self.left.get())
     }
 
     /// Takes `count`, or ends the call.

@@ -31,6 +31,7 @@ use crate::{
     program::{self, Prepared, Program, ProgramError},
     sandbox::{Sandbox, SandboxError},
     shared::Shared,
+    spent::ProgramSpent,
     texts::Texts,
     tracker::Tracker,
     writer::End,
@@ -106,6 +107,11 @@ impl Runtime {
         });
         let component = compiled.await.map_err(|_panicked| ProgramError::Compiler)??;
         program::prepare(&self.sandbox, digest, &component).await
+    }
+
+    /// What each tenant's programs have spent here.
+    pub fn spent(&self) -> Vec<(TenantName, ProgramSpent)> {
+        self.read().spent()
     }
 
     /// The program that takes a tenant's calls now.
@@ -185,16 +191,15 @@ impl Runtime {
         let is_built_in = self.is_built_in(&resident.program);
         let tracker = Tracker::of(call.call(), is_built_in)?;
         let work = work(&directory, &resident.tenant, &call, tracker)?;
+        let limits = &resident.tenant.limits.program;
+        let allowance = Allowance::new(limits, call.call().deadline, Instant::now());
         let running = Running {
             tenant: resident.tenant.clone(),
             program: resident.program.0.clone(),
             models: directory.grants(&resident.tenant),
             span: tracing::debug_span!("call", tenant = %call.caller().tenant(), call = %call.call().id),
-            allowance: Allowance::new(
-                &resident.tenant.limits.program,
-                call.call().deadline,
-                Instant::now(),
-            ),
+            _booking: resident.spent.book(&allowance),
+            allowance,
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
             texts: (self.texts.clone(), resident.texts.clone()),
             sender,

@@ -58,6 +58,11 @@ impl Handle {
         self.snapshot.borrow().get(kind, name).cloned()
     }
 
+    /// The standing of every object, as one.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
     /// Whether a node still says that it holds the object.
     pub fn is_held(&self, kind: Kind, name: &Name) -> bool {
         self.snapshot.borrow().is_held(kind, name)

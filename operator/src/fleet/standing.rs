@@ -104,6 +104,11 @@ impl Tally {
 }
 
 impl Snapshot {
+    /// Every object's standing.
+    pub fn standings(&self) -> impl Iterator<Item = (Kind, &Name, &Standing)> {
+        self.standings.iter().map(|((kind, name), standing)| (*kind, name, &**standing))
+    }
+
     pub(super) fn get(&self, kind: Kind, name: &Name) -> Option<&Arc<Standing>> {
         self.standings.get(&(kind, name.clone()))
     }

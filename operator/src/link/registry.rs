@@ -48,6 +48,8 @@ struct Inner {
 struct Nodes {
     by_name: BTreeMap<String, Node>,
     connections: u64,
+    /// Agents turned away and streams that ended, by why.
+    endings: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Default)]
@@ -81,6 +83,8 @@ pub struct NodeView {
     pub agent: Option<Agent>,
     pub report: Option<Arc<Report>>,
     pub supply: Option<Arc<Supply>>,
+    /// The generation of the last desired state that was left for the node.
+    pub published: Option<u64>,
     /// The last desired state that the agent's ledger did not take, until it reports on it or is
     /// left another one.
     pub refused: Option<Refused>,
@@ -107,6 +111,7 @@ impl Registry {
         let node = nodes.node(node)?;
         let refused = node.view.refused.take();
         node.view.refused = refused.filter(|old| old.generation == desired.generation);
+        node.view.published = Some(desired.generation);
         node.orders.send_modify(|orders| orders.desired = Some(desired));
         Ok(())
     }
@@ -140,6 +145,19 @@ impl Registry {
         nodes.by_name.iter().map(|(name, node)| (name.clone(), node.view.clone())).collect()
     }
 
+    /// Counts an agent that was turned away, or a stream that ended. `reason` is one of a closed
+    /// list.
+    pub(super) fn count_ending(&self, reason: &'static str) {
+        let mut nodes = self.lock();
+        let count = nodes.endings.entry(reason).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Agents turned away and streams that ended, by why.
+    pub(crate) fn endings(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().endings.clone()
+    }
+
     /// Takes in an agent that has proven its node. An older connection of the node is ended.
     pub(super) fn connect(&self, hello: Hello, now: Instant) -> Result<Connected, TooManyNodes> {
         let Hello { node: name, agent_version, boot_id, generation, supply } = hello;
@@ -161,12 +179,13 @@ impl Registry {
         Ok(Connected { node: name, id, orders, replaced: is_replaced })
     }
 
-    /// Notes the end of a connection, unless a newer one has taken over.
-    pub(super) fn disconnect(&self, node: &str, id: ConnectionId) {
+    /// Notes the end of a connection, unless it was noted before or a newer one has taken over.
+    /// Gives whether it did.
+    pub(super) fn disconnect(&self, node: &str, id: ConnectionId) -> bool {
         self.hear(node, id, |node| {
             node.connection = None;
             node.view.is_connected = false;
-        });
+        })
     }
 
     pub(super) fn report(&self, node: &str, id: ConnectionId, report: Report, now: Instant) {
@@ -197,12 +216,15 @@ impl Registry {
         });
     }
 
-    /// Changes what is known of a node, if the connection that says so is still its own.
-    fn hear(&self, node: &str, id: ConnectionId, change: impl FnOnce(&mut Node)) {
-        if let Some(node) = self.lock().connected(node, id) {
-            change(node);
-            self.inner.changed.notify_one();
-        }
+    /// Changes what is known of a node, if the connection that says so is still its own. Gives
+    /// whether it is.
+    fn hear(&self, node: &str, id: ConnectionId, change: impl FnOnce(&mut Node)) -> bool {
+        let mut nodes = self.lock();
+        let Some(node) = nodes.connected(node, id) else { return false };
+        change(node);
+        drop(nodes);
+        self.inner.changed.notify_one();
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, Nodes> {

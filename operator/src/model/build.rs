@@ -46,12 +46,13 @@ pub(super) fn status(
 }
 
 /// Agents that serve the model now.
-fn serving(model: &ModelStanding) -> u32 {
+pub(crate) fn serving(model: &ModelStanding) -> u32 {
     let loaded = model.nodes.values().filter(|node| node.stage == Some(Stage::Load));
     u32::try_from(loaded.count()).unwrap_or(u32::MAX)
 }
 
-fn findings(model: &ModelStanding, problems: &[Problem]) -> Vec<Finding> {
+/// What holds of a model, condition by condition.
+pub(crate) fn findings(model: &ModelStanding, problems: &[Problem]) -> Vec<Finding> {
     let (no_room, invalid): (Vec<_>, Vec<_>) =
         problems.iter().partition(|problem| NO_ROOM.contains(&problem.reason));
     let fits = Finding::problems("Fits", &no_room).unwrap_or_else(|| fits(model));

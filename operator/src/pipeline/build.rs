@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use realm_crds::{Pipeline, PipelineStatus};
+use realm_plan::Problem;
 
 use crate::{
     fleet::standing::{PipelineStanding, Standing, Standings},
@@ -13,10 +14,19 @@ pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -
         return PipelineStatus::default();
     };
     let before = pipeline.status.as_ref().map(|status| status.conditions.as_slice());
-    let problems: Vec<_> = standing.problems.iter().collect();
+    let findings = findings(of_pipeline, &standing.problems);
+    PipelineStatus {
+        observed_generation: Some(standing.generation),
+        conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
+    }
+}
+
+/// What holds of a pipeline, condition by condition.
+pub(crate) fn findings(pipeline: &PipelineStanding, problems: &[Problem]) -> Vec<Finding> {
+    let problems: Vec<_> = problems.iter().collect();
     let valid = Finding::problems("Valid", &problems)
         .unwrap_or_else(|| Finding::new("Valid", Truth::True, "Valid", "every reference resolves"));
-    let models = models(of_pipeline);
+    let models = models(pipeline);
     let is_stuck = !valid.is_true();
     let ready = match [&valid, &models].into_iter().find(|part| !part.is_true()) {
         Some(part) => Finding::new("Ready", part.status, part.reason.clone(), part.message.clone()),
@@ -25,10 +35,7 @@ pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -
     let progress = progress(&ready, is_stuck);
     let mut findings = vec![valid, models, ready];
     findings.extend(progress);
-    PipelineStatus {
-        observed_generation: Some(standing.generation),
-        conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
-    }
+    findings
 }
 
 fn models(pipeline: &PipelineStanding) -> Finding {

@@ -30,7 +30,7 @@ pub(crate) enum Truth {
 }
 
 impl Truth {
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::True => "True",
             Self::False => "False",

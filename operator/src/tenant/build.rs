@@ -37,7 +37,8 @@ pub(super) fn status(
     }
 }
 
-fn findings(
+/// What holds of a tenant, condition by condition, and whether its Secrets may be read.
+pub(crate) fn findings(
     tenant: &TenantStanding,
     problems: &[Problem],
     (namespace, is_readable): (&str, bool),

@@ -2,17 +2,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use realm_core::{
-    engine::EngineLoad,
+    engine::{EngineLoad, TenantLoad},
     name::{ModelName, TenantName},
     refusal::Refusal,
 };
 
 use tokio::sync::watch;
 
+use super::figures::{Figures, Held};
 use crate::{
     load::RUNNING_MAX,
     scheduler::{BUSY_RETRY_MS, Scheduler},
@@ -34,6 +35,8 @@ struct State {
     /// Sequences that are on their way to the thread.
     on_the_way: u32,
     open: HashMap<TenantName, usize>,
+    /// Of tenants that have called, until they are forgotten.
+    figures: HashMap<TenantName, Arc<Figures>>,
     draining: bool,
 }
 
@@ -63,13 +66,20 @@ impl Board {
             failed: true,
             ..state.load
         };
+        for figures in state.figures.values() {
+            figures.show(Held::default());
+        }
         drop(state);
         // Told last: whoever hears of it looks here.
         self.failed.send_replace(true);
     }
 
-    /// Counts a sequence in, if its tenant may have another.
-    pub(super) fn enter(&self, tenant: &TenantName, model: &ModelName) -> Result<(), Refusal> {
+    /// Counts a sequence in, if its tenant may have another. Gives where else to count it.
+    pub(super) fn enter(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+    ) -> Result<Arc<Figures>, Refusal> {
         let mut state = self.state();
         if state.load.failed {
             let reason = "it failed and serves no more".to_owned();
@@ -84,7 +94,7 @@ impl Board {
         }
         *open += 1;
         state.on_the_way += 1;
-        Ok(())
+        Ok(state.figures.entry(tenant.clone()).or_default().clone())
     }
 
     /// Counts out a sequence that never reached the thread.
@@ -128,6 +138,31 @@ impl Board {
         if failed {
             self.failed.send_replace(true);
         }
+    }
+
+    /// Shows what every tenant holds.
+    pub(super) fn show_tenants(&self, scheduler: &Scheduler) {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        for (tenant, figures) in &self.state().figures {
+            figures.show(Held {
+                running: count(scheduler.running_of(tenant)),
+                kv_blocks_used: count(scheduler.pool().used_by(tenant)),
+                kv_blocks_cached: count(scheduler.pool().idle_of(tenant)),
+            });
+        }
+    }
+
+    pub(super) fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {
+        let state = self.state();
+        let load = |(tenant, figures): (&TenantName, &Arc<Figures>)| {
+            let open = state.open.get(tenant).copied().unwrap_or(0);
+            (tenant.clone(), figures.load(open))
+        };
+        state.figures.iter().map(load).collect()
+    }
+
+    pub(super) fn forget(&self, tenant: &TenantName) {
+        self.state().figures.remove(tenant);
     }
 
     pub(super) fn load(&self) -> EngineLoad {

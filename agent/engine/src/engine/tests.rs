@@ -232,6 +232,33 @@ fn an_idle_engine_computes_nothing() {
 }
 
 #[test]
+fn what_a_tenant_has_had_is_counted_as_the_engine_counts_it_and_forgotten_with_the_tenant() {
+    let (engine, _) = engine();
+    run(&engine, &[0, 1]).unwrap();
+    let tenants = engine.tenants();
+    let [(tenant, load)] = tenants.as_slice() else { panic!("{tenants:?}") };
+    assert_eq!(tenant.as_str(), "default/a");
+    let tokens = (load.prompt_tokens_total, load.cached_tokens_total, load.generated_tokens_total);
+    assert_eq!(tokens, (2, 0, 3));
+    let of_engine = engine.load();
+    assert_eq!((of_engine.prompt_tokens_total, of_engine.generated_tokens_total), (2, 3));
+    assert_eq!((load.queue.count, load.first_token.count, load.inter_token.count), (1, 1, 2));
+    let held = (load.sequences_queued, load.sequences_running, load.kv_blocks_used);
+    assert_eq!(held, (0, 0, 0));
+    assert_eq!(load.kv_blocks_cached, of_engine.kv_blocks_cached);
+    engine.forget(tenant);
+    assert_eq!(engine.tenants(), []);
+}
+
+#[test]
+fn a_sequence_that_a_failed_engine_ends_holds_nothing_for_its_tenant() {
+    let (engine, _) = engine();
+    assert_eq!(run(&engine, &[LATE_PANIC]), Err(Refusal::Internal));
+    let [(_, load)] = &engine.tenants()[..] else { panic!("one tenant has called") };
+    assert_eq!((load.sequences_queued, load.sequences_running, load.kv_blocks_used), (0, 0, 0));
+}
+
+#[test]
 fn sequences_that_start_at_once_share_no_seed() {
     let (engine, _) = engine();
     let seeds: Vec<u64> = thread::scope(|scope| {

@@ -8,7 +8,7 @@ use std::{
         Arc,
         mpsc::{Receiver, TryRecvError},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use realm_core::{
@@ -18,7 +18,7 @@ use realm_core::{
 };
 use tokio::sync::mpsc;
 
-use super::{Command, board::Board};
+use super::{Command, Submitted, board::Board, figures::Figures};
 use crate::{
     batch::{Batch, SequenceId},
     budget::Reservation,
@@ -33,10 +33,27 @@ use crate::{
 /// Giving up is final: whoever watches the engine may replace it, and must not find it back at work.
 const FAILURES_MAX: u32 = 3;
 
+/// How often what each tenant holds is shown while the engine works: far more often than anybody
+/// looks, and seldom enough that a thousand tenants cost a step nothing.
+const TENANTS_SHOWN_EVERY: Duration = Duration::from_millis(200);
+
 /// A sequence in the thread's care.
 struct Open {
     tenant: TenantName,
     output: Output,
+    figures: Arc<Figures>,
+    submitted_at: Instant,
+    token_at: Option<Instant>,
+}
+
+impl Open {
+    /// Counts a token of `now`.
+    fn count_token(&mut self, now: Instant) {
+        match self.token_at.replace(now) {
+            Some(before) => self.figures.next_token(now.saturating_duration_since(before)),
+            None => self.figures.first_token(now.saturating_duration_since(self.submitted_at)),
+        }
+    }
 }
 
 pub(super) struct Worker {
@@ -52,6 +69,8 @@ pub(super) struct Worker {
     outbox: Vec<(mpsc::Sender<TokenEvent>, TokenEvent)>,
     /// Sequences that arrived since the board was last written.
     arrived: u32,
+    /// When what each tenant holds was last shown.
+    shown_at: Instant,
     failures: u32,
 }
 
@@ -74,6 +93,7 @@ impl Worker {
             batch: Batch::default(),
             outbox: Vec::new(),
             arrived: 0,
+            shown_at: Instant::now(),
             failures: 0,
         }
     }
@@ -82,9 +102,11 @@ impl Worker {
     pub(super) fn run(mut self, reservation: Reservation) {
         while self.take_commands() {
             self.drop_unread();
-            for (id, refusal) in self.scheduler.plan_batch(Instant::now(), &mut self.batch) {
+            let now = Instant::now();
+            for (id, refusal) in self.scheduler.plan_batch(now, &mut self.batch) {
                 self.fail(id, refusal);
             }
+            self.count_starts(now);
             if !self.batch.is_empty() {
                 self.step();
             }
@@ -135,21 +157,26 @@ impl Worker {
     fn refuse_the_rest(&mut self) {
         while let Ok(command) = self.commands.recv() {
             if let Command::Submit(submit) = command {
-                let (submission, output) = *submit;
-                self.arrive(&submission, output);
-                self.fail(submission.id, Refusal::Internal);
+                let id = submit.submission.id;
+                self.arrive(*submit);
+                self.fail(id, Refusal::Internal);
                 self.publish_and_send();
             }
         }
     }
 
-    fn arrive(&mut self, submission: &Submission, output: Output) {
+    /// Takes a sequence into care; gives what the scheduler is to have of it.
+    fn arrive(&mut self, submitted: Submitted) -> Submission {
+        let Submitted { submission, output, figures, at: submitted_at } = submitted;
         self.arrived += 1;
-        self.open.insert(submission.id, Open { tenant: submission.tenant.clone(), output });
+        let tenant = submission.tenant.clone();
+        let open = Open { tenant, output, figures, submitted_at, token_at: None };
+        self.open.insert(submission.id, open);
+        submission
     }
 
-    fn submit(&mut self, (submission, output): (Submission, Output)) {
-        self.arrive(&submission, output);
+    fn submit(&mut self, submitted: Submitted) {
+        let submission = self.arrive(submitted);
         let id = submission.id;
         if let Err(refusal) = self.begin(submission) {
             self.fail(id, refusal);
@@ -174,6 +201,14 @@ impl Worker {
             self.close(id, TokenEvent::Finished { finish, usage });
         }
         Ok(())
+    }
+
+    fn count_starts(&self, now: Instant) {
+        for (id, usage) in self.scheduler.started() {
+            if let Some(open) = self.open.get(id) {
+                open.figures.started(*usage, now.saturating_duration_since(open.submitted_at));
+            }
+        }
     }
 
     /// Ends the sequences whose stream nobody holds any more.
@@ -220,18 +255,19 @@ impl Worker {
     /// Gives every sequence whose logits were computed its next token.
     fn sample(&mut self) {
         let batch = std::mem::take(&mut self.batch);
+        let now = Instant::now();
         let mut output = 0;
         for span in &batch.spans {
             let last = span.first_row + span.count - 1;
             if batch.outputs.get(output).is_some_and(|&row| row as usize == last) {
-                self.advance(span.sequence, output);
+                self.advance(span.sequence, output, now);
                 output += 1;
             }
         }
         self.batch = batch;
     }
 
-    fn advance(&mut self, id: SequenceId, output: usize) {
+    fn advance(&mut self, id: SequenceId, output: usize, now: Instant) {
         let Some((open, executor)) = self.open.get_mut(&id).zip(self.executor.as_ref()) else {
             return;
         };
@@ -245,6 +281,7 @@ impl Worker {
             self.fail(id, Refusal::SlowReader);
             return;
         }
+        open.count_token(now);
         let length = self.scheduler.advance(id, token);
         let (token, finish) = open.output.push(token, length, &self.tokenizer);
         self.outbox.push((open.output.sender(), TokenEvent::Token(token)));
@@ -269,14 +306,14 @@ impl Worker {
     fn give_up(&mut self) {
         tracing::error!("the engine's thread panicked; the model serves no more");
         self.board.fail();
-        for (_, Open { tenant, output }) in self.open.drain() {
+        for (_, Open { tenant, output, .. }) in self.open.drain() {
             self.board.leave(&tenant);
             let _ = output.sender().try_send(TokenEvent::Failed(Refusal::Internal));
         }
     }
 
     fn close(&mut self, id: SequenceId, last: TokenEvent) {
-        if let Some(Open { tenant, output }) = self.open.remove(&id) {
+        if let Some(Open { tenant, output, .. }) = self.open.remove(&id) {
             self.board.leave(&tenant);
             self.outbox.push((output.sender(), last));
         }
@@ -285,6 +322,10 @@ impl Worker {
     /// Shows the new state before anybody can react to what is sent.
     fn publish_and_send(&mut self) {
         let failed = self.has_given_up();
+        if self.scheduler.is_idle() || self.shown_at.elapsed() >= TENANTS_SHOWN_EVERY {
+            self.board.show_tenants(&self.scheduler);
+            self.shown_at = Instant::now();
+        }
         self.board.publish(&self.scheduler, std::mem::take(&mut self.arrived), failed);
         for (sender, event) in self.outbox.drain(..) {
             // There is room, or the reader is gone: a full stream was ended instead of written to.

@@ -61,6 +61,7 @@ impl Link {
         tracing::info!(%operator, "connected to the operator");
         self.state.send_modify(|state| {
             state.connected = Some(Connected { operator: operator.clone(), since });
+            state.heard_at = Some(since);
         });
         heartbeat.send_replace(Some(every));
         let session = Session { link: self, refused, unwritten: None };
@@ -122,7 +123,11 @@ impl Session<'_> {
                 message = next(&mut inbound) => match message {
                     Ok(message) => match self.take(message).await {
                         // From now on, for a slow disk is not the operator's silence.
-                        Ok(()) => give_up_at = Instant::now() + patience,
+                        Ok(()) => {
+                            let now = Instant::now();
+                            self.link.state.send_modify(|state| state.heard_at = Some(now));
+                            give_up_at = now + patience;
+                        }
                         Err(error) => return error,
                     },
                     Err(error) => return error,

@@ -114,3 +114,14 @@ fn nodes_have_a_limit() {
     }
     assert_eq!(registry.set_desired("one-more", desired), Err(TooManyNodes));
 }
+
+#[test]
+fn the_end_of_a_connection_is_noted_once_and_its_reason_counted() {
+    let (registry, now) = (Registry::new(), Instant::now());
+    let agent = registry.connect(hello("n"), now).unwrap();
+    assert!(registry.disconnect("n", agent.id));
+    assert!(!registry.disconnect("n", agent.id));
+    registry.count_ending("Silent");
+    registry.count_ending("Silent");
+    assert_eq!(registry.endings(), BTreeMap::from([("Silent", 2)]));
+}

@@ -44,6 +44,25 @@ pub(super) enum Ending {
 }
 
 impl Ending {
+    /// The end as a metric's label has it.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotLeading => "NotLeading",
+            Self::NoToken => "NoToken",
+            Self::Identity(_) => "Identity",
+            Self::OtherNode { .. } => "OtherNode",
+            Self::NoHello => "NoHello",
+            Self::NotAHello | Self::SecondHello | Self::Message(_) => "Protocol",
+            Self::Unreadable(_) => "Unreadable",
+            Self::TooManyNodes(_) => "TooManyNodes",
+            Self::Silent { .. } => "Silent",
+            Self::Replaced => "Replaced",
+            Self::Forgotten => "Forgotten",
+            Self::Enroll(_) => "Enroll",
+            Self::Left => "Left",
+        }
+    }
+
     /// The end as the agent sees it; nothing when it is the agent's own doing.
     pub(super) fn into_status(self) -> Option<Status> {
         let code = match &self {

@@ -86,6 +86,13 @@ impl<R: TokenReviewer> Service<R> {
         let authority = self.authority.borrow().clone();
         authority.issue_node(&identity, &csr_der, SystemTime::now()).map_err(Ending::Enroll)
     }
+
+    /// A stranger can cause these at any rate, so they are not logged above debug.
+    fn turn_away(&self, ending: Ending) -> Status {
+        tracing::debug!(cause = ending::chain(&ending), "an agent was turned away");
+        self.registry.count_ending(ending.reason());
+        ending.into_status().unwrap_or_else(|| Status::cancelled("the agent has left"))
+    }
 }
 
 #[tonic::async_trait]
@@ -98,7 +105,7 @@ impl<R: TokenReviewer> proto::link_server::Link for Service<R> {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         match self.open(request).await {
             Ok(outbound) => Ok(Response::new(outbound.into_stream())),
-            Err(ending) => Err(refusal(ending)),
+            Err(ending) => Err(self.turn_away(ending)),
         }
     }
 
@@ -106,17 +113,12 @@ impl<R: TokenReviewer> proto::link_server::Link for Service<R> {
         &self,
         request: Request<proto::EnrollRequest>,
     ) -> Result<Response<proto::EnrollResponse>, Status> {
-        let Issued { chain, ca, not_after } = self.issue(request).await.map_err(refusal)?;
+        let Issued { chain, ca, not_after } =
+            self.issue(request).await.map_err(|ending| self.turn_away(ending))?;
         let not_after = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let not_after = not_after.as_secs();
         Ok(Response::new(proto::EnrollResponse { certificate_chain: chain, ca, not_after }))
     }
-}
-
-/// A stranger can cause these at any rate, so they are not logged above debug.
-fn refusal(ending: Ending) -> Status {
-    tracing::debug!(cause = ending::chain(&ending), "an agent was turned away");
-    ending.into_status().unwrap_or_else(|| Status::cancelled("the agent has left"))
 }
 
 fn hello(first: Result<Option<proto::AgentMessage>, Status>) -> Result<Hello, Ending> {

@@ -98,7 +98,10 @@ struct Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.hearing.abort();
-        self.registry.disconnect(&self.node, self.id);
+        // The connection went under the stream before its ears could say how it ended.
+        if self.registry.disconnect(&self.node, self.id) {
+            self.registry.count_ending("Gone");
+        }
         set_life(self.life.as_ref(), Life::Ended);
     }
 }
@@ -132,6 +135,7 @@ impl Ears {
         };
         tracing::info!(node = self.node, cause = ending::chain(&ending), "agent disconnected");
         self.registry.disconnect(&self.node, self.id);
+        self.registry.count_ending(ending.reason());
         // Nobody listens once the stream has been dropped.
         let _ = ended.send(ending);
         set_life(life.as_ref(), Life::Ended);

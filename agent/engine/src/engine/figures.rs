@@ -1,0 +1,167 @@
+//! What one tenant has had of one engine, counted where it happens: on the engine's thread.
+//!
+//! Only that thread counts, and whoever is asked for the numbers reads them a moment later, so the
+//! loads and stores need no order among each other. A sequence counts into its tenant's figures
+//! even after the tenant has been forgotten; they go with the last of its sequences.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use realm_core::engine::{Distribution, TenantLoad, Usage};
+
+/// Bounds of the waits for a first step. A step takes some tens of milliseconds, and who waits for
+/// a minute has left.
+const QUEUE_SECONDS: [f64; 7] = [0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0];
+
+/// Bounds of the times to a first token: from a cached prefix on a fast device to a long prompt on
+/// a slow one, finest between what feels immediate and what feels slow.
+const FIRST_TOKEN_SECONDS: [f64; 10] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+/// Bounds of the times between tokens: 200 tokens a second to one, finest around the four to ten
+/// that a person reads in one.
+const INTER_TOKEN_SECONDS: [f64; 8] = [0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 1.0];
+
+/// One tenant's account of one engine.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    prompt_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
+    generated_tokens: AtomicU64,
+    queue: Times<7>,
+    first_token: Times<10>,
+    inter_token: Times<8>,
+    running: AtomicU32,
+    kv_blocks_used: AtomicU32,
+    kv_blocks_cached: AtomicU32,
+}
+
+/// What a tenant holds at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) running: u32,
+    pub(super) kv_blocks_used: u32,
+    pub(super) kv_blocks_cached: u32,
+}
+
+impl Figures {
+    /// Counts a sequence that runs for the first time, after `waited`.
+    pub(super) fn started(&self, usage: Usage, waited: Duration) {
+        self.prompt_tokens.fetch_add(usage.prompt_tokens.into(), Ordering::Relaxed);
+        self.cached_tokens.fetch_add(usage.cached_tokens.into(), Ordering::Relaxed);
+        self.queue.count(&QUEUE_SECONDS, waited);
+    }
+
+    /// Counts a sequence's first token, so long after the call.
+    pub(super) fn first_token(&self, after: Duration) {
+        self.generated_tokens.fetch_add(1, Ordering::Relaxed);
+        self.first_token.count(&FIRST_TOKEN_SECONDS, after);
+    }
+
+    /// Counts a token that came so long after the one before it.
+    pub(super) fn next_token(&self, after: Duration) {
+        self.generated_tokens.fetch_add(1, Ordering::Relaxed);
+        self.inter_token.count(&INTER_TOKEN_SECONDS, after);
+    }
+
+    pub(super) fn show(&self, held: Held) {
+        let Held { running, kv_blocks_used, kv_blocks_cached } = held;
+        self.running.store(running, Ordering::Relaxed);
+        self.kv_blocks_used.store(kv_blocks_used, Ordering::Relaxed);
+        self.kv_blocks_cached.store(kv_blocks_cached, Ordering::Relaxed);
+    }
+
+    /// The numbers, of which `open` sequences are waiting or running.
+    pub(super) fn load(&self, open: usize) -> TenantLoad {
+        let running = self.running.load(Ordering::Relaxed);
+        let open = u32::try_from(open).unwrap_or(u32::MAX);
+        TenantLoad {
+            sequences_queued: open.saturating_sub(running),
+            sequences_running: running,
+            kv_blocks_used: self.kv_blocks_used.load(Ordering::Relaxed),
+            kv_blocks_cached: self.kv_blocks_cached.load(Ordering::Relaxed),
+            prompt_tokens_total: self.prompt_tokens.load(Ordering::Relaxed),
+            cached_tokens_total: self.cached_tokens.load(Ordering::Relaxed),
+            generated_tokens_total: self.generated_tokens.load(Ordering::Relaxed),
+            queue: self.queue.distribution(&QUEUE_SECONDS),
+            first_token: self.first_token.distribution(&FIRST_TOKEN_SECONDS),
+            inter_token: self.inter_token.distribution(&INTER_TOKEN_SECONDS),
+        }
+    }
+}
+
+/// Times, counted by the first of `N` bounds that holds them, and all of them.
+#[derive(Debug)]
+struct Times<const N: usize> {
+    within: [AtomicU64; N],
+    count: AtomicU64,
+    nanos_total: AtomicU64,
+}
+
+impl<const N: usize> Default for Times<N> {
+    fn default() -> Self {
+        Self {
+            within: std::array::from_fn(|_| AtomicU64::new(0)),
+            count: AtomicU64::new(0),
+            nanos_total: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<const N: usize> Times<N> {
+    fn count(&self, bounds: &[f64; N], time: Duration) {
+        let seconds = time.as_secs_f64();
+        if let Some((_, within)) =
+            bounds.iter().zip(&self.within).find(|(bound, _)| seconds <= **bound)
+        {
+            within.fetch_add(1, Ordering::Relaxed);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos_total.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    fn distribution(&self, bounds: &[f64; N]) -> Distribution {
+        let mut at_most = 0;
+        let buckets = bounds.iter().zip(&self.within).map(|(&bound, within)| {
+            at_most += within.load(Ordering::Relaxed);
+            (bound, at_most)
+        });
+        Distribution {
+            buckets: buckets.collect(),
+            // Read after the parts, and never below their sum, whatever is counted meanwhile.
+            count: self.count.load(Ordering::Relaxed).max(at_most),
+            seconds_total: Duration::from_nanos(self.nanos_total.load(Ordering::Relaxed))
+                .as_secs_f64(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_counted_under_the_first_bound_that_holds_them_and_the_rest_in_the_total() {
+        let figures = Figures::default();
+        for ms in [5, 6, 5000] {
+            figures.next_token(Duration::from_millis(ms));
+        }
+        let TenantLoad { inter_token, generated_tokens_total, .. } = figures.load(0);
+        assert_eq!(generated_tokens_total, 3);
+        assert_eq!(inter_token.buckets[..2], [(0.005, 1), (0.01, 2)]);
+        assert_eq!(inter_token.buckets.last(), Some(&(1.0, 2)));
+        assert_eq!((inter_token.count, inter_token.seconds_total), (3, 5.011));
+    }
+
+    #[test]
+    fn what_is_open_and_does_not_run_waits() {
+        let figures = Figures::default();
+        figures.show(Held { running: 2, kv_blocks_used: 5, kv_blocks_cached: 7 });
+        let load = figures.load(3);
+        assert_eq!((load.sequences_queued, load.sequences_running), (1, 2));
+        assert_eq!((load.kv_blocks_used, load.kv_blocks_cached), (5, 7));
+        assert_eq!(figures.load(1).sequences_queued, 0, "shown a moment ago");
+    }
+}

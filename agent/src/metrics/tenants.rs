@@ -1,0 +1,153 @@
+//! What each tenant has had: of each loaded model, and of its own programs.
+//!
+//! A tenant has series for a model once it has called it on this node, and for as long as one of
+//! its keys opens the door: 41 for each pair, the buckets of three histograms among them. A
+//! thousand tenants that use two models each on two nodes are 160 thousand series, which one
+//! Prometheus takes; finer buckets, or a label for the function besides, would be a million.
+
+use std::{collections::HashSet, sync::Arc};
+
+use realm_core::{
+    auth::Roster,
+    engine::{Distribution, TenantLoad},
+};
+use realm_gateway::{Family, FamilyKind, Metrics, MetricsError, Sample, SampleValue};
+use realm_runtime::{ProgramSpent, Runtime};
+use tokio::sync::watch;
+
+use super::Engines;
+
+/// A number of one tenant at one model.
+type Read = fn(TenantLoad) -> u64;
+
+const GAUGES: [(&str, &str, Read); 4] = [
+    (
+        "realm_engine_tenant_sequences_queued",
+        "Sequences of the tenant that wait for a step.",
+        |load| load.sequences_queued.into(),
+    ),
+    ("realm_engine_tenant_sequences_running", "Sequences of the tenant in the batch.", |load| {
+        load.sequences_running.into()
+    }),
+    (
+        "realm_engine_tenant_kv_blocks_used",
+        "KV blocks held by the tenant's running sequences.",
+        |load| load.kv_blocks_used.into(),
+    ),
+    (
+        "realm_engine_tenant_kv_blocks_cached",
+        "KV blocks that hold the tenant's finished prefixes.",
+        |load| load.kv_blocks_cached.into(),
+    ),
+];
+
+const COUNTERS: [(&str, &str, Read); 3] = [
+    ("realm_engine_tenant_prompt_tokens_total", "Prompt tokens of the tenant taken in.", |load| {
+        load.prompt_tokens_total
+    }),
+    (
+        "realm_engine_tenant_cached_tokens_total",
+        "Prompt tokens found in the tenant's own cache.",
+        |load| load.cached_tokens_total,
+    ),
+    ("realm_engine_tenant_generated_tokens_total", "Tokens generated for the tenant.", |load| {
+        load.generated_tokens_total
+    }),
+];
+
+/// Times of one tenant at one model.
+type ReadTimes = fn(TenantLoad) -> Distribution;
+
+const HISTOGRAMS: [(&str, &str, ReadTimes); 3] = [
+    ("realm_engine_tenant_queue_seconds", "From a sequence's arrival to its first step.", |load| {
+        load.queue
+    }),
+    (
+        "realm_engine_tenant_first_token_seconds",
+        "From a sequence's arrival to its first token.",
+        |load| load.first_token,
+    ),
+    (
+        "realm_engine_tenant_inter_token_seconds",
+        "Between one token of a sequence and the next.",
+        |load| load.inter_token,
+    ),
+];
+
+const LABELS: &[&str] = &["model", "tenant"];
+
+/// Lets Prometheus see what each tenant has had of each loaded model.
+pub(super) fn register(
+    engines: &Engines,
+    roster: &watch::Receiver<Arc<Roster>>,
+    metrics: &Metrics,
+) -> Result<(), MetricsError> {
+    let gauges = GAUGES.into_iter().map(|family| (FamilyKind::Gauge, family));
+    let counters = COUNTERS.into_iter().map(|family| (FamilyKind::Counter, family));
+    for (kind, (name, help, read)) in gauges.chain(counters) {
+        let family = Family { name, help, kind, labels: LABELS };
+        let (engines, roster) = (engines.clone(), roster.clone());
+        metrics.register(family, move || samples(&engines, &roster, |load| number(read(load))))?;
+    }
+    for (name, help, read) in HISTOGRAMS {
+        let family = Family { name, help, kind: FamilyKind::Histogram, labels: LABELS };
+        let (engines, roster) = (engines.clone(), roster.clone());
+        metrics.register(family, move || samples(&engines, &roster, |load| read(load).into()))?;
+    }
+    Ok(())
+}
+
+fn number(number: u64) -> SampleValue {
+    SampleValue::Number(number as f64)
+}
+
+/// Of tenants that still have a key: who was removed while a call of theirs came in is forgotten
+/// by their engine, and may be back in it once.
+fn samples(
+    engines: &Engines,
+    roster: &watch::Receiver<Arc<Roster>>,
+    read: impl Fn(TenantLoad) -> SampleValue,
+) -> Vec<Sample> {
+    let roster = roster.borrow().clone();
+    let known: HashSet<_> = roster.tenants().collect();
+    let loads = engines.tenants().into_iter().filter(|(_, tenant, _)| known.contains(tenant));
+    loads
+        .map(|(model, tenant, load)| {
+            Sample::new([model.to_string(), tenant.to_string()], read(load))
+        })
+        .collect()
+}
+
+/// What a tenant's programs have spent of something.
+type ReadSpent = fn(ProgramSpent) -> u64;
+
+const PROGRAMS: [(&str, &str, ReadSpent); 2] = [
+    (
+        "realm_program_fuel_total",
+        "Units of fuel that the tenant's programs have burnt, booked as calls end.",
+        |spent| spent.fuel,
+    ),
+    (
+        "realm_program_host_calls_total",
+        "Calls of the host by the tenant's programs, booked as calls end.",
+        |spent| spent.host_calls,
+    ),
+];
+
+/// Lets Prometheus see what each tenant's programs have spent.
+pub(super) fn register_programs(
+    runtime: &Arc<Runtime>,
+    metrics: &Metrics,
+) -> Result<(), MetricsError> {
+    for (name, help, read) in PROGRAMS {
+        let family = Family { name, help, kind: FamilyKind::Counter, labels: &["tenant"] };
+        let runtime = runtime.clone();
+        metrics.register(family, move || {
+            let spent = runtime.spent().into_iter();
+            spent
+                .map(|(tenant, spent)| Sample::new([tenant.to_string()], number(read(spent))))
+                .collect()
+        })?;
+    }
+    Ok(())
+}
