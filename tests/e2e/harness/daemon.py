@@ -95,6 +95,14 @@ class Daemon:
             self._process.wait()
             self._process = None
 
+    def pause(self) -> None:
+        """Stops the process where it is, as a machine that is suspended does."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets the process go on, to which no time seems to have passed."""
+        self._signal(signal.SIGCONT)
+
     def _signal(self, number: signal.Signals) -> None:
         # A process that has been waited for is nobody any more, and its number may be another's.
         if self._process is not None and self._process.poll() is None:
