@@ -201,3 +201,6 @@ async fn sleep_or_forever(until: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

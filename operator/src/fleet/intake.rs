@@ -244,3 +244,6 @@ pub(super) fn credentials(desired: &Desired, secrets: &BTreeMap<Name, Arc<[u8]>>
     });
     Credentials(opened.collect())
 }
+
+#[cfg(test)]
+mod tests;

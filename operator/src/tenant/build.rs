@@ -128,3 +128,6 @@ fn ready(parts: [&Finding; 3]) -> Finding {
         None => Finding::new("Ready", Truth::True, "Serving", "calls are served"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,12 @@ class Daemon:
             )
 
     @property
+    def pid(self) -> int:
+        """The number of the process while it runs."""
+        assert self._process is not None, f"{self.label} does not run"
+        return self._process.pid
+
+    @property
     def has_ended(self) -> bool:
         """Whether the process has ended by itself."""
         return self._process is not None and self._process.poll() is not None

@@ -112,6 +112,10 @@ class Plane:
         agent.start()
         return agent
 
+    def keep(self, daemon: Daemon) -> None:
+        """Ends a process with the others."""
+        self._daemons.append(daemon)
+
     def operator_flags(self) -> Sequence[str]:
         """What all operators share."""
         return ("--namespace", self.namespace, "--tenant-namespace", self.tenants)
