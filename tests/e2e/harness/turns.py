@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import defaultdict
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
@@ -36,7 +37,7 @@ class Turns:
         self._is_over = threading.Event()
         self._states: dict[Key, list[State]] = defaultdict(list)
         self._threads = [
-            threading.Thread(target=self._follow, args=(kind, *self._list(kind)))
+            threading.Thread(target=self._follow, args=(kind, self._list(kind)))
             for kind in PLURALS
         ]
 
@@ -63,11 +64,11 @@ class Turns:
     def _path(self, kind: str) -> str:
         return f"/apis/{API_VERSION}/namespaces/{self._namespace}/{PLURALS[kind]}"
 
-    def _list(self, kind: str) -> tuple[str]:
+    def _list(self, kind: str) -> str:
         answer = self._admin.http.get(self._path(kind)).json()
         for thing in answer["items"]:
             self._note(kind, thing)
-        return (answer["metadata"]["resourceVersion"],)
+        return str(answer["metadata"]["resourceVersion"])
 
     def _follow(self, kind: str, version: str) -> None:
         while not self._is_over.is_set():
@@ -87,6 +88,10 @@ class Turns:
             try:
                 for line in answer.iter_lines():
                     thing = json.loads(line)["object"]
+                    if thing.get("code") == HTTPStatus.GONE:
+                        # It has started anew. What turned and turned back meanwhile has another
+                        # time of its last transition.
+                        return self._list(kind)
                     assert "spec" in thing, thing
                     version = thing["metadata"]["resourceVersion"]
                     self._note(kind, thing)
