@@ -29,8 +29,7 @@ def crowd(plane: Plane, operator: Operator) -> Crowd:
     crowd = Crowd(plane, SIZE)
     crowd.start_agents(operator)
     crowd.create()
-    for kind in ("Model", "Tenant", "Pipeline"):
-        until(lambda kind=kind: not crowd.unready(kind), f"every {kind} is ready", within_s=WITHIN_S)
+    crowd.await_ready(WITHIN_S)
     return crowd
 
 

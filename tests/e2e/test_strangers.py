@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import httpx
 import pytest
 
@@ -32,6 +35,11 @@ def connections(operator: Operator) -> int:
     return operator.daemon.text().count("agent connected")
 
 
+def turned_away(operator: Operator) -> int:
+    """How often anybody was not."""
+    return operator.daemon.text().count("an agent was turned away")
+
+
 def pod(plane: Plane, name: str) -> Json:
     return plane.cluster.admin.get("pod", name, namespace=plane.namespace)
 
@@ -58,60 +66,59 @@ def made_up(_: Plane) -> str:
     return "eyJhbGciOiJub25lIn0.e30."
 
 
-#: Whose token, the node that it is shown for, the status of gRPC, and what the operator says.
+@dataclass(frozen=True)
+class Stranger:
+    """Somebody who shows a token that is not theirs."""
+
+    token: Callable[[Plane], str]
+    #: The node that it is shown for.
+    node: str
+    #: The status of gRPC, as it is printed.
+    code: str
+    #: Why, in the operator's words.
+    says: str
+
+
+NOT_PERMITTED = "The caller does not have permission"
+NOT_AUTHENTICATED = "The request does not have valid authentication credentials"
+
 STRANGERS = [
-    (of_another_node, "liar", "PermissionDenied", "its token is bound to `alpha`"),
-    (of_another_audience, "audience", "Unauthenticated", "the token is not valid"),
-    (unbound, "unbound", "Unauthenticated", "node-name"),
-    (of_another_account, "account", "Unauthenticated", "agents are `system:serviceaccount:"),
-    (made_up, "forger", "Unauthenticated", "the token is not valid"),
+    Stranger(of_another_node, "liar", NOT_PERMITTED, "its token is bound to `alpha`"),
+    Stranger(of_another_audience, "audience", NOT_AUTHENTICATED, "the token is not valid"),
+    Stranger(unbound, "unbound", NOT_AUTHENTICATED, "node-name"),
+    Stranger(of_another_account, "account", NOT_AUTHENTICATED, "agents are `system:serviceaccount"),
+    Stranger(made_up, "forger", NOT_AUTHENTICATED, "the token is not valid"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("token", "node", "code", "says"), STRANGERS, ids=[node for _, node, _, _ in STRANGERS]
-)
+@pytest.mark.parametrize("stranger", STRANGERS, ids=[each.node for each in STRANGERS])
 def test_a_stranger_is_refused_and_told_why_and_nobody_else_notices(
-    plane: Plane,
-    operator: Operator,
-    honest: Agent,
-    token: object,
-    node: str,
-    code: str,
-    says: str,
+    plane: Plane, operator: Operator, honest: Agent, stranger: Stranger
 ) -> None:
-    assert callable(token)
-    before = operator.daemon.text().count("an agent was turned away")
-    stranger = plane.agent(node, [operator], token=token(plane))
+    before = turned_away(operator)
+    agent = plane.agent(stranger.node, [operator], token=stranger.token(plane))
 
     def is_told() -> bool:
-        text = stranger.daemon.text()
-        return CODES[code] in text and says in text
+        text = agent.daemon.text()
+        return stranger.code in text and stranger.says in text
 
-    until(is_told, f"the stranger is refused with {code}", within_s=WITHIN_S)
-    stranger.daemon.close()
-    assert stranger.generations() == []
-    assert operator.daemon.text().count("an agent was turned away") > before
-    assert says in operator.daemon.text()
+    until(is_told, f"the stranger hears `{stranger.says}`", within_s=WITHIN_S)
+    agent.daemon.close()
+    assert agent.generations() == []
+    assert turned_away(operator) > before
+    assert stranger.says in operator.daemon.text()
     assert connections(operator) == 1
     assert "agent disconnected" not in operator.daemon.text()
     assert not honest.daemon.has_ended
 
 
-#: How a status of gRPC is printed.
-CODES = {
-    "PermissionDenied": "The caller does not have permission",
-    "Unauthenticated": "The request does not have valid authentication credentials",
-}
-
-
 def test_an_agent_without_a_token_says_so_and_does_not_come_to_the_door(
     plane: Plane, operator: Operator, honest: Agent
 ) -> None:
-    before = operator.daemon.text().count("an agent was turned away")
+    before = turned_away(operator)
     stranger = plane.agent("nobody", [operator], token="\n")
     until(lambda: 'reason="Token"' in stranger.daemon.text(), "there is no token to show")
     stranger.daemon.close()
-    assert operator.daemon.text().count("an agent was turned away") == before
+    assert turned_away(operator) == before
     assert not honest.daemon.has_ended
     assert httpx.get(operator.metrics).is_success

@@ -126,8 +126,7 @@ def writes(plane: Plane, operator: Operator) -> int:
 
 def settle(crowd: Crowd, operator: Operator) -> None:
     """Waits until every object is ready and nobody writes any more."""
-    for kind in ("Model", "Tenant", "Pipeline"):
-        until(lambda kind=kind: not crowd.unready(kind), f"{kind}s are ready", within_s=WITHIN_S)
+    crowd.await_ready(WITHIN_S)
     count, since = writes(crowd.plane, operator), time.monotonic()
     while time.monotonic() - since < STILL_S:
         time.sleep(0.5)

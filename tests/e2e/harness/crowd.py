@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 from harness.daemon import Daemon
 from harness.folder import Json
 from harness.plane import ACCOUNT, AUDIENCE, Operator, Plane
 from harness.resources import path_of
+from harness.wait import until
 
 #: Requests under way at once: enough that the API server is never waited for one by one.
 AT_ONCE = 8
@@ -88,9 +90,11 @@ class Crowd:
     def _create(self, thing: Json) -> None:
         namespace, kind = self.plane.tenants, thing["kind"]
         path = f"/api/v1/namespaces/{namespace}/secrets"
-        _taken(self.plane.cluster.admin.post(
-            path if kind == "Secret" else path_of(kind, namespace), thing
-        ))
+        _taken(
+            self.plane.cluster.admin.post(
+                path if kind == "Secret" else path_of(kind, namespace), thing
+            )
+        )
 
     def _models(self) -> Iterator[Json]:
         for index in range(self.size.models):
@@ -151,6 +155,14 @@ class Crowd:
             held = Held(int(generation), int(first) / 1e9, int(last) / 1e9)
             self._held[name, int(weight)] = held
         return self._held
+
+    def await_ready(self, within_s: float) -> None:
+        """Waits until every object is said to be ready."""
+        for kind in ("Model", "Tenant", "Pipeline"):
+            until(partial(self._all_ready, kind), f"every {kind} is ready", within_s=within_s)
+
+    def _all_ready(self, kind: str) -> bool:
+        return not self.unready(kind)
 
     def unready(self, kind: str) -> list[str]:
         """The objects of a kind whose newest generation is not said to be ready."""

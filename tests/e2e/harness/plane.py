@@ -89,8 +89,10 @@ class Plane:
         self.cluster.admin.apply(thing)
 
     def operator_user(self, name: str) -> User:
-        """Whom the API server sees in one operator: each is somebody of its own here, so that it
-        can be told who wrote what."""
+        """Whom the API server sees in one operator.
+
+        Each is somebody of its own here, so that it can be told who wrote what.
+        """
         user = self.cluster.user(name, OPERATOR_RULES)
         self.cluster.grant(name, OPERATOR_OWN_RULES, self.namespace)
         self.cluster.grant(name, SECRET_RULES, self.tenants)

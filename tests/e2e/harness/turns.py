@@ -6,7 +6,6 @@ import json
 import threading
 from collections import defaultdict
 from http import HTTPStatus
-from types import TracebackType
 from typing import Self
 
 import httpx
@@ -37,8 +36,7 @@ class Turns:
         self._is_over = threading.Event()
         self._states: dict[Key, list[State]] = defaultdict(list)
         self._threads = [
-            threading.Thread(target=self._follow, args=(kind, self._list(kind)))
-            for kind in PLURALS
+            threading.Thread(target=self._follow, args=(kind, self._list(kind))) for kind in PLURALS
         ]
 
     def __enter__(self) -> Self:
@@ -46,9 +44,7 @@ class Turns:
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_over.set()
         for thread in self._threads:
             thread.join()
