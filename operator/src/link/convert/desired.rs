@@ -71,6 +71,13 @@ impl Encoder {
     }
 }
 
+#[cfg(test)]
+impl Encoder {
+    pub(super) fn kept(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).tenants.len()
+    }
+}
+
 impl Encoded {
     fn tenant(&mut self, tenant: &Arc<DesiredTenant>) -> &Bytes {
         let place = Arc::as_ptr(tenant).addr();
