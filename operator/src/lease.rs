@@ -108,6 +108,7 @@ impl Contender {
                 output = work(term.clone()) => Some(output),
             };
             leading.send_replace(false);
+            candidate.end_term();
             if let Some(output) = ended {
                 return output;
             }
