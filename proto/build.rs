@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_transport(false)
         // Maps whose order is the order of their keys: equal states have equal bytes.
         .btree_map(".")
+        // Copied as a whole, and not byte by byte.
+        .bytes(".realm.link.v1.OperatorMessage.desired")
         // What is secret is never printed, and what a tenant says and hears is its own.
         .skip_debug([
             ".realm.link.v1.Credential",

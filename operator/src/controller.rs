@@ -50,10 +50,13 @@ pub(crate) trait Served: Kinded {
     /// What its status should say.
     fn build(&self, standing: &Standing, context: &Context, now: Timestamp) -> Self::Status;
 
-    /// What was known to be where when this status was written: nodes, and models of theirs.
-    fn recalled(&self) -> Vec<(String, Name)> {
+    /// What was known to be where when this status was written: nodes, and what they were to serve.
+    fn recalled(&self) -> Vec<(String, Option<Name>)> {
         Vec::new()
     }
+
+    /// Whether any node held the object when this status was written.
+    fn was_held(&self) -> bool;
 }
 
 /// Why an object could not be reconciled. It is tried again.
@@ -138,7 +141,7 @@ async fn release<K: Served>(
     context.throttle.forget(K::KIND, &name);
     context.fleet.tell(Command::Remove { kind: K::KIND, name }).await;
     if is_held {
-        return Ok(Action::await_change());
+        return Ok(Action::requeue(SWEEP));
     }
     apply::finalizer(&context.client, object, false).await.map_err(ReconcileError::Apply)?;
     Ok(Action::await_change())
@@ -184,7 +187,11 @@ async fn keep_in_step<K: Served>(store: Store<K>, context: Arc<Context>) {
     }
     for object in store.state() {
         for (node, model) in object.recalled() {
-            context.fleet.tell(Command::Recall { node, models: vec![model] }).await;
+            let models = model.into_iter().collect();
+            context.fleet.tell(Command::Recall { node, models }).await;
+        }
+        if object.was_held() {
+            context.fleet.tell(Command::Expect).await;
         }
         if let Ok(name) = Name::of(object.meta())
             && object.meta().deletion_timestamp.is_none()

@@ -6,6 +6,7 @@
 
 pub mod handle;
 mod intake;
+mod said;
 pub mod standing;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use tokio::{
 use self::{
     handle::{Command, Handle},
     intake::Nodes,
+    said::Said,
     standing::Snapshot,
 };
 use crate::{lease::Term, link::registry::Registry, metrics::FleetMetrics};
@@ -36,6 +38,7 @@ pub struct FleetLoop {
     registry: Registry,
     term: Term,
     nodes: Nodes,
+    said: Said,
     /// The generation of the spec that each object's newest demand came from.
     observed: BTreeMap<(Kind, Name), i64>,
     credentials: BTreeMap<Name, Arc<[u8]>>,
@@ -59,6 +62,7 @@ impl FleetLoop {
             registry,
             term,
             nodes: Nodes::new(started),
+            said: Said::default(),
             observed: BTreeMap::new(),
             credentials: BTreeMap::new(),
             commands,
@@ -138,6 +142,7 @@ impl FleetLoop {
                 self.nodes.recall(&node);
                 self.fleet.recall(&node, models);
             }
+            Command::Expect => self.nodes.expect(),
             Command::Labels { node, labels } => self.nodes.label(node, labels),
         }
     }
@@ -163,7 +168,9 @@ impl FleetLoop {
         // Before anybody is told, so that the Lease is behind the agents for as short as can be.
         self.term.given.send_modify(|given| given.doors = self.fleet.doors());
         self.publish(plans);
-        let next = standing::snapshot(&self.fleet, &self.observed, &views);
+        self.said.update(&views);
+        let is_settled = self.fleet.is_synced() && self.nodes.is_settled(began);
+        let next = standing::snapshot(&self.fleet, &self.observed, &self.said, is_settled);
         self.snapshot.send_if_modified(|last| {
             let next = next.sharing(last);
             let is_new = next != **last;
@@ -196,3 +203,6 @@ async fn sleep_or_forever(until: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,14 +115,18 @@ impl Contender {
             tracing::info!(first_generation = term.first_generation, "leading");
             leading.send_replace(true);
             let ended = tokio::select! {
-                output = work(term.clone()) => Some(output),
+                // A process that was stopped for longer than the Lease lets go before it does
+                // anything else.
+                biased;
                 error = self.hold(&mut candidate, &term) => {
                     let Err(error) = error;
                     tracing::warn!(error = &error as &dyn std::error::Error, "leading no more");
                     None
                 }
+                output = work(term.clone()) => Some(output),
             };
             leading.send_replace(false);
+            candidate.end_term();
             if let Some(output) = ended {
                 return output;
             }
@@ -159,12 +163,19 @@ impl Contender {
         loop {
             sleep(RETRY).await;
             let deadline = renewed_at + RENEW_DEADLINE;
+            let began = Instant::now();
+            if began >= deadline {
+                return Err(LeaseError::TimedOut { waited: RENEW_DEADLINE });
+            }
             let given = *term.given.borrow();
             let error = match timeout_at(deadline, self.attempt(candidate, given)).await {
-                Ok(Ok(Some(_))) => {
-                    renewed_at = Instant::now();
+                // Others count from when the API server wrote it, which is not before this one
+                // began to ask and may be long before it hears the answer.
+                Ok(Ok(Some(_))) if Instant::now() < deadline => {
+                    renewed_at = began;
                     continue;
                 }
+                Ok(Ok(Some(_))) => LeaseError::TimedOut { waited: RENEW_DEADLINE },
                 Ok(Ok(None)) => return Err(LeaseError::Taken { name: self.name.clone() }),
                 Ok(Err(error)) => error,
                 Err(_) => LeaseError::TimedOut { waited: RENEW_DEADLINE },

@@ -39,12 +39,16 @@ impl Served for Model {
         build::status(self, standing, &context.agent_selector, now)
     }
 
-    fn recalled(&self) -> Vec<(String, Name)> {
+    fn recalled(&self) -> Vec<(String, Option<Name>)> {
         let Ok(name) = Name::of(&self.metadata) else { return Vec::new() };
         let nodes = self.status.iter().flat_map(|status| &status.nodes);
+        let is_to_serve = |state| matches!(state, ModelNodeState::Ready | ModelNodeState::Loading);
         nodes
-            .filter(|node| matches!(node.state, ModelNodeState::Ready | ModelNodeState::Loading))
-            .map(|node| (node.name.clone(), name.clone()))
+            .map(|node| (node.name.clone(), is_to_serve(node.state).then(|| name.clone())))
             .collect()
+    }
+
+    fn was_held(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| !status.nodes.is_empty())
     }
 }

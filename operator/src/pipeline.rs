@@ -35,4 +35,9 @@ impl Served for Pipeline {
     fn build(&self, standing: &Standing, _: &Context, now: Timestamp) -> PipelineStatus {
         build::status(self, standing, now)
     }
+
+    /// Its status says only which models are served, as theirs do.
+    fn was_held(&self) -> bool {
+        false
+    }
 }

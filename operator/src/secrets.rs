@@ -26,6 +26,12 @@ use crate::fleet::handle::{Command, Handle};
 /// Longest content of one Secret, as Kubernetes has it.
 const SECRET_BYTES_MAX: usize = 1 << 20;
 
+/// Refusals in a row before the first list after which a namespace is one that may not be read. An
+/// API server that starts refuses everybody for a moment, before it knows any Role; with the pauses
+/// between these it has had more than five seconds, and a wrong answer would shut every door of the
+/// namespace.
+const REFUSALS_MAX: u32 = 4;
+
 /// Follows the Secrets of `namespaces` for as long as this operator leads.
 pub(crate) async fn run(client: Client, namespaces: BTreeSet<String>, fleet: Handle) {
     // The last namespace whose first list is there, or was refused, says that all are known.
@@ -36,8 +42,14 @@ pub(crate) async fn run(client: Client, namespaces: BTreeSet<String>, fleet: Han
     }
     let watches = namespaces.into_iter().map(|namespace| {
         let api = Api::namespaced(client.clone(), &namespace);
-        Watched { namespace, fleet: fleet.clone(), listed: listed.clone(), has_listed: false }
-            .follow(api)
+        Watched {
+            namespace,
+            fleet: fleet.clone(),
+            listed: listed.clone(),
+            has_listed: false,
+            refusals: 0,
+        }
+        .follow(api)
     });
     join_all(watches).await;
 }
@@ -48,6 +60,7 @@ struct Watched {
     fleet: Handle,
     listed: Arc<Barrier>,
     has_listed: bool,
+    refusals: u32,
 }
 
 impl Watched {
@@ -99,6 +112,11 @@ impl Watched {
         if let watcher::Error::InitialListFailed(kube::Error::Api(status)) = error
             && status.code == 403
         {
+            self.refusals = self.refusals.saturating_add(1);
+            if self.refusals < REFUSALS_MAX {
+                tracing::debug!(namespace, "Secrets cannot be read yet");
+                return;
+            }
             tracing::warn!(namespace, "Secrets cannot be read; its tenants have no keys");
             self.listed().await;
             return;

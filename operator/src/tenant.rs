@@ -38,4 +38,8 @@ impl Served for Tenant {
     fn build(&self, standing: &Standing, context: &Context, now: Timestamp) -> TenantStatus {
         build::status(self, standing, &context.secret_namespaces, now)
     }
+
+    fn was_held(&self) -> bool {
+        build::was_held(self.status.as_ref())
+    }
 }

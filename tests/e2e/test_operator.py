@@ -190,3 +190,53 @@ def test_a_deleted_object_goes_when_the_agents_have_let_go(plane: Plane) -> None
         "delete", "tenant", "brief", "--namespace", plane.tenants, "--timeout=30s"
     )
     assert done.returncode == 0, done.stderr
+
+
+def events_of(plane: Plane, name: str) -> list[tuple[str, str]]:
+    """What was told of an object, by type and reason, oldest first; repeats as often as told."""
+    items = plane.cluster.admin.get("events.events.k8s.io", namespace=plane.tenants)["items"]
+    of_object = [each for each in items if each["regarding"]["name"] == name]
+    of_object.sort(key=lambda each: str(each["eventTime"]))
+    told = []
+    for each in of_object:
+        times = each.get("series", {}).get("count", 1)
+        told += [(each["type"], each["reason"])] * times
+    return told
+
+
+def status_writes(plane: Plane, operator: Operator, name: str) -> int:
+    """How often the operator has written the status of an object."""
+    refs = [write["objectRef"] for write in plane.cluster.writes(operator.name)]
+    return sum(ref.get("subresource") == "status" and ref.get("name") == name for ref in refs)
+
+
+@pytest.mark.usefixtures("served")
+def test_a_turn_is_told_by_one_event(plane: Plane) -> None:
+    plane.apply("Tenant", "told", {"models": [{"name": "nowhere"}]})
+    plane.await_condition("tenant", "told", "False", within_s=90.0)
+    plane.apply("Tenant", "told", {"models": [{"name": "smollm2"}], "weight": 3})
+    plane.await_condition("tenant", "told", "True")
+    until(lambda: ("Normal", "Serving") in events_of(plane, "told"), "the turn is told")
+    told = events_of(plane, "told")
+    assert [each for each in told if each[1] != "Preparing" and each[1] != "NoAgents"] == [
+        ("Warning", "UnknownModel"),
+        ("Normal", "Serving"),
+    ]
+
+
+@pytest.mark.usefixtures("served")
+def test_what_changes_no_status_writes_none(plane: Plane, operator: Operator) -> None:
+    plane.apply("Tenant", "quiet", {"models": [{"name": "smollm2"}]})
+    plane.apply("Tenant", "loud", {"models": [{"name": "smollm2"}]})
+    for name in ("quiet", "loud"):
+        plane.await_condition("tenant", name, "True", within_s=90.0)
+    before = status_writes(plane, operator, "quiet")
+    done = plane.cluster.admin.kubectl(
+        *("annotate", "tenant", "quiet", "--namespace", plane.tenants, "example.com/note=x")
+    )
+    assert done.returncode == 0, done.stderr
+    # A write that comes later and is seen says that the first was not going to be.
+    loud = status_writes(plane, operator, "loud")
+    plane.apply("Tenant", "loud", {"models": [{"name": "smollm2"}], "weight": 9})
+    until(lambda: status_writes(plane, operator, "loud") > loud, "the later change is written")
+    assert status_writes(plane, operator, "quiet") == before

@@ -76,9 +76,9 @@ impl Figures {
         };
         let figures = self.clone();
         let read = move || {
-            let sample = |outcome: Outcome| Sample {
-                labels: vec![outcome.label().to_owned()],
-                value: figures.of(outcome).load(Ordering::Relaxed) as f64,
+            let sample = |outcome: Outcome| {
+                let calls = figures.of(outcome).load(Ordering::Relaxed);
+                Sample::new([outcome.label().to_owned()], calls as f64)
             };
             Outcome::ALL.into_iter().map(sample).collect()
         };

@@ -63,9 +63,8 @@ impl Hold {
         let held = self.subscribe();
         let read = move || {
             let held = held.borrow();
-            let sample = |(model, calls): (&ModelName, &u32)| Sample {
-                labels: vec![model.to_string()],
-                value: f64::from(*calls),
+            let sample = |(model, calls): (&ModelName, &u32)| {
+                Sample::new([model.to_string()], f64::from(*calls))
             };
             held.iter().map(sample).collect()
         };

@@ -47,6 +47,10 @@ impl Engine for GivenUp {
         Err(Refusal::Internal)
     }
 
+    fn draw_seed(&self) -> u64 {
+        0
+    }
+
     fn load(&self) -> EngineLoad {
         EngineLoad { failed: true, ..EngineLoad::default() }
     }

@@ -28,6 +28,8 @@ pub enum Command {
     Synced(Kind),
     /// The node held these models when the last leader wrote it down.
     Recall { node: String, models: Vec<Name> },
+    /// Some node held something when the last leader wrote it down.
+    Expect,
     /// The labels of a node; none once it is gone.
     Labels { node: String, labels: Option<BTreeMap<String, String>> },
 }
@@ -63,7 +65,7 @@ impl Handle {
         self.snapshot.borrow().clone()
     }
 
-    /// Whether a node still says that it holds the object.
+    /// Whether a node still says that it holds the object, or has yet to say.
     pub fn is_held(&self, kind: Kind, name: &Name) -> bool {
         self.snapshot.borrow().is_held(kind, name)
     }

@@ -27,6 +27,10 @@ const LOST_AFTER: Duration = Duration::from_secs(45);
 /// some of their networks take a while.
 const RECALLED_LOST_AFTER: Duration = Duration::from_mins(2);
 
+/// How long a new leader says nothing of objects while agents that the last one knew are on their
+/// way: thirty seconds between two of their tries at most, and five for each step of a connection.
+const SETTLE_WAIT: Duration = Duration::from_secs(45);
+
 /// Every node that the fleet knows, and since when it is away.
 #[derive(Debug)]
 pub(super) struct Nodes {
@@ -34,11 +38,21 @@ pub(super) struct Nodes {
     /// Whether the doors of the last leader may still come back without any node being recalled.
     awaits_doors: bool,
     known: BTreeMap<String, Away>,
+    settling: Settling,
     labels: BTreeMap<String, BTreeMap<String, String>>,
     /// Nodes whose labels changed since the last turn.
     relabelled: BTreeSet<String>,
     /// What each node said by the last turn.
     heard: BTreeMap<String, Heard>,
+}
+
+/// Who has to be heard before what nodes say is the whole of it.
+#[derive(Debug, Default)]
+struct Settling {
+    awaited: BTreeSet<String>,
+    /// Whether anybody has to be heard at all.
+    is_anybody: bool,
+    has_ended: bool,
 }
 
 /// Whether a node is away, and when it is lost.
@@ -55,11 +69,12 @@ struct Heard {
 }
 
 impl Nodes {
-    pub(super) const fn new(started: Instant) -> Self {
+    pub(super) fn new(started: Instant) -> Self {
         Self {
             started,
             awaits_doors: true,
             known: BTreeMap::new(),
+            settling: Settling::default(),
             labels: BTreeMap::new(),
             relabelled: BTreeSet::new(),
             heard: BTreeMap::new(),
@@ -70,6 +85,26 @@ impl Nodes {
     pub(super) fn recall(&mut self, node: &str) {
         let lost_at = self.started + RECALLED_LOST_AFTER;
         self.known.entry(node.to_owned()).or_insert(Away::LostAt(lost_at));
+        self.settling.awaited.insert(node.to_owned());
+    }
+
+    /// Waits for any node, since one held something before this leader's time.
+    pub(super) const fn expect(&mut self) {
+        self.settling.is_anybody = true;
+    }
+
+    /// Whether every node that held something before this leader's time has been heard by the last
+    /// turn, or waited for. Once it is so it stays so.
+    pub(super) fn is_settled(&mut self, now: Instant) -> bool {
+        let Settling { awaited, is_anybody, has_ended } = &mut self.settling;
+        awaited.retain(|node| {
+            let heard = self.heard.get(node);
+            heard.is_none_or(|heard| heard.report.is_none())
+        });
+        let is_anybody_heard = self.heard.values().any(|heard| heard.report.is_some());
+        *has_ended |= now >= self.started + SETTLE_WAIT
+            || (awaited.is_empty() && (is_anybody_heard || !*is_anybody));
+        *has_ended
     }
 
     pub(super) fn label(&mut self, node: String, labels: Option<BTreeMap<String, String>>) {
@@ -80,14 +115,15 @@ impl Nodes {
         self.relabelled.insert(node);
     }
 
-    /// When the next node is lost, or the doors are that no node has come back to be.
+    /// When the next node is lost, or those that are waited for have had their time.
     pub(super) fn due(&self) -> Option<Instant> {
-        let doors = self.awaits_doors.then(|| self.started + RECALLED_LOST_AFTER);
+        let doors_at = self.awaits_doors.then(|| self.started + RECALLED_LOST_AFTER);
+        let settles_at = (!self.settling.has_ended).then(|| self.started + SETTLE_WAIT);
         let lost_at = self.known.values().filter_map(|away| match away {
             Away::No => None,
             Away::LostAt(at) => Some(*at),
         });
-        lost_at.chain(doors).min()
+        lost_at.chain(doors_at).chain(settles_at).min()
     }
 
     /// Tells the fleet what is new of the nodes in `views`. Gives those that are lost.
@@ -218,3 +254,6 @@ pub(super) fn credentials(desired: &Desired, secrets: &BTreeMap<Name, Arc<[u8]>>
     });
     Credentials(opened.collect())
 }
+
+#[cfg(test)]
+mod tests;

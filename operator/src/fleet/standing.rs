@@ -10,16 +10,16 @@ use realm_plan::{
     desired::{Sha256, Stage},
 };
 
-use crate::link::{
-    registry::NodeView,
-    report::{Failure, ModelFacts, ModelPhase, Phase, Report},
-};
+use super::said::Said;
+use crate::link::report::{Failure, ModelFacts, ModelPhase};
 
 /// Every object's standing, and what nodes still hold. Whole, and never changed once it is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     standings: BTreeMap<(Kind, Name), Arc<Standing>>,
     held: BTreeSet<(Kind, Name)>,
+    /// Whether every agent that was there before this leader has been heard, or waited for.
+    is_settled: bool,
 }
 
 /// What became of one object.
@@ -90,19 +90,6 @@ pub struct Tally {
     pub failure: Option<(String, Failure)>,
 }
 
-impl Tally {
-    fn count(&mut self, node: &str, phase: &Phase) {
-        match phase {
-            Phase::Pending => self.pending = self.pending.saturating_add(1),
-            Phase::Ready => self.ready = self.ready.saturating_add(1),
-            Phase::Failed(failure) => {
-                self.failed = self.failed.saturating_add(1);
-                self.failure.get_or_insert_with(|| (node.to_owned(), failure.clone()));
-            }
-        }
-    }
-}
-
 impl Snapshot {
     /// Every object's standing.
     pub fn standings(&self) -> impl Iterator<Item = (Kind, &Name, &Standing)> {
@@ -114,7 +101,7 @@ impl Snapshot {
     }
 
     pub(super) fn is_held(&self, kind: Kind, name: &Name) -> bool {
-        self.held.contains(&(kind, name.clone()))
+        !self.is_settled || self.held.contains(&(kind, name.clone()))
     }
 
     /// The same, with every standing that did not change shared with `last`, so that a change is
@@ -148,12 +135,13 @@ impl Snapshot {
 pub(super) fn snapshot(
     fleet: &Fleet,
     observed: &BTreeMap<(Kind, Name), i64>,
-    views: &BTreeMap<String, NodeView>,
+    said: &Said,
+    is_settled: bool,
 ) -> Snapshot {
-    let said = Said::of(views);
     let mut standings = BTreeMap::new();
-    // Before the first plan nothing is known, and "nothing" must not be written into a status.
-    if fleet.is_synced() {
+    // Before the first plan nothing is known, and "nothing" must not be written into a status; nor
+    // must what is true only because the agents of the last leader are still on their way.
+    if fleet.is_synced() && is_settled {
         for ((kind, name), generation) in observed {
             let standing = Standing {
                 generation: *generation,
@@ -163,112 +151,5 @@ pub(super) fn snapshot(
             standings.insert((*kind, name.clone()), Arc::new(standing));
         }
     }
-    Snapshot { standings, held: said.held }
-}
-
-/// What all connected nodes say, object by object.
-#[derive(Default)]
-struct Said {
-    models: BTreeMap<Name, ModelStanding>,
-    tenants: BTreeMap<Name, TenantSaid>,
-    pipelines: BTreeMap<Name, Tally>,
-    held: BTreeSet<(Kind, Name)>,
-}
-
-#[derive(Default)]
-struct TenantSaid {
-    tally: Tally,
-    programs: BTreeSet<Sha256>,
-}
-
-impl Said {
-    fn of(views: &BTreeMap<String, NodeView>) -> Self {
-        let mut said = Self::default();
-        for (node, view) in views {
-            if let Some(report) = view.report.as_ref().filter(|_| view.is_connected) {
-                said.take(node, report);
-            }
-        }
-        said
-    }
-
-    fn take(&mut self, node: &str, report: &Report) {
-        let Report { generation: _, models, tenants, pipelines } = report;
-        for model in models {
-            self.held.insert((Kind::Model, model.name.clone()));
-            let standing = self.models.entry(model.name.clone()).or_default();
-            // Those of a whole file before those of a header.
-            let is_verified = |facts: &ModelFacts| facts.sha256.is_some();
-            if let Some(facts) = &model.facts
-                && standing
-                    .facts
-                    .as_ref()
-                    .is_none_or(|known| !is_verified(known) && is_verified(facts))
-            {
-                standing.facts = Some(facts.clone());
-            }
-            let on_node =
-                ModelOnNode { is_to_load: false, stage: model.stage, phase: model.phase.clone() };
-            standing.nodes.insert(node.to_owned(), on_node);
-        }
-        for tenant in tenants {
-            self.held.insert((Kind::Tenant, tenant.name.clone()));
-            let said = self.tenants.entry(tenant.name.clone()).or_default();
-            said.tally.count(node, &tenant.phase);
-            said.programs.extend(tenant.program);
-        }
-        for pipeline in pipelines {
-            self.held.insert((Kind::Pipeline, pipeline.name.clone()));
-            self.pipelines.entry(pipeline.name.clone()).or_default().count(node, &pipeline.phase);
-        }
-    }
-
-    fn of_object(&self, fleet: &Fleet, kind: Kind, name: &Name) -> Standings {
-        match kind {
-            Kind::Model => Standings::Model(self.model(fleet, name)),
-            Kind::Tenant => Standings::Tenant(self.tenant(fleet, name)),
-            Kind::Pipeline => Standings::Pipeline(self.pipeline(fleet, name)),
-            Kind::Secret => Standings::Secret,
-        }
-    }
-
-    fn model(&self, fleet: &Fleet, name: &Name) -> ModelStanding {
-        let mut standing = self.models.get(name).cloned().unwrap_or_default();
-        standing.replicas = fleet.replicas(name);
-        standing.estimate = fleet.estimate(name).copied();
-        standing.claimed = fleet.claimed(name).copied();
-        for node in fleet.nodes_of(name) {
-            if let Some(on_node) = standing.nodes.get_mut(node) {
-                on_node.is_to_load = true;
-            }
-        }
-        standing
-    }
-
-    fn tenant(&self, fleet: &Fleet, name: &Name) -> TenantStanding {
-        let said = self.tenants.get(name);
-        let programs = said.map(|said| &said.programs);
-        let program = programs.filter(|programs| programs.len() == 1);
-        TenantStanding {
-            keys: fleet.keys_of(name),
-            doors: fleet.doors(),
-            tally: said.map(|said| said.tally.clone()).unwrap_or_default(),
-            program: program.and_then(|programs| programs.first().copied()),
-        }
-    }
-
-    fn pipeline(&self, fleet: &Fleet, name: &Name) -> PipelineStanding {
-        let models = fleet.models_of_pipeline(name).iter();
-        PipelineStanding {
-            tally: self.pipelines.get(name).cloned().unwrap_or_default(),
-            models_missing: models.filter(|model| !self.is_served(model)).cloned().collect(),
-        }
-    }
-
-    fn is_served(&self, model: &Name) -> bool {
-        let standing = self.models.get(model);
-        standing.is_some_and(|standing| {
-            standing.nodes.values().any(|node| node.stage == Some(Stage::Load))
-        })
-    }
+    Snapshot { standings, held: said.held(), is_settled }
 }

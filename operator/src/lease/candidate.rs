@@ -53,6 +53,12 @@ impl Candidate {
         }
     }
 
+    /// Ends the term that is held. What it has given out may be more than the Lease says, and the
+    /// next one starts beyond its reserve even where nobody led in between.
+    pub(super) const fn end_term(&mut self) {
+        self.first_generation = None;
+    }
+
     /// What to do, by what this term has given out.
     pub(super) fn step(&mut self, given: Given, clock: Timestamp, now: Instant) -> Step {
         let held = self.seen.as_ref().map(|seen| &seen.record);
@@ -174,6 +180,17 @@ mod tests {
         let mut b = candidate("b");
         assert!(server.attempt(&mut b, 0, now).is_none());
         assert!(server.attempt(&mut b, 0, now + DURATION).is_some());
+    }
+
+    #[test]
+    fn whoever_leads_again_without_anybody_in_between_starts_a_new_term() {
+        let (mut server, now) = (Server::default(), Instant::now());
+        let mut a = candidate("a");
+        let first = server.attempt(&mut a, 0, now).unwrap();
+        assert_eq!(server.attempt(&mut a, 0, now), Some(first), "the same term goes on");
+        a.end_term();
+        let second = server.attempt(&mut a, 0, now).unwrap();
+        assert!(second > first + GENERATIONS_RESERVED - 1, "{second} is not beyond the reserve");
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod desired;
 mod report;
 mod supply;
 
-pub(super) use desired::desired_to;
+pub(super) use desired::Encoder;
 pub(super) use report::{refused_from, report_from};
 pub(super) use supply::{hello_from, supply_from};
 

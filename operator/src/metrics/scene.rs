@@ -239,13 +239,19 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::{fleet::FleetLoop, lease::Term, link::supply::Credentials, metrics::Metrics};
+    use crate::{
+        fleet::FleetLoop,
+        lease::{Given, Term},
+        link::supply::Credentials,
+        metrics::Metrics,
+    };
 
     #[tokio::test]
     async fn a_leader_tells_of_every_node_and_one_that_leads_no_more_of_none() {
         let (metrics, nodes) = (Metrics::new().unwrap(), Registry::new());
         nodes.set_credentials("alpha", Arc::new(Credentials::default())).unwrap();
-        let term = Term { first_generation: 1, newest_generation: Arc::new(watch::Sender::new(0)) };
+        let given = Arc::new(watch::Sender::new(Given::default()));
+        let term = Term { first_generation: 1, doors: 0, given };
         let (_fleet, handle) = FleetLoop::new(term, nodes.clone(), metrics.fleet.clone());
         metrics.lead();
         metrics.follow(nodes, handle);

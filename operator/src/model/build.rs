@@ -200,3 +200,6 @@ fn node(name: &str, on_node: &ModelOnNode) -> ModelNode {
         message: failure.map(|failure| failure.message.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,3 +46,6 @@ fn models(pipeline: &PipelineStanding) -> Finding {
     let message = format!("no agent serves {}", missing.join(", "));
     Finding::new("ModelsReady", Truth::False, "ModelNotServed", message)
 }
+
+#[cfg(test)]
+mod tests;

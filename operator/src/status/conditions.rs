@@ -143,4 +143,35 @@ mod tests {
         let [done] = ready(Truth::True, "Serving").try_into().unwrap();
         assert_eq!(progress(&done, true), None);
     }
+
+    /// What is written in CamelCase between quotes in a source file: types of conditions and
+    /// reasons.
+    fn words(source: &str) -> impl Iterator<Item = &str> {
+        let (code, _) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
+        let quoted = code.split('"').skip(1).step_by(2);
+        quoted.filter(|text| {
+            let is_camel = text.chars().all(|c| c.is_ascii_alphanumeric());
+            is_camel && text.starts_with(|c: char| c.is_ascii_uppercase())
+        })
+    }
+
+    #[test]
+    fn every_condition_and_every_reason_is_in_the_document() {
+        let document = include_str!("../../README.md");
+        let sources = [
+            include_str!("conditions.rs"),
+            include_str!("../model/build.rs"),
+            include_str!("../tenant/build.rs"),
+            include_str!("../pipeline/build.rs"),
+            include_str!("../../plan/src/problem.rs"),
+        ];
+        let said: Vec<&str> = sources.into_iter().flat_map(words).collect();
+        assert!(said.contains(&"DoesNotFit") && said.contains(&"ModelsGranted"), "{said:?}");
+        let missing: Vec<&str> = said
+            .into_iter()
+            .filter(|word| !matches!(*word, "True" | "False" | "Unknown"))
+            .filter(|word| !document.contains(&format!("`{word}`")))
+            .collect();
+        assert_eq!(missing, Vec::<&str>::new(), "operator/README.md does not say what they mean");
+    }
 }

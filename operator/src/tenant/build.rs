@@ -18,6 +18,9 @@ const OF_KEYS: [Reason; 3] = [Reason::UnknownSecret, Reason::InvalidKey, Reason:
 /// Reasons that `ModelsGranted` tells of.
 const OF_MODELS: [Reason; 2] = [Reason::UnknownModel, Reason::ModelNotShared];
 
+/// The reason that says no node has the tenant.
+const NO_AGENTS: &str = "NoAgents";
+
 pub(super) fn status(
     tenant: &Tenant,
     standing: &Standing,
@@ -86,6 +89,13 @@ fn keys(
     })
 }
 
+/// Whether a node had the tenant when this was written.
+pub(super) fn was_held(status: Option<&TenantStatus>) -> bool {
+    let conditions = status.into_iter().flat_map(|status| &status.conditions);
+    let mut of_program = conditions.filter(|condition| condition.type_ == "ProgramReady");
+    of_program.any(|condition| condition.reason != NO_AGENTS)
+}
+
 fn program(tally: &Tally) -> Finding {
     let Tally { ready, pending, failed, failure } = tally;
     if let Some((node, Failure { reason, message })) = failure {
@@ -94,7 +104,7 @@ fn program(tally: &Tally) -> Finding {
     }
     let message = format!("on {ready} of {} nodes", ready.saturating_add(*pending));
     match (*ready, *pending) {
-        (0, 0) => Finding::new("ProgramReady", Truth::Unknown, "NoAgents", "no agent is connected"),
+        (0, 0) => Finding::new("ProgramReady", Truth::Unknown, NO_AGENTS, "no agent is connected"),
         (_, 0) => Finding::new("ProgramReady", Truth::True, "Ready", message),
         _ => Finding::new("ProgramReady", Truth::False, "Preparing", message),
     }
@@ -119,3 +129,6 @@ fn ready(parts: [&Finding; 3]) -> Finding {
         None => Finding::new("Ready", Truth::True, "Serving", "calls are served"),
     }
 }
+
+#[cfg(test)]
+mod tests;

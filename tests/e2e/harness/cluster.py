@@ -5,9 +5,11 @@ There are no containers: nodes are hollow, and the pods on them only report that
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Self
@@ -28,6 +30,14 @@ ISSUER = "https://kubernetes.default.svc"
 #: A socket in the cluster's folder, for etcd asks nobody who they are. Relative, for a socket's
 #: path has at most 107 bytes.
 ETCD = "unix://etcd.sock"
+
+#: Every write is noted, with who it was.
+AUDIT = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "verbs": ["create", "update", "patch", "delete"]}],
+}
 
 RBAC = "rbac.authorization.k8s.io"
 
@@ -63,8 +73,29 @@ class Cluster:
 
     def _start(self) -> None:
         self._run("etcd", *_etcd_flags())
-        self._run("kube-apiserver", f"--etcd-servers={ETCD}", *self._api_server_flags())
+        flags = (f"--etcd-servers={ETCD}", *self._api_server_flags())
+        self._api_server = self._run("kube-apiserver", *flags)
+        self.await_ready()
+
+    def await_ready(self) -> None:
+        """Waits until the API server answers."""
         self._wait_for(self._is_ready, "the API server is ready")
+
+    @contextmanager
+    def without_api_server(self) -> Iterator[None]:
+        """Nobody answers within the block; what is stored stays. Ready again behind it."""
+        self._api_server.kill()
+        try:
+            yield
+        finally:
+            self._api_server.start()
+            self.await_ready()
+
+    def writes(self, user: str) -> Sequence[Json]:
+        """What somebody has written, oldest first: `verb`, `objectRef` and more of each."""
+        lines = (self._folder / "audit.log").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        return [event for event in events if event["user"]["username"] == user]
 
     def _run(self, name: str, *flags: str, label: str | None = None) -> Daemon:
         daemon = Daemon(self._folder, name, *flags, label=label)
@@ -74,6 +105,8 @@ class Cluster:
 
     def _api_server_flags(self) -> Sequence[str]:
         serving = self._authority.issue_cert("127.0.0.1")
+        policy = self._folder / "audit.yaml"
+        policy.write_text(json.dumps(AUDIT))
         signing = self._pem("signing.key", self._authority.issue_cert("tokens").private_key_pem)
         return (
             "--bind-address=127.0.0.1",
@@ -92,6 +125,8 @@ class Cluster:
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged",
+            f"--audit-policy-file={policy}",
+            f"--audit-log-path={self._folder / 'audit.log'}",
         )
 
     def _pem(self, name: str, *blobs: trustme.Blob) -> Path:
@@ -184,12 +219,19 @@ class Cluster:
         """A token of the pod's service account, as its kubelet asks for it."""
         name, namespace, uid = (pod["metadata"][key] for key in ("name", "namespace", "uid"))
         bound = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
+        return self._token(account, namespace, {"audiences": [audience], "boundObjectRef": bound})
+
+    def unbound_token(self, account: str, namespace: str, audience: str) -> str:
+        """A token of the account that is nobody's in particular."""
+        return self._token(account, namespace, {"audiences": [audience]})
+
+    def _token(self, account: str, namespace: str, spec: Json) -> str:
         answer = self.admin.post(
             f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
             {
                 "apiVersion": "authentication.k8s.io/v1",
                 "kind": "TokenRequest",
-                "spec": {"audiences": [audience], "boundObjectRef": bound},
+                "spec": spec,
             },
         )
         assert answer.status_code == HTTPStatus.CREATED, answer.text

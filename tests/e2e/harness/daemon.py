@@ -65,6 +65,12 @@ class Daemon:
             )
 
     @property
+    def pid(self) -> int:
+        """The number of the process while it runs."""
+        assert self._process is not None, f"{self.label} does not run"
+        return self._process.pid
+
+    @property
     def has_ended(self) -> bool:
         """Whether the process has ended by itself."""
         return self._process is not None and self._process.poll() is not None
@@ -94,6 +100,14 @@ class Daemon:
             self._signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def pause(self) -> None:
+        """Stops the process where it is, as a machine that is suspended does."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets the process go on, to which no time seems to have passed."""
+        self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
         # A process that has been waited for is nobody any more, and its number may be another's.

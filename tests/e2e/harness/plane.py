@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.cluster import Cluster
 from harness.daemon import Daemon
 from harness.folder import Json, new_key
+from harness.user import User
 from harness.wait import until
 from realm_client import Client
 
@@ -82,16 +83,23 @@ class Plane:
         self.tenants = tenants
         self._daemons: list[Daemon] = []
         self._keys: dict[str, str] = {}
-        self._user = cluster.user("realm-operator", OPERATOR_RULES)
-        cluster.grant("realm-operator", OPERATOR_OWN_RULES, self.namespace)
-        cluster.grant("realm-operator", SECRET_RULES, self.tenants)
-        cluster.admin.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ServiceAccount",
-                "metadata": {"name": ACCOUNT, "namespace": self.namespace},
-            }
-        )
+        self.account(ACCOUNT)
+
+    def account(self, name: str) -> None:
+        """A service account beside the agents."""
+        metadata = {"name": name, "namespace": self.namespace}
+        thing = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+        self.cluster.admin.apply(thing)
+
+    def operator_user(self, name: str) -> User:
+        """Whom the API server sees in one operator.
+
+        Each is somebody of its own here, so that it can be told who wrote what.
+        """
+        user = self.cluster.user(name, OPERATOR_RULES)
+        self.cluster.grant(name, OPERATOR_OWN_RULES, self.namespace)
+        self.cluster.grant(name, SECRET_RULES, self.tenants)
+        return user
 
     def operator(self, name: str) -> Operator:
         """A running operator."""
@@ -100,21 +108,30 @@ class Plane:
         operator.start()
         return operator
 
-    def agent(self, node: str, operators: Sequence[Operator]) -> Agent:
-        """A running agent on a node of its own."""
+    def agent(self, node: str, operators: Sequence[Operator], token: str | None = None) -> Agent:
+        """A running agent on a node of its own; with `token` it shows that one."""
         agent = Agent(self, node, operators)
+        if token is not None:
+            agent.token.write_text(token)
         self._daemons.append(agent.daemon)
         agent.start()
         return agent
+
+    def keep(self, daemon: Daemon) -> None:
+        """Ends a process with the others."""
+        self._daemons.append(daemon)
 
     def operator_flags(self) -> Sequence[str]:
         """What all operators share."""
         return ("--namespace", self.namespace, "--tenant-namespace", self.tenants)
 
-    @property
-    def kubeconfig(self) -> Path:
-        """The operators' own."""
-        return self._user.kubeconfig
+    def leader(self) -> str:
+        """Who holds the Lease."""
+        return str(self.lease()["spec"].get("holderIdentity") or "")
+
+    def lease(self) -> Json:
+        """By which operators agree on one leader."""
+        return self.cluster.admin.get("lease", "realm-operator", namespace=self.namespace)
 
     def trust(self) -> Path:
         """The bundle that agents trust, once an operator has published it."""
@@ -136,6 +153,18 @@ class Plane:
         metadata = {"name": name, "namespace": self.tenants}
         thing = {"apiVersion": "realm.dev/v1alpha1", "kind": kind, "metadata": metadata}
         self.cluster.admin.apply(thing | {"spec": spec})
+
+    def pod(self, name: str, node: str, account: str) -> Json:
+        """A pod of the account on a node, which nobody runs."""
+        metadata = {"name": name, "namespace": self.namespace}
+        spec = {
+            "nodeName": node,
+            "serviceAccountName": account,
+            "containers": [{"name": "agent", "image": "realm-agent"}],
+        }
+        admin = self.cluster.admin
+        admin.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        return admin.get("pod", name, namespace=self.namespace)
 
     def key(self, tenant: str) -> str:
         """The tenant's key, in a Secret of its own."""
@@ -205,6 +234,7 @@ class Operator:
 
     def __init__(self, plane: Plane, name: str) -> None:
         self.name = name
+        user = plane.operator_user(name)
         self.port = free_port()
         self.metrics = f"http://127.0.0.1:{(metrics := free_port())}/metrics"
         self.daemon = Daemon(
@@ -216,7 +246,10 @@ class Operator:
             *("--link-name", "localhost"),
             *("--metrics", f"127.0.0.1:{metrics}"),
             label=name,
-            env={"KUBECONFIG": str(plane.kubeconfig)},
+            env={
+                "KUBECONFIG": str(user.kubeconfig),
+                "REALM_LOG": os.environ.get("REALM_TEST_LOG", "info,realm_operator::link=debug"),
+            },
         )
 
     @property
@@ -262,17 +295,10 @@ class Agent:
 
     def _pod(self) -> None:
         """The node, the pod on it, and the token that its kubelet would mount."""
-        admin, namespace = self._plane.cluster.admin, self._plane.namespace
-        metadata = {"name": f"agent-{self.node}", "namespace": namespace}
-        spec = {
-            "nodeName": self.node,
-            "serviceAccountName": ACCOUNT,
-            "containers": [{"name": "agent", "image": "realm-agent"}],
-        }
+        admin = self._plane.cluster.admin
         node = {"name": self.node, "labels": {HOSTNAME: self.node}}
         admin.apply({"apiVersion": "v1", "kind": "Node", "metadata": node})
-        admin.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-        pod = admin.get("pod", metadata["name"], namespace=namespace)
+        pod = self._plane.pod(f"agent-{self.node}", self.node, ACCOUNT)
         self.token.write_text(self._plane.cluster.token(ACCOUNT, pod, AUDIENCE))
 
     def start(self) -> None:

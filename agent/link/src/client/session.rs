@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
 use realm_core::{
     desired::Desired,
     report::{self, Failure},
@@ -142,7 +143,9 @@ impl Session<'_> {
 
     async fn take(&mut self, message: proto::operator_message::Message) -> Result<(), LinkError> {
         match message {
-            proto::operator_message::Message::Desired(desired) => {
+            proto::operator_message::Message::Desired(bytes) => {
+                let desired = proto::Desired::decode(bytes)
+                    .map_err(|error| LinkError::Message(ConvertError::Protobuf(error)))?;
                 let generation = desired.generation;
                 match convert::desired_from(desired) {
                     Ok(desired) => self.accept(desired).await,

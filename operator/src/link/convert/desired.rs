@@ -1,5 +1,11 @@
 //! The planner's desired state as protobuf.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use prost::{Message as _, bytes::Bytes};
 use realm_plan::{
     Name,
     desired::{
@@ -10,16 +16,102 @@ use realm_plan::{
 };
 use realm_proto::link::v1 as proto;
 
-pub(in crate::link) fn desired_to(desired: &Desired) -> proto::OperatorMessage {
-    let Desired { generation, models, tenants, pipelines, routes, doors } = desired;
-    super::message(proto::operator_message::Message::Desired(proto::Desired {
-        generation: *generation,
-        models: models.iter().map(model_to).collect(),
-        tenants: tenants.iter().map(|tenant| tenant_to(tenant)).collect(),
-        pipelines: pipelines.iter().map(pipeline_to).collect(),
-        routes: routes.iter().map(route_to).collect(),
-        doors: *doors,
-    }))
+/// Encoded tenants that are kept although nobody holds them any more, before they are looked for:
+/// what a change of every tenant leaves behind in an installation of a thousand.
+const STALE_MAX: usize = 1024;
+
+/// Encodes states, and what several of them hold alike once for all: a door holds every tenant, so
+/// that of a thousand tenants in a hundred states only those that changed are encoded anew.
+#[derive(Default)]
+pub(in crate::link) struct Encoder(Mutex<Encoded>);
+
+#[derive(Default)]
+struct Encoded {
+    /// By the place of the tenant in memory, which is nobody else's while there is a `Weak`.
+    tenants: HashMap<usize, (Weak<DesiredTenant>, Bytes)>,
+    /// How many tenants make it worth looking for those that are gone.
+    tenants_max: usize,
+    pipelines: Last<DesiredPipeline>,
+    routes: Last<Route>,
+}
+
+/// The newest of a list that all nodes hold alike.
+type Last<T> = Option<(Arc<[T]>, Bytes)>;
+
+impl Encoder {
+    /// A list of protobuf is the same in pieces, so that the pieces of a state are put one after
+    /// the other.
+    pub(in crate::link) fn desired_to(&self, desired: &Desired) -> proto::OperatorMessage {
+        let Desired { generation, models, tenants, pipelines, routes, doors } = desired;
+        let own = proto::Desired {
+            generation: *generation,
+            models: models.iter().map(model_to).collect(),
+            doors: *doors,
+            ..proto::Desired::default()
+        };
+        let mut bytes = own.encode_to_vec();
+        let mut encoded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Encoded { pipelines: last_pipelines, routes: last_routes, .. } = &mut *encoded;
+        let all_pipelines = |pipelines: &[DesiredPipeline]| proto::Desired {
+            pipelines: pipelines.iter().map(pipeline_to).collect(),
+            ..proto::Desired::default()
+        };
+        let all_routes = |routes: &[Route]| proto::Desired {
+            routes: routes.iter().map(route_to).collect(),
+            ..proto::Desired::default()
+        };
+        bytes.extend_from_slice(&newest(last_pipelines, pipelines, all_pipelines));
+        bytes.extend_from_slice(&newest(last_routes, routes, all_routes));
+        for tenant in tenants {
+            bytes.extend_from_slice(encoded.tenant(tenant));
+        }
+        encoded.forget_gone();
+        drop(encoded);
+        super::message(proto::operator_message::Message::Desired(bytes.into()))
+    }
+}
+
+#[cfg(test)]
+impl Encoder {
+    pub(super) fn kept(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).tenants.len()
+    }
+}
+
+impl Encoded {
+    fn tenant(&mut self, tenant: &Arc<DesiredTenant>) -> &Bytes {
+        let place = Arc::as_ptr(tenant).addr();
+        let (_, bytes) = self.tenants.entry(place).or_insert_with(|| {
+            let tenants = vec![tenant_to(tenant)];
+            let one = proto::Desired { tenants, ..proto::Desired::default() };
+            (Arc::downgrade(tenant), one.encode_to_vec().into())
+        });
+        bytes
+    }
+
+    /// Looks only when there are as many again as there were.
+    fn forget_gone(&mut self) {
+        if self.tenants.len() > self.tenants_max {
+            self.tenants.retain(|_, (tenant, _)| tenant.strong_count() > 0);
+            self.tenants_max = self.tenants.len().saturating_mul(2).max(STALE_MAX);
+        }
+    }
+}
+
+/// What `list` is in bytes, which are made anew only where it is another one.
+fn newest<T>(
+    last: &mut Last<T>,
+    list: &Arc<[T]>,
+    encode: impl FnOnce(&[T]) -> proto::Desired,
+) -> Bytes {
+    if let Some((known, bytes)) = last
+        && Arc::ptr_eq(known, list)
+    {
+        return bytes.clone();
+    }
+    let bytes = Bytes::from(encode(list).encode_to_vec());
+    *last = Some((list.clone(), bytes.clone()));
+    bytes
 }
 
 fn model_to(model: &DesiredModel) -> proto::Model {

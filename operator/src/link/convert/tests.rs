@@ -1,5 +1,8 @@
+use std::{collections::BTreeMap, sync::Arc};
+
 use proptest::prelude::*;
 use prost::Message as _;
+use realm_plan::desired::{Desired, DesiredTenant, Limits, Peer, ProgramLimits, Route};
 
 use super::*;
 
@@ -132,4 +135,76 @@ proptest! {
             let _ = hello_from(hello);
         }
     }
+}
+
+fn tenant(index: usize, weight: u32) -> Arc<DesiredTenant> {
+    Arc::new(DesiredTenant {
+        name: Name::new("default", &format!("t{index}")).unwrap(),
+        weight,
+        suspended: false,
+        limits: Limits {
+            requests_per_minute: 1,
+            input_tokens_per_minute: 2,
+            output_tokens_per_minute: 3,
+            calls_max: 4,
+            context_max: 5,
+            kv_blocks_max: 6,
+            program: ProgramLimits {
+                memory_bytes_max: 7,
+                fuel_max: 8,
+                host_calls_max: 9,
+                output_bytes_max: 10,
+                deadline_ms: 11,
+            },
+        },
+        models: Vec::new(),
+        pipelines: BTreeMap::new(),
+        keys: Vec::new(),
+        program: None,
+    })
+}
+
+/// The generation that a message is of, its tenants' weights, and how many routes it has.
+fn read(message: &proto::OperatorMessage) -> (u64, Vec<u32>, usize) {
+    let Some(proto::operator_message::Message::Desired(bytes)) = &message.message else {
+        panic!("{message:?} is no state");
+    };
+    let proto::Desired { generation, tenants, routes, doors, .. } =
+        proto::Desired::decode(bytes.clone()).unwrap();
+    assert_eq!(doors, 3);
+    (generation, tenants.iter().map(|tenant| tenant.weight).collect(), routes.len())
+}
+
+#[test]
+fn a_state_of_pieces_that_were_encoded_before_reads_as_one_that_was_not() {
+    let encoder = Encoder::default();
+    let peers = vec![Peer { node: "n".to_owned(), address: "10.0.0.1:1".to_owned() }];
+    let model = Name::new("default", "tiny").unwrap();
+    let routes: Arc<[Route]> = Arc::from([Route { model, peers }]);
+    let mut tenants: Vec<_> = (0..5).map(|index| tenant(index, 1)).collect();
+    for generation in 1..9_u32 {
+        let index = usize::try_from(generation).unwrap() % 5;
+        tenants[index] = tenant(index, generation * 10);
+        let desired = Desired {
+            generation: generation.into(),
+            tenants: tenants.clone(),
+            routes: if generation < 5 { routes.clone() } else { Arc::from([]) },
+            doors: 3,
+            ..Desired::default()
+        };
+        let fresh = Encoder::default().desired_to(&desired);
+        assert_eq!(read(&encoder.desired_to(&desired)), read(&fresh));
+        let weights: Vec<u32> = tenants.iter().map(|tenant| tenant.weight).collect();
+        assert_eq!(read(&fresh), (generation.into(), weights, usize::from(generation < 5)));
+    }
+}
+
+#[test]
+fn tenants_that_nobody_holds_are_not_kept_encoded() {
+    let encoder = Encoder::default();
+    for round in 0..10 {
+        let tenants = (0..1000).map(|index| tenant(index, round)).collect();
+        encoder.desired_to(&Desired { tenants, doors: 3, ..Desired::default() });
+    }
+    assert!(encoder.kept() <= 3000, "{} are", encoder.kept());
 }

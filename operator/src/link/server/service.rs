@@ -19,7 +19,7 @@ use super::{
 };
 use crate::link::{
     authority::{Authority, Issued},
-    convert,
+    convert::{self, Encoder},
     identity::{AgentIdentity, Identities, TokenReviewer},
     registry::Registry,
     supply::Hello,
@@ -32,20 +32,21 @@ const HELLO_WAIT: Duration = Duration::from_secs(10);
 pub(super) struct Service<R> {
     identities: Identities<R>,
     registry: Registry,
+    encoder: Arc<Encoder>,
     authority: watch::Receiver<Arc<Authority>>,
     leading: watch::Receiver<bool>,
     heartbeat: Duration,
 }
 
 impl<R: TokenReviewer> Service<R> {
-    pub(super) const fn new(
+    pub(super) fn new(
         identities: Identities<R>,
         registry: Registry,
         authority: watch::Receiver<Arc<Authority>>,
         leading: watch::Receiver<bool>,
         heartbeat: Duration,
     ) -> Self {
-        Self { identities, registry, authority, leading, heartbeat }
+        Self { identities, registry, encoder: Arc::default(), authority, leading, heartbeat }
     }
 
     /// The agent that a request's token proves, if this operator leads.
@@ -76,7 +77,8 @@ impl<R: TokenReviewer> Service<R> {
         let connected =
             self.registry.connect(hello, Instant::now()).map_err(Ending::TooManyNodes)?;
         let leading = self.leading.clone();
-        let ports = session::Ports { registry: self.registry.clone(), leading, life };
+        let (registry, encoder) = (self.registry.clone(), self.encoder.clone());
+        let ports = session::Ports { registry, encoder, leading, life };
         Ok(session::start(connected, inbound, ports, self.heartbeat))
     }
 

@@ -21,7 +21,7 @@ use super::{
     listen::Life,
 };
 use crate::link::{
-    convert,
+    convert::{self, Encoder},
     registry::{Connected, ConnectionId, Orders, Registry},
     report::{Failure, Refused},
 };
@@ -41,6 +41,7 @@ pub(super) type Replies =
 /// What a session hears and tells.
 pub(super) struct Ports {
     pub(super) registry: Registry,
+    pub(super) encoder: Arc<Encoder>,
     pub(super) leading: watch::Receiver<bool>,
     pub(super) life: Option<watch::Sender<Life>>,
 }
@@ -53,7 +54,7 @@ pub(super) fn start(
     heartbeat: Duration,
 ) -> Outbound {
     let Connected { node, id, orders, replaced } = connected;
-    let Ports { registry, leading, life } = ports;
+    let Ports { registry, encoder, leading, life } = ports;
     set_life(life.as_ref(), Life::Proven);
     let (ended, ending) = oneshot::channel();
     let ears = Ears { node: node.clone(), id, registry: registry.clone(), inbound };
@@ -66,6 +67,7 @@ pub(super) fn start(
         welcome: Some(heartbeat),
         orders,
         sent: Orders::default(),
+        encoder,
         beat: beat(heartbeat),
         ending,
         leading,
@@ -188,6 +190,7 @@ pub(super) struct Outbound {
     welcome: Option<Duration>,
     orders: watch::Receiver<Orders>,
     sent: Orders,
+    encoder: Arc<Encoder>,
     beat: Interval,
     ending: oneshot::Receiver<Ending>,
     leading: watch::Receiver<bool>,
@@ -256,11 +259,12 @@ impl Outbound {
             return Some(message);
         }
         let desired = desired.filter(|desired| !is_same(self.sent.desired.as_ref(), desired))?;
-        let message = convert::desired_to(&desired);
+        let message = self.encoder.desired_to(&desired);
         let generation = desired.generation;
         self.sent.desired = Some(desired);
         let bytes = message.encoded_len();
         if bytes <= OPERATOR_MESSAGE_BYTES_MAX {
+            tracing::debug!(node = self.claim.node, generation, bytes, "told");
             return Some(message);
         }
         // Sent again and again it would end every stream; the fleet hears of it instead.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
 use realm_operator::link::authority::{Authority, Serving};
 use realm_proto::link::v1::{
     self as proto,
@@ -89,7 +90,12 @@ const fn welcome(heartbeat_ms: u64) -> Message {
 #[tokio::test]
 async fn an_operator_that_does_not_begin_with_a_good_welcome_is_left() {
     let desired = proto::Desired { generation: 1, ..proto::Desired::default() };
-    check(vec![Some(Message::Desired(desired))], "Protocol", "not a welcome").await;
+    check(
+        vec![Some(Message::Desired(desired.encode_to_vec().into()))],
+        "Protocol",
+        "not a welcome",
+    )
+    .await;
     check(vec![Some(welcome(0))], "Protocol", "`welcome.heartbeat_ms` is missing").await;
     check(vec![Some(welcome(u64::MAX))], "Protocol", "is the longest").await;
     check(vec![Some(welcome(5000)), Some(welcome(5000))], "Protocol", "says it twice").await;

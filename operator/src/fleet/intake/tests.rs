@@ -1,0 +1,87 @@
+use realm_plan::validate::Site;
+
+use super::*;
+
+fn view(is_connected: bool, has_report: bool) -> NodeView {
+    let report = has_report.then(Arc::default);
+    NodeView { is_connected, report, supply: Some(Arc::default()), ..NodeView::default() }
+}
+
+fn views<const N: usize>(nodes: [(&str, NodeView); N]) -> BTreeMap<String, NodeView> {
+    nodes.into_iter().map(|(node, view)| (node.to_owned(), view)).collect()
+}
+
+/// What a leader that starts at `now` knows of nodes.
+struct World {
+    nodes: Nodes,
+    fleet: Fleet,
+    now: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { nodes: Nodes::new(now), fleet: Fleet::new(Site::Cluster, 1), now }
+    }
+
+    /// Gives what is lost by then, and whether everybody who was there has been heard.
+    fn turn<const N: usize>(
+        &mut self,
+        after: Duration,
+        nodes: [(&str, NodeView); N],
+    ) -> (Vec<String>, bool) {
+        let now = self.now + after;
+        let lost = self.nodes.take(&mut self.fleet, &views(nodes), now);
+        (lost, self.nodes.is_settled(now))
+    }
+}
+
+const SOON: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_leader_of_a_fleet_that_held_nothing_waits_for_nobody() {
+    assert_eq!(World::new().turn(SOON, []), (vec![], true));
+}
+
+#[test]
+fn a_new_leader_has_heard_enough_when_every_recalled_node_has_said_what_it_holds() {
+    let mut world = World::new();
+    world.nodes.recall("a");
+    world.nodes.recall("b");
+    assert!(!world.turn(SOON, [("a", view(true, true))]).1, "b is missing");
+    let both = [("a", view(true, true)), ("b", view(true, false))];
+    assert!(!world.turn(SOON, both).1, "b has said nothing yet");
+    assert!(world.turn(SOON, [("a", view(true, true)), ("b", view(true, true))]).1);
+    assert!(world.turn(SOON, [("a", view(false, true))]).1, "it was heard, and may go again");
+}
+
+#[test]
+fn where_tenants_alone_were_held_any_node_is_enough() {
+    let mut world = World::new();
+    world.nodes.expect();
+    assert!(!world.turn(SOON, []).1);
+    assert!(world.turn(SOON, [("c", view(true, true))]).1);
+}
+
+#[test]
+fn a_node_that_does_not_come_back_is_waited_for_and_no_longer() {
+    let mut world = World::new();
+    world.nodes.recall("a");
+    assert_eq!(world.nodes.due(), Some(world.now + SETTLE_WAIT));
+    assert_eq!(world.turn(SETTLE_WAIT, []), (vec![], true));
+    assert_eq!(world.nodes.due(), Some(world.now + RECALLED_LOST_AFTER));
+    assert_eq!(world.turn(RECALLED_LOST_AFTER, []), (vec!["a".to_owned()], true));
+    assert_eq!(world.nodes.due(), None);
+}
+
+#[test]
+fn a_node_is_lost_some_time_after_it_left_and_not_when_it_comes_back_before() {
+    let mut world = World::new();
+    world.turn(SOON, [("a", view(true, true)), ("b", view(true, true))]);
+    let gone = [("a", view(false, true)), ("b", view(false, true))];
+    assert_eq!(world.turn(SOON, gone.clone()).0, Vec::<String>::new());
+    let back = [("a", view(true, true)), ("b", view(false, true))];
+    assert_eq!(world.turn(SOON * 2, back).0, Vec::<String>::new());
+    let later = SOON + LOST_AFTER;
+    assert_eq!(world.turn(later, [("a", view(true, true)), ("b", view(false, true))]).0, ["b"]);
+}

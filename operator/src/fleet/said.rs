@@ -1,0 +1,253 @@
+//! What all connected nodes say, object by object: kept from turn to turn, so that a report costs
+//! what is new in it. A hundred doors say of a thousand tenants that nothing has changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use realm_plan::{
+    Fleet, Kind, Name,
+    desired::{Sha256, Stage},
+};
+
+use super::standing::{
+    ModelOnNode, ModelStanding, PipelineStanding, Standings, Tally, TenantStanding,
+};
+use crate::link::{
+    registry::NodeView,
+    report::{Failure, ModelFacts, ModelReport, Phase, PipelineReport, Report, TenantReport},
+};
+
+/// What nodes say now, and the reports that it was counted from.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    reports: BTreeMap<String, Arc<Report>>,
+    models: BTreeMap<Name, ModelSaid>,
+    tenants: BTreeMap<Name, TenantSaid>,
+    pipelines: BTreeMap<Name, Counts>,
+}
+
+/// A model, by name of the node.
+type ModelSaid = BTreeMap<String, (ModelOnNode, Option<ModelFacts>)>;
+
+#[derive(Debug, Default)]
+struct TenantSaid {
+    counts: Counts,
+    /// How many nodes run each program.
+    programs: BTreeMap<Sha256, u32>,
+}
+
+/// How many nodes are how far.
+#[derive(Debug, Default)]
+struct Counts {
+    ready: u32,
+    pending: u32,
+    failed: BTreeMap<String, Failure>,
+}
+
+impl Said {
+    /// Takes in what is new.
+    pub(super) fn update(&mut self, views: &BTreeMap<String, NodeView>) {
+        let is_there = |node: &String| views.get(node).is_some_and(|view| view.is_connected);
+        let gone: Vec<String> =
+            self.reports.keys().filter(|node| !is_there(node)).cloned().collect();
+        for node in gone {
+            if let Some(old) = self.reports.remove(&node) {
+                self.replace(&node, &old, &Report::default());
+            }
+        }
+        for (node, view) in views {
+            let Some(new) = view.report.as_ref().filter(|_| view.is_connected) else { continue };
+            let old = self.reports.insert(node.clone(), new.clone()).unwrap_or_default();
+            if !Arc::ptr_eq(&old, new) {
+                self.replace(node, &old, new);
+            }
+        }
+    }
+
+    fn replace(&mut self, node: &str, old: &Report, new: &Report) {
+        let Report { generation: _, models, tenants, pipelines } = new;
+        let (gone, come) = difference(&old.models, models);
+        gone.into_iter().for_each(|model| self.remove_model(node, model));
+        come.into_iter().for_each(|model| self.add_model(node, model));
+        let (gone, come) = difference(&old.tenants, tenants);
+        gone.into_iter().for_each(|tenant| self.remove_tenant(node, tenant));
+        come.into_iter().for_each(|tenant| self.add_tenant(node, tenant));
+        let (gone, come) = difference(&old.pipelines, pipelines);
+        gone.into_iter().for_each(|pipeline| self.remove_pipeline(node, pipeline));
+        come.into_iter().for_each(|pipeline| self.add_pipeline(node, pipeline));
+    }
+
+    fn add_model(&mut self, node: &str, model: &ModelReport) {
+        let ModelReport { name, phase, stage, kv_blocks: _, facts } = model;
+        let on_node = ModelOnNode { is_to_load: false, stage: *stage, phase: phase.clone() };
+        let nodes = self.models.entry(name.clone()).or_default();
+        nodes.insert(node.to_owned(), (on_node, facts.clone()));
+    }
+
+    fn remove_model(&mut self, node: &str, model: &ModelReport) {
+        if let Some(nodes) = self.models.get_mut(&model.name) {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.models.remove(&model.name);
+            }
+        }
+    }
+
+    fn add_tenant(&mut self, node: &str, tenant: &TenantReport) {
+        let TenantReport { name, phase, program } = tenant;
+        let said = self.tenants.entry(name.clone()).or_default();
+        said.counts.add(node, phase);
+        if let Some(program) = program {
+            let nodes = said.programs.entry(*program).or_default();
+            *nodes = nodes.saturating_add(1);
+        }
+    }
+
+    fn remove_tenant(&mut self, node: &str, tenant: &TenantReport) {
+        let TenantReport { name, phase, program } = tenant;
+        let Some(said) = self.tenants.get_mut(name) else { return };
+        said.counts.remove(node, phase);
+        if let Some(nodes) = program.and_then(|program| said.programs.get_mut(&program)) {
+            *nodes = nodes.saturating_sub(1);
+        }
+        said.programs.retain(|_, nodes| *nodes > 0);
+        if said.counts.is_nothing() {
+            self.tenants.remove(name);
+        }
+    }
+
+    fn add_pipeline(&mut self, node: &str, pipeline: &PipelineReport) {
+        let counts = self.pipelines.entry(pipeline.name.clone()).or_default();
+        counts.add(node, &pipeline.phase);
+    }
+
+    fn remove_pipeline(&mut self, node: &str, pipeline: &PipelineReport) {
+        let Some(counts) = self.pipelines.get_mut(&pipeline.name) else { return };
+        counts.remove(node, &pipeline.phase);
+        if counts.is_nothing() {
+            self.pipelines.remove(&pipeline.name);
+        }
+    }
+
+    /// Every object that some node holds.
+    pub(super) fn held(&self) -> BTreeSet<(Kind, Name)> {
+        let models = self.models.keys().map(|name| (Kind::Model, name.clone()));
+        let tenants = self.tenants.keys().map(|name| (Kind::Tenant, name.clone()));
+        let pipelines = self.pipelines.keys().map(|name| (Kind::Pipeline, name.clone()));
+        models.chain(tenants).chain(pipelines).collect()
+    }
+
+    /// What became of one object, by the last plan and by what nodes say.
+    pub(super) fn of_object(&self, fleet: &Fleet, kind: Kind, name: &Name) -> Standings {
+        match kind {
+            Kind::Model => Standings::Model(self.model(fleet, name)),
+            Kind::Tenant => Standings::Tenant(self.tenant(fleet, name)),
+            Kind::Pipeline => Standings::Pipeline(self.pipeline(fleet, name)),
+            Kind::Secret => Standings::Secret,
+        }
+    }
+
+    fn model(&self, fleet: &Fleet, name: &Name) -> ModelStanding {
+        let said = self.models.get(name);
+        let nodes = said.into_iter().flatten();
+        let facts = || nodes.clone().filter_map(|(_, (_, facts))| facts.as_ref());
+        // Those of a whole file before those of a header.
+        let verified = facts().find(|facts| facts.sha256.is_some());
+        let mut standing = ModelStanding {
+            replicas: fleet.replicas(name),
+            estimate: fleet.estimate(name).copied(),
+            claimed: fleet.claimed(name).copied(),
+            facts: verified.or_else(|| facts().next()).cloned(),
+            nodes: nodes
+                .clone()
+                .map(|(node, (on_node, _))| (node.clone(), on_node.clone()))
+                .collect(),
+        };
+        for node in fleet.nodes_of(name) {
+            if let Some(on_node) = standing.nodes.get_mut(node) {
+                on_node.is_to_load = true;
+            }
+        }
+        standing
+    }
+
+    fn tenant(&self, fleet: &Fleet, name: &Name) -> TenantStanding {
+        let said = self.tenants.get(name);
+        let programs = said.map(|said| &said.programs);
+        let program = programs.filter(|programs| programs.len() == 1);
+        TenantStanding {
+            keys: fleet.keys_of(name),
+            doors: fleet.doors(),
+            tally: said.map(|said| said.counts.tally()).unwrap_or_default(),
+            program: program.and_then(|programs| programs.keys().next().copied()),
+        }
+    }
+
+    fn pipeline(&self, fleet: &Fleet, name: &Name) -> PipelineStanding {
+        let models = fleet.models_of_pipeline(name).iter();
+        PipelineStanding {
+            tally: self.pipelines.get(name).map(Counts::tally).unwrap_or_default(),
+            models_missing: models.filter(|model| !self.is_served(model)).cloned().collect(),
+        }
+    }
+
+    fn is_served(&self, model: &Name) -> bool {
+        let mut nodes = self.models.get(model).into_iter().flatten();
+        nodes.any(|(_, (on_node, _))| on_node.stage == Some(Stage::Load))
+    }
+}
+
+impl Counts {
+    fn add(&mut self, node: &str, phase: &Phase) {
+        match phase {
+            Phase::Pending => self.pending = self.pending.saturating_add(1),
+            Phase::Ready => self.ready = self.ready.saturating_add(1),
+            Phase::Failed(failure) => {
+                self.failed.insert(node.to_owned(), failure.clone());
+            }
+        }
+    }
+
+    fn remove(&mut self, node: &str, phase: &Phase) {
+        match phase {
+            Phase::Pending => self.pending = self.pending.saturating_sub(1),
+            Phase::Ready => self.ready = self.ready.saturating_sub(1),
+            Phase::Failed(_) => drop(self.failed.remove(node)),
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.ready == 0 && self.pending == 0 && self.failed.is_empty()
+    }
+
+    fn tally(&self) -> Tally {
+        let Self { ready, pending, failed } = self;
+        let failure = failed.first_key_value();
+        Tally {
+            ready: *ready,
+            pending: *pending,
+            failed: u32::try_from(failed.len()).unwrap_or(u32::MAX),
+            failure: failure.map(|(node, failure)| (node.clone(), failure.clone())),
+        }
+    }
+}
+
+/// What is only in `old`, and what is only in `new`. Compared place by place from both ends, which
+/// is right in any order, and quick for lists in which an item came, went or changed.
+fn difference<'a, T: PartialEq>(old: &'a [T], new: &'a [T]) -> (Vec<&'a T>, Vec<&'a T>) {
+    let is_same = |(a, b): &(&T, &T)| a == b;
+    let tail = old.iter().rev().zip(new.iter().rev()).take_while(is_same).count();
+    let (old, _) = old.split_at(old.len().saturating_sub(tail));
+    let (new, _) = new.split_at(new.len().saturating_sub(tail));
+    let differs = |item: &T, other: Option<&T>| other != Some(item);
+    let places = |of: &'a [T], than: &'a [T]| {
+        let items = of.iter().enumerate();
+        items.filter(move |(i, item)| differs(item, than.get(*i))).map(|(_, item)| item).collect()
+    };
+    (places(old, new), places(new, old))
+}
+
+#[cfg(test)]
+mod tests;

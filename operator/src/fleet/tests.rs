@@ -1,0 +1,83 @@
+use futures_util::StreamExt as _;
+use realm_plan::{Problem, Reason};
+
+use super::*;
+use crate::{lease::Given, metrics::Metrics};
+
+fn start() -> (Handle, Metrics) {
+    let metrics = Metrics::new().unwrap();
+    let given = Arc::new(watch::Sender::new(Given::default()));
+    let term = Term { first_generation: 1, doors: 0, given };
+    let (fleet, handle) = FleetLoop::new(term, Registry::new(), metrics.fleet.clone());
+    tokio::spawn(fleet.run());
+    (handle, metrics)
+}
+
+fn name(index: usize) -> Name {
+    Name::new("default", &format!("t{index}")).unwrap()
+}
+
+/// An object that cannot be served, which is told of as well as any.
+fn refuse(index: usize, generation: i64) -> Command {
+    let problem =
+        Problem { path: "spec".to_owned(), reason: Reason::OutOfRange, message: "why".to_owned() };
+    Command::Refuse { kind: Kind::Tenant, name: name(index), problems: vec![problem], generation }
+}
+
+async fn sync(handle: &Handle) {
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        handle.tell(Command::Synced(kind)).await;
+    }
+}
+
+fn plans(metrics: &Metrics) -> String {
+    let text = metrics.text().unwrap();
+    let line = text.lines().find(|line| line.starts_with("realm_operator_plan_seconds_count"));
+    line.unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_changes_is_one_plan_and_everybody_hears_of_it_once() {
+    let (handle, metrics) = start();
+    let changes = handle.changes(Kind::Tenant);
+    for index in 0..500 {
+        handle.tell(refuse(index, 1)).await;
+    }
+    sync(&handle).await;
+    let told: Vec<Name> = changes.take(500).collect().await;
+    assert_eq!(told.len(), 500);
+    assert_eq!(plans(&metrics), "realm_operator_plan_seconds_count 1");
+    let standing = handle.standing(Kind::Tenant, &name(7)).unwrap();
+    assert_eq!((standing.generation, standing.problems.len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_said_of_any_object_before_all_have_been_read() {
+    let (handle, _) = start();
+    handle.tell(refuse(0, 1)).await;
+    tokio::time::advance(GATHER * 4).await;
+    assert!(handle.standing(Kind::Tenant, &name(0)).is_none());
+    assert!(handle.is_held(Kind::Tenant, &name(0)), "who knows");
+    let mut changes = Box::pin(handle.changes(Kind::Tenant));
+    sync(&handle).await;
+    assert_eq!(changes.next().await, Some(name(0)));
+    assert!(!handle.is_held(Kind::Tenant, &name(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_changed_is_told_again() {
+    let (handle, _) = start();
+    let mut changes = Box::pin(handle.changes(Kind::Tenant));
+    handle.tell(refuse(0, 1)).await;
+    handle.tell(refuse(1, 1)).await;
+    sync(&handle).await;
+    assert_eq!((changes.next().await, changes.next().await), (Some(name(0)), Some(name(1))));
+    handle.tell(refuse(1, 2)).await;
+    assert_eq!(changes.next().await, Some(name(1)));
+    assert_eq!(handle.standing(Kind::Tenant, &name(1)).unwrap().generation, 2);
+    let names = [name(0)].into();
+    handle.tell(Command::Retain { kind: Kind::Tenant, names }).await;
+    handle.tell(refuse(0, 3)).await;
+    assert_eq!(changes.next().await, Some(name(0)));
+    assert!(handle.standing(Kind::Tenant, &name(1)).is_none(), "it is gone");
+}

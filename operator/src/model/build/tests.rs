@@ -1,0 +1,147 @@
+use std::collections::BTreeMap;
+
+use realm_plan::Estimate;
+use serde_json::json;
+
+use super::*;
+
+const NOW: i64 = 1_700_000_000;
+
+fn failure(reason: &str) -> Failure {
+    Failure { reason: reason.to_owned(), message: "why".to_owned() }
+}
+
+fn on_node(stage: Option<Stage>, phase: ModelPhase) -> ModelOnNode {
+    ModelOnNode { is_to_load: true, stage, phase }
+}
+
+const fn estimate() -> Estimate {
+    Estimate {
+        weights_bytes: 1 << 30,
+        kv_bytes_per_block: 1 << 20,
+        activation_bytes: 1 << 26,
+        context: 4096,
+    }
+}
+
+fn standing<const N: usize>(replicas: u32, nodes: [ModelOnNode; N]) -> ModelStanding {
+    let names = (0..N).map(|index| format!("n{index}"));
+    let nodes: BTreeMap<_, _> = names.zip(nodes).collect();
+    let estimate = Some(estimate());
+    ModelStanding { replicas, estimate, claimed: None, facts: None, nodes }
+}
+
+fn status_of(of_model: ModelStanding, problems: Vec<Problem>) -> ModelStatus {
+    let model: Model = serde_json::from_value(json!({
+        "apiVersion": "realm.dev/v1alpha1",
+        "kind": "Model",
+        "metadata": { "name": "tiny" },
+        "spec": { "sources": ["file:///tiny.gguf"] },
+    }))
+    .unwrap();
+    let standing = Standing { generation: 3, problems, nodes: Standings::Model(of_model) };
+    status(&model, &standing, "app=agent", Timestamp::from_second(NOW).unwrap())
+}
+
+/// What the status says, one condition a line, and of which generation.
+fn check(of_model: ModelStanding, problems: Vec<Problem>, expected: &[&str]) {
+    let status = status_of(of_model, problems);
+    let said: Vec<String> = status
+        .conditions
+        .iter()
+        .map(|each| format!("{}={} {}", each.type_, each.status, each.reason))
+        .collect();
+    assert_eq!(said, expected);
+    assert!(status.conditions.iter().all(|each| each.observed_generation == Some(3)));
+}
+
+fn problem(reason: Reason) -> Problem {
+    Problem { path: "spec.replicas".to_owned(), reason, message: "why".to_owned() }
+}
+
+#[test]
+fn a_model_that_one_agent_of_two_serves_is_ready_and_not_loaded() {
+    let nodes = [
+        on_node(Some(Stage::Load), ModelPhase::Ready),
+        on_node(Some(Stage::Prefetch), ModelPhase::Loading),
+    ];
+    let expected = [
+        "Fetched=True Fetched",
+        "Verified=Unknown NotRead",
+        "Fits=True Placed",
+        "Loaded=False Loading",
+        "Ready=True Serving",
+    ];
+    check(standing(2, nodes), Vec::new(), &expected);
+}
+
+#[test]
+fn a_model_that_is_on_its_way_reconciles_and_tells_its_bytes() {
+    let phase = ModelPhase::Fetching { bytes_done: 5, bytes_total: Some(9) };
+    let of_model = standing(1, [on_node(None, phase)]);
+    let expected = [
+        "Fetched=False Fetching",
+        "Verified=Unknown NotRead",
+        "Fits=True Placed",
+        "Loaded=False Loading",
+        "Ready=False Loading",
+        "Reconciling=True Loading",
+    ];
+    check(of_model.clone(), Vec::new(), &expected);
+    let status = status_of(of_model, Vec::new());
+    assert_eq!(status.conditions[0].message, "n0: 5 of 9 bytes");
+    assert_eq!((status.nodes[0].bytes_done, status.nodes[0].bytes_total), (Some(5), Some(9)));
+}
+
+#[test]
+fn a_digest_that_does_not_match_stalls_the_model() {
+    let phase = ModelPhase::Failed(failure("DigestMismatch"));
+    let expected = [
+        "Fetched=False DigestMismatch",
+        "Verified=False DigestMismatch",
+        "Fits=True Placed",
+        "Loaded=False DigestMismatch",
+        "Ready=False DigestMismatch",
+        "Stalled=True DigestMismatch",
+    ];
+    check(standing(1, [on_node(None, phase)]), Vec::new(), &expected);
+}
+
+#[test]
+fn a_model_without_room_says_so_in_fits_and_still_serves_where_it_does() {
+    let nodes = [on_node(Some(Stage::Load), ModelPhase::Ready)];
+    let expected = [
+        "Fetched=True Fetched",
+        "Verified=Unknown NotRead",
+        "Fits=False NotEnoughNodes",
+        "Loaded=False Loading",
+        "Ready=True Serving",
+    ];
+    check(standing(2, nodes), vec![problem(Reason::NotEnoughNodes)], &expected);
+}
+
+#[test]
+fn an_invalid_spec_is_not_ready_whatever_serves() {
+    let nodes = [on_node(Some(Stage::Load), ModelPhase::Ready)];
+    let expected = [
+        "Fetched=True Fetched",
+        "Verified=Unknown NotRead",
+        "Fits=True Placed",
+        "Loaded=True Loaded",
+        "Ready=False OutOfRange",
+        "Stalled=True OutOfRange",
+    ];
+    check(standing(1, nodes), vec![problem(Reason::OutOfRange)], &expected);
+}
+
+#[test]
+fn a_model_that_nobody_wants_loaded_is_ready_to_wake() {
+    let expected = [
+        "Fetched=Unknown NotStarted",
+        "Verified=Unknown NotRead",
+        "Fits=True Placed",
+        "Loaded=True NoneWanted",
+        "Ready=True ScaledToZero",
+    ];
+    check(standing(0, []), Vec::new(), &expected);
+}

@@ -1,0 +1,56 @@
+use realm_plan::{Name, Problem, Reason};
+use serde_json::json;
+
+use super::*;
+
+/// What the status says, one condition a line.
+fn check(models_missing: Vec<Name>, problems: Vec<Problem>, expected: &[&str]) {
+    let pipeline: Pipeline = serde_json::from_value(json!({
+        "apiVersion": "realm.dev/v1alpha1",
+        "kind": "Pipeline",
+        "metadata": { "name": "echo" },
+        "spec": { "steps": [], "outputs": [], "tenants": [] },
+    }))
+    .unwrap();
+    let of_pipeline = PipelineStanding { models_missing, ..PipelineStanding::default() };
+    let standing = Standing { generation: 3, problems, nodes: Standings::Pipeline(of_pipeline) };
+    let status = status(&pipeline, &standing, Timestamp::from_second(1_700_000_000).unwrap());
+    let said: Vec<String> = status
+        .conditions
+        .iter()
+        .map(|each| format!("{}={} {}", each.type_, each.status, each.reason))
+        .collect();
+    assert_eq!(said, expected);
+    assert_eq!(status.observed_generation, Some(3));
+}
+
+#[test]
+fn a_pipeline_is_ready_when_all_of_its_models_are_served() {
+    let expected = ["Valid=True Valid", "ModelsReady=True Serving", "Ready=True Serving"];
+    check(Vec::new(), Vec::new(), &expected);
+}
+
+#[test]
+fn a_pipeline_waits_for_a_model_that_nobody_serves() {
+    let expected = [
+        "Valid=True Valid",
+        "ModelsReady=False ModelNotServed",
+        "Ready=False ModelNotServed",
+        "Reconciling=True ModelNotServed",
+    ];
+    check(vec![Name::new("default", "tiny").unwrap()], Vec::new(), &expected);
+}
+
+#[test]
+fn a_pipeline_with_a_wrong_reference_is_stuck_and_says_where() {
+    let message = "there is no model `tiny`".to_owned();
+    let path = "spec.steps[0].model".to_owned();
+    let problem = Problem { path, reason: Reason::UnknownModel, message };
+    let expected = [
+        "Valid=False UnknownModel",
+        "ModelsReady=True Serving",
+        "Ready=False UnknownModel",
+        "Stalled=True UnknownModel",
+    ];
+    check(Vec::new(), vec![problem], &expected);
+}
