@@ -104,6 +104,10 @@ class Plane:
         agent.start()
         return agent
 
+    def adopt(self, daemon: Daemon) -> None:
+        """Takes in a process that somebody else made: its end, and its last words."""
+        self._daemons.append(daemon)
+
     def operator_flags(self) -> Sequence[str]:
         """What all operators share."""
         return ("--namespace", self.namespace, "--tenant-namespace", self.tenants)
