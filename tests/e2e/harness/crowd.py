@@ -64,7 +64,7 @@ class Crowd:
             (folder / f"token-{node}").write_text(token)
         count = str(self.size.agents)
         self.agents = Daemon(folder, "agents", str(folder), operator.url, count)
-        self.plane.keep(self.agents)
+        self.plane.adopt(self.agents)
         self.agents.start()
         return self.agents
 

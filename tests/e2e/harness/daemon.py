@@ -44,6 +44,7 @@ class Daemon:
     ) -> None:
         """`label` tells the processes of one program apart."""
         self.label = label or name
+        self.flags = flags
         self._command = [binary(name), *flags]
         self._folder = folder
         self._env = environment(folder) | dict(env)
@@ -66,14 +67,19 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The number of the process while it runs."""
-        assert self._process is not None, f"{self.label} does not run"
+        """The process."""
+        assert self._process is not None, f"{self.label} has not been started"
         return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the process ended with, once it has ended by itself."""
+        return None if self._process is None else self._process.poll()
 
     @property
     def has_ended(self) -> bool:
         """Whether the process has ended by itself."""
-        return self._process is not None and self._process.poll() is not None
+        return self.exit_code is not None
 
     def text(self) -> str:
         """All that the process said."""

@@ -117,8 +117,8 @@ class Plane:
         agent.start()
         return agent
 
-    def keep(self, daemon: Daemon) -> None:
-        """Ends a process with the others."""
+    def adopt(self, daemon: Daemon) -> None:
+        """Takes in a process that somebody else made: its end, and its last words."""
         self._daemons.append(daemon)
 
     def operator_flags(self) -> Sequence[str]:
