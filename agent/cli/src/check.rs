@@ -10,14 +10,14 @@ use crate::{args::CheckArgs, output, pipeline::door::Door};
 /// Tokens of the answer: enough to have been computed, and next to nothing of a tenant's limits.
 const TOKENS_MAX: u32 = 8;
 
-/// Asks, and says what the answer took. An answer that does not come is an error.
+/// Asks, and says that the answer came to its end. One that does not is an error.
 pub(crate) async fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let CheckArgs { url, key_file, ca, insecure_plaintext, model } = args;
     let key = fs::read_to_string(&key_file)
         .with_context(|| format!("read the key in {}", key_file.display()))?;
     let door = Door::parse(&url, ca, insecure_plaintext)?;
-    let answer = door.call(key.trim(), "chat", params(model.as_deref()), |_| {}).await?;
-    output::line(said(&url, &answer)?)?;
+    door.call(key.trim(), "chat", params(model.as_deref()), |_| {}).await?;
+    output::line(format!("{url} has answered"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -33,26 +33,9 @@ fn params(model: Option<&str>) -> Value {
     params
 }
 
-/// An answer without a token is none.
-fn said(url: &str, answer: &Value) -> anyhow::Result<String> {
-    let tokens = answer.pointer("/usage/output_tokens").and_then(Value::as_u64);
-    let tokens = tokens.filter(|&count| count > 0);
-    let tokens = tokens.with_context(|| format!("{url} answered without a token: {answer}"))?;
-    Ok(format!("{url} answered with {tokens} tokens"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_without_a_token_is_none() {
-        let answer = |count: u32| json!({ "usage": { "output_tokens": count } });
-        assert_eq!(said("ws://door", &answer(8)).unwrap(), "ws://door answered with 8 tokens");
-        for wrong in [answer(0), json!({}), Value::Null] {
-            assert!(said("ws://door", &wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn the_tenants_first_model_answers_unless_another_is_named() {
