@@ -4,6 +4,7 @@ mod access;
 mod api_key;
 mod args;
 mod bench;
+mod check;
 mod cluster;
 mod conditions;
 mod home;
@@ -61,6 +62,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::ApiKey(command) => api_key::run(&home, command).await,
             Command::Models(command) => models::run(&home, command).await,
             Command::Pipeline(command) => pipeline::run(&home, command).await,
+            Command::Check(args) => check::check(args).await,
             Command::Bench(args) => bench::bench(&home, args).await,
             Command::Info(args) => info::info(&home, args).await,
         }
