@@ -152,6 +152,7 @@ async def test_twenty_streams_go_on_when_their_server_is_told_to_end(
         same, count = await check_all(steady, readers, reading)
     record_property("the server was left within seconds", round(took_s, 1))
     record_property("answers that go on as one alone does", f"{same} of {count}")
+    # One may differ where two tokens are as likely as each other: it was computed beside others.
     assert same >= count - 1
 
 
