@@ -1,7 +1,8 @@
 //! One agent: the rooms wired together.
 //!
-//! [`Agent`] holds what is resident and is the state path's end (`residents`); `roster` owns the
-//! snapshot of keys that the doors read; `devices` alone knows which backends this build has.
+//! [`Agent`] holds what is resident and is the state path's end (`residents`); `inspect` reads what
+//! models say of themselves ahead of that; `roster` owns the snapshot of keys that the doors read;
+//! `devices` alone knows which backends this build has.
 
 mod agent;
 pub mod args;
