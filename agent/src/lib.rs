@@ -1,8 +1,9 @@
 //! One agent: the rooms wired together.
 //!
-//! [`Agent`] holds what is resident and is the state path's end (`residents`); `roster` owns the
-//! snapshot of keys that the doors read; in a cluster, [`relay`] runs every call where its model
-//! is; `devices` alone knows which backends this build has.
+//! [`Agent`] holds what is resident and is the state path's end (`residents`); `inspect` reads what
+//! models say of themselves ahead of that; `roster` owns the snapshot of keys that the doors read;
+//! in a cluster, [`relay`] runs every call where its model is; `devices` alone knows which backends
+//! this build has.
 
 mod agent;
 pub mod args;

@@ -4,7 +4,8 @@
 //! bytes are already here and, if not, hands out the one [`partial`] file that may be written;
 //! [`https`], which asks what [`resolve`] makes of a remote source, or [`pip`] brings the bytes; the
 //! partial file becomes a blob only when its digest is right. A [`file`] of this machine, or of a
-//! [`volume`], is used where it lies.
+//! [`volume`], is used where it lies. The first bytes alone ([`Store::head`]) are read by the same
+//! ways, and kept nowhere.
 
 mod error;
 mod options;
