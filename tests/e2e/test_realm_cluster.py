@@ -299,6 +299,8 @@ def test_each_thing_that_goes_wrong_has_its_sentence(
     refused = people["tenant-admin"].fails("tenant", "create", "heavy", "--weight", "20000")
     assert "spec.weight" in refused
     assert "metadata.name" in people["tenant-admin"].fails("tenant", "create", "Heavy")
+    nowhere = Person(plane.cluster.admin, "absent").fails("tenant", "create", "x")
+    assert "there is no namespace `absent`" in nowhere
     missing = realm("tenant", "list", "--kubeconfig", tmp_path / "none")
     assert "there is no kubeconfig at" in missing.stderr
     context = realm("tenant", "list", "--kubeconfig", plane.kubeconfig, "--context", "prod")
