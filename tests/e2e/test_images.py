@@ -26,7 +26,14 @@ from harness.contain import NOBODY
 from harness.daemon import Daemon
 from harness.dockerfile import Dockerfile
 from harness.image import BASE_LIBRARIES, Image, Pod, Programs
-from harness.plane import Agent, Operator, Plane
+from harness.plane import (
+    OPERATOR_OWN_RULES,
+    OPERATOR_RULES,
+    SECRET_RULES,
+    Agent,
+    Operator,
+    Plane,
+)
 from harness.talk import QUESTIONS, answer
 from harness.wait import until
 
@@ -112,11 +119,20 @@ def account(plane: Plane) -> Mapping[str, Path]:
     metadata = {"name": name, "namespace": namespace}
     admin.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
     subject = {"kind": "ServiceAccount", **metadata}
-    for kind, where in (("ClusterRole", None), ("Role", namespace), ("Role", plane.tenants)):
+    grants = (
+        (None, OPERATOR_RULES),
+        (namespace, OPERATOR_OWN_RULES),
+        (plane.tenants, SECRET_RULES),
+    )
+    for where, rules in grants:
+        kind = "Role" if where else "ClusterRole"
         own = {"name": f"{name}-pod"} | ({"namespace": where} if where else {})
-        role = {"apiGroup": RBAC, "kind": kind, "name": name}
-        binding = {"apiVersion": f"{RBAC}/v1", "kind": f"{kind}Binding", "metadata": own}
-        admin.apply(binding | {"roleRef": role, "subjects": [subject]})
+        common = {"apiVersion": f"{RBAC}/v1", "metadata": own}
+        role = {"apiGroup": RBAC, "kind": kind, "name": own["name"]}
+        admin.apply(
+            {"kind": kind, "rules": list(rules), **common},
+            {"kind": f"{kind}Binding", "roleRef": role, "subjects": [subject], **common},
+        )
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
     asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     told = admin.post(path, asked)
