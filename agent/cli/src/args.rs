@@ -42,6 +42,8 @@ pub(crate) enum Command {
     /// List pipelines, and run one through a door.
     #[command(subcommand)]
     Pipeline(PipelineCommand),
+    /// Get one short answer through a door, as a tenant, or fail.
+    Check(CheckArgs),
     /// Measure a model, and the machine's own ceilings in the same run.
     Bench(BenchArgs),
     /// Print what this build and this machine can do, or how a cluster is.
@@ -293,6 +295,25 @@ pub(crate) struct PipelineRunArgs {
     /// Send the key to an address beyond loopback without TLS.
     #[arg(long)]
     pub(crate) insecure_plaintext: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Address of a door, such as `wss://realm.example` or `http://127.0.0.1:8080`.
+    #[arg(long, env = "REALM_URL", default_value = "ws://127.0.0.1:8080")]
+    pub(crate) url: String,
+    /// File with the tenant's key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: PathBuf,
+    /// Authorities to trust beside the system's, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Send the key to an address beyond loopback without TLS.
+    #[arg(long)]
+    pub(crate) insecure_plaintext: bool,
+    /// The model that answers; the tenant's first when absent.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
 }
 
 #[derive(Debug, Args)]

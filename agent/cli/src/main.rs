@@ -3,6 +3,7 @@
 mod api_key;
 mod args;
 mod bench;
+mod check;
 mod cluster;
 mod conditions;
 mod home;
@@ -60,6 +61,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::ApiKey(command) => api_key::run(&home, command).await,
             Command::Models(command) => models::run(&home, command).await,
             Command::Pipeline(command) => pipeline::run(&home, command).await,
+            Command::Check(args) => check::check(args).await,
             Command::Bench(args) => bench::bench(&home, args).await,
             Command::Info(args) => info::info(&home, args).await,
         }

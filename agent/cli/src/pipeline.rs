@@ -1,6 +1,6 @@
 //! `realm pipeline`: pipelines of a folder of manifests or of a cluster, and a run through a door.
 
-mod door;
+pub(crate) mod door;
 
 use std::{collections::BTreeSet, process::ExitCode};
 

@@ -1,0 +1,45 @@
+//! `realm check`: one short answer through a door, as a client of a tenant gets it.
+
+use std::{fs, process::ExitCode};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use crate::{args::CheckArgs, output, pipeline::door::Door};
+
+/// Tokens of the answer: enough to have been computed, and next to nothing of a tenant's limits.
+const TOKENS_MAX: u32 = 8;
+
+/// Asks, and says that the answer came to its end. One that does not is an error.
+pub(crate) async fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let CheckArgs { url, key_file, ca, insecure_plaintext, model } = args;
+    let key = fs::read_to_string(&key_file)
+        .with_context(|| format!("read the key in {}", key_file.display()))?;
+    let door = Door::parse(&url, ca, insecure_plaintext)?;
+    door.call(key.trim(), "chat", params(model.as_deref()), |_| {}).await?;
+    output::line(format!("{url} has answered"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn params(model: Option<&str>) -> Value {
+    let mut params = json!({
+        "messages": [{ "role": "user", "content": "Say hello." }],
+        "max_tokens": TOKENS_MAX,
+        "temperature": 0,
+    });
+    if let (Some(model), Some(params)) = (model, params.as_object_mut()) {
+        params.insert("model".to_owned(), Value::from(model));
+    }
+    params
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tenants_first_model_answers_unless_another_is_named() {
+        assert_eq!(params(None).get("model"), None);
+        assert_eq!(params(Some("m")).get("model"), Some(&json!("m")));
+    }
+}
