@@ -180,8 +180,11 @@ class Cluster:
         self.admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         return name
 
-    def token(self, account: str, pod: Json, audience: str) -> str:
-        """A token of the pod's service account, as its kubelet asks for it."""
+    def token(self, account: str, pod: Json, audience: str | None) -> str:
+        """A token of the pod's service account, as its kubelet asks for it.
+
+        It is for the API server unless an audience is named.
+        """
         name, namespace, uid = (pod["metadata"][key] for key in ("name", "namespace", "uid"))
         bound = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
         answer = self.admin.post(
@@ -189,7 +192,7 @@ class Cluster:
             {
                 "apiVersion": "authentication.k8s.io/v1",
                 "kind": "TokenRequest",
-                "spec": {"audiences": [audience], "boundObjectRef": bound},
+                "spec": {"audiences": [audience or ISSUER], "boundObjectRef": bound},
             },
         )
         assert answer.status_code == HTTPStatus.CREATED, answer.text

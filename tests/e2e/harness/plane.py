@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.chart import operator_rules
 from harness.cluster import Cluster
 from harness.daemon import Daemon
 from harness.folder import Json, new_key
@@ -18,46 +19,6 @@ from realm_client import Client
 
 AUDIENCE = "realm-operator"
 ACCOUNT = "realm-agent"
-
-#: What the operator may do, as its role in the chart has it.
-OPERATOR_RULES: Sequence[Json] = (
-    {
-        "apiGroups": ["realm.dev"],
-        "resources": ["tenants", "models", "pipelines"],
-        "verbs": ["get", "list", "watch", "patch"],
-    },
-    {
-        "apiGroups": ["realm.dev"],
-        "resources": ["tenants/status", "models/status", "pipelines/status"],
-        "verbs": ["patch"],
-    },
-    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
-    {
-        "apiGroups": ["authentication.k8s.io"],
-        "resources": ["tokenreviews"],
-        "verbs": ["create"],
-    },
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-)
-
-#: And in its own namespace.
-OPERATOR_OWN_RULES: Sequence[Json] = (
-    {
-        "apiGroups": ["coordination.k8s.io"],
-        "resources": ["leases"],
-        "verbs": ["get", "create", "update"],
-    },
-    {
-        "apiGroups": [""],
-        "resources": ["secrets", "configmaps"],
-        "verbs": ["get", "create", "patch"],
-    },
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-)
-
-SECRET_RULES: Sequence[Json] = (
-    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]},
-)
 
 
 def free_port() -> int:
@@ -79,9 +40,10 @@ class Plane:
         self.tenants = tenants
         self._daemons: list[Daemon] = []
         self._keys: dict[str, str] = {}
-        self._user = cluster.user("realm-operator", OPERATOR_RULES)
-        cluster.grant("realm-operator", OPERATOR_OWN_RULES, self.namespace)
-        cluster.grant("realm-operator", SECRET_RULES, self.tenants)
+        everywhere, own, secrets = operator_rules()
+        self._user = cluster.user("realm-operator", everywhere)
+        cluster.grant("realm-operator", own, self.namespace)
+        cluster.grant("realm-operator", secrets, self.tenants)
         cluster.admin.apply(
             {
                 "apiVersion": "v1",
