@@ -43,19 +43,24 @@ mod tests {
 
     #[test]
     fn the_yaml_files_are_current() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml");
-        for definition in definitions() {
-            let file = folder.join(format!("{}.yaml", definition.spec.names.plural));
+        let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        // A chart can be packaged with files of its own folder only.
+        let folders = ["yaml", "../charts/realm/files/crds"].map(|folder| crate_dir.join(folder));
+        let files = |definition: &CustomResourceDefinition| {
+            let name = format!("{}.yaml", definition.spec.names.plural);
+            folders.clone().map(|folder| folder.join(&name))
+        };
+        let all = definitions().map(|definition| (files(&definition), definition));
+        for (files, definition) in all {
             let expected = serde_saphyr::to_string(&definition).unwrap();
-            if env::var_os("REALM_BLESS").is_some() {
-                fs::write(&file, &expected).unwrap();
+            for file in files {
+                if env::var_os("REALM_BLESS").is_some() {
+                    fs::write(&file, &expected).unwrap();
+                }
+                let found = fs::read_to_string(&file).unwrap_or_default();
+                let shown = file.display();
+                assert!(found == expected, "{shown} is not current; REALM_BLESS=1 rewrites it");
             }
-            let found = fs::read_to_string(&file).unwrap_or_default();
-            assert!(
-                found == expected,
-                "{} is not current; REALM_BLESS=1 rewrites it",
-                file.display()
-            );
         }
     }
 

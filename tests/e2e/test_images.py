@@ -26,10 +26,8 @@ from harness.contain import NOBODY
 from harness.daemon import Daemon
 from harness.dockerfile import Dockerfile
 from harness.image import BASE_LIBRARIES, Image, Pod, Programs
+from harness.chart import operator_rules
 from harness.plane import (
-    OPERATOR_OWN_RULES,
-    OPERATOR_RULES,
-    SECRET_RULES,
     Agent,
     Operator,
     Plane,
@@ -119,11 +117,7 @@ def account(plane: Plane) -> Mapping[str, Path]:
     metadata = {"name": name, "namespace": namespace}
     admin.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
     subject = {"kind": "ServiceAccount", **metadata}
-    grants = (
-        (None, OPERATOR_RULES),
-        (namespace, OPERATOR_OWN_RULES),
-        (plane.tenants, SECRET_RULES),
-    )
+    grants = zip((None, namespace, plane.tenants), operator_rules(), strict=True)
     for where, rules in grants:
         kind = "Role" if where else "ClusterRole"
         own = {"name": f"{name}-pod"} | ({"namespace": where} if where else {})

@@ -215,11 +215,15 @@ class Cluster:
         self.admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         return name
 
-    def token(self, account: str, pod: Json, audience: str) -> str:
-        """A token of the pod's service account, as its kubelet asks for it."""
+    def token(self, account: str, pod: Json, audience: str | None) -> str:
+        """A token of the pod's service account, as its kubelet asks for it.
+
+        It is for the API server unless an audience is named.
+        """
         name, namespace, uid = (pod["metadata"][key] for key in ("name", "namespace", "uid"))
         bound = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
-        return self._token(account, namespace, {"audiences": [audience], "boundObjectRef": bound})
+        audiences = [audience or ISSUER]
+        return self._token(account, namespace, {"audiences": audiences, "boundObjectRef": bound})
 
     def unbound_token(self, account: str, namespace: str, audience: str) -> str:
         """A token of the account that is nobody's in particular."""

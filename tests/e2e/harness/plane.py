@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.chart import operator_rules
 from harness.cluster import Cluster
 from harness.daemon import Daemon
 from harness.folder import Json, new_key
@@ -22,46 +23,6 @@ ACCOUNT = "realm-agent"
 
 #: The label by which a kubelet names its node.
 HOSTNAME = "kubernetes.io/hostname"
-
-#: What the operator may do, as its role in the chart has it.
-OPERATOR_RULES: Sequence[Json] = (
-    {
-        "apiGroups": ["realm.dev"],
-        "resources": ["tenants", "models", "pipelines"],
-        "verbs": ["get", "list", "watch", "patch"],
-    },
-    {
-        "apiGroups": ["realm.dev"],
-        "resources": ["tenants/status", "models/status", "pipelines/status"],
-        "verbs": ["patch"],
-    },
-    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
-    {
-        "apiGroups": ["authentication.k8s.io"],
-        "resources": ["tokenreviews"],
-        "verbs": ["create"],
-    },
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-)
-
-#: And in its own namespace.
-OPERATOR_OWN_RULES: Sequence[Json] = (
-    {
-        "apiGroups": ["coordination.k8s.io"],
-        "resources": ["leases"],
-        "verbs": ["get", "create", "update"],
-    },
-    {
-        "apiGroups": [""],
-        "resources": ["secrets", "configmaps"],
-        "verbs": ["get", "create", "patch"],
-    },
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-)
-
-SECRET_RULES: Sequence[Json] = (
-    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]},
-)
 
 
 def free_port() -> int:
@@ -96,9 +57,10 @@ class Plane:
 
         Each is somebody of its own here, so that it can be told who wrote what.
         """
-        user = self.cluster.user(name, OPERATOR_RULES)
-        self.cluster.grant(name, OPERATOR_OWN_RULES, self.namespace)
-        self.cluster.grant(name, SECRET_RULES, self.tenants)
+        everywhere, own, secrets = operator_rules()
+        user = self.cluster.user(name, everywhere)
+        self.cluster.grant(name, own, self.namespace)
+        self.cluster.grant(name, secrets, self.tenants)
         return user
 
     def operator(self, name: str) -> Operator:

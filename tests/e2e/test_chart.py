@@ -1,0 +1,200 @@
+"""The chart as helm renders it: its examples, its schema, and what it must never ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import DEFINITIONS
+from harness.chart import CHART, EXAMPLES, LEAST, given, helm, only, render, template
+from harness.cluster import Cluster
+from harness.folder import Json
+
+README = CHART / "README.md"
+DIGEST = f"sha256:{64 * '0'}"
+
+#: Kinds of other projects, which an API server without their definitions does not know.
+FOREIGN = ("cert-manager.io/", "monitoring.coreos.com/")
+
+
+def example(name: str) -> Path:
+    """One of the chart's own examples of values."""
+    return EXAMPLES / f"{name}-values.yaml"
+
+
+@pytest.mark.parametrize("values", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_helm_finds_no_fault_in_an_example(values: Path) -> None:
+    done = helm("lint", "--strict", str(CHART), "--values", str(values))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert render(values)
+
+
+@pytest.mark.parametrize("values", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_api_server_takes_every_object_and_only_a_host_cache_is_against_pod_security(
+    values: Path, resources: Cluster
+) -> None:
+    namespace = resources.namespace()
+    label = "pod-security.kubernetes.io/warn=restricted"
+    resources.admin.kubectl("label", "namespace", namespace, label)
+    objects = [each for each in render(values, namespace=namespace) if not foreign(each)]
+    for each in objects:
+        # Namespaces of tenants are not there.
+        if "namespace" in each["metadata"]:
+            each["metadata"]["namespace"] = namespace
+    # A Pod of its own is looked at with its account.
+    accounts = [each for each in objects if each["kind"] == "ServiceAccount"]
+    resources.admin.apply(*accounts)
+    how = ("--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict")
+    given = yaml.safe_dump_all(objects)
+    done = resources.admin.kubectl("apply", *how, "--filename", "-", given=given)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "Warning" in line]
+    is_exception = values.stem == "host-cache-values"
+    assert ["hostPath" in line for line in warnings] == [True] * is_exception
+
+
+def foreign(thing: Json) -> bool:
+    return str(thing["apiVersion"]).startswith(FOREIGN)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ("replicaCount=2", "replicaCount"),
+        ("operator.replicas=0", "/operator/replicas"),
+        ("operator.image.digest=latest", "/operator/image/digest"),
+        ("agent.storage.type=nfs", "/agent/storage/type"),
+        ("agent.storage.size=much", "/agent/storage/size"),
+        ("agent.maxUnavailable=half", "/agent/maxUnavailable"),
+        ("agent.pools.GPU.gpus=1", "GPU"),
+        ("agent.pools.gpu.gpu=1", "/agent/pools/gpu"),
+        ("doors.service.port=0", "/doors/service/port"),
+        ("doors.tls.secretName=A/B", "/doors/tls/secretName"),
+        ("tenantNamespaces={A_B}", "/tenantNamespaces/0"),
+        ("networkPolicy.apiServer.ports={https}", "/networkPolicy/apiServer/ports/0"),
+    ],
+)
+def test_the_schema_refuses_a_wrong_value_and_says_where(wrong: str, where: str) -> None:
+    done = template(LEAST, "--set", wrong)
+    assert done.returncode != 0
+    assert where in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        ((), "doors.tls.secretName"),
+        (("doors.tls.secretName=a", "doors.insecurePlaintext=true"), "goes with no certificate"),
+        (("doors.tls.certManager.enabled=true",), "issuerRef.name"),
+        (("doors.tls.secretName=a", "agent.storage.type=ephemeral"), "storage.size"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused_with_what_is_missing(
+    flags: Sequence[str], hint: str
+) -> None:
+    sets = [part for flag in flags for part in ("--set", flag)]
+    done = helm("template", "realm", str(CHART), *sets)
+    assert done.returncode != 0
+    assert hint in done.stderr, done.stderr
+
+
+def test_the_definitions_are_those_of_the_crate() -> None:
+    ours = {file.name: file.read_text() for file in (CHART / "files" / "crds").iterdir()}
+    assert ours == {file.name: file.read_text() for file in DEFINITIONS.iterdir()}
+
+
+def test_definitions_are_rendered_as_they_are_and_outlive_the_release() -> None:
+    rendered = [each for each in render() if each["kind"] == "CustomResourceDefinition"]
+    specs = {each["metadata"]["name"]: each["spec"] for each in rendered}
+    files = [yaml.safe_load(file.read_text()) for file in DEFINITIONS.iterdir()]
+    assert specs == {each["metadata"]["name"]: each["spec"] for each in files}
+    for each in rendered:
+        assert each["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    without = render(LEAST, "--set", "crds.install=false")
+    assert not [each for each in without if each["kind"] == "CustomResourceDefinition"]
+
+
+@pytest.mark.parametrize("values", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_role_has_a_star_and_secrets_are_read_by_namespace_alone(values: Path) -> None:
+    objects = render(values)
+    rules = [(each["kind"], rule) for each in objects for rule in each.get("rules", [])]
+    assert rules
+    for kind, rule in rules:
+        assert not any("*" in word for words in rule.values() for word in words), rule
+        assert kind == "Role" or "secrets" not in rule["resources"], rule
+
+
+def test_agents_ask_for_the_operator_by_a_name_that_its_certificate_has() -> None:
+    objects = render(LEAST, namespace="elsewhere")
+    operator, agent = (container(only(objects, kind)) for kind in ("Deployment", "DaemonSet"))
+    host = given("link-name", operator["args"])
+    assert given("operator", agent["args"]) == f"https://{host}:9443"
+    service, namespace, _ = host.split(".")
+    assert only(objects, "Service", service)["metadata"]["namespace"] == namespace == "elsewhere"
+    account = given("agent-service-account", operator["args"])
+    assert only(objects, "DaemonSet")["spec"]["template"]["spec"]["serviceAccountName"] == account
+    selector = given("agent-selector", operator["args"]).split(",")
+    labels = only(objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
+    assert all(each in {f"{key}={value}" for key, value in labels.items()} for each in selector)
+
+
+def container(owner: Json) -> Json:
+    [found] = owner["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def test_a_pool_says_what_is_its_own_and_shares_the_rest() -> None:
+    objects = render(example("gpu-pools"))
+    assert container(only(objects, "Deployment"))["image"] == f"realm-operator@{DIGEST}"
+    cpu, cuda = (only(objects, "DaemonSet", f"realm-agent-{pool}") for pool in ("cpu", "cuda"))
+    assert container(cpu)["image"] != container(cuda)["image"] == "realm-agent:cuda"
+    assert container(cuda)["resources"]["limits"] == {"memory": "32Gi", "nvidia.com/gpu": 1}
+    assert "limits" not in container(cpu)["resources"]
+    for each in (cpu, cuda):
+        assert each["spec"]["template"]["spec"]["priorityClassName"] == "system-node-critical"
+
+
+def test_a_pod_is_given_longer_to_end_than_its_drain_takes() -> None:
+    objects = render(LEAST, "--set", "agent.settleSeconds=7,agent.graceSeconds=120")
+    pod = only(objects, "DaemonSet")["spec"]["template"]["spec"]
+    args = pod["containers"][0]["args"]
+    assert (given("settle", args), given("grace", args)) == ("7", "120")
+    # What a gateway takes to cut the last connections comes after both.
+    assert pod["terminationGracePeriodSeconds"] >= 7 + 120 + 5
+
+
+def test_dashboards_and_alerts_are_carried_as_they_stand() -> None:
+    objects = render(example("monitoring"))
+    boards = sorted((CHART / "files" / "dashboards").glob("*.json"))
+    alerts = sorted((CHART / "files" / "alerts").glob("*.yaml"))
+    carried = [each["data"] for each in objects if each["kind"] == "ConfigMap"]
+    assert carried == [{file.name: file.read_text()} for file in boards]
+    specs = [each["spec"] for each in objects if each["kind"] == "PrometheusRule"]
+    assert specs == [yaml.safe_load(file.read_text()) for file in alerts]
+    kinds = [each["kind"] for each in objects]
+    assert (kinds.count("ServiceMonitor"), kinds.count("PodMonitor")) == (1, 1)
+    assert not [each for each in render() if foreign(each)]
+
+
+def leaves(schema: Json, defaults: Json, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every value with its default and what it is for, in the schema's order."""
+    for name, each in schema["properties"].items():
+        here = f"{path}.{name}".lstrip(".")
+        if "properties" in each:
+            yield from leaves(each, defaults[name], here)
+        elif here != "global":
+            # A default of several lines is for values.yaml.
+            default = json.dumps(defaults[name])
+            yield here, default if len(default) <= 40 else "…", each["description"]
+
+
+def test_every_value_has_a_default_and_a_line_in_the_readme() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    rows = [f"| `{path}` | `{at}` | {text} |" for path, at, text in leaves(schema, defaults)]
+    _, table = README.read_text().split("| --- | --- | --- |\n")
+    assert table.splitlines() == rows

@@ -1,0 +1,297 @@
+"""The chart in a cluster with controllers and nodes: roll-outs, rights, upgrades, and its test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trustme
+import yaml
+
+from harness.cluster import Cluster
+from harness.daemon import Daemon
+from harness.folder import Json, new_key
+from harness.installed import Installed, Program, forgo_probes, review
+from harness.user import Done
+from harness.wait import until
+
+#: What a Tenant may spend, and a change of it.
+SPEC = {"weight": 100, "models": [{"name": "smollm2"}], "apiKeys": [{"secretName": "acme-keys"}]}
+NODES = ("alpha", "beta")
+PODS = ("operator", "agent")
+
+#: `helm test` and an answer of eight tokens, by a debug build on a busy machine.
+CHECK_S_MAX = 60.0
+
+
+@pytest.fixture(scope="module")
+def key() -> str:
+    """A tenant's key."""
+    return new_key()
+
+
+@pytest.fixture(scope="module")
+def installed(
+    whole_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, key: str
+) -> Installed:
+    """The chart on two nodes, where no Pod may have more than Pod Security's least."""
+    forgo_probes(whole_cluster)
+    for node in NODES:
+        whole_cluster.add_node(node)
+    installed = Installed(whole_cluster, tmp_path_factory.mktemp("installed"))
+    whole_cluster.admin.kubectl(
+        *("label", "namespace", installed.namespace),
+        "pod-security.kubernetes.io/enforce=restricted",
+    )
+    authority = trustme.CA()
+    doors = authority.issue_cert("localhost", f"realm-agent.{installed.namespace}.svc")
+    pem = {
+        "ca.crt": authority.cert_pem,
+        "tls.crt": doors.cert_chain_pems[0],
+        "tls.key": doors.private_key_pem,
+    }
+    texts = {name: blob.bytes().decode() for name, blob in pem.items()}
+    installed.secret("realm-doors", installed.namespace, **texts)
+    installed.secret("test-key", installed.namespace, key=key)
+    installed.put("install")
+    return installed
+
+
+@pytest.fixture
+def tenant(installed: Installed) -> Iterator[str]:
+    """A Tenant that nobody serves."""
+    apply(installed, tenant_of(SPEC))
+    yield "acme"
+    installed.cluster.admin.kubectl("delete", "tn", "acme", "--namespace", installed.tenants)
+
+
+def tenant_of(spec: Json) -> Json:
+    return {"apiVersion": "realm.dev/v1alpha1", "kind": "Tenant", "spec": spec}
+
+
+def apply(installed: Installed, thing: Json, *how: str, name: str = "acme") -> Done:
+    """Writes an object in the tenants' namespace, as somebody; the answer may be a refusal."""
+    thing = thing | {"metadata": {"name": name, "namespace": installed.tenants}}
+    flags = ("--server-side", "--force-conflicts", "--filename", "-")
+    return installed.cluster.admin.kubectl("apply", *how, *flags, given=yaml.safe_dump(thing))
+
+
+def bind(installed: Installed, role: str, user: str) -> None:
+    """Gives somebody a role in the tenants' namespace."""
+    flags = ("--clusterrole", role, "--user", user, "--namespace", installed.tenants)
+    done = installed.cluster.admin.kubectl("create", "rolebinding", f"{user}-{role}", *flags)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_pod_runs_under_pod_security_restricted(installed: Installed) -> None:
+    installed.await_rollout()
+    assert {pod["spec"]["nodeName"] for pod in installed.pods("agent")} == set(NODES)
+    assert {pod["spec"]["nodeName"] for pod in installed.pods("operator")} == set(NODES)
+    for name in ("realm-agent", "realm-operator"):
+        until(partial(has_budget, installed, name), f"{name} may lose one Pod")
+
+
+def has_budget(installed: Installed, name: str) -> bool:
+    status = installed.get("poddisruptionbudget", name).get("status", {})
+    return bool(status.get("disruptionsAllowed") == 1)
+
+
+def test_the_operator_reads_secrets_of_its_tenants_and_of_nobody_else(
+    installed: Installed,
+) -> None:
+    user = f"system:serviceaccount:{installed.namespace}:realm-operator"
+    cluster = installed.cluster
+
+    def may(verb: str, namespace: str) -> bool:
+        return review(cluster, user, verb, "/secrets", namespace)
+
+    for verb in ("get", "list", "watch"):
+        assert may(verb, installed.tenants), verb
+        assert not may(verb, "default"), verb
+        assert not may(verb, "kube-system"), verb
+        # All of them at once.
+        assert not may(verb, ""), verb
+    # The one that it made is another matter, and has a name.
+    assert not may("list", installed.namespace)
+    assert not may("get", installed.namespace)
+    assert not may("delete", installed.tenants)
+    for verb in ("create", "delete", "update"):
+        assert not review(cluster, user, verb, "realm.dev/tenants", installed.tenants), verb
+    agent = f"system:serviceaccount:{installed.namespace}:realm-agent"
+    for resource in ("/secrets", "/pods", "realm.dev/tenants"):
+        assert not review(cluster, agent, "get", resource, installed.namespace), resource
+
+
+@pytest.mark.usefixtures("tenant")
+def test_nobody_lifts_the_limits_of_a_tenant_but_who_runs_the_plane(installed: Installed) -> None:
+    bind(installed, "realm-tenant", "editor")
+    bind(installed, "admin", "owner")
+    bind(installed, "realm-admin", "runner")
+    program = SPEC | {"program": {"sources": ["https://example.com/p.wasm"], "sha256": 64 * "a"}}
+    keys = SPEC | {"apiKeys": [{"secretName": "other-keys"}]}
+    changes: dict[str, Json] = {
+        "weight": SPEC | {"weight": 10_000},
+        "limits": SPEC | {"limits": {"calls": 1000}},
+        "suspended": SPEC | {"suspended": True},
+        "models": SPEC | {"models": [{"name": "smollm2"}, {"name": "another"}]},
+    }
+    # The API server takes a policy up a moment after it was made.
+    until(
+        lambda: apply(installed, tenant_of(changes["weight"]), "--as=editor").returncode != 0,
+        "the policy is in force",
+    )
+    apply(installed, tenant_of(SPEC))
+    for user in ("editor", "owner"):
+        for name, spec in changes.items():
+            refused = apply(installed, tenant_of(spec), f"--as={user}")
+            assert refused.returncode != 0, (user, name)
+            assert "realm-admin" in refused.stderr, refused.stderr
+        for spec in (program, keys, SPEC):
+            done = apply(installed, tenant_of(spec), f"--as={user}")
+            assert done.returncode == 0, done.stderr
+        where = ("--namespace", installed.tenants, f"--as={user}")
+        assert installed.cluster.admin.kubectl("delete", "tn", "acme", *where).returncode != 0
+        assert apply(installed, tenant_of(SPEC), f"--as={user}", name="new").returncode != 0
+    for spec in (*changes.values(), SPEC):
+        done = apply(installed, tenant_of(spec), "--as=runner")
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_field_of_a_tenant_is_either_its_own_or_guarded(installed: Installed) -> None:
+    policy = installed.get("validatingadmissionpolicy", "realm-tenants")
+    [same] = [each for each in policy["spec"]["variables"] if each["name"] == "isSame"]
+    definition = installed.get("crd", "tenants.realm.dev")["spec"]["versions"][0]
+    fields = definition["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    guarded = {name for name in fields if f"object.spec.?{name} ==" in same["expression"]}
+    assert set(fields) - guarded == {"program", "apiKeys"}
+    assert not policy.get("status", {}).get("typeChecking", {}).get("expressionWarnings"), policy
+
+
+def test_who_may_give_out_roles_in_a_namespace_cannot_give_out_the_right_to_limits(
+    installed: Installed,
+) -> None:
+    bind(installed, "admin", "giver")
+    rule = {"apiGroups": ["realm.dev"], "resources": ["tenants/limits"], "verbs": ["update"]}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "rules": [rule]}
+    refused = apply(installed, role, "--as=giver", name="limits")
+    assert refused.returncode != 0
+    assert "tenants/limits" in refused.stderr, refused.stderr
+
+
+def test_a_namespace_goes_with_its_tenants(installed: Installed) -> None:
+    admin, namespace = installed.cluster.admin, installed.cluster.namespace()
+    thing = tenant_of(SPEC) | {"metadata": {"name": "acme", "namespace": namespace}}
+    admin.apply(thing)
+    admin.kubectl("delete", "namespace", namespace, "--wait=false")
+    path = f"/api/v1/namespaces/{namespace}"
+    until(lambda: admin.http.get(path).status_code == 404, "the namespace is gone")
+
+
+def test_the_programs_run_with_what_the_chart_gives_them_and_its_test_passes(
+    installed: Installed, key: str, model: Path
+) -> None:
+    installed.await_rollout()
+    daemons: list[Daemon] = []
+    try:
+        for door in serve(installed, key, model, daemons):
+            # A door hears a moment after the status that its own node has the model.
+            until(partial(passes, installed, door), "the chart's test passes at every door")
+        # With a key of nobody the same test fails.
+        installed.secret("test-key", installed.namespace, key=new_key())
+        assert "does not take the key" in installed.check(door).run(CHECK_S_MAX).stderr
+    except BaseException as error:
+        error.add_note("\n".join(f"-- {each.label}\n{each.tail()}" for each in daemons))
+        raise
+    finally:
+        for daemon in reversed(daemons):
+            daemon.close()
+
+
+def passes(installed: Installed, door: int) -> bool:
+    return installed.check(door).run(CHECK_S_MAX).returncode == 0
+
+
+def serve(installed: Installed, key: str, model: Path, daemons: list[Daemon]) -> list[int]:
+    """Runs an operator and the agents of both nodes until a tenant is served. Gives the doors."""
+    operator = installed.operator()
+    start(operator, daemons)
+    path = f"/api/v1/namespaces/{installed.namespace}/configmaps/realm-link"
+    http = installed.cluster.admin.http
+    until(lambda: http.get(path).is_success, "the operator publishes its authority")
+    agents = [installed.agent(pod, operator) for pod in installed.pods("agent")]
+    for agent in agents:
+        start(agent, daemons)
+    sources = {"sources": [model.absolute().as_uri()], "replicas": len(NODES), "kvBlocks": 256}
+    thing = {"apiVersion": "realm.dev/v1alpha1", "kind": "Model", "spec": sources}
+    assert apply(installed, thing, name="smollm2").returncode == 0
+    entry = {"sha256": hashlib.sha256(key.encode()).hexdigest()}
+    installed.secret("acme-keys", installed.tenants, main=json.dumps(entry))
+    assert apply(installed, tenant_of(SPEC)).returncode == 0
+    admin = installed.cluster.admin
+
+    def is_served() -> bool:
+        status = admin.get("mdl", "smollm2", namespace=installed.tenants).get("status", {})
+        return bool(status.get("replicas") == len(NODES))
+
+    until(is_served, "the model is on both nodes", within_s=90.0)
+    return [agent.ports["listen"] for agent in agents]
+
+
+def start(program: Program, daemons: list[Daemon]) -> None:
+    """Starts a program; it ends with the others."""
+    daemon = program.daemon()
+    daemons.append(daemon)
+    daemon.start()
+
+
+def test_an_upgrade_replaces_every_pod_and_brings_the_definitions_along(
+    installed: Installed,
+) -> None:
+    before = {pod["metadata"]["uid"] for each in PODS for pod in installed.pods(each)}
+    admin = installed.cluster.admin
+    # As an older release left it.
+    current = installed.get("crd", "tenants.realm.dev")
+    kept = {key: current["metadata"][key] for key in ("name", "labels", "annotations")}
+    older = {key: current[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": kept}
+    columns = older["spec"]["versions"][0].pop("additionalPrinterColumns")
+    how = ("--server-side", "--force-conflicts", "--field-manager=helm", "--filename", "-")
+    done = admin.kubectl("apply", *how, given=yaml.safe_dump(older))
+    assert done.returncode == 0, done.stderr
+    installed.put("upgrade", "operator.log=debug", "agent.log=debug", "agent.graceSeconds=1")
+    installed.await_rollout()
+    after = [pod for each in PODS for pod in installed.pods(each)]
+    assert len(after) == len(before)
+    assert not before & {pod["metadata"]["uid"] for pod in after}
+    for pod in after:
+        [container] = pod["spec"]["containers"]
+        assert {"name": "REALM_LOG", "value": "debug"} in container["env"]
+    newest = installed.get("crd", "tenants.realm.dev")["spec"]["versions"][0]
+    assert newest["additionalPrinterColumns"] == columns
+
+
+def test_a_host_cache_is_refused_where_pod_security_is_restricted(installed: Installed) -> None:
+    installed.put("upgrade", "agent.storage.type=hostPath", "agent.maxUnavailable=2")
+    admin, where = installed.cluster.admin, ("--namespace", installed.namespace)
+
+    def is_refused() -> bool:
+        events = admin.kubectl("events", *where, "--types=Warning").stdout
+        return 'restricted volume type "hostPath"' in events
+
+    until(is_refused, "Pod Security says what it refuses", within_s=60.0)
+
+
+def test_the_definitions_and_what_is_of_their_kind_outlive_the_release(
+    installed: Installed,
+) -> None:
+    apply(installed, tenant_of(SPEC), name="kept")
+    done = installed.helm("uninstall")
+    assert done.returncode == 0, done.stderr
+    assert not installed.get("daemonsets,deployments,services,roles")["items"]
+    admin = installed.cluster.admin
+    assert admin.get("tn", "kept", namespace=installed.tenants)["spec"]["weight"] == 100
+    for policy in ("validatingadmissionpolicy", "clusterrole"):
+        assert admin.kubectl("get", policy, "realm-tenants").returncode != 0
