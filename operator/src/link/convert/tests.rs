@@ -184,7 +184,7 @@ fn a_state_of_pieces_that_were_encoded_before_reads_as_one_that_was_not() {
     let mut tenants: Vec<_> = (0..5).map(|index| tenant(index, 1)).collect();
     for generation in 1..9_u32 {
         let index = usize::try_from(generation).unwrap() % 5;
-        tenants[index] = tenant(index, generation * 10);
+        tenants[index] = tenant(index, generation);
         let desired = Desired {
             generation: generation.into(),
             tenants: tenants.clone(),

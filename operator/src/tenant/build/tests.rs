@@ -68,7 +68,7 @@ fn a_secret_that_the_operator_may_not_read_is_told_apart_from_one_that_is_not_th
             format!("Stalled=True {reason}"),
         ]
     };
-    for (readable, reason) in [(&["lab"][..], "UnknownSecret"), (&[], "SecretNotReadable")] {
+    for (readable, reason) in [(&["lab"][..], "UnknownSecret"), (&[][..], "SecretNotReadable")] {
         let expected = expected(reason);
         let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
         check(tally(1, 0, None), problems.clone(), readable, &expected);
