@@ -74,14 +74,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics,
     };
     let gateway = Gateway::bind(config(&args), ports).await?;
-    let peer_door = PeerDoor {
-        listener: TcpListener::bind(args.peer_listen)
-            .await
-            .with_context(|| format!("listen for other agents on {}", args.peer_listen))?,
-        identity: identity.clone(),
-        ports: PeerPorts { tenants: agent.runtime(), roster: agent.roster() },
-    };
-    let peer_addr = advertised(&args, peer_door.listener.local_addr()?);
+    let (peer_door, peer_addr) = bind_peer_door(&args, &agent, identity.clone()).await?;
     let presence = watch::Sender::new(Presence {
         door: Some(advertised(&args, gateway.addr()?)),
         ..Presence::default()
@@ -96,21 +89,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
     tasks.spawn(converge::run(agent.clone(), ledger.subscribe(), report_sender));
     tasks.spawn(tell_states(ledger.subscribe()));
-    let held = relay.held();
-    tasks.spawn(supply::follow(
-        agent.clone(),
-        presence.subscribe(),
-        report.clone(),
-        held,
-        supply_sender,
-    ));
+    let feed = supply::Feed { report: report.clone(), held: relay.held() };
+    tasks.spawn(supply::follow(agent.clone(), presence.subscribe(), feed, supply_sender));
     tasks.spawn(relay::follow(args.node.clone(), ledger.subscribe(), peers, routes_sender));
     tasks.spawn(advertise(identity, peer_addr, presence.clone()));
-    let enrolled = link.clone();
-    tasks.spawn(async move {
-        let never = peer::keep(enrolled, identity_sender).await;
-        match never {}
-    });
+    tasks.spawn(keep_identity(link.clone(), identity_sender));
     let feeds = Feeds { report, supply };
     tasks.spawn(async move {
         let never = client::run(link, ledger, feeds, credentials, state).await;
@@ -122,6 +105,25 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let peers = serve_peers(peer_door, settle, grace, shutdown.clone());
     tokio::join!(gateway.serve(shutdown), peers);
     Ok(())
+}
+
+/// A door for other agents, and where they reach it.
+async fn bind_peer_door(
+    args: &Args,
+    agent: &Agent,
+    identity: watch::Receiver<Option<Arc<Identity>>>,
+) -> anyhow::Result<(PeerDoor, SocketAddr)> {
+    let listener = TcpListener::bind(args.peer_listen).await;
+    let listener =
+        listener.with_context(|| format!("listen for other agents on {}", args.peer_listen))?;
+    let address = advertised(args, listener.local_addr()?);
+    let ports = PeerPorts { tenants: agent.runtime(), roster: agent.roster() };
+    Ok((PeerDoor { listener, identity, ports }, address))
+}
+
+async fn keep_identity(link: LinkOptions, identity: watch::Sender<Option<Arc<Identity>>>) {
+    let never = peer::keep(link, identity).await;
+    match never {}
 }
 
 /// Serves other agents until this one drains and their calls have ended, or the grace is over. As

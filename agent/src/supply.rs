@@ -26,16 +26,23 @@ pub(crate) struct Presence {
     pub is_draining: bool,
 }
 
+/// What is looked at when it changes.
+pub(crate) struct Feed {
+    pub(crate) report: watch::Receiver<Report>,
+    /// Calls that wait here, by the model that they wait for.
+    pub(crate) held: watch::Receiver<BTreeMap<ModelName, u32>>,
+}
+
 /// Keeps `supply` current for as long as anybody reads it. A report that changed is looked at at
 /// once, so that what it calls loaded is no longer counted as free, and so are calls that begin to
 /// wait, so that what they wait for is woken.
 pub(crate) async fn follow(
     agent: Arc<Agent>,
     presence: watch::Receiver<Presence>,
-    mut report: watch::Receiver<Report>,
-    mut held: watch::Receiver<BTreeMap<ModelName, u32>>,
+    feed: Feed,
     supply: watch::Sender<Supply>,
 ) {
+    let Feed { mut report, mut held } = feed;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !supply.is_closed() {

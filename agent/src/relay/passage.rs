@@ -47,6 +47,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How long beyond a deadline its node may take to say that it is over: the way there and back.
 const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 
+/// Bytes of a name that comes back to whoever sent it: one paragraph.
+const ALIAS_BYTES_MAX: usize = 1 << 10;
+
 /// A call that is not served on this node, as it seems.
 pub(super) struct Passage {
     door: Arc<Inner>,
@@ -300,6 +303,3 @@ async fn sleep_until(at: Option<time::Instant>) {
         None => std::future::pending().await,
     }
 }
-
-/// Bytes of a name that comes back to whoever sent it: one paragraph.
-const ALIAS_BYTES_MAX: usize = 1 << 10;
