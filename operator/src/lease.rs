@@ -175,10 +175,9 @@ impl Contender {
                     renewed_at = began;
                     continue;
                 }
-                Ok(Ok(Some(_))) => LeaseError::TimedOut { waited: RENEW_DEADLINE },
                 Ok(Ok(None)) => return Err(LeaseError::Taken { name: self.name.clone() }),
                 Ok(Err(error)) => error,
-                Err(_) => LeaseError::TimedOut { waited: RENEW_DEADLINE },
+                Ok(Ok(Some(_))) | Err(_) => LeaseError::TimedOut { waited: RENEW_DEADLINE },
             };
             if Instant::now() >= deadline {
                 return Err(error);

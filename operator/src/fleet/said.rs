@@ -69,14 +69,26 @@ impl Said {
     fn replace(&mut self, node: &str, old: &Report, new: &Report) {
         let Report { generation: _, models, tenants, pipelines } = new;
         let (gone, come) = difference(&old.models, models);
-        gone.into_iter().for_each(|model| self.remove_model(node, model));
-        come.into_iter().for_each(|model| self.add_model(node, model));
+        for model in gone {
+            self.remove_model(node, model);
+        }
+        for model in come {
+            self.add_model(node, model);
+        }
         let (gone, come) = difference(&old.tenants, tenants);
-        gone.into_iter().for_each(|tenant| self.remove_tenant(node, tenant));
-        come.into_iter().for_each(|tenant| self.add_tenant(node, tenant));
+        for tenant in gone {
+            self.remove_tenant(node, tenant);
+        }
+        for tenant in come {
+            self.add_tenant(node, tenant);
+        }
         let (gone, come) = difference(&old.pipelines, pipelines);
-        gone.into_iter().for_each(|pipeline| self.remove_pipeline(node, pipeline));
-        come.into_iter().for_each(|pipeline| self.add_pipeline(node, pipeline));
+        for pipeline in gone {
+            self.remove_pipeline(node, pipeline);
+        }
+        for pipeline in come {
+            self.add_pipeline(node, pipeline);
+        }
     }
 
     fn add_model(&mut self, node: &str, model: &ModelReport) {

@@ -90,7 +90,7 @@ struct Open {
 async fn drains(draining: &mut watch::Receiver<bool>) {
     // An error means that nobody will ever say so.
     if draining.wait_for(|is_draining| *is_draining).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

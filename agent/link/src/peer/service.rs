@@ -51,14 +51,14 @@ impl Service {
         Ok(auth::from_peer(&roster, peer, tenant, key, unix_now()))
     }
 
-    fn start(&self, request: Request<proto::CallRequest>) -> Result<Replies, Status> {
+    fn start(&self, request: &Request<proto::CallRequest>) -> Result<Replies, Status> {
         if *self.draining.borrow() {
             return Err(Status::unavailable("draining"));
         }
         let now = Instant::now();
         let forwarded = convert::request_from(request.get_ref().clone(), now)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let handed_on = match self.caller(&request, &forwarded.caller)? {
+        let handed_on = match self.caller(request, &forwarded.caller)? {
             Ok(handed_on) => handed_on,
             Err(refusal) => return Ok(refused(refusal)),
         };
@@ -135,7 +135,7 @@ async fn news(spent: &mut watch::Receiver<Usage>, told: Usage, told_at: Option<t
             tokio::select! {
                 () = time::sleep_until(due) => {}
                 is_over = is_over => if is_over {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 },
             }
         }
@@ -157,7 +157,7 @@ impl proto::peer_server::Peer for Service {
         &self,
         request: Request<proto::CallRequest>,
     ) -> Result<Response<Self::CallStream>, Status> {
-        self.start(request).map(Response::new)
+        self.start(&request).map(Response::new)
     }
 
     async fn describe(

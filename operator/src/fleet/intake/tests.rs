@@ -2,9 +2,19 @@ use realm_plan::validate::Site;
 
 use super::*;
 
-fn view(is_connected: bool, has_report: bool) -> NodeView {
-    let report = has_report.then(Arc::default);
-    NodeView { is_connected, report, supply: Some(Arc::default()), ..NodeView::default() }
+/// A node that is connected and has said what it holds.
+fn heard() -> NodeView {
+    NodeView { report: Some(Arc::default()), ..silent() }
+}
+
+/// One that is connected and has said nothing of that yet.
+fn silent() -> NodeView {
+    NodeView { is_connected: true, supply: Some(Arc::default()), ..NodeView::default() }
+}
+
+/// One that has said what it holds, and left.
+fn gone() -> NodeView {
+    NodeView { is_connected: false, ..heard() }
 }
 
 fn views<const N: usize>(nodes: [(&str, NodeView); N]) -> BTreeMap<String, NodeView> {
@@ -48,11 +58,11 @@ fn a_new_leader_has_heard_enough_when_every_recalled_node_has_said_what_it_holds
     let mut world = World::new();
     world.nodes.recall("a");
     world.nodes.recall("b");
-    assert!(!world.turn(SOON, [("a", view(true, true))]).1, "b is missing");
-    let both = [("a", view(true, true)), ("b", view(true, false))];
+    assert!(!world.turn(SOON, [("a", heard())]).1, "b is missing");
+    let both = [("a", heard()), ("b", silent())];
     assert!(!world.turn(SOON, both).1, "b has said nothing yet");
-    assert!(world.turn(SOON, [("a", view(true, true)), ("b", view(true, true))]).1);
-    assert!(world.turn(SOON, [("a", view(false, true))]).1, "it was heard, and may go again");
+    assert!(world.turn(SOON, [("a", heard()), ("b", heard())]).1);
+    assert!(world.turn(SOON, [("a", gone())]).1, "it was heard, and may go again");
 }
 
 #[test]
@@ -60,7 +70,7 @@ fn where_tenants_alone_were_held_any_node_is_enough() {
     let mut world = World::new();
     world.nodes.expect();
     assert!(!world.turn(SOON, []).1);
-    assert!(world.turn(SOON, [("c", view(true, true))]).1);
+    assert!(world.turn(SOON, [("c", heard())]).1);
 }
 
 #[test]
@@ -77,11 +87,11 @@ fn a_node_that_does_not_come_back_is_waited_for_and_no_longer() {
 #[test]
 fn a_node_is_lost_some_time_after_it_left_and_not_when_it_comes_back_before() {
     let mut world = World::new();
-    world.turn(SOON, [("a", view(true, true)), ("b", view(true, true))]);
-    let gone = [("a", view(false, true)), ("b", view(false, true))];
-    assert_eq!(world.turn(SOON, gone.clone()).0, Vec::<String>::new());
-    let back = [("a", view(true, true)), ("b", view(false, true))];
+    world.turn(SOON, [("a", heard()), ("b", heard())]);
+    let away = [("a", gone()), ("b", gone())];
+    assert_eq!(world.turn(SOON, away).0, Vec::<String>::new());
+    let back = [("a", heard()), ("b", gone())];
     assert_eq!(world.turn(SOON * 2, back).0, Vec::<String>::new());
     let later = SOON + LOST_AFTER;
-    assert_eq!(world.turn(later, [("a", view(true, true)), ("b", view(false, true))]).0, ["b"]);
+    assert_eq!(world.turn(later, [("a", heard()), ("b", gone())]).0, ["b"]);
 }
