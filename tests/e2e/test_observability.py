@@ -145,8 +145,12 @@ def busy(watched: Watched) -> Watched:
     )
     asyncio.run(overdraw(watched))
     requests = "sum(realm_gateway_requests_total)"
-    for _ in "ab":
+    for weight in (7, 8):
         asyncio.run(work(watched))
+        watched.plane.apply(
+            "Tenant", "acme", watched.plane.spec("tenant", "acme") | {"weight": weight}
+        )
+        watched.plane.await_condition("tenant", "acme", "True")
         now = sum(
             sample.value
             for family in text_string_to_metric_families(watched.scrape())
