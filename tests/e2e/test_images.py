@@ -21,12 +21,12 @@ import httpx
 import pytest
 import yaml
 
+from harness.chart import operator_rules
 from harness.cluster import RBAC
 from harness.contain import NOBODY
 from harness.daemon import Daemon
 from harness.dockerfile import Dockerfile
 from harness.image import BASE_LIBRARIES, Image, Pod, Programs
-from harness.chart import operator_rules
 from harness.plane import (
     Agent,
     Operator,

@@ -303,14 +303,13 @@ def test_each_thing_that_goes_wrong_has_its_sentence(
     assert "there is no namespace `absent`" in nowhere
     missing = realm("tenant", "list", "--kubeconfig", tmp_path / "none")
     assert "there is no kubeconfig at" in missing.stderr
-    context = realm("tenant", "list", "--kubeconfig", plane.cluster.admin.kubeconfig, "--context", "prod")
+    kubeconfig = plane.cluster.admin.kubeconfig
+    context = realm("tenant", "list", "--kubeconfig", kubeconfig, "--context", "prod")
     assert "has no context `prod`; it has: tests" in context.stderr
     both = realm("tenant", "list", "--cluster", "--manifests", tmp_path)
     assert "cannot be used with" in both.stderr
     away = tmp_path / "away"
-    away.write_text(
-        re.sub(r"https://127.0.0.1:\d+", "https://127.0.0.1:9", plane.cluster.admin.kubeconfig.read_text())
-    )
+    away.write_text(re.sub(r"https://127.0.0.1:\d+", "https://127.0.0.1:9", kubeconfig.read_text()))
     assert "does not answer" in realm("tenant", "list", "--kubeconfig", away).stderr
 
 

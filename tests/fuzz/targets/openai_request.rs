@@ -13,7 +13,7 @@ use realm_core::{
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
     reply::{self, Done, Reply, ReplyEvent},
-    tenants::{FunctionInfo, ModelInfo, Tenants},
+    tenants::{Functions, ModelInfo, Tenants},
 };
 use realm_gateway::{Gateway, GatewayConfig, Metrics, Ports};
 use tokio::{
@@ -37,8 +37,12 @@ impl Tenants for Silent {
         reply
     }
 
-    fn functions(&self, _: &Caller) -> Vec<FunctionInfo> {
-        Vec::new()
+    fn functions(&self, _: &Caller) -> Functions {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn hosts(&self, _: &TenantName, _: &ModelName) -> bool {
+        true
     }
 
     fn models(&self, _: &Caller) -> Vec<ModelInfo> {
