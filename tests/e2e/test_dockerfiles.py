@@ -63,8 +63,7 @@ def test_an_image_starts_one_program_as_nobody_and_has_no_shell(
     assert final.exec_form("ENTRYPOINT") == [f"/usr/local/bin/realm-{name}"]
     assert final.one("USER") == f"{NOBODY}:{NOBODY}"
     assert final.one("STOPSIGNAL") == "SIGTERM"
-    base = final.base
-    assert base == "scratch" or re.fullmatch(r"gcr\.io/distroless/\w+-debian\d+:nonroot", base)
+    assert final.base == "scratch"
     words = {each.word for each in final.instructions}
     # Kubelets ask for health themselves, and nothing runs while the image is put together.
     assert words == {"ARG", "LABEL", "COPY", "USER", "EXPOSE", "STOPSIGNAL", "ENTRYPOINT"}
@@ -100,12 +99,12 @@ def test_programs_are_compiled_by_the_toolchain_of_the_tree_beside_the_glibc_of_
 
 
 def test_what_is_copied_is_there_and_all_that_an_engine_is_given(dockerfile: Dockerfile) -> None:
-    copied = [
+    copied = {
         source
         for stage in dockerfile.stages
         for origin, source, _ in stage.copies()
         if origin is None
-    ]
+    }
     assert sorted(copied) == sorted(context())
     for source in copied:
         assert (ROOT / source).exists(), source

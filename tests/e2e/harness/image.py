@@ -19,8 +19,10 @@ from harness.dockerfile import Dockerfile
 #: Where the stage that compiles leaves the programs.
 OUT = "/out/"
 
-#: What `BASE` of the agent's image has: glibc and the library that unwinds stacks, of all that it
-#: has the only two that programs in Rust ask for.
+#: The stage that gathers what dynamic programs need; here that is what they say that they need.
+BASE = "base"
+
+#: What that stage has: glibc, and the library that unwinds stacks.
 BASE_LIBRARIES = re.compile(r"ld-linux-[-_a-z0-9]+\.so\.[12]|lib(c|m)\.so\.6|libgcc_s\.so\.1")
 
 
@@ -96,7 +98,7 @@ class Image:
         final = dockerfile.final
         image = cls(final.exec_form("ENTRYPOINT"), final.one("STOPSIGNAL"))
         for stage, source, target in final.copies():
-            if stage is None:
+            if stage in (None, BASE):
                 continue
             assert source.startswith(OUT), source
             program = programs.find(source.removeprefix(OUT))
