@@ -24,14 +24,14 @@ from realm_client import Client, NotFound, ProgramError, RateLimited, Unauthenti
 #: What Grafana would put in place of its variables.
 ALL = {"$node": ".*", "$tenant": ".*", "$model": ".*", "$__rate_interval": "1m"}
 
-#: Only while a download runs, and nothing here is downloaded.
-UNSEEN = {"realm_agent_model_fetched_bytes"}
+#: Only while a download runs or a model is asleep, and nothing here is downloaded or sleeps.
+UNSEEN = {"realm_agent_model_fetched_bytes", "realm_relay_calls_held"}
 
 #: How a call may end.
 CODE = re.compile(
     "ok|unauthenticated|suspended|not_allowed|unknown_(function|model|pipeline)|invalid|too_large|"
     "too_many_(requests|tokens|calls)|too_long|model_not_ready|busy|draining|deadline_exceeded|"
-    "slow_reader|cancelled|program_(memory|fuel|host_calls|output|failed)|internal"
+    "slow_reader|cancelled|moved|program_(memory|fuel|host_calls|output|failed)|internal"
 )
 
 
@@ -205,7 +205,10 @@ def test_no_label_has_a_value_outside_of_its_closed_set(busy: Watched) -> None:
         "function": {"generate", "chat", "tokenize", "pipeline", "health", "metadata", "other"},
         "kind": {"Model", "Tenant", "Pipeline"},
         "status": {"True", "False", "Unknown"},
-        "outcome": {"written", "unchanged", "failed"},
+        "outcome": {
+            *("written", "unchanged", "failed"),
+            *("served", "refused", "cut", "cancelled", "not_taken"),
+        },
     }
     word = re.compile(r"[A-Z][A-Za-z]+|throttled|error")
     patterns = {

@@ -16,6 +16,7 @@ import pytest
 from conftest import Serve
 from harness.folder import Folder, new_key
 from harness.raw import raw
+from harness.reader import Reader, all_under_way
 from harness.server import Server
 from harness.talk import LONG_PROMPT, QUESTIONS, asked
 from realm_client import Chunk, Client, Moved, RealmError, Stream, TextReply
@@ -57,43 +58,6 @@ def begin(client: Client, number: int) -> Stream[TextReply]:
     return client.generate_stream(prompt, max_tokens=TOKENS, **sampling(number))
 
 
-class Reader:
-    """Reads a stream, and says when it is well under way."""
-
-    def __init__(self, stream: Stream[TextReply]) -> None:
-        self.stream = stream
-        self.under_way = asyncio.Event()
-        self.chunks: list[Chunk] = []
-
-    async def read(self) -> TextReply:
-        async for chunk in self.stream:
-            self.chunks.append(chunk)
-            if len(self.chunks) == 4:
-                self.under_way.set()
-        return await self.stream.result()
-
-    @property
-    def legs(self) -> list[int]:
-        """Where in the chunks a call began."""
-        progress = [chunk.progress for chunk in self.chunks]
-        return [
-            at for at, each in enumerate(progress) if each is not None and each.seed is not None
-        ]
-
-    def check(self, reply: TextReply) -> None:
-        """Nothing is lost, nothing doubled."""
-        assert [chunk.index for chunk in self.chunks] == list(range(len(self.chunks)))
-        due = 0
-        for chunk in self.chunks:
-            assert chunk.progress is not None
-            assert chunk.progress.first == due
-            due += len(chunk.progress.tokens)
-        assert reply.text == "".join(chunk.text or "" for chunk in self.chunks)
-        # The last token may be one without text, such as the end of the answer.
-        assert reply.usage.completion_tokens - due in {0, 1}
-        assert reply.usage.completion_tokens <= TOKENS
-
-
 async def rest_of(server: Server, number: int, chunks: list[Chunk]) -> str:
     """What a server says behind these chunks to somebody who never heard another one."""
     progress = [chunk.progress for chunk in chunks if chunk.progress is not None]
@@ -111,21 +75,15 @@ async def rest_of(server: Server, number: int, chunks: list[Chunk]) -> str:
         return rest
 
 
-async def all_under_way(readers: list[Reader], reading: list[asyncio.Task[TextReply]]) -> None:
-    for reader, task in zip(readers, reading, strict=True):
-        waiting = asyncio.create_task(reader.under_way.wait())
-        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
-        assert reader.under_way.is_set(), task
-    assert not any(task.done() for task in reading), "the streams are too short for this machine"
-
-
 async def check_all(
     steady: Server, readers: list[Reader], reading: list[asyncio.Task[TextReply]]
 ) -> tuple[int, int]:
     """Every answer went on once; how many say what the second server says alone, of how many."""
     same = 0
     for number, (reader, task) in enumerate(zip(readers, reading, strict=True)):
-        reader.check(await task)
+        reply = await task
+        reader.check(reply)
+        assert reply.usage.completion_tokens <= TOKENS
         start, moved = reader.legs
         assert (start, moved > 0) == (0, True)
         rest = "".join(chunk.text or "" for chunk in reader.chunks[moved:])

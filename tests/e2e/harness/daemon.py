@@ -13,6 +13,9 @@ from types import MappingProxyType
 #: From a signal to the end; a process that runs on is then killed.
 END_S_MAX = 10.0
 
+#: How long a process that was asked to end may let its calls go on.
+LEAVE_S_MAX = 60.0
+
 #: Lines of a log beside a failure: the last of a panic, or a few requests.
 TAIL_LINES_MAX = 30
 
@@ -99,6 +102,14 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.kill()
         self._process = None
+
+    def terminate(self) -> int:
+        """Asks for an orderly end, as Kubernetes does, and waits for it. Gives the exit code."""
+        assert self._process is not None, f"{self.label} has not been started"
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(LEAVE_S_MAX)
+        self._process = None
+        return code
 
     def kill(self) -> None:
         """Ends the process and its children at once, as a node that loses power does."""

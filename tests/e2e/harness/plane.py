@@ -282,7 +282,11 @@ class Agent:
         """The door for OpenAI's clients."""
         return f"http://127.0.0.1:{self.port}/v1"
 
+    @property
+    def url(self) -> str:
+        """The door for WebSocket."""
+        return f"ws://127.0.0.1:{self.port}"
+
     def client(self, tenant: str, *, resume: bool = True) -> Client:
         """A client of the agent's door with the tenant's key."""
-        key = self._plane.key(tenant)
-        return Client(f"ws://127.0.0.1:{self.port}", key, resume=resume)
+        return Client(self.url, self._plane.key(tenant), resume=resume)
