@@ -215,6 +215,8 @@ mod tests {
 
     use super::*;
 
+    include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/src/source_limits.rs"));
+
     #[track_caller]
     fn reason(text: &str) -> &'static str {
         parse(text).unwrap_err().reason()
@@ -272,46 +274,9 @@ mod tests {
         }
     }
 
-    /// Sources just within the limits and just beyond them, as the plan has them too: what one
-    /// lets through the other must not refuse for its length.
-    fn limits() -> [(String, bool); 28] {
-        let long = |len: usize| "a".repeat(len);
-        let repository = |len: usize| format!("oci://r.example/{}", long(len));
-        [
-            (format!("hf://{}/r/p", long(128)), true),
-            (format!("hf://{}/r/p", long(129)), false),
-            (format!("hf://o/{}/p", long(129)), false),
-            (format!("hf://o/r@{}/p", long(129)), false),
-            (format!("hf://o/r/{}", long(1024)), true),
-            (format!("hf://o/r/{}", long(1025)), false),
-            (r"hf://o/r/a\b".to_owned(), false),
-            (format!("s3://bucket/{}", long(1024)), true),
-            (format!("s3://bucket/{}", long(1025)), false),
-            (r"s3://bucket/a\b".to_owned(), false),
-            (format!("s3://bucket/a?region={}", long(64)), true),
-            (format!("s3://bucket/a?region={}", long(65)), false),
-            ("s3://bucket/a?endpoint=https://:::".to_owned(), false),
-            (repository(255), true),
-            (repository(256), false),
-            (format!("oci://r.example/m#{}", long(255)), true),
-            (format!("oci://r.example/m#{}", long(256)), false),
-            ("oci://:::/m".to_owned(), false),
-            ("oci://r.example:99999/m".to_owned(), false),
-            ("https://:::/a".to_owned(), false),
-            ("https://[::1/a".to_owned(), false),
-            ("https://1.2.3.256/a".to_owned(), false),
-            ("https://a.example:99999/a".to_owned(), false),
-            ("https://[2001:db8::1]:8443/a".to_owned(), true),
-            (format!("pip://{}==1/a", long(128)), true),
-            (format!("pip://{}==1/a", long(129)), false),
-            (format!("pip://a==1/{}", long(1025)), false),
-            ("file:///a?b".to_owned(), false),
-        ]
-    }
-
     #[test]
     fn a_source_is_read_up_to_the_limits_that_the_plan_knows() {
-        for (source, is_good) in limits() {
+        for (source, is_good) in sources_at_limits() {
             assert_eq!(
                 parse(&source).map(|_| "").map_err(|error| error.reason()).err(),
                 (!is_good).then_some("SourceInvalid"),

@@ -275,6 +275,8 @@ fn is_parts(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/src/source_limits.rs"));
+
     const DIGEST: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
     fn check(sources: &[&str], sha256: Option<&str>, site: Site) -> Result<Artifact, Vec<Reason>> {
@@ -383,46 +385,9 @@ mod tests {
         }
     }
 
-    /// Sources just within the limits and just beyond them, as the store has them too: what one
-    /// lets through the other must not refuse for its length.
-    fn limits() -> [(String, bool); 28] {
-        let long = |len: usize| "a".repeat(len);
-        let repository = |len: usize| format!("oci://r.example/{}", long(len));
-        [
-            (format!("hf://{}/r/p", long(128)), true),
-            (format!("hf://{}/r/p", long(129)), false),
-            (format!("hf://o/{}/p", long(129)), false),
-            (format!("hf://o/r@{}/p", long(129)), false),
-            (format!("hf://o/r/{}", long(1024)), true),
-            (format!("hf://o/r/{}", long(1025)), false),
-            (r"hf://o/r/a\b".to_owned(), false),
-            (format!("s3://bucket/{}", long(1024)), true),
-            (format!("s3://bucket/{}", long(1025)), false),
-            (r"s3://bucket/a\b".to_owned(), false),
-            (format!("s3://bucket/a?region={}", long(64)), true),
-            (format!("s3://bucket/a?region={}", long(65)), false),
-            ("s3://bucket/a?endpoint=https://:::".to_owned(), false),
-            (repository(255), true),
-            (repository(256), false),
-            (format!("oci://r.example/m#{}", long(255)), true),
-            (format!("oci://r.example/m#{}", long(256)), false),
-            ("oci://:::/m".to_owned(), false),
-            ("oci://r.example:99999/m".to_owned(), false),
-            ("https://:::/a".to_owned(), false),
-            ("https://[::1/a".to_owned(), false),
-            ("https://1.2.3.256/a".to_owned(), false),
-            ("https://a.example:99999/a".to_owned(), false),
-            ("https://[2001:db8::1]:8443/a".to_owned(), true),
-            (format!("pip://{}==1/a", long(128)), true),
-            (format!("pip://{}==1/a", long(129)), false),
-            (format!("pip://a==1/{}", long(1025)), false),
-            ("file:///a?b".to_owned(), false),
-        ]
-    }
-
     #[test]
     fn a_source_beyond_the_limits_of_the_nodes_is_refused_before_them() {
-        for (source, is_good) in limits() {
+        for (source, is_good) in sources_at_limits() {
             let checked = check(&[&source], Some(DIGEST), Site::OneMachine);
             let expected = if is_good { Ok(()) } else { Err(vec![Reason::InvalidValue]) };
             assert_eq!(checked.map(|_| ()), expected, "{source}");
