@@ -44,17 +44,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut boot_id = [0; 16];
     getrandom::fill(&mut boot_id).context("draw an id for this start")?;
     let link = link_options(&args, hex::encode(boot_id))?;
-    let agent = Arc::new(Agent::new(AgentOptions {
-        store_dir: args.store.clone().unwrap_or_else(|| args.state.join("store")),
-        store: StoreOptions { pvc_dir: args.claims.clone(), ..StoreOptions::new(Site::Cluster) },
-        credentials: credentials::Credentials::default(),
-        threads: args.threads,
-    })?);
-    let ledger_dir = args.state.join("ledger");
-    let (ledger, warnings) = Ledger::open(&ledger_dir).await.context("open the ledger")?;
-    for warning in warnings {
-        tracing::warn!(path = %warning.path.display(), cause = %warning.source, "ledger");
-    }
+    let agent = Arc::new(Agent::new(agent_options(&args))?);
+    let ledger = open_ledger(&args).await?;
     let (report_sender, report) = watch::channel(Report::default());
     let (ready_sender, ready) = watch::channel(false);
     let metrics = Metrics::new();
@@ -105,6 +96,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let peers = serve_peers(peer_door, settle, grace, shutdown.clone());
     tokio::join!(gateway.serve(shutdown), peers);
     Ok(())
+}
+
+fn agent_options(args: &Args) -> AgentOptions {
+    AgentOptions {
+        store_dir: args.store.clone().unwrap_or_else(|| args.state.join("store")),
+        store: StoreOptions { pvc_dir: args.claims.clone(), ..StoreOptions::new(Site::Cluster) },
+        credentials: credentials::Credentials::default(),
+        threads: args.threads,
+    }
+}
+
+async fn open_ledger(args: &Args) -> anyhow::Result<Ledger> {
+    let folder = args.state.join("ledger");
+    let (ledger, warnings) = Ledger::open(&folder).await.context("open the ledger")?;
+    for warning in warnings {
+        tracing::warn!(path = %warning.path.display(), cause = %warning.source, "ledger");
+    }
+    Ok(ledger)
 }
 
 /// A door for other agents, and where they reach it.
