@@ -13,7 +13,7 @@ UNITS = {"short", "s", "ops", "reqps", "bool", "percentunit", "suffix: tokens/s"
 def test_the_committed_dashboards_are_what_their_program_writes() -> None:
     written: Any = generator()
     found = {file.name: file.read_text() for file in written.FOLDER.iterdir()}
-    assert found == written.files(), "run python3 deploy/dashboards.py"
+    assert found == written.files(), "run python3 -m deploy.dashboards"
 
 
 def test_every_dashboard_lets_its_data_source_be_chosen_and_uses_all_of_its_variables() -> None:

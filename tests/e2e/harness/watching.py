@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import sys
@@ -35,13 +35,9 @@ def metrics_of(expr: str) -> set[str]:
 
 def generator() -> ModuleType:
     """The program that writes the dashboards."""
-    file = ROOT / "deploy" / "dashboards.py"
-    spec = importlib.util.spec_from_file_location("realm_dashboards", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    return importlib.import_module("deploy.dashboards.__main__")
 
 
 def dashboards() -> dict[str, Json]:
