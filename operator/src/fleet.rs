@@ -109,7 +109,7 @@ impl FleetLoop {
     /// When time alone changes something: a model has been idle, or a node is lost.
     fn due(&self) -> Option<Instant> {
         let planned = self.fleet.due().map(|due| self.started + due);
-        planned.into_iter().chain(self.nodes.due()).min()
+        planned.into_iter().chain(self.nodes.due(Instant::now())).min()
     }
 
     fn take(&mut self, command: Command) {
@@ -169,6 +169,7 @@ impl FleetLoop {
         self.term.given.send_modify(|given| given.doors = self.fleet.doors());
         self.publish(plans);
         self.said.update(&views);
+        // Who is awaited is known once every object has been read, and not before.
         let is_settled = self.fleet.is_synced() && self.nodes.is_settled(began);
         let next = standing::snapshot(&self.fleet, &self.observed, &self.said, is_settled);
         self.snapshot.send_if_modified(|last| {
@@ -180,8 +181,9 @@ impl FleetLoop {
     }
 
     /// Leaves each node what it should hold, and what opens its sources.
-    fn publish(&self, plans: Vec<NodePlan>) {
+    fn publish(&mut self, plans: Vec<NodePlan>) {
         for NodePlan { node, desired } in plans {
+            self.nodes.tell(&node, desired.generation);
             self.term.given.send_modify(|given| {
                 given.generation = given.generation.max(desired.generation);
             });
