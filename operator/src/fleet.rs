@@ -182,6 +182,8 @@ impl FleetLoop {
 
     /// Leaves each node what it should hold, and what opens its sources.
     fn publish(&mut self, plans: Vec<NodePlan>) {
+        let newest = plans.iter().map(|plan| plan.desired.generation).max();
+        let nodes = plans.len();
         for NodePlan { node, desired } in plans {
             self.nodes.tell(&node, desired.generation);
             self.term.given.send_modify(|given| {
@@ -195,6 +197,9 @@ impl FleetLoop {
             if let Err(error) = left {
                 tracing::error!(node, %error, "a node gets no state");
             }
+        }
+        if let Some(generation) = newest {
+            tracing::debug!(generation, nodes, "published");
         }
     }
 }

@@ -85,7 +85,7 @@ impl Handle {
 }
 
 /// Which object a demand is of.
-pub(super) fn object_of(demand: &Demand) -> (Kind, Name) {
+pub(crate) fn object_of(demand: &Demand) -> (Kind, Name) {
     match demand {
         Demand::Model(model) => (Kind::Model, model.name().clone()),
         Demand::Tenant(tenant) => (Kind::Tenant, tenant.name().clone()),

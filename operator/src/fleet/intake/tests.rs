@@ -53,7 +53,9 @@ impl World {
         let now = self.now + after;
         let views = views(nodes);
         let lost = self.nodes.take(&mut self.fleet, &views, now);
-        views.keys().for_each(|node| self.nodes.tell(node, FIRST));
+        for node in views.keys() {
+            self.nodes.tell(node, FIRST);
+        }
         (lost, self.nodes.is_settled(now))
     }
 }
