@@ -131,23 +131,24 @@ async fn reconcile<K: Served>(
         return Ok(Action::await_change());
     };
     let status = object.build(&standing, &context, Timestamp::now());
+    let version = apply::version(&*object);
     if let Some(wait) =
-        context.throttle.wait(K::KIND, &name, is_turn(&*object, &status), Instant::now())
+        context.throttle.wait((K::KIND, &name), version, is_turn(&*object, &status), Instant::now())
     {
         context.metrics.requeued(K::KIND, Requeue::Throttled);
         return Ok(Action::requeue(wait));
     }
-    let is_written = apply::status(&context.client, &*object, &status).await;
+    let written = apply::status(&context.client, &*object, &status).await;
     context.metrics.status(
         K::KIND,
-        match &is_written {
-            Ok(true) => StatusWrite::Written,
-            Ok(false) => StatusWrite::Unchanged,
+        match &written {
+            Ok(Some(_)) => StatusWrite::Written,
+            Ok(None) => StatusWrite::Unchanged,
             Err(_) => StatusWrite::Failed,
         },
     );
-    if is_written.map_err(ReconcileError::Apply)? {
-        context.throttle.wrote(K::KIND, &name, Instant::now());
+    if let Some(written) = written.map_err(ReconcileError::Apply)? {
+        context.throttle.wrote(K::KIND, &name, apply::version(&written), Instant::now());
         apply::event(&context.recorder, &*object, &status).await;
     }
     Ok(Action::requeue(RESYNC))
