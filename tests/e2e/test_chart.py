@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -104,6 +107,8 @@ def test_the_schema_refuses_a_wrong_value_and_says_where(wrong: str, where: str)
         ),
         (("doors.tls.secretName=a", GPU_NODES), "agent.pools.cpu=null"),
         (("doors.tls.secretName=a", GPU_NODES, "agent.nodeSelector.kind=gpu"), "nodeSelector"),
+        # What both of them say tells nobody apart.
+        (("doors.tls.secretName=a", GPU_NODES, "agent.affinity.nodeAffinity.a=b"), "nodeAffinity"),
         (
             ("doors.tls.secretName=a", GPU_NODES, "agent.pools.cpu.nodeSelector.type=cpu"),
             "one label",
@@ -287,6 +292,24 @@ def leaves(schema: Json, defaults: Json, path: str = "") -> Iterator[tuple[str, 
             # A default of several lines is for values.yaml.
             default = json.dumps(defaults[name])
             yield here, default if len(default) <= 40 else "…", each["description"]
+
+
+def test_what_the_readme_tells_to_type_is_taken(tmp_path: Path) -> None:
+    text = README.read_text().replace("\\\n", "")
+    [example] = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    pools = tmp_path / "pools.yaml"
+    pools.write_text(example)
+    typed = re.findall(r"^helm (?:install|upgrade) .*$", text, re.M)
+    assert len(typed) == 3
+    for command in typed:
+        words = shlex.split(command)
+        sets = [pair for pair in pairwise(words) if pair[0] == "--set"]
+        flags = [word for pair in sets for word in pair]
+        objects = render(LEAST, "--values", str(pools), *flags)
+        names = [each["metadata"]["name"] for each in objects if each["kind"] == "DaemonSet"]
+        assert names == ["realm-agent-cpu", "realm-agent-gpu"]
+        for name in re.findall(r"rollout status daemonset/(\S+)", text):
+            assert name in names
 
 
 def test_every_value_has_a_default_and_a_line_in_the_readme() -> None:

@@ -115,12 +115,12 @@ capabilities:
 {{- end -}}
 {{- end -}}
 
-{{/* Whether a label tells the nodes of two pools apart: empty if not. What an affinity selects
-     is for whoever writes it to know. */}}
+{{/* Whether a label tells the nodes of two pools apart: empty if not. What an affinity of one of
+     them selects is for whoever writes it to know. */}}
 {{- define "realm.areApart" -}}
 {{- $one := index . 0 -}}
 {{- $other := index . 1 -}}
-{{- if or $one.affinity.nodeAffinity $other.affinity.nodeAffinity -}}
+{{- if ne (toJson $one.affinity.nodeAffinity) (toJson $other.affinity.nodeAffinity) -}}
 yes
 {{- else -}}
 {{- range $label, $value := $one.nodeSelector -}}

@@ -82,18 +82,18 @@ def forgo_probes(cluster: Cluster) -> None:
 class Installed:
     """A release, its namespace, and one namespace of tenants."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, namespace: str, tenants: str) -> None:
         self.cluster = cluster
         self.folder = folder
-        self.namespace = cluster.namespace()
-        self.tenants = cluster.namespace()
+        self.namespace = namespace
+        self.tenants = tenants
         self._runs = 0
 
     @classmethod
     def with_doors(cls, cluster: Cluster, folder: Path, key: str, *sets: str) -> Installed:
         """Installs where no Pod may have more than Pod Security's least; `key` is a tenant's."""
         forgo_probes(cluster)
-        installed = cls(cluster, folder)
+        installed = cls(cluster, folder, cluster.namespace(), cluster.namespace())
         label = "pod-security.kubernetes.io/enforce=restricted"
         cluster.admin.kubectl("label", "namespace", installed.namespace, label)
         authority = trustme.CA()
