@@ -18,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{args::ServeArgs, home::Home, keys::NewKey, machine::Machine, output, sample};
 
 pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let folder = args.manifests.clone().unwrap_or_else(|| home.sample());
-    let is_sample = args.manifests.is_none();
+    let (folder, is_sample) = match args.manifests.clone() {
+        Some(folder) => (folder, false),
+        None => (home.sample()?, true),
+    };
     if is_sample {
         sample::lay_out(&folder)?;
     }
-    let ledger =
-        home.ledger(&folder).with_context(|| format!("there is no folder {}", folder.display()))?;
+    let ledger = home.ledger(&folder)?;
     anyhow::ensure!(folder.is_dir(), "{} is not a folder of manifests", folder.display());
     let machine = Machine::start(home, folder.clone(), &ledger, args.threads).await?;
     let agent = &machine.agent;
