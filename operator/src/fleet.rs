@@ -144,6 +144,7 @@ impl FleetLoop {
             }
             Command::Expect => self.nodes.expect(),
             Command::Labels { node, labels } => self.nodes.label(node, labels),
+            Command::Labelled => self.fleet.labelled(),
         }
     }
 

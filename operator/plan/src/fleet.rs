@@ -5,9 +5,10 @@
 //! place ([`shortage`]), resolves who may use what ([`resolve`]), and gives out a new [`Desired`]
 //! for each node whose content changed ([`assemble`]).
 //!
-//! Nothing is planned before everything that could be wanted is known ([`Fleet::synced`]), and no
-//! node is told anything before it has said what it holds ([`Fleet::report`]): a fleet that starts
-//! anew must never read "nothing yet" as "unload everything".
+//! Nothing is planned before everything that could be wanted is known ([`Fleet::synced`]) and where
+//! it could be ([`Fleet::labelled`]), and no node is told anything before it has said what it holds
+//! ([`Fleet::report`]): a fleet that starts anew must never read "nothing yet" as "unload
+//! everything".
 
 mod assemble;
 mod estimate;
@@ -63,6 +64,8 @@ pub struct Fleet {
     next_generation: u64,
     /// Kinds whose objects are not all known yet.
     unsynced: BTreeSet<Kind>,
+    /// Whether the labels that nodes are supplied with are those that they have.
+    is_labelled: bool,
     demands: Demands,
     refused: Problems,
     nodes: BTreeMap<String, Node>,
@@ -108,6 +111,7 @@ impl Fleet {
             site,
             next_generation: first_generation,
             unsynced,
+            is_labelled: site == Site::OneMachine,
             demands: Demands::default(),
             refused: Problems::new(),
             nodes: BTreeMap::new(),
@@ -124,14 +128,21 @@ impl Fleet {
     }
 
     /// Says that every object of `kind` that there is has been applied or refused once. Until this
-    /// has been said of each kind, [`Self::plan`] plans nothing.
+    /// has been said of each kind, and [`Self::labelled`] of the nodes, [`Self::plan`] plans
+    /// nothing.
     pub fn synced(&mut self, kind: Kind) {
         self.unsynced.remove(&kind);
     }
 
-    /// Whether every kind has been said to be known, so that there is a plan.
+    /// Says that the labels of every node are known: no node has been, or will be, supplied without
+    /// those that it has. A model would lose its place on a node that seems to have none.
+    pub const fn labelled(&mut self) {
+        self.is_labelled = true;
+    }
+
+    /// Whether everything has been said to be known, so that there is a plan.
     pub fn is_synced(&self) -> bool {
-        self.unsynced.is_empty()
+        self.unsynced.is_empty() && self.is_labelled
     }
 
     /// Gives out no generation up to this one, which some node has in its ledger.
@@ -271,7 +282,7 @@ impl Fleet {
     /// could be wanted is known. What a node gets that cannot be reached waits for it in
     /// [`Self::desired`]. `now` is the time since any moment that the owner has chosen once.
     pub fn plan(&mut self, now: Duration) -> Vec<NodePlan> {
-        if !self.unsynced.is_empty() {
+        if !self.is_synced() {
             return Vec::new();
         }
         self.scale(now);

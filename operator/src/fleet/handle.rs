@@ -32,6 +32,8 @@ pub enum Command {
     Expect,
     /// The labels of a node; none once it is gone.
     Labels { node: String, labels: Option<BTreeMap<String, String>> },
+    /// The labels of every node have been told once.
+    Labelled,
 }
 
 /// The fleet as others see it. Clones are handles to the same fleet.

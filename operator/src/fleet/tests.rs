@@ -28,6 +28,7 @@ async fn sync(handle: &Handle) {
     for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
         handle.tell(Command::Synced(kind)).await;
     }
+    handle.tell(Command::Labelled).await;
 }
 
 fn plans(metrics: &Metrics) -> String {
@@ -80,4 +81,27 @@ async fn only_what_changed_is_told_again() {
     handle.tell(refuse(0, 3)).await;
     assert_eq!(changes.next().await, Some(name(0)));
     assert!(handle.standing(Kind::Tenant, &name(1)).is_none(), "it is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_planned_before_the_labels_of_nodes_are_known() {
+    let (handle, _) = start();
+    handle.tell(refuse(0, 1)).await;
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        handle.tell(Command::Synced(kind)).await;
+    }
+    tokio::time::sleep(GATHER * 4).await;
+    assert!(handle.standing(Kind::Tenant, &name(0)).is_none());
+    let mut changes = Box::pin(handle.changes(Kind::Tenant));
+    handle.tell(Command::Labelled).await;
+    assert_eq!(changes.next().await, Some(name(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_never_read_costs_nothing_while_it_is_waited_for() {
+    let (handle, metrics) = start();
+    handle.tell(refuse(0, 1)).await;
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    // One for the object, one when agents have had their time, one when doors have had theirs.
+    assert_eq!(plans(&metrics), "realm_operator_plan_seconds_count 3");
 }
