@@ -13,16 +13,14 @@ use crate::lease::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn held() -> Result<Option<Held>, LeaseError> {
-    Ok(Some(Held { first_generation: 1, doors: 0 }))
-}
+const HELD: Held = Held { first_generation: 1, doors: 0 };
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_was_taken_by_a_slow_write_is_led_by_no_longer_than_any() {
     let began = Instant::now();
     let won = win(async || {
         sleep(SECOND * 9).await;
-        held()
+        Ok(Some(HELD))
     })
     .await;
     assert_eq!(won.began, began);
@@ -37,7 +35,7 @@ async fn a_try_that_is_not_answered_is_given_up_and_the_next_one_may_win() {
     let began = Instant::now();
     let winning = win(async || {
         tries += 1;
-        if tries == 1 { pending().await } else { held() }
+        if tries == 1 { pending().await } else { Ok(Some(HELD)) }
     });
     let won = timeout(SECOND * 60, winning).await.expect("the first try is given up");
     assert_eq!(won.began, began + RENEW_DEADLINE);
@@ -52,7 +50,7 @@ async fn an_answer_after_the_deadline_takes_nothing() {
             // As of a process that was stopped: the answer and the deadline are there together.
             tokio::time::advance(RENEW_DEADLINE).await;
         }
-        held()
+        Ok(Some(HELD))
     })
     .await;
     assert_eq!((tries, won.began.elapsed()), (2, Duration::ZERO));
@@ -63,7 +61,7 @@ async fn a_leader_renews_again_and_again_until_somebody_else_has_the_lease() {
     let (began, mut tries) = (Instant::now(), 0);
     let error = keep(began, async || {
         tries += 1;
-        if tries < 100 { held() } else { Ok(None) }
+        if tries < 100 { Ok(Some(HELD)) } else { Ok(None) }
     })
     .await;
     assert!(matches!(error, LeaseError::Taken), "{error}");
