@@ -50,6 +50,17 @@ pub enum Demand {
     Secret(ValidSecret),
 }
 
+impl Demand {
+    /// The Secrets that the object names.
+    pub fn secrets(&self) -> &[Name] {
+        match self {
+            Self::Model(model) => model.secret.as_slice(),
+            Self::Tenant(tenant) => tenant.secrets(),
+            Self::Pipeline(_) | Self::Secret(_) => &[],
+        }
+    }
+}
+
 /// What one node should hold from now on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodePlan {
