@@ -164,6 +164,7 @@ impl FleetLoop {
                 self.nodes.recall(&node);
                 self.fleet.recall(&node, models);
             }
+            Command::Claimed { model, claimed } => self.fleet.recall_claimed(&model, claimed),
             Command::Expect => self.nodes.expect(),
             Command::Labels { node, labels } => self.nodes.label(node, labels),
             Command::Labelled => self.fleet.labelled(),

@@ -188,8 +188,9 @@ impl Fleet {
     /// Forgets what was known of a model that becomes another one.
     fn restudy(&mut self, model: &ValidModel) {
         let before = self.demands.models.get(model.name());
-        let is_file = before.is_some_and(|before| before.artifact == model.artifact);
-        let is_size = before.is_some_and(|before| {
+        // Of one that is new nothing is known but what has been recalled, which is of this form.
+        let is_file = before.is_none_or(|before| before.artifact == model.artifact);
+        let is_size = before.is_none_or(|before| {
             (before.context, before.kv_blocks) == (model.context, model.kv_blocks)
         });
         let study = self.studies.entry(model.name().clone());
@@ -200,7 +201,7 @@ impl Fleet {
         if !is_size {
             study.failed_on.clear();
         }
-        if before.is_some() && !(is_file && is_size) {
+        if !(is_file && is_size) {
             // What was chosen for the one before says nothing of this one.
             let seats = self.placement.get_mut(model.name()).into_iter().flatten();
             seats.for_each(|(_, seat)| *seat = Seat::default());
@@ -280,6 +281,15 @@ impl Fleet {
             let seat = Seat { is_recalled: true, ..Seat::default() };
             self.placement.entry(model).or_default().insert(node.to_owned(), seat);
         }
+    }
+
+    /// Remembers what the header of a model's file alone had said, where the whole file says
+    /// otherwise: those who have the file read its header no more. To be told of the form in which
+    /// the model is wanted.
+    pub fn recall_claimed(&mut self, model: &Name, claimed: Estimate) {
+        let study = self.studies.entry(model.clone());
+        let study = study.or_insert_with(|| Study::new(self.next_generation));
+        study.claimed.get_or_insert(claimed);
     }
 
     /// Remembers that limits were shared out over so many doors. Those that have not come back yet

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{Stream, stream};
-use realm_plan::{Demand, Kind, Name, Problem, validate::ValidSecret};
+use realm_plan::{Demand, Estimate, Kind, Name, Problem, validate::ValidSecret};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::standing::{Snapshot, Standing};
@@ -29,6 +29,9 @@ pub enum Command {
     Synced(Kind),
     /// The node held these models when the last leader wrote it down.
     Recall { node: String, models: Vec<Name> },
+    /// What the header of a model's file alone had said, by the last leader, where the whole file
+    /// says otherwise.
+    Claimed { model: Name, claimed: Estimate },
     /// Some node held something when the last leader wrote it down.
     Expect,
     /// The labels of a node; none once it is gone.
