@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use self::wanted::Wanted;
 use crate::{
     context::Context,
-    fleet::standing::Standing,
+    fleet::{handle::Command, standing::Standing},
     metrics::{Requeue, StatusWrite},
     status::apply::{self, ApplyError, Kinded},
 };
@@ -54,8 +54,8 @@ pub(crate) trait Served: Kinded {
     /// What its status should say.
     fn build(&self, standing: &Standing, context: &Context, now: Timestamp) -> Self::Status;
 
-    /// What was known to be where when this status was written: nodes, and what they were to serve.
-    fn recalled(&self) -> Vec<(String, Option<Name>)> {
+    /// What the fleet is to be told of what was known when this status was written.
+    fn recalled(&self) -> Vec<Command> {
         Vec::new()
     }
 

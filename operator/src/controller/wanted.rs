@@ -79,12 +79,10 @@ impl Wanted {
     }
 }
 
-/// What an object's status says that nodes held before this leader's time.
+/// What an object's status says of the time before this leader.
 fn recalled<K: Served>(object: &K) -> Vec<Command> {
-    let nodes = object.recalled().into_iter();
-    let nodes =
-        nodes.map(|(node, model)| Command::Recall { node, models: model.into_iter().collect() });
-    nodes.chain(object.was_held().then_some(Command::Expect)).collect()
+    let recalled = object.recalled().into_iter();
+    recalled.chain(object.was_held().then_some(Command::Expect)).collect()
 }
 
 #[cfg(test)]

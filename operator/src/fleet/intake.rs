@@ -280,7 +280,7 @@ fn estimate(facts: &ModelFacts) -> Option<Estimate> {
 pub(super) fn credentials(desired: &Desired, secrets: &BTreeMap<Name, Arc<[u8]>>) -> Credentials {
     let opened = desired.models.iter().filter_map(|model| {
         let bytes = secrets.get(model.secret.as_ref()?)?;
-        Some((model.name.clone(), bytes.to_vec()))
+        Some((model.name.clone(), bytes.clone()))
     });
     Credentials(opened.collect())
 }
