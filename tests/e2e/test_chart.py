@@ -194,7 +194,8 @@ def test_agents_send_traces_to_the_collector_and_may_reach_it_and_none_without_o
     assert rule["to"] == [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     ]
-    assert "otlp" not in str(render()) and "OTEL" not in str(render())
+    assert "otlp" not in str(render())
+    assert "OTEL" not in str(render())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
 from conftest import Serve
 from harness.collector import Collector, Span
@@ -283,6 +284,40 @@ async def test_the_environment_says_where_to_and_who(
     expected = {"service.name": "somebody", "deployment.environment.name": "test"}
     assert expected.items() <= left.spans[0].resource.items()
     assert collector.headers["x-scope"] == "mine"
+
+
+async def test_a_sampler_of_the_environment_leaves_a_client_its_own_word(
+    serve: Serve, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    server = serve(fill, "--otlp-endpoint", collector.url)
+    silent = call()
+    await ended(server, silent)
+    trace, _, traceparent = parent()
+    await ended(server, call(traceparent=traceparent))
+    await asyncio.to_thread(collector.trace, trace)
+    assert silent["id"] not in {span.attributes.get("realm.call") for span in collector.spans}
+
+
+async def test_a_collector_with_tls_is_believed_by_its_authority(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(file)
+    secure = Collector(authority)
+    try:
+        stranger = serve(fill, "--otlp-endpoint", secure.url)
+        await ended(stranger, call())
+        await stranger.says("traces do not reach the collector")
+        assert not secure.spans
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(file))
+        friend = serve(fill, "--otlp-endpoint", secure.url)
+        frame = call()
+        await ended(friend, frame)
+        await asyncio.to_thread(secure.called, str(frame["id"]))
+    finally:
+        secure.close()
 
 
 async def test_nothing_is_exported_unless_somebody_says_where_to(

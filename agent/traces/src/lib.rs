@@ -66,7 +66,9 @@ impl Traces {
         let exporter = client::exporter(&settings, service, variable)?;
         let outside = Outside { now: Instant::now, date: SystemTime::now, draw };
         let (tracer, queue) = Tracer::new(settings.sampling, outside);
-        tracing::info!(endpoint = %settings.endpoint, "traces are exported");
+        // Without what may be secret in an address.
+        let collector = settings.endpoint.origin().ascii_serialization();
+        tracing::info!(collector, "traces are exported");
         Ok(Self { tracer, exporting: Some(Exporting::start(queue, exporter)) })
     }
 
