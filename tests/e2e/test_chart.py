@@ -81,6 +81,8 @@ def foreign(thing: Json) -> bool:
         ("agent.pools.GPU.gpus=1", "GPU"),
         ("agent.pools.gpu.gpu=1", "/agent/pools/gpu"),
         ("doors.service.port=0", "/doors/service/port"),
+        ("traces.sampleRatio=2", "/traces/sampleRatio"),
+        ("traces.endpoint=collector:4318", "/traces/endpoint"),
         ("doors.tls.secretName=A/B", "/doors/tls/secretName"),
         ("tenantNamespaces={A_B}", "/tenantNamespaces/0"),
         ("networkPolicy.apiServer.ports={https}", "/networkPolicy/apiServer/ports/0"),
@@ -280,6 +282,32 @@ def test_dashboards_and_alerts_are_carried_as_they_stand() -> None:
     kinds = [each["kind"] for each in objects]
     assert (kinds.count("ServiceMonitor"), kinds.count("PodMonitor")) == (1, 1)
     assert not [each for each in render() if foreign(each)]
+
+
+def test_agents_send_traces_to_the_collector_and_may_reach_it_and_none_without_one() -> None:
+    objects = render(example("monitoring"))
+    agent = container(only(objects, "DaemonSet"))
+    assert given("otlp-endpoint", agent["args"]) == "http://otel-collector.monitoring:4318"
+    env = {each["name"]: each.get("value") for each in agent["env"]}
+    assert env["OTEL_TRACES_SAMPLER"] == "parentbased_traceidratio"
+    assert env["OTEL_TRACES_SAMPLER_ARG"] == "0.1"
+    rules = only(objects, "NetworkPolicy", "realm-agent")["spec"]["egress"]
+    [rule] = [each for each in rules if each["ports"] == [{"protocol": "TCP", "port": 4318}]]
+    assert rule["to"] == [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    ]
+    assert "otlp" not in str(render())
+    assert "OTEL" not in str(render())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [("https://collector", 443), ("http://collector/base", 80), ("http://[::1]:4318", 4318)],
+)
+def test_the_port_of_a_collector_is_its_own_or_its_schemes(endpoint: str, port: int) -> None:
+    objects = render(LEAST, "--set", f"traces.endpoint={endpoint}")
+    rules = only(objects, "NetworkPolicy", "realm-agent")["spec"]["egress"]
+    assert {"ports": [{"protocol": "TCP", "port": port}]} in rules
 
 
 def leaves(schema: Json, defaults: Json, path: str = "") -> Iterator[tuple[str, str, str]]:

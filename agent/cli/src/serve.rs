@@ -9,6 +9,7 @@ use std::{io, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::D
 use anyhow::Context as _;
 use realm_core::auth::{self, Credential, Roster};
 use realm_gateway::{Gateway, GatewayConfig, Metrics, Ports, TlsFiles};
+use realm_traces::{Service, Traces};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -29,6 +30,8 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
     anyhow::ensure!(folder.is_dir(), "{} is not a folder of manifests", folder.display());
     let machine = Machine::start(home, folder.clone(), &ledger, args.threads).await?;
     let agent = &machine.agent;
+    let service = Service { name: "realm", version: env!("CARGO_PKG_VERSION"), node: None };
+    let traces = Traces::start(args.otlp_endpoint.as_deref(), &service)?;
     let metrics = Metrics::new();
     agent.register_metrics(&metrics, &machine.report).context("register the agent's metrics")?;
     let ports = Ports {
@@ -37,6 +40,7 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
         limiter: agent.limiter(),
         ready: machine.ready.clone(),
         metrics,
+        tracer: traces.tracer(),
     };
     let gateway = Gateway::bind(config(&args), ports).await?;
     let addr = gateway.addr().context("read the door's address")?;
@@ -50,7 +54,10 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
     let Signals { drain, end } = Signals::listen()?;
     tokio::spawn(progress::tell(machine.report.clone(), machine.notices));
     tokio::select! {
-        () = gateway.serve(drain) => {}
+        () = async {
+            gateway.serve(drain).await;
+            traces.end().await;
+        } => {}
         () = end.cancelled() => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,9 @@
 //! The port to the engine: one loaded model, from prompt to tokens.
 
-use std::time::Instant;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -140,6 +143,17 @@ pub struct Generation {
     /// The answer to go on with, as if it had never been cut: its tokens follow the prompt, and
     /// count within `tokens_max` and for `stop`. What it was drawn with is `sampling.seed`.
     pub resume: Option<Resume>,
+    /// Where the engine notes how far it is, for whoever wants to know.
+    pub milestones: Option<Arc<Milestones>>,
+}
+
+/// When a sequence came how far; each once, whatever happens to it.
+#[derive(Debug, Default)]
+pub struct Milestones {
+    /// It was in a step for the first time, with so many prompt tokens from the cache.
+    pub started: OnceLock<(Instant, u32)>,
+    pub first_token: OnceLock<Instant>,
+    pub ended: OnceLock<Instant>,
 }
 
 /// How the next token is chosen.

@@ -15,6 +15,7 @@ mod door;
 mod error;
 mod identity;
 mod service;
+mod trace;
 
 pub use client::{PeerEvent, PeerReply, Peers};
 pub use door::{PeerDoor, PeerPorts};

@@ -128,6 +128,7 @@ mod tests {
             stop: Vec::new(),
             deadline: None,
             resume: None,
+            milestones: None,
         }
     }
 

@@ -17,6 +17,7 @@ use realm_core::{
     reply::{Done, ReplyEvent, ReplySender},
     report,
     tenants::Tenants as _,
+    trace::{self, Key, OK, Open, SpanName},
 };
 use realm_link::peer::{PeerError, PeerEvent, PeerReply};
 use realm_runtime::{End, deliver};
@@ -50,6 +51,13 @@ const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 /// Bytes of a name that comes back to whoever sent it: one paragraph.
 const ALIAS_BYTES_MAX: usize = 1 << 10;
 
+/// Nodes that did not take a call and are named in its trace: a minute's worth of them would leave
+/// no room for the one that does.
+const NOT_TAKEN_TRACED_MAX: u32 = 8;
+
+/// How the span of a node that did not take a call ends.
+const NOT_TAKEN: &str = "not_taken";
+
 /// A call that is not served on this node, as it seems.
 pub(super) struct Passage {
     door: Arc<Inner>,
@@ -60,7 +68,15 @@ pub(super) struct Passage {
     sender: ReplySender,
     /// Nodes that have not taken the call since it last waited.
     tried: HashSet<Peer>,
-    held: Option<(Held, Instant)>,
+    held: Option<Waiting>,
+    not_taken: u32,
+}
+
+/// A place among the calls that wait.
+struct Waiting {
+    _held: Held,
+    since: Instant,
+    span: Open,
 }
 
 /// How one step of a passage went.
@@ -88,7 +104,8 @@ impl Passage {
         sender: ReplySender,
     ) -> Self {
         let arrivals = door.runtime.arrivals();
-        Self { door, routes, arrivals, need, sender, tried: HashSet::new(), held: None }
+        let (tried, held) = (HashSet::new(), None);
+        Self { door, routes, arrivals, need, sender, tried, held, not_taken: 0 }
     }
 
     /// Takes the call to its end. What it holds is given back before its end is told.
@@ -99,6 +116,7 @@ impl Passage {
                 Step::Again => {}
                 Step::Ended(ended) => break ended,
                 Step::Here => {
+                    self.has_waited(OK);
                     let Self { door, sender, .. } = self;
                     return door.runtime.start_into(call, sender, end);
                 }
@@ -107,6 +125,7 @@ impl Passage {
                 break Err(deadline.refusal());
             }
         };
+        self.has_waited(trace::outcome(&ended));
         drop((call, self.held.take()));
         end.send(ended);
     }
@@ -166,12 +185,14 @@ impl Passage {
     /// Waits until something may have changed for the better.
     async fn wait(&mut self, call: &Admitted, model: &ModelName) -> Step {
         let since = match &self.held {
-            Some((_, since)) => *since,
+            Some(waiting) => waiting.since,
             None => match self.door.hold.take(call.caller().tenant(), model) {
                 Ok(held) => {
-                    let now = Instant::now();
-                    self.held = Some((held, now));
-                    now
+                    let since = Instant::now();
+                    let mut span = call.call().trace.begin(SpanName::Hold);
+                    span.set(Key::ModelName, model.as_str());
+                    self.held = Some(Waiting { _held: held, since, span });
+                    since
                 }
                 Err(refusal) => return Step::Ended(Err(refusal)),
             },
@@ -196,15 +217,20 @@ impl Passage {
     /// Hands the call to one node.
     async fn ask(&mut self, call: &Admitted, peer: &Peer, model: &ModelName) -> Step {
         let place = self.door.in_hand.add(peer);
+        let mut span = call.call().trace.begin(SpanName::Forward);
+        span.set(Key::Node, peer.node.as_str());
+        span.set(Key::ModelName, model.as_str());
+        let scope = span.scope();
         let taken = tokio::select! {
             () = self.sender.closed() => {
                 return self.ended(Outcome::Cancelled, Err(Refusal::Cancelled));
             }
-            taken = self.door.peers.call(peer, call, model) => taken,
+            taken = self.door.peers.call(peer, call, model, &scope) => taken,
         };
         let answered = match taken {
             Ok(reply) => {
                 // It does not wait any more.
+                self.has_waited(OK);
                 let held = self.held.take();
                 let answered = self.answer(call, reply, place).await;
                 if let Answered::NotBegun(_) = answered {
@@ -214,6 +240,7 @@ impl Passage {
             }
             Err(error) => Answered::NotBegun(error),
         };
+        self.leave(span, &answered);
         match answered {
             Answered::Ended(Ok(done)) => self.ended(Outcome::Served, Ok(done)),
             Answered::Ended(Err(Refusal::Cancelled)) => {
@@ -232,6 +259,29 @@ impl Passage {
                 self.tried.insert(peer.clone());
                 Step::Again
             }
+        }
+    }
+
+    /// Ends the span of a node that was asked.
+    fn leave(&mut self, mut span: Open, answered: &Answered) {
+        let outcome = match answered {
+            Answered::Ended(ended) => trace::outcome(ended),
+            Answered::Cut(_) => Refusal::Moved.code(),
+            Answered::NotBegun(_) => {
+                self.not_taken = self.not_taken.saturating_add(1);
+                if self.not_taken > NOT_TAKEN_TRACED_MAX {
+                    return span.forget();
+                }
+                NOT_TAKEN
+            }
+        };
+        span.end(outcome);
+    }
+
+    /// Ends the span of the wait, if there is one.
+    fn has_waited(&mut self, outcome: &'static str) {
+        if let Some(waiting) = &mut self.held {
+            waiting.span.end(outcome);
         }
     }
 

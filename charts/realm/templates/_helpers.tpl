@@ -69,6 +69,13 @@ app.kubernetes.io/component: agent
 {{- end -}}
 {{- end -}}
 
+{{/* The port of an address; that of its scheme where it names none. */}}
+{{- define "realm.portOf" -}}
+{{- $url := urlParse . -}}
+{{- $named := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- default (ternary 443 80 (eq $url.scheme "https")) $named -}}
+{{- end -}}
+
 {{- define "realm.podSecurityContext" -}}
 runAsNonRoot: true
 runAsUser: 65532

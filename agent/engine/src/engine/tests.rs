@@ -148,6 +148,7 @@ fn start(engine: &EngineHandle, prompt: &[u32]) -> Result<TokenStream, Refusal> 
             stop: Vec::new(),
             deadline: None,
             resume: None,
+            milestones: None,
         },
     )
 }

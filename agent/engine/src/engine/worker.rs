@@ -12,7 +12,7 @@ use std::{
 };
 
 use realm_core::{
-    engine::{TokenEvent, Usage},
+    engine::{Milestones, TokenEvent, Usage},
     name::TenantName,
     refusal::Refusal,
 };
@@ -42,6 +42,8 @@ struct Open {
     tenant: TenantName,
     output: Output,
     figures: Arc<Figures>,
+    /// Each is noted once; nothing of it grows with the tokens.
+    milestones: Option<Arc<Milestones>>,
     submitted_at: Instant,
     token_at: Option<Instant>,
 }
@@ -49,9 +51,21 @@ struct Open {
 impl Open {
     /// Counts a token of `now`.
     fn count_token(&mut self, now: Instant) {
-        match self.token_at.replace(now) {
-            Some(before) => self.figures.next_token(now.saturating_duration_since(before)),
-            None => self.figures.first_token(now.saturating_duration_since(self.submitted_at)),
+        if let Some(before) = self.token_at.replace(now) {
+            self.figures.next_token(now.saturating_duration_since(before));
+            return;
+        }
+        self.figures.first_token(now.saturating_duration_since(self.submitted_at));
+        if let Some(milestones) = &self.milestones {
+            milestones.first_token.get_or_init(|| now);
+        }
+    }
+
+    /// Counts the first step, at `now`.
+    fn count_start(&self, usage: Usage, now: Instant) {
+        self.figures.started(usage, now.saturating_duration_since(self.submitted_at));
+        if let Some(milestones) = &self.milestones {
+            milestones.started.get_or_init(|| (now, usage.cached_tokens));
         }
     }
 }
@@ -167,10 +181,10 @@ impl Worker {
 
     /// Takes a sequence into care; gives what the scheduler is to have of it.
     fn arrive(&mut self, submitted: Submitted) -> Submission {
-        let Submitted { submission, output, figures, at: submitted_at } = submitted;
+        let Submitted { submission, output, figures, milestones, at: submitted_at } = submitted;
         self.arrived += 1;
         let tenant = submission.tenant.clone();
-        let open = Open { tenant, output, figures, submitted_at, token_at: None };
+        let open = Open { tenant, output, figures, milestones, submitted_at, token_at: None };
         self.open.insert(submission.id, open);
         submission
     }
@@ -206,7 +220,7 @@ impl Worker {
     fn count_starts(&self, now: Instant) {
         for (id, usage) in self.scheduler.started() {
             if let Some(open) = self.open.get(id) {
-                open.figures.started(*usage, now.saturating_duration_since(open.submitted_at));
+                open.count_start(*usage, now);
             }
         }
     }
@@ -313,7 +327,10 @@ impl Worker {
     }
 
     fn close(&mut self, id: SequenceId, last: TokenEvent) {
-        if let Some(Open { tenant, output, .. }) = self.open.remove(&id) {
+        if let Some(Open { tenant, output, milestones, .. }) = self.open.remove(&id) {
+            if let Some(milestones) = milestones {
+                milestones.ended.get_or_init(Instant::now);
+            }
             self.board.leave(&tenant);
             self.outbox.push((output.sender(), last));
         }

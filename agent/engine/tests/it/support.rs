@@ -126,6 +126,7 @@ pub(crate) fn generation(prompt: Vec<u32>, tokens_max: u32) -> Generation {
         stop: Vec::new(),
         deadline: None,
         resume: None,
+        milestones: None,
     }
 }
 

@@ -11,18 +11,18 @@ use std::{
 use hyper_util::rt::TokioIo;
 use realm_core::{
     auth::Caller, desired::Peer, engine::Usage, limit::Admitted, name::ModelName,
-    reply::ReplyEvent, tenants::FunctionInfo,
+    reply::ReplyEvent, tenants::FunctionInfo, trace::Scope,
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1 as proto, v1::peer_client::PeerClient};
 use tokio::{sync::watch, time};
 use tonic::{
-    Streaming,
+    Request, Streaming,
     transport::{Channel, Endpoint},
 };
 
 use super::{
     CONNECTION_WINDOW_BYTES, PING_EVERY, PING_WAIT, WINDOW_BYTES, convert, dial::dial,
-    error::PeerError, identity::Identity,
+    error::PeerError, identity::Identity, trace,
 };
 
 /// Longest wait for a description: the answer lies ready in the peer's memory.
@@ -66,14 +66,17 @@ impl Peers {
         Self { identity, channels: Arc::default() }
     }
 
-    /// Hands a call on, for the sake of `model`. An error means that it has not begun there.
+    /// Hands a call on, for the sake of `model` and as a part of `scope`. An error means that it
+    /// has not begun there.
     pub async fn call(
         &self,
         peer: &Peer,
         call: &Admitted,
         model: &ModelName,
+        scope: &Scope,
     ) -> Result<PeerReply, PeerError> {
-        let request = convert::request_to(call, model, Instant::now());
+        let mut request = Request::new(convert::request_to(call, model, Instant::now()));
+        trace::write(scope, request.metadata_mut());
         let answer = self.client(peer)?.call(request).await;
         Ok(PeerReply { events: answer.map_err(PeerError::NotTaken)?.into_inner() })
     }

@@ -7,6 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use realm_core::{
     auth::{Roster, VerifiedPeer},
     tenants::Tenants,
+    trace::Tracer,
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1::peer_server::PeerServer};
 use rustls::ServerConfig;
@@ -51,6 +52,7 @@ pub struct PeerPorts {
     /// What is on this node, and only that: a call is handed on once.
     pub tenants: Arc<dyn Tenants>,
     pub roster: watch::Receiver<Arc<Roster>>,
+    pub tracer: Tracer,
 }
 
 /// A door for other agents.

@@ -13,12 +13,13 @@ use realm_core::{
     limit,
     refusal::{ProgramLimit, Refusal},
     reply::{Reply, ReplyEvent},
+    trace::{Key, OK, Open},
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1 as proto};
 use tokio::{sync::watch, time};
 use tonic::{Request, Response, Status};
 
-use super::{convert, door::PeerPorts};
+use super::{convert, door::PeerPorts, trace};
 
 /// Longest time in which a door does not hear what a silent call has spent: what it does not know
 /// when the call is cut it cannot charge, and twice a second is nothing beside the tokens.
@@ -62,21 +63,29 @@ impl Service {
             Ok(handed_on) => handed_on,
             Err(refusal) => return Ok(refused(refusal)),
         };
-        let convert::Forwarded { caller, call, model, left } = forwarded;
+        let convert::Forwarded { caller, mut call, model, left } = forwarded;
         if !self.ports.tenants.hosts(&caller.tenant, &model) {
             return Err(Status::failed_precondition("not here"));
         }
+        let mut span = self.ports.tracer.accept(trace::read(request.metadata()));
+        span.set(Key::Tenant, caller.tenant.as_str());
+        span.set(Key::ModelName, model.as_str());
+        if let Some(peer) = request.extensions().get::<VerifiedPeer>() {
+            span.set(Key::Node, peer.node());
+        }
+        call.trace = span.scope();
         let admitted = limit::lend(handed_on, call, left, now);
         let spent = admitted.spent();
         let reply = self.ports.tenants.start(admitted);
-        Ok(Answer { reply, spent, told: Usage::default(), told_at: None, has_ended: false }
-            .into_stream())
+        let told = Usage::default();
+        Ok(Answer { reply, span, spent, told, told_at: None, has_ended: false }.into_stream())
     }
 }
 
 /// One call's answer on its way back.
 struct Answer {
     reply: Reply,
+    span: Open,
     spent: watch::Receiver<Usage>,
     /// What the door has been told.
     told: Usage,
@@ -95,6 +104,11 @@ impl Answer {
         }))
     }
 
+    fn end(&mut self, outcome: &'static str) {
+        self.has_ended = true;
+        self.span.end(outcome);
+    }
+
     async fn next(&mut self) -> proto::CallReply {
         let event = tokio::select! {
             biased;
@@ -105,8 +119,10 @@ impl Answer {
             })),
             () = news(&mut self.spent, self.told, self.told_at) => None,
         };
-        if let Some(ReplyEvent::Done(_) | ReplyEvent::Failed(_)) = &event {
-            self.has_ended = true;
+        match &event {
+            Some(ReplyEvent::Done(_)) => self.end(OK),
+            Some(ReplyEvent::Failed(refusal)) => self.end(refusal.code()),
+            Some(ReplyEvent::Chunk(_)) | None => {}
         }
         self.told = *self.spent.borrow_and_update();
         self.told_at = Some(time::Instant::now());
@@ -114,10 +130,10 @@ impl Answer {
         if reply.encoded_len() <= MESSAGE_BYTES_MAX {
             return reply;
         }
-        self.has_ended = true;
         self.reply.close();
         let max = u64::try_from(MESSAGE_BYTES_MAX).unwrap_or(u64::MAX);
         let refusal = Refusal::ProgramLimit { limit: ProgramLimit::Output, max };
+        self.end(refusal.code());
         convert::reply_to(self.told, Some(ReplyEvent::Failed(refusal)))
     }
 }

@@ -13,6 +13,7 @@ use realm_core::{
     refusal::Refusal,
     reply::ReplyEvent,
     tenants::Tenants as _,
+    trace::Scope,
 };
 use realm_link::peer::PeerError;
 use rustls::{
@@ -176,7 +177,7 @@ async fn a_node_that_drains_ends_with_its_last_call() {
     let mut reply = door.call("hold");
     assert!(matches!(next(&mut reply).await, ReplyEvent::Chunk(_)));
     host.draining.send_replace(true);
-    let refused = door.peers.call(&host.peer, &door.admit("say"), &model()).await;
+    let refused = door.peers.call(&host.peer, &door.admit("say"), &model(), &Scope::OFF).await;
     assert!(matches!(refused, Err(PeerError::NotTaken(_))), "{refused:?}");
     assert!(!host.task.is_finished());
     drop(reply);
@@ -188,7 +189,8 @@ async fn an_agent_of_another_installation_is_neither_believed_nor_let_in() {
     let (ours, theirs) = (World::start().await, World::start().await);
     let host = Host::start(&ours, "n1").await;
     let stranger = Door::with_identity(identity(&theirs, "door").await).await;
-    let refused = stranger.peers.call(&host.peer, &stranger.admit("say"), &model()).await;
+    let refused =
+        stranger.peers.call(&host.peer, &stranger.admit("say"), &model(), &Scope::OFF).await;
     assert!(matches!(refused, Err(PeerError::NotTaken(_))), "{refused:?}");
     assert_eq!(*host.script.running.borrow(), 0);
 }
@@ -199,7 +201,7 @@ async fn a_peer_that_is_on_another_node_than_its_route_says_is_not_spoken_to() {
     let host = Host::start(&world, "n1").await;
     let door = Door::start(&world, &[]).await;
     let other = Peer { node: "n2".to_owned(), ..host.peer.clone() };
-    let refused = door.peers.call(&other, &door.admit("say"), &model()).await;
+    let refused = door.peers.call(&other, &door.admit("say"), &model(), &Scope::OFF).await;
     assert!(matches!(refused, Err(PeerError::NotTaken(_))), "{refused:?}");
     assert_eq!(*host.script.running.borrow(), 0);
 }

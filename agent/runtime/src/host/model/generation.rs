@@ -6,8 +6,10 @@ use realm_core::{
     call::Resume,
     engine::{self, Engine, Finish, TokenEvent, TokenStream, Usage},
     refusal::Refusal,
+    trace::Open,
 };
 
+use super::sequence::Traced;
 use crate::{
     bindings::realm::tenant::{
         model::Summary,
@@ -36,13 +38,15 @@ pub struct Generation {
     /// Ids of the tokens that `next` has returned and the host has not taken note of.
     made: Vec<u32>,
     end: Option<Result<Summary, Refusal>>,
+    traced: Traced,
 }
 
 impl Generation {
     pub(super) fn start(
         engine: &dyn Engine,
         tokens: Arc<TokenMeter>,
-        generation: engine::Generation,
+        mut generation: engine::Generation,
+        span: Open,
     ) -> Result<Self, Refusal> {
         tokens.admitted().check(Instant::now())?;
         let resumed = generation.resume.as_ref().map_or(&[][..], Resume::tokens);
@@ -50,15 +54,24 @@ impl Generation {
         // Tokens that are resumed are computed as a prompt is, and cost the same.
         let prompt_tokens = generation.prompt.len().saturating_add(resumed.len());
         let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
-        let stream = engine.generate(tokens.admitted().caller(), generation)?;
-        let mut started = Self::of(stream, tokens, prompt_tokens);
+        let mut traced = Traced::begin(span, &mut generation);
+        let stream = engine
+            .generate(tokens.admitted().caller(), generation)
+            .inspect_err(|refusal| traced.end(refusal.code()))?;
+        let mut started = Self::of(stream, tokens, prompt_tokens, traced);
         started.resumed = last;
         Ok(started)
     }
 
-    fn of(stream: TokenStream, tokens: Arc<TokenMeter>, prompt_tokens: u32) -> Self {
+    fn of(
+        stream: TokenStream,
+        tokens: Arc<TokenMeter>,
+        prompt_tokens: u32,
+        mut traced: Traced,
+    ) -> Self {
         tokens.spend(Usage { prompt_tokens, ..Usage::default() });
-        Self { stream, tokens, resumed: 0, made: Vec::new(), end: None }
+        traced.paid(prompt_tokens);
+        Self { stream, tokens, resumed: 0, made: Vec::new(), end: None, traced }
     }
 
     /// The next tokens: waits for one, and takes those behind it that are there already.
@@ -92,6 +105,7 @@ impl Generation {
     fn take(&mut self, event: Option<TokenEvent>, tokens: &mut Vec<Token>) {
         if let Some(event) = &event {
             self.pay(event);
+            self.traced.heard(event);
         }
         match event {
             Some(TokenEvent::Rest(text)) => tokens.push(Token { id: self.resumed, text }),
@@ -125,6 +139,7 @@ impl Drop for Generation {
         self.stream.close();
         while let Ok(event) = self.stream.try_recv() {
             self.pay(&event);
+            self.traced.heard(&event);
         }
     }
 }
@@ -153,6 +168,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::host::model::sequence::tests::generation;
 
     const LIMITS: Limits = Limits {
         requests_per_minute: 10,
@@ -190,6 +206,10 @@ mod tests {
         Limiter::default().admit(caller, call, Instant::now()).unwrap()
     }
 
+    fn untraced() -> Traced {
+        Traced::begin(Open::OFF, &mut generation())
+    }
+
     /// What a generation with a prompt of ten tokens has cost once it is dropped unread.
     fn cost_unread(events: impl IntoIterator<Item = TokenEvent>) -> Usage {
         let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
@@ -197,7 +217,7 @@ mod tests {
             sender.try_send(event).unwrap();
         }
         let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
-        drop(Generation::of(stream, tokens.clone(), 10));
+        drop(Generation::of(stream, tokens.clone(), 10, untraced()));
         tokens.total()
     }
 
@@ -205,7 +225,7 @@ mod tests {
     fn generations_side_by_side_see_what_each_others_prompts_cost() {
         let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
         let (_sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
-        let _first = Generation::of(stream, tokens.clone(), 1000);
+        let _first = Generation::of(stream, tokens.clone(), 1000, untraced());
         let refusal = tokens.admitted().check(Instant::now()).unwrap_err();
         assert!(matches!(refusal, Refusal::TooManyTokens { .. }), "{refusal:?}");
     }

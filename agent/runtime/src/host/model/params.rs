@@ -51,6 +51,7 @@ pub(super) fn check(
         stop,
         deadline: Some(deadline.at()),
         resume: None,
+        milestones: None,
     })
 }
 

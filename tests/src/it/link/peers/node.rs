@@ -183,7 +183,11 @@ impl Host {
         let script = Script::new();
         let roster = watch::Sender::new(Arc::new(Roster::new([Arc::new(tenant())])));
         let (draining, is_draining) = watch::channel(false);
-        let ports = PeerPorts { tenants: script.clone(), roster: roster.subscribe() };
+        let ports = PeerPorts {
+            tenants: script.clone(),
+            roster: roster.subscribe(),
+            tracer: realm_core::trace::Tracer::OFF,
+        };
         let door = PeerDoor { listener, identity: identity(world, node).await, ports };
         let task = tokio::spawn(door.serve(is_draining));
         let peer = Peer { node: node.to_owned(), address: address.to_string() };
