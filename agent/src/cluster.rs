@@ -78,6 +78,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let wanted = ledger.subscribe();
     tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
+    let (doors, tried) = (agent.clone(), report.clone());
+    tasks.spawn(async move { doors.know_all_keys(generation, tried).await });
     tasks.spawn(converge::run(agent.clone(), ledger.subscribe(), report_sender));
     tasks.spawn(tell_states(ledger.subscribe()));
     let feed = supply::Feed { report: report.clone(), held: relay.held() };

@@ -80,6 +80,7 @@ pub(crate) fn tell(refusal: &Refusal) -> Told {
         | Refusal::TooManyRequests { .. }
         | Refusal::TooManyTokens { .. }
         | Refusal::TooManyCalls { .. }
+        | Refusal::Starting
         | Refusal::Draining
         | Refusal::Moved
         | Refusal::DeadlineExceeded { .. }

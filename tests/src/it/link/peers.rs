@@ -158,6 +158,18 @@ async fn a_key_that_the_other_node_does_not_know_opens_nothing_there() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_starting_leaves_calls_to_others_and_refuses_none_for_good() {
+    let world = World::start().await;
+    let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
+    let door = Door::start(&world, &[&one.peer, &two.peer]).await;
+    for starting in [&one, &two] {
+        let whole = starting.roster.send_replace(Arc::new(Roster::partial([])));
+        assert_eq!(read(door.call("say")).await.0, "abc");
+        starting.roster.send_replace(whole);
+    }
+}
+
+#[tokio::test]
 async fn a_program_elsewhere_says_what_it_can_do() {
     let world = World::start().await;
     let host = Host::start(&world, "n1").await;
