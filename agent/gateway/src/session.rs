@@ -335,6 +335,9 @@ const KEY_IS_GONE: End = End::close(close::UNAUTHENTICATED, "the API key is not 
 /// What a frame asks for, checked as far as the door can.
 fn call(frame: CallFrame) -> Result<Call, Refusal> {
     let CallFrame { id, function, params, stream, deadline_ms, resumable, resume } = frame;
+    if function.is_empty() {
+        return Err(Refusal::Invalid("`function` is empty".into()));
+    }
     if resume.is_some() && !stream {
         // What it answers is the rest of a stream.
         return Err(Refusal::Invalid("a call that is resumed must be streamed".into()));

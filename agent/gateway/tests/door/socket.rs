@@ -86,6 +86,16 @@ async fn what_is_resumed_reaches_the_program_and_how_far_it_is_comes_back() {
 }
 
 #[tokio::test]
+async fn a_call_of_no_function_is_refused_before_it_costs_anything() {
+    let server = Server::start(|_| ()).await;
+    let mut socket = server.socket().await;
+    socket.call("1", "", &json!({})).await;
+    assert_eq!(socket.error().await, (json!("1"), "invalid".into()));
+    socket.call("2", "generate", &json!({"prompt": "x"})).await;
+    while socket.frame().await["status"] == "streaming" {}
+}
+
+#[tokio::test]
 async fn a_key_that_a_starting_server_does_not_know_is_to_come_again() {
     let server = Server::start(|_| ()).await;
     let whole = server.roster.send_replace(Arc::new(Roster::partial([])));
