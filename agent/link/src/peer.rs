@@ -1,9 +1,9 @@
 //! Calls from agent to agent.
 //!
 //! Each agent has one `identity`: a certificate of the installation's authority that names its
-//! node, renewed while connections live. [`Peers`] hands calls on (`dial`, `client`), [`PeerDoor`]
-//! takes them (`door`, `service`), and both believe only whom the authority has named as an agent
-//! (`certificate`). All of it meets its protobuf form in `convert`.
+//! node, renewed while connections live, and `kept` for the next start. [`Peers`] hands calls on
+//! (`dial`, `client`), [`PeerDoor`] takes them (`door`, `service`), and both believe only whom the
+//! authority has named as an agent (`certificate`). All of it meets its protobuf form in `convert`.
 
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ mod dial;
 mod door;
 mod error;
 mod identity;
+mod kept;
 mod service;
 
 pub use client::{PeerEvent, PeerReply, Peers};

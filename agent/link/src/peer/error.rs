@@ -1,6 +1,6 @@
 //! Why an agent has no identity, and why a call could not be handed on.
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use rustls::{pki_types::pem, server::VerifierBuilderError};
 use thiserror::Error;
@@ -23,6 +23,20 @@ pub enum IdentityError {
     Roots(#[source] VerifierBuilderError),
     #[error("the operator has named another node in the certificate of `{node}`")]
     OtherNode { node: String },
+    #[error("read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is damaged", path.display())]
+    Damaged { path: PathBuf },
+    #[error("write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Why a call was not handed on, or not to its end.

@@ -170,6 +170,16 @@ async fn a_node_that_is_starting_leaves_calls_to_others_and_refuses_none_for_goo
 }
 
 #[tokio::test]
+async fn agents_that_start_while_their_operator_is_away_know_each_other() {
+    let mut world = World::start().await;
+    drop((Host::start(&world, "n1").await, Door::start(&world, &[]).await));
+    world.close_door().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    assert_eq!(read(door.call("say")).await.0, "abc");
+}
+
+#[tokio::test]
 async fn a_program_elsewhere_says_what_it_can_do() {
     let world = World::start().await;
     let host = Host::start(&world, "n1").await;

@@ -161,7 +161,7 @@ async fn play(call: &Admitted, sender: &ReplySender) -> Option<ReplyEvent> {
 /// The identity of the agent of `node`.
 pub(super) async fn identity(world: &World, node: &str) -> watch::Receiver<Option<Arc<Identity>>> {
     let (sender, mut identity) = watch::channel(None);
-    tokio::spawn(peer::keep(world.options(node, &token(node)), sender));
+    tokio::spawn(peer::keep(world.options(node, &token(node)), world.state(node), sender));
     soon("a certificate", identity.wait_for(Option::is_some)).await.unwrap();
     identity
 }
