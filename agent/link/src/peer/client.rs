@@ -21,8 +21,8 @@ use tonic::{
 };
 
 use super::{
-    CONNECTION_WINDOW_BYTES, PING_EVERY, PING_WAIT, WINDOW_BYTES, convert, dial::dial,
-    error::PeerError, identity::Identity,
+    CONNECTION_WINDOW_BYTES, ERROR_RESETS_MAX, PING_EVERY, PING_WAIT, WINDOW_BYTES, convert,
+    dial::dial, error::PeerError, identity::Identity,
 };
 
 /// Longest wait for a description: the answer lies ready in the peer's memory.
@@ -127,6 +127,8 @@ impl Peers {
             .keep_alive_timeout(PING_WAIT)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            // With `None` tonic leaves hyper's own limit as it is.
+            .http2_max_local_error_reset_streams(ERROR_RESETS_MAX)
             .connect_with_connector_lazy(connect)
     }
 }
