@@ -44,6 +44,10 @@ const HOLD_MAX: Duration = Duration::from_mins(1);
 /// may still compile the tenant's program, which takes about a second, and nobody says when.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// What a client should wait when every node that has its model has as many calls of this door as
+/// it takes: of hundreds that take seconds some end within one.
+const FULL_RETRY_MS: u64 = 1000;
+
 /// How long beyond a deadline its node may take to say that it is over: the way there and back.
 const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 
@@ -130,7 +134,7 @@ impl Passage {
                 let chosen = choose(&peers, beginning, |peer| self.door.in_hand.of(peer));
                 match chosen.cloned() {
                     Some(peer) => self.ask(call, &peer, &model.clone()).await,
-                    None => Step::Ended(Err(self.not_ready("it is on no node"))),
+                    None => Step::Ended(Err(Refusal::Busy { retry_after_ms: FULL_RETRY_MS })),
                 }
             }
             Look::Coming(model) => self.wait(call, &model.clone()).await,
@@ -224,6 +228,11 @@ impl Passage {
                 let cause = report::chain(&error);
                 tracing::debug!(peer = peer.node, cause, "an answer was cut");
                 self.ended(Outcome::Cut, Err(Refusal::Moved))
+            }
+            Answered::NotBegun(error) if !error.is_passing() => {
+                let cause = report::chain(&error);
+                tracing::error!(peer = peer.node, cause, "a peer does not understand a call");
+                self.ended(Outcome::Refused, Err(Refusal::Internal))
             }
             Answered::NotBegun(error) => {
                 let cause = report::chain(&error);

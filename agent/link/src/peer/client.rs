@@ -25,6 +25,14 @@ use super::{
     dial::dial, error::PeerError, identity::Identity,
 };
 
+/// Longest wait until a peer has taken a call, or said why not: two seconds for a connection, and
+/// as much for a peer that is busy. One that has no stream free by then has too much in hand.
+const CALL_WAIT: Duration = Duration::from_secs(4);
+
+/// Steps of an answer that lie unread on this side at most: as many of the smallest, 12 bytes, as
+/// the window of a call has room for.
+const UNREAD_MAX: usize = WINDOW_BYTES as usize / 12;
+
 /// Longest wait for a description: the answer lies ready in the peer's memory.
 const DESCRIBE_WAIT: Duration = Duration::from_secs(5);
 
@@ -66,16 +74,23 @@ impl Peers {
         Self { identity, channels: Arc::default() }
     }
 
-    /// Hands a call on, for the sake of `model`. An error means that it has not begun there.
+    /// Hands a call on, for the sake of `model`. An error means that it has not begun there; one
+    /// comes at the call's deadline at the latest.
     pub async fn call(
         &self,
         peer: &Peer,
         call: &Admitted,
         model: &ModelName,
     ) -> Result<PeerReply, PeerError> {
-        let request = convert::request_to(call, model, Instant::now());
-        let answer = self.client(peer)?.call(request).await;
-        Ok(PeerReply { events: answer.map_err(PeerError::NotTaken)?.into_inner() })
+        let now = Instant::now();
+        let request = convert::request_to(call, model, now);
+        let given_up = now + CALL_WAIT;
+        let given_up = call.call().deadline.map_or(given_up, |own| given_up.min(own.at()));
+        let mut client = self.client(peer)?;
+        let answer = time::timeout_at(given_up.into(), client.call(request)).await;
+        let slow = |_| PeerError::Slow { address: peer.address.clone(), wait: given_up - now };
+        let answer = answer.map_err(slow)?.map_err(PeerError::NotTaken)?;
+        Ok(PeerReply { events: answer.into_inner() })
     }
 
     /// What the caller's program, which is there, can be asked for.

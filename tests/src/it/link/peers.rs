@@ -171,6 +171,15 @@ async fn a_node_that_is_starting_leaves_calls_to_others_and_refuses_none_for_goo
 }
 
 #[tokio::test]
+async fn a_call_that_no_node_understands_is_not_tried_again() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    assert_eq!(read(door.call("")).await.1, Err(Refusal::Internal));
+    assert_eq!(*host.script.asked.borrow(), 0);
+}
+
+#[tokio::test]
 async fn agents_that_start_while_their_operator_is_away_know_each_other() {
     let mut world = World::start().await;
     drop((Host::start(&world, "n1").await, Door::start(&world, &[]).await));

@@ -1,10 +1,15 @@
 //! Many calls on the one connection between two agents: what some clients do is felt by no other.
 
-use realm_core::reply::{Reply, ReplyEvent};
+use realm_core::{
+    refusal::Refusal,
+    reply::{Reply, ReplyEvent},
+    tenants::Tenants as _,
+};
+use realm_link::peer::CALLS_MAX;
 
 use super::{
     super::world::{World, soon},
-    node::{Door, Host, model, next},
+    node::{Door, Host, model, next, read},
 };
 
 /// A call that goes on while others come and go.
@@ -76,4 +81,34 @@ async fn readers_that_stall_cut_no_other_call() {
     soon("full windows", poured.wait_for(are_full)).await.unwrap();
     long.goes_on(&host).await;
     drop(stalled);
+}
+
+#[tokio::test]
+async fn a_call_for_which_its_node_has_no_room_ends_in_time() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let mut taken = Vec::new();
+    for _ in 0..CALLS_MAX {
+        taken.push(door.relay.start(door.admit_letters(1)));
+    }
+    for reply in &mut taken {
+        assert!(matches!(next(reply).await, ReplyEvent::Chunk(_)));
+    }
+    // The door knows what it has in hand, and asks nobody in vain.
+    let refused = read(door.call("say")).await.1;
+    assert!(matches!(refused, Err(Refusal::Busy { .. })), "{refused:?}");
+    // Streams that it knows nothing of.
+    let (mut others, admitted, model) = (Vec::new(), door.admit("hold"), model());
+    while others.len() < 32 {
+        let call = door.peers.call(&host.peer, &admitted, &model);
+        others.push(soon("an answer", call).await.unwrap());
+    }
+    drop(taken.pop());
+    let call = door.peers.call(&host.peer, &admitted, &model);
+    others.push(soon("the place of another", call).await.unwrap());
+    let mut cancelled = host.script.cancelled.subscribe();
+    soon("the end of a call", cancelled.wait_for(|count| *count == 1)).await.unwrap();
+    let (_, end) = read(door.relay.start(door.admit_within("say", 300))).await;
+    assert_eq!(end, Err(Refusal::DeadlineExceeded { deadline_ms: 300 }));
 }

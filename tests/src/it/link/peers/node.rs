@@ -14,7 +14,7 @@ use std::{
 use realm_agent::relay::{self, Relay, Routes};
 use realm_core::{
     auth::{self, Caller, Credential, Roster},
-    call::{Call, CallId},
+    call::{Call, CallId, Deadline},
     desired::{ApiKey, Desired, DesiredTenant, Limits, ModelGrant, Peer, ProgramLimits, Route},
     engine::{Finish, Usage},
     limit::{Admitted, Limiter},
@@ -303,6 +303,19 @@ impl Door {
 
     pub(super) fn call(&self, function: &str) -> Reply {
         self.relay.start(self.admit(function))
+    }
+
+    /// A call that says so many letters.
+    pub(super) fn admit_letters(&self, letters: usize) -> Admitted {
+        let call = Call::new(CallId("1".into()), "pour", json!({ "letters": letters }));
+        self.limiter.admit(Self::caller(), call, Instant::now()).unwrap()
+    }
+
+    pub(super) fn admit_within(&self, function: &str, deadline_ms: u64) -> Admitted {
+        let now = Instant::now();
+        let deadline = Some(Deadline::after(now, deadline_ms));
+        let call = Call::new(CallId("1".into()), function, Value::Null);
+        self.limiter.admit(Self::caller(), Call { deadline, ..call }, now).unwrap()
     }
 
     /// Tokens of prompt and of answer that the tenant has paid, but for what time has given back.
