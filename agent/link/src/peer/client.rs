@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use hyper_util::rt::TokioIo;
 use realm_core::{
     auth::Caller, desired::Peer, engine::Usage, limit::Admitted, name::ModelName,
@@ -58,6 +59,17 @@ impl PeerReply {
         let (spent, event) =
             convert::reply_from(reply.ok_or(PeerError::Ended)?).map_err(PeerError::Message)?;
         Ok(PeerEvent { spent, event })
+    }
+
+    /// Everything that the call has spent by the newest of the steps that have come and that nobody
+    /// has read; `None` where there are none. What they say besides is lost.
+    pub fn take_unread(&mut self) -> Option<Usage> {
+        let mut newest = None;
+        for _ in 0..UNREAD_MAX {
+            let Some(Ok(PeerEvent { spent, .. })) = self.next().now_or_never() else { break };
+            newest = Some(spent);
+        }
+        newest
     }
 }
 

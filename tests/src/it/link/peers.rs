@@ -6,11 +6,13 @@ mod node;
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use realm_core::{
     auth::Roster,
     desired::{DesiredTenant, Peer},
+    engine::Usage,
     refusal::Refusal,
     reply::ReplyEvent,
     tenants::Tenants as _,
@@ -177,6 +179,42 @@ async fn a_call_that_no_node_understands_is_not_tried_again() {
     let door = Door::start(&world, &[&host.peer]).await;
     assert_eq!(read(door.call("")).await.1, Err(Refusal::Internal));
     assert_eq!(*host.script.asked.borrow(), 0);
+}
+
+#[tokio::test]
+async fn a_call_elsewhere_begins_nothing_more_while_its_tenant_is_in_debt_at_its_door() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let mut reply = door.call("twice");
+    assert!(matches!(next(&mut reply).await, ReplyEvent::Chunk(_)));
+    let other = door.admit("other");
+    other.charge(Usage { completion_tokens: 20_000, ..Usage::default() }, Instant::now());
+    host.script.cue.send_replace(1);
+    let end = next(&mut reply).await;
+    let is_refused = matches!(end, ReplyEvent::Failed(Refusal::TooManyTokens { .. }));
+    assert!(is_refused, "{end:?}");
+    let mut cancelled = host.script.cancelled.subscribe();
+    soon("the end of the call", cancelled.wait_for(|count| *count == 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_made_and_never_read_is_paid_for() {
+    const LETTERS: usize = 600;
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let admitted = door.admit_letters(LETTERS);
+    let mut spent = admitted.spent();
+    let reply = door.relay.start(admitted);
+    let mut poured = host.script.poured.subscribe();
+    soon("all letters", poured.wait_for(|poured| *poured == LETTERS)).await.unwrap();
+    // What comes later on the same connection has come behind them.
+    assert_eq!(read(door.call("say")).await.0, "abc");
+    assert_eq!(read(door.call("say")).await.0, "abc");
+    drop(reply);
+    let is_paid = |spent: &Usage| spent.completion_tokens == 600;
+    soon("them to be paid for", spent.wait_for(is_paid)).await.unwrap();
 }
 
 #[tokio::test]
