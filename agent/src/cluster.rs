@@ -3,7 +3,7 @@
 //! The ledger is applied before anybody has been reached, the link follows, and the door opens at
 //! once: it is not ready before everything has been tried.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use realm_core::{
@@ -83,13 +83,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let wanted = ledger.subscribe();
     tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
+    let (doors, tried) = (agent.clone(), report.clone());
+    tasks.spawn(async move { doors.know_all_keys(generation, tried).await });
     tasks.spawn(converge::run(agent.clone(), ledger.subscribe(), report_sender));
     tasks.spawn(tell_states(ledger.subscribe()));
     let feed = supply::Feed { report: report.clone(), held: relay.held() };
     tasks.spawn(supply::follow(agent.clone(), presence.subscribe(), feed, supply_sender));
     tasks.spawn(relay::follow(args.node.clone(), ledger.subscribe(), peers, routes_sender));
     tasks.spawn(advertise(identity, peer_addr, presence.clone()));
-    tasks.spawn(keep_identity(link.clone(), identity_sender));
+    tasks.spawn(keep_identity(link.clone(), args.state.clone(), identity_sender));
     let feeds = Feeds { report, supply };
     tasks.spawn(async move {
         let never = client::run(link, ledger, feeds, credentials, state).await;
@@ -143,8 +145,12 @@ async fn bind_peer_door(
     Ok((PeerDoor { listener, identity, ports }, address))
 }
 
-async fn keep_identity(link: LinkOptions, identity: watch::Sender<Option<Arc<Identity>>>) {
-    let never = peer::keep(link, identity).await;
+async fn keep_identity(
+    link: LinkOptions,
+    state: PathBuf,
+    identity: watch::Sender<Option<Arc<Identity>>>,
+) {
+    let never = peer::keep(link, state, identity).await;
     match never {}
 }
 

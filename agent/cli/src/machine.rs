@@ -79,6 +79,8 @@ impl Machine {
         let mut tasks = JoinSet::new();
         let wanted = desired.clone();
         tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
+        let (doors, tried) = (agent.clone(), report.clone());
+        tasks.spawn(async move { doors.know_all_keys(generation, tried).await });
         tasks.spawn(converge::run(agent.clone(), desired, report_sender));
         tasks.spawn(state.run(tell));
         Ok(Self { agent, report, ready, notices, _tasks: tasks })

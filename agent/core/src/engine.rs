@@ -190,6 +190,9 @@ pub type TokenStream = mpsc::Receiver<TokenEvent>;
 pub enum TokenEvent {
     /// Text of resumed tokens that the client lacks. Comes once and first, if at all.
     Rest(String),
+    /// So many tokens of the prompt are in the tenant's own cache and need not be computed. Comes
+    /// when the prompt's turn has come, and only where there are any.
+    Cached(u32),
     Token(Token),
     Finished {
         finish: Finish,

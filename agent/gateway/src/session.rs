@@ -360,6 +360,9 @@ fn call(frame: CallFrame) -> Result<Call, Refusal> {
         traceparent: _,
         tracestate: _,
     } = frame;
+    if function.is_empty() {
+        return Err(Refusal::Invalid("`function` is empty".into()));
+    }
     if resume.is_some() && !stream {
         // What it answers is the rest of a stream.
         return Err(Refusal::Invalid("a call that is resumed must be streamed".into()));

@@ -45,6 +45,10 @@ const HOLD_MAX: Duration = Duration::from_mins(1);
 /// may still compile the tenant's program, which takes about a second, and nobody says when.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// What a client should wait when every node that has its model has as many calls of this door as
+/// it takes: of hundreds that take seconds some end within one.
+const FULL_RETRY_MS: u64 = 1000;
+
 /// How long beyond a deadline its node may take to say that it is over: the way there and back.
 const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 
@@ -149,7 +153,7 @@ impl Passage {
                 let chosen = choose(&peers, beginning, |peer| self.door.in_hand.of(peer));
                 match chosen.cloned() {
                     Some(peer) => self.ask(call, &peer, &model.clone()).await,
-                    None => Step::Ended(Err(self.not_ready("it is on no node"))),
+                    None => Step::Ended(Err(Refusal::Busy { retry_after_ms: FULL_RETRY_MS })),
                 }
             }
             Look::Coming(model) => self.wait(call, &model.clone()).await,
@@ -252,6 +256,11 @@ impl Passage {
                 tracing::debug!(peer = peer.node, cause, "an answer was cut");
                 self.ended(Outcome::Cut, Err(Refusal::Moved))
             }
+            Answered::NotBegun(error) if !error.is_passing() => {
+                let cause = report::chain(&error);
+                tracing::error!(peer = peer.node, cause, "a peer does not understand a call");
+                self.ended(Outcome::Refused, Err(Refusal::Internal))
+            }
             Answered::NotBegun(error) => {
                 let cause = report::chain(&error);
                 tracing::debug!(peer = peer.node, cause, "a peer did not take a call");
@@ -290,14 +299,33 @@ impl Passage {
         Step::Ended(ended)
     }
 
-    /// Brings the answer to the client and charges what it costs, as that becomes known.
+    /// Brings the answer to the client and charges what it costs.
     async fn answer(&self, call: &Admitted, mut reply: PeerReply, _place: OneInHand) -> Answered {
+        let mut paid = Usage::default();
+        let answered = self.bring(call, &mut reply, &mut paid).await;
+        match answered {
+            // Another node does it all again.
+            Answered::NotBegun(_) => call.take_back(paid, Instant::now()),
+            // What was computed before the client was slow or gone, or the call was over.
+            Answered::Ended(Err(_)) => {
+                if let Some(spent) = reply.take_unread() {
+                    // It goes on nowhere.
+                    let _ = pay(call, &mut paid, spent);
+                }
+            }
+            Answered::Ended(Ok(_)) | Answered::Cut(_) => {}
+        }
+        answered
+    }
+
+    /// Brings the answer to the client, and pays what it costs as that becomes known.
+    async fn bring(&self, call: &Admitted, reply: &mut PeerReply, paid: &mut Usage) -> Answered {
         let limits = &call.caller().rights().limits.program;
         let whole = Deadline::after(Instant::now(), limits.deadline_ms);
         let deadline = call.call().deadline.map_or(whole, |asked| asked.earliest(whole));
         let patience = time::sleep_until((deadline.at() + DEADLINE_GRACE).into());
         tokio::pin!(patience);
-        let (mut paid, mut has_begun) = (Usage::default(), false);
+        let mut has_begun = false;
         loop {
             let heard = tokio::select! {
                 () = self.sender.closed() => return Answered::Ended(Err(Refusal::Cancelled)),
@@ -307,44 +335,42 @@ impl Passage {
             let PeerEvent { spent, event } = match heard {
                 Ok(event) => event,
                 Err(error) if has_begun => return Answered::Cut(error),
-                Err(error) => {
-                    // Another node does it all again.
-                    call.take_back(paid, Instant::now());
-                    return Answered::NotBegun(error);
-                }
+                Err(error) => return Answered::NotBegun(error),
             };
-            pay(call, &mut paid, spent);
-            match event {
-                None => {}
-                Some(ReplyEvent::Chunk(chunk)) => {
-                    has_begun = true;
-                    if let Err(refusal) = deliver(&self.sender, chunk).await {
-                        return Answered::Ended(Err(refusal));
-                    }
-                }
+            let may_go_on = pay(call, paid, spent);
+            let went_on = match event {
+                // It is over, and whole.
                 Some(ReplyEvent::Done(done)) => return Answered::Ended(Ok(done)),
-                Some(ReplyEvent::Failed(refusal)) => return Answered::Ended(Err(refusal)),
+                Some(ReplyEvent::Failed(refusal)) => Err(refusal),
+                Some(ReplyEvent::Chunk(chunk)) if may_go_on.is_ok() => {
+                    has_begun = true;
+                    deliver(&self.sender, chunk).await
+                }
+                Some(ReplyEvent::Chunk(_)) | None => may_go_on,
+            };
+            if let Err(refusal) = went_on {
+                return Answered::Ended(Err(refusal));
             }
         }
     }
 }
 
-/// Charges what has been spent since the last time.
-fn pay(call: &Admitted, paid: &mut Usage, spent: Usage) {
+/// Charges what has been spent since the last time, and says whether the call may go on.
+fn pay(call: &Admitted, paid: &mut Usage, spent: Usage) -> Result<(), Refusal> {
     let now = Instant::now();
     let more = Usage {
         prompt_tokens: spent.prompt_tokens.saturating_sub(paid.prompt_tokens),
         cached_tokens: 0,
         completion_tokens: spent.completion_tokens.saturating_sub(paid.completion_tokens),
     };
-    if more != Usage::default() {
-        call.charge(more, now);
-    }
+    let may_go_on =
+        if more == Usage::default() { Ok(()) } else { call.charge_from_afar(more, now) };
     let cached = spent.cached_tokens.saturating_sub(paid.cached_tokens);
     if cached > 0 {
         call.refund(cached, now);
     }
     *paid = spent;
+    may_go_on
 }
 
 async fn sleep_until(at: Option<time::Instant>) {

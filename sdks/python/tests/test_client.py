@@ -574,6 +574,15 @@ async def test_reconnecting_backs_off_with_full_jitter_and_shares_the_attempts()
         assert 0 <= delay <= ceiling
 
 
+async def test_a_server_that_is_starting_is_asked_again() -> None:
+    clock = ManualClock()
+    async with RealmServer(greet) as server:
+        server.refusals = [refusal(HTTPStatus.SERVICE_UNAVAILABLE, "starting")] * 3
+        async with Client(server.url, KEY, clock=clock) as client:
+            assert (await client.generate("x")).text == "Hello"
+    assert len(server.upgrades) == 4
+
+
 async def test_reconnecting_gives_up_after_its_attempts() -> None:
     async with RealmServer(greet) as server:
         url = server.url

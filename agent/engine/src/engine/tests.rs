@@ -159,6 +159,7 @@ fn end(mut stream: TokenStream) -> Result<Finish, Refusal> {
             TokenEvent::Token(token) => assert_eq!(token.id, 1),
             TokenEvent::Finished { finish, .. } => return Ok(finish),
             TokenEvent::Failed(refusal) => return Err(refusal),
+            TokenEvent::Cached(count) => panic!("{count} tokens of a cache that is empty"),
             TokenEvent::Rest(text) => panic!("nothing was resumed: {text}"),
         }
     }

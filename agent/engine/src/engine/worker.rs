@@ -120,7 +120,7 @@ impl Worker {
             for (id, refusal) in self.scheduler.plan_batch(now, &mut self.batch) {
                 self.fail(id, refusal);
             }
-            self.count_starts(now);
+            self.tell_starts(now);
             if !self.batch.is_empty() {
                 self.step();
             }
@@ -217,10 +217,14 @@ impl Worker {
         Ok(())
     }
 
-    fn count_starts(&self, now: Instant) {
-        for (id, usage) in self.scheduler.started() {
-            if let Some(open) = self.open.get(id) {
-                open.count_start(*usage, now);
+    fn tell_starts(&mut self, now: Instant) {
+        let Self { scheduler, open, outbox, .. } = self;
+        for (id, usage) in scheduler.started() {
+            let Some(open) = open.get(id) else { continue };
+            open.count_start(*usage, now);
+            if usage.cached_tokens > 0 {
+                // Now, for whoever pays for the whole prompt meanwhile.
+                outbox.push((open.output.sender(), TokenEvent::Cached(usage.cached_tokens)));
             }
         }
     }

@@ -21,8 +21,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::codegen::Service as _;
 
 use super::{
-    CONNECTION_WINDOW_BYTES, PING_EVERY, PING_WAIT, STREAMS_MAX, certificate, identity::Identity,
-    service::Service,
+    CONNECTION_WINDOW_BYTES, ERROR_RESETS_MAX, PENDING_RESETS_MAX, PING_EVERY, PING_WAIT,
+    STREAMS_MAX, certificate, identity::Identity, service::Service,
 };
 
 /// Connections that have not proven themselves yet: the agents of a thousand nodes that come
@@ -175,6 +175,8 @@ async fn serve(
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WAIT)
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+            .max_local_error_reset_streams(ERROR_RESETS_MAX)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)

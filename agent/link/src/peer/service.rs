@@ -61,6 +61,7 @@ impl Service {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let handed_on = match self.caller(request, &forwarded.caller)? {
             Ok(handed_on) => handed_on,
+            Err(Refusal::Starting) => return Err(starting()),
             Err(refusal) => return Ok(refused(refusal)),
         };
         let convert::Forwarded { caller, mut call, model, left } = forwarded;
@@ -160,6 +161,11 @@ async fn news(spent: &mut watch::Receiver<Usage>, told: Usage, told_at: Option<t
     }
 }
 
+/// The key may be a good one, which another node knows.
+fn starting() -> Status {
+    Status::unavailable("starting")
+}
+
 fn refused(refusal: Refusal) -> Replies {
     let reply = convert::reply_to(Usage::default(), Some(ReplyEvent::Failed(refusal)));
     Box::pin(stream::once(std::future::ready(Ok(reply))))
@@ -183,8 +189,10 @@ impl proto::peer_server::Peer for Service {
         let name = convert::caller_from(request.get_ref().caller.clone())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let handed_on = self.caller(&request, &name)?;
-        let handed_on =
-            handed_on.map_err(|refusal| Status::unauthenticated(refusal.to_string()))?;
+        let handed_on = handed_on.map_err(|refusal| match refusal {
+            Refusal::Starting => starting(),
+            refusal => Status::unauthenticated(refusal.to_string()),
+        })?;
         let functions = self.ports.tenants.functions(handed_on.caller()).await;
         if functions.is_empty() {
             return Err(Status::failed_precondition("not here"));

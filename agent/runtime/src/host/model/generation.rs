@@ -26,13 +26,15 @@ const TOKENS_AT_ONCE_MAX: usize = 64;
 /// A generation. Dropping it cancels it.
 ///
 /// The prompt is paid for when the engine takes it, so that generations which a program runs side
-/// by side see each other's; what of it was cached is given back at the end. Every token that the
-/// engine made is paid for however the generation ends and whether or not the program took it: a
-/// program that never reads would otherwise compute for nothing.
+/// by side see each other's; what of it was cached is given back when the engine says so. Every
+/// token that the engine made is paid for however the generation ends and whether or not the
+/// program took it: a program that never reads would otherwise compute for nothing.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Generation {
     stream: TokenStream,
     tokens: Arc<TokenMeter>,
+    /// Tokens of the prompt that were cached, and have been given back.
+    cached: u32,
     /// The last token that was resumed, whose text is what is left of theirs.
     resumed: u32,
     /// Ids of the tokens that `next` has returned and the host has not taken note of.
@@ -71,7 +73,7 @@ impl Generation {
     ) -> Self {
         tokens.spend(Usage { prompt_tokens, ..Usage::default() });
         traced.paid(prompt_tokens);
-        Self { stream, tokens, resumed: 0, made: Vec::new(), end: None, traced }
+        Self { stream, tokens, cached: 0, resumed: 0, made: Vec::new(), end: None, traced }
     }
 
     /// The next tokens: waits for one, and takes those behind it that are there already.
@@ -108,6 +110,7 @@ impl Generation {
             self.traced.heard(event);
         }
         match event {
+            Some(TokenEvent::Cached(_)) => {}
             Some(TokenEvent::Rest(text)) => tokens.push(Token { id: self.resumed, text }),
             Some(TokenEvent::Token(token)) => {
                 self.made.push(token.id);
@@ -123,13 +126,23 @@ impl Generation {
         }
     }
 
-    fn pay(&self, event: &TokenEvent) {
+    fn pay(&mut self, event: &TokenEvent) {
         match event {
             TokenEvent::Token(_) => {
                 self.tokens.spend(Usage { completion_tokens: 1, ..Usage::default() });
             }
-            TokenEvent::Finished { usage, .. } => self.tokens.found_cached(usage.cached_tokens),
+            TokenEvent::Cached(cached) => self.found_cached(*cached),
+            TokenEvent::Finished { usage, .. } => self.found_cached(usage.cached_tokens),
             TokenEvent::Rest(_) | TokenEvent::Failed(_) => {}
+        }
+    }
+
+    /// Gives back what turned out to be cached, once.
+    fn found_cached(&mut self, cached: u32) {
+        let more = cached.saturating_sub(self.cached);
+        if more > 0 {
+            self.tokens.found_cached(more);
+            self.cached = cached;
         }
     }
 }
@@ -238,6 +251,22 @@ mod tests {
         assert_eq!(cost, expected);
         let usage = Usage { prompt_tokens: 10, cached_tokens: 4, completion_tokens: 1 };
         let end = TokenEvent::Finished { finish: Finish::Stop, usage };
-        assert_eq!(cost_unread([token(), end]), usage, "cached tokens stay free");
+        assert_eq!(cost_unread([token(), end.clone()]), usage, "cached tokens stay free");
+        let told = TokenEvent::Cached(4);
+        assert_eq!(cost_unread([told, token(), end]), usage, "they are given back once");
+    }
+
+    #[tokio::test]
+    async fn what_was_cached_is_given_back_long_before_the_end() {
+        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
+        let mut generation = Generation::of(stream, tokens.clone(), 1000, untraced());
+        tokens.admitted().check(Instant::now()).unwrap_err();
+        sender.try_send(TokenEvent::Cached(900)).unwrap();
+        sender.try_send(TokenEvent::Token(engine::Token { id: 1, text: "a".into() })).unwrap();
+        generation.next().await.unwrap();
+        tokens.admitted().check(Instant::now()).unwrap();
+        let expected = Usage { prompt_tokens: 1000, cached_tokens: 900, completion_tokens: 1 };
+        assert_eq!(tokens.total(), expected);
     }
 }

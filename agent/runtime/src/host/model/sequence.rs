@@ -30,7 +30,7 @@ impl Traced {
 
     pub(super) fn heard(&mut self, event: &TokenEvent) {
         match event {
-            TokenEvent::Rest(_) => {}
+            TokenEvent::Cached(_) | TokenEvent::Rest(_) => {}
             TokenEvent::Token(_) => {
                 self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(1);
             }
