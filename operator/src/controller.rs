@@ -35,8 +35,9 @@ use crate::{
 /// How often an object is looked at without news: what nobody told us of is mended then.
 const RESYNC: Duration = Duration::from_mins(10);
 
-/// How often it is looked at whether a deleted object can go, besides when there is news of it.
-const RELEASE_RETRY: Duration = Duration::from_secs(30);
+/// How often it is looked at whether a deleted object can go or a new one is planned, besides when
+/// there is news of it.
+const NEWS_RETRY: Duration = Duration::from_secs(30);
 
 /// The wait after an error, doubled by the number of errors in a row up to six times.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -127,8 +128,9 @@ async fn reconcile<K: Served>(
     apply::finalizer(&context.client, &*object, true).await.map_err(ReconcileError::Apply)?;
     let standing = context.fleet.standing(K::KIND, &name);
     let Some(standing) = standing.filter(|standing| standing.generation == generation) else {
-        // Planned first; its standing brings the object back here.
-        return Ok(Action::await_change());
+        // Planned first; its standing brings the object back here. While all objects are listed
+        // anew it may do so before the newest form can be seen here.
+        return Ok(Action::requeue(NEWS_RETRY));
     };
     let status = object.build(&standing, &context, Timestamp::now());
     let version = apply::version(&*object);
@@ -162,7 +164,7 @@ async fn release<K: Served>(
 ) -> Result<Action, ReconcileError> {
     context.throttle.forget(K::KIND, name);
     if context.fleet.is_held(K::KIND, name) {
-        return Ok(Action::requeue(RELEASE_RETRY));
+        return Ok(Action::requeue(NEWS_RETRY));
     }
     apply::finalizer(&context.client, object, false).await.map_err(ReconcileError::Apply)?;
     Ok(Action::await_change())

@@ -17,7 +17,11 @@ use std::{
     time::Duration,
 };
 
-use realm_plan::{Demand, Fleet, Kind, Name, NodePlan, desired::Desired, validate::Site};
+use realm_plan::{
+    Demand, Fleet, Kind, Name, NodePlan, Reason,
+    desired::Desired,
+    validate::{self, Site},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
@@ -98,6 +102,7 @@ impl FleetLoop {
             while let Some(command) = self.next_before(until).await {
                 self.take(command);
             }
+            self.know_secrets(Instant::now());
             self.named.tell();
             self.turn();
         }
@@ -128,13 +133,14 @@ impl FleetLoop {
     /// When time alone changes something: a model has been idle, or a node is lost.
     fn due(&self) -> Option<Instant> {
         let planned = self.fleet.due().map(|due| self.started + due);
-        planned.into_iter().chain(self.nodes.due(Instant::now())).min()
+        let nodes = self.nodes.due(Instant::now());
+        planned.into_iter().chain(nodes).chain(self.named.due()).min()
     }
 
     fn take(&mut self, command: Command) {
         match command {
             Command::Apply { demand, generation } => {
-                if let Some(form) = self.named.admit(Form { demand, generation }) {
+                if let Some(form) = self.named.admit(Form { demand, generation }, Instant::now()) {
                     self.apply(form);
                 }
             }
@@ -157,8 +163,7 @@ impl FleetLoop {
             Command::Look { name, look } => self.look(&name, look),
             Command::Synced(kind) => {
                 self.fleet.synced(kind);
-                self.named.synced(kind);
-                self.know_secrets();
+                self.named.synced(kind, Instant::now());
             }
             Command::Recall { node, models } => {
                 self.nodes.recall(&node);
@@ -181,7 +186,6 @@ impl FleetLoop {
         self.observed.remove(&object);
         self.named.remove(&object);
         self.fleet.remove(kind, name);
-        self.know_secrets();
     }
 
     fn look(&mut self, name: &Name, look: Look) {
@@ -205,7 +209,6 @@ impl FleetLoop {
         for form in self.named.look(name) {
             self.apply(form);
         }
-        self.know_secrets();
     }
 
     fn forget(&mut self, secret: &Name) {
@@ -226,8 +229,19 @@ impl FleetLoop {
         }
     }
 
-    /// Every Secret is known once everybody who names one is, and nobody waits for one.
-    fn know_secrets(&mut self) {
+    /// Lets those go who have waited for Secrets for long enough. All are known once nobody who was
+    /// there at the start waits for one.
+    fn know_secrets(&mut self, now: Instant) {
+        let (forms, unseen) = self.named.overdue(now);
+        for name in unseen {
+            tracing::warn!(secret = %name, "planned without it: nobody could read it in time");
+            let message = "the operator has not been able to read it yet".to_owned();
+            let secret = validate::withheld(name, Reason::SecretNotReadable, message);
+            self.fleet.apply(Demand::Secret(secret));
+        }
+        for form in forms {
+            self.apply(form);
+        }
         if self.named.is_whole() {
             self.fleet.synced(Kind::Secret);
         }

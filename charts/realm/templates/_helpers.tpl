@@ -127,7 +127,7 @@ capabilities:
 {{- define "realm.areApart" -}}
 {{- $one := index . 0 -}}
 {{- $other := index . 1 -}}
-{{- if ne (toJson $one.affinity.nodeAffinity) (toJson $other.affinity.nodeAffinity) -}}
+{{- if ne (toJson (dig "nodeAffinity" dict ($one.affinity | default dict))) (toJson (dig "nodeAffinity" dict ($other.affinity | default dict))) -}}
 yes
 {{- else -}}
 {{- range $label, $value := $one.nodeSelector -}}

@@ -81,7 +81,10 @@ impl Wanted {
 
 /// What an object's status says of the time before this leader.
 fn recalled<K: Served>(object: &K) -> Vec<Command> {
+    // What a deleted object was is nothing that another one of its name is.
+    let is_deleted = object.meta().deletion_timestamp.is_some();
     let recalled = object.recalled().into_iter();
+    let recalled = recalled.filter(|it| !(is_deleted && matches!(it, Command::Claimed { .. })));
     recalled.chain(object.was_held().then_some(Command::Expect)).collect()
 }
 

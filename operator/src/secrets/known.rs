@@ -1,8 +1,8 @@
 //! What is known of the Secrets of one namespace that somebody names. Pure: time is an argument.
 //!
 //! A Secret is read when it is first named, when the watch says that it is another one, and when it
-//! could not be read before. What is read is kept in the order of names, as far as there is room:
-//! by what is there and not by what came first, so that a new leader keeps the same.
+//! could not be read before. What is read is kept as far as there is room. One for which there is
+//! none takes no room from another: what somebody names or lets grow shuts nobody else's doors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,6 +45,8 @@ struct Entry {
     /// Which read is under way.
     reading: Option<u64>,
     failures: u32,
+    /// How many of the last failures in a row were refusals.
+    refusals: u32,
     last: Last,
 }
 
@@ -84,9 +86,8 @@ impl Known {
             let due = Some(now);
             self.by_name.entry(name.clone()).or_insert_with(|| Entry { due, ..Entry::default() });
         }
-        let mut looks = self.make_room(now);
-        looks.extend(unnamed.into_iter().map(|name| (name, Look::Unnamed)));
-        looks
+        self.make_room(now);
+        unnamed.into_iter().map(|name| (name, Look::Unnamed)).collect()
     }
 
     /// A list begins.
@@ -151,10 +152,9 @@ impl Known {
         entry.reading = None;
         match read {
             Read::Absent => {
-                (entry.failures, entry.last) = (0, Last::Absent);
-                let mut looks = self.make_room(now);
-                looks.push((task.name.clone(), Look::Absent));
-                looks
+                (entry.failures, entry.refusals, entry.last) = (0, 0, Last::Absent);
+                self.make_room(now);
+                vec![(task.name.clone(), Look::Absent)]
             }
             Read::Found(found) => self.keep(&task.name, found, now),
             Read::Failed(error) => {
@@ -166,44 +166,39 @@ impl Known {
 
     fn keep(&mut self, name: &Name, found: Found, now: Instant) -> Looks {
         let Found { version, bytes, content } = found;
+        let others = self.by_name.iter().filter(|(other, _)| *other != name);
+        let others: usize = others.map(|(_, entry)| entry.kept_bytes()).sum();
         let Some(entry) = self.by_name.get_mut(name) else { return Looks::new() };
-        entry.failures = 0;
-        entry.last = Last::Found { version, bytes, is_kept: true };
-        let mut looks = self.make_room(now);
-        let is_kept = self.by_name.get(name).is_some_and(Entry::is_kept);
-        if is_kept {
-            looks.push((name.clone(), Look::Found(content)));
-        }
-        looks
+        let is_kept = others.saturating_add(bytes) <= NAMESPACE_BYTES_MAX;
+        (entry.failures, entry.refusals) = (0, 0);
+        entry.last = Last::Found { version, bytes, is_kept };
+        self.make_room(now);
+        let look = if is_kept { Look::Found(content) } else { too_large(name, bytes, others) };
+        vec![(name.clone(), look)]
     }
 
-    /// Gives up what has no room, and has what now has some read again.
-    fn make_room(&mut self, now: Instant) -> Looks {
-        let mut looks = Looks::new();
-        let mut total = 0_usize;
-        for (name, entry) in &mut self.by_name {
-            let Last::Found { bytes, is_kept, .. } = &mut entry.last else { continue };
-            let with = total.saturating_add(*bytes);
-            let fits = with <= NAMESPACE_BYTES_MAX;
-            match (fits, *is_kept) {
-                (true, false) => entry.due = Some(now),
-                (false, true) => {
-                    *is_kept = false;
-                    looks.push((name.clone(), too_large(name, *bytes, total)));
-                }
-                _ => {}
-            }
-            if fits {
+    /// Has what now has room read again, the first by name before the others.
+    fn make_room(&mut self, now: Instant) {
+        let mut total: usize = self.by_name.values().map(Entry::kept_bytes).sum();
+        for entry in self.by_name.values_mut() {
+            let Last::Found { bytes, is_kept: false, .. } = entry.last else { continue };
+            let with = total.saturating_add(bytes);
+            if with <= NAMESPACE_BYTES_MAX {
                 total = with;
+                if entry.reading.is_none() {
+                    entry.due.get_or_insert(now);
+                }
             }
         }
-        looks
     }
 }
 
 impl Entry {
-    const fn is_kept(&self) -> bool {
-        matches!(self.last, Last::Found { is_kept: true, .. })
+    const fn kept_bytes(&self) -> usize {
+        match self.last {
+            Last::Found { bytes, is_kept: true, .. } => bytes,
+            _ => 0,
+        }
     }
 
     /// What is known stays what is known; where nothing is, it is said at last that nothing will be.
@@ -211,8 +206,10 @@ impl Entry {
         let pause = PAUSE_MIN.saturating_mul(1 << self.failures.min(8)).min(PAUSE_MAX);
         self.failures = self.failures.saturating_add(1);
         self.due.get_or_insert(now + pause);
-        match (error, &self.last) {
-            (ReadError::Refused, Last::Nothing) if self.failures >= REFUSALS_MAX => {
+        let is_refused = matches!(error, ReadError::Refused);
+        self.refusals = if is_refused { self.refusals.saturating_add(1) } else { 0 };
+        match self.last {
+            Last::Nothing if self.refusals >= REFUSALS_MAX => {
                 self.last = Last::Refused;
                 let namespace = name.namespace();
                 let message = format!("the operator may not read it in namespace `{namespace}`");

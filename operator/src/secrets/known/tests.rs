@@ -138,21 +138,36 @@ fn what_nobody_names_any_more_is_forgotten() {
 }
 
 #[test]
-fn what_a_namespace_keeps_has_a_limit_and_the_first_by_name_have_the_room() {
+fn what_a_namespace_keeps_has_a_limit_and_nobody_takes_room_from_another() {
     let mut world = World::new();
     world.name(["b", "c"]);
     let most = NAMESPACE_BYTES_MAX;
     let [b, c] = world.due().try_into().unwrap();
     assert_eq!(said(&world.known.take(&c, found("c", "1", 10), world.now)), ["c: found"]);
     let looks = world.known.take(&b, found("b", "1", most), world.now);
-    assert_eq!(said(&looks), ["c: SecretTooLarge", "b: found"]);
+    assert_eq!(said(&looks), ["b: SecretTooLarge"], "whatever their names are");
     world.known.change(&name("b"), Some("2"), world.now);
-    assert_eq!(world.read(found("b", "2", most + 1)), ["b: SecretTooLarge"]);
-    assert_eq!(world.read(found("c", "1", 10)), ["c: found"], "there is room for it again");
-    world.name(["c"]);
-    world.name(["a", "c"]);
-    assert_eq!(world.read(found("a", "1", most - 10)), ["a: found"]);
+    assert_eq!(world.read(found("b", "2", most - 10)), ["b: found"]);
+    world.known.change(&name("b"), Some("3"), world.now);
+    assert_eq!(world.read(found("b", "3", most)), ["b: SecretTooLarge"], "it has grown");
+    world.name(["b"]);
+    assert_eq!(world.read(found("b", "3", most)), ["b: found"], "there is room for it again");
     assert_eq!(world.known.due(), None);
+}
+
+#[test]
+fn what_has_no_room_is_not_read_before_its_pause_is_over() {
+    let mut world = World::new();
+    world.name(["a", "b"]);
+    let [a, b] = world.due().try_into().unwrap();
+    world.known.take(&a, found("a", "1", NAMESPACE_BYTES_MAX), world.now);
+    world.known.take(&b, found("b", "1", 10), world.now);
+    world.name(["b"]);
+    assert_eq!(world.read(Read::Failed(ReadError::TimedOut)), Vec::<String>::new());
+    let due = world.known.due();
+    assert!(due > Some(world.now));
+    world.name(["b"]);
+    assert_eq!(world.known.due(), due);
 }
 
 #[test]
@@ -171,6 +186,18 @@ fn a_secret_that_may_not_be_read_is_told_so_after_a_while_and_found_when_it_may(
     world.known.see(&name("a"), Some("1"), world.now);
     world.known.listed(world.now);
     assert_eq!(world.read(found("a", "1", 10)), ["a: found"]);
+}
+
+#[test]
+fn only_refusals_in_a_row_say_that_it_may_not_be_read() {
+    let mut world = World::new();
+    world.name(["a"]);
+    for _ in 0..REFUSALS_MAX {
+        for failure in [Read::Failed(ReadError::TimedOut), refused()] {
+            assert_eq!(world.read(failure), Vec::<String>::new());
+            world.now = world.known.due().unwrap();
+        }
+    }
 }
 
 #[test]
