@@ -177,8 +177,9 @@ fn what_the_engine_does_not_know_is_refused_with_what_it_knows() {
     };
     for (key, value, parts) in [
         ("general.architecture", text("mamba"), ["mamba", "llama"]),
-        ("tokenizer.ggml.model", text("t5"), ["t5", "gpt2"]),
-        ("tokenizer.ggml.pre", text("qwen2"), ["qwen2", "smollm"]),
+        ("tokenizer.ggml.model", text("rwkv"), ["rwkv", "gpt2"]),
+        ("tokenizer.ggml.model", text("llama"), ["tokenizer.ggml.scores", "missing"]),
+        ("tokenizer.ggml.pre", text("bloom"), ["bloom", "smollm"]),
         ("tokenizer.ggml.pre", Some(Value::U32(1)), ["tokenizer.ggml.pre", "a string"]),
         ("tokenizer.ggml.merges", None, ["tokenizer.ggml.merges", "missing"]),
         ("tokenizer.ggml.eos_token_id", Some(Value::U32(9999)), ["9999", "outside"]),

@@ -19,3 +19,4 @@ mod logits;
 mod perplexity;
 mod resume;
 mod tokens;
+mod vocabularies;
