@@ -146,6 +146,7 @@ impl Opened {
             blocks: 1,
             block_tokens: BLOCK_TOKENS,
             kv_type,
+            context: self.architecture.context,
         };
         let kv = capacity.kv_shape(&self.architecture).bytes();
         MemoryFacts {
@@ -162,7 +163,8 @@ impl Opened {
     ) -> Result<Box<dyn Executor>, LoadError> {
         let architecture = self.architecture.clone();
         let vocabulary = self.tokenizer.len();
-        let weights = Weights::load(&mut cpu, &self.gguf, &architecture, vocabulary)
+        let context = capacity.context;
+        let weights = Weights::load(&mut cpu, &self.gguf, &architecture, vocabulary, context)
             .map_err(LoadError::Weights)?;
         let forward = Forward::new(cpu, architecture, weights, vocabulary, capacity)
             .map_err(LoadError::Device)?;
@@ -253,6 +255,7 @@ fn capacity(
         blocks: blocks as usize,
         block_tokens: BLOCK_TOKENS,
         kv_type: options.kv_type,
+        context,
     };
     let max = options.memory_bytes_max.unwrap_or(u64::MAX);
     let reserve = |blocks: u32| {

@@ -9,7 +9,7 @@ use realm_kernels::{
 use thiserror::Error;
 
 use crate::{
-    architecture::Architecture,
+    architecture::{Architecture, Part},
     gguf::{Gguf, TensorInfo},
 };
 
@@ -36,11 +36,17 @@ pub(crate) struct Layer<B: Backend> {
     pub(crate) q: B::Matrix,
     pub(crate) k: B::Matrix,
     pub(crate) v: B::Matrix,
+    /// Of queries, keys and values.
+    pub(crate) biases: Option<[B::Buffer; 3]>,
+    /// Of each head of queries and keys.
+    pub(crate) head_norms: Option<[B::Buffer; 2]>,
     pub(crate) attention_out: B::Matrix,
     pub(crate) feed_forward_norm: B::Buffer,
     pub(crate) gate: B::Matrix,
     pub(crate) up: B::Matrix,
     pub(crate) down: B::Matrix,
+    /// Of what attention and feed-forward give.
+    pub(crate) post_norms: Option<[B::Buffer; 2]>,
 }
 
 /// The weights of a model.
@@ -50,19 +56,22 @@ pub(crate) struct Weights<B: Backend> {
     pub(crate) output_norm: B::Buffer,
     /// `None` where the embedding is the head too.
     output: Option<B::Matrix>,
-    pub(crate) rope_frequencies: B::Buffer,
+    frequencies: B::Buffer,
+    /// In layers that attend a window, where they differ.
+    local_frequencies: Option<B::Buffer>,
 }
 
 impl<B: Backend> Weights<B> {
-    /// Copies the tensors of `gguf` to the device.
+    /// Copies the tensors of `gguf` to the device, for sequences of at most `context` tokens.
     pub(crate) fn load(
         backend: &mut B,
         gguf: &Gguf,
-        architecture: &Architecture,
+        a: &Architecture,
         vocabulary: usize,
+        context: u32,
     ) -> Result<Self, WeightsError> {
         let mut loader = Loader { backend, gguf, taken: BTreeSet::new() };
-        let a = architecture;
+        let local = a.positions.local_frequencies();
         let weights = Self {
             embedding: loader.matrix("token_embd.weight", vocabulary, a.width)?,
             layers: (0..a.layers).map(|i| loader.layer(i, a)).collect::<Result<_, _>>()?,
@@ -71,7 +80,8 @@ impl<B: Backend> Weights<B> {
                 Some(_) => Some(loader.matrix("output.weight", vocabulary, a.width)?),
                 None => None,
             },
-            rope_frequencies: loader.rope_frequencies(a)?,
+            frequencies: loader.frequencies(a, context)?,
+            local_frequencies: local.map(|all| loader.upload("frequencies", &all)).transpose()?,
         };
         loader.all_taken()?;
         Ok(weights)
@@ -80,6 +90,12 @@ impl<B: Backend> Weights<B> {
     /// The matrix that turns the last layer's output into logits.
     pub(crate) fn head(&self) -> &B::Matrix {
         self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// The frequencies of a layer that attends a window, or of one that attends all.
+    pub(crate) fn frequencies(&self, window: Option<usize>) -> &B::Buffer {
+        let local = self.local_frequencies.as_ref().filter(|_| window.is_some());
+        local.unwrap_or(&self.frequencies)
     }
 }
 
@@ -93,16 +109,44 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn layer(&mut self, i: usize, a: &Architecture) -> Result<Layer<B>, WeightsError> {
         let name = |part: &str| format!("blk.{i}.{part}.weight");
         let (q_rows, kv_rows) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let attention_norm = self.vector(&name("attn_norm"), a.width)?;
+        let (inputs, gates) = if a.has(Part::Fused) {
+            let fused = self.matrices(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], a.width)?;
+            (fused, self.matrices(&name("ffn_up"), [a.feed_forward; 2], a.width)?)
+        } else {
+            let q = self.matrix(&name("attn_q"), q_rows, a.width)?;
+            let k = self.matrix(&name("attn_k"), kv_rows, a.width)?;
+            let v = self.matrix(&name("attn_v"), kv_rows, a.width)?;
+            let gate = self.matrix(&name("ffn_gate"), a.feed_forward, a.width)?;
+            ([q, k, v], [gate, self.matrix(&name("ffn_up"), a.feed_forward, a.width)?])
+        };
+        let ([q, k, v], [gate, up]) = (inputs, gates);
+        let vectors = Vectors { i, a };
         Ok(Layer {
-            attention_norm: self.vector(&name("attn_norm"), a.width)?,
-            q: self.matrix(&name("attn_q"), q_rows, a.width)?,
-            k: self.matrix(&name("attn_k"), kv_rows, a.width)?,
-            v: self.matrix(&name("attn_v"), kv_rows, a.width)?,
+            attention_norm,
+            q,
+            k,
+            v,
+            biases: vectors.load(
+                self,
+                Part::Biases,
+                [("attn_q.bias", q_rows), ("attn_k.bias", kv_rows), ("attn_v.bias", kv_rows)],
+            )?,
+            head_norms: vectors.load(
+                self,
+                Part::HeadNorms,
+                [("attn_q_norm.weight", a.head_dim), ("attn_k_norm.weight", a.head_dim)],
+            )?,
             attention_out: self.matrix(&name("attn_output"), a.width, q_rows)?,
             feed_forward_norm: self.vector(&name("ffn_norm"), a.width)?,
-            gate: self.matrix(&name("ffn_gate"), a.feed_forward, a.width)?,
-            up: self.matrix(&name("ffn_up"), a.feed_forward, a.width)?,
+            gate,
+            up,
             down: self.matrix(&name("ffn_down"), a.width, a.feed_forward)?,
+            post_norms: vectors.load(
+                self,
+                Part::PostNorms,
+                [("post_attention_norm.weight", a.width), ("post_ffw_norm.weight", a.width)],
+            )?,
         })
     }
 
@@ -120,11 +164,27 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<B::Matrix, WeightsError> {
-        let tensor = self.take(name, &[cols, rows])?;
-        let bytes = self.gguf.tensor_bytes(tensor);
-        self.backend
-            .matrix(tensor.format, rows, cols, bytes)
-            .map_err(|source| WeightsError::Device { tensor: name.to_owned(), source })
+        let [matrix] = self.matrices(name, [rows], cols)?;
+        Ok(matrix)
+    }
+
+    /// The matrices of so many rows each that a tensor holds one below the other.
+    fn matrices<const N: usize>(
+        &mut self,
+        name: &str,
+        rows: [usize; N],
+        cols: usize,
+    ) -> Result<[B::Matrix; N], WeightsError> {
+        let tensor = self.take(name, &[cols, rows.iter().sum()])?;
+        let mut rest = self.gguf.tensor_bytes(tensor);
+        let parts = rows.map(|rows| {
+            let bytes = tensor.format.tensor_bytes(rows, cols).unwrap_or(usize::MAX);
+            let (own, below) = rest.split_at(bytes.min(rest.len()));
+            rest = below;
+            (rows, own)
+        });
+        let matrices = parts.map(|(rows, own)| self.backend.matrix(tensor.format, rows, cols, own));
+        all_of(matrices).map_err(|source| WeightsError::Device { tensor: name.to_owned(), source })
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<B::Buffer, WeightsError> {
@@ -151,19 +211,62 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(buffer)
     }
 
-    /// The frequencies of the architecture, divided by the file's own factors where it has them.
-    fn rope_frequencies(&mut self, a: &Architecture) -> Result<B::Buffer, WeightsError> {
-        let name = "rope_freqs.weight";
-        let mut frequencies = a.rope_frequencies();
-        if self.gguf.tensor(name).is_some() {
-            let factors = self.numbers(name, frequencies.len())?;
+    /// The frequencies of the architecture, divided by the file's own factors where it has them:
+    /// one for each frequency, or two, of which long contexts take the second.
+    fn frequencies(&mut self, a: &Architecture, context: u32) -> Result<B::Buffer, WeightsError> {
+        let mut frequencies = a.positions.frequencies();
+        let [own, short, long] = ["rope_freqs", "rope_factors_short", "rope_factors_long"]
+            .map(|name| self.optional_numbers(&format!("{name}.weight"), frequencies.len()));
+        let is_long = a.positions.original_context.is_some_and(|original| context > original);
+        let (short, long) = (short?, long?);
+        let stretched = if is_long { long } else { short };
+        for factors in [own?, stretched].into_iter().flatten() {
             frequencies.iter_mut().zip(factors).for_each(|(frequency, by)| *frequency /= by);
         }
-        self.upload(name, &frequencies)
+        self.upload("frequencies", &frequencies)
+    }
+
+    fn optional_numbers(
+        &mut self,
+        name: &str,
+        len: usize,
+    ) -> Result<Option<Vec<f32>>, WeightsError> {
+        self.gguf.tensor(name).map(|_| self.numbers(name, len)).transpose()
     }
 
     fn all_taken(&self) -> Result<(), WeightsError> {
         let left = self.gguf.tensors().iter().find(|t| !self.taken.contains(t.name.as_str()));
         left.map_or(Ok(()), |tensor| Err(WeightsError::Unexpected(tensor.name.clone())))
+    }
+}
+
+/// The vectors that only some architectures have, of one layer.
+struct Vectors<'a> {
+    i: usize,
+    a: &'a Architecture,
+}
+
+impl Vectors<'_> {
+    fn load<B: Backend, const N: usize>(
+        &self,
+        loader: &mut Loader<'_, B>,
+        part: Part,
+        vectors: [(&str, usize); N],
+    ) -> Result<Option<[B::Buffer; N]>, WeightsError> {
+        if !self.a.has(part) {
+            return Ok(None);
+        }
+        let i = self.i;
+        all_of(vectors.map(|(name, len)| loader.vector(&format!("blk.{i}.{name}"), len))).map(Some)
+    }
+}
+
+/// All values, or the first error.
+fn all_of<T, E, const N: usize>(results: [Result<T, E>; N]) -> Result<[T; N], E> {
+    let mut error = None;
+    let values = results.map(|result| result.map_err(|e| error = error.take().or(Some(e))).ok());
+    match error {
+        Some(error) => Err(error),
+        None => Ok(values.map(|value| value.expect("an error would have been kept"))),
     }
 }

@@ -12,6 +12,7 @@ mod tiny_gguf;
 
 mod support;
 
+mod architectures;
 mod converted;
 mod files;
 mod generate;
