@@ -29,11 +29,31 @@ pub(crate) enum Part {
     Gelu,
 }
 
+/// The experts of each layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Experts {
+    pub(crate) count: usize,
+    /// How many of them each row goes to.
+    pub(crate) used: usize,
+    pub(crate) shares: Shares,
+    /// The width of the one that every row goes to as well.
+    pub(crate) shared: Option<usize>,
+}
+
+/// By what share experts are weighed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shares {
+    AmongChosen,
+    AmongAll,
+}
+
 /// What distinguishes one architecture from the others.
 struct Traits {
     name: &'static str,
     rope: RopeStyle,
     parts: &'static [Part],
+    /// How experts are weighed, where there may be some.
+    experts: Option<Shares>,
     /// Where only some layers attend a window: each layer of that number attends all.
     global_every: Option<u32>,
     /// The base of the frequencies in layers that attend a window, where it is one of its own.
@@ -46,16 +66,24 @@ const PLAIN: Traits = Traits {
     name: "",
     rope: RopeStyle::Neox,
     parts: &[],
+    experts: None,
     global_every: None,
     local_base: None,
     scaled_by_width: None,
 };
 
-/// Architectures that can be run. Files of Mistral and SmolLM models call theirs `llama`.
+/// Architectures that can be run. Files of Mistral, Mixtral and SmolLM models call theirs `llama`.
 const KNOWN: &[Traits] = &[
-    Traits { name: "llama", rope: RopeStyle::Norm, ..PLAIN },
+    Traits { name: "llama", rope: RopeStyle::Norm, experts: Some(Shares::AmongChosen), ..PLAIN },
     Traits { name: "qwen2", parts: &[Part::Biases], ..PLAIN },
+    Traits { name: "qwen2moe", parts: &[Part::Biases], experts: Some(Shares::AmongAll), ..PLAIN },
     Traits { name: "qwen3", parts: &[Part::HeadNorms], ..PLAIN },
+    Traits {
+        name: "qwen3moe",
+        parts: &[Part::HeadNorms],
+        experts: Some(Shares::AmongChosen),
+        ..PLAIN
+    },
     Traits { name: "phi3", parts: &[Part::Fused], ..PLAIN },
     Traits {
         name: "gemma2",
@@ -77,6 +105,7 @@ const KNOWN: &[Traits] = &[
 /// Layers, tokens and widths are far below these in every published model; above them a product
 /// of two may no longer fit where it is used.
 const LAYERS_MAX: u32 = 1 << 10;
+const EXPERTS_MAX: u32 = 1 << 10;
 const WIDTH_MAX: u32 = 1 << 20;
 const CONTEXT_MAX: u32 = 1 << 24;
 
@@ -105,7 +134,9 @@ pub(crate) struct Architecture {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// The width of a feed-forward, or of one expert.
     pub(crate) feed_forward: usize,
+    pub(crate) experts: Option<Experts>,
     pub(crate) context: u32,
     pub(crate) rms_eps: f32,
     pub(crate) rope: RopeStyle,
@@ -132,6 +163,12 @@ impl Architecture {
         self.window.filter(|_| !is_global)
     }
 
+    /// The width of the widest feed-forward of a layer.
+    pub(crate) fn feed_forward_max(&self) -> usize {
+        let shared = self.experts.and_then(|experts| experts.shared);
+        self.feed_forward.max(shared.unwrap_or(0))
+    }
+
     /// What embeddings are multiplied with, if anything.
     pub(crate) fn embedding_scale(&self) -> Option<f32> {
         #[expect(clippy::cast_possible_truncation, reason = "the nearest f32 is meant")]
@@ -139,11 +176,13 @@ impl Architecture {
     }
 
     /// Multiplies and adds, two per weight, of one token in the matrices of all layers.
-    pub(crate) const fn ops_per_token(&self) -> u64 {
+    pub(crate) fn ops_per_token(&self) -> u64 {
         let queries = self.heads * self.head_dim;
         let keys = self.kv_heads * self.head_dim;
         let attention = self.width * (2 * queries + 2 * keys);
-        let feed_forward = 3 * self.width * self.feed_forward;
+        let (used, shared) =
+            self.experts.map_or((1, 0), |experts| (experts.used, experts.shared.unwrap_or(0)));
+        let feed_forward = 3 * self.width * (self.feed_forward * used + shared);
         2 * (self.layers * (attention + feed_forward)) as u64
     }
 }
@@ -165,10 +204,6 @@ impl Architecture {
             ArchitectureError::Unknown { found: found.to_owned(), known: architectures() }
         })?;
         let reader = Reader { gguf, prefix: traits.name };
-        if let Some(experts) = reader.unsigned("expert_count")? {
-            let wanted = "mixtures of experts do not run yet";
-            reader.check("expert_count", experts, experts == 0, wanted)?;
-        }
         let layers = reader.count("block_count", LAYERS_MAX)?;
         let width = reader.count("embedding_length", WIDTH_MAX)?;
         let heads = reader.count("attention.head_count", WIDTH_MAX)?;
@@ -189,7 +224,11 @@ impl Architecture {
             heads,
             kv_heads,
             head_dim,
-            feed_forward: reader.count("feed_forward_length", WIDTH_MAX)?,
+            feed_forward: match reader.optional_count("expert_feed_forward_length", WIDTH_MAX)? {
+                Some(width) => width,
+                None => reader.count("feed_forward_length", WIDTH_MAX)?,
+            },
+            experts: experts(&reader, traits)?,
             context,
             rms_eps: reader.number("attention.layer_norm_rms_epsilon")?,
             rope: traits.rope,
@@ -201,6 +240,21 @@ impl Architecture {
             global_every: traits.global_every,
         })
     }
+}
+
+/// The experts of each layer. Files say 0 where there are none.
+fn experts(reader: &Reader<'_>, traits: &Traits) -> Result<Option<Experts>, ArchitectureError> {
+    let name = "expert_count";
+    let Some(count) = reader.unsigned(name)?.filter(|&count| count > 0) else { return Ok(None) };
+    let Some(shares) = traits.experts else {
+        reader.check(name, count, false, "this architecture has no experts")?;
+        return Ok(None);
+    };
+    let count = reader.count(name, EXPERTS_MAX)?;
+    let most = u32::try_from(count).unwrap_or(EXPERTS_MAX);
+    let used = reader.count("expert_used_count", most)?;
+    let shared = reader.optional_count("expert_shared_feed_forward_length", WIDTH_MAX)?;
+    Ok(Some(Experts { count, used, shares, shared }))
 }
 
 /// Tokens that layers with a window attend. Files say 0 where there is none.

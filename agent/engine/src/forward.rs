@@ -3,14 +3,17 @@
 //! Rows of several sequences go through the layers together, whether they are one sequence's next
 //! token or a chunk of another's prompt; only attention looks at whose rows they are.
 
+mod experts;
+
 use realm_kernels::backend::{
     Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, Span, StepLimits,
 };
 
+use self::experts::ExpertStep;
 use crate::{
     architecture::{Architecture, Part},
     batch::Batch,
-    weights::{Layer, Weights},
+    weights::{FeedForward, Gated, Layer, Weights},
 };
 
 /// A loaded model that computes batches.
@@ -57,7 +60,9 @@ impl Capacity {
     pub(crate) fn activation_bytes(&self, a: &Architecture, vocabulary: usize) -> u64 {
         let heads = (a.heads + a.kv_heads) * a.head_dim;
         let head_norms = if a.has(Part::HeadNorms) { heads } else { 0 };
-        let per_row = 3 * a.width + 2 * heads + head_norms + 3 * a.feed_forward;
+        let experts = a.experts.map_or(0, |experts| experts.count + 2 * a.width);
+        let inner = 3 * a.feed_forward_max();
+        let per_row = 3 * a.width + 2 * heads + head_norms + inner + experts;
         let per_output = 2 * a.width + 2 * vocabulary;
         ((self.rows * per_row + self.outputs * per_output) as u64).saturating_mul(4)
     }
@@ -87,6 +92,7 @@ struct Activations<B: Backend> {
     up: B::Buffer,
     /// `(rows, feed_forward)`
     hidden: B::Buffer,
+    experts: Option<ExpertStep<B>>,
     /// `(outputs, width)`
     last: B::Buffer,
     /// `(outputs, width)`
@@ -109,8 +115,11 @@ impl<B: Backend> Activations<B> {
         } else {
             None
         };
+        let inner = a.feed_forward_max();
+        let experts = a.experts.map(|experts| ExpertStep::new(backend, experts, (rows, a.width)));
         Ok(Self {
             heads_normed,
+            experts: experts.transpose()?,
             x: backend.buffer(rows * a.width)?,
             normed: backend.buffer(rows * a.width)?,
             q: backend.buffer(rows * q)?,
@@ -118,9 +127,9 @@ impl<B: Backend> Activations<B> {
             v: backend.buffer(rows * kv)?,
             attended: backend.buffer(rows * q)?,
             projected: backend.buffer(rows * a.width)?,
-            gate: backend.buffer(rows * a.feed_forward)?,
-            up: backend.buffer(rows * a.feed_forward)?,
-            hidden: backend.buffer(rows * a.feed_forward)?,
+            gate: backend.buffer(rows * inner)?,
+            up: backend.buffer(rows * inner)?,
+            hidden: backend.buffer(rows * inner)?,
             last: backend.buffer(outputs * a.width)?,
             last_normed: backend.buffer(outputs * a.width)?,
             logits: backend.buffer(outputs * vocabulary)?,
@@ -151,7 +160,7 @@ impl<B: Backend> Forward<B> {
         capacity: Capacity,
     ) -> Result<Self, BackendError> {
         let a = &architecture;
-        let widest = a.width.max(a.feed_forward).max(a.heads * a.head_dim);
+        let widest = a.width.max(a.feed_forward_max()).max(a.heads * a.head_dim);
         backend.reserve(StepLimits { rows: capacity.rows, cols: widest })?;
         let kv = backend.kv_cache(capacity.kv_shape(a))?;
         let activations = Activations::new(&mut backend, a, &capacity, vocabulary)?;
@@ -287,25 +296,20 @@ impl<B: Backend> LayerStep<'_, B> {
         self.add(|[attention, _]| attention)
     }
 
-    /// `x = x + down(act(gate(norm(x))) * up(norm(x)))`
+    /// `x = x + down(act(gate(norm(x))) * up(norm(x)))`, or what each row's experts make of it.
     fn feed_forward(&mut self) -> Result<(), BackendError> {
         let Self { backend, a, layer, t, rows } = self;
         let rows = *rows;
         backend.rms_norm(&t.x, &layer.feed_forward_norm, a.rms_eps, rows, &mut t.normed)?;
-        let mut products = [
-            Product { matrix: &layer.gate, out: &mut t.gate },
-            Product { matrix: &layer.up, out: &mut t.up },
-        ];
-        backend.matmul(&t.normed, rows, &mut products)?;
-        let len = rows * a.feed_forward;
-        if a.has(Part::Gelu) {
-            backend.gelu_mul(&t.gate, &t.up, len, &mut t.hidden)?;
-        } else {
-            backend.silu_mul(&t.gate, &t.up, len, &mut t.hidden)?;
+        match &layer.feed_forward {
+            FeedForward::Dense(gated) => {
+                let Activations { normed, gate, up, hidden, projected, .. } = &mut **t;
+                let inner = Inner { gate, up, hidden, width: a.feed_forward };
+                inner.compute(*backend, gated, a.has(Part::Gelu), (&*normed, rows), projected)?;
+                self.add(|[_, feed_forward]| feed_forward)
+            }
+            FeedForward::Experts(experts) => self.experts(experts),
         }
-        let mut product = [Product { matrix: &layer.down, out: &mut t.projected }];
-        backend.matmul(&t.hidden, rows, &mut product)?;
-        self.add(|[_, feed_forward]| feed_forward)
     }
 
     /// `x = x + projected`, or what one of the layer's norms makes of it.
@@ -320,5 +324,38 @@ impl<B: Backend> LayerStep<'_, B> {
         };
         backend.rms_norm(&t.projected, norm(norms), a.rms_eps, rows, &mut t.normed)?;
         backend.add(&mut t.x, &t.normed, len)
+    }
+}
+
+/// Where a feed-forward computes, and how wide it is.
+struct Inner<'a, B: Backend> {
+    gate: &'a mut B::Buffer,
+    up: &'a mut B::Buffer,
+    hidden: &'a mut B::Buffer,
+    width: usize,
+}
+
+impl<B: Backend> Inner<'_, B> {
+    /// `out = down(act(gate(x)) * up(x))`
+    fn compute(
+        self,
+        backend: &mut B,
+        weights: &Gated<B>,
+        is_gelu: bool,
+        (x, rows): (&B::Buffer, usize),
+        out: &mut B::Buffer,
+    ) -> Result<(), BackendError> {
+        let Self { gate, up, hidden, width } = self;
+        let mut products = [
+            Product { matrix: &weights.gate, out: &mut *gate },
+            Product { matrix: &weights.up, out: &mut *up },
+        ];
+        backend.matmul(x, rows, &mut products)?;
+        if is_gelu {
+            backend.gelu_mul(gate, up, rows * width, hidden)?;
+        } else {
+            backend.silu_mul(gate, up, rows * width, hidden)?;
+        }
+        backend.matmul(hidden, rows, &mut [Product { matrix: &weights.down, out }])
     }
 }

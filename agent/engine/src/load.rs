@@ -18,12 +18,12 @@ use crate::{
     budget::{MemoryBudget, Reservation},
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
-    gguf::{Gguf, GgufError, Head, TensorInfo},
+    gguf::{Gguf, GgufError, Head},
     kv::{BlockPool, Namespace, Secret},
     scheduler::{Limits, Scheduler},
     template::ChatTemplate,
     tokenizer::{Tokenizer, TokenizerError},
-    weights::{Weights, WeightsError},
+    weights::{self, Weights, WeightsError},
 };
 
 /// Tokens in one KV block: small enough that the last, half-empty block of a sequence wastes
@@ -121,14 +121,7 @@ impl Opened {
 
     /// Bytes of the tensors as the device holds them.
     fn weights_bytes(&self) -> u64 {
-        let bytes = |tensor: &TensorInfo| {
-            let [cols, rows] = tensor.shape.as_slice() else {
-                return tensor.elements().saturating_mul(size_of::<f32>() as u64);
-            };
-            let size = usize::try_from(*rows).ok().zip(usize::try_from(*cols).ok());
-            let bytes = size.and_then(|(rows, cols)| Cpu::matrix_bytes(tensor.format, rows, cols));
-            bytes.map_or(u64::MAX, |bytes| bytes as u64)
-        };
+        let bytes = |tensor| weights::loaded_bytes(tensor, &self.architecture);
         self.gguf.tensors().iter().map(bytes).fold(0, u64::saturating_add)
     }
 

@@ -1,9 +1,12 @@
 //! A model's weights on a device: every tensor of the file accounted for, every shape checked.
 
+mod experts;
+
 use std::collections::BTreeSet;
 
 use realm_kernels::{
     backend::{Backend, BackendError},
+    cpu::Cpu,
     formats,
 };
 use thiserror::Error;
@@ -30,6 +33,8 @@ pub enum WeightsError {
     Device { tensor: String, source: BackendError },
 }
 
+pub(crate) use self::experts::{Experts, FeedForward, Gated};
+
 /// The weights of one layer.
 pub(crate) struct Layer<B: Backend> {
     pub(crate) attention_norm: B::Buffer,
@@ -42,9 +47,7 @@ pub(crate) struct Layer<B: Backend> {
     pub(crate) head_norms: Option<[B::Buffer; 2]>,
     pub(crate) attention_out: B::Matrix,
     pub(crate) feed_forward_norm: B::Buffer,
-    pub(crate) gate: B::Matrix,
-    pub(crate) up: B::Matrix,
-    pub(crate) down: B::Matrix,
+    pub(crate) feed_forward: FeedForward<B>,
     /// Of what attention and feed-forward give.
     pub(crate) post_norms: Option<[B::Buffer; 2]>,
 }
@@ -99,6 +102,30 @@ impl<B: Backend> Weights<B> {
     }
 }
 
+/// Bytes that a tensor takes once loaded.
+pub(crate) fn loaded_bytes(tensor: &TensorInfo, a: &Architecture) -> u64 {
+    let matrix = |rows: usize, cols: u64| {
+        let cols = usize::try_from(cols).ok();
+        let bytes = cols.and_then(|cols| Cpu::matrix_bytes(tensor.format, rows, cols));
+        bytes.map_or(u64::MAX, |bytes| bytes as u64)
+    };
+    let rows_of = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    let part = tensor.name.splitn(3, '.').nth(2).unwrap_or_default();
+    match (part, tensor.shape.as_slice()) {
+        ("attn_qkv.weight", [cols, _]) if a.has(Part::Fused) => {
+            [q, kv, kv].map(|rows| matrix(rows, *cols)).into_iter().fold(0, u64::saturating_add)
+        }
+        ("ffn_up.weight", [cols, _]) if a.has(Part::Fused) => {
+            matrix(a.feed_forward, *cols).saturating_mul(2)
+        }
+        ("ffn_gate_inp_shexp.weight", [cols]) => matrix(1, *cols),
+        (_, [cols, rows]) => matrix(rows_of(*rows), *cols),
+        (_, [cols, rows, count]) => matrix(rows_of(*rows), *cols).saturating_mul(*count),
+        _ => tensor.elements().saturating_mul(size_of::<f32>() as u64),
+    }
+}
+
 struct Loader<'a, B: Backend> {
     backend: &'a mut B,
     gguf: &'a Gguf,
@@ -110,17 +137,15 @@ impl<'a, B: Backend> Loader<'a, B> {
         let name = |part: &str| format!("blk.{i}.{part}.weight");
         let (q_rows, kv_rows) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         let attention_norm = self.vector(&name("attn_norm"), a.width)?;
-        let (inputs, gates) = if a.has(Part::Fused) {
-            let fused = self.matrices(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], a.width)?;
-            (fused, self.matrices(&name("ffn_up"), [a.feed_forward; 2], a.width)?)
+        let [q, k, v] = if a.has(Part::Fused) {
+            self.matrices(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], a.width)?
         } else {
-            let q = self.matrix(&name("attn_q"), q_rows, a.width)?;
-            let k = self.matrix(&name("attn_k"), kv_rows, a.width)?;
-            let v = self.matrix(&name("attn_v"), kv_rows, a.width)?;
-            let gate = self.matrix(&name("ffn_gate"), a.feed_forward, a.width)?;
-            ([q, k, v], [gate, self.matrix(&name("ffn_up"), a.feed_forward, a.width)?])
+            [
+                self.matrix(&name("attn_q"), q_rows, a.width)?,
+                self.matrix(&name("attn_k"), kv_rows, a.width)?,
+                self.matrix(&name("attn_v"), kv_rows, a.width)?,
+            ]
         };
-        let ([q, k, v], [gate, up]) = (inputs, gates);
         let vectors = Vectors { i, a };
         Ok(Layer {
             attention_norm,
@@ -139,9 +164,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             )?,
             attention_out: self.matrix(&name("attn_output"), a.width, q_rows)?,
             feed_forward_norm: self.vector(&name("ffn_norm"), a.width)?,
-            gate,
-            up,
-            down: self.matrix(&name("ffn_down"), a.width, a.feed_forward)?,
+            feed_forward: self.feed_forward(i, a)?,
             post_norms: vectors.load(
                 self,
                 Part::PostNorms,
@@ -176,15 +199,27 @@ impl<'a, B: Backend> Loader<'a, B> {
         cols: usize,
     ) -> Result<[B::Matrix; N], WeightsError> {
         let tensor = self.take(name, &[cols, rows.iter().sum()])?;
-        let mut rest = self.gguf.tensor_bytes(tensor);
-        let parts = rows.map(|rows| {
-            let bytes = tensor.format.tensor_bytes(rows, cols).unwrap_or(usize::MAX);
-            let (own, below) = rest.split_at(bytes.min(rest.len()));
-            rest = below;
-            (rows, own)
-        });
-        let matrices = parts.map(|(rows, own)| self.backend.matrix(tensor.format, rows, cols, own));
-        all_of(matrices).map_err(|source| WeightsError::Device { tensor: name.to_owned(), source })
+        let mut first = 0;
+        all_of(rows.map(|rows| {
+            let matrix = self.part(tensor, first..first + rows, cols);
+            first += rows;
+            matrix
+        }))
+    }
+
+    /// Some rows of a tensor, counted through all of its matrices.
+    fn part(
+        &mut self,
+        tensor: &TensorInfo,
+        rows: std::ops::Range<usize>,
+        cols: usize,
+    ) -> Result<B::Matrix, WeightsError> {
+        let bytes_of = |rows| tensor.format.tensor_bytes(rows, cols).unwrap_or(usize::MAX);
+        let bytes = self.gguf.tensor_bytes(tensor);
+        let bytes = bytes.get(bytes_of(rows.start)..bytes_of(rows.end)).unwrap_or_default();
+        self.backend
+            .matrix(tensor.format, rows.len(), cols, bytes)
+            .map_err(|source| WeightsError::Device { tensor: tensor.name.clone(), source })
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<B::Buffer, WeightsError> {

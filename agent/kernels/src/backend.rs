@@ -301,6 +301,17 @@ pub trait Backend: Send + Sized + 'static {
         len: usize,
     ) -> Result<(), BackendError>;
 
+    /// `x[rows[i]] = x[rows[i]] + factors[i] * y[i]`. `x`: `(any, cols)`; `y`: `(rows.len(), cols)`;
+    /// there are as many factors as rows, and no row comes twice.
+    fn add_rows(
+        &mut self,
+        x: &mut Self::Buffer,
+        cols: usize,
+        rows: &[u32],
+        factors: &[f32],
+        y: &Self::Buffer,
+    ) -> Result<(), BackendError>;
+
     /// `out[i] = x[rows[i]]`. `x`: `(any, cols)`; `out`: `(rows.len(), cols)`.
     fn gather_rows(
         &mut self,

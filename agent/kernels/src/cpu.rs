@@ -492,6 +492,28 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn add_rows(
+        &mut self,
+        x: &mut CpuBuffer,
+        cols: usize,
+        rows: &[u32],
+        factors: &[f32],
+        y: &CpuBuffer,
+    ) -> Result<(), BackendError> {
+        let op = "add_rows";
+        if factors.len() != rows.len() {
+            let (what, need, have) = ("factors", rows.len(), factors.len());
+            return Err(BackendError::Shape { op, what, need, have });
+        }
+        let y = part(op, "y", y, area(rows.len(), cols))?;
+        if cols == 0 {
+            return Ok(());
+        }
+        check_ids(op, "row", rows, x.len / cols)?;
+        variants::add_rows(x.as_mut_slice(), cols, (rows, factors), y);
+        Ok(())
+    }
+
     fn gather_rows(
         &mut self,
         x: &CpuBuffer,

@@ -1,8 +1,8 @@
 """Makes the references of the architectures: `make.py FOLDER` writes one JSON file for each case.
 
-Each is a tiny model of random weights, computed by the package transformers in float32. A file holds
-what a model file would say of it, the shapes of its tensors, some tokens and the logits behind some
-of them. It holds no weights: both sides make them from the tensors' names (`weights`).
+Each is a tiny model of random weights, computed by the package transformers in float32. A file says
+what a model file would say of it, and has the shapes of its tensors, some tokens and the logits
+behind some of them. It holds no weights: both sides make them from names (`weights`).
 
 Made with torch 2.15.0 and transformers 5.24.0, numpy 2 and Python 3.11.
 """
@@ -20,7 +20,6 @@ import transformers
 
 VOCABULARY = 96
 WIDTH = 64
-LAYERS = 3
 HEADS = 4
 KV_HEADS = 2
 FEED_FORWARD = 96
@@ -37,8 +36,11 @@ def mix(x: numpy.ndarray) -> numpy.ndarray:
 
 
 def weights(name: str, shape: list[int]) -> numpy.ndarray:
-    """A tensor from its name: FNV-1a of the name seeds SplitMix64, whose upper 24 bits are a number
-    from -1 to 1. Matrices are that by 0.3, norms 1 and a quarter of it, the rest a quarter."""
+    """A tensor from its name.
+
+    FNV-1a of the name seeds SplitMix64, whose upper 24 bits are a number from -1 to 1. Matrices are
+    that by 0.3, norms 1 and a quarter of it, the rest a quarter.
+    """
     seed = 0xCBF29CE484222325
     for byte in name.encode():
         seed = (seed ^ byte) * 0x100000001B3 % 2**64
@@ -58,17 +60,15 @@ class Case:
     """A model: what its file says, and where each of its tensors goes in transformers."""
 
     def __init__(self, name: str, architecture: str, config: Any, head_dim: int = 16) -> None:
-        self.name, self.architecture, self.config, self.head_dim = (
-            name,
-            architecture,
-            config,
-            head_dim,
-        )
+        self.name, self.architecture = name, architecture
+        self.config, self.head_dim = config, head_dim
         self.context = TOKENS
         self.metadata: dict[str, Any] = {}
         self.tensors: dict[str, list[int]] = {}
         self.placed: dict[str, Callable[[], numpy.ndarray]] = {}
         self.permuted = self.fused = self.offset_norms = False
+        self.experts = self.shared = 0
+        self.inner = FEED_FORWARD
 
     def add(
         self,
@@ -103,16 +103,13 @@ class Case:
         self.norm("output_norm.weight", WIDTH, "model.norm.weight")
         if not tied:
             self.add("output.weight", [WIDTH, VOCABULARY], "lm_head.weight")
-        for i in range(LAYERS):
+        for i in range(self.config.num_hidden_layers):
             ours, theirs = f"blk.{i}.", f"model.layers.{i}."
             attention, mlp = theirs + "self_attn.", theirs + "mlp."
             self.norm(ours + "attn_norm.weight", WIDTH, theirs + "input_layernorm.weight")
             if self.fused:
                 self.add(
                     ours + "attn_qkv.weight", [WIDTH, q + 2 * kv], attention + "qkv_proj.weight"
-                )
-                self.add(
-                    ours + "ffn_up.weight", [WIDTH, 2 * FEED_FORWARD], mlp + "gate_up_proj.weight"
                 )
             else:
                 for part, rows, heads in (("q", q, HEADS), ("k", kv, KV_HEADS), ("v", kv, 0)):
@@ -125,13 +122,11 @@ class Case:
                     )
                     if biases:
                         self.add(f"{ours}attn_{part}.bias", [rows], f"{attention}{part}_proj.bias")
-                self.add(ours + "ffn_gate.weight", [WIDTH, FEED_FORWARD], mlp + "gate_proj.weight")
-                self.add(ours + "ffn_up.weight", [WIDTH, FEED_FORWARD], mlp + "up_proj.weight")
             if head_norms:
                 self.norm(ours + "attn_q_norm.weight", self.head_dim, attention + "q_norm.weight")
                 self.norm(ours + "attn_k_norm.weight", self.head_dim, attention + "k_norm.weight")
             self.add(ours + "attn_output.weight", [q, WIDTH], attention + "o_proj.weight")
-            self.add(ours + "ffn_down.weight", [FEED_FORWARD, WIDTH], mlp + "down_proj.weight")
+            self.feed_forward(ours, mlp)
             before = "pre_feedforward_layernorm" if post_norms else "post_attention_layernorm"
             self.norm(ours + "ffn_norm.weight", WIDTH, f"{theirs}{before}.weight")
             if post_norms:
@@ -146,6 +141,40 @@ class Case:
                     theirs + "post_feedforward_layernorm.weight",
                 )
 
+    def feed_forward(self, ours: str, theirs: str) -> None:
+        """One feed-forward, fused or not, or experts, with or without one that all rows share."""
+        if self.experts:
+            self.mixture(ours, theirs)
+        elif self.fused:
+            rows = 2 * FEED_FORWARD
+            self.add(ours + "ffn_up.weight", [WIDTH, rows], theirs + "gate_up_proj.weight")
+            self.add(ours + "ffn_down.weight", [FEED_FORWARD, WIDTH], theirs + "down_proj.weight")
+        else:
+            self.gated(ours, "", theirs, FEED_FORWARD)
+
+    def gated(self, ours: str, kind: str, theirs: str, inner: int) -> None:
+        self.add(f"{ours}ffn_gate{kind}.weight", [WIDTH, inner], theirs + "gate_proj.weight")
+        self.add(f"{ours}ffn_up{kind}.weight", [WIDTH, inner], theirs + "up_proj.weight")
+        self.add(f"{ours}ffn_down{kind}.weight", [inner, WIDTH], theirs + "down_proj.weight")
+
+    def mixture(self, ours: str, theirs: str) -> None:
+        inner, gate, up = self.inner, f"{ours}ffn_gate_exps.weight", f"{ours}ffn_up_exps.weight"
+        shape = [WIDTH, inner, self.experts]
+        self.add(ours + "ffn_gate_inp.weight", [WIDTH, self.experts], theirs + "gate.weight")
+        self.add(gate, shape, None)
+        self.add(up, shape, None)
+        self.placed[theirs + "experts.gate_up_proj"] = lambda: numpy.concatenate(
+            [weights(gate, shape), weights(up, shape)], axis=1
+        )
+        down = [inner, WIDTH, self.experts]
+        self.add(ours + "ffn_down_exps.weight", down, theirs + "experts.down_proj")
+        if self.shared:
+            wish = ours + "ffn_gate_inp_shexp.weight"
+            self.add(
+                wish, [WIDTH], theirs + "shared_expert_gate.weight", lambda w: w.reshape(1, WIDTH)
+            )
+            self.gated(ours, "_shexp", theirs + "shared_expert.", self.shared)
+
     def say(self, **values: Any) -> None:
         for name, value in values.items():
             self.metadata[f"{self.architecture}.{name.replace('__', '.')}"] = value
@@ -154,7 +183,7 @@ class Case:
         a = self.architecture
         own = {
             "general.architecture": a,
-            f"{a}.block_count": LAYERS,
+            f"{a}.block_count": self.config.num_hidden_layers,
             f"{a}.context_length": self.context,
             f"{a}.embedding_length": WIDTH,
             f"{a}.feed_forward_length": FEED_FORWARD,
@@ -197,7 +226,7 @@ def common(head_dim: int = 16, **more: Any) -> dict[str, Any]:
         "vocab_size": VOCABULARY,
         "hidden_size": WIDTH,
         "intermediate_size": FEED_FORWARD,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": 3,
         "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS,
         "head_dim": head_dim,
@@ -295,8 +324,6 @@ def gemma2() -> Case:
 
 
 def gemma3() -> Case:
-    global LAYERS
-    LAYERS = 6
     config = transformers.Gemma3TextConfig(
         **common(
             rope_parameters={
@@ -308,6 +335,7 @@ def gemma3() -> Case:
             tie_word_embeddings=True,
             hidden_activation="gelu_pytorch_tanh",
             sliding_window_pattern=6,
+            num_hidden_layers=6,
         )
     )
     case = Case("gemma3", "gemma3", config)
@@ -323,7 +351,7 @@ def gemma3() -> Case:
 
 
 def phi3(name: str, stretched_to: int | None) -> Case:
-    """One that is stretched takes its long factors here, for the tokens are more than its context was."""
+    """One that is stretched takes its long factors: the tokens are more than its context was."""
     parameters = rope()
     case = Case(name, "phi3", None)
     case.fused = True
@@ -355,8 +383,59 @@ def phi3(name: str, stretched_to: int | None) -> Case:
     return case
 
 
+def mixtral() -> Case:
+    config = transformers.MixtralConfig(
+        **common(rope_parameters=rope(), num_local_experts=4, num_experts_per_tok=2)
+    )
+    case = Case("mixtral", "llama", config)
+    case.permuted, case.experts = True, 4
+    case.say(expert_count=4, expert_used_count=2)
+    case.place(**PLAIN)
+    return case
+
+
+def qwen2moe() -> Case:
+    more = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 128,
+        "decoder_sparse_step": 1,
+        "norm_topk_prob": False,
+    }
+    config = transformers.Qwen2MoeConfig(**common(rope_parameters=rope(1e6), **more))
+    case = Case("qwen2moe", "qwen2moe", config)
+    case.experts, case.inner, case.shared = 4, 32, 128
+    case.say(
+        rope__freq_base=1e6,
+        expert_count=4,
+        expert_used_count=2,
+        expert_feed_forward_length=32,
+        expert_shared_feed_forward_length=128,
+    )
+    case.place(**PLAIN | {"biases": True})
+    return case
+
+
+def qwen3moe() -> Case:
+    more = {
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 32,
+        "decoder_sparse_step": 1,
+        "norm_topk_prob": True,
+    }
+    config = transformers.Qwen3MoeConfig(**common(32, rope_parameters=rope(1e6), **more))
+    case = Case("qwen3moe", "qwen3moe", config, 32)
+    case.experts, case.inner = 6, 32
+    case.say(
+        rope__freq_base=1e6, expert_count=6, expert_used_count=3, expert_feed_forward_length=32
+    )
+    case.place(**PLAIN | {"head_norms": True})
+    return case
+
+
 def main(folder: pathlib.Path) -> None:
-    global LAYERS
     linear = rope(rope_type="linear", factor=4.0)
     yarn = rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=20)
     makers: list[Callable[[], Case]] = [
@@ -377,18 +456,18 @@ def main(folder: pathlib.Path) -> None:
         qwen3,
         gemma2,
         gemma3,
+        mixtral,
+        qwen2moe,
+        qwen3moe,
         lambda: phi3("phi3", None),
         lambda: phi3("phi3-longrope", 128),
     ]
     for make in makers:
-        LAYERS = 3
         case = make()
         made = case.made() | {"values": getattr(case, "values", {})}
         with (folder / f"{case.name}.json").open("w") as out:
             json.dump(made, out, separators=(",", ":"))
             out.write("\n")
-        spread = max(max(row) - min(row) for row in made["logits"])
-        print(case.name, "spread", round(spread, 2))
 
 
 if __name__ == "__main__":

@@ -173,3 +173,18 @@ fn phi3_with_fused_matrices_answers_as_the_reference_does() {
 fn phi3_beyond_its_first_context_takes_its_long_factors() {
     check("phi3-longrope");
 }
+
+#[test]
+fn mixtral_with_its_experts_answers_as_the_reference_does() {
+    check("mixtral");
+}
+
+#[test]
+fn qwen2_of_experts_and_a_shared_one_answers_as_the_reference_does() {
+    check("qwen2moe");
+}
+
+#[test]
+fn qwen3_of_experts_answers_as_the_reference_does() {
+    check("qwen3moe");
+}

@@ -82,6 +82,10 @@ fn buffers<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError>
     checker.refused("scale", "more elements than there are", &result);
     let result = checker.backend.add_bias(&mut out, &x, 3);
     checker.refused("add_bias", "more rows than there are", &result);
+    let result = checker.backend.add_rows(&mut out, 4, &[4], &[1.0], &x);
+    checker.refused("add_rows", "a row beyond x", &result);
+    let result = checker.backend.add_rows(&mut out, 4, &[0, 1], &[1.0], &x);
+    checker.refused("add_rows", "a factor too few", &result);
     let result = checker.backend.add(&mut out, &x, 9);
     checker.refused("add", "more elements than there are", &result);
     let shape = RopeShape { heads: 1, head_dim: 8, style: RopeStyle::Norm, magnitude: 1.0 };

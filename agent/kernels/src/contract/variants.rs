@@ -17,6 +17,7 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
         for cols in [1, 31, 64, 576] {
             let case = format!("{rows} rows of {cols}");
             checker.case("add_bias", &case, |checker| add_bias(checker, &case, rows, cols));
+            checker.case("add_rows", &case, |checker| add_rows(checker, &case, rows, cols));
         }
     }
 }
@@ -92,5 +93,27 @@ fn add_bias<B: Backend>(
     let truth: Vec<f64> =
         values.iter().zip(bias.iter().cycle()).map(|(x, b)| x + f64::from(*b)).collect();
     checker.compare(("add_bias", case), &x, &truth, FLOAT);
+    Ok(())
+}
+
+fn add_rows<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    case: &str,
+    rows: usize,
+    cols: usize,
+) -> Result<(), BackendError> {
+    let (mut x, mut truth) = guarded(checker, (rows * cols, 1.0))?;
+    let mut order = checker.random.permutation(u32::try_from(rows).unwrap_or(0));
+    order.truncate(rows.div_ceil(2));
+    let (factors, added) = (checker.numbers(order.len()), checker.numbers(order.len() * cols));
+    let y = checker.buffer(&added)?;
+    checker.backend.add_rows(&mut x, cols, &order, &factors, &y)?;
+    for ((row, factor), added) in order.iter().zip(&factors).zip(added.chunks_exact(cols)) {
+        let truth = &mut truth[*row as usize * cols..][..cols];
+        for (truth, added) in truth.iter_mut().zip(added) {
+            *truth += f64::from(*factor) * f64::from(*added);
+        }
+    }
+    checker.compare(("add_rows", case), &x, &truth, FLOAT);
     Ok(())
 }

@@ -101,3 +101,14 @@ pub(crate) fn add_bias(pool: &mut Pool, x: &mut [f32], bias: &[f32]) {
         }
     });
 }
+
+/// `x[rows[i]] = x[rows[i]] + factors[i] * y[i]`, on one thread: it moves far less than the products
+/// before it read.
+pub(crate) fn add_rows(x: &mut [f32], cols: usize, (rows, factors): (&[u32], &[f32]), y: &[f32]) {
+    for ((row, factor), y) in rows.iter().zip(factors).zip(y.chunks_exact(cols)) {
+        let x = &mut x[*row as usize * cols..][..cols];
+        for (x, y) in x.iter_mut().zip(y) {
+            *x += factor * y;
+        }
+    }
+}
