@@ -133,8 +133,8 @@ struct Loader<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
-    fn layer(&mut self, i: usize, a: &Architecture) -> Result<Layer<B>, WeightsError> {
-        let name = |part: &str| format!("blk.{i}.{part}.weight");
+    fn layer(&mut self, index: usize, a: &Architecture) -> Result<Layer<B>, WeightsError> {
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
         let (q_rows, kv_rows) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         let attention_norm = self.vector(&name("attn_norm"), a.width)?;
         let [q, k, v] = if a.has(Part::Fused) {
@@ -146,7 +146,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 self.matrix(&name("attn_v"), kv_rows, a.width)?,
             ]
         };
-        let vectors = Vectors { i, a };
+        let vectors = Vectors { index, a };
         Ok(Layer {
             attention_norm,
             q,
@@ -164,7 +164,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             )?,
             attention_out: self.matrix(&name("attn_output"), a.width, q_rows)?,
             feed_forward_norm: self.vector(&name("ffn_norm"), a.width)?,
-            feed_forward: self.feed_forward(i, a)?,
+            feed_forward: self.feed_forward(index, a)?,
             post_norms: vectors.load(
                 self,
                 Part::PostNorms,
@@ -277,7 +277,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 
 /// The vectors that only some architectures have, of one layer.
 struct Vectors<'a> {
-    i: usize,
+    index: usize,
     a: &'a Architecture,
 }
 
@@ -291,8 +291,9 @@ impl Vectors<'_> {
         if !self.a.has(part) {
             return Ok(None);
         }
-        let i = self.i;
-        all_of(vectors.map(|(name, len)| loader.vector(&format!("blk.{i}.{name}"), len))).map(Some)
+        let index = self.index;
+        all_of(vectors.map(|(name, len)| loader.vector(&format!("blk.{index}.{name}"), len)))
+            .map(Some)
     }
 }
 

@@ -53,7 +53,7 @@ impl<B: Backend> LayerStep<'_, B> {
         backend.matmul(normed, rows, &mut product)?;
         backend.read(scores, 0, routing.scores(rows * shape.count))?;
         routing.choose(*shape);
-        for (expert, weights) in weights.experts.iter().enumerate() {
+        for (expert, weights) in weights.each.iter().enumerate() {
             let (chosen, shares) = routing.rows_of(expert);
             if chosen.is_empty() {
                 continue;

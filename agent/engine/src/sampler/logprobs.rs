@@ -21,7 +21,9 @@ pub(super) fn of(logits: &[f32], id: u32, count: usize) -> Logprobs {
             top.truncate(count);
         }
     }
-    top.iter_mut().for_each(|(_, logit)| *logit = of(*logit));
+    for (_, logit) in &mut top {
+        *logit = of(*logit);
+    }
     let own = logits.get(id as usize).copied().filter(|logit| !logit.is_nan());
     Logprobs { own: own.map_or(f32::NEG_INFINITY, of), top }
 }

@@ -84,9 +84,9 @@ mod tests {
             texts in prop::collection::vec(any::<u8>(), 0..100),
             text in prop::collection::vec(any::<u8>(), 0..80),
         ) {
-            let len = u32::try_from(nodes.len() * 4).unwrap();
-            let mut bytes = len.to_le_bytes().to_vec();
-            bytes.extend(nodes.iter().flat_map(|node| node.to_le_bytes()));
+            let nodes: Vec<u8> = nodes.iter().flat_map(|node| node.to_le_bytes()).collect();
+            let mut bytes = u32::try_from(nodes.len()).unwrap().to_le_bytes().to_vec();
+            bytes.extend(nodes);
             bytes.extend(texts);
             let map = Charsmap::new(&bytes).unwrap();
             if let Some((len, becomes)) = map.replaced(&text) {

@@ -95,7 +95,7 @@ const WAYS: &[Way] = &[
     },
     Way { names: &["qwen35"], patterns: &[QWEN_35], whole_words: false, adds_bos: false },
     Way {
-        names: &["smollm", "starcoder", "refact", "command-r"],
+        names: &["smollm", "starcoder", "refact"],
         patterns: &[DIGIT, GPT_2],
         whole_words: false,
         adds_bos: false,

@@ -112,7 +112,7 @@ impl Unigram {
             // A table may name a sequence that ends within a character; that one is left alone.
             let (len, becomes) = found
                 .filter(|&(len, _)| rest.is_char_boundary(len))
-                .unwrap_or((first.len_utf8(), first.encode_utf8(&mut itself)));
+                .unwrap_or_else(|| (first.len_utf8(), first.encode_utf8(&mut itself)));
             for c in becomes.chars() {
                 let starts = c != ' ' && !in_word;
                 if starts && (self.joins_blanks || (self.adds_blank && out.is_empty())) {

@@ -21,7 +21,7 @@ pub(crate) struct Gated<B: Backend> {
 pub(crate) struct Experts<B: Backend> {
     /// `(experts, width)`: how much a row wants each.
     pub(crate) router: B::Matrix,
-    pub(crate) experts: Vec<Gated<B>>,
+    pub(crate) each: Vec<Gated<B>>,
     /// `(1, width)` and the expert that every row goes to, as much as that says.
     pub(crate) shared: Option<(B::Matrix, Gated<B>)>,
 }
@@ -74,12 +74,12 @@ impl<B: Backend> Loader<'_, B> {
             )?;
             Ok(Gated { gate, up, down: self.part(downs, at * width..(at + 1) * width, inner)? })
         };
-        let all = (0..count).map(expert).collect::<Result<_, _>>()?;
+        let each = (0..count).map(expert).collect::<Result<_, _>>()?;
         let shared = experts.shared.map(|inner| {
             let gate = self.take(&name("ffn_gate_inp_shexp"), &[width])?;
             let parts = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"].map(name);
             Ok((self.part(gate, 0..1, width)?, self.gated(parts, (width, inner))?))
         });
-        Ok(Experts { router, experts: all, shared: shared.transpose()? })
+        Ok(Experts { router, each, shared: shared.transpose()? })
     }
 }

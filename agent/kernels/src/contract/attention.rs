@@ -30,21 +30,25 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     for kv_type in [KvType::F16, KvType::F32] {
         for group in GROUPS {
             for head_dim in [8, 64, 80] {
-                for block_tokens in [16, 32] {
+                let blocks_of = |block_tokens| {
                     let blocks = SIZES.iter().map(|len| len.div_ceil(block_tokens)).sum();
                     let (layers, kv_heads) = (2, 3);
-                    let shape =
-                        KvShape { layers, kv_heads, head_dim, blocks, block_tokens, kv_type };
-                    // The widest heads make every kind of unit; the rest is the same for all.
-                    let variants = if head_dim == 80 { VARIANTS.len() } else { 1 };
-                    for variant in VARIANTS.into_iter().take(variants) {
-                        let case = format!("{group} heads per {shape:?}, {variant:?}");
-                        checker.case("attention", &case, |checker| {
-                            batch(checker, &case, (group, variant), shape)
-                        });
-                    }
-                }
+                    KvShape { layers, kv_heads, head_dim, blocks, block_tokens, kv_type }
+                };
+                check_shapes(checker, group, [16, 32].map(blocks_of));
             }
+        }
+    }
+}
+
+fn check_shapes<B: Backend>(checker: &mut Checker<'_, B>, group: usize, shapes: [KvShape; 2]) {
+    for shape in shapes {
+        // Heads that end within a line are the hardest; they stand for the others.
+        let variants = if shape.head_dim == 80 { VARIANTS.len() } else { 1 };
+        for variant in VARIANTS.into_iter().take(variants) {
+            let case = format!("{group} heads per {shape:?}, {variant:?}");
+            checker
+                .case("attention", &case, |checker| batch(checker, &case, (group, variant), shape));
         }
     }
 }

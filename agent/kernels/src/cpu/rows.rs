@@ -157,7 +157,7 @@ struct Turns {
     frequencies: Vec<f32>,
     magnitude: f32,
     /// `(positions, frequencies)`
-    turns: Vec<Turn>,
+    all: Vec<Turn>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -172,7 +172,7 @@ impl Rotations {
         for set in &mut self.sets {
             set.positions.reserve(rows);
             set.frequencies.reserve(frequencies);
-            set.turns.reserve(rows.saturating_mul(frequencies));
+            set.all.reserve(rows.saturating_mul(frequencies));
         }
     }
 
@@ -188,7 +188,7 @@ impl Rotations {
         if !is_known(&self.sets[0]) {
             self.sets[0].compute(positions, frequencies, magnitude);
         }
-        &self.sets[0].turns
+        &self.sets[0].all
     }
 }
 
@@ -199,8 +199,8 @@ impl Turns {
         self.frequencies.clear();
         self.frequencies.extend_from_slice(frequencies);
         self.magnitude = magnitude;
-        self.turns.clear();
-        self.turns.extend(positions.iter().flat_map(|position| {
+        self.all.clear();
+        self.all.extend(positions.iter().flat_map(|position| {
             frequencies.iter().map(|frequency| turn(*position, *frequency, magnitude))
         }));
     }

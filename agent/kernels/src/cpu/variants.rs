@@ -45,8 +45,8 @@ impl Kernel for GeluMul<'_> {
 /// `x (1 + tanh(u)) / 2` is `x / (1 + exp(-2 u))`.
 #[inline(always)]
 fn gelu_mul_lanes<S: Simd>(simd: S, gate: S::F, up: S::F) -> S::F {
-    /// `sqrt(2 / pi)`, twice and turned round.
-    const FALL: f32 = -1.595_769_1;
+    /// `-2 sqrt(2 / pi)`.
+    const FALL: f32 = -1.595_769;
     const CUBE: f32 = 0.044_715;
     let square = simd.mul(gate, gate);
     let factor = simd.mul_add(square, simd.splat(CUBE), simd.splat(1.0));
