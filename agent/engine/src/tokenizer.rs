@@ -20,6 +20,8 @@ mod wordpiece;
 
 mod detokenizer;
 
+use std::collections::HashSet;
+
 use realm_core::engine::TextError;
 use thiserror::Error;
 
@@ -57,6 +59,10 @@ const ENDINGS: &[&str] = &[
     // A model of code that starts the next repository has ended this one.
     "<reponame>",
 ];
+
+/// Phi 3 was trained on texts in which blanks behind a control token are left out, but for these.
+/// Its files do not say so.
+const KEEPING_BLANKS: &[&str] = &["<s>", "<unk>", "<|endoftext|>"];
 
 /// Why a file's tokenizer cannot be built.
 #[derive(Debug, Error)]
@@ -108,13 +114,15 @@ pub struct Tokenizer {
     eos: Option<u32>,
     /// What a whole text begins and ends with.
     frame: [Option<u32>; 2],
+    /// Special tokens behind which blanks are no text.
+    swallowing: HashSet<u32>,
 }
 
 /// How text between special tokens becomes ids.
 enum Algorithm {
     Bpe(Box<Bpe>),
-    Spm(Spm),
-    Unigram(Unigram),
+    Spm(Box<Spm>),
+    Unigram(Box<Unigram>),
     WordPiece(Box<WordPiece>),
 }
 
@@ -140,14 +148,17 @@ impl Tokenizer {
                 let adds = [cut.adds_bos, false];
                 (Algorithm::Bpe(Box::new(Bpe::new(gguf, cut, alphabet, tokens)?)), adds)
             }
-            ("t5", _) => (Algorithm::Unigram(Unigram::new(gguf, tokens, header.unknown()?)?), adds),
+            ("t5", _) => {
+                let pieces = Unigram::new(gguf, tokens, header.unknown()?)?;
+                (Algorithm::Unigram(Box::new(pieces)), adds)
+            }
             ("bert", _) => {
                 let words = WordPiece::new(gguf, &ids, header.unknown()?)?;
                 (Algorithm::WordPiece(Box::new(words)), adds)
             }
             (_, Spelling::Pieces) => {
                 let unknown = header.id("tokenizer.ggml.unknown_token_id")?;
-                (Algorithm::Spm(Spm::new(gguf, tokens, unknown)?), adds)
+                (Algorithm::Spm(Box::new(Spm::new(gguf, tokens, unknown)?)), adds)
             }
         };
         let [bos, eos] = header.ends(matches!(algorithm, Algorithm::WordPiece(_)))?;
@@ -156,7 +167,12 @@ impl Tokenizer {
         let adds_eos = header.flag("tokenizer.ggml.add_eos_token", adds[1])?;
         let frame = [bos.filter(|_| adds_bos), eos.filter(|_| adds_eos)];
         let vocabulary = vocabulary.with_endings(endings.into_iter().flatten(), ENDINGS);
-        Ok(Self { algorithm, vocabulary, bos, eos, frame })
+        let architecture = gguf.text("general.architecture").map_err(metadata)?;
+        let swallowing = match (architecture, &algorithm) {
+            (Some("phi3"), Algorithm::Spm(_)) => vocabulary.controls(KEEPING_BLANKS),
+            _ => HashSet::new(),
+        };
+        Ok(Self { algorithm, vocabulary, bos, eos, frame, swallowing })
     }
 
     /// Tokens in the vocabulary.
@@ -231,7 +247,7 @@ impl Tokenizer {
             };
             self.encode_plain(before, mark, ids)?;
             ids.push(id);
-            rest = after;
+            rest = if self.swallowing.contains(&id) { after.trim_start() } else { after };
         }
     }
 
@@ -266,15 +282,14 @@ impl Tokenizer {
             let unknown = TextError::UnknownToken { id, vocabulary };
             bytes.extend(self.vocabulary.bytes(id).ok_or(unknown)?);
         }
-        match &self.algorithm {
-            Algorithm::Spm(Spm { adds_blank: true, .. })
-            | Algorithm::Unigram(Unigram { adds_blank: true, .. })
-                if bytes.first() == Some(&b' ') =>
-            {
-                bytes.remove(0);
-            }
-            Algorithm::WordPiece(_) => bytes = wordpiece::tidied(&bytes),
-            Algorithm::Bpe(_) | Algorithm::Spm(_) | Algorithm::Unigram(_) => {}
+        let adds_blank = match &self.algorithm {
+            Algorithm::Spm(spm) => spm.adds_blank,
+            Algorithm::Unigram(unigram) => unigram.adds_blank,
+            Algorithm::WordPiece(_) => return Ok(wordpiece::tidied(&bytes)),
+            Algorithm::Bpe(_) => false,
+        };
+        if adds_blank && bytes.first() == Some(&b' ') {
+            bytes.remove(0);
         }
         Ok(bytes)
     }

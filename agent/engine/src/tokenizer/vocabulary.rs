@@ -166,6 +166,13 @@ impl Vocabulary {
         self
     }
 
+    /// The control tokens but for those of some spellings.
+    pub(super) fn controls(&self, but: &[&str]) -> HashSet<u32> {
+        let specials = self.specials.spellings();
+        let others = specials.filter(|(text, _)| !but.iter().any(|but| but.as_bytes() == *text));
+        others.map(|(_, id)| id).filter(|&id| self.kind(id) == Some(Kind::Control)).collect()
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.ends.len()
     }
