@@ -39,7 +39,7 @@ use crate::gguf::{Gguf, GgufError, required};
 
 /// Bytes of text one call may tokenize: a context of 128 Ki tokens at four bytes a token.
 ///
-/// Tokenizing takes some tens of bytes of memory for each, so at most 64 MiB while it runs.
+/// Merging takes up to a quarter of a kilobyte of memory for each, so at most 128 MiB while it runs.
 pub const TEXT_BYTES_MAX: usize = 512 << 10;
 
 /// Values of `tokenizer.ggml.model` that are read.
