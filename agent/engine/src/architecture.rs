@@ -236,7 +236,7 @@ impl Architecture {
             attention_scale: attention_scale(&reader, traits, (layers, width, heads), head_dim)?,
             attention_cap: cap("attn_logit_softcapping")?,
             logits_cap: cap("final_logit_softcapping")?,
-            window: window(&reader, traits, context)?,
+            window: window(&reader, traits)?,
             global_every: traits.global_every,
         })
     }
@@ -258,17 +258,13 @@ fn experts(reader: &Reader<'_>, traits: &Traits) -> Result<Option<Experts>, Arch
 }
 
 /// Tokens that layers with a window attend. Files say 0 where there is none.
-fn window(
-    reader: &Reader<'_>,
-    traits: &Traits,
-    context: u32,
-) -> Result<Option<usize>, ArchitectureError> {
+fn window(reader: &Reader<'_>, traits: &Traits) -> Result<Option<usize>, ArchitectureError> {
     let name = "attention.sliding_window";
     let mut window = reader.unsigned(name)?;
     if traits.global_every.is_some() {
         window = Some(required(&reader.key(name), window).map_err(ArchitectureError::Metadata)?);
     }
-    Ok(window.filter(|&window| window > 0 && window < context).map(|window| window as usize))
+    Ok(window.filter(|&window| window > 0).map(|window| window as usize))
 }
 
 fn attention_scale(

@@ -323,14 +323,14 @@ def gemma2() -> Case:
     return case
 
 
-def gemma3() -> Case:
+def gemma3(name: str, window: int) -> Case:
     config = transformers.Gemma3TextConfig(
         **common(
             rope_parameters={
                 "full_attention": rope(1e6, rope_type="linear", factor=8.0),
                 "sliding_attention": rope(),
             },
-            sliding_window=20,
+            sliding_window=window,
             query_pre_attn_scalar=16,
             tie_word_embeddings=True,
             hidden_activation="gelu_pytorch_tanh",
@@ -338,10 +338,10 @@ def gemma3() -> Case:
             num_hidden_layers=6,
         )
     )
-    case = Case("gemma3", "gemma3", config)
+    case = Case(name, "gemma3", config)
     case.offset_norms = True
     case.say(
-        attention__sliding_window=20,
+        attention__sliding_window=window,
         rope__freq_base=1e6,
         rope__scaling__type="linear",
         rope__scaling__factor=8.0,
@@ -455,7 +455,8 @@ def main(folder: pathlib.Path) -> None:
         qwen2,
         qwen3,
         gemma2,
-        gemma3,
+        lambda: gemma3("gemma3", 20),
+        lambda: gemma3("gemma3-wide", 128),
         mixtral,
         qwen2moe,
         qwen3moe,

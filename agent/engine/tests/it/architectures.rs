@@ -165,6 +165,11 @@ fn gemma3_with_two_kinds_of_positions_answers_as_the_reference_does() {
 }
 
 #[test]
+fn gemma3_has_two_kinds_of_positions_in_a_context_that_its_window_holds_whole() {
+    check("gemma3-wide");
+}
+
+#[test]
 fn phi3_with_fused_matrices_answers_as_the_reference_does() {
     check("phi3");
 }
