@@ -124,6 +124,7 @@ mod tests {
         Generation {
             prompt: vec![1],
             sampling: Sampling::default(),
+            bias: Vec::new(),
             tokens_max: None,
             stop: Vec::new(),
             deadline: None,

@@ -71,7 +71,6 @@ const HOMES: &[(&str, &[&str])] = &[
     ("wasmtime", &["realm-runtime"]),
     ("cudarc", &["realm-kernels-cuda"]),
     ("wgpu", &["realm-kernels-wgpu"]),
-    ("tokenizers", &["realm-engine"]),
     ("memmap2", &["realm-engine"]),
     ("anyhow", &["realm-cli", "realm-operator", "realm-agent", "realm-tests"]),
 ];

@@ -144,6 +144,7 @@ fn start(engine: &EngineHandle, prompt: &[u32]) -> Result<TokenStream, Refusal> 
         Generation {
             prompt: prompt.to_vec(),
             sampling: Sampling::default(),
+            bias: Vec::new(),
             tokens_max: Some(3),
             stop: Vec::new(),
             deadline: None,

@@ -24,6 +24,7 @@ use crate::{
     budget::Reservation,
     forward::Executor,
     output::Output,
+    sampler::Scratch,
     scheduler::{Scheduler, Submission},
     tokenizer::Tokenizer,
 };
@@ -79,6 +80,7 @@ pub(super) struct Worker {
     board: Arc<Board>,
     open: HashMap<SequenceId, Open>,
     batch: Batch,
+    scratch: Scratch,
     /// Events of this step, sent once the board shows what they mean.
     outbox: Vec<(mpsc::Sender<TokenEvent>, TokenEvent)>,
     /// Sequences that arrived since the board was last written.
@@ -105,6 +107,7 @@ impl Worker {
             board,
             open: HashMap::new(),
             batch: Batch::default(),
+            scratch: Scratch::default(),
             outbox: Vec::new(),
             arrived: 0,
             shown_at: Instant::now(),
@@ -290,7 +293,8 @@ impl Worker {
             return;
         };
         let logits = executor.logits(output);
-        let Some(token) = open.output.sampler.pick(logits, self.scheduler.position(id)) else {
+        let position = self.scheduler.position(id);
+        let Some(token) = open.output.sampler.pick(logits, position, &mut self.scratch) else {
             tracing::warn!("a forward pass gave logits from which no token can be picked");
             self.fail(id, Refusal::Internal);
             return;
@@ -300,8 +304,10 @@ impl Worker {
             return;
         }
         open.count_token(now);
+        let logprobs = open.output.sampler.logprobs(logits, token);
         let length = self.scheduler.advance(id, token);
-        let (token, finish) = open.output.push(token, length, &self.tokenizer);
+        let (mut token, finish) = open.output.push(token, length, &self.tokenizer);
+        token.logprobs = logprobs;
         self.outbox.push((open.output.sender(), TokenEvent::Token(token)));
         let Some(finish) = finish else { return };
         let Some(usage) = self.scheduler.end(id) else { return };

@@ -122,6 +122,7 @@ pub(crate) fn generation(prompt: Vec<u32>, tokens_max: u32) -> Generation {
     Generation {
         prompt,
         sampling: Sampling::default(),
+        bias: Vec::new(),
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
         deadline: None,

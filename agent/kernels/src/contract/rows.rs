@@ -17,7 +17,8 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
         }
         for (heads, head_dim, pairs) in [(1, 2, 1), (3, 64, 32), (9, 80, 16)] {
             for style in [RopeStyle::Norm, RopeStyle::Neox] {
-                let shape = RopeShape { heads, head_dim, style };
+                let magnitude = if style == RopeStyle::Norm { 1.0 } else { 1.19 };
+                let shape = RopeShape { heads, head_dim, style, magnitude };
                 let case = format!("{rows} rows, {shape:?}, {pairs} pairs");
                 checker.case("rope", &case, |checker| rope(checker, &case, (rows, pairs), shape));
             }
@@ -106,7 +107,7 @@ fn rope<B: Backend>(
     (rows, pairs): (usize, usize),
     shape: RopeShape,
 ) -> Result<(), BackendError> {
-    let RopeShape { heads, head_dim, style } = shape;
+    let RopeShape { heads, head_dim, style, magnitude } = shape;
     let mut values = checker.numbers(rows * heads * head_dim);
     let frequencies: Vec<f32> =
         (0..pairs).map(|i| 10_000_f32.powf(-(i as f32) / pairs as f32)).collect();
@@ -121,6 +122,7 @@ fn rope<B: Backend>(
                     RopeStyle::Neox => (i, i + pairs),
                 };
                 let (sin, cos) = (f64::from(*position) * f64::from(*frequency)).sin_cos();
+                let (sin, cos) = (sin * f64::from(magnitude), cos * f64::from(magnitude));
                 (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
             }
         }

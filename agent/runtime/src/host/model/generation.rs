@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn tokens_that_a_program_never_takes_are_paid_for() {
-        let token = || TokenEvent::Token(engine::Token { id: 1, text: "a".into() });
+        let token = || TokenEvent::Token(engine::Token { id: 1, text: "a".into(), logprobs: None });
         let cost = cost_unread([token(), token(), token()]);
         let expected = Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 3 };
         assert_eq!(cost, expected);
