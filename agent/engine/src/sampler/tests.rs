@@ -11,6 +11,7 @@ fn generation(sampling: Sampling) -> Generation {
         stop: Vec::new(),
         deadline: None,
         resume: None,
+        milestones: None,
     }
 }
 

@@ -263,7 +263,9 @@ mod tests {
         let mut generation = Generation::of(stream, tokens.clone(), 1000, untraced());
         tokens.admitted().check(Instant::now()).unwrap_err();
         sender.try_send(TokenEvent::Cached(900)).unwrap();
-        sender.try_send(TokenEvent::Token(engine::Token { id: 1, text: "a".into() })).unwrap();
+        sender
+            .try_send(TokenEvent::Token(engine::Token { id: 1, text: "a".into(), logprobs: None }))
+            .unwrap();
         generation.next().await.unwrap();
         tokens.admitted().check(Instant::now()).unwrap();
         let expected = Usage { prompt_tokens: 1000, cached_tokens: 900, completion_tokens: 1 };

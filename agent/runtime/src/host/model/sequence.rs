@@ -98,6 +98,7 @@ pub(super) mod tests {
         Generation {
             prompt: vec![1],
             sampling: Sampling::default(),
+            bias: Vec::new(),
             tokens_max: None,
             stop: Vec::new(),
             deadline: None,
