@@ -59,15 +59,17 @@ impl Service {
         let now = Instant::now();
         let forwarded = convert::request_from(request.get_ref().clone(), now)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let handed_on = match self.caller(request, &forwarded.caller)? {
+        let convert::Forwarded { caller, mut call, model, left } = forwarded;
+        // Before the key: those of a tenant whose first program is still to come are not known
+        // here, which is no reason to refuse its calls for good.
+        if !self.ports.tenants.hosts(&caller.tenant, &model) {
+            return Err(Status::failed_precondition("not here"));
+        }
+        let handed_on = match self.caller(request, &caller)? {
             Ok(handed_on) => handed_on,
             Err(Refusal::Starting) => return Err(starting()),
             Err(refusal) => return Ok(refused(refusal)),
         };
-        let convert::Forwarded { caller, mut call, model, left } = forwarded;
-        if !self.ports.tenants.hosts(&caller.tenant, &model) {
-            return Err(Status::failed_precondition("not here"));
-        }
         let mut span = self.ports.tracer.accept(trace::read(request.metadata()));
         span.set(Key::Tenant, caller.tenant.as_str());
         span.set(Key::ModelName, model.as_str());
