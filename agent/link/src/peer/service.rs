@@ -142,9 +142,12 @@ impl Answer {
 }
 
 /// Returns when the door should be told what was spent although nothing else has happened: at once
-/// where a prompt is now paid for, and otherwise now and then.
+/// where a prompt is now paid for, or turns out to have been in the cache, and otherwise now and
+/// then.
 async fn news(spent: &mut watch::Receiver<Usage>, told: Usage, told_at: Option<time::Instant>) {
-    let is_prompt = |spent: &Usage| spent.prompt_tokens != told.prompt_tokens;
+    let is_prompt = |spent: &Usage| {
+        (spent.prompt_tokens, spent.cached_tokens) != (told.prompt_tokens, told.cached_tokens)
+    };
     let is_new = spent.wait_for(|spent| *spent != told).await.map(|spent| is_prompt(&spent));
     match is_new {
         Ok(true) => {}
@@ -207,4 +210,28 @@ impl proto::peer_server::Peer for Service {
 fn unix_now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(u64::MAX, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_door_hears_of_prompts_and_of_what_was_cached_at_once_and_of_the_rest_in_time() {
+        let told = Usage { prompt_tokens: 50, cached_tokens: 0, completion_tokens: 1 };
+        let (spends, mut spent) = watch::channel(told);
+        let told_at = Some(time::Instant::now());
+        for (now, is_heard) in [
+            (told, false),
+            (Usage { completion_tokens: 2, ..told }, false),
+            (Usage { cached_tokens: 20, ..told }, true),
+            (Usage { prompt_tokens: 51, ..told }, true),
+        ] {
+            spends.send_replace(now);
+            let heard = news(&mut spent, told, told_at).now_or_never();
+            assert_eq!(heard.is_some(), is_heard, "{now:?}");
+        }
+    }
 }
