@@ -64,11 +64,14 @@ impl Admitted {
     /// Charges what was spent on another node, and says whether the call may go on there.
     ///
     /// That node knows what the tenant had left when the call was handed to it, and nothing of the
-    /// tenant's other calls. A prompt is a new piece of work: one that was begun while the account
-    /// was in debt would have been refused here, and its call is not to go on. It is paid for all
-    /// the same, since it was computed.
+    /// tenant's other calls. A further prompt is a new piece of work: one that was begun while the
+    /// account was in debt would have been refused here, and its call is not to go on. It is paid
+    /// for all the same, since it was computed. The call's first prompt is what it was admitted
+    /// for, and is not held against calls that were admitted beside it.
     pub fn charge_from_afar(&self, usage: Usage, now: Instant) -> Result<(), Refusal> {
-        let may_go_on = if usage.prompt_tokens > 0 { self.permit.check(now) } else { Ok(()) };
+        let is_first = self.permit.spent.borrow().prompt_tokens == 0;
+        let is_new_work = usage.prompt_tokens > 0 && !is_first;
+        let may_go_on = if is_new_work { self.permit.check(now) } else { Ok(()) };
         self.permit.charge(usage, now);
         may_go_on
     }
@@ -540,6 +543,20 @@ mod tests {
         let left = limiter.quota(&caller, now);
         assert_eq!((left.input_tokens, left.output_tokens), (970, 0), "it is paid for");
         one.charge_from_afar(usage(10, 0, 0), now + Duration::from_mins(1)).unwrap();
+    }
+
+    #[test]
+    fn calls_that_were_admitted_together_and_run_elsewhere_all_get_what_they_pay_for() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let burst: Vec<_> =
+            (0..3).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        for admitted in &burst {
+            admitted.charge_from_afar(usage(900, 0, 60), now).unwrap();
+        }
+        for admitted in &burst {
+            admitted.charge_from_afar(usage(1, 0, 0), now).unwrap_err();
+        }
+        assert!(limiter.admit(caller, call(), now).is_err(), "the debt is the tenant's");
     }
 
     #[test]

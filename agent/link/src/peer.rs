@@ -46,8 +46,16 @@ const WINDOW_BYTES: u32 = 64 << 10;
 ///
 /// Half of it is also what the frames that wait for their readers may lack of 256 bytes each before
 /// the connection is given up as an attack. The smallest frame that carries an event has 12 bytes,
-/// so that the full windows of all calls lack 725 MB, and never come to that.
+/// so that the full windows of all calls lack 725 MB, and never come to that as long as each frame
+/// that nobody reads is given back, for which see [`RESETS_REMEMBERED_MAX`].
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
+/// Streams that a door remembers after it has reset them. What still comes for one of these is
+/// dropped without giving back what it lacked of 256 bytes, so that a connection on which calls are
+/// given up for long enough would be taken for an attack. What comes for a stream that is forgotten
+/// is answered with another reset, of which there may be as many as [`ERROR_RESETS_MAX`], and costs
+/// nothing else.
+const RESETS_REMEMBERED_MAX: usize = 0;
 
 /// The most that hyper's own limit on resets for the life of one connection takes. Calls that are
 /// given up are reset while pieces of their answers are still on the way, as often as clients like,
@@ -57,6 +65,7 @@ const ERROR_RESETS_MAX: usize = usize::MAX;
 /// Calls that were given up before the peer has looked at them, on one connection.
 ///
 /// One look of the peer at a connection reads 128 times, a TLS record of 16 KiB at most, and then
-/// takes all that has come; HEADERS and `RST_STREAM` of a call are more than 40 bytes. So no agent
-/// comes to this number, whatever its clients do.
-const PENDING_RESETS_MAX: usize = 64 << 10;
+/// takes all that has come: 2 MiB. `RST_STREAM` has 13 bytes, and HEADERS 9 and a byte for each of
+/// the seven fields at least, all of which a connection may have seen before: 29 bytes for a call,
+/// so that one look sees 72 316 at most. No agent comes to this number, whatever its clients do.
+const PENDING_RESETS_MAX: usize = 128 << 10;

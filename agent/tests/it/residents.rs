@@ -68,6 +68,23 @@ async fn a_tenants_rights_change_though_its_program_is_gone() {
 }
 
 #[tokio::test]
+async fn a_tenants_rights_change_while_the_program_that_was_elsewhere_does_not_come() {
+    let house = House::new();
+    let mut acme = tenant("acme", Program::BuiltIn);
+    acme.program = None;
+    assert_eq!(house.agent.put_tenant(&acme).await.unwrap(), None);
+    house.caller("acme").unwrap();
+
+    let (_, artifact) = house.file("program.wasm", b"not a program");
+    acme.program = tenant("acme", Program::Component(artifact)).program;
+    acme.keys = vec![key("second")];
+    let failure = house.agent.put_tenant(&acme).await.unwrap_err();
+    assert_eq!(failure.reason, "ProgramInvalid");
+    assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated, "it is revoked");
+    house.caller("second").unwrap();
+}
+
+#[tokio::test]
 async fn a_tenants_keys_open_with_its_first_program() {
     let house = House::new();
     let (path, artifact) = house.file("program.wasm", b"not a program");

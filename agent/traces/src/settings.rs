@@ -44,7 +44,7 @@ impl Settings {
         }
         let sampling =
             sampling(variable("OTEL_TRACES_SAMPLER"), variable("OTEL_TRACES_SAMPLER_ARG"))?;
-        let endpoint = address(endpoint)?;
+        let endpoint = address(&endpoint)?;
         Ok((!sampling.is_never()).then_some(Self { endpoint, sampling }))
     }
 }
@@ -53,12 +53,26 @@ fn below(base: &str) -> String {
     format!("{}/{PATH}", base.trim_end_matches('/'))
 }
 
-fn address(url: String) -> Result<Url, TracesError> {
-    match Url::parse(&url) {
+fn address(url: &str) -> Result<Url, TracesError> {
+    match Url::parse(url) {
         Ok(parsed) if matches!(parsed.scheme(), "http" | "https") => Ok(parsed),
-        Ok(_) => Err(TracesError::Endpoint { url, problem: "is neither http nor https".into() }),
-        Err(error) => Err(TracesError::Endpoint { url, problem: format!("is none: {error}") }),
+        Ok(_) => Err(unusable(url, "is neither http nor https".into())),
+        Err(error) => Err(unusable(url, format!("is none: {error}"))),
     }
+}
+
+fn unusable(url: &str, problem: String) -> TracesError {
+    TracesError::Endpoint { url: without_secrets(url), problem }
+}
+
+/// What can be told of an address that is none: neither user and password nor query and fragment.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (place, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    // A password may have been written as it is, with characters that end the place of a host.
+    let place = if query.contains('@') { "..." } else { place };
+    let host = place.rsplit_once('@').map_or(place, |(_, host)| host);
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }
 
 fn sampling(sampler: Option<String>, argument: Option<String>) -> Result<Sampling, TracesError> {
@@ -140,6 +154,20 @@ mod tests {
         ] {
             let error = read(None, &set).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_refused_is_told_without_what_may_be_secret() {
+        for (url, told) in [
+            ("ftp://me:hidden@collector/a?key=hidden#hidden", "ftp://collector/a "),
+            ("http://me:hidden@collector:x/a?key=hidden", "http://collector:x/a "),
+            ("me:hidden@collector:4318", " collector:4318 "),
+            ("http://me:hidden?hidden@collector:x", "http://... "),
+            ("http://collector:x/?hidden@hidden", "http://... "),
+        ] {
+            let error = address(url).unwrap_err().to_string();
+            assert!(error.contains(told) && !error.contains("hidden"), "{error}");
         }
     }
 

@@ -65,6 +65,7 @@ class Servers:
 
     def __init__(self) -> None:
         self.legs: list[Leg] = []
+        self.movers: list[asyncio.Task[None]] = []
         self._asked = asyncio.Event()
 
     def start(self, request: Request, sink: Sink) -> Callable[[], None]:
@@ -77,7 +78,14 @@ class Servers:
         return cast("Session", self)
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        return asyncio.create_task(work)
+        self.movers.append(asyncio.create_task(work))
+        return self.movers[-1]
+
+    def close(self) -> None:
+        """What the client does at its end, before its connections close."""
+        self.closed = True
+        for mover in self.movers:
+            mover.cancel()
 
     async def leg(self, number: int) -> Leg:
         """The leg of that number, once it was asked for."""
@@ -106,6 +114,37 @@ def said(running: RunningCall) -> int:
     texts = [chunk.text for chunk in running.chunks]
     assert texts == [f"{at} " for at in range(len(texts))]
     return len(texts)
+
+
+async def ended(reading: asyncio.Task[Completion]) -> BaseException | None:
+    """Why the answer ended; it did."""
+    await asyncio.wait([reading], timeout=5)
+    assert reading.done()
+    return reading.exception()
+
+
+async def test_an_answer_ends_with_its_client_while_another_server_is_asked_to_go_on() -> None:
+    servers, running, first, reading = await begin()
+    first.say(2)
+    first.retire()
+    second = await servers.leg(1)
+    first.say(1)
+    servers.close()
+    await asyncio.wait(servers.movers)
+    first.cut()
+    second.cut()
+    assert isinstance(await ended(reading), ConnectionLost)
+    assert second.is_cancelled
+    assert said(running) == 3
+
+
+async def test_an_answer_ends_with_its_client_before_another_server_is_looked_for() -> None:
+    servers, running, first, reading = await begin()
+    first.say(2)
+    first.cut()
+    servers.close()
+    assert isinstance(await ended(reading), ConnectionLost)
+    assert said(running) == 2
 
 
 async def test_the_next_server_is_asked_behind_what_came_before_the_cut() -> None:

@@ -248,6 +248,31 @@ async def test_what_came_before_a_cut_is_not_lost_where_no_server_answers(ends: 
         await client.close()
 
 
+async def test_an_answer_ends_with_its_server_where_no_other_took_over_by_the_deadline() -> None:
+    asked_elsewhere, given_up = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        call_id, begun = await asked(peer)
+        if peer.number == 1:
+            at = await tell(peer, call_id, begun, 3)
+            await peer.send({"type": "going_away", "grace_ms": 30000, "resume": True})
+            await asked_elsewhere.wait()
+            await more(peer, call_id, at, 2)
+            await given_up.wait()
+            peer.socket.transport.write_eof()
+        else:
+            asked_elsewhere.set()
+            assert await peer.frame() == {"type": "cancel", "id": call_id}
+            given_up.set()
+        await peer.socket.wait_closed()
+
+    async with RealmServer(script) as server, Client(server.url, KEY) as client:
+        with pytest.raises(DeadlineExceeded) as late:
+            async with asyncio.timeout(10):
+                await client.generate_stream("x", deadline_s=0.3).result()
+        assert late.value.text == "".join(TEXTS[:5])
+
+
 async def test_a_reader_waits_for_a_server_to_take_over_no_longer_than_there_is_room() -> None:
     room = 4
     given_up = asyncio.Event()

@@ -22,8 +22,8 @@ use tonic::{
 };
 
 use super::{
-    CONNECTION_WINDOW_BYTES, ERROR_RESETS_MAX, PING_EVERY, PING_WAIT, WINDOW_BYTES, convert,
-    dial::dial, error::PeerError, identity::Identity, trace,
+    CONNECTION_WINDOW_BYTES, ERROR_RESETS_MAX, PING_EVERY, PING_WAIT, RESETS_REMEMBERED_MAX,
+    WINDOW_BYTES, convert, dial::dial, error::PeerError, identity::Identity, trace,
 };
 
 /// Longest wait until a peer has taken a call, or said why not: two seconds for a connection, and
@@ -156,6 +156,7 @@ impl Peers {
             .keep_alive_timeout(PING_WAIT)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
             // With `None` tonic leaves hyper's own limit as it is.
             .http2_max_local_error_reset_streams(ERROR_RESETS_MAX)
             .connect_with_connector_lazy(connect)

@@ -59,15 +59,17 @@ impl Service {
         let now = Instant::now();
         let forwarded = convert::request_from(request.get_ref().clone(), now)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let handed_on = match self.caller(request, &forwarded.caller)? {
+        let convert::Forwarded { caller, mut call, model, left } = forwarded;
+        // Before the key: those of a tenant whose first program is still to come are not known
+        // here, which is no reason to refuse its calls for good.
+        if !self.ports.tenants.hosts(&caller.tenant, &model) {
+            return Err(Status::failed_precondition("not here"));
+        }
+        let handed_on = match self.caller(request, &caller)? {
             Ok(handed_on) => handed_on,
             Err(Refusal::Starting) => return Err(starting()),
             Err(refusal) => return Ok(refused(refusal)),
         };
-        let convert::Forwarded { caller, mut call, model, left } = forwarded;
-        if !self.ports.tenants.hosts(&caller.tenant, &model) {
-            return Err(Status::failed_precondition("not here"));
-        }
         let mut span = self.ports.tracer.accept(trace::read(request.metadata()));
         span.set(Key::Tenant, caller.tenant.as_str());
         span.set(Key::ModelName, model.as_str());
@@ -140,9 +142,12 @@ impl Answer {
 }
 
 /// Returns when the door should be told what was spent although nothing else has happened: at once
-/// where a prompt is now paid for, and otherwise now and then.
+/// where a prompt is now paid for, or turns out to have been in the cache, and otherwise now and
+/// then.
 async fn news(spent: &mut watch::Receiver<Usage>, told: Usage, told_at: Option<time::Instant>) {
-    let is_prompt = |spent: &Usage| spent.prompt_tokens != told.prompt_tokens;
+    let is_prompt = |spent: &Usage| {
+        (spent.prompt_tokens, spent.cached_tokens) != (told.prompt_tokens, told.cached_tokens)
+    };
     let is_new = spent.wait_for(|spent| *spent != told).await.map(|spent| is_prompt(&spent));
     match is_new {
         Ok(true) => {}
@@ -205,4 +210,28 @@ impl proto::peer_server::Peer for Service {
 fn unix_now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(u64::MAX, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_door_hears_of_prompts_and_of_what_was_cached_at_once_and_of_the_rest_in_time() {
+        let told = Usage { prompt_tokens: 50, cached_tokens: 0, completion_tokens: 1 };
+        let (spends, mut spent) = watch::channel(told);
+        let told_at = Some(time::Instant::now());
+        for (now, is_heard) in [
+            (told, false),
+            (Usage { completion_tokens: 2, ..told }, false),
+            (Usage { cached_tokens: 20, ..told }, true),
+            (Usage { prompt_tokens: 51, ..told }, true),
+        ] {
+            spends.send_replace(now);
+            let heard = news(&mut spent, told, told_at).now_or_never();
+            assert_eq!(heard.is_some(), is_heard, "{now:?}");
+        }
+    }
 }

@@ -213,24 +213,34 @@ class Resuming:
     def _move(self) -> None:
         if self._mover is None or self._mover.done():
             self._mover = self._starter.spawn(self._moving())
+            self._mover.add_done_callback(self._moved)
 
     async def _moving(self) -> None:
         """Finds a server that goes on; without one the answer ends where its leg does."""
-        try:
-            while not self._running.ended:
-                failure = await self._find_in_time()
-                if failure is not None:
-                    if self._current is None:
-                        self._give_up(failure)
-                    return
-                if self._current is not None and not self._current.retiring:
-                    return
-                # Cut again meanwhile, or its server goes away too.
-        except asyncio.CancelledError:
+        while not self._running.ended:
+            failure = await self._find_in_time()
+            if failure is not None:
+                self._forget_candidate()
+                if self._current is None:
+                    self._give_up(failure)
+                return
+            if self._current is not None and not self._current.retiring:
+                return
+            # Cut again meanwhile, or its server goes away too.
+
+    def _moved(self, mover: asyncio.Task[None]) -> None:
+        """The search is over; one that was cancelled may not even have begun."""
+        if mover.cancelled():
+            self._forget_candidate()
             if self._current is None:
-                self._release()
                 self._running.fail(self._cause or ConnectionLost("the client is closed"))
-            raise
+
+    def _forget_candidate(self) -> None:
+        """Nobody waits any more for a server to take over."""
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None:
+            candidate.cancel()
+        self._release()
 
     async def _find_in_time(self) -> RealmError | None:
         try:

@@ -162,6 +162,20 @@ async fn a_key_that_the_other_node_does_not_know_opens_nothing_there() {
 }
 
 #[tokio::test]
+async fn a_node_that_still_waits_for_a_tenants_program_leaves_its_calls_to_others() {
+    let world = World::start().await;
+    let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
+    let door = Door::start(&world, &[&one.peer, &two.peer]).await;
+    for waiting in [&one, &two] {
+        let whole = waiting.roster.send_replace(Arc::new(Roster::new([])));
+        waiting.script.has_model.store(false, Ordering::SeqCst);
+        assert_eq!(read(door.call("say")).await.0, "abc");
+        waiting.script.has_model.store(true, Ordering::SeqCst);
+        waiting.roster.send_replace(whole);
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_is_starting_leaves_calls_to_others_and_refuses_none_for_good() {
     let world = World::start().await;
     let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
