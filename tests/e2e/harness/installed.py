@@ -1,4 +1,4 @@
-"""The chart installed in a cluster, and its Pods run by this machine, each in a root like its image.
+"""The chart in a cluster, and its Pods run by this machine, each in a root like its image.
 
 Hollow nodes run no programs; `harness.kubelet` does in their place, with what the API server knows
 of each Pod.
