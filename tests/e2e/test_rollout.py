@@ -106,10 +106,12 @@ def test_nobody_lifts_the_limits_of_a_tenant_but_who_runs_the_plane(installed: I
         "suspended": SPEC | {"suspended": True},
         "models": SPEC | {"models": [{"name": "smollm2"}, {"name": "another"}]},
     }
-    # The API server takes a policy up a moment after it was made.
+    # The API server takes a policy up a moment after it was made, and the kinds that it is about
+    # with the next look at what kinds there are, which are thirty seconds apart.
     until(
         lambda: apply(installed, tenant_of(changes["weight"]), "--as=editor").returncode != 0,
         "the policy is in force",
+        within_s=90.0,
     )
     apply(installed, tenant_of(SPEC))
     for user in ("editor", "owner"):
