@@ -347,7 +347,7 @@ async def test_agents_that_start_while_their_operator_is_away_hand_calls_to_each
     for agent in (alpha, beta):
         agent.daemon.kill()
         agent.start()
-    before = handed_on(beta, "served")
     await served(beta, "acme")
-    assert handed_on(beta, "served") > before
+    # A new process counts from nothing.
+    assert handed_on(beta, "served") > 0
     operator.start()
