@@ -107,6 +107,31 @@ async def test_a_stream_goes_on_wherever_and_however_often_it_is_cut(cuts: Seque
         assert server.connections == len(cuts) + 1
 
 
+async def test_a_stream_that_goes_on_stays_in_the_trace_that_it_began_in() -> None:
+    spans = iter(["00-1", "00-2"])
+    taken: list[str] = []
+
+    async def script(peer: Peer) -> None:
+        frame = await peer.frame()
+        taken.append(frame["traceparent"])
+        if peer.number == 1:
+            peer.cut()
+            return
+        await finish(peer, frame["id"], await tell(peer, frame["id"], 0, len(TEXTS)), 0)
+
+    async with (
+        RealmServer(script) as server,
+        Client(
+            server.url,
+            KEY,
+            clock=ManualClock(),
+            propagate=lambda headers: headers.update(traceparent=next(spans)),
+        ) as client,
+    ):
+        await read(client)
+    assert taken == ["00-1", "00-1"]
+
+
 async def test_a_call_that_moved_goes_on_elsewhere() -> None:
     async def script(peer: Peer) -> None:
         if peer.number > 1:
