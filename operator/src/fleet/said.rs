@@ -198,10 +198,12 @@ impl Said {
     }
 
     fn pipeline(&self, fleet: &Fleet, name: &Name) -> PipelineStanding {
-        let models = fleet.models_of_pipeline(name).iter();
+        // Several steps may use one model.
+        let models: BTreeSet<_> = fleet.models_of_pipeline(name).iter().collect();
+        let missing = models.into_iter().filter(|model| !self.is_served(model));
         PipelineStanding {
             tally: self.pipelines.get(name).map(Counts::tally).unwrap_or_default(),
-            models_missing: models.filter(|model| !self.is_served(model)).cloned().collect(),
+            models_missing: missing.cloned().collect(),
         }
     }
 
