@@ -1,5 +1,6 @@
 //! Calls that go from a door to the node that has their model.
 
+mod belief;
 mod crowd;
 mod node;
 
