@@ -2,7 +2,9 @@
 
 mod belief;
 mod crowd;
+mod line;
 mod node;
+mod slow;
 
 use std::{
     collections::BTreeMap,
