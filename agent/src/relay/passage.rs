@@ -10,7 +10,6 @@ use std::{
 use realm_core::{
     call::Deadline,
     desired::Peer,
-    engine::Usage,
     limit::Admitted,
     name::ModelName,
     refusal::Refusal,
@@ -25,6 +24,7 @@ use tokio::{sync::watch, time};
 
 use super::{
     Inner,
+    bill::Bill,
     choose::{Beginning, OneInHand, choose},
     figures::Outcome,
     hold::Held,
@@ -74,6 +74,7 @@ pub(super) struct Passage {
     tried: HashSet<Peer>,
     held: Option<Waiting>,
     not_taken: u32,
+    bill: Bill,
 }
 
 /// A place among the calls that wait.
@@ -108,8 +109,8 @@ impl Passage {
         sender: ReplySender,
     ) -> Self {
         let arrivals = door.runtime.arrivals();
-        let (tried, held) = (HashSet::new(), None);
-        Self { door, routes, arrivals, need, sender, tried, held, not_taken: 0 }
+        let (tried, held, bill) = (HashSet::new(), None, Bill::default());
+        Self { door, routes, arrivals, need, sender, tried, held, not_taken: 0, bill }
     }
 
     /// Takes the call to its end. What it holds is given back before its end is told.
@@ -121,6 +122,7 @@ impl Passage {
                 Step::Ended(ended) => break ended,
                 Step::Here => {
                     self.has_waited(OK);
+                    self.bill.move_on(&call, Instant::now());
                     let Self { door, sender, .. } = self;
                     return door.runtime.start_into(call, sender, end);
                 }
@@ -130,6 +132,7 @@ impl Passage {
             }
         };
         self.has_waited(trace::outcome(&ended));
+        self.bill.settle(&call, &ended, Instant::now());
         drop((call, self.held.take()));
         end.send(ended);
     }
@@ -206,15 +209,17 @@ impl Passage {
         let again = (!self.tried.is_empty()).then(|| time::Instant::now() + ASK_AGAIN);
         self.tried.clear();
         tokio::select! {
+            biased;
+            // First, so that nobody is asked in vain for a client that has gone.
             () = self.sender.closed() => Step::Ended(Err(Refusal::Cancelled)),
+            () = time::sleep_until(given_up) => {
+                Step::Ended(Err(self.not_ready("it was not loaded in time")))
+            }
             // An error means that nothing will ever change, which the time ends.
             Ok(()) = self.routes.changed() => Step::Again,
             Ok(()) = self.arrivals.changed() => Step::Again,
             () = sleep_until(again) => Step::Again,
             () = sleep_until(deadline) => Step::Again,
-            () = time::sleep_until(given_up) => {
-                Step::Ended(Err(self.not_ready("it was not loaded in time")))
-            }
         }
     }
 
@@ -225,6 +230,8 @@ impl Passage {
         span.set(Key::Node, peer.node.as_str());
         span.set(Key::ModelName, model.as_str());
         let scope = span.scope();
+        // Before the node is told what the tenant has left.
+        self.bill.move_on(call, Instant::now());
         let taken = tokio::select! {
             () = self.sender.closed() => {
                 return self.ended(Outcome::Cancelled, Err(Refusal::Cancelled));
@@ -300,17 +307,20 @@ impl Passage {
     }
 
     /// Brings the answer to the client and charges what it costs.
-    async fn answer(&self, call: &Admitted, mut reply: PeerReply, _place: OneInHand) -> Answered {
-        let mut paid = Usage::default();
-        let answered = self.bring(call, &mut reply, &mut paid).await;
+    async fn answer(
+        &mut self,
+        call: &Admitted,
+        mut reply: PeerReply,
+        _place: OneInHand,
+    ) -> Answered {
+        let answered = self.bring(call, &mut reply).await;
         match answered {
-            // Another node does it all again.
-            Answered::NotBegun(_) => call.take_back(paid, Instant::now()),
+            Answered::NotBegun(_) => self.bill.lose(),
             // What was computed before the client was slow or gone, or the call was over.
             Answered::Ended(Err(_)) => {
                 if let Some(spent) = reply.take_unread() {
                     // It goes on nowhere.
-                    let _ = pay(call, &mut paid, spent);
+                    let _ = self.bill.pay(call, spent, Instant::now());
                 }
             }
             Answered::Ended(Ok(_)) | Answered::Cut(_) => {}
@@ -319,7 +329,7 @@ impl Passage {
     }
 
     /// Brings the answer to the client, and pays what it costs as that becomes known.
-    async fn bring(&self, call: &Admitted, reply: &mut PeerReply, paid: &mut Usage) -> Answered {
+    async fn bring(&mut self, call: &Admitted, reply: &mut PeerReply) -> Answered {
         let limits = &call.caller().rights().limits.program;
         let whole = Deadline::after(Instant::now(), limits.deadline_ms);
         let deadline = call.call().deadline.map_or(whole, |asked| asked.earliest(whole));
@@ -337,7 +347,7 @@ impl Passage {
                 Err(error) if has_begun => return Answered::Cut(error),
                 Err(error) => return Answered::NotBegun(error),
             };
-            let may_go_on = pay(call, paid, spent);
+            let may_go_on = self.bill.pay(call, spent, Instant::now());
             let went_on = match event {
                 // It is over, and whole.
                 Some(ReplyEvent::Done(done)) => return Answered::Ended(Ok(done)),
@@ -353,24 +363,6 @@ impl Passage {
             }
         }
     }
-}
-
-/// Charges what has been spent since the last time, and says whether the call may go on.
-fn pay(call: &Admitted, paid: &mut Usage, spent: Usage) -> Result<(), Refusal> {
-    let now = Instant::now();
-    let more = Usage {
-        prompt_tokens: spent.prompt_tokens.saturating_sub(paid.prompt_tokens),
-        cached_tokens: 0,
-        completion_tokens: spent.completion_tokens.saturating_sub(paid.completion_tokens),
-    };
-    let may_go_on =
-        if more == Usage::default() { Ok(()) } else { call.charge_from_afar(more, now) };
-    let cached = spent.cached_tokens.saturating_sub(paid.cached_tokens);
-    if cached > 0 {
-        call.refund(cached, now);
-    }
-    *paid = spent;
-    may_go_on
 }
 
 async fn sleep_until(at: Option<time::Instant>) {
