@@ -21,6 +21,7 @@ use realm_core::{
     desired::Desired,
     limit::Admitted,
     name::{ModelName, TenantName},
+    refusal::Refusal,
     reply::{self, Reply, ReplySender},
     supply::HeldCalls,
     tenants::{Functions, ModelInfo, Tenants},
@@ -155,6 +156,10 @@ impl Tenants for Relay {
 
     fn hosts(&self, tenant: &TenantName, model: &ModelName) -> bool {
         self.0.runtime.hosts(tenant, model)
+    }
+
+    fn lacks(&self, tenant: &TenantName) -> Option<Refusal> {
+        self.0.runtime.lacks(tenant)
     }
 }
 

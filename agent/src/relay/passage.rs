@@ -11,7 +11,7 @@ use realm_core::{
     call::Deadline,
     desired::Peer,
     limit::Admitted,
-    name::ModelName,
+    name::{ModelName, TenantName},
     refusal::Refusal,
     reply::{Done, ReplyEvent, ReplySender},
     report,
@@ -72,6 +72,8 @@ pub(super) struct Passage {
     sender: ReplySender,
     /// Nodes that have not taken the call since it last waited.
     tried: HashSet<Peer>,
+    /// What those of them said whose tenant's program does not come.
+    lacking: Vec<Refusal>,
     held: Option<Waiting>,
     not_taken: u32,
     bill: Bill,
@@ -109,8 +111,9 @@ impl Passage {
         sender: ReplySender,
     ) -> Self {
         let arrivals = door.runtime.arrivals();
-        let (tried, held, bill) = (HashSet::new(), None, Bill::default());
-        Self { door, routes, arrivals, need, sender, tried, held, not_taken: 0, bill }
+        let (tried, lacking) = (HashSet::new(), Vec::new());
+        let (held, not_taken, bill) = (None, 0, Bill::default());
+        Self { door, routes, arrivals, need, sender, tried, lacking, held, not_taken, bill }
     }
 
     /// Takes the call to its end. What it holds is given back before its end is told.
@@ -150,8 +153,8 @@ impl Passage {
         } else {
             Look::Nowhere
         };
-        match look {
-            Look::There(model, peers) => {
+        match (look, self.lacks(tenant)) {
+            (Look::There(model, peers), _) => {
                 let beginning = Beginning::of(tenant, model, &call.call().params);
                 let chosen = choose(&peers, beginning, |peer| self.door.in_hand.of(peer));
                 match chosen.cloned() {
@@ -159,22 +162,26 @@ impl Passage {
                     None => Step::Ended(Err(Refusal::Busy { retry_after_ms: FULL_RETRY_MS })),
                 }
             }
-            Look::Coming(model) => self.wait(call, &model.clone()).await,
-            Look::Nowhere if !self.tried.is_empty() && self.need.may_wait => {
+            // There is nobody left to ask.
+            (Look::Coming(_) | Look::Nowhere, Some(refusal)) => Step::Ended(Err(refusal)),
+            (Look::Coming(model), None) => self.wait(call, &model.clone()).await,
+            (Look::Nowhere, None) if !self.tried.is_empty() && self.need.may_wait => {
                 let model = self.need.models.first().cloned();
                 match model {
                     Some(model) => self.wait(call, &model).await,
                     None => Step::Ended(Err(self.not_ready("it is on no node"))),
                 }
             }
-            Look::Nowhere => self.nowhere(call),
+            (Look::Nowhere, None) => self.nowhere(call),
         }
     }
 
     /// Nobody has the model, and nobody is about to.
     fn nowhere(&self, call: &Admitted) -> Step {
-        if self.door.runtime.has_program(call.caller().tenant()) {
-            // The program, or the state of the model here, knows better what to say.
+        let (runtime, tenant) = (&self.door.runtime, call.caller().tenant());
+        if runtime.has_program(tenant) || runtime.awaits_program(tenant).is_some() {
+            // The program, or why it is not here, or the state of the model here, knows better what
+            // to say.
             return Step::Here;
         }
         if self.need.may_wait {
@@ -183,6 +190,27 @@ impl Passage {
         let mut alias = self.need.alias.clone();
         alias.truncate(alias.floor_char_boundary(ALIAS_BYTES_MAX));
         Step::Ended(Err(Refusal::UnknownModel(alias)))
+    }
+
+    /// What keeps the tenant's program from every node that could serve the call, where nothing else
+    /// is to be waited for.
+    fn lacks(&self, tenant: &TenantName) -> Option<Refusal> {
+        if self.lacking.len() < self.tried.len() {
+            return None;
+        }
+        let own = || self.door.runtime.lacks(tenant).filter(|_| self.has_model());
+        self.lacking.last().cloned().or_else(own)
+    }
+
+    /// Whether a model that the call could do with is on this node, if not its tenant's program.
+    fn has_model(&self) -> bool {
+        self.need.models.iter().any(|model| self.door.runtime.context(model).is_some())
+    }
+
+    /// What was waited for in vain.
+    fn too_late(&self, tenant: &TenantName) -> Refusal {
+        let program = self.door.runtime.awaits_program(tenant).filter(|_| self.has_model());
+        program.unwrap_or_else(|| self.not_ready("it was not loaded in time"))
     }
 
     fn not_ready(&self, reason: &str) -> Refusal {
@@ -208,12 +236,13 @@ impl Passage {
         let deadline = call.call().deadline.map(|deadline| deadline.at().into());
         let again = (!self.tried.is_empty()).then(|| time::Instant::now() + ASK_AGAIN);
         self.tried.clear();
+        self.lacking.clear();
         tokio::select! {
             biased;
             // First, so that nobody is asked in vain for a client that has gone.
             () = self.sender.closed() => Step::Ended(Err(Refusal::Cancelled)),
             () = time::sleep_until(given_up) => {
-                Step::Ended(Err(self.not_ready("it was not loaded in time")))
+                Step::Ended(Err(self.too_late(call.caller().tenant())))
             }
             // An error means that nothing will ever change, which the time ends.
             Ok(()) = self.routes.changed() => Step::Again,
@@ -272,6 +301,7 @@ impl Passage {
                 let cause = report::chain(&error);
                 tracing::debug!(peer = peer.node, cause, "a peer did not take a call");
                 self.door.figures.count(Outcome::NotTaken);
+                self.lacking.extend(error.lacks());
                 self.tried.insert(peer.clone());
                 Step::Again
             }

@@ -217,6 +217,27 @@ async fn a_node_that_still_waits_for_a_tenants_program_leaves_its_calls_to_other
 }
 
 #[tokio::test]
+async fn a_program_that_comes_to_no_node_is_named_at_every_door_and_at_once() {
+    let world = World::start().await;
+    let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
+    let door = Door::start(&world, &[&one.peer, &two.peer]).await;
+    let missing = Refusal::ProgramNotReady { reason: "failed: SourceNotFound".to_owned() };
+    for host in [&one, &two] {
+        assert_eq!(read(door.call("say")).await.0, "abc", "another node has it");
+        host.script.has_model.store(false, Ordering::SeqCst);
+        host.script.lacks.send_replace(Some(missing.clone()));
+    }
+    assert_eq!(read(door.call("say")).await.1, Err(missing));
+    // One of them tries again.
+    one.script.lacks.send_replace(None);
+    let mut held = door.relay.held();
+    let reply = door.call("say");
+    soon("the call to wait", held.wait_for(|held| !held.is_empty())).await.unwrap();
+    one.script.has_model.store(true, Ordering::SeqCst);
+    assert_eq!(read(reply).await.0, "abc");
+}
+
+#[tokio::test]
 async fn a_node_that_is_starting_leaves_calls_to_others_and_refuses_none_for_good() {
     let world = World::start().await;
     let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);

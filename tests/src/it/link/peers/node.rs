@@ -76,6 +76,8 @@ pub(super) struct Script {
     pub(super) cancelled: watch::Sender<usize>,
     /// Chunks that were sent of answers without end.
     pub(super) poured: watch::Sender<usize>,
+    /// Why the program does not come.
+    pub(super) lacks: watch::Sender<Option<Refusal>>,
     /// How often calls that wait for it were told to go on.
     pub(super) cue: watch::Sender<usize>,
 }
@@ -88,6 +90,7 @@ impl Script {
             running: watch::Sender::new(0),
             cancelled: watch::Sender::new(0),
             poured: watch::Sender::new(0),
+            lacks: watch::Sender::new(None),
             cue: watch::Sender::new(0),
         })
     }
@@ -132,6 +135,10 @@ impl Tenants for Script {
         let has_model = self.has_model.load(Ordering::SeqCst);
         self.asked.send_modify(|asked| *asked += 1);
         has_model
+    }
+
+    fn lacks(&self, _: &TenantName) -> Option<Refusal> {
+        self.lacks.borrow().clone()
     }
 }
 
