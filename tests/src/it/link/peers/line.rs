@@ -17,6 +17,8 @@ const BYTES: usize = 16 << 10;
 pub(super) struct Line {
     pub(super) peer: Peer,
     pub(super) silent: watch::Sender<bool>,
+    /// Connections that there have been.
+    pub(super) connections: watch::Receiver<usize>,
     task: JoinHandle<()>,
 }
 
@@ -25,15 +27,17 @@ impl Line {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (silent, is_silent) = watch::channel(false);
+        let (count, connections) = watch::channel(0);
         let to: SocketAddr = peer.address.parse().unwrap();
         let task = tokio::spawn(async move {
             loop {
                 let (near, _) = listener.accept().await.unwrap();
                 let far = TcpStream::connect(to).await.unwrap();
+                count.send_modify(|count| *count += 1);
                 tokio::spawn(carry(near, far, is_silent.clone()));
             }
         });
-        Self { peer: Peer { address, ..peer.clone() }, silent, task }
+        Self { peer: Peer { address, ..peer.clone() }, silent, connections, task }
     }
 }
 

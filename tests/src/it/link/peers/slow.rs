@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use realm_core::{
     auth::{self, Credential, Roster},
     call::{Call, CallId},
-    desired::{DesiredTenant, HostedProgram, Limits, ProgramLimits, Sha256},
+    desired::{DesiredTenant, HostedProgram, Limits, Peer, ProgramLimits, Sha256},
     engine::{Engine as _, EngineLoad},
     limit::{Admitted, Limiter},
     trace::{Scope, Tracer},
@@ -41,6 +41,10 @@ async fn a_peer_that_is_slow_to_answer_runs_a_call_no_longer_than_its_door_waits
     let mut cancelled = host.script.cancelled.subscribe();
     soon("the end of the call", cancelled.wait_for(|count| *count == 1)).await.unwrap();
     assert_eq!(*host.script.running.borrow(), 0);
+    // It ended by itself, and not with the connection: the pings of one that is silent end it.
+    line.silent.send_replace(false);
+    assert_eq!(read(door.call("say")).await.0, "abc");
+    assert_eq!(*line.connections.borrow(), 1);
 }
 
 /// Tokens of a prompt that takes many times longer than a door waits for a peer.
@@ -120,9 +124,10 @@ async fn a_sequence_that_its_door_has_given_up_ends_and_gives_its_blocks_back() 
     let door = PeerDoor { listener, identity: identity(&world, "n1").await, ports };
     let serving = tokio::spawn(door.serve(draining));
 
-    let line = Line::to(&realm_core::desired::Peer { node: "n1".to_owned(), address }).await;
+    let line = Line::to(&Peer { node: "n1".to_owned(), address }).await;
     let door = Door::start(&world, &[&line.peer]).await;
-    soon("a description", door.peers.describe(&line.peer, admit(&roster).caller())).await.unwrap();
+    let caller = admit(&roster).caller().clone();
+    soon("a description", door.peers.describe(&line.peer, &caller)).await.unwrap();
     line.silent.send_replace(true);
     let admitted = admit(&roster);
     let model = model();
@@ -134,5 +139,8 @@ async fn a_sequence_that_its_door_has_given_up_ends_and_gives_its_blocks_back() 
     until(&engine, "the end of the sequence", is_free).await;
     // It was not its end that ended it.
     assert_eq!(engine.load().generated_tokens_total, 0);
+    line.silent.send_replace(false);
+    soon("a description", door.peers.describe(&line.peer, &caller)).await.unwrap();
+    assert_eq!(*line.connections.borrow(), 1, "nor was it the end of the connection");
     serving.abort();
 }
