@@ -91,7 +91,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(supply::follow(agent.clone(), presence.subscribe(), feed, supply_sender));
     tasks.spawn(relay::follow(args.node.clone(), ledger.subscribe(), peers, routes_sender));
     tasks.spawn(advertise(identity, peer_addr, presence.clone()));
-    tasks.spawn(keep_identity(link.clone(), args.state.clone(), identity_sender));
+    let linked = state.subscribe();
+    tasks.spawn(keep_identity(link.clone(), args.state.clone(), identity_sender, linked));
     let feeds = Feeds { report, supply };
     tasks.spawn(async move {
         let never = client::run(link, ledger, feeds, credentials, state).await;
@@ -149,8 +150,9 @@ async fn keep_identity(
     link: LinkOptions,
     state: PathBuf,
     identity: watch::Sender<Option<Arc<Identity>>>,
+    linked: watch::Receiver<LinkState>,
 ) {
-    let never = peer::keep(link, state, identity).await;
+    let never = peer::keep(link, state, identity, linked).await;
     match never {}
 }
 

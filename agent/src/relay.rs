@@ -2,9 +2,11 @@
 //!
 //! [`need`] says which model a call is for, [`look`] whether that is here, there or nowhere yet,
 //! and [`choose`] which of several nodes is asked; [`hold`] keeps the calls that wait for a model
-//! to be loaded somewhere, and [`passage`] takes one call from the door to its end. A pipeline is
-//! run by its door, and each of its steps is a call that goes wherever its model is.
+//! to be loaded somewhere, [`bill`] what a call has cost at the nodes that had it, and [`passage`]
+//! takes one call from the door to its end. A pipeline is run by its door, and each of its steps is
+//! a call that goes wherever its model is.
 
+mod bill;
 mod choose;
 mod figures;
 mod hold;
@@ -19,6 +21,7 @@ use realm_core::{
     desired::Desired,
     limit::Admitted,
     name::{ModelName, TenantName},
+    refusal::Refusal,
     reply::{self, Reply, ReplySender},
     supply::HeldCalls,
     tenants::{Functions, ModelInfo, Tenants},
@@ -153,6 +156,10 @@ impl Tenants for Relay {
 
     fn hosts(&self, tenant: &TenantName, model: &ModelName) -> bool {
         self.0.runtime.hosts(tenant, model)
+    }
+
+    fn lacks(&self, tenant: &TenantName) -> Option<Refusal> {
+        self.0.runtime.lacks(tenant)
     }
 }
 

@@ -80,17 +80,16 @@ impl Residents for Agent {
             self.tenants.put(tenant);
             return Ok(None);
         };
-        // Before anything is waited for: a revoked key must not outlive what the program takes,
-        // whether the tenant's calls run here or its program has been elsewhere until now.
-        let has_program = self.runtime.await_tenant(tenant.clone());
-        if has_program || self.tenants.knows(&tenant.name) {
-            self.tenants.put(tenant.clone());
-        }
-        let program = self.prepare(&tenant.name, program).await?;
+        // Before anything is waited for: a revoked key must not outlive what the program takes, and
+        // a good one is not called wrong meanwhile. Until a first program has come, calls go where
+        // another node has it, or are told why it is not there.
+        self.runtime.await_tenant(tenant.clone());
+        self.tenants.put(tenant.clone());
+        let prepared = self.prepare(&tenant.name, program).await;
+        let program = prepared
+            .inspect_err(|failure| self.runtime.miss_program(&tenant.name, failure.reason))?;
         let digest = program.digest();
-        self.runtime.put_tenant(tenant.clone(), program);
-        // Last, so that a key never opens a door with nothing behind it.
-        self.tenants.put(tenant);
+        self.runtime.put_tenant(tenant, program);
         Ok(Some(digest))
     }
 

@@ -41,12 +41,6 @@ impl Tenants {
         self.roster.subscribe()
     }
 
-    /// Whether keys of this tenant open the door already.
-    pub(crate) fn knows(&self, name: &TenantName) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.tenants.contains_key(name)
-    }
-
     pub(crate) fn put(&self, tenant: Arc<DesiredTenant>) {
         self.change(|known| drop(known.tenants.insert(tenant.name.clone(), tenant)));
     }

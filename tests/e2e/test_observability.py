@@ -31,7 +31,8 @@ UNSEEN = {"realm_agent_model_fetched_bytes", "realm_relay_calls_held"}
 CODE = re.compile(
     "ok|unauthenticated|suspended|not_allowed|unknown_(function|model|pipeline)|invalid|too_large|"
     "too_many_(requests|tokens|calls)|too_long|model_not_ready|busy|draining|deadline_exceeded|"
-    "slow_reader|cancelled|moved|program_(memory|fuel|host_calls|output|failed)|internal"
+    "slow_reader|cancelled|moved|program_(memory|fuel|host_calls|output|failed|not_ready)|"
+    "starting|internal"
 )
 
 

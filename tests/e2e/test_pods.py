@@ -35,7 +35,13 @@ SERVED_S_MAX = 90.0
 LEAVE_S_MAX = 20.0
 
 #: What a door says before it has heard of the tenant or the model.
-NOT_YET = ("does not take the key", "not_allowed", "model_not_ready", "starting")
+NOT_YET = (
+    "does not take the key",
+    "not_allowed",
+    "model_not_ready",
+    "program_not_ready",
+    "starting",
+)
 
 OPERATOR, AGENT = "deployment/realm-operator", "daemonset/realm-agent-cpu"
 

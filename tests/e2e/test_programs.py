@@ -7,9 +7,11 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from conftest import Serve
@@ -17,7 +19,16 @@ from harness.folder import MODEL, Folder, step
 from harness.server import Server
 from harness.talk import LONG_PROMPT, QUESTIONS, answer, asked, stream
 from harness.wait import eventually
-from realm_client import Client, DeadlineExceeded, NotFound, ProgramError, RealmError, TextReply
+from realm_client import (
+    Backoff,
+    Busy,
+    Client,
+    DeadlineExceeded,
+    NotFound,
+    ProgramError,
+    RealmError,
+    TextReply,
+)
 
 #: Tight, so that an attack ends soon; the deadline alone is long enough to watch a victim.
 LIMITS = {
@@ -94,6 +105,40 @@ async def test_a_program_exports_functions_of_its_own_and_only_to_its_tenant(
     async with server.client("victim") as client:
         with pytest.raises(NotFound):
             await client.call("shout", {"text": "x"})
+
+
+async def test_a_good_key_is_told_that_its_program_is_not_there_and_a_wrong_one_is_not(
+    serve: Serve, pirate: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "late.wasm"
+
+    def fill(folder: Folder) -> None:
+        folder.tenant("late", program={"sources": [source.as_uri()]})
+
+    server = serve(fill, ready=False)
+    await server.says("tenant default/late: failed")
+    body = {"model": MODEL, "messages": asked(QUESTIONS[0]), "max_tokens": 1}
+    async with httpx.AsyncClient(trust_env=False) as http:
+
+        async def ask(key: str) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {key}"}
+            return await http.post(f"{server.http}/chat/completions", json=body, headers=headers)
+
+        answered = await ask(server.folder.key("late"))
+        assert answered.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+        assert answered.json()["error"]["code"] == "program_not_ready"
+        assert "SourceNotFound" in answered.json()["error"]["message"]
+        assert int(answered.headers["retry-after"]) > 0
+        wrong = await ask("rk_wrong")
+        assert wrong.status_code == HTTPStatus.UNAUTHORIZED
+        assert "program" not in wrong.text
+    async with server.client("late", retry=Backoff(attempts_max=1)) as client:
+        with pytest.raises(Busy) as refused:
+            await client.call("shout", {"text": "ahoy"})
+        assert refused.value.code == "program_not_ready"
+    shutil.copy(pirate, source)
+    async with server.client("late", retry=Backoff(attempts_max=100, total_s_max=120)) as client:
+        assert (await client.call("shout", {"text": "ahoy"})).data == {"text": "AHOY"}
 
 
 async def test_a_pipeline_runs_in_its_tenants_program(server: Server) -> None:

@@ -183,6 +183,21 @@ async def test_a_call_whose_client_names_no_span_begins_a_trace(
         assert left.one(f"chat {MODEL}").parent == ""
 
 
+async def test_a_clients_words_that_do_not_fit_are_left_out_of_its_trace(
+    server: Server, collector: Collector
+) -> None:
+    unfit = ",".join(f"k{n}=v" for n in range(33)), "a=b,\nc=d", "a=b\u2003", "a=1,a=2"
+    for state in unfit:
+        trace, span, traceparent = parent()
+        frame = call(traceparent=traceparent, tracestate=state)
+        frame["id"] = f"{frame['id']}\u202e"
+        await ended(server, frame)
+        left = await asyncio.to_thread(collector.trace, trace)
+        root = left.one(f"chat {MODEL}")
+        assert (root.parent, root.state) == (span, "")
+        assert "realm.call" not in root.attributes
+
+
 async def test_a_client_that_wants_no_trace_leaves_none(
     server: Server, collector: Collector
 ) -> None:

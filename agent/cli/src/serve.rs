@@ -7,13 +7,11 @@ pub(crate) mod state;
 use std::{io, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use realm_core::auth::{self, Credential, Roster};
+use realm_agent::Agent;
+use realm_core::auth::{self, Credential};
 use realm_gateway::{Gateway, GatewayConfig, Metrics, Ports, TlsFiles};
 use realm_traces::{Service, Traces};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{args::ServeArgs, home::Home, keys::NewKey, machine::Machine, output, sample};
@@ -49,7 +47,7 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
         // Only now that the ledger and the port are this server's: the key of one that serves
         // already stays good when a second one fails to start.
         let key = sample::new_key(&folder)?;
-        tokio::spawn(show_key(key, agent.roster(), addr, args.tls_cert.is_some()));
+        tokio::spawn(show_key(key, agent.clone(), addr, args.tls_cert.is_some()));
     }
     let Signals { drain, end } = Signals::listen()?;
     tokio::spawn(progress::tell(machine.report.clone(), machine.notices));
@@ -94,16 +92,23 @@ fn greet(
     Ok(())
 }
 
-/// Says the key and what to type next, once the key opens the door.
-async fn show_key(
-    key: NewKey,
-    mut roster: watch::Receiver<Arc<Roster>>,
-    addr: SocketAddr,
-    is_tls: bool,
-) {
+/// Says the key and what to type next, once the key opens the door and something is behind it.
+async fn show_key(key: NewKey, agent: Arc<Agent>, addr: SocketAddr, is_tls: bool) {
     let credential = Credential::of(key.reveal());
-    if roster.wait_for(|roster| auth::verify(roster, credential, 0).is_ok()).await.is_err() {
-        return;
+    let (mut roster, runtime) = (agent.roster(), agent.runtime());
+    let mut arrivals = runtime.arrivals();
+    loop {
+        let caller = auth::verify(&roster.borrow_and_update(), credential, 0);
+        if caller.is_ok_and(|caller| runtime.has_program(caller.tenant())) {
+            break;
+        }
+        let changed = tokio::select! {
+            changed = roster.changed() => changed,
+            changed = arrivals.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
     }
     let (key, secure) = (key.reveal(), if is_tls { "s" } else { "" });
     let text = format!(

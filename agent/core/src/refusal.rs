@@ -10,6 +10,10 @@ const MODEL_RETRY_MS: u64 = 5000;
 /// compiles the first programs in a second or two.
 const STARTING_RETRY_MS: u64 = 2000;
 
+/// What a client should wait for its tenant's program: most are compiled in a second or two, and
+/// one that does not come is tried again no more often.
+const PROGRAM_RETRY_MS: u64 = 2000;
+
 /// Which of a program's limits ended its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramLimit {
@@ -51,6 +55,9 @@ pub enum Refusal {
     TooLong { tokens: usize, tokens_max: usize },
     #[error("model `{model}` is not ready: {reason}")]
     ModelNotReady { model: String, reason: String },
+    /// The key is a good one, and what would run its calls is not there.
+    #[error("the tenant's program is not there: {reason}")]
+    ProgramNotReady { reason: String },
     #[error("every place is taken; try again")]
     Busy { retry_after_ms: u64 },
     /// Nothing is known yet of the key: it may be a good one.
@@ -100,6 +107,7 @@ impl Refusal {
             Self::TooManyCalls { .. } => "too_many_calls",
             Self::TooLong { .. } => "too_long",
             Self::ModelNotReady { .. } => "model_not_ready",
+            Self::ProgramNotReady { .. } => "program_not_ready",
             Self::Busy { .. } => "busy",
             Self::Starting => "starting",
             Self::Draining => "draining",
@@ -123,6 +131,7 @@ impl Refusal {
             | Self::TooManyTokens { retry_after_ms, .. }
             | Self::Busy { retry_after_ms } => Some(*retry_after_ms),
             Self::ModelNotReady { .. } => Some(MODEL_RETRY_MS),
+            Self::ProgramNotReady { .. } => Some(PROGRAM_RETRY_MS),
             Self::Starting => Some(STARTING_RETRY_MS),
             _ => None,
         }

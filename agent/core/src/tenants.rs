@@ -6,6 +6,7 @@ use crate::{
     auth::Caller,
     limit::Admitted,
     name::{ModelName, TenantName},
+    refusal::Refusal,
     reply::Reply,
 };
 
@@ -28,6 +29,10 @@ pub trait Tenants: Send + Sync {
 
     /// Whether calls of `tenant` for `model` would be served on this node now.
     fn hosts(&self, tenant: &TenantName, model: &ModelName) -> bool;
+
+    /// Why calls of `tenant` are not served on this node although its program should be here: it
+    /// does not come. `None` where it is here, on its way, or not meant to be here.
+    fn lacks(&self, tenant: &TenantName) -> Option<Refusal>;
 }
 
 /// A function, described well enough to be called.

@@ -6,13 +6,14 @@ use axum::extract::FromRequestParts;
 use http::{HeaderMap, request::Parts};
 use realm_core::{
     auth::Caller,
-    call::Call,
+    call::{Call, CallId},
     desired::DesiredTenant,
     engine::Finish,
     refusal::Refusal,
     reply::Done,
     trace::{CANCELLED, Key, Moment, OK, Open, Parent, SpanName, Tracer},
 };
+use realm_proto::ws::ID_BYTES_MAX;
 
 use crate::metrics;
 
@@ -64,10 +65,20 @@ pub(crate) fn begin(
     if call.trace.is_on() {
         span.set(Key::Tenant, caller.tenant().as_str());
         span.set(Key::Door, arrival.door);
-        span.set(Key::Call, call.id.0.as_str());
+        if let Some(id) = shown(&call.id) {
+            span.set(Key::Call, id);
+        }
         describe(&mut span, caller.rights(), call);
     }
     CallSpan { span, outcome: CANCELLED }
+}
+
+/// The id of a call, if whoever reads traces can be shown it: on a socket it is its client's own
+/// word. Others leave no id, for what is cut or altered might be that of another call.
+fn shown(id: &CallId) -> Option<&str> {
+    let is_shown = |byte| matches!(byte, b' '..=b'~');
+    let id = id.0.as_str();
+    ((1..=ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(is_shown)).then_some(id)
 }
 
 /// Says what is asked for, in words that the tenant has been granted: others are its client's own,
@@ -174,5 +185,17 @@ mod tests {
         assert_eq!(parent(&headers(&[("traceparent", GOOD), ("traceparent", GOOD)])), None);
         assert_eq!(parent(&headers(&[("traceparent", "nonsense")])), None);
         assert_eq!(parent(&headers(&[("tracestate", "a=b")])), None);
+    }
+
+    #[test]
+    fn a_trace_shows_the_id_of_its_call_unless_it_is_too_long_or_not_printable() {
+        let longest = "x".repeat(ID_BYTES_MAX);
+        let traced = |id: &str| shown(&CallId(id.to_owned())).map(str::to_owned);
+        for good in ["1", "a b~", &longest] {
+            assert_eq!(traced(good).as_deref(), Some(good));
+        }
+        for bad in ["", "a\nb", "\u{1b}[2J", "a\u{202e}b", "é", &format!("{longest}x")] {
+            assert_eq!(traced(bad), None, "{bad:?}");
+        }
     }
 }

@@ -25,7 +25,7 @@ pub enum ModelState {
     NotReady(String),
 }
 
-/// Why a desired model is not there.
+/// Why a desired model or program is not there.
 ///
 /// Closed words, because tenants read them: what else there is to say names mirrors and folders,
 /// and belongs in the report.
@@ -33,7 +33,7 @@ pub enum ModelState {
 pub enum Awaited {
     Fetching,
     Loading,
-    /// The reason of the model's condition.
+    /// The reason of its condition.
     Failed(&'static str),
 }
 
@@ -83,22 +83,41 @@ impl Resident {
 #[derive(Default)]
 pub(crate) struct Directory {
     tenants: HashMap<TenantName, Resident>,
+    /// Programs that should be here and never were.
+    awaited: HashMap<TenantName, Awaited>,
     models: HashMap<ModelName, Model>,
     pipelines: HashMap<PipelineName, Arc<DesiredPipeline>>,
 }
 
 impl Directory {
-    /// Lets a tenant that has a program be as `tenant` says from now on, and says whether it has
-    /// one.
-    pub(crate) fn await_tenant(&mut self, tenant: Arc<DesiredTenant>) -> bool {
-        let Some(resident) = self.tenants.get(&tenant.name) else { return false };
-        let program = resident.program.clone();
-        self.put_tenant(tenant, program);
-        true
+    /// Lets a tenant that has a program be as `tenant` says from now on, and takes note of one that
+    /// has none yet.
+    pub(crate) fn await_tenant(&mut self, tenant: Arc<DesiredTenant>) {
+        match self.tenants.get(&tenant.name) {
+            Some(resident) => {
+                let program = resident.program.clone();
+                self.put_tenant(tenant, program);
+            }
+            None => self.await_program(&tenant.name, Awaited::Fetching),
+        }
+    }
+
+    /// Says why a tenant that has no program yet has none. One that has its last one goes on with
+    /// that.
+    pub(crate) fn await_program(&mut self, name: &TenantName, why: Awaited) {
+        if !self.tenants.contains_key(name) {
+            self.awaited.insert(name.clone(), why);
+        }
+    }
+
+    /// Why the tenant's first program, which should be here, is not.
+    pub(crate) fn awaited(&self, name: &TenantName) -> Option<Awaited> {
+        self.awaited.get(name).copied()
     }
 
     /// Running calls go on in the program they began in, unless the tenant is now suspended.
     pub(crate) fn put_tenant(&mut self, tenant: Arc<DesiredTenant>, program: Prepared) {
+        self.awaited.remove(&tenant.name);
         let before = self.tenants.remove(&tenant.name);
         let texts = before.as_ref().map(|before| before.texts.clone()).unwrap_or_default();
         let spent = before.as_ref().map(|before| before.spent.clone()).unwrap_or_default();
@@ -115,6 +134,7 @@ impl Directory {
     }
 
     pub(crate) fn remove_tenant(&mut self, name: &TenantName) {
+        self.awaited.remove(name);
         if let Some(resident) = self.tenants.remove(name) {
             resident.stop.send_replace(Some(Refusal::Cancelled));
         }

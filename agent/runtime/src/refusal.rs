@@ -93,6 +93,7 @@ pub(crate) fn tell(refusal: &Refusal) -> Told {
         | Refusal::TooManyRequests { .. }
         | Refusal::TooManyTokens { .. }
         | Refusal::TooManyCalls { .. }
+        | Refusal::ProgramNotReady { .. }
         | Refusal::Starting
         | Refusal::Draining
         | Refusal::Moved

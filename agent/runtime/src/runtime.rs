@@ -48,7 +48,7 @@ const COMPILED_AT_ONCE: usize = 1;
 pub struct Runtime {
     sandbox: Sandbox,
     directory: RwLock<Directory>,
-    /// Told of everything that may let a call be served which was not before.
+    /// Told of everything that may change what becomes of a call that is not served now.
     arrived: watch::Sender<()>,
     /// Kept for ever: it is the program of most tenants, and none of them waits for a stranger's.
     built_in: OnceCell<Prepared>,
@@ -119,10 +119,16 @@ impl Runtime {
         self.read().resident(name).map(|resident| resident.program.clone())
     }
 
-    /// Lets a tenant that has a program be as `tenant` says from now on, all but the program, and
-    /// says whether it has one.
-    pub fn await_tenant(&self, tenant: Arc<DesiredTenant>) -> bool {
-        self.write().await_tenant(tenant)
+    /// Lets a tenant that has a program be as `tenant` says from now on, all but the program. Calls
+    /// of one that has none yet are told that it is on its way.
+    pub fn await_tenant(&self, tenant: Arc<DesiredTenant>) {
+        self.write().await_tenant(tenant);
+    }
+
+    /// Says why the program of a tenant does not come. One that has its last one goes on with that.
+    pub fn miss_program(&self, name: &TenantName, reason: &'static str) {
+        self.write().await_program(name, Awaited::Failed(reason));
+        self.arrived.send_replace(());
     }
 
     /// Lets `program` take the tenant's calls from now on. Running calls end in the program they
@@ -184,7 +190,7 @@ impl Runtime {
         let directory = self.read();
         let resident = directory
             .resident(call.caller().tenant())
-            .ok_or_else(|| not_here(call.caller().rights()))?;
+            .ok_or_else(|| not_here(&directory, call.caller().rights()))?;
         if resident.tenant.suspended {
             return Err(Refusal::Suspended);
         }
@@ -209,16 +215,21 @@ impl Runtime {
 }
 
 /// Why a tenant that was let in has nothing here.
-fn not_here(tenant: &DesiredTenant) -> Refusal {
-    match &tenant.program {
+fn not_here(directory: &Directory, tenant: &DesiredTenant) -> Refusal {
+    match (&tenant.program, directory.awaited(&tenant.name)) {
         // Its program runs beside its models, and those are elsewhere.
-        None => {
+        (None, _) => {
             let model = tenant.models.first().map(|grant| grant.alias.clone()).unwrap_or_default();
             Refusal::ModelNotReady { model, reason: "it is on other nodes".to_owned() }
         }
+        (Some(_), Some(why)) => not_ready(why),
         // It has gone since its key was looked up.
-        Some(_) => Refusal::Unauthenticated,
+        (Some(_), None) => Refusal::Unauthenticated,
     }
+}
+
+fn not_ready(why: Awaited) -> Refusal {
+    Refusal::ProgramNotReady { reason: why.to_string() }
 }
 
 /// What an admitted call asks for.
@@ -309,8 +320,10 @@ impl Tenants for Runtime {
 
     fn models(&self, caller: &Caller) -> Vec<ModelInfo> {
         let directory = self.read();
+        // Without its program nothing is served, and the tenant has its rights all the same.
         let Some(Resident { tenant, .. }) = directory.resident(caller.tenant()) else {
-            return Vec::new();
+            let granted = caller.rights().models.iter().map(|grant| grant.alias.clone());
+            return granted.map(|alias| ModelInfo { alias, ready: false, context: None }).collect();
         };
         let context_max = tenant.limits.context_max;
         directory.grants(tenant).iter().map(|grant| grant.info(context_max)).collect()
@@ -319,5 +332,12 @@ impl Tenants for Runtime {
     fn hosts(&self, tenant: &TenantName, model: &ModelName) -> bool {
         let directory = self.read();
         directory.resident(tenant).is_some() && directory.engine(model).is_some()
+    }
+
+    fn lacks(&self, tenant: &TenantName) -> Option<Refusal> {
+        match self.read().awaited(tenant)? {
+            why @ Awaited::Failed(_) => Some(not_ready(why)),
+            Awaited::Fetching | Awaited::Loading => None,
+        }
     }
 }

@@ -10,9 +10,8 @@ use std::{
 use realm_core::{
     call::Deadline,
     desired::Peer,
-    engine::Usage,
     limit::Admitted,
-    name::ModelName,
+    name::{ModelName, TenantName},
     refusal::Refusal,
     reply::{Done, ReplyEvent, ReplySender},
     report,
@@ -25,6 +24,7 @@ use tokio::{sync::watch, time};
 
 use super::{
     Inner,
+    bill::Bill,
     choose::{Beginning, OneInHand, choose},
     figures::Outcome,
     hold::Held,
@@ -72,8 +72,11 @@ pub(super) struct Passage {
     sender: ReplySender,
     /// Nodes that have not taken the call since it last waited.
     tried: HashSet<Peer>,
+    /// What those of them said whose tenant's program does not come.
+    lacking: Vec<Refusal>,
     held: Option<Waiting>,
     not_taken: u32,
+    bill: Bill,
 }
 
 /// A place among the calls that wait.
@@ -108,8 +111,9 @@ impl Passage {
         sender: ReplySender,
     ) -> Self {
         let arrivals = door.runtime.arrivals();
-        let (tried, held) = (HashSet::new(), None);
-        Self { door, routes, arrivals, need, sender, tried, held, not_taken: 0 }
+        let (tried, lacking) = (HashSet::new(), Vec::new());
+        let (held, not_taken, bill) = (None, 0, Bill::default());
+        Self { door, routes, arrivals, need, sender, tried, lacking, held, not_taken, bill }
     }
 
     /// Takes the call to its end. What it holds is given back before its end is told.
@@ -121,6 +125,7 @@ impl Passage {
                 Step::Ended(ended) => break ended,
                 Step::Here => {
                     self.has_waited(OK);
+                    self.bill.move_on(&call, Instant::now());
                     let Self { door, sender, .. } = self;
                     return door.runtime.start_into(call, sender, end);
                 }
@@ -130,6 +135,7 @@ impl Passage {
             }
         };
         self.has_waited(trace::outcome(&ended));
+        self.bill.settle(&call, &ended, Instant::now());
         drop((call, self.held.take()));
         end.send(ended);
     }
@@ -147,8 +153,8 @@ impl Passage {
         } else {
             Look::Nowhere
         };
-        match look {
-            Look::There(model, peers) => {
+        match (look, self.lacks(tenant)) {
+            (Look::There(model, peers), _) => {
                 let beginning = Beginning::of(tenant, model, &call.call().params);
                 let chosen = choose(&peers, beginning, |peer| self.door.in_hand.of(peer));
                 match chosen.cloned() {
@@ -156,22 +162,26 @@ impl Passage {
                     None => Step::Ended(Err(Refusal::Busy { retry_after_ms: FULL_RETRY_MS })),
                 }
             }
-            Look::Coming(model) => self.wait(call, &model.clone()).await,
-            Look::Nowhere if !self.tried.is_empty() && self.need.may_wait => {
+            // There is nobody left to ask.
+            (Look::Coming(_) | Look::Nowhere, Some(refusal)) => Step::Ended(Err(refusal)),
+            (Look::Coming(model), None) => self.wait(call, &model.clone()).await,
+            (Look::Nowhere, None) if !self.tried.is_empty() && self.need.may_wait => {
                 let model = self.need.models.first().cloned();
                 match model {
                     Some(model) => self.wait(call, &model).await,
                     None => Step::Ended(Err(self.not_ready("it is on no node"))),
                 }
             }
-            Look::Nowhere => self.nowhere(call),
+            (Look::Nowhere, None) => self.nowhere(call),
         }
     }
 
     /// Nobody has the model, and nobody is about to.
     fn nowhere(&self, call: &Admitted) -> Step {
-        if self.door.runtime.has_program(call.caller().tenant()) {
-            // The program, or the state of the model here, knows better what to say.
+        let (runtime, tenant) = (&self.door.runtime, call.caller().tenant());
+        if runtime.has_program(tenant) || runtime.awaits_program(tenant).is_some() {
+            // The program, or why it is not here, or the state of the model here, knows better what
+            // to say.
             return Step::Here;
         }
         if self.need.may_wait {
@@ -180,6 +190,27 @@ impl Passage {
         let mut alias = self.need.alias.clone();
         alias.truncate(alias.floor_char_boundary(ALIAS_BYTES_MAX));
         Step::Ended(Err(Refusal::UnknownModel(alias)))
+    }
+
+    /// What keeps the tenant's program from every node that could serve the call, where nothing else
+    /// is to be waited for.
+    fn lacks(&self, tenant: &TenantName) -> Option<Refusal> {
+        if self.lacking.len() < self.tried.len() {
+            return None;
+        }
+        let own = || self.door.runtime.lacks(tenant).filter(|_| self.has_model());
+        self.lacking.last().cloned().or_else(own)
+    }
+
+    /// Whether a model that the call could do with is on this node, if not its tenant's program.
+    fn has_model(&self) -> bool {
+        self.need.models.iter().any(|model| self.door.runtime.context(model).is_some())
+    }
+
+    /// What was waited for in vain.
+    fn too_late(&self, tenant: &TenantName) -> Refusal {
+        let program = self.door.runtime.awaits_program(tenant).filter(|_| self.has_model());
+        program.unwrap_or_else(|| self.not_ready("it was not loaded in time"))
     }
 
     fn not_ready(&self, reason: &str) -> Refusal {
@@ -205,16 +236,19 @@ impl Passage {
         let deadline = call.call().deadline.map(|deadline| deadline.at().into());
         let again = (!self.tried.is_empty()).then(|| time::Instant::now() + ASK_AGAIN);
         self.tried.clear();
+        self.lacking.clear();
         tokio::select! {
+            biased;
+            // First, so that nobody is asked in vain for a client that has gone.
             () = self.sender.closed() => Step::Ended(Err(Refusal::Cancelled)),
+            () = time::sleep_until(given_up) => {
+                Step::Ended(Err(self.too_late(call.caller().tenant())))
+            }
             // An error means that nothing will ever change, which the time ends.
             Ok(()) = self.routes.changed() => Step::Again,
             Ok(()) = self.arrivals.changed() => Step::Again,
             () = sleep_until(again) => Step::Again,
             () = sleep_until(deadline) => Step::Again,
-            () = time::sleep_until(given_up) => {
-                Step::Ended(Err(self.not_ready("it was not loaded in time")))
-            }
         }
     }
 
@@ -225,6 +259,8 @@ impl Passage {
         span.set(Key::Node, peer.node.as_str());
         span.set(Key::ModelName, model.as_str());
         let scope = span.scope();
+        // Before the node is told what the tenant has left.
+        self.bill.move_on(call, Instant::now());
         let taken = tokio::select! {
             () = self.sender.closed() => {
                 return self.ended(Outcome::Cancelled, Err(Refusal::Cancelled));
@@ -265,6 +301,7 @@ impl Passage {
                 let cause = report::chain(&error);
                 tracing::debug!(peer = peer.node, cause, "a peer did not take a call");
                 self.door.figures.count(Outcome::NotTaken);
+                self.lacking.extend(error.lacks());
                 self.tried.insert(peer.clone());
                 Step::Again
             }
@@ -300,17 +337,20 @@ impl Passage {
     }
 
     /// Brings the answer to the client and charges what it costs.
-    async fn answer(&self, call: &Admitted, mut reply: PeerReply, _place: OneInHand) -> Answered {
-        let mut paid = Usage::default();
-        let answered = self.bring(call, &mut reply, &mut paid).await;
+    async fn answer(
+        &mut self,
+        call: &Admitted,
+        mut reply: PeerReply,
+        _place: OneInHand,
+    ) -> Answered {
+        let answered = self.bring(call, &mut reply).await;
         match answered {
-            // Another node does it all again.
-            Answered::NotBegun(_) => call.take_back(paid, Instant::now()),
+            Answered::NotBegun(_) => self.bill.lose(),
             // What was computed before the client was slow or gone, or the call was over.
             Answered::Ended(Err(_)) => {
                 if let Some(spent) = reply.take_unread() {
                     // It goes on nowhere.
-                    let _ = pay(call, &mut paid, spent);
+                    let _ = self.bill.pay(call, spent, Instant::now());
                 }
             }
             Answered::Ended(Ok(_)) | Answered::Cut(_) => {}
@@ -319,7 +359,7 @@ impl Passage {
     }
 
     /// Brings the answer to the client, and pays what it costs as that becomes known.
-    async fn bring(&self, call: &Admitted, reply: &mut PeerReply, paid: &mut Usage) -> Answered {
+    async fn bring(&mut self, call: &Admitted, reply: &mut PeerReply) -> Answered {
         let limits = &call.caller().rights().limits.program;
         let whole = Deadline::after(Instant::now(), limits.deadline_ms);
         let deadline = call.call().deadline.map_or(whole, |asked| asked.earliest(whole));
@@ -337,7 +377,7 @@ impl Passage {
                 Err(error) if has_begun => return Answered::Cut(error),
                 Err(error) => return Answered::NotBegun(error),
             };
-            let may_go_on = pay(call, paid, spent);
+            let may_go_on = self.bill.pay(call, spent, Instant::now());
             let went_on = match event {
                 // It is over, and whole.
                 Some(ReplyEvent::Done(done)) => return Answered::Ended(Ok(done)),
@@ -353,24 +393,6 @@ impl Passage {
             }
         }
     }
-}
-
-/// Charges what has been spent since the last time, and says whether the call may go on.
-fn pay(call: &Admitted, paid: &mut Usage, spent: Usage) -> Result<(), Refusal> {
-    let now = Instant::now();
-    let more = Usage {
-        prompt_tokens: spent.prompt_tokens.saturating_sub(paid.prompt_tokens),
-        cached_tokens: 0,
-        completion_tokens: spent.completion_tokens.saturating_sub(paid.completion_tokens),
-    };
-    let may_go_on =
-        if more == Usage::default() { Ok(()) } else { call.charge_from_afar(more, now) };
-    let cached = spent.cached_tokens.saturating_sub(paid.cached_tokens);
-    if cached > 0 {
-        call.refund(cached, now);
-    }
-    *paid = spent;
-    may_go_on
 }
 
 async fn sleep_until(at: Option<time::Instant>) {

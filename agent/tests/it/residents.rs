@@ -85,16 +85,30 @@ async fn a_tenants_rights_change_while_the_program_that_was_elsewhere_does_not_c
 }
 
 #[tokio::test]
-async fn a_tenants_keys_open_with_its_first_program() {
+async fn a_good_key_of_a_tenant_whose_first_program_does_not_come_is_told_so_and_a_wrong_one_is_not()
+ {
     let house = House::new();
     let (path, artifact) = house.file("program.wasm", b"not a program");
     let acme = tenant("acme", Program::Component(artifact));
     let failure = house.agent.put_tenant(&acme).await.unwrap_err();
     assert_eq!(failure.reason, "ProgramInvalid");
-    assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated);
+    let refusal = house.refused("acme", "shout", json!({ "text": "a" })).await;
+    let reason = "failed: ProgramInvalid".to_owned();
+    assert_eq!(refusal, Refusal::ProgramNotReady { reason });
+    for wrong in ["other", "acm", ""] {
+        assert_eq!(house.caller(wrong).unwrap_err(), Refusal::Unauthenticated);
+    }
+    let mut revoked = acme.clone();
+    revoked.keys = vec![key("second")];
+    house.agent.put_tenant(&revoked).await.unwrap_err();
+    assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated, "it is revoked");
+    house.caller("second").unwrap();
     fs::write(path, PIRATE).unwrap();
     house.agent.put_tenant(&acme).await.unwrap();
-    house.caller("acme").unwrap();
+    let caller = house.caller("acme").unwrap();
+    assert!(!house.agent.runtime().functions(&caller).await.is_empty());
+    house.agent.remove_tenant(&acme.name).await;
+    assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated);
 }
 
 #[tokio::test]

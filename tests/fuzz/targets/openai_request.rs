@@ -12,6 +12,7 @@ use realm_core::{
     engine::{Finish, Usage},
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
+    refusal::Refusal,
     reply::{self, Done, Reply, ReplyEvent},
     tenants::{Functions, ModelInfo, Tenants},
 };
@@ -43,6 +44,10 @@ impl Tenants for Silent {
 
     fn hosts(&self, _: &TenantName, _: &ModelName) -> bool {
         true
+    }
+
+    fn lacks(&self, _: &TenantName) -> Option<Refusal> {
+        None
     }
 
     fn models(&self, _: &Caller) -> Vec<ModelInfo> {

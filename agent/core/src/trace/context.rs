@@ -47,7 +47,8 @@ pub struct Parent {
     pub span: SpanId,
     /// Whether that span is recorded, or so it is said.
     pub is_sampled: bool,
-    /// What others keep along the way, unread. Empty where there is nothing, or nonsense.
+    /// What others keep along the way, unread: printable ASCII and tabs. Empty where there is
+    /// nothing, or nonsense.
     pub state: String,
 }
 
@@ -88,20 +89,33 @@ fn hex(text: &str, digits: usize) -> Option<u128> {
     (text.len() == digits && is_hex).then(|| u128::from_str_radix(text, 16).ok())?
 }
 
+/// Whether this is a list of members with a key each, which nobody has said twice. What may stand
+/// around a member are blanks of one byte: other blanks are no part of a header, and frames of a
+/// WebSocket would bring them.
 fn is_state(text: &str) -> bool {
-    let mut members = text.split(',').map(str::trim).filter(|member| !member.is_empty());
-    text.len() <= STATE_BYTES_MAX
-        && members.by_ref().take(MEMBERS_MAX).all(is_member)
-        && members.next().is_none()
+    if text.len() > STATE_BYTES_MAX {
+        return false;
+    }
+    let members = text.split(',').map(|member| member.trim_matches([' ', '\t']));
+    let keys: Option<Vec<_>> = members.filter(|member| !member.is_empty()).map(key).collect();
+    let Some(mut keys) = keys else { return false };
+    keys.sort_unstable();
+    keys.len() <= MEMBERS_MAX && keys.is_sorted_by(|one, next| one < next)
 }
 
-fn is_member(member: &str) -> bool {
-    let Some((key, value)) = member.split_once('=') else { return false };
-    let is_key =
-        |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
+/// The key of a member that is one.
+fn key(member: &str) -> Option<&str> {
+    let (key, value) = member.split_once('=')?;
+    let is_first = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_key = |byte| is_first(byte) || matches!(byte, b'_' | b'-' | b'*' | b'/' | b'@');
     let is_value = |byte| matches!(byte, b' '..=b'~') && byte != b'=';
     let fits = |part: &str| (1..=MEMBER_BYTES_MAX).contains(&part.len());
-    fits(key) && fits(value) && key.bytes().all(is_key) && value.bytes().all(is_value)
+    let is_member = fits(key)
+        && fits(value)
+        && key.bytes().next().is_some_and(is_first)
+        && key.bytes().all(is_key)
+        && value.bytes().all(is_value);
+    is_member.then_some(key)
 }
 
 #[cfg(test)]
@@ -153,12 +167,40 @@ mod tests {
 
     #[test]
     fn a_state_that_is_too_long_or_malformed_is_dropped_and_its_parent_is_kept() {
-        let many = vec!["a=b"; 33].join(",");
-        let long = format!("a={}", "x".repeat(600));
-        for bad in ["a", "=b", "A=b", "a=b\u{7f}", "a=b=c", "é=b", &many, &long] {
-            assert_eq!(Parent::parse(GOOD, Some(bad)).unwrap().state, "", "{bad}");
+        let members =
+            |count: u32| (0..count).map(|n| format!("k{n}=b")).collect::<Vec<_>>().join(",");
+        let value = |len: usize| format!("a={}", "x".repeat(len));
+        let in_two = |len: usize| format!("{},b={}", value(256), "y".repeat(len));
+        let state = |state: &str| Parent::parse(GOOD, Some(state)).unwrap().state;
+        let (many, long, whole) = (members(33), value(257), in_two(252));
+        for bad in [
+            "a",
+            "=b",
+            "a=",
+            "A=b",
+            "_a=b",
+            "@a=b",
+            "a=b\u{7f}",
+            "a=b=c",
+            "a=é",
+            "é=b",
+            "a=b,a=c",
+            "a=b,\nc=d",
+            "a=b\u{2003}",
+            "a=b,\u{85}c=d",
+            &many,
+            &long,
+            &whole,
+        ] {
+            assert_eq!(state(bad), "", "{bad}");
         }
-        assert_eq!(Parent::parse(GOOD, Some("a=b, c=d")).unwrap().state, "a=b, c=d");
+        let (most, longest, fullest) = (members(32), value(256), in_two(251));
+        assert_eq!((fullest.len(), whole.len()), (512, 513));
+        for good in
+            ["a=b, c=d", "a=b,\tc=d", "0a@b/c*d-e_f=~ !", "a=b,,c=d", &most, &longest, &fullest]
+        {
+            assert_eq!(state(good), good);
+        }
     }
 
     proptest! {
@@ -174,6 +216,16 @@ mod tests {
         fn no_text_makes_the_reader_panic(parent in ".{0,140}", state in ".{0,600}") {
             drop(Parent::parse(&parent, Some(&state)));
             drop(Parent::parse(GOOD, Some(&state)));
+        }
+
+        #[test]
+        fn a_state_that_is_kept_is_a_header_and_within_its_limits(
+            state in "([a-c@é]{0,2}=?[ -~\t\n\u{85}]{0,6},?){0,40}",
+        ) {
+            let kept = Parent::parse(GOOD, Some(&state)).unwrap().state;
+            prop_assert!(kept.is_empty() || kept == state);
+            prop_assert!(kept.len() <= 512);
+            prop_assert!(kept.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')));
         }
     }
 }

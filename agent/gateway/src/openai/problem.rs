@@ -134,6 +134,7 @@ impl From<Refusal> for Problem {
                 (StatusCode::BAD_REQUEST, INVALID, "context_length_exceeded", None)
             }
             Refusal::ModelNotReady { .. }
+            | Refusal::ProgramNotReady { .. }
             | Refusal::Busy { .. }
             | Refusal::Starting
             | Refusal::Draining

@@ -47,6 +47,10 @@ impl Tenants for Mute {
     fn hosts(&self, _: &TenantName, _: &ModelName) -> bool {
         false
     }
+
+    fn lacks(&self, _: &TenantName) -> Option<Refusal> {
+        None
+    }
 }
 
 fn tenant() -> DesiredTenant {

@@ -73,6 +73,10 @@ impl Tenants for Script {
     fn hosts(&self, _: &TenantName, _: &ModelName) -> bool {
         true
     }
+
+    fn lacks(&self, _: &TenantName) -> Option<Refusal> {
+        None
+    }
 }
 
 /// The door dropped the reply.

@@ -15,6 +15,7 @@ use realm_core::{
     reply::ReplyEvent, tenants::FunctionInfo, trace::Scope,
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1 as proto, v1::peer_client::PeerClient};
+use rustls::RootCertStore;
 use tokio::{sync::watch, time};
 use tonic::{
     Request, Streaming,
@@ -78,12 +79,20 @@ impl PeerReply {
 pub struct Peers {
     identity: watch::Receiver<Option<Arc<Identity>>>,
     /// Of peers that calls are handed to, so never more than routes have named.
-    channels: Arc<Mutex<HashMap<Peer, Channel>>>,
+    lines: Arc<Mutex<HashMap<Peer, Line>>>,
+}
+
+/// The connection to one peer.
+#[derive(Clone, Debug)]
+struct Line {
+    channel: Channel,
+    /// The authorities that the peer may have been believed by.
+    roots: Arc<RootCertStore>,
 }
 
 impl Peers {
     pub fn new(identity: watch::Receiver<Option<Arc<Identity>>>) -> Self {
-        Self { identity, channels: Arc::default() }
+        Self { identity, lines: Arc::default() }
     }
 
     /// Hands a call on, for the sake of `model` and as a part of `scope`. An error means that it
@@ -123,18 +132,26 @@ impl Peers {
 
     /// Closes the connections to all but these peers, as soon as their calls have ended.
     pub fn retain(&self, is_known: impl Fn(&Peer) -> bool) {
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.retain(|peer, _| is_known(peer));
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.retain(|peer, _| is_known(peer));
     }
 
     fn client(&self, peer: &Peer) -> Result<PeerClient<Channel>, PeerError> {
         // Without it the connection would only be tried in vain.
-        if self.identity.borrow().is_none() {
-            return Err(PeerError::NoIdentity);
-        }
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = channels.entry(peer.clone()).or_insert_with(|| self.channel(peer)).clone();
-        drop(channels);
+        let identity = self.identity.borrow().clone().ok_or(PeerError::NoIdentity)?;
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = match lines.get(peer) {
+            Some(line) if identity.has_roots(&line.roots) => line.channel.clone(),
+            // None yet, or to one who was believed by other authorities and has to prove itself
+            // anew. What runs on that one goes on.
+            Some(_) | None => {
+                let line = Line { channel: self.channel(peer), roots: identity.roots() };
+                let channel = line.channel.clone();
+                lines.insert(peer.clone(), line);
+                channel
+            }
+        };
+        drop(lines);
         Ok(PeerClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))

@@ -23,6 +23,7 @@ use crate::convert::{ConvertError, named, required};
 
 mod refusal;
 
+pub(super) use refusal::{details_from, details_to};
 use refusal::{refusal_from, refusal_to};
 
 /// Whom a caller is said to be.

@@ -10,7 +10,7 @@ use realm_core::{
     trace::Tracer,
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1::peer_server::PeerServer};
-use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -37,7 +37,8 @@ const CONNECTIONS_MAX: usize = 2048;
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a connection takes new calls: half as long as a certificate lives, so that none is
-/// used for long after it has ended. Running calls go on.
+/// used for long after it has ended. Running calls go on, as they do where the authority is gone
+/// that has vouched for the other end.
 const CONNECTION_LIFE: Duration = Duration::from_hours(12);
 
 /// The wait after the system could give no connection: it is out of file descriptors.
@@ -82,6 +83,7 @@ impl PeerDoor {
 }
 
 /// What every connection shares.
+#[derive(Clone)]
 struct Open {
     identity: watch::Receiver<Option<Arc<Identity>>>,
     service: PeerServer<Service>,
@@ -111,15 +113,8 @@ async fn accept(listener: &TcpListener, door: &Open, connections: &mut JoinSet<(
         };
         match accepted {
             Ok((stream, _)) => {
-                // Nobody was told of this door before there was an identity.
-                let Some(identity) = door.identity.borrow().clone() else { continue };
-                let (service, draining) = (door.service.clone(), door.draining.clone());
-                connections.spawn(async move {
-                    if let Some((stream, peer)) = prove(stream, identity.server(), unproven).await {
-                        serve(stream, &peer, service, draining).await;
-                    }
-                    drop(place);
-                });
+                let guest = Guest { door: door.clone(), _place: place };
+                connections.spawn(guest.serve(stream, unproven));
             }
             Err(error) => {
                 tracing::warn!(%error, "no connection of another agent could be taken");
@@ -129,15 +124,42 @@ async fn accept(listener: &TcpListener, door: &Open, connections: &mut JoinSet<(
     }
 }
 
+/// One connection, in its place.
+struct Guest {
+    door: Open,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Guest {
+    async fn serve(self, stream: TcpStream, unproven: OwnedSemaphorePermit) {
+        let mut identity = self.door.identity.clone();
+        // Nobody was told of this door before there was an identity; and one that has ended lets
+        // nobody in.
+        let Some(newest) = identity.borrow_and_update().clone() else { return };
+        if let Some((stream, proof)) = prove(stream, &newest, unproven).await {
+            let Open { service, draining, .. } = self.door;
+            let old = grows_old(draining, identity, &proof);
+            serve(stream, &proof.peer, service, old).await;
+        }
+    }
+}
+
+/// What an agent has proven itself by.
+struct Proof {
+    peer: VerifiedPeer,
+    chain: Vec<CertificateDer<'static>>,
+    at: UnixTime,
+}
+
 /// Speaks TLS, and says which agent the certificate names.
 async fn prove(
     stream: TcpStream,
-    tls: Arc<ServerConfig>,
+    identity: &Identity,
     _unproven: OwnedSemaphorePermit,
-) -> Option<(TlsStream<TcpStream>, VerifiedPeer)> {
+) -> Option<(TlsStream<TcpStream>, Proof)> {
     // Small messages that wait for nothing; a system that cannot do it is slower.
     let _ = stream.set_nodelay(true);
-    let handshake = TlsAcceptor::from(tls).accept(stream);
+    let handshake = TlsAcceptor::from(identity.server()).accept(stream);
     let stream = match time::timeout(HANDSHAKE_WAIT, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -149,20 +171,48 @@ async fn prove(
             return None;
         }
     };
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
     let Some(node) = chain.first().and_then(certificate::node) else {
         tracing::debug!("a certificate of the authority that is no agent's");
         return None;
     };
     let peer = VerifiedPeer::vouch(&node);
-    Some((stream, peer))
+    Some((stream, Proof { peer, chain, at: UnixTime::now() }))
+}
+
+/// Returns when a connection is to take no more calls.
+async fn grows_old(
+    mut draining: watch::Receiver<bool>,
+    identity: watch::Receiver<Option<Arc<Identity>>>,
+    proof: &Proof,
+) {
+    tokio::select! {
+        () = time::sleep(CONNECTION_LIFE) => {}
+        () = drains(&mut draining) => {}
+        () = is_disbelieved(identity, proof) => {}
+    }
+}
+
+/// Returns when the authority that vouched for an agent is believed no more. That its certificate
+/// has ended meanwhile says nothing: it was good when the connection was made.
+async fn is_disbelieved(mut identity: watch::Receiver<Option<Arc<Identity>>>, proof: &Proof) {
+    let Proof { peer, chain, at } = proof;
+    let is_gone = |known: &Option<Arc<Identity>>| {
+        known.as_ref().is_some_and(|known| !known.believes(chain, *at))
+    };
+    if identity.wait_for(is_gone).await.is_ok() {
+        tracing::info!(node = peer.node(), "the authority of another agent is believed no more");
+    } else {
+        // Nobody will ever say so.
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn serve(
     stream: TlsStream<TcpStream>,
     peer: &VerifiedPeer,
     service: PeerServer<Service>,
-    mut draining: watch::Receiver<bool>,
+    old: impl Future<Output = ()>,
 ) {
     let node = peer.node();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -181,12 +231,6 @@ async fn serve(
             .max_header_list_size(HEADERS_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)
     );
-    let old = async {
-        tokio::select! {
-            () = time::sleep(CONNECTION_LIFE) => {}
-            () = drains(&mut draining) => {}
-        }
-    };
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = old => {

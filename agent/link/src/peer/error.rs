@@ -2,10 +2,12 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use realm_core::refusal::Refusal;
 use rustls::{pki_types::pem, server::VerifierBuilderError};
 use thiserror::Error;
 use tonic::{Code, Status};
 
+use super::convert;
 use crate::{client::LinkError, convert::ConvertError};
 
 /// Why an agent has no certificate of its own.
@@ -86,6 +88,17 @@ impl PeerError {
             Self::Message(_) => false,
         }
     }
+
+    /// What the peer says it lacks for longer than a moment: the program of the call's tenant.
+    pub fn lacks(&self) -> Option<Refusal> {
+        match self {
+            Self::NotTaken(status) if status.code() == Code::FailedPrecondition => {
+                let said = convert::details_from(status.details())?;
+                Some(said).filter(|said| matches!(said, Refusal::ProgramNotReady { .. }))
+            }
+            _ => None,
+        }
+    }
 }
 
 fn is_passing(status: &Status) -> bool {
@@ -121,5 +134,20 @@ mod tests {
         broken.set_source(Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)));
         assert!(PeerError::NotTaken(broken).is_passing());
         assert!(PeerError::Ended.is_passing());
+    }
+
+    #[test]
+    fn a_peer_says_that_a_program_does_not_come_and_nothing_else_is_heeded() {
+        let lacks = |code, details: Vec<u8>| {
+            PeerError::NotTaken(Status::with_details(code, "not here", details.into())).lacks()
+        };
+        let missing = Refusal::ProgramNotReady { reason: "failed: SourceNotFound".to_owned() };
+        let said = || convert::details_to(missing.clone());
+        assert_eq!(lacks(Code::FailedPrecondition, said()), Some(missing.clone()));
+        assert_eq!(lacks(Code::Unavailable, said()), None);
+        assert_eq!(lacks(Code::FailedPrecondition, Vec::new()), None);
+        assert_eq!(lacks(Code::FailedPrecondition, b"nonsense".to_vec()), None);
+        let other = convert::details_to(Refusal::Unauthenticated);
+        assert_eq!(lacks(Code::FailedPrecondition, other), None);
     }
 }

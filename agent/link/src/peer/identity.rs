@@ -3,7 +3,12 @@
 //! The key never leaves the node. The certificate is renewed at two thirds of its life, and at once
 //! when the bundle of the operator's authority changes: what peers show is then signed by an
 //! authority that this agent has been told of before. Connections that live keep what they have.
-//! The newest one is kept on disk: an agent that starts while its operator is away goes on with it.
+//! The newest one is kept on disk: an agent that starts while its operator is away goes on with it,
+//! until it ends and not for longer.
+//!
+//! Who is believed, the operator says twice: with each certificate, and in the bundle that the
+//! kubelet brings even while the operator is away. What the bundle says since then counts: an
+//! authority that is gone from it is believed no more, whoever kept it, and one that is new in it is.
 
 use std::{
     convert::Infallible,
@@ -19,8 +24,8 @@ use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::ResolvesClientCert,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject as _},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
     version::TLS13,
 };
@@ -31,7 +36,7 @@ use super::{
     error::IdentityError,
     kept::{self, Kept},
 };
-use crate::client::{self, Enrolled, LinkOptions, backoff::backoff, dial};
+use crate::client::{self, Enrolled, LinkOptions, LinkState, backoff::backoff, dial};
 
 /// How often the bundle is looked at: a new authority is handed out an hour before it signs, and
 /// the kubelet needs two minutes of it to bring the file.
@@ -43,10 +48,27 @@ pub struct Identity {
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ClientCertVerifier>,
     server: Arc<ServerConfig>,
 }
 
 impl Identity {
+    /// Whether an agent that proved itself by these certificates at that time would be believed
+    /// now: the authority that vouched for it may be gone.
+    pub(super) fn believes(&self, chain: &[CertificateDer<'_>], at: UnixTime) -> bool {
+        let Some((own, rest)) = chain.split_first() else { return false };
+        self.verifier.verify_client_cert(own, rest, at).is_ok()
+    }
+
+    /// Whether the same authorities are believed as by `roots`.
+    pub(super) fn has_roots(&self, roots: &RootCertStore) -> bool {
+        self.roots.roots == roots.roots
+    }
+
+    pub(super) fn roots(&self) -> Arc<RootCertStore> {
+        self.roots.clone()
+    }
+
     /// The TLS of connections that come.
     pub(super) fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
@@ -69,16 +91,12 @@ impl Identity {
         Ok(config)
     }
 
-    /// Takes what the operator signed for a key into use.
-    fn new(node: &str, kept: &Kept) -> Result<Self, IdentityError> {
-        let Kept { enrolled: Enrolled { certificate_chain, ca, not_after: _ }, key_der } = kept;
-        let chain = certificates(certificate_chain)?;
+    /// Takes what the operator signed for a key into use, and believes `roots`.
+    fn new(node: &str, kept: &Kept, roots: RootCertStore) -> Result<Self, IdentityError> {
+        let Kept { enrolled: Enrolled { certificate_chain, ca: _, not_after: _ }, key_der } = kept;
+        let chain = certificates(certificate_chain.as_bytes())?;
         if chain.first().and_then(certificate::node).as_deref() != Some(node) {
             return Err(IdentityError::OtherNode { node: node.to_owned() });
-        }
-        let mut roots = RootCertStore::empty();
-        for root in certificates(ca)? {
-            roots.add(root).map_err(IdentityError::Use)?;
         }
         let roots = Arc::new(roots);
         // Named here because a process-wide default would be global state.
@@ -92,12 +110,12 @@ impl Identity {
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13])
             .map_err(IdentityError::Use)?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(verifier.clone())
             .with_cert_resolver(Arc::new(Only(key.clone())));
         server.alpn_protocols = vec![b"h2".to_vec()];
         // A ticket would let a peer come back by what it proved once, after its certificate ended.
         server.send_tls13_tickets = 0;
-        Ok(Self { key, roots, provider, server: Arc::new(server) })
+        Ok(Self { key, roots, provider, verifier, server: Arc::new(server) })
     }
 }
 
@@ -121,35 +139,37 @@ impl ResolvesServerCert for Only {
     }
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(IdentityError::Pem)
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(IdentityError::Pem)
 }
 
-/// Keeps `identity` a good one for ever, and the newest in the folder `state`; it ends by being
-/// dropped.
+/// The authorities of a bundle.
+fn authorities(pem: &[u8]) -> Result<RootCertStore, IdentityError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(pem)? {
+        roots.add(root).map_err(IdentityError::Use)?;
+    }
+    Ok(roots)
+}
+
+/// Keeps `identity` a good one for as long as there is one, and the newest in the folder `state`;
+/// it ends by being dropped. `link` says when the operator is there again.
 pub async fn keep(
     options: LinkOptions,
     state: PathBuf,
     identity: watch::Sender<Option<Arc<Identity>>>,
+    mut link: watch::Receiver<LinkState>,
 ) -> Infallible {
-    match of_before(&options.node, &state).await {
-        Ok(None) => {}
-        Ok(Some(old)) => {
-            identity.send_replace(Some(Arc::new(old)));
-            tracing::info!("the certificate of before for other agents is in use");
-        }
-        Err(error) => {
-            let cause = realm_core::report::chain(&error);
-            tracing::warn!(cause, "no certificate of before for other agents");
-        }
-    }
+    let mut newest = of_before(&state).await;
     let random = RandomState::new();
     let mut failures = 0_u32;
     loop {
         // Read first: one that changes meanwhile is a reason to come again.
         let bundle = dial::read(&options.ca_file).await.ok();
+        if let Some(kept) = &newest {
+            stand_in(&options.node, kept, bundle.as_deref(), &identity);
+        }
+        let before = linked_at(&link.borrow_and_update());
         match enroll(&options).await {
             Ok((new, kept)) => {
                 failures = 0;
@@ -159,24 +179,102 @@ pub async fn keep(
                 }
                 identity.send_replace(Some(Arc::new(new)));
                 tracing::info!("new certificate for other agents in use");
-                let life =
-                    kept.enrolled.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+                let life = left(&kept);
+                newest = Some(kept);
                 until_due(&options.ca_file, bundle, life * 2 / 3).await;
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
                 let cause = realm_core::report::chain(&error);
                 tracing::warn!(cause, "no new certificate for other agents");
-                time::sleep(backoff(failures, random.hash_one(failures))).await;
+                let wait = backoff(failures, random.hash_one(failures));
+                let end = newest.as_ref().map(left).filter(|left| !left.is_zero());
+                tokio::select! {
+                    () = time::sleep(end.map_or(wait, |end| end.min(wait))) => {}
+                    () = linked_again(&mut link, before) => {}
+                }
             }
         }
     }
 }
 
 /// What the agent of this node had before it was started, as long as that is good.
-async fn of_before(node: &str, state: &Path) -> Result<Option<Identity>, IdentityError> {
-    let kept = kept::read(state, SystemTime::now()).await?;
-    kept.map(|kept| Identity::new(node, &kept)).transpose()
+async fn of_before(state: &Path) -> Option<Kept> {
+    let kept = kept::read(state, SystemTime::now()).await;
+    kept.unwrap_or_else(|error| {
+        let cause = realm_core::report::chain(&error);
+        tracing::warn!(cause, "no certificate of before for other agents");
+        None
+    })
+}
+
+/// Lets `identity` be what `kept` still is until there is a new one.
+fn stand_in(
+    node: &str,
+    kept: &Kept,
+    bundle: Option<&[u8]>,
+    identity: &watch::Sender<Option<Arc<Identity>>>,
+) {
+    let old = match old(node, kept, bundle, SystemTime::now()) {
+        Ok(old) => old.map(Arc::new),
+        Err(error) => {
+            let cause = realm_core::report::chain(&error);
+            tracing::warn!(cause, "the last certificate for other agents is of no use");
+            return;
+        }
+    };
+    let has_ended = old.is_none();
+    let roots = |identity: Option<&Identity>| identity.map(|known| known.roots.roots.clone());
+    let is_new = identity.send_if_modified(|known| {
+        let is_new = roots(known.as_deref()) != roots(old.as_deref());
+        if is_new {
+            *known = old;
+        }
+        is_new
+    });
+    match (is_new, has_ended) {
+        (false, _) => {}
+        (true, false) => tracing::info!("the last certificate for other agents is in use"),
+        (true, true) => tracing::warn!("the last certificate for other agents has ended"),
+    }
+}
+
+/// What is left at `now` of an identity that the operator gave before: nothing when its certificate
+/// has ended, and as long as it lasts the authorities of the bundle are believed. A bundle that
+/// cannot be read says nothing, and those count that came with the certificate.
+fn old(
+    node: &str,
+    kept: &Kept,
+    bundle: Option<&[u8]>,
+    now: SystemTime,
+) -> Result<Option<Identity>, IdentityError> {
+    if kept.enrolled.not_after <= now {
+        return Ok(None);
+    }
+    let said = bundle.and_then(|bundle| authorities(bundle).ok());
+    let roots = match said.filter(|said| !said.is_empty()) {
+        Some(roots) => roots,
+        None => authorities(kept.enrolled.ca.as_bytes())?,
+    };
+    Identity::new(node, kept, roots).map(Some)
+}
+
+/// How long the certificate is still good.
+fn left(kept: &Kept) -> Duration {
+    kept.enrolled.not_after.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+fn linked_at(link: &LinkState) -> Option<time::Instant> {
+    link.connected.as_ref().map(|connected| connected.since)
+}
+
+/// Returns when there is a link to an operator that is another than that of `before`.
+async fn linked_again(link: &mut watch::Receiver<LinkState>, before: Option<time::Instant>) {
+    let is_new = |link: &LinkState| linked_at(link).is_some_and(|since| Some(since) != before);
+    // An error means that nobody will ever say so.
+    if link.wait_for(is_new).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn enroll(options: &LinkOptions) -> Result<(Identity, Kept), IdentityError> {
@@ -186,12 +284,14 @@ async fn enroll(options: &LinkOptions) -> Result<(Identity, Kept), IdentityError
     let request = request.map_err(IdentityError::Request)?;
     let enrolled = client::enroll(options, request.der()).await.map_err(IdentityError::Enroll)?;
     let kept = Kept { enrolled, key_der: key.serialize_der() };
-    Ok((Identity::new(&options.node, &kept)?, kept))
+    let roots = authorities(kept.enrolled.ca.as_bytes())?;
+    Ok((Identity::new(&options.node, &kept, roots)?, kept))
 }
 
-/// Waits until a certificate is to be renewed.
+/// Waits until a certificate is to be renewed. One that ends soon, or has ended by this clock, is
+/// no reason to ask the operator without a pause.
 async fn until_due(ca_file: &Path, bundle: Option<Vec<u8>>, life: Duration) {
-    let due = time::Instant::now() + life;
+    let due = time::Instant::now() + life.max(LOOK_EVERY);
     loop {
         let look = (time::Instant::now() + LOOK_EVERY).min(due);
         time::sleep_until(look).await;
@@ -202,3 +302,6 @@ async fn until_due(ca_file: &Path, bundle: Option<Vec<u8>>, life: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,13 +11,14 @@ use realm_core::{
     auth::{self, HandedOn, VerifiedPeer},
     engine::Usage,
     limit,
+    name::TenantName,
     refusal::{ProgramLimit, Refusal},
     reply::{Reply, ReplyEvent},
     trace::{Key, OK, Open},
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1 as proto};
 use tokio::{sync::watch, time};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{convert, door::PeerPorts, trace};
 
@@ -52,6 +53,12 @@ impl Service {
         Ok(auth::from_peer(&roster, peer, tenant, key, unix_now()))
     }
 
+    fn not_here(&self, tenant: &TenantName) -> Status {
+        let details = self.ports.tenants.lacks(tenant).map(convert::details_to);
+        let details = details.unwrap_or_default().into();
+        Status::with_details(Code::FailedPrecondition, "not here", details)
+    }
+
     fn start(&self, request: &Request<proto::CallRequest>) -> Result<Replies, Status> {
         if *self.draining.borrow() {
             return Err(Status::unavailable("draining"));
@@ -60,10 +67,10 @@ impl Service {
         let forwarded = convert::request_from(request.get_ref().clone(), now)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let convert::Forwarded { caller, mut call, model, left } = forwarded;
-        // Before the key: those of a tenant whose first program is still to come are not known
-        // here, which is no reason to refuse its calls for good.
+        // Before the key: that of a tenant which is new may not be known here yet, and is no reason
+        // to refuse its calls for good.
         if !self.ports.tenants.hosts(&caller.tenant, &model) {
-            return Err(Status::failed_precondition("not here"));
+            return Err(self.not_here(&caller.tenant));
         }
         let handed_on = match self.caller(request, &caller)? {
             Ok(handed_on) => handed_on,

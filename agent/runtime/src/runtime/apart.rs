@@ -14,7 +14,7 @@ use realm_core::{
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use super::{Runtime, work_of_pipeline};
+use super::{Runtime, not_ready, work_of_pipeline};
 use crate::{
     call::Answer,
     meter::Allowance,
@@ -74,12 +74,17 @@ impl Runtime {
         self.read().resident(tenant).is_some()
     }
 
+    /// Why the tenant's program is not here although it should be, on its way or not.
+    pub fn awaits_program(&self, tenant: &TenantName) -> Option<Refusal> {
+        self.read().awaited(tenant).map(not_ready)
+    }
+
     /// Tokens of context of a model that is served here.
     pub fn context(&self, model: &ModelName) -> Option<u32> {
         self.read().engine(model).map(|engine| engine.info().context)
     }
 
-    /// Changes whenever a call may be served here that was not before.
+    /// Changes whenever something else may become of a call that is not served here now.
     pub fn arrivals(&self) -> watch::Receiver<()> {
         self.arrived.subscribe()
     }

@@ -188,13 +188,51 @@ async fn a_tenant_is_as_desired_before_its_new_program_is_there() {
     let reply = held.begin().await;
     let mut suspended = held.citizen.tenant.clone();
     suspended.suspended = true;
-    assert!(held.town.runtime.await_tenant(Arc::new(suspended)));
+    held.town.runtime.await_tenant(Arc::new(suspended));
     assert_eq!(read(reply).await.end.unwrap_err(), Refusal::Suspended);
     let mut bare = held.citizen.tenant.clone();
     bare.models.clear();
-    assert!(held.town.runtime.await_tenant(Arc::new(bare)));
+    held.town.runtime.await_tenant(Arc::new(bare));
     assert!(held.town.runtime.models(&held.citizen.caller()).is_empty());
     assert!(!held.town.runtime.functions(&held.citizen.caller()).await.is_empty());
+}
+
+#[tokio::test]
+async fn calls_of_a_tenant_whose_first_program_is_not_there_are_told_why() {
+    let runtime = Runtime::new().unwrap();
+    let built_in = runtime.prepare_built_in().await.unwrap();
+    let engine = Echo::new("tests/new", Mood::Echo);
+    let citizen = Citizen::new("new").with_model(&runtime, engine);
+    let (tenant, params) = (Arc::new(citizen.tenant.clone()), json!({ "prompt": "a" }));
+    let (name, model) = (&tenant.name, &tenant.models[0].model);
+    let not_ready = |reason: &str| Refusal::ProgramNotReady { reason: reason.into() };
+    let mut arrivals = runtime.arrivals();
+
+    runtime.await_tenant(tenant.clone());
+    let refusal = citizen.refused(&runtime, "generate", &params).await;
+    assert_eq!((refusal, runtime.lacks(name)), (not_ready("fetching"), None));
+    runtime.miss_program(name, "SourceNotFound");
+    assert!(arrivals.has_changed().unwrap(), "calls that wait look again");
+    arrivals.mark_unchanged();
+    let refusal = citizen.refused(&runtime, "generate", &params).await;
+    assert_eq!(refusal, not_ready("failed: SourceNotFound"));
+    assert_eq!(refusal.retry_after_ms(), Some(2000));
+    assert_eq!(runtime.lacks(name), Some(refusal));
+    assert!(!runtime.hosts(name, model));
+    let info = |ready, context| [ModelInfo { alias: "new".into(), ready, context }];
+    assert_eq!(runtime.models(&citizen.caller()), info(false, None));
+
+    runtime.put_tenant(tenant.clone(), built_in);
+    assert!(arrivals.has_changed().unwrap());
+    citizen.done(&runtime, "generate", &params).await.end.unwrap();
+    // It goes on with the one that it has.
+    runtime.await_tenant(tenant.clone());
+    runtime.miss_program(name, "SourceNotFound");
+    assert_eq!((runtime.lacks(name), runtime.awaits_program(name)), (None, None));
+    citizen.done(&runtime, "generate", &params).await.end.unwrap();
+    runtime.remove_tenant(name);
+    let refusal = citizen.refused(&runtime, "generate", &params).await;
+    assert_eq!(refusal, Refusal::Unauthenticated);
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ class RateLimited(RealmError):
 
 
 class Busy(RealmError):
-    """The server has no place or is starting, or the model is not ready yet."""
+    """The server has no place or is starting, or the model or the program is not ready yet."""
 
     retryable = True
 
@@ -131,6 +131,7 @@ _CLASSES: dict[str, type[RealmError]] = {
     "too_many_tokens": RateLimited,
     "too_many_calls": RateLimited,
     "model_not_ready": Busy,
+    "program_not_ready": Busy,
     "busy": Busy,
     "starting": Busy,
     "draining": Draining,

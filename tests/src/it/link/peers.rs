@@ -1,7 +1,10 @@
 //! Calls that go from a door to the node that has their model.
 
+mod belief;
 mod crowd;
+mod line;
 mod node;
+mod slow;
 
 use std::{
     collections::BTreeMap,
@@ -97,6 +100,44 @@ async fn an_answer_that_is_cut_says_so_and_is_paid_as_far_as_it_came() {
 }
 
 #[tokio::test]
+async fn work_that_is_lost_is_paid_by_a_client_that_goes_before_anybody_is_asked_again() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let mut held = door.relay.held();
+    let admitted = door.admit("think");
+    let mut spent = admitted.spent();
+    let reply = door.relay.start(admitted);
+    soon("the charge", spent.wait_for(|spent| spent.prompt_tokens == 50)).await.unwrap();
+    drop(host);
+    soon("the call to wait", held.wait_for(|held| !held.is_empty())).await.unwrap();
+    drop(reply);
+    soon("nothing to wait", held.wait_for(BTreeMap::is_empty)).await.unwrap();
+    assert_eq!(spent.borrow().prompt_tokens, 50);
+}
+
+#[tokio::test]
+async fn work_that_is_lost_is_paid_once_by_whoever_has_it_done_again() {
+    let world = World::start().await;
+    let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
+    let door = Door::start(&world, &[&one.peer, &two.peer]).await;
+    let admitted = door.admit("think");
+    let mut spent = admitted.spent();
+    let reply = door.relay.start(admitted);
+    soon("the charge", spent.wait_for(|spent| spent.prompt_tokens == 50)).await.unwrap();
+    let is_at_one = *one.script.running.borrow() == 1;
+    let (lost, other) = if is_at_one { (one, two) } else { (two, one) };
+    let mut again = other.script.running.subscribe();
+    drop(lost);
+    soon("another node to be asked", again.wait_for(|running| *running == 1)).await.unwrap();
+    soon("the charge", spent.wait_for(|spent| spent.prompt_tokens == 50)).await.unwrap();
+    drop(reply);
+    let mut cancelled = other.script.cancelled.subscribe();
+    soon("the end of the call", cancelled.wait_for(|count| *count == 1)).await.unwrap();
+    assert_eq!(spent.borrow().prompt_tokens, 50);
+}
+
+#[tokio::test]
 async fn a_call_that_one_node_does_not_take_goes_to_the_next() {
     let world = World::start().await;
     let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
@@ -173,6 +214,27 @@ async fn a_node_that_still_waits_for_a_tenants_program_leaves_its_calls_to_other
         waiting.script.has_model.store(true, Ordering::SeqCst);
         waiting.roster.send_replace(whole);
     }
+}
+
+#[tokio::test]
+async fn a_program_that_comes_to_no_node_is_named_at_every_door_and_at_once() {
+    let world = World::start().await;
+    let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
+    let door = Door::start(&world, &[&one.peer, &two.peer]).await;
+    let missing = Refusal::ProgramNotReady { reason: "failed: SourceNotFound".to_owned() };
+    for host in [&one, &two] {
+        assert_eq!(read(door.call("say")).await.0, "abc", "another node has it");
+        host.script.has_model.store(false, Ordering::SeqCst);
+        host.script.lacks.send_replace(Some(missing.clone()));
+    }
+    assert_eq!(read(door.call("say")).await.1, Err(missing));
+    // One of them tries again.
+    one.script.lacks.send_replace(None);
+    let mut held = door.relay.held();
+    let reply = door.call("say");
+    soon("the call to wait", held.wait_for(|held| !held.is_empty())).await.unwrap();
+    one.script.has_model.store(true, Ordering::SeqCst);
+    assert_eq!(read(reply).await.0, "abc");
 }
 
 #[tokio::test]

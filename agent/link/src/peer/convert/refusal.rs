@@ -1,6 +1,7 @@
 //! Why a call was not served, on its way from agent to agent: all of it, numbers too.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
+use prost::Message as _;
 use realm_core::refusal::{ProgramLimit, Refusal};
 use realm_proto::peer::v1::{self as proto, refusal as said};
 
@@ -33,6 +34,7 @@ pub(super) fn refusal_to(refusal: Refusal) -> proto::Refusal {
         Refusal::ModelNotReady { model, reason } => {
             said::Refusal::ModelNotReady(said::ModelNotReady { model, reason })
         }
+        Refusal::ProgramNotReady { reason } => said::Refusal::ProgramNotReady(reason),
         Refusal::Busy { retry_after_ms } => said::Refusal::Busy(retry_after_ms),
         Refusal::Starting => said::Refusal::Starting(nothing),
         Refusal::Draining => said::Refusal::Draining(nothing),
@@ -74,6 +76,7 @@ pub(super) fn refusal_from(refusal: proto::Refusal) -> Result<Refusal, ConvertEr
         said::Refusal::ModelNotReady(said::ModelNotReady { model, reason }) => {
             Refusal::ModelNotReady { model, reason }
         }
+        said::Refusal::ProgramNotReady(reason) => Refusal::ProgramNotReady { reason },
         said::Refusal::Busy(retry_after_ms) => Refusal::Busy { retry_after_ms },
         said::Refusal::Starting(_) => Refusal::Starting,
         said::Refusal::Draining(_) => Refusal::Draining,
@@ -87,6 +90,16 @@ pub(super) fn refusal_from(refusal: proto::Refusal) -> Result<Refusal, ConvertEr
         said::Refusal::ProgramFailed(message) => Refusal::ProgramFailed(message),
         said::Refusal::Internal(_) => Refusal::Internal,
     })
+}
+
+/// A refusal as the details of a status.
+pub(in crate::peer) fn details_to(refusal: Refusal) -> Vec<u8> {
+    refusal_to(refusal).encode_to_vec()
+}
+
+/// The refusal that the details of a status are, if they are one.
+pub(in crate::peer) fn details_from(details: &[u8]) -> Option<Refusal> {
+    refusal_from(proto::Refusal::decode(details).ok()?).ok()
 }
 
 const fn limit_to(limit: ProgramLimit) -> said::Limit {

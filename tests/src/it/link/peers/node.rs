@@ -23,7 +23,10 @@ use realm_core::{
     reply::{self, Chunk, ChunkBody, Done, Reply, ReplyEvent, ReplySender},
     tenants::{FunctionInfo, Functions, ModelInfo, Tenants},
 };
-use realm_link::peer::{self, Identity, PeerDoor, PeerPorts, Peers};
+use realm_link::{
+    client::LinkState,
+    peer::{self, Identity, PeerDoor, PeerPorts, Peers},
+};
 use realm_runtime::Runtime;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -73,6 +76,8 @@ pub(super) struct Script {
     pub(super) cancelled: watch::Sender<usize>,
     /// Chunks that were sent of answers without end.
     pub(super) poured: watch::Sender<usize>,
+    /// Why the program does not come.
+    pub(super) lacks: watch::Sender<Option<Refusal>>,
     /// How often calls that wait for it were told to go on.
     pub(super) cue: watch::Sender<usize>,
 }
@@ -85,6 +90,7 @@ impl Script {
             running: watch::Sender::new(0),
             cancelled: watch::Sender::new(0),
             poured: watch::Sender::new(0),
+            lacks: watch::Sender::new(None),
             cue: watch::Sender::new(0),
         })
     }
@@ -129,6 +135,10 @@ impl Tenants for Script {
         let has_model = self.has_model.load(Ordering::SeqCst);
         self.asked.send_modify(|asked| *asked += 1);
         has_model
+    }
+
+    fn lacks(&self, _: &TenantName) -> Option<Refusal> {
+        self.lacks.borrow().clone()
     }
 }
 
@@ -211,7 +221,8 @@ async fn play(call: &Admitted, sender: &ReplySender) -> Option<ReplyEvent> {
 /// The identity of the agent of `node`.
 pub(super) async fn identity(world: &World, node: &str) -> watch::Receiver<Option<Arc<Identity>>> {
     let (sender, mut identity) = watch::channel(None);
-    tokio::spawn(peer::keep(world.options(node, &token(node)), world.state(node), sender));
+    let (_, link) = watch::channel(LinkState::default());
+    tokio::spawn(peer::keep(world.options(node, &token(node)), world.state(node), sender, link));
     soon("a certificate", identity.wait_for(Option::is_some)).await.unwrap();
     identity
 }
@@ -228,6 +239,13 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) async fn start(world: &World, node: &str) -> Self {
+        Self::with_identity(node, identity(world, node).await).await
+    }
+
+    pub(super) async fn with_identity(
+        node: &str,
+        identity: watch::Receiver<Option<Arc<Identity>>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let script = Script::new();
@@ -238,7 +256,7 @@ impl Host {
             roster: roster.subscribe(),
             tracer: realm_core::trace::Tracer::OFF,
         };
-        let door = PeerDoor { listener, identity: identity(world, node).await, ports };
+        let door = PeerDoor { listener, identity, ports };
         let task = tokio::spawn(door.serve(is_draining));
         let peer = Peer { node: node.to_owned(), address: address.to_string() };
         Self { script, roster, draining, peer, address, task }

@@ -1,0 +1,86 @@
+//! What a call that is handed on has cost at the nodes that had it.
+//!
+//! Every token that a node tells of is charged at once. Where the node is lost before anything has
+//! reached the client, another one does the same work again, and the client is to pay for it once:
+//! then what was lost is taken back, at the moment at which somebody else is asked. A call that
+//! nobody is asked to serve any more has got nothing for what was lost, and pays nothing for it
+//! either, unless it ends because its client went: what is made is paid for whether or not
+//! anybody waits for it.
+
+use std::time::Instant;
+
+use realm_core::{engine::Usage, limit::Admitted, refusal::Refusal, reply::Done};
+
+/// One call's costs, and no other's.
+#[derive(Debug, Default)]
+pub(super) struct Bill {
+    /// Paid for what the node that has the call now has told of.
+    paid: Usage,
+    /// Paid for work that is lost, and not taken back yet.
+    lost: Usage,
+}
+
+impl Bill {
+    /// Charges what the node has spent since the last time, and says whether the call may go on.
+    /// A node that tells of less than before has taken nothing back: what it made was made.
+    pub(super) fn pay(
+        &mut self,
+        call: &Admitted,
+        spent: Usage,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let more = less(spent, self.paid);
+        let Usage { prompt_tokens, cached_tokens, completion_tokens } = more;
+        let computed = Usage { prompt_tokens, cached_tokens: 0, completion_tokens };
+        let may_go_on = if computed == Usage::default() {
+            Ok(())
+        } else {
+            call.charge_from_afar(computed, now)
+        };
+        if cached_tokens > 0 {
+            call.refund(cached_tokens, now);
+        }
+        self.paid = sum(self.paid, more);
+        may_go_on
+    }
+
+    /// The node that had the call is lost, and with it everything that it made.
+    pub(super) fn lose(&mut self) {
+        self.lost = sum(self.lost, std::mem::take(&mut self.paid));
+    }
+
+    /// Somebody else is asked to do what was lost.
+    pub(super) fn move_on(&mut self, call: &Admitted, now: Instant) {
+        let lost = std::mem::take(&mut self.lost);
+        if lost != Usage::default() {
+            call.take_back(lost, now);
+        }
+    }
+
+    /// The call has ended, and nobody else is asked.
+    pub(super) fn settle(mut self, call: &Admitted, ended: &Result<Done, Refusal>, now: Instant) {
+        if !matches!(ended, Err(Refusal::Cancelled)) {
+            self.move_on(call, now);
+        }
+    }
+}
+
+fn sum(one: Usage, other: Usage) -> Usage {
+    Usage {
+        prompt_tokens: one.prompt_tokens.saturating_add(other.prompt_tokens),
+        cached_tokens: one.cached_tokens.saturating_add(other.cached_tokens),
+        completion_tokens: one.completion_tokens.saturating_add(other.completion_tokens),
+    }
+}
+
+/// What `all` has beyond `part`.
+fn less(all: Usage, part: Usage) -> Usage {
+    Usage {
+        prompt_tokens: all.prompt_tokens.saturating_sub(part.prompt_tokens),
+        cached_tokens: all.cached_tokens.saturating_sub(part.cached_tokens),
+        completion_tokens: all.completion_tokens.saturating_sub(part.completion_tokens),
+    }
+}
+
+#[cfg(test)]
+mod tests;

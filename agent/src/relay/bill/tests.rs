@@ -1,0 +1,150 @@
+//! Whatever becomes of a call, its tenant's account holds what it should.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use realm_core::{
+    auth::{self, Credential, Roster},
+    call::{Call, CallId},
+    desired::ApiKey,
+    engine::Finish,
+    limit::{Left, Limiter},
+};
+use serde_json::Value;
+
+use super::*;
+use crate::relay::look::tests::tenant;
+
+/// Tokens that the tenant has each way: more than any call here costs.
+const TOKENS: u32 = 1_000_000;
+
+fn admitted(now: Instant) -> Admitted {
+    let mut tenant = tenant(&["a"]);
+    tenant.limits.input_tokens_per_minute = TOKENS;
+    tenant.limits.output_tokens_per_minute = TOKENS;
+    let sha256 = Credential::of("key").digest();
+    tenant.keys = vec![ApiKey { name: "k".into(), sha256, expires_at: None, disabled: false }];
+    let roster = Roster::new([Arc::new(tenant)]);
+    let caller = auth::verify(&roster, Credential::of("key"), 0).unwrap();
+    let call = Call::new(CallId("1".into()), "chat", Value::Null);
+    Limiter::default().admit(caller, call, now).unwrap()
+}
+
+fn usage(prompt_tokens: u32, cached_tokens: u32, completion_tokens: u32) -> Usage {
+    Usage { prompt_tokens, cached_tokens, completion_tokens }
+}
+
+fn done() -> Done {
+    Done { data: Value::Null, finish: Finish::Stop, usage: Usage::default() }
+}
+
+/// What is left in an account that has paid so much.
+fn left_after(paid: Usage) -> Left {
+    Left {
+        input_tokens: TOKENS - (paid.prompt_tokens - paid.cached_tokens),
+        output_tokens: TOKENS - paid.completion_tokens,
+    }
+}
+
+/// What happens to a call on its way.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// Its node has spent so much since it told of it last.
+    Told(Usage),
+    Lost,
+    Asked,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let told = (0_u32..200, 0_u32..200, 0_u32..200)
+        .prop_map(|(prompt, cached, made)| Event::Told(usage(prompt, cached.min(prompt), made)));
+    // A node that was lost tells of nothing, and the next one is asked.
+    prop_oneof![4 => told, 1 => Just(Event::Lost), 2 => Just(Event::Asked)]
+}
+
+fn ended() -> impl Strategy<Value = Result<Done, Refusal>> {
+    prop_oneof![
+        Just(Ok(done())),
+        Just(Err(Refusal::Internal)),
+        Just(Err(Refusal::DeadlineExceeded { deadline_ms: 1 })),
+        Just(Err(Refusal::Cancelled)),
+    ]
+}
+
+proptest! {
+    /// The account has paid for the work of the node that had the call last and for no other, but
+    /// that lost work is paid for until somebody is asked to do it again, and for good where the
+    /// client has gone by then.
+    #[test]
+    fn work_is_paid_for_once(
+        events in prop::collection::vec(event(), 0..30),
+        end in ended(),
+    ) {
+        let now = Instant::now();
+        let (call, mut bill) = (admitted(now), Bill::default());
+        let (mut at_node, mut lost, mut is_there) = (Usage::default(), Usage::default(), false);
+        for event in events {
+            match event {
+                Event::Told(more) if is_there => {
+                    at_node = sum(at_node, more);
+                    bill.pay(&call, at_node, now).unwrap();
+                }
+                Event::Lost if is_there => {
+                    bill.lose();
+                    (lost, at_node, is_there) = (sum(lost, at_node), Usage::default(), false);
+                }
+                Event::Asked if !is_there => {
+                    bill.move_on(&call, now);
+                    (lost, is_there) = (Usage::default(), true);
+                }
+                Event::Told(_) | Event::Lost | Event::Asked => {}
+            }
+            prop_assert_eq!(call.left(now), left_after(sum(at_node, lost)));
+            prop_assert_eq!(*call.spent().borrow(), sum(at_node, lost));
+        }
+        bill.settle(&call, &end, now);
+        let is_gone = matches!(end, Err(Refusal::Cancelled));
+        let due = if is_gone { sum(at_node, lost) } else { at_node };
+        prop_assert_eq!(call.left(now), left_after(due));
+        prop_assert_eq!(*call.spent().borrow(), due);
+    }
+}
+
+#[test]
+fn a_call_whose_node_is_lost_pays_only_the_node_that_does_it_again() {
+    let now = Instant::now();
+    let (call, mut bill) = (admitted(now), Bill::default());
+    bill.pay(&call, usage(50, 20, 3), now).unwrap();
+    bill.lose();
+    assert_eq!(call.left(now), left_after(usage(50, 20, 3)), "nobody has been asked yet");
+    bill.move_on(&call, now);
+    assert_eq!(call.left(now), left_after(Usage::default()));
+    bill.pay(&call, usage(50, 0, 0), now).unwrap();
+    bill.pay(&call, usage(50, 0, 9), now).unwrap();
+    bill.settle(&call, &Ok(done()), now);
+    assert_eq!(call.left(now), left_after(usage(50, 0, 9)));
+}
+
+#[test]
+fn a_node_that_tells_of_less_than_before_is_paid_for_nothing_twice() {
+    let now = Instant::now();
+    let (call, mut bill) = (admitted(now), Bill::default());
+    for spent in [usage(50, 10, 4), usage(0, 0, 0), usage(50, 10, 4), usage(50, 10, 5)] {
+        bill.pay(&call, spent, now).unwrap();
+    }
+    assert_eq!(*call.spent().borrow(), usage(50, 10, 5));
+    assert_eq!(call.left(now), left_after(usage(50, 10, 5)));
+}
+
+#[test]
+fn lost_work_is_no_first_prompt_that_was_paid_already() {
+    let now = Instant::now();
+    let (call, mut bill) = (admitted(now), Bill::default());
+    bill.pay(&call, usage(50, 0, 0), now).unwrap();
+    bill.lose();
+    bill.move_on(&call, now);
+    // The tenant's other calls have it in debt meanwhile.
+    call.charge(usage(0, 0, TOKENS + 1), now);
+    bill.pay(&call, usage(50, 0, 0), now).unwrap();
+    bill.pay(&call, usage(90, 0, 0), now).unwrap_err();
+}
