@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, ResourceExt as _,
     runtime::{
@@ -30,6 +31,7 @@ use crate::{
     fleet::{handle::Command, standing::Standing},
     metrics::{Requeue, StatusWrite},
     status::apply::{self, ApplyError, Kinded},
+    throttle::News,
 };
 
 /// How often an object is looked at without news: what nobody told us of is mended then.
@@ -135,7 +137,7 @@ async fn reconcile<K: Served>(
     let status = object.build(&standing, &context, Timestamp::now());
     let version = apply::version(&*object);
     if let Some(wait) =
-        context.throttle.wait((K::KIND, &name), version, is_turn(&*object, &status), Instant::now())
+        context.throttle.wait((K::KIND, &name), version, news(&*object, &status), Instant::now())
     {
         context.metrics.requeued(K::KIND, Requeue::Throttled);
         return Ok(Action::requeue(wait));
@@ -170,15 +172,19 @@ async fn release<K: Served>(
     Ok(Action::await_change())
 }
 
-/// Whether the conditions of `status` have turned from those that the object shows.
-fn is_turn<K: Served>(object: &K, status: &K::Status) -> bool {
+/// What is new in `status` for whoever sees what the object shows.
+fn news<K: Served>(object: &K, status: &K::Status) -> News {
     let before = object.status().map(K::conditions).unwrap_or_default();
     let now = K::conditions(status);
-    before.len() != now.len()
-        || before.iter().zip(now).any(|(before, now)| {
-            (&before.type_, &before.status, &before.reason, before.observed_generation)
-                != (&now.type_, &now.status, &now.reason, now.observed_generation)
-        })
+    let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
+    let generation = |each: &Condition| each.observed_generation;
+    if !before.iter().map(said).eq(now.iter().map(said)) {
+        News::Turn
+    } else if !before.iter().map(generation).eq(now.iter().map(generation)) {
+        News::Spec
+    } else {
+        News::Progress
+    }
 }
 
 fn generation<K: Served>(object: &K) -> i64 {

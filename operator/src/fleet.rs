@@ -171,7 +171,12 @@ impl FleetLoop {
             }
             Command::Claimed { model, claimed } => self.fleet.recall_claimed(&model, claimed),
             Command::Expect => self.nodes.expect(),
-            Command::Labels { node, labels } => self.nodes.label(node, labels),
+            Command::Labels { node, labels } => {
+                if labels.is_none() {
+                    self.registry.dismiss(&node);
+                }
+                self.nodes.label(node, labels);
+            }
             Command::Labelled => self.fleet.labelled(),
         }
     }

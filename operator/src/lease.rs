@@ -1,11 +1,15 @@
 //! Who leads: one operator at a time, by a Lease in the API server.
 //!
-//! [`lead`] contends for the Lease ([`candidate`], pure), runs its work while it holds it, and drops
-//! that work before anybody else may think the Lease is free ([`term`]). Timestamps of other
-//! machines are never compared with ours: a Lease is over when it has not changed for its duration
-//! on our own clock (client-go's `leaderelection` does the same).
+//! [`Contender::lead`] contends for the Lease ([`candidate`], pure), runs its work while it holds it,
+//! and drops that work before anybody else may think the Lease is free ([`term`]). A process that
+//! was stopped cannot drop anything in time, so whatever the work writes or says asks [`leading`]
+//! for the time as well, [`guard`] for all that goes to the API server. Timestamps of other machines
+//! are never compared with ours: a Lease is over when it has not changed for its duration on our own
+//! clock (client-go's `leaderelection` does the same).
 
 mod candidate;
+pub(crate) mod guard;
+pub mod leading;
 mod record;
 mod term;
 
@@ -19,6 +23,7 @@ use tokio::{sync::watch, time::Instant};
 
 use self::{
     candidate::{Candidate, Step},
+    leading::Lead,
     record::Record,
     term::Won,
 };
@@ -114,33 +119,27 @@ impl Contender {
 
     /// Leads again and again: waits for the Lease, runs `work` while it is held and drops it when it
     /// is lost, then waits anew. Ends with what a work ends with.
-    pub async fn lead<W: Future>(
-        &self,
-        leading: &watch::Sender<bool>,
-        mut work: impl FnMut(Term) -> W,
-    ) -> W::Output {
+    pub async fn lead<W: Future>(&self, lead: &Lead, mut work: impl FnMut(Term) -> W) -> W::Output {
         let mut candidate = Candidate::new(self.identity.clone(), LEASE_DURATION);
         loop {
             let Won { held, began } =
                 term::win(async || self.attempt(&mut candidate, Given::default()).await).await;
             let term = Term::new(&held);
             tracing::info!(first_generation = term.first_generation, "leading");
-            leading.send_replace(true);
             let renew = async || {
                 let given = *term.given.borrow();
                 self.attempt(&mut candidate, given).await
             };
             let ended = tokio::select! {
-                // A process that was stopped for longer than the Lease lets go before it does
-                // anything else.
+                // The Lease is looked at before the work goes on.
                 biased;
-                error = term::keep(began, renew) => {
+                error = term::keep(began, lead, renew) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "leading no more");
                     None
                 }
                 output = work(term.clone()) => Some(output),
             };
-            leading.send_replace(false);
+            lead.end();
             candidate.end_term();
             if let Some(output) = ended {
                 return output;

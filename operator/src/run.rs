@@ -1,7 +1,7 @@
 //! One operator from its start to its end: contends for the Lease, and does its work while it leads.
 //!
 //! Everything that writes to the API server or speaks to agents lives inside [`work`], which is
-//! dropped when the Lease is lost.
+//! dropped when the Lease is lost, and writes and speaks only by the Lease's own clock.
 
 use std::{
     sync::Arc,
@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::Context as _;
 use kube::{
-    Client,
+    Client, Config,
+    client::ClientBuilder,
     runtime::events::{Recorder, Reporter},
 };
 use realm_crds::{Model, Pipeline, Tenant};
@@ -27,7 +28,10 @@ use crate::{
     context::Context,
     controller,
     fleet::FleetLoop,
-    lease::{Contender, Term},
+    lease::{
+        Contender, Term, guard,
+        leading::{Lead, Leading},
+    },
     link::{
         authority::{Authority, Serving},
         identity::{Identities, ServiceAccount},
@@ -51,14 +55,19 @@ const TRUST_RETRY: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("find the API server")?;
+    let config = Config::infer().await.context("find the API server")?;
+    let mut guarded = config.clone();
+    // What is to be sent again is looked at again by the guard.
+    guarded.default_retry = false;
+    let guarded = ClientBuilder::try_from(guarded).context("reach the API server")?;
+    let client = Client::try_from(config).context("reach the API server")?;
     let metrics = Metrics::new().context("make the metrics")?;
     let admin = admin::bind(args.metrics).await.context("take the port of the metrics")?;
-    let (leading, is_leading) = watch::channel(false);
-    let contender = Contender::new(client.clone(), &args.namespace, LEASE, &args.identity);
-    let lead = contender.lead(&leading, |term| {
-        work(client.clone(), &args, term, metrics.clone(), is_leading.clone())
-    });
+    let contender = Contender::new(client, &args.namespace, LEASE, &args.identity);
+    let lead = Lead::new();
+    let client = guard::client(guarded, lead.subscribe());
+    let leads = contender
+        .lead(&lead, |term| work(client.clone(), &args, term, metrics.clone(), lead.subscribe()));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let stopped = async {
@@ -68,7 +77,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     tokio::select! {
-        ended = lead => ended,
+        ended = leads => ended,
         served = admin::serve(admin, metrics.clone()) => served.context("serve the metrics"),
         () = stopped => {
             contender.resign().await;
@@ -83,7 +92,7 @@ async fn work(
     args: &Args,
     term: Term,
     metrics: Metrics,
-    leading: watch::Receiver<bool>,
+    leading: Leading,
 ) -> anyhow::Result<()> {
     metrics.lead();
     let _leads = Leads(metrics.clone());

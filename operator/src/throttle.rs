@@ -9,15 +9,40 @@ use std::{
 use realm_plan::{Kind, Name};
 use tokio::time::Instant;
 
+use self::News::{Progress, Spec, Turn};
+
 /// The least pause between two writes of one status in which no condition turned: bytes that
 /// arrive are news once in a while. A turn is written at once.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// How long a new spec in which no condition has turned waits for what its agents say: two of their
+/// reports, which come every 250 ms at most. Mostly that is all that there will be to say of it, and
+/// where a condition turns, the turn says it.
+const ANSWER_WAIT: Duration = Duration::from_millis(500);
+
+/// What is new in a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// A condition came, went, or turned.
+    Turn,
+    /// Every condition is as it was, of another generation of the spec.
+    Spec,
+    /// Messages and numbers.
+    Progress,
+}
+
 /// When each object's status was last written, and what version that made of it.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<BTreeMap<(Kind, Name), Written>>);
+pub(crate) struct Throttle(Mutex<BTreeMap<(Kind, Name), Pace>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
+struct Pace {
+    written: Option<Written>,
+    /// Since when a new spec is to be told.
+    spec_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Written {
     /// Later ones are larger (KEP-5504).
     version: Option<u64>,
@@ -33,26 +58,33 @@ impl Throttle {
         &self,
         (kind, name): (Kind, &Name),
         version: Option<u64>,
-        is_turn: bool,
+        news: News,
         now: Instant,
     ) -> Option<Duration> {
-        let all = self.lock();
-        let last = all.get(&(kind, name.clone()))?;
-        let wait = (last.at + PAUSE).saturating_duration_since(now);
-        let is_seen = version.zip(last.version).is_none_or(|(now, last)| last <= now);
-        let is_due = wait.is_zero() || (is_turn && is_seen);
-        (!is_due).then_some(wait)
+        let mut all = self.lock();
+        let pace = all.entry((kind, name.clone())).or_default();
+        let last = pace.written;
+        let paused = last.map_or(now, |last| last.at + PAUSE);
+        let seen = last.and_then(|last| last.version).zip(version);
+        let is_seen = seen.is_none_or(|(last, now)| last <= now);
+        let due = match news {
+            Turn if is_seen => now,
+            Spec if is_seen => *pace.spec_since.get_or_insert(now) + ANSWER_WAIT,
+            Turn | Spec | Progress => paused,
+        };
+        Some(due.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
     }
 
     pub(crate) fn wrote(&self, kind: Kind, name: &Name, version: Option<u64>, at: Instant) {
-        self.lock().insert((kind, name.clone()), Written { version, at });
+        let pace = Pace { written: Some(Written { version, at }), spec_since: None };
+        self.lock().insert((kind, name.clone()), pace);
     }
 
     pub(crate) fn forget(&self, kind: Kind, name: &Name) {
         self.lock().remove(&(kind, name.clone()));
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Kind, Name), Written>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Kind, Name), Pace>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -65,12 +97,28 @@ mod tests {
     fn progress_waits_and_a_turn_does_not() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let name = Name::new("default", "tiny").unwrap();
-        let wait = |is_turn, now| throttle.wait((Kind::Model, &name), Some(3), is_turn, now);
-        assert_eq!(wait(false, now), None);
+        let wait = |news, now| throttle.wait((Kind::Model, &name), Some(3), news, now);
+        assert_eq!(wait(Progress, now), None);
         throttle.wrote(Kind::Model, &name, Some(3), now);
-        assert_eq!(wait(false, now), Some(PAUSE));
-        assert_eq!(wait(true, now), None);
-        assert_eq!(wait(false, now + PAUSE), None);
+        assert_eq!(wait(Progress, now), Some(PAUSE));
+        assert_eq!(wait(Turn, now), None);
+        assert_eq!(wait(Progress, now + PAUSE), None);
+    }
+
+    #[test]
+    fn a_new_spec_that_turns_nothing_waits_for_its_agents_once_and_a_turn_tells_it_sooner() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let name = Name::new("default", "acme").unwrap();
+        let wait = |news, now| throttle.wait((Kind::Tenant, &name), Some(3), news, now);
+        assert_eq!(wait(Spec, now), Some(ANSWER_WAIT));
+        assert_eq!(wait(Turn, now), None);
+        // The next one after it takes no time of its own.
+        let half = ANSWER_WAIT / 2;
+        assert_eq!(wait(Spec, now + half), Some(half));
+        assert_eq!(wait(Spec, now + ANSWER_WAIT), None);
+        // Whatever was written told it, and another one waits anew.
+        throttle.wrote(Kind::Tenant, &name, Some(3), now + ANSWER_WAIT);
+        assert_eq!(wait(Spec, now + ANSWER_WAIT), Some(ANSWER_WAIT));
     }
 
     #[test]
@@ -78,7 +126,7 @@ mod tests {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let name = Name::new("default", "tiny").unwrap();
         throttle.wrote(Kind::Model, &name, Some(3), now);
-        let wait = |now| throttle.wait((Kind::Model, &name), Some(2), true, now);
+        let wait = |now| throttle.wait((Kind::Model, &name), Some(2), Turn, now);
         assert_eq!(wait(now), Some(PAUSE));
         assert_eq!(wait(now + PAUSE), None, "whatever became of it");
     }

@@ -1,7 +1,9 @@
-//! Everything two processes of Realm say to each other; no logic.
+//! Everything two processes of Realm say to each other; no logic but what both ends reckon alike.
 
 /// Operator and agent, and the agent's ledger on disk.
 pub mod link {
+    pub mod versions;
+
     /// Most bytes of one message of the operator: as much as an agent's ledger takes, and a
     /// little for the envelope. 1,000 tenants with 8 keys, 20 models and 10 pipelines each, 200
     /// models and 100 pipelines of five long prompts have 3 MB; ten thousand tenants that may

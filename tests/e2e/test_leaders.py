@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -19,6 +24,9 @@ MODELS, TENANTS = 1, 2
 
 #: Tenants whose status says that a leader has written what it knows.
 FENCE = "fence-"
+
+#: From one change to the next, so that a leader always has something in hand.
+CHANGE_S = 0.02
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +128,47 @@ def turned(turns: Turns) -> dict[Key, list[State]]:
     return {key: all_ for key, all_ in turns.turned().items() if not key[1].startswith(FENCE)}
 
 
-async def test_a_leader_that_was_stopped_beyond_its_lease_writes_nothing_when_it_goes_on(
+@contextmanager
+def changing(plane: Plane) -> Iterator[None]:
+    """Changes a tenant again and again for as long as the block lasts."""
+    is_over = threading.Event()
+
+    def change() -> None:
+        for weight in count(1):
+            spec = {"models": [{"name": "smollm2"}], "weight": 1 + weight % 1000}
+            plane.apply("Tenant", f"{FENCE}busy", spec)
+            if is_over.wait(CHANGE_S):
+                return
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def told(operator: Operator) -> list[str]:
+    """Every state that an operator has handed to the stream of an agent."""
+    return re.findall(r" told node=.*", operator.daemon.text())
+
+
+async def test_a_leader_that_was_stopped_beyond_its_lease_writes_and_says_nothing_when_it_goes_on(
     plane: Plane, operators: list[Operator], agents: list[Agent]
 ) -> None:
     first, second = leader(plane, operators)
     known = [len(agent.generations()) for agent in agents]
-    with Turns(plane.cluster.admin, plane.tenants) as turns:
+    with Turns(plane.cluster.admin, plane.tenants) as turns, changing(plane):
+        await written(plane, "before")
         first.daemon.pause()
         await leads(plane, second)
         await all_told(agents, known)
         # It would write a status for this, and the other does.
         await written(plane, "second")
         before = len(plane.cluster.writes(first.name))
+        said = len(told(first))
+        assert said
         first.daemon.resume()
 
         async def let_go() -> bool:
@@ -141,6 +178,7 @@ async def test_a_leader_that_was_stopped_beyond_its_lease_writes_nothing_when_it
         await written(plane, "third")
     assert turned(turns) == {}
     assert plane.cluster.writes(first.name)[before:] == []
+    assert told(first)[said:] == []
     assert plane.leader() == second.name
     assert [says_it_leads(operator) for operator in (first, second)] == [0, 1]
 

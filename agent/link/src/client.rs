@@ -79,6 +79,8 @@ pub struct LinkState {
     pub errors: BTreeMap<&'static str, u64>,
     /// The newest generation that the ledger took from the link.
     pub generation: u64,
+    /// Messages that were passed over, of a kind that this agent does not know.
+    pub unknown: u64,
 }
 
 #[derive(Clone, Debug)]

@@ -58,8 +58,9 @@ const fn at_once(stage: Stage) -> usize {
 /// that a download of many small chunks costs nothing.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
-/// The least time between two reports: whoever tells them on has a longer one, and a report is as
-/// long as everything that is desired.
+/// The least time between two reports, and from a change to the report of it: whoever tells them on
+/// has a longer one, and a report is as long as everything that is desired. Other rights or another
+/// weight of a tenant are there by then, so that nobody is told that they were on their way.
 const REPORT_EVERY: Duration = Duration::from_millis(50);
 
 /// Drives `residents` towards the newest of `desired` and says in `report` how far they are.
@@ -101,7 +102,9 @@ pub async fn run<R: Residents + 'static>(
             () = sleep_until(retry) => {}
             () = throttled(&progress) => {}
         }
-        is_reported = false;
+        if is_reported {
+            (is_reported, report_at) = (false, report_at.max(Instant::now() + REPORT_EVERY));
+        }
     }
 }
 

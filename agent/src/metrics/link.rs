@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 type Read = fn(&LinkState) -> Vec<Sample>;
 
-const FAMILIES: [(&str, &str, FamilyKind, &[&str], Read); 5] = [
+const FAMILIES: [(&str, &str, FamilyKind, &[&str], Read); 6] = [
     (
         "realm_link_up",
         "Whether an operator listens to this agent, 0 or 1.",
@@ -43,6 +43,13 @@ const FAMILIES: [(&str, &str, FamilyKind, &[&str], Read); 5] = [
         FamilyKind::Counter,
         &["reason"],
         errors,
+    ),
+    (
+        "realm_link_unknown_messages_total",
+        "Messages of operators that were passed over, of a kind that this agent does not know.",
+        FamilyKind::Counter,
+        &[],
+        |link| vec![Sample::new([], link.unknown as f64)],
     ),
 ];
 

@@ -10,6 +10,7 @@ use realm_plan::{
     Fleet, Kind, Name,
     desired::{Sha256, Stage},
 };
+use realm_proto::link::versions::Versions;
 
 use super::standing::{
     ModelOnNode, ModelStanding, PipelineStanding, Standings, Tally, TenantStanding,
@@ -26,6 +27,8 @@ pub(super) struct Said {
     models: BTreeMap<Name, ModelSaid>,
     tenants: BTreeMap<Name, TenantSaid>,
     pipelines: BTreeMap<Name, Counts>,
+    /// The first of the nodes whose agents speak no version of the link that is spoken here.
+    unspoken: Option<(String, Versions)>,
 }
 
 /// A model, by name of the node.
@@ -49,6 +52,8 @@ struct Counts {
 impl Said {
     /// Takes in what is new.
     pub(super) fn update(&mut self, views: &BTreeMap<String, NodeView>) {
+        let mut unspoken = views.iter().filter_map(|(node, view)| Some((node, view.unspoken?)));
+        self.unspoken = unspoken.next().map(|(node, said)| (node.clone(), said));
         let is_there = |node: &String| views.get(node).is_some_and(|view| view.is_connected);
         let gone: Vec<String> =
             self.reports.keys().filter(|node| !is_there(node)).cloned().collect();
@@ -194,6 +199,7 @@ impl Said {
             doors: fleet.doors(),
             tally: said.map(|said| said.counts.tally()).unwrap_or_default(),
             program: program.and_then(|programs| programs.keys().next().copied()),
+            unspoken: self.unspoken.clone(),
         }
     }
 

@@ -9,6 +9,7 @@ use realm_plan::{
     Estimate, Fleet, Kind, Name, Problem,
     desired::{Sha256, Stage},
 };
+use realm_proto::link::versions::Versions;
 
 use super::said::Said;
 use crate::link::report::{Failure, ModelFacts, ModelPhase};
@@ -71,6 +72,9 @@ pub struct TenantStanding {
     pub tally: Tally,
     /// The program that takes its calls, where all nodes agree.
     pub program: Option<Sha256>,
+    /// One of the nodes whose agents speak no version of the link that this operator does, and
+    /// what they speak.
+    pub unspoken: Option<(String, Versions)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Held, LeaseError, RENEW_DEADLINE, RETRY};
+use super::{Held, LeaseError, RENEW_DEADLINE, RETRY, leading::Lead};
 
 /// A Lease that has been taken.
 #[derive(Debug)]
@@ -32,12 +32,15 @@ pub(super) async fn win(mut attempt: impl AsyncFnMut() -> Result<Option<Held>, L
     }
 }
 
-/// Renews for as long as that goes well, a Lease that was taken by a try that `began` then.
+/// Renews for as long as that goes well, a Lease that was taken by a try that `began` then, and
+/// tells `lead` until when it holds.
 pub(super) async fn keep(
     mut began: Instant,
+    lead: &Lead,
     mut attempt: impl AsyncFnMut() -> Result<Option<Held>, LeaseError>,
 ) -> LeaseError {
     let mut deadline = began + RENEW_DEADLINE;
+    lead.until(deadline);
     loop {
         sleep_until(deadline.min(began + RETRY)).await;
         began = Instant::now();
@@ -45,7 +48,10 @@ pub(super) async fn keep(
             return LeaseError::TimedOut { waited: RENEW_DEADLINE };
         }
         match within(deadline, attempt()).await {
-            Ok(Some(_)) => deadline = began + RENEW_DEADLINE,
+            Ok(Some(_)) => {
+                deadline = began + RENEW_DEADLINE;
+                lead.until(deadline);
+            }
             Ok(None) => return LeaseError::Taken,
             Err(error) if Instant::now() >= deadline => return error,
             Err(error) => {

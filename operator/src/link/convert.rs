@@ -8,7 +8,7 @@
 use std::{collections::HashSet, net::AddrParseError, sync::Arc, time::Duration};
 
 use realm_plan::{Name, NameError, desired::Sha256};
-use realm_proto::link::{TEXT_BYTES_MAX, v1 as proto};
+use realm_proto::link::{TEXT_BYTES_MAX, v1 as proto, versions::Versions};
 use thiserror::Error;
 
 use super::supply::Credentials;
@@ -54,7 +54,9 @@ pub enum ConvertError {
 
 pub(super) fn welcome_to(heartbeat: Duration) -> proto::OperatorMessage {
     let heartbeat_ms = u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX).max(1);
-    message(proto::operator_message::Message::Welcome(proto::Welcome { heartbeat_ms }))
+    let (link_oldest, link_newest) = (Versions::OURS.oldest(), Versions::OURS.newest());
+    let welcome = proto::Welcome { heartbeat_ms, link_oldest, link_newest };
+    message(proto::operator_message::Message::Welcome(welcome))
 }
 
 pub(super) const fn heartbeat_to() -> proto::OperatorMessage {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use realm_plan::desired::Desired;
+use realm_proto::link::versions::Versions;
 use thiserror::Error;
 use tokio::{
     sync::{Notify, watch},
@@ -53,6 +54,8 @@ struct Nodes {
     endings: BTreeMap<&'static str, u64>,
     /// Who came to the door and was no agent, by what told.
     strangers: BTreeMap<Stranger, u64>,
+    /// Messages of agents of a kind that is not known here.
+    unknown: u64,
 }
 
 #[derive(Default)]
@@ -92,6 +95,9 @@ pub struct NodeView {
     /// left another one.
     pub refused: Option<Refused>,
     pub heard_at: Option<Instant>,
+    /// The versions of the link that the node's agent speaks, where they are none that this
+    /// operator does.
+    pub unspoken: Option<Versions>,
 }
 
 /// The agent of a node.
@@ -136,6 +142,14 @@ impl Registry {
         self.lock().by_name.remove(node);
     }
 
+    /// Forgets a node that is no longer part of the cluster and whose agent was never taken in.
+    pub fn dismiss(&self, node: &str) {
+        let mut nodes = self.lock();
+        if nodes.by_name.get(node).is_some_and(|node| node.view.agent.is_none()) {
+            nodes.by_name.remove(node);
+        }
+    }
+
     /// Returns when a node has said something or has come or gone since the last return. One
     /// waits at a time.
     pub async fn changed(&self) {
@@ -174,9 +188,32 @@ impl Registry {
         Stranger::ALL.map(|sort| (sort, nodes.strangers.get(&sort).copied().unwrap_or(0)))
     }
 
+    /// Counts a message of a kind that is not known here.
+    pub(super) fn count_unknown(&self) {
+        let mut nodes = self.lock();
+        nodes.unknown = nodes.unknown.saturating_add(1);
+    }
+
+    /// Messages of agents of a kind that is not known here, which were passed over.
+    pub fn unknown(&self) -> u64 {
+        self.lock().unknown
+    }
+
+    /// Notes that a node has an agent that speaks no version of the link that is spoken here. Gives
+    /// whether that is news.
+    pub(super) fn note_unspoken(&self, node: &str, said: Versions) -> Result<bool, TooManyNodes> {
+        let mut nodes = self.lock();
+        let is_news = nodes.node(node)?.view.unspoken.replace(said) != Some(said);
+        drop(nodes);
+        if is_news {
+            self.inner.changed.notify_one();
+        }
+        Ok(is_news)
+    }
+
     /// Takes in an agent that has proven its node. An older connection of the node is ended.
     pub(super) fn connect(&self, hello: Hello, now: Instant) -> Result<Connected, TooManyNodes> {
-        let Hello { node: name, agent_version, boot_id, generation, supply } = hello;
+        let Hello { node: name, agent_version, boot_id, generation, supply, link: _ } = hello;
         let mut nodes = self.lock();
         let id = ConnectionId(nodes.connections);
         nodes.connections = nodes.connections.saturating_add(1);
@@ -189,6 +226,7 @@ impl Registry {
         node.view.agent = Some(Agent { version: agent_version, boot_id, generation });
         node.view.supply = Some(Arc::new(supply));
         node.view.heard_at = Some(now);
+        node.view.unspoken = None;
         let orders = node.orders.subscribe();
         drop(nodes);
         self.inner.changed.notify_one();

@@ -14,6 +14,7 @@ use super::{
     identity::{Identities, TokenReviewer},
     registry::Registry,
 };
+use crate::lease::leading::Leading;
 
 mod ending;
 mod listen;
@@ -35,7 +36,7 @@ pub struct Server<R> {
     /// The TLS of new connections, from [`super::authority::Serving`].
     pub tls: watch::Receiver<Arc<ServerConfig>>,
     /// Whether this operator leads. One that does not, or no longer, turns every agent away.
-    pub leading: watch::Receiver<bool>,
+    pub leading: Leading,
     /// [`HEARTBEAT`], unless somebody has a reason.
     pub heartbeat: Duration,
 }

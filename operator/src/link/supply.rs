@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use realm_plan::Name;
+use realm_proto::link::versions::Versions;
 
 /// What an agent says about itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Hello {
     /// The newest generation in the agent's ledger; 0 before the first.
     pub generation: u64,
     pub supply: Supply,
+    /// The versions of the link that it speaks.
+    pub link: Versions,
 }
 
 /// What a node has for models, and how busy it is.

@@ -125,7 +125,14 @@ static STRANGERS: Family = Family {
     labels: &["reason"],
 };
 
-static FAMILIES: [&Family; 10] = [
+static UNKNOWN: Family = Family {
+    name: "realm_operator_link_unknown_messages_total",
+    help: "Messages of agents that were passed over, of a kind that this operator does not know.",
+    kind: proto::MetricType::COUNTER,
+    labels: &[],
+};
+
+static FAMILIES: [&Family; 11] = [
     &NODES,
     &NODE_UP,
     &NODE_HEARD,
@@ -136,6 +143,7 @@ static FAMILIES: [&Family; 10] = [
     &NODE_MEMORY_FREE,
     &ENDINGS,
     &STRANGERS,
+    &UNKNOWN,
 ];
 
 /// Reads the stage.
@@ -187,10 +195,20 @@ fn of_nodes(registry: &Registry, rows: &mut Vec<Row>) {
     for (stranger, count) in registry.strangers() {
         rows.push(Row::new(&STRANGERS, [stranger.as_str().to_owned()], count as f64));
     }
+    rows.push(Row::new(&UNKNOWN, Vec::new(), registry.unknown() as f64));
 }
 
 fn of_node(name: &str, view: &NodeView, rows: &mut Vec<Row>) {
-    let NodeView { is_connected, agent: _, report, supply, published, refused, heard_at } = view;
+    let NodeView {
+        is_connected,
+        agent: _,
+        report,
+        supply,
+        published,
+        refused,
+        heard_at,
+        unspoken: _,
+    } = view;
     let mut tell = |family, value: f64| rows.push(Row::new(family, [name.to_owned()], value));
     tell(&NODE_UP, f64::from(u8::from(*is_connected)));
     tell(&NODE_REFUSES, f64::from(u8::from(refused.is_some())));
@@ -273,6 +291,7 @@ mod tests {
             r#"realm_operator_nodes{state="away"} 1"#,
             r#"realm_operator_nodes{state="connected"} 0"#,
             r#"realm_operator_agents_refused_total{reason="Audience"} 0"#,
+            "realm_operator_link_unknown_messages_total 0",
             r#"realm_operator_objects{kind="Model",condition="Ready",status="True"} 0"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

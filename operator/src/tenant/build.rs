@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use realm_crds::{Tenant, TenantStatus};
 use realm_plan::{Problem, Reason};
+use realm_proto::link::versions::Versions;
 
 use crate::{
     fleet::standing::{Standing, Standings, Tally, TenantStanding},
@@ -52,7 +53,7 @@ pub(crate) fn findings(tenant: &TenantStanding, problems: &[Problem]) -> Vec<Fin
     let keys = keys(tenant, &of(&OF_KEYS));
     let models = Finding::problems("ModelsGranted", &of(&OF_MODELS))
         .unwrap_or_else(|| Finding::new("ModelsGranted", Truth::True, "Granted", "every model is"));
-    let program = program(&tenant.tally);
+    let program = program(tenant);
     let is_stuck = invalid.is_some()
         || [&keys, &models].iter().any(|f| f.status == Truth::False)
         || tenant.tally.failed > 0;
@@ -77,15 +78,24 @@ pub(super) fn was_held(status: Option<&TenantStatus>) -> bool {
     of_program.any(|condition| condition.reason != NO_AGENTS)
 }
 
-fn program(tally: &Tally) -> Finding {
+fn program(tenant: &TenantStanding) -> Finding {
+    let TenantStanding { keys: _, doors: _, tally, program: _, unspoken } = tenant;
     let Tally { ready, pending, failed, failure } = tally;
     if let Some((node, Failure { reason, message })) = failure {
         let message = format!("on {failed} nodes; {node}: {message}");
         return Finding::new("ProgramReady", Truth::False, reason.clone(), message);
     }
-    let message = format!("on {ready} of {} nodes", ready.saturating_add(*pending));
+    // What such an agent serves is its own ledger, whatever became of the tenant since.
+    let unspoken = unspoken.as_ref().map_or_else(String::new, |(node, said)| {
+        let ours = Versions::OURS;
+        format!("; the agent of {node} speaks the link's version {said} and this operator {ours}")
+    });
+    let message = format!("on {ready} of {} nodes{unspoken}", ready.saturating_add(*pending));
     match (*ready, *pending) {
-        (0, 0) => Finding::new("ProgramReady", Truth::Unknown, NO_AGENTS, "no agent is connected"),
+        (0, 0) => {
+            let message = format!("no agent is connected{unspoken}");
+            Finding::new("ProgramReady", Truth::Unknown, NO_AGENTS, message)
+        }
         (_, 0) => Finding::new("ProgramReady", Truth::True, "Ready", message),
         _ => Finding::new("ProgramReady", Truth::False, "Preparing", message),
     }

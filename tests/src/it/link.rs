@@ -7,5 +7,6 @@ mod load;
 mod operator;
 mod peers;
 mod raw;
+mod skew;
 mod words;
 mod world;

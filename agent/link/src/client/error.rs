@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
+use realm_proto::link::versions::Versions;
 use rustls::pki_types::pem;
 use thiserror::Error;
 use tonic::{Code, Status};
@@ -65,6 +66,12 @@ pub enum LinkError {
     NotLeading,
     #[error("the operator refuses this agent")]
     Refused(#[source] Status),
+    #[error(
+        "the operator speaks the link's version {operator} and this agent {agent}: none that both do"
+    )]
+    Version { agent: Versions, operator: Versions },
+    #[error("the operator speaks none of this agent's versions of the link")]
+    VersionRefused(#[source] Status),
     #[error("the stream broke")]
     Broken(#[source] Status),
     #[error("the operator ended the stream")]
@@ -86,12 +93,12 @@ impl LinkError {
     pub(super) fn from_status(status: Status) -> Self {
         match status.code() {
             Code::Unavailable => Self::unavailable(status),
+            Code::FailedPrecondition => Self::VersionRefused(status),
             Code::Unauthenticated
             | Code::PermissionDenied
             | Code::InvalidArgument
             | Code::ResourceExhausted
             | Code::OutOfRange
-            | Code::FailedPrecondition
             | Code::Unimplemented
             | Code::NotFound
             | Code::AlreadyExists => Self::Refused(status),
@@ -127,6 +134,7 @@ impl LinkError {
             Self::Slow { .. } => "Slow",
             Self::NotLeading => "NotLeading",
             Self::Refused(_) => "Refused",
+            Self::Version { .. } | Self::VersionRefused(_) => "Version",
             Self::Broken(_) => "Broken",
             Self::Ended => "Ended",
             Self::Silent { .. } => "Silent",

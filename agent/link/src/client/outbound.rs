@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use realm_core::{report::Report, supply::Supply};
-use realm_proto::link::v1 as proto;
+use realm_proto::link::{v1 as proto, versions::ACCEPTED_SINCE};
 use tokio::{
     sync::watch,
     time::{self, Instant, Interval, MissedTickBehavior},
@@ -29,6 +29,14 @@ const SUPPLY_GAP: Duration = Duration::from_secs(1);
 /// hear of each.
 const REFUSED_GAP: Duration = Duration::from_millis(100);
 
+/// What both ends keep to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreed {
+    pub(super) heartbeat: Duration,
+    /// Of the link.
+    pub(super) version: u32,
+}
+
 /// What became of the states that this stream brought.
 pub(super) struct Answers {
     /// The generation that the ledger took last.
@@ -36,19 +44,20 @@ pub(super) struct Answers {
     pub(super) refused: watch::Receiver<Option<proto::Refused>>,
 }
 
-/// The messages of one stream. The heartbeat is known when the operator has welcomed the agent,
-/// and until then only the hello is said.
+/// The messages of one stream. What both ends keep to is known when the operator has welcomed the
+/// agent, and until then only the hello is said.
 pub(super) fn messages(
     hello: proto::Hello,
     feeds: Feeds,
     answers: Answers,
-    heartbeat: watch::Receiver<Option<Duration>>,
+    agreed: watch::Receiver<Option<Agreed>>,
 ) -> impl Stream<Item = proto::AgentMessage> + Send + 'static {
     let Feeds { report, supply } = feeds;
     let outbound = Outbound {
         hello: Some(hello),
-        heartbeat,
+        agreed,
         beat: None,
+        is_answered: false,
         accepted: answers.accepted,
         refused: Feed::new(answers.refused, REFUSED_GAP),
         report: Feed::new(report, REPORT_GAP),
@@ -63,8 +72,10 @@ pub(super) fn messages(
 struct Outbound {
     /// Until it has been said.
     hello: Option<proto::Hello>,
-    heartbeat: watch::Receiver<Option<Duration>>,
+    agreed: watch::Receiver<Option<Agreed>>,
     beat: Option<Interval>,
+    /// Whether the operator knows [`proto::Accepted`]; an older one would end the stream with it.
+    is_answered: bool,
     /// Told without a gap, since the operator waits for it and sends no other state meanwhile.
     accepted: watch::Receiver<u64>,
     refused: Feed<Option<proto::Refused>>,
@@ -81,16 +92,17 @@ impl Outbound {
         let beat = match &mut self.beat {
             Some(beat) => beat,
             beat => {
-                let every = (*self.heartbeat.wait_for(Option::is_some).await.ok()?)?;
-                beat.insert(beats(every))
+                let agreed = (*self.agreed.wait_for(Option::is_some).await.ok()?)?;
+                self.is_answered = ACCEPTED_SINCE <= agreed.version;
+                beat.insert(beats(agreed.heartbeat))
             }
         };
         loop {
             tokio::select! {
                 // The session has ended. Without this, HTTP/2 would go on asking for messages,
                 // and the operator would believe in an agent that does not listen.
-                Err(_) = self.heartbeat.changed() => return None,
-                Ok(()) = self.accepted.changed() => {
+                Err(_) = self.agreed.changed() => return None,
+                Ok(()) = self.accepted.changed(), if self.is_answered => {
                     let generation = *self.accepted.borrow_and_update();
                     let accepted = proto::Accepted { generation };
                     return Some(proto::agent_message::Message::Accepted(accepted));

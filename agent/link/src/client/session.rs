@@ -8,7 +8,7 @@ use realm_core::{
     desired::Desired,
     report::{self, Failure},
 };
-use realm_proto::link::v1 as proto;
+use realm_proto::link::{v1 as proto, versions::Versions};
 use tokio::{
     sync::watch,
     time::{self, Instant},
@@ -18,7 +18,7 @@ use tonic::{Request, Streaming};
 use super::{
     Connected, Link, LinkError, OperatorAddress,
     dial::Dialled,
-    outbound::{self, Answers},
+    outbound::{self, Agreed, Answers},
 };
 use crate::{
     ConvertError, convert,
@@ -44,35 +44,35 @@ impl Link {
         operator: &OperatorAddress,
         dialled: Dialled,
     ) -> (Duration, LinkError) {
-        let (heartbeat, is_welcome) = watch::channel(None);
+        let (agree, agreed) = watch::channel(None);
         let (accepted, is_accepted) = watch::channel(0);
         let (refused, is_refused) = watch::channel(None);
         let answers = Answers { accepted: is_accepted, refused: is_refused };
-        let messages = outbound::messages(self.hello(), self.feeds.clone(), answers, is_welcome);
+        let messages = outbound::messages(self.hello(), self.feeds.clone(), answers, agreed);
         let Dialled { mut client, bearer } = dialled;
         let mut request = Request::new(messages);
         request.metadata_mut().insert("authorization", bearer);
         let opened = async {
             let mut inbound =
                 client.connect(request).await.map_err(LinkError::from_status)?.into_inner();
-            let every = welcome(&next(&mut inbound).await?)?;
-            Ok::<_, LinkError>((inbound, every))
+            let agreed = welcome(next(&mut inbound).await?.as_ref())?;
+            Ok::<_, LinkError>((inbound, agreed))
         };
         let opened = time::timeout(ANSWER_WAIT, opened).await;
-        let (inbound, every) = match opened {
+        let (inbound, agreed) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return (Duration::ZERO, error),
             Err(_) => return (Duration::ZERO, LinkError::Slow { wait: ANSWER_WAIT }),
         };
         let since = Instant::now();
-        tracing::info!(%operator, "connected to the operator");
+        tracing::info!(%operator, link = agreed.version, "connected to the operator");
         self.state.send_modify(|state| {
             state.connected = Some(Connected { operator: operator.clone(), since });
             state.heard_at = Some(since);
         });
-        heartbeat.send_replace(Some(every));
+        agree.send_replace(Some(agreed));
         let session = Session { link: self, accepted, refused, unwritten: None };
-        let error = session.hear(inbound, every * SILENT_BEATS_MAX).await;
+        let error = session.hear(inbound, agreed.heartbeat * SILENT_BEATS_MAX).await;
         (since.elapsed(), error)
     }
 
@@ -83,14 +83,25 @@ impl Link {
             boot_id: self.options.boot_id.clone(),
             generation: self.ledger.newest().generation,
             supply: Some(convert::supply_to(&self.feeds.supply.borrow())),
+            link_oldest: Versions::OURS.oldest(),
+            link_newest: Versions::OURS.newest(),
         }
+    }
+
+    /// Notes a message of a kind that is not known here. Nothing depends on it.
+    fn pass_over(&self) {
+        tracing::debug!("a message of a kind that this agent does not know");
+        self.state.send_modify(|state| state.unknown = state.unknown.saturating_add(1));
     }
 }
 
-fn welcome(message: &proto::operator_message::Message) -> Result<Duration, LinkError> {
-    let proto::operator_message::Message::Welcome(proto::Welcome { heartbeat_ms }) = message else {
+fn welcome(message: Option<&proto::operator_message::Message>) -> Result<Agreed, LinkError> {
+    let Some(proto::operator_message::Message::Welcome(welcome)) = message else {
         return Err(LinkError::Welcome);
     };
+    let proto::Welcome { heartbeat_ms, link_oldest, link_newest } = welcome;
+    let (agent, operator) = (Versions::OURS, Versions::said(*link_oldest, *link_newest));
+    let version = agent.common(operator).ok_or(LinkError::Version { agent, operator })?;
     let asked = Duration::from_millis(*heartbeat_ms);
     if asked.is_zero() {
         let field = "welcome.heartbeat_ms";
@@ -99,15 +110,16 @@ fn welcome(message: &proto::operator_message::Message) -> Result<Duration, LinkE
     if asked > HEARTBEAT_MAX {
         return Err(LinkError::Heartbeat { asked, max: HEARTBEAT_MAX });
     }
-    Ok(asked)
+    Ok(Agreed { heartbeat: asked, version })
 }
 
+/// The next message; none where it is of a kind that is not known here.
 async fn next(
     inbound: &mut Streaming<proto::OperatorMessage>,
-) -> Result<proto::operator_message::Message, LinkError> {
+) -> Result<Option<proto::operator_message::Message>, LinkError> {
     let message = inbound.message().await.map_err(LinkError::from_status)?;
     let proto::OperatorMessage { message } = message.ok_or(LinkError::Ended)?;
-    message.ok_or(LinkError::Message(ConvertError::Missing { field: "message" }))
+    Ok(message)
 }
 
 struct Session<'a> {
@@ -135,18 +147,15 @@ impl Session<'_> {
         loop {
             let retry_at = self.unwritten.as_ref().map(|unwritten| unwritten.due);
             tokio::select! {
-                message = next(&mut inbound) => match message {
-                    Ok(message) => match self.take(message).await {
-                        // From now on, for a slow disk is not the operator's silence.
-                        Ok(()) => {
-                            let now = Instant::now();
-                            self.link.state.send_modify(|state| state.heard_at = Some(now));
-                            give_up_at = now + patience;
-                        }
-                        Err(error) => return error,
-                    },
-                    Err(error) => return error,
-                },
+                message = next(&mut inbound) => {
+                    if let Err(error) = self.take(message).await {
+                        return error;
+                    }
+                    // From now on, for a slow disk is not the operator's silence.
+                    let now = Instant::now();
+                    self.link.state.send_modify(|state| state.heard_at = Some(now));
+                    give_up_at = now + patience;
+                }
                 () = sleep_until(retry_at) => self.retry().await,
                 () = time::sleep_until(give_up_at) => {
                     return LinkError::Silent { beats: SILENT_BEATS_MAX };
@@ -155,7 +164,14 @@ impl Session<'_> {
         }
     }
 
-    async fn take(&mut self, message: proto::operator_message::Message) -> Result<(), LinkError> {
+    async fn take(
+        &mut self,
+        message: Result<Option<proto::operator_message::Message>, LinkError>,
+    ) -> Result<(), LinkError> {
+        let Some(message) = message? else {
+            self.link.pass_over();
+            return Ok(());
+        };
         match message {
             proto::operator_message::Message::Desired(bytes) => {
                 let desired = proto::Desired::decode(bytes.clone())

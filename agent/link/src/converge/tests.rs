@@ -252,6 +252,21 @@ async fn an_item_that_did_not_change_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_that_is_there_at_once_is_never_told_to_be_on_its_way() {
+    let mut agent = agent();
+    agent.want(arbitrary::sample());
+    agent.ready(1).await;
+    // Longer than any pause between two reports.
+    time::sleep(Duration::from_mins(1)).await;
+    let mut changed = arbitrary::sample();
+    changed.generation = 2;
+    changed.tenants[0].weight = 5;
+    agent.want(changed);
+    let first = agent.report(|report| report.generation == 2).await;
+    assert_eq!(first.tenants[0].phase, Phase::Ready);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_tenant_does_not_wait_for_its_model() {
     let mut agent = agent();
     agent.residents.set("default/tiny", Some(Habit::Hang));

@@ -24,7 +24,7 @@ async fn a_lease_that_was_taken_by_a_slow_write_is_led_by_no_longer_than_any() {
     })
     .await;
     assert_eq!(won.began, began);
-    let error = keep(won.began, async || pending().await).await;
+    let error = keep(won.began, &Lead::new(), async || pending().await).await;
     assert!(matches!(error, LeaseError::TimedOut { .. }), "{error}");
     assert_eq!(began.elapsed(), RENEW_DEADLINE);
 }
@@ -59,7 +59,7 @@ async fn an_answer_after_the_deadline_takes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_leader_renews_again_and_again_until_somebody_else_has_the_lease() {
     let (began, mut tries) = (Instant::now(), 0);
-    let error = keep(began, async || {
+    let error = keep(began, &Lead::new(), async || {
         tries += 1;
         if tries < 100 { Ok(Some(HELD)) } else { Ok(None) }
     })
@@ -122,34 +122,47 @@ async fn attempt(
     Ok(Some(Held { first_generation, doors: 0 }))
 }
 
-/// Leads again and again, and says so in `leaders`.
-async fn contend(identity: &str, server: &RefCell<Server>, leaders: &RefCell<Vec<String>>) {
+/// Leads again and again, and is told so by `lead`; nobody else may be then.
+async fn contend(identity: &str, server: &RefCell<Server>, lead: &Lead, other: &Lead) {
     let mut candidate = Candidate::new(identity.to_owned(), LEASE_DURATION);
     loop {
         let won = win(async || attempt(server, &mut candidate).await).await;
-        leaders.borrow_mut().push(identity.to_owned());
-        assert_eq!(*leaders.borrow(), [identity], "two lead");
-        keep(won.began, async || attempt(server, &mut candidate).await).await;
-        leaders.borrow_mut().retain(|leader| leader != identity);
+        assert!(!other.subscribe().leads(Instant::now()), "two lead");
+        keep(won.began, lead, async || attempt(server, &mut candidate).await).await;
+        lead.end();
         candidate.end_term();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_stopped_leads_no_more_when_the_next_one_does_and_nobody_has_told_it() {
+    let server = Server { record: None, version: 0, delays: vec![100], passed: 0 };
+    let (server, stopped, next) = (RefCell::new(server), Lead::new(), Lead::new());
+    let leading = stopped.subscribe();
+    // Dropped while it leads, which leaves everything as a process that is stopped would find it.
+    timeout(SECOND * 60, contend("a", &server, &stopped, &next)).await.unwrap_err();
+    assert!(leading.leads(Instant::now()));
+    let mut candidate = Candidate::new("b".to_owned(), LEASE_DURATION);
+    win(async || attempt(&server, &mut candidate).await).await;
+    assert!(!leading.leads(Instant::now()));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever time requests and answers take, and however they overtake each other, there are
-    /// never two leaders.
+    /// Whatever time requests and answers take, and however they overtake each other, nobody wins
+    /// while another one's clock says that it leads.
     #[test]
     fn a_slow_api_server_leaves_no_two_leaders(
         delays in prop::collection::vec(prop_oneof![3 => 0_u64..500, 1 => 0_u64..15_000], 3..40),
     ) {
         let server = Server { record: None, version: 0, delays, passed: 0 };
-        let (server, leaders) = (RefCell::new(server), RefCell::default());
+        let (server, first, second) = (RefCell::new(server), Lead::new(), Lead::new());
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let (a, b) = (contend("a", &server, &leaders), contend("b", &server, &leaders));
+            let a = contend("a", &server, &first, &second);
+            let b = contend("b", &server, &second, &first);
             let _ = timeout(SECOND * 600, async { tokio::join!(a, b) }).await;
         });
     }

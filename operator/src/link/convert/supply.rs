@@ -2,19 +2,21 @@
 
 use std::net::SocketAddr;
 
-use realm_proto::link::v1 as proto;
+use realm_proto::link::{v1 as proto, versions::Versions};
 
 use super::{ConvertError, all, named, required, text_from, unique};
 use crate::link::supply::{Device, DeviceKind, HeldCalls, Hello, ModelLoad, Supply};
 
 pub(in crate::link) fn hello_from(hello: proto::Hello) -> Result<Hello, ConvertError> {
-    let proto::Hello { node, agent_version, boot_id, generation, supply } = hello;
+    let proto::Hello { node, agent_version, boot_id, generation, supply, link_oldest, link_newest } =
+        hello;
     Ok(Hello {
         node: said("hello.node", node)?,
         agent_version: said("hello.agent_version", agent_version)?,
         boot_id: said("hello.boot_id", boot_id)?,
         generation,
         supply: supply_from(required("hello.supply", supply)?)?,
+        link: Versions::said(link_oldest, link_newest),
     })
 }
 
@@ -29,7 +31,8 @@ pub(in crate::link) fn supply_from(supply: proto::Supply) -> Result<Supply, Conv
         is_draining,
         held,
     } = supply;
-    let devices = all(devices, device_from)?;
+    let devices = devices.into_iter().map(device_from).filter_map(Result::transpose);
+    let devices: Vec<Device> = devices.collect::<Result<_, _>>()?;
     let models = all(models, load_from)?;
     let held = all(held, held_from)?;
     unique("supply.devices.name", devices.iter().map(|device| device.name.as_str()))?;
@@ -48,7 +51,9 @@ pub(in crate::link) fn supply_from(supply: proto::Supply) -> Result<Supply, Conv
     })
 }
 
-fn device_from(device: proto::Device) -> Result<Device, ConvertError> {
+/// None where it is of a kind that this operator does not know: an agent of a newer one says what
+/// it has before it knows to whom. Nothing is placed there, and nothing else is lost.
+fn device_from(device: proto::Device) -> Result<Option<Device>, ConvertError> {
     let proto::Device { name, kind: value, product, memory_bytes_total, memory_bytes_free } =
         device;
     let field = "supply.devices.kind";
@@ -57,15 +62,15 @@ fn device_from(device: proto::Device) -> Result<Device, ConvertError> {
         Ok(proto::DeviceKind::Cuda) => DeviceKind::Cuda,
         Ok(proto::DeviceKind::Webgpu) => DeviceKind::WebGpu,
         Ok(proto::DeviceKind::Unspecified) => return Err(ConvertError::Missing { field }),
-        Err(_) => return Err(ConvertError::UnknownValue { field, value }),
+        Err(_) => return Ok(None),
     };
-    Ok(Device {
+    Ok(Some(Device {
         name: said("supply.devices.name", name)?,
         kind,
         product: text_from("supply.devices.product", product)?,
         memory_bytes_total,
         memory_bytes_free,
-    })
+    }))
 }
 
 fn load_from(load: proto::ModelLoad) -> Result<ModelLoad, ConvertError> {

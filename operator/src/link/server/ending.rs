@@ -1,5 +1,6 @@
 //! Why an agent is turned away or its stream ends, and how that is said on the wire.
 
+use realm_proto::link::versions::Versions;
 use thiserror::Error;
 use tonic::{Code, Status};
 
@@ -23,6 +24,10 @@ pub(super) enum Ending {
     OtherNode { said: String, proven: String },
     #[error("no hello within the time for it")]
     NoHello,
+    #[error(
+        "the agent speaks the link's version {agent} and this operator {operator}: none that both do"
+    )]
+    Version { agent: Versions, operator: Versions },
     #[error("the first message is not a hello")]
     NotAHello,
     #[error("a second hello")]
@@ -55,6 +60,7 @@ impl Ending {
             Self::Identity(_) => "Identity",
             Self::OtherNode { .. } => "OtherNode",
             Self::NoHello => "NoHello",
+            Self::Version { .. } => "Version",
             Self::NotAHello | Self::SecondHello | Self::Message(_) => "Protocol",
             Self::Unreadable(_) => "Unreadable",
             Self::TooManyNodes(_) => "TooManyNodes",
@@ -74,6 +80,7 @@ impl Ending {
             Self::OtherNode { .. } => Some(Stranger::OtherNode),
             Self::NotLeading
             | Self::NoHello
+            | Self::Version { .. }
             | Self::NotAHello
             | Self::SecondHello
             | Self::Message(_)
@@ -96,6 +103,7 @@ impl Ending {
             Self::OtherNode { .. } => Code::PermissionDenied,
             Self::NoHello | Self::Silent { .. } => Code::DeadlineExceeded,
             Self::NotAHello | Self::SecondHello | Self::Message(_) => Code::InvalidArgument,
+            Self::Version { .. } => Code::FailedPrecondition,
             Self::Unreadable(status) => status.code(),
             Self::TooManyNodes(_) => Code::ResourceExhausted,
             Self::Replaced | Self::Forgotten => Code::Aborted,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use realm_proto::link::v1 as proto;
+use realm_proto::link::{v1 as proto, versions::Versions};
 use tokio::{
     sync::watch,
     time::{self, Instant},
@@ -15,14 +15,17 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use super::{
     ending::{self, Ending},
     listen::Life,
-    session,
+    session::{self, Agreed},
 };
-use crate::link::{
-    authority::{Authority, Issued},
-    convert::{self, Encoder},
-    identity::{AgentIdentity, Identities, TokenReviewer},
-    registry::Registry,
-    supply::Hello,
+use crate::{
+    lease::leading::Leading,
+    link::{
+        authority::{Authority, Issued},
+        convert::{self, Encoder},
+        identity::{AgentIdentity, Identities, TokenReviewer},
+        registry::Registry,
+        supply::Hello,
+    },
 };
 
 /// Longest wait for the first message: agents send it with the request.
@@ -34,7 +37,7 @@ pub(super) struct Service<R> {
     registry: Registry,
     encoder: Arc<Encoder>,
     authority: watch::Receiver<Arc<Authority>>,
-    leading: watch::Receiver<bool>,
+    leading: Leading,
     heartbeat: Duration,
 }
 
@@ -43,7 +46,7 @@ impl<R: TokenReviewer> Service<R> {
         identities: Identities<R>,
         registry: Registry,
         authority: watch::Receiver<Arc<Authority>>,
-        leading: watch::Receiver<bool>,
+        leading: Leading,
         heartbeat: Duration,
     ) -> Self {
         Self { identities, registry, encoder: Arc::default(), authority, leading, heartbeat }
@@ -52,11 +55,17 @@ impl<R: TokenReviewer> Service<R> {
     /// The agent that a request's token proves, if this operator leads.
     async fn prove(&self, metadata: &MetadataMap) -> Result<Arc<AgentIdentity>, Ending> {
         // First, so that a standby asks the API server nothing.
-        if !*self.leading.borrow() {
-            return Err(Ending::NotLeading);
-        }
+        self.must_lead()?;
         let token = bearer(metadata).ok_or(Ending::NoToken)?;
-        self.identities.identify(token).await.map_err(Ending::Identity)
+        let identity = self.identities.identify(token).await.map_err(Ending::Identity)?;
+        // Again, since the answer may have taken longer than the Lease.
+        self.must_lead()?;
+        Ok(identity)
+    }
+
+    fn must_lead(&self) -> Result<(), Ending> {
+        let leads = self.leading.leads(Instant::now());
+        leads.then_some(()).ok_or(Ending::NotLeading)
     }
 
     async fn open(
@@ -72,14 +81,32 @@ impl<R: TokenReviewer> Service<R> {
             let (said, proven) = (hello.node, identity.node.clone());
             return Err(Ending::OtherNode { said, proven });
         }
+        let version = self.agree(&identity, &hello)?;
         let AgentIdentity { node, pod, namespace: _, pod_uid: _, pod_ip: _ } = &*identity;
-        tracing::info!(node, pod, version = hello.agent_version, "agent connected");
+        tracing::info!(node, pod, version = hello.agent_version, link = version, "agent connected");
         let connected =
             self.registry.connect(hello, Instant::now()).map_err(Ending::TooManyNodes)?;
         let leading = self.leading.clone();
         let (registry, encoder) = (self.registry.clone(), self.encoder.clone());
         let ports = session::Ports { registry, encoder, leading, life };
-        Ok(session::start(connected, inbound, ports, self.heartbeat))
+        let agreed = Agreed { heartbeat: self.heartbeat, version };
+        Ok(session::start(connected, inbound, ports, agreed))
+    }
+
+    /// The version of the link that both speak. An agent that speaks none serves on from its ledger
+    /// and hears of no change, so somebody has to be told.
+    fn agree(&self, identity: &AgentIdentity, hello: &Hello) -> Result<u32, Ending> {
+        let (agent, operator) = (hello.link, Versions::OURS);
+        if let Some(version) = operator.common(agent) {
+            return Ok(version);
+        }
+        let AgentIdentity { node, pod, namespace: _, pod_uid: _, pod_ip: _ } = identity;
+        // It comes again and again; what does not change is said once.
+        if self.registry.note_unspoken(node, agent).map_err(Ending::TooManyNodes)? {
+            let release = &hello.agent_version;
+            tracing::warn!(node, pod, release, %agent, %operator, "no version of the link that both speak");
+        }
+        Err(Ending::Version { agent, operator })
     }
 
     async fn issue(&self, request: Request<proto::EnrollRequest>) -> Result<Issued, Ending> {

@@ -9,7 +9,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
 use prost::Message as _;
-use realm_proto::link::{OPERATOR_MESSAGE_BYTES_MAX, v1 as proto};
+use realm_proto::link::{OPERATOR_MESSAGE_BYTES_MAX, v1 as proto, versions::ACCEPTED_SINCE};
 use tokio::{
     sync::{oneshot, watch},
     task::AbortHandle,
@@ -21,10 +21,13 @@ use super::{
     ending::{self, Ending},
     listen::Life,
 };
-use crate::link::{
-    convert::{self, Encoder},
-    registry::{Connected, ConnectionId, Orders, Registry},
-    report::{Failure, Refused},
+use crate::{
+    lease::leading::Leading,
+    link::{
+        convert::{self, Encoder},
+        registry::{Connected, ConnectionId, Orders, Registry},
+        report::{Failure, Refused},
+    },
 };
 
 /// Heartbeats without a sign of life after which an agent is given up: one may be late and one
@@ -47,8 +50,16 @@ pub(super) type Replies =
 pub(super) struct Ports {
     pub(super) registry: Registry,
     pub(super) encoder: Arc<Encoder>,
-    pub(super) leading: watch::Receiver<bool>,
+    pub(super) leading: Leading,
     pub(super) life: Option<watch::Sender<Life>>,
+}
+
+/// What both ends keep to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreed {
+    pub(super) heartbeat: Duration,
+    /// Of the link.
+    pub(super) version: u32,
 }
 
 /// Starts to hear an agent that has been taken in. Dropping what it returns ends the session.
@@ -56,8 +67,9 @@ pub(super) fn start(
     connected: Connected,
     inbound: Streaming<proto::AgentMessage>,
     ports: Ports,
-    heartbeat: Duration,
+    agreed: Agreed,
 ) -> Outbound {
+    let Agreed { heartbeat, version } = agreed;
     let Connected { node, id, orders, replaced } = connected;
     let Ports { registry, encoder, leading, life } = ports;
     set_life(life.as_ref(), Life::Proven);
@@ -75,6 +87,7 @@ pub(super) fn start(
         sent: Orders::default(),
         answered,
         unanswered: None,
+        is_answered: ACCEPTED_SINCE <= version,
         encoder,
         beat: beat(heartbeat),
         ending,
@@ -131,14 +144,14 @@ impl Ears {
     /// agent when it listens. Not listening does not keep its connection.
     async fn run(
         mut self,
-        mut leading: watch::Receiver<bool>,
+        mut leading: Leading,
         mut replaced: watch::Receiver<bool>,
         heartbeat: Duration,
         ended: oneshot::Sender<Ending>,
         life: Option<watch::Sender<Life>>,
     ) {
         let ending = tokio::select! {
-            _ = leading.wait_for(|leads| !leads) => Ending::NotLeading,
+            () = leading.ended() => Ending::NotLeading,
             taken = replaced.wait_for(|replaced| *replaced) => match taken {
                 Ok(_) => Ending::Replaced,
                 Err(_) => Ending::Forgotten,
@@ -189,10 +202,8 @@ impl Ears {
                 self.answer.send_replace(generation);
             }
             Some(proto::agent_message::Message::Hello(_)) => return Err(Ending::SecondHello),
-            None => {
-                let missing = convert::ConvertError::Missing { field: "message" };
-                return Err(Ending::Message(missing));
-            }
+            // Of a newer agent, or none at all; nothing depends on it.
+            None => self.registry.count_unknown(),
         }
         Ok(())
     }
@@ -207,10 +218,12 @@ pub(super) struct Outbound {
     answered: watch::Receiver<u64>,
     /// The last state, until it is answered, and when that has been waited for long enough.
     unanswered: Option<(u64, Instant)>,
+    /// Whether the agent says that it took a state. Where it does not, nothing is waited for.
+    is_answered: bool,
     encoder: Arc<Encoder>,
     beat: Interval,
     ending: oneshot::Receiver<Ending>,
-    leading: watch::Receiver<bool>,
+    leading: Leading,
     is_over: bool,
     claim: Claim,
 }
@@ -227,7 +240,9 @@ impl Outbound {
         if self.is_over {
             return None;
         }
-        let next = match self.message().await {
+        let message = self.message().await;
+        // Once more, and last of all: choosing and encoding a message takes its time.
+        let next = match message.and_then(|message| self.must_lead().map(|()| message)) {
             Ok(message) => Some(Ok(message)),
             Err(ending) => {
                 self.is_over = true;
@@ -238,19 +253,22 @@ impl Outbound {
         next
     }
 
+    fn must_lead(&self) -> Result<(), Ending> {
+        let leads = self.leading.leads(Instant::now());
+        leads.then_some(()).ok_or(Ending::NotLeading)
+    }
+
     async fn message(&mut self) -> Result<proto::OperatorMessage, Ending> {
         if let Some(heartbeat) = self.welcome.take() {
             return Ok(convert::welcome_to(heartbeat));
         }
         loop {
-            // Whatever ended the stream ends it before another state is sent. A deposed leader
-            // tells nobody what to hold, not even while the other half has yet to notice.
+            // Whatever ended the stream ends it before another state is sent. A leader whose Lease
+            // has run out tells nobody what to hold, not even while nobody has noticed yet.
             if let Ok(ending) = self.ending.try_recv() {
                 return Err(ending);
             }
-            if !*self.leading.borrow() {
-                return Err(Ending::NotLeading);
-            }
+            self.must_lead()?;
             if let Some(message) = self.due() {
                 return Ok(message);
             }
@@ -286,7 +304,8 @@ impl Outbound {
         let bytes = message.encoded_len();
         if bytes <= OPERATOR_MESSAGE_BYTES_MAX {
             tracing::debug!(node = self.claim.node, generation, bytes, "told");
-            self.unanswered = Some((generation, Instant::now() + ANSWER_WAIT));
+            let answer = (generation, Instant::now() + ANSWER_WAIT);
+            self.unanswered = self.is_answered.then_some(answer);
             return Some(message);
         }
         // Sent again and again it would end every stream; the fleet hears of it instead.

@@ -24,7 +24,8 @@ fn status_of(tally: Tally, problems: Vec<Problem>) -> TenantStatus {
     }))
     .unwrap();
     let program = Some(Sha256([7; 32]));
-    let of_tenant = TenantStanding { keys: 2, doors: 3, tally, program };
+    let unspoken = None;
+    let of_tenant = TenantStanding { keys: 2, doors: 3, tally, program, unspoken };
     let standing = Standing { generation: 3, problems, nodes: Standings::Tenant(of_tenant) };
     status(&tenant, &standing, Timestamp::from_second(1_700_000_000).unwrap())
 }
@@ -99,4 +100,15 @@ fn a_tenant_was_held_when_its_status_says_more_than_that_nobody_is_there() {
     assert!(!was_held(Some(&status_of(tally(0, 0, None), Vec::new()))));
     assert!(was_held(Some(&status_of(tally(1, 0, None), Vec::new()))));
     assert!(was_held(Some(&status_of(tally(0, 0, Some("SourceGone")), Vec::new()))));
+}
+
+#[test]
+fn a_node_whose_agent_speaks_another_link_is_named_with_both_versions() {
+    let message = |tally| {
+        let unspoken = Some(("n7".to_owned(), Versions::said(9, 9)));
+        program(&TenantStanding { tally, unspoken, ..TenantStanding::default() }).message
+    };
+    let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 2";
+    assert_eq!(message(tally(0, 0, None)), format!("no agent is connected; {said}"));
+    assert_eq!(message(tally(2, 0, None)), format!("on 2 of 2 nodes; {said}"));
 }

@@ -118,7 +118,7 @@ async fn a_certificate_is_signed_for_nobody_without_the_right_token() {
     let options = world.options("worker-1", &token("worker-1"));
     let error = soon("an answer", client::enroll(&options, b"csr")).await.unwrap_err();
     assert!(matches!(error, LinkError::Refused(_)), "{error}");
-    world.leading.send_replace(false);
+    world.lead.end();
     let error = soon("an answer", client::enroll(&options, b"csr")).await.unwrap_err();
     assert!(matches!(error, LinkError::NotLeading), "{error}");
 }

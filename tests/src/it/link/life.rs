@@ -9,9 +9,9 @@ use realm_core::{
     report::Report,
     supply::{Credentials, Supply},
 };
-use realm_link::client::LinkState;
+use realm_link::client::{self, LinkError, LinkState};
 use realm_operator::link::{authority::Authority, supply};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::world::{Agent, World, name, nothing, soon, token};
 
@@ -119,7 +119,7 @@ async fn a_state_that_the_disk_does_not_take_is_said_to_the_operator() {
 #[tokio::test]
 async fn a_deposed_leaders_streams_end_and_its_agents_find_the_next() {
     let (old, new) = (World::start().await, World::start().await);
-    new.leading.send_replace(false);
+    new.lead.end();
     new.authority.send_replace(old.authority.borrow().clone());
     // The other operator's certificate is made again before anybody asks for it.
     let mut tls = new.tls.clone();
@@ -131,11 +131,31 @@ async fn a_deposed_leaders_streams_end_and_its_agents_find_the_next() {
     let agent = Agent::start(options, tempfile::tempdir().unwrap()).await;
     agent.until_held(1).await;
     assert!(!new.registry.snapshot()["worker-1"].is_connected, "a standby takes nobody in");
-    new.leading.send_replace(true);
-    old.leading.send_replace(false);
+    new.lead();
+    old.lead.end();
     old.until("worker-1", |view| !view.is_connected).await;
     agent.until_held(2).await;
     new.until("worker-1", |view| view.is_connected).await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_lease_has_run_out_says_nothing_more_though_nobody_has_told_it() {
+    let world = World::start().await;
+    world.order("worker-1", &nothing(1));
+    let agent = world.agent("worker-1").await;
+    agent.until_held(1).await;
+    // What a process finds that was stopped: time has passed, and its own work goes on.
+    world.lead.until(Instant::now());
+    world.order("worker-1", &nothing(2));
+    let state = agent.until_state(|state| state.generation == 2 || !is_connected(state)).await;
+    assert_eq!((state.generation, state.last_error.unwrap().reason), (1, "NotLeading"));
+    // Nor does it take anybody in, or sign anything.
+    let options = world.options("worker-2", &token("worker-2"));
+    let error = soon("an answer", client::enroll(&options, b"csr")).await.unwrap_err();
+    assert!(matches!(error, LinkError::NotLeading), "{error}");
+    // What it says when it leads again is of another term.
+    world.lead();
+    agent.until_held(2).await;
 }
 
 #[tokio::test]

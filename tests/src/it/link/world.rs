@@ -14,16 +14,24 @@ use realm_link::{
     client::{self, Feeds, LinkOptions, LinkState},
     ledger::Ledger,
 };
-use realm_operator::link::{
-    authority::{Authority, Serving},
-    identity::{AUDIENCE, Identities, ReviewError, ServiceAccount, TokenReview, TokenReviewer},
-    registry::{NodeView, Registry},
-    server::Server,
+use realm_operator::{
+    lease::leading::Lead,
+    link::{
+        authority::{Authority, Serving},
+        identity::{AUDIENCE, Identities, ReviewError, ServiceAccount, TokenReview, TokenReviewer},
+        registry::{NodeView, Registry},
+        server::Server,
+    },
 };
 use realm_plan::{Name, desired::Desired};
 use rustls::ServerConfig;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::{self, Instant},
+};
 
 /// Long enough for the slowest machine; nothing waits for it unless something is broken.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -69,7 +77,7 @@ fn serving(authority: &watch::Sender<Arc<Authority>>) -> Serving {
 pub(super) struct World {
     pub(super) registry: Registry,
     pub(super) authority: watch::Sender<Arc<Authority>>,
-    pub(super) leading: watch::Sender<bool>,
+    pub(super) lead: Lead,
     pub(super) address: SocketAddr,
     /// The TLS of the door, which changes with the authority.
     pub(super) tls: watch::Receiver<Arc<ServerConfig>>,
@@ -90,16 +98,22 @@ impl World {
         let mut world = Self {
             registry: Registry::new(),
             authority,
-            leading: watch::Sender::new(true),
+            lead: Lead::new(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: serving.current(),
             heartbeat,
             server: Vec::new(),
             dir: tempfile::tempdir().unwrap(),
         };
+        world.lead();
         world.write_bundle();
         world.serve(serving).await;
         world
+    }
+
+    /// Leads for as long as any test takes.
+    pub(super) fn lead(&self) {
+        self.lead.until(Instant::now() + Duration::from_hours(24));
     }
 
     /// Serves at the address of before, if there was one.
@@ -119,7 +133,7 @@ impl World {
             registry: self.registry.clone(),
             authority: self.authority.subscribe(),
             tls: self.tls.clone(),
-            leading: self.leading.subscribe(),
+            leading: self.lead.subscribe(),
             heartbeat: self.heartbeat,
         };
         self.server = vec![tokio::spawn(serving.follow()), tokio::spawn(server.serve(listener))];

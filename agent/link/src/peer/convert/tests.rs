@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use prost::Message as _;
 use realm_core::{
     auth::{self, Credential, Roster},
     desired::{ApiKey, DesiredTenant, Limits, ProgramLimits},
@@ -226,6 +227,17 @@ fn an_answer_that_says_nonsense_is_refused_by_its_field() {
     check(Event::Done(proto::Done { finish: 9, ..done.clone() }), "unknown value 9");
     let error = reply_from(proto::CallReply { spent: None, event: None }).unwrap_err();
     assert!(error.to_string().contains("`reply.spent` is missing"));
+}
+
+#[test]
+fn an_event_that_is_yet_to_come_is_passed_over_and_what_was_spent_is_heard() {
+    let spent = proto::Usage { prompt_tokens: 3, ..proto::Usage::default() };
+    let known = proto::CallReply { spent: Some(spent), event: None }.encode_to_vec();
+    // Field 99, two bytes.
+    let reply = [&known[..], &[0x9a, 0x06, 2, 7, 7]].concat();
+    let (spent, event) = reply_from(proto::CallReply::decode(&*reply).unwrap()).unwrap();
+    assert!(event.is_none());
+    assert_eq!(spent.prompt_tokens, 3);
 }
 
 #[test]
