@@ -80,12 +80,20 @@ impl Residents for Agent {
             self.tenants.put(tenant);
             return Ok(None);
         };
-        // Before anything is waited for: a revoked key must not outlive what the program takes, and
+        // The built-in program comes with the agent. Until it is compiled at a start, the keys of a
+        // tenant that it is the first of are not known, and callers wait as for the agent itself.
+        let is_first = program.code == Program::BuiltIn && !self.runtime.has_program(&tenant.name);
+        let built_in =
+            if is_first { Some(self.prepare(&tenant.name, program).await) } else { None };
+        // Before anything else is waited for: a revoked key must not outlive what the program takes, and
         // a good one is not called wrong meanwhile. Until a first program has come, calls go where
         // another node has it, or are told why it is not there.
         self.runtime.await_tenant(tenant.clone());
         self.tenants.put(tenant.clone());
-        let prepared = self.prepare(&tenant.name, program).await;
+        let prepared = match built_in {
+            Some(prepared) => prepared,
+            None => self.prepare(&tenant.name, program).await,
+        };
         let program = prepared
             .inspect_err(|failure| self.runtime.miss_program(&tenant.name, failure.reason))?;
         let digest = program.digest();

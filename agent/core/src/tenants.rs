@@ -49,7 +49,8 @@ pub struct FunctionInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelInfo {
     pub alias: String,
-    /// Whether a call would be served now.
+    /// Whether the model is there for a call now. On the door's own node that takes the tenant's
+    /// program as well; of other nodes only their models are known.
     pub ready: bool,
     /// Tokens of context, once loaded on this node.
     pub context: Option<u32>,

@@ -83,36 +83,37 @@ impl Resident {
 #[derive(Default)]
 pub(crate) struct Directory {
     tenants: HashMap<TenantName, Resident>,
-    /// Programs that should be here and never were.
-    awaited: HashMap<TenantName, Awaited>,
+    /// Tenants whose program should be here and never was, and why.
+    awaited: HashMap<TenantName, (Arc<DesiredTenant>, Awaited)>,
     models: HashMap<ModelName, Model>,
     pipelines: HashMap<PipelineName, Arc<DesiredPipeline>>,
 }
 
 impl Directory {
     /// Lets a tenant that has a program be as `tenant` says from now on, and takes note of one that
-    /// has none yet.
+    /// has none yet. Why a program has not come holds while it is tried again.
     pub(crate) fn await_tenant(&mut self, tenant: Arc<DesiredTenant>) {
-        match self.tenants.get(&tenant.name) {
-            Some(resident) => {
-                let program = resident.program.clone();
-                self.put_tenant(tenant, program);
-            }
-            None => self.await_program(&tenant.name, Awaited::Fetching),
+        if let Some(resident) = self.tenants.get(&tenant.name) {
+            let program = resident.program.clone();
+            return self.put_tenant(tenant, program);
         }
+        let before = self.awaited.get(&tenant.name);
+        let same = before.filter(|(before, _)| before.program == tenant.program);
+        let why = same.map_or(Awaited::Fetching, |(_, why)| *why);
+        self.awaited.insert(tenant.name.clone(), (tenant, why));
     }
 
-    /// Says why a tenant that has no program yet has none. One that has its last one goes on with
-    /// that.
-    pub(crate) fn await_program(&mut self, name: &TenantName, why: Awaited) {
-        if !self.tenants.contains_key(name) {
-            self.awaited.insert(name.clone(), why);
-        }
+    /// Says why a tenant that has no program yet has none, and returns whether that is news. One
+    /// that has its last one goes on with that.
+    pub(crate) fn miss_program(&mut self, name: &TenantName, reason: &'static str) -> bool {
+        let why = Awaited::Failed(reason);
+        let awaited = self.awaited.get_mut(name);
+        awaited.is_some_and(|(_, before)| std::mem::replace(before, why) != why)
     }
 
     /// Why the tenant's first program, which should be here, is not.
     pub(crate) fn awaited(&self, name: &TenantName) -> Option<Awaited> {
-        self.awaited.get(name).copied()
+        self.awaited.get(name).map(|(_, why)| *why)
     }
 
     /// Running calls go on in the program they began in, unless the tenant is now suspended.

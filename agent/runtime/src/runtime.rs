@@ -127,8 +127,10 @@ impl Runtime {
 
     /// Says why the program of a tenant does not come. One that has its last one goes on with that.
     pub fn miss_program(&self, name: &TenantName, reason: &'static str) {
-        self.write().await_program(name, Awaited::Failed(reason));
-        self.arrived.send_replace(());
+        let is_news = self.write().miss_program(name, reason);
+        if is_news {
+            self.arrived.send_replace(());
+        }
     }
 
     /// Lets `program` take the tenant's calls from now on. Running calls end in the program they

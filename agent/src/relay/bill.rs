@@ -57,9 +57,11 @@ impl Bill {
         }
     }
 
-    /// The call has ended, and nobody else is asked.
+    /// The call has ended, and nobody else is asked. One whose time is over may look as if its
+    /// client had gone.
     pub(super) fn settle(mut self, call: &Admitted, ended: &Result<Done, Refusal>, now: Instant) {
-        if !matches!(ended, Err(Refusal::Cancelled)) {
+        let is_over = call.call().deadline.is_some_and(|deadline| deadline.is_over(now));
+        if is_over || !matches!(ended, Err(Refusal::Cancelled)) {
             self.move_on(call, now);
         }
     }

@@ -148,11 +148,10 @@ impl Passage {
         if self.need.models.iter().any(|model| self.door.runtime.hosts(tenant, model)) {
             return Step::Here;
         }
-        let look = if self.tried.len() < TRIES_MAX {
-            routes.look(&self.need, &self.tried)
-        } else {
-            Look::Nowhere
-        };
+        // Nodes without the tenant's program are no fault of theirs, and each is asked once.
+        let faults = self.tried.len().saturating_sub(self.lacking.len());
+        let look =
+            if faults < TRIES_MAX { routes.look(&self.need, &self.tried) } else { Look::Nowhere };
         match (look, self.lacks(tenant)) {
             (Look::There(model, peers), _) => {
                 let beginning = Beginning::of(tenant, model, &call.call().params);
@@ -254,6 +253,9 @@ impl Passage {
 
     /// Hands the call to one node.
     async fn ask(&mut self, call: &Admitted, peer: &Peer, model: &ModelName) -> Step {
+        if self.sender.is_closed() {
+            return Step::Ended(Err(Refusal::Cancelled));
+        }
         let place = self.door.in_hand.add(peer);
         let mut span = call.call().trace.begin(SpanName::Forward);
         span.set(Key::Node, peer.node.as_str());

@@ -125,7 +125,7 @@ mod tests {
         lead.until(Instant::now() + Duration::from_secs(1));
         let patch = Patch::Merge(serde_json::json!({}));
         let error = api.patch("x", &PatchParams::default(), &patch).await.unwrap_err();
-        sleep(Duration::from_secs(60)).await;
+        sleep(Duration::from_mins(1)).await;
         assert!(matches!(error, kube::Error::Service(_)), "{error}");
         // Its waits double from five milliseconds on.
         let tries = seen.take().len();

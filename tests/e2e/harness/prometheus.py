@@ -65,10 +65,7 @@ class Prometheus:
         self.daemon.start()
 
         def scrapes() -> bool:
-            try:
-                return len(self.query("up == 1")) == self._targets
-            except httpx.TransportError:
-                return False
+            return self._is_ready() and len(self.query("up == 1")) == self._targets
 
         until(scrapes, "Prometheus scrapes all of its targets")
 
@@ -83,6 +80,13 @@ class Prometheus:
     def series(self, match: str) -> Json:
         """The series of the last minutes that match."""
         return self._get("series", **{"match[]": match})
+
+    def _is_ready(self) -> bool:
+        """Whether it answers queries; while it starts it has none of JSON for them."""
+        try:
+            return httpx.get(f"{self._url}/-/ready", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
 
     def _get(self, path: str, **params: str) -> Json:
         with httpx.Client(trust_env=False, timeout=30.0) as client:

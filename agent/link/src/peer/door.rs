@@ -1,6 +1,13 @@
 //! The door for other agents: from a socket to HTTP/2 over TLS that has proven both ends.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,7 +25,7 @@ use tokio::{
     time,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::codegen::Service as _;
+use tonic::{Status, codegen::Service as _};
 
 use super::{
     CONNECTION_WINDOW_BYTES, ERROR_RESETS_MAX, PENDING_RESETS_MAX, PING_EVERY, PING_WAIT,
@@ -198,7 +205,8 @@ async fn grows_old(
 async fn is_disbelieved(mut identity: watch::Receiver<Option<Arc<Identity>>>, proof: &Proof) {
     let Proof { peer, chain, at } = proof;
     let is_gone = |known: &Option<Arc<Identity>>| {
-        known.as_ref().is_some_and(|known| !known.believes(chain, *at))
+        // Who has no identity of its own believes nobody.
+        known.as_ref().is_none_or(|known| !known.believes(chain, *at))
     };
     if identity.wait_for(is_gone).await.is_ok() {
         tracing::info!(node = peer.node(), "the authority of another agent is believed no more");
@@ -215,9 +223,20 @@ async fn serve(
     old: impl Future<Output = ()>,
 ) {
     let node = peer.node();
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        service.clone().call(request)
+    let is_old = Arc::new(AtomicBool::new(false));
+    let service = service_fn({
+        let is_old = is_old.clone();
+        move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            // A client that does not heed the end that HTTP/2 announces could begin calls for ever.
+            let call = (!is_old.load(Ordering::Relaxed)).then(|| service.clone().call(request));
+            async move {
+                match call {
+                    Some(call) => call.await,
+                    None => Ok(Status::unavailable("the connection is old").into_http()),
+                }
+            }
+        }
     });
     let mut served = pin!(
         http2::Builder::new(TokioExecutor::new())
@@ -234,6 +253,7 @@ async fn serve(
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = old => {
+            is_old.store(true, Ordering::Relaxed);
             served.as_mut().graceful_shutdown();
             served.await
         }

@@ -23,6 +23,8 @@ pub enum IdentityError {
     Use(#[source] rustls::Error),
     #[error("the operator's authority cannot be believed")]
     Roots(#[source] VerifierBuilderError),
+    #[error("the operator's certificate has ended by this clock: that of one of the two is wrong")]
+    Ended,
     #[error("the operator has named another node in the certificate of `{node}`")]
     OtherNode { node: String },
     #[error("read {}", path.display())]

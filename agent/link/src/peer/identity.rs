@@ -161,13 +161,15 @@ pub async fn keep(
     mut link: watch::Receiver<LinkState>,
 ) -> Infallible {
     let mut newest = of_before(&state).await;
+    let mut said = Said::default();
     let random = RandomState::new();
     let mut failures = 0_u32;
     loop {
         // Read first: one that changes meanwhile is a reason to come again.
         let bundle = dial::read(&options.ca_file).await.ok();
+        said.hear(bundle.as_deref());
         if let Some(kept) = &newest {
-            stand_in(&options.node, kept, bundle.as_deref(), &identity);
+            stand_in(&options.node, kept, &said, &identity);
         }
         let before = linked_at(&link.borrow_and_update());
         match enroll(&options).await {
@@ -181,6 +183,7 @@ pub async fn keep(
                 tracing::info!("new certificate for other agents in use");
                 let life = left(&kept);
                 newest = Some(kept);
+                said = Said::default();
                 until_due(&options.ca_file, bundle, life * 2 / 3).await;
             }
             Err(error) => {
@@ -208,14 +211,23 @@ async fn of_before(state: &Path) -> Option<Kept> {
     })
 }
 
+/// Whom the bundle has named since the newest certificate came. One that cannot be read, or names
+/// nobody, says nothing, and what it said last goes on to hold.
+#[derive(Default)]
+struct Said(Option<RootCertStore>);
+
+impl Said {
+    fn hear(&mut self, bundle: Option<&[u8]>) {
+        let named = bundle.and_then(|bundle| authorities(bundle).ok());
+        if let Some(named) = named.filter(|named| !named.is_empty()) {
+            self.0 = Some(named);
+        }
+    }
+}
+
 /// Lets `identity` be what `kept` still is until there is a new one.
-fn stand_in(
-    node: &str,
-    kept: &Kept,
-    bundle: Option<&[u8]>,
-    identity: &watch::Sender<Option<Arc<Identity>>>,
-) {
-    let old = match old(node, kept, bundle, SystemTime::now()) {
+fn stand_in(node: &str, kept: &Kept, said: &Said, identity: &watch::Sender<Option<Arc<Identity>>>) {
+    let old = match old(node, kept, said, SystemTime::now()) {
         Ok(old) => old.map(Arc::new),
         Err(error) => {
             let cause = realm_core::report::chain(&error);
@@ -240,20 +252,19 @@ fn stand_in(
 }
 
 /// What is left at `now` of an identity that the operator gave before: nothing when its certificate
-/// has ended, and as long as it lasts the authorities of the bundle are believed. A bundle that
-/// cannot be read says nothing, and those count that came with the certificate.
+/// has ended, and as long as it lasts the authorities of the bundle are believed. Where that has
+/// said nothing, those count that came with the certificate.
 fn old(
     node: &str,
     kept: &Kept,
-    bundle: Option<&[u8]>,
+    said: &Said,
     now: SystemTime,
 ) -> Result<Option<Identity>, IdentityError> {
     if kept.enrolled.not_after <= now {
         return Ok(None);
     }
-    let said = bundle.and_then(|bundle| authorities(bundle).ok());
-    let roots = match said.filter(|said| !said.is_empty()) {
-        Some(roots) => roots,
+    let roots = match &said.0 {
+        Some(roots) => roots.clone(),
         None => authorities(kept.enrolled.ca.as_bytes())?,
     };
     Identity::new(node, kept, roots).map(Some)
@@ -284,12 +295,15 @@ async fn enroll(options: &LinkOptions) -> Result<(Identity, Kept), IdentityError
     let request = request.map_err(IdentityError::Request)?;
     let enrolled = client::enroll(options, request.der()).await.map_err(IdentityError::Enroll)?;
     let kept = Kept { enrolled, key_der: key.serialize_der() };
+    if left(&kept).is_zero() {
+        return Err(IdentityError::Ended);
+    }
     let roots = authorities(kept.enrolled.ca.as_bytes())?;
     Ok((Identity::new(&options.node, &kept, roots)?, kept))
 }
 
-/// Waits until a certificate is to be renewed. One that ends soon, or has ended by this clock, is
-/// no reason to ask the operator without a pause.
+/// Waits until a certificate is to be renewed. One that ends soon is no reason to ask the operator
+/// without a pause.
 async fn until_due(ca_file: &Path, bundle: Option<Vec<u8>>, life: Duration) {
     let due = time::Instant::now() + life.max(LOOK_EVERY);
     loop {

@@ -7,6 +7,7 @@ use std::{
 
 use realm_core::{
     call::{Call, CallId, Deadline},
+    desired::{DesiredTenant, HostedProgram},
     name::ModelName,
     refusal::Refusal,
     reply::{Reply, ReplyEvent},
@@ -217,7 +218,18 @@ async fn calls_of_a_tenant_whose_first_program_is_not_there_are_told_why() {
     let refusal = citizen.refused(&runtime, "generate", &params).await;
     assert_eq!(refusal, not_ready("failed: SourceNotFound"));
     assert_eq!(refusal.retry_after_ms(), Some(2000));
+    assert_eq!(runtime.lacks(name), Some(refusal.clone()));
+    // It is tried again, and fails again: nobody is told another thing, or woken.
+    runtime.await_tenant(tenant.clone());
     assert_eq!(runtime.lacks(name), Some(refusal));
+    runtime.miss_program(name, "SourceNotFound");
+    assert!(!arrivals.has_changed().unwrap());
+    // Another one might come.
+    let other =
+        HostedProgram { config: [("a".into(), "b".into())].into(), ..HostedProgram::built_in() };
+    runtime
+        .await_tenant(Arc::new(DesiredTenant { program: Some(other), ..citizen.tenant.clone() }));
+    assert_eq!(runtime.lacks(name), None);
     assert!(!runtime.hosts(name, model));
     let info = |ready, context| [ModelInfo { alias: "new".into(), ready, context }];
     assert_eq!(runtime.models(&citizen.caller()), info(false, None));

@@ -55,8 +55,8 @@ struct OperatorSays {
 }
 
 /// A text of a kind of message that nobody knows.
-fn later() -> Option<proto::Failure> {
-    Some(proto::Failure { reason: "YetToCome".to_owned(), message: "with a text".to_owned() })
+fn later() -> proto::Failure {
+    proto::Failure { reason: "YetToCome".to_owned(), message: "with a text".to_owned() }
 }
 
 fn hello(link_oldest: u32, link_newest: u32) -> AgentSays {
@@ -99,7 +99,7 @@ async fn next_state(hear: &mut Streaming<OperatorSays>) -> proto::Desired {
 #[tokio::test]
 async fn an_agents_message_that_is_yet_to_come_is_passed_over_and_counted() {
     let world = World::start().await;
-    let unknown = AgentSays { later: later(), ..AgentSays::default() };
+    let unknown = AgentSays { later: Some(later()), ..AgentSays::default() };
     let report = proto::Report { generation: 7, ..proto::Report::default() };
     let known = AgentSays { report: Some(report), ..AgentSays::default() };
     let _hear = agent(&world, vec![hello(1, 9), unknown, known]).await.unwrap();
@@ -176,7 +176,7 @@ async fn operator(
 
 #[tokio::test]
 async fn an_operators_message_that_is_yet_to_come_is_passed_over_and_counted() {
-    let unknown = OperatorSays { later: later(), ..OperatorSays::default() };
+    let unknown = OperatorSays { later: Some(later()), ..OperatorSays::default() };
     let (agent, _heard, _dir) = operator(Ok(vec![welcome(5000, 1, 9), unknown, state(1)])).await;
     agent.until_held(1).await;
     let state = agent.until_state(|state| state.generation == 1).await;

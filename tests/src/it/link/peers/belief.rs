@@ -39,7 +39,6 @@ async fn agents_believe_the_newest_bundle_though_their_operator_is_away() {
     assert_eq!(*host.script.running.borrow(), 0);
     world.open_door().await;
     assert_eq!(read(door.call("say")).await.0, "abc");
-    assert!(is_refused(&thief, &host).await);
 }
 
 #[tokio::test]
