@@ -80,9 +80,10 @@ impl Residents for Agent {
             self.tenants.put(tenant);
             return Ok(None);
         };
-        // The built-in program comes with the agent. Until it is compiled at a start, the keys of a
-        // tenant that it is the first of are not known, and callers wait as for the agent itself.
-        let is_first = program.code == Program::BuiltIn && !self.runtime.has_program(&tenant.name);
+        // The built-in program comes with the agent. Until it is compiled at a start, keys that have
+        // not been known yet are not known, and callers wait as for the agent itself.
+        let is_first =
+            program.code == Program::BuiltIn && self.tenants.is_yet_to_come(&tenant.name);
         let built_in =
             if is_first { Some(self.prepare(&tenant.name, program).await) } else { None };
         // Before anything else is waited for: a revoked key must not outlive what the program takes, and

@@ -49,6 +49,12 @@ impl Tenants {
         self.change(|known| drop(known.tenants.remove(name)));
     }
 
+    /// Whether the tenant may be one of those at the start that have not been tried.
+    pub(crate) fn is_yet_to_come(&self, name: &TenantName) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        !known.is_all && !known.tenants.contains_key(name)
+    }
+
     /// From now on a key of none of these tenants is a wrong one.
     pub(crate) fn are_all(&self) {
         self.change(|known| known.is_all = true);

@@ -136,9 +136,8 @@ async fn reconcile<K: Served>(
     };
     let status = object.build(&standing, &context, Timestamp::now());
     let version = apply::version(&*object);
-    if let Some(wait) =
-        context.throttle.wait((K::KIND, &name), version, news(&*object, &status), Instant::now())
-    {
+    let news = news(&*object, &status, &standing);
+    if let Some(wait) = context.throttle.wait((K::KIND, &name), version, news, Instant::now()) {
         context.metrics.requeued(K::KIND, Requeue::Throttled);
         return Ok(Action::requeue(wait));
     }
@@ -173,7 +172,7 @@ async fn release<K: Served>(
 }
 
 /// What is new in `status` for whoever sees what the object shows.
-fn news<K: Served>(object: &K, status: &K::Status) -> News {
+fn news<K: Served>(object: &K, status: &K::Status, standing: &Standing) -> News {
     let before = object.status().map(K::conditions).unwrap_or_default();
     let now = K::conditions(status);
     let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
@@ -181,7 +180,7 @@ fn news<K: Served>(object: &K, status: &K::Status) -> News {
     if !before.iter().map(said).eq(now.iter().map(said)) {
         News::Turn
     } else if !before.iter().map(generation).eq(now.iter().map(generation)) {
-        News::Spec
+        News::Spec { generation: standing.generation, is_answered: standing.is_answered }
     } else {
         News::Progress
     }

@@ -5,6 +5,7 @@
 //! together ([`intake`]), planned once, left for the agents and told to whoever writes status as a
 //! [`Snapshot`] ([`standing`]). Nothing else plans.
 
+mod answers;
 pub mod handle;
 mod intake;
 mod named;
@@ -28,6 +29,7 @@ use tokio::{
 };
 
 use self::{
+    answers::Answers,
     handle::{Command, Content, Handle, Look},
     intake::Nodes,
     named::{Form, Named},
@@ -55,6 +57,7 @@ pub struct FleetLoop {
     nodes: Nodes,
     named: Named,
     said: Said,
+    answers: Answers,
     /// The generation of the spec that each object's newest demand came from.
     observed: BTreeMap<(Kind, Name), i64>,
     credentials: BTreeMap<Name, Arc<[u8]>>,
@@ -84,6 +87,7 @@ impl FleetLoop {
             nodes: Nodes::new(started),
             named,
             said: Said::default(),
+            answers: Answers::default(),
             observed: BTreeMap::new(),
             credentials: BTreeMap::new(),
             reopened: BTreeSet::new(),
@@ -146,7 +150,7 @@ impl FleetLoop {
             }
             Command::Refuse { kind, name, problems, generation } => {
                 self.named.refuse(&(kind, name.clone()));
-                self.observed.insert((kind, name.clone()), generation);
+                self.observe((kind, name.clone()), generation);
                 self.fleet.refuse(kind, name, problems);
             }
             Command::Remove { kind, name } => self.remove(kind, &name),
@@ -182,13 +186,20 @@ impl FleetLoop {
     }
 
     fn apply(&mut self, Form { demand, generation }: Form) {
-        self.observed.insert(handle::object_of(&demand), generation);
+        self.observe(handle::object_of(&demand), generation);
         self.fleet.apply(*demand);
+    }
+
+    fn observe(&mut self, object: (Kind, Name), generation: i64) {
+        if self.observed.insert(object.clone(), generation) != Some(generation) {
+            self.answers.expect(object);
+        }
     }
 
     fn remove(&mut self, kind: Kind, name: &Name) {
         let object = (kind, name.clone());
         self.observed.remove(&object);
+        self.answers.forget(&object);
         self.named.remove(&object);
         self.fleet.remove(kind, name);
     }
@@ -264,12 +275,21 @@ impl FleetLoop {
         self.metrics.planned(began.elapsed(), plans.len());
         // Before anybody is told, so that the Lease is behind the agents for as short as can be.
         self.term.given.send_modify(|given| given.doors = self.fleet.doors());
+        self.answers
+            .tell(plans.iter().map(|plan| (plan.node.clone(), plan.desired.generation)).collect());
         self.publish(plans);
         self.reopen(&views);
-        self.said.update(&views);
+        self.said.update(&views, began);
+        self.answers.hear(|node, generation| self.nodes.has_answered(node, generation));
         // Who is awaited is known once every object has been read, and not before.
         let is_settled = self.fleet.is_synced() && self.nodes.is_settled(began);
-        let next = standing::snapshot(&self.fleet, &self.observed, &self.said, is_settled);
+        let next = standing::snapshot(
+            &self.fleet,
+            &self.observed,
+            &self.said,
+            &self.answers.awaited(),
+            is_settled,
+        );
         self.snapshot.send_if_modified(|last| {
             let next = next.sharing(last);
             let is_new = next != **last;

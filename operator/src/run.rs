@@ -80,6 +80,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ended = leads => ended,
         served = admin::serve(admin, metrics.clone()) => served.context("serve the metrics"),
         () = stopped => {
+            // Before another one may lead.
+            lead.end();
             contender.resign().await;
             Ok(())
         }

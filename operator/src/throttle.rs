@@ -15,10 +15,10 @@ use self::News::{Progress, Spec, Turn};
 /// arrive are news once in a while. A turn is written at once.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// How long a new spec in which no condition has turned waits for what its agents say: two of their
-/// reports, which come every 250 ms at most. Mostly that is all that there will be to say of it, and
-/// where a condition turns, the turn says it.
-const ANSWER_WAIT: Duration = Duration::from_millis(500);
+/// How long a new spec in which no condition has turned waits for all agents to answer, when mostly
+/// that is all that there is to say of it: the next state of an agent that does not answer waits
+/// five seconds, and a report takes less than one.
+const ANSWER_WAIT: Duration = Duration::from_secs(6);
 
 /// What is new in a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) enum News {
     /// A condition came, went, or turned.
     Turn,
     /// Every condition is as it was, of another generation of the spec.
-    Spec,
+    Spec { generation: i64, is_answered: bool },
     /// Messages and numbers.
     Progress,
 }
@@ -38,8 +38,18 @@ pub(crate) struct Throttle(Mutex<BTreeMap<(Kind, Name), Pace>>);
 #[derive(Debug, Default)]
 struct Pace {
     written: Option<Written>,
-    /// Since when a new spec is to be told.
-    spec_since: Option<Instant>,
+    /// The newest spec that is to be told, and since when.
+    spec: Option<(i64, Instant)>,
+}
+
+impl Pace {
+    /// Since when a spec of this generation is to be told.
+    fn since(&mut self, generation: i64, now: Instant) -> Instant {
+        match self.spec {
+            Some((known, since)) if known == generation => since,
+            _ => self.spec.insert((generation, now)).1,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,15 +78,15 @@ impl Throttle {
         let seen = last.and_then(|last| last.version).zip(version);
         let is_seen = seen.is_none_or(|(last, now)| last <= now);
         let due = match news {
-            Turn if is_seen => now,
-            Spec if is_seen => *pace.spec_since.get_or_insert(now) + ANSWER_WAIT,
-            Turn | Spec | Progress => paused,
+            Turn | Spec { is_answered: true, .. } if is_seen => now,
+            Spec { generation, .. } if is_seen => pace.since(generation, now) + ANSWER_WAIT,
+            Turn | Spec { .. } | Progress => paused,
         };
         Some(due.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
     }
 
     pub(crate) fn wrote(&self, kind: Kind, name: &Name, version: Option<u64>, at: Instant) {
-        let pace = Pace { written: Some(Written { version, at }), spec_since: None };
+        let pace = Pace { written: Some(Written { version, at }), spec: None };
         self.lock().insert((kind, name.clone()), pace);
     }
 
@@ -106,19 +116,21 @@ mod tests {
     }
 
     #[test]
-    fn a_new_spec_that_turns_nothing_waits_for_its_agents_once_and_a_turn_tells_it_sooner() {
+    fn a_new_spec_that_turns_nothing_waits_for_its_agents_and_no_longer_than_they_have() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let name = Name::new("default", "acme").unwrap();
         let wait = |news, now| throttle.wait((Kind::Tenant, &name), Some(3), news, now);
-        assert_eq!(wait(Spec, now), Some(ANSWER_WAIT));
+        let spec = |generation, is_answered| Spec { generation, is_answered };
+        assert_eq!(wait(spec(2, false), now), Some(ANSWER_WAIT));
         assert_eq!(wait(Turn, now), None);
-        // The next one after it takes no time of its own.
+        assert_eq!(wait(spec(2, true), now), None);
         let half = ANSWER_WAIT / 2;
-        assert_eq!(wait(Spec, now + half), Some(half));
-        assert_eq!(wait(Spec, now + ANSWER_WAIT), None);
-        // Whatever was written told it, and another one waits anew.
-        throttle.wrote(Kind::Tenant, &name, Some(3), now + ANSWER_WAIT);
-        assert_eq!(wait(Spec, now + ANSWER_WAIT), Some(ANSWER_WAIT));
+        assert_eq!(wait(spec(2, false), now + half), Some(half));
+        assert_eq!(wait(spec(2, false), now + ANSWER_WAIT), None);
+        // Another one waits anew.
+        assert_eq!(wait(spec(3, false), now + half), Some(ANSWER_WAIT));
+        throttle.wrote(Kind::Tenant, &name, Some(3), now + half);
+        assert_eq!(wait(spec(3, false), now + half), Some(ANSWER_WAIT));
     }
 
     #[test]

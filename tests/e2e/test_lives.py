@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from conftest import Serve
-from harness.folder import Folder, step
+from harness.folder import MODEL, Folder, step
 from harness.raw import Raw, raw
 from harness.server import Server
 from harness.talk import QUESTIONS, answer, asked
@@ -95,6 +95,11 @@ async def test_a_restarted_server_calls_no_good_key_a_wrong_one(server: Server) 
             assert answered.status_code == 503
             assert answered.json()["error"]["code"] == "starting"
             assert int(answered.headers["retry-after"]) > 0
+        # By then its program is there, if perhaps no model yet.
+        body = {"model": MODEL, "messages": asked(QUESTIONS[0]), "max_tokens": 1}
+        answered = await http.post(f"{server.http}/chat/completions", json=body)
+        if answered.status_code != 200:
+            assert answered.json()["error"]["code"] == "model_not_ready"
 
 
 async def test_a_stream_goes_on_at_its_only_server_once_that_is_back(server: Server) -> None:

@@ -113,6 +113,11 @@ impl Nodes {
         }
     }
 
+    /// Whether a node has said what became of a generation, or is not there to be waited for.
+    pub(super) fn has_answered(&self, node: &str, generation: u64) -> bool {
+        self.heard.get(node).is_none_or(|heard| heard.answers(generation))
+    }
+
     /// Whether every node that held something before this leader's time has answered its first
     /// state, or been waited for. Once it is so it stays so.
     pub(super) fn is_settled(&mut self, now: Instant) -> bool {

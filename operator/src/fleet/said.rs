@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use realm_plan::{
@@ -11,6 +12,7 @@ use realm_plan::{
     desired::{Sha256, Stage},
 };
 use realm_proto::link::versions::Versions;
+use tokio::time::Instant;
 
 use super::standing::{
     ModelOnNode, ModelStanding, PipelineStanding, Standings, Tally, TenantStanding,
@@ -19,6 +21,9 @@ use crate::link::{
     registry::NodeView,
     report::{Failure, ModelFacts, ModelReport, Phase, PipelineReport, Report, TenantReport},
 };
+
+/// How long an agent that was turned away is counted as there: it comes again within 30 s.
+const COMES_WITHIN: Duration = Duration::from_mins(1);
 
 /// What nodes say now, and the reports that it was counted from.
 #[derive(Debug, Default)]
@@ -51,8 +56,10 @@ struct Counts {
 
 impl Said {
     /// Takes in what is new.
-    pub(super) fn update(&mut self, views: &BTreeMap<String, NodeView>) {
-        let mut unspoken = views.iter().filter_map(|(node, view)| Some((node, view.unspoken?)));
+    pub(super) fn update(&mut self, views: &BTreeMap<String, NodeView>, now: Instant) {
+        let comes = |view: &NodeView| view.heard_at.is_some_and(|at| now < at + COMES_WITHIN);
+        let there = views.iter().filter(|(_, view)| comes(view));
+        let mut unspoken = there.filter_map(|(node, view)| Some((node, view.unspoken?)));
         self.unspoken = unspoken.next().map(|(node, said)| (node.clone(), said));
         let is_there = |node: &String| views.get(node).is_some_and(|view| view.is_connected);
         let gone: Vec<String> =

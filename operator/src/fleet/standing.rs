@@ -28,6 +28,9 @@ pub struct Snapshot {
 pub struct Standing {
     /// The generation of the spec that was planned.
     pub generation: i64,
+    /// Whether every connected agent that was told of it has said what became of it, be it only
+    /// that it refuses its state.
+    pub is_answered: bool,
     pub problems: Vec<Problem>,
     pub nodes: Standings,
 }
@@ -140,15 +143,17 @@ pub(super) fn snapshot(
     fleet: &Fleet,
     observed: &BTreeMap<(Kind, Name), i64>,
     said: &Said,
+    awaited: &BTreeSet<&(Kind, Name)>,
     is_settled: bool,
 ) -> Snapshot {
     let mut standings = BTreeMap::new();
     // Before the first plan nothing is known, and "nothing" must not be written into a status; nor
     // must what is true only because the agents of the last leader are still on their way.
     if fleet.is_synced() && is_settled {
-        for ((kind, name), generation) in observed {
+        for (object @ (kind, name), generation) in observed {
             let standing = Standing {
                 generation: *generation,
+                is_answered: !awaited.contains(object),
                 problems: fleet.problems(*kind, name).to_vec(),
                 nodes: said.of_object(fleet, *kind, name),
             };

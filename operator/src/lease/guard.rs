@@ -1,8 +1,8 @@
 //! The API server as a leader has it: what would change something is sent only while the Lease
 //! holds.
 //!
-//! One check for every write there is, on the last step before a request goes to its connection,
-//! behind every queue and every wait before another try.
+//! One check for every write there is, before a request is given to a connection, which may have to
+//! be made yet, and behind every queue and every wait before another try.
 
 use hyper::{Method, Request};
 use kube::{

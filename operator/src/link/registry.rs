@@ -201,9 +201,16 @@ impl Registry {
 
     /// Notes that a node has an agent that speaks no version of the link that is spoken here. Gives
     /// whether that is news.
-    pub(super) fn note_unspoken(&self, node: &str, said: Versions) -> Result<bool, TooManyNodes> {
+    pub(super) fn note_unspoken(
+        &self,
+        node: &str,
+        said: Versions,
+        now: Instant,
+    ) -> Result<bool, TooManyNodes> {
         let mut nodes = self.lock();
-        let is_news = nodes.node(node)?.view.unspoken.replace(said) != Some(said);
+        let view = &mut nodes.node(node)?.view;
+        let is_news = view.unspoken.replace(said) != Some(said);
+        view.heard_at = Some(now);
         drop(nodes);
         if is_news {
             self.inner.changed.notify_one();

@@ -81,15 +81,15 @@ pub(super) fn was_held(status: Option<&TenantStatus>) -> bool {
 fn program(tenant: &TenantStanding) -> Finding {
     let TenantStanding { keys: _, doors: _, tally, program: _, unspoken } = tenant;
     let Tally { ready, pending, failed, failure } = tally;
-    if let Some((node, Failure { reason, message })) = failure {
-        let message = format!("on {failed} nodes; {node}: {message}");
-        return Finding::new("ProgramReady", Truth::False, reason.clone(), message);
-    }
     // What such an agent serves is its own ledger, whatever became of the tenant since.
     let unspoken = unspoken.as_ref().map_or_else(String::new, |(node, said)| {
         let ours = Versions::OURS;
         format!("; the agent of {node} speaks the link's version {said} and this operator {ours}")
     });
+    if let Some((node, Failure { reason, message })) = failure {
+        let message = format!("on {failed} nodes; {node}: {message}{unspoken}");
+        return Finding::new("ProgramReady", Truth::False, reason.clone(), message);
+    }
     let message = format!("on {ready} of {} nodes{unspoken}", ready.saturating_add(*pending));
     match (*ready, *pending) {
         (0, 0) => {

@@ -187,16 +187,25 @@ async fn prove(
     Some((stream, Proof { peer, chain, at: UnixTime::now() }))
 }
 
+/// Why a connection is to take no more calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Old {
+    /// Calls that are on their way already are taken.
+    ByTime,
+    /// Nothing is taken from whom nobody vouches for.
+    Disbelieved,
+}
+
 /// Returns when a connection is to take no more calls.
 async fn grows_old(
     mut draining: watch::Receiver<bool>,
     identity: watch::Receiver<Option<Arc<Identity>>>,
     proof: &Proof,
-) {
+) -> Old {
     tokio::select! {
-        () = time::sleep(CONNECTION_LIFE) => {}
-        () = drains(&mut draining) => {}
-        () = is_disbelieved(identity, proof) => {}
+        () = time::sleep(CONNECTION_LIFE) => Old::ByTime,
+        () = drains(&mut draining) => Old::ByTime,
+        () = is_disbelieved(identity, proof) => Old::Disbelieved,
     }
 }
 
@@ -220,7 +229,7 @@ async fn serve(
     stream: TlsStream<TcpStream>,
     peer: &VerifiedPeer,
     service: PeerServer<Service>,
-    old: impl Future<Output = ()>,
+    old: impl Future<Output = Old>,
 ) {
     let node = peer.node();
     let is_old = Arc::new(AtomicBool::new(false));
@@ -252,10 +261,16 @@ async fn serve(
     );
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = old => {
-            is_old.store(true, Ordering::Relaxed);
+        old = old => {
+            is_old.store(old == Old::Disbelieved, Ordering::Relaxed);
             served.as_mut().graceful_shutdown();
-            served.await
+            // A client that heeds the end has heard of it by then, and begins no more.
+            if let Ok(ended) = time::timeout(PING_WAIT, served.as_mut()).await {
+                ended
+            } else {
+                is_old.store(true, Ordering::Relaxed);
+                served.await
+            }
         }
     };
     if let Err(error) = ended {

@@ -1,11 +1,11 @@
 //! Whatever becomes of a call, its tenant's account holds what it should.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use realm_core::{
     auth::{self, Credential, Roster},
-    call::{Call, CallId},
+    call::{Call, CallId, Deadline},
     desired::ApiKey,
     engine::Finish,
     limit::{Left, Limiter},
@@ -19,6 +19,10 @@ use crate::relay::look::tests::tenant;
 const TOKENS: u32 = 1_000_000;
 
 fn admitted(now: Instant) -> Admitted {
+    admitted_until(now, None)
+}
+
+fn admitted_until(now: Instant, deadline: Option<Deadline>) -> Admitted {
     let mut tenant = tenant(&["a"]);
     tenant.limits.input_tokens_per_minute = TOKENS;
     tenant.limits.output_tokens_per_minute = TOKENS;
@@ -26,7 +30,8 @@ fn admitted(now: Instant) -> Admitted {
     tenant.keys = vec![ApiKey { name: "k".into(), sha256, expires_at: None, disabled: false }];
     let roster = Roster::new([Arc::new(tenant)]);
     let caller = auth::verify(&roster, Credential::of("key"), 0).unwrap();
-    let call = Call::new(CallId("1".into()), "chat", Value::Null);
+    let mut call = Call::new(CallId("1".into()), "chat", Value::Null);
+    call.deadline = deadline;
     Limiter::default().admit(caller, call, now).unwrap()
 }
 
@@ -123,6 +128,17 @@ fn a_call_whose_node_is_lost_pays_only_the_node_that_does_it_again() {
     bill.pay(&call, usage(50, 0, 9), now).unwrap();
     bill.settle(&call, &Ok(done()), now);
     assert_eq!(call.left(now), left_after(usage(50, 0, 9)));
+}
+
+#[test]
+fn lost_work_is_not_paid_for_where_the_calls_time_is_over() {
+    let now = Instant::now();
+    let (call, mut bill) = (admitted_until(now, Some(Deadline::after(now, 5))), Bill::default());
+    bill.pay(&call, usage(50, 20, 3), now).unwrap();
+    bill.lose();
+    let late = now + Duration::from_millis(5);
+    bill.settle(&call, &Err(Refusal::Cancelled), late);
+    assert_eq!(call.left(late), left_after(Usage::default()));
 }
 
 #[test]

@@ -83,9 +83,9 @@ proptest! {
     ) {
         let mut kept = Said::default();
         for turn in turns {
-            kept.update(&views(&turn));
+            kept.update(&views(&turn), Instant::now());
             let mut anew = Said::default();
-            anew.update(&views(&turn));
+            anew.update(&views(&turn), Instant::now());
             prop_assert_eq!(answers(&kept), answers(&anew));
         }
     }
@@ -106,8 +106,8 @@ fn a_node_that_is_gone_has_said_nothing() {
     let tenants = vec![TenantReport { name: name(0), phase: Phase::Ready, program: None }];
     let report = Report { tenants, ..Report::default() };
     let mut said = Said::default();
-    said.update(&views(&BTreeMap::from([(0, (report.clone(), true))])));
+    said.update(&views(&BTreeMap::from([(0, (report.clone(), true))])), Instant::now());
     assert_eq!(said.held(), BTreeSet::from([(Kind::Tenant, name(0))]));
-    said.update(&views(&BTreeMap::from([(0, (report, false))])));
+    said.update(&views(&BTreeMap::from([(0, (report, false))])), Instant::now());
     assert!(said.held().is_empty());
 }

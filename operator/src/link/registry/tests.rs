@@ -131,11 +131,11 @@ fn the_end_of_a_connection_is_noted_once_and_its_reason_counted() {
 fn an_agent_that_speaks_no_version_of_ours_is_news_once_and_until_one_that_does_has_come() {
     let (registry, now) = (Registry::new(), Instant::now());
     let (eight, nine) = (Versions::said(8, 8), Versions::said(9, 9));
-    assert_eq!(registry.note_unspoken("n", nine), Ok(true));
+    assert_eq!(registry.note_unspoken("n", nine, Instant::now()), Ok(true));
     assert!(has_changed(&registry));
-    assert_eq!(registry.note_unspoken("n", nine), Ok(false));
+    assert_eq!(registry.note_unspoken("n", nine, Instant::now()), Ok(false));
     assert!(!has_changed(&registry));
-    assert_eq!(registry.note_unspoken("n", eight), Ok(true));
+    assert_eq!(registry.note_unspoken("n", eight, Instant::now()), Ok(true));
     assert_eq!(view(&registry, "n").unspoken, Some(eight));
     registry.connect(hello("n"), now).unwrap();
     assert_eq!(view(&registry, "n").unspoken, None);
@@ -144,7 +144,7 @@ fn an_agent_that_speaks_no_version_of_ours_is_news_once_and_until_one_that_does_
 #[test]
 fn a_node_that_goes_before_its_agent_was_ever_taken_in_is_forgotten() {
     let (registry, now) = (Registry::new(), Instant::now());
-    registry.note_unspoken("new", Versions::said(9, 9)).unwrap();
+    registry.note_unspoken("new", Versions::said(9, 9), Instant::now()).unwrap();
     registry.connect(hello("known"), now).unwrap();
     for node in ["new", "known", "unheard-of"] {
         registry.dismiss(node);

@@ -102,7 +102,7 @@ impl<R: TokenReviewer> Service<R> {
         }
         let AgentIdentity { node, pod, namespace: _, pod_uid: _, pod_ip: _ } = identity;
         // It comes again and again; what does not change is said once.
-        if self.registry.note_unspoken(node, agent).map_err(Ending::TooManyNodes)? {
+        if self.registry.note_unspoken(node, agent, Instant::now()).map_err(Ending::TooManyNodes)? {
             let release = &hello.agent_version;
             tracing::warn!(node, pod, release, %agent, %operator, "no version of the link that both speak");
         }

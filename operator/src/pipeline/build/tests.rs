@@ -13,7 +13,12 @@ fn check(models_missing: Vec<Name>, problems: Vec<Problem>, expected: &[&str]) {
     }))
     .unwrap();
     let of_pipeline = PipelineStanding { models_missing, ..PipelineStanding::default() };
-    let standing = Standing { generation: 3, problems, nodes: Standings::Pipeline(of_pipeline) };
+    let standing = Standing {
+        generation: 3,
+        is_answered: true,
+        problems,
+        nodes: Standings::Pipeline(of_pipeline),
+    };
     let status = status(&pipeline, &standing, Timestamp::from_second(1_700_000_000).unwrap());
     let said: Vec<String> = status
         .conditions

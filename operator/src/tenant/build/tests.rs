@@ -26,7 +26,12 @@ fn status_of(tally: Tally, problems: Vec<Problem>) -> TenantStatus {
     let program = Some(Sha256([7; 32]));
     let unspoken = None;
     let of_tenant = TenantStanding { keys: 2, doors: 3, tally, program, unspoken };
-    let standing = Standing { generation: 3, problems, nodes: Standings::Tenant(of_tenant) };
+    let standing = Standing {
+        generation: 3,
+        is_answered: true,
+        problems,
+        nodes: Standings::Tenant(of_tenant),
+    };
     status(&tenant, &standing, Timestamp::from_second(1_700_000_000).unwrap())
 }
 
@@ -111,4 +116,6 @@ fn a_node_whose_agent_speaks_another_link_is_named_with_both_versions() {
     let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 2";
     assert_eq!(message(tally(0, 0, None)), format!("no agent is connected; {said}"));
     assert_eq!(message(tally(2, 0, None)), format!("on 2 of 2 nodes; {said}"));
+    let failed = message(tally(0, 0, Some("SourceGone")));
+    assert!(failed.ends_with(&format!("; {said}")), "{failed}");
 }
