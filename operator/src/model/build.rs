@@ -10,7 +10,7 @@ use realm_plan::{Estimate, Problem, Reason, desired::Stage};
 use crate::{
     fleet::standing::{ModelOnNode, ModelStanding, Standing, Standings},
     link::report::{Failure, ModelPhase},
-    status::conditions::{Finding, Truth, conditions, progress},
+    status::conditions::{Finding, Truth, conditions, held_back, progress},
 };
 
 /// Reasons that say a model has no room, which `Fits` tells of.
@@ -24,7 +24,7 @@ pub(super) fn status(
 ) -> ModelStatus {
     let Standings::Model(of_model) = &standing.nodes else { return ModelStatus::default() };
     let before = model.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = findings(of_model, &standing.problems);
+    let findings = held_back(findings(of_model, &standing.problems), standing.refused.as_ref());
     let facts = of_model.facts.as_ref();
     ModelStatus {
         observed_generation: Some(standing.generation),
