@@ -279,7 +279,7 @@ impl FleetLoop {
             .tell(plans.iter().map(|plan| (plan.node.clone(), plan.desired.generation)).collect());
         self.publish(plans);
         self.reopen(&views);
-        self.said.update(&views, began);
+        self.said.update(&views, |node| self.nodes.is_known(node), began);
         self.answers.hear(|node, generation| self.nodes.answer(node, generation));
         // Who is awaited is known once every object has been read, and not before.
         let is_settled = self.fleet.is_synced() && self.nodes.is_settled(began);

@@ -56,8 +56,8 @@ async def test_a_tenant_is_not_ready_while_an_agent_cannot_keep_its_newest_spec(
     assert found["reason"] == "StateRefused"
     assert found["message"].startswith(f"{full.node} goes on with an older spec: DiskFull")
     assert plane.condition("tenant", "acme", "Stalled")["status"] == "True"
-    async with well.client("acme") as client:
-        with pytest.raises(NotAllowed):
+    with pytest.raises(NotAllowed):
+        async with well.client("acme") as client:
             await answer(client, QUESTIONS[0], max_tokens=4)
     async with full.client("acme") as client:
         assert await answer(client, QUESTIONS[0], max_tokens=4), "it has the older spec"
@@ -65,6 +65,6 @@ async def test_a_tenant_is_not_ready_while_an_agent_cannot_keep_its_newest_spec(
     disk.unlink()
     plane.await_condition("tenant", "acme", "True")
     assert plane.condition("tenant", "acme", "Stalled") is None
-    async with full.client("acme") as client:
-        with pytest.raises(NotAllowed):
+    with pytest.raises(NotAllowed):
+        async with full.client("acme") as client:
             await answer(client, QUESTIONS[0], max_tokens=4)

@@ -142,9 +142,8 @@ mod tests {
 
     /// Takes every state for which this is so, and says nothing of the others.
     fn taken(is_taken: impl Fn(&str, u64) -> bool) -> impl Fn(&str, u64) -> Answer {
-        move |node, generation| match is_taken(node, generation) {
-            true => Answer::Taken,
-            false => Answer::Awaited,
+        move |node, generation| {
+            if is_taken(node, generation) { Answer::Taken } else { Answer::Awaited }
         }
     }
 

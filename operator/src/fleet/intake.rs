@@ -117,11 +117,16 @@ impl Nodes {
         }
     }
 
+    /// Whether a node is there, or has not been away for long.
+    pub(super) fn is_known(&self, node: &str) -> bool {
+        self.known.contains_key(node)
+    }
+
     /// What a node says of a generation.
     pub(super) fn answer(&self, node: &str, generation: u64) -> Answer {
         match self.heard.get(node) {
             Some(heard) => heard.answer(generation),
-            None if self.known.contains_key(node) => Answer::Away,
+            None if self.is_known(node) => Answer::Away,
             None => Answer::Taken,
         }
     }

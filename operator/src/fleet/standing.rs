@@ -55,7 +55,7 @@ pub struct ModelStanding {
     /// What the header alone had said, where the whole file says otherwise.
     pub claimed: Option<Estimate>,
     pub facts: Option<ModelFacts>,
-    /// By name of the node, connected ones only.
+    /// By name of the node, lost ones not.
     pub nodes: BTreeMap<String, ModelOnNode>,
 }
 
@@ -89,7 +89,7 @@ pub struct PipelineStanding {
     pub models_missing: Vec<Name>,
 }
 
-/// How far an object is on all connected nodes.
+/// How far an object is on all nodes that are not lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub ready: u32,

@@ -7,9 +7,14 @@ use tower::BoxError;
 
 use super::*;
 
-/// A time at which an authority that was made at the epoch has a successor due.
+/// When the first authority was made.
+fn made() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_hours(24)
+}
+
+/// A time at which it has a successor due.
 fn due() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 500)
+    made() + Duration::from_hours(24 * 500)
 }
 
 /// An API server with one Secret in it.
@@ -89,7 +94,7 @@ fn trust(server: Server) -> (Trust, Arc<Mutex<Server>>) {
 
 #[tokio::test]
 async fn a_write_that_comes_late_takes_back_nothing_that_was_kept_meanwhile() {
-    let old = Authority::create(SystemTime::UNIX_EPOCH).unwrap();
+    let old = Authority::create(made()).unwrap();
     let newer = old.rotated(due()).unwrap();
     let meanwhile = Some(versioned(&newer, "2"));
     let (trust, server) = trust(Server { meanwhile, ..Server::keeping(&old) });
@@ -105,7 +110,7 @@ async fn a_write_that_comes_late_takes_back_nothing_that_was_kept_meanwhile() {
 
 #[tokio::test]
 async fn an_authority_that_is_due_is_kept_and_then_published() {
-    let old = Authority::create(SystemTime::UNIX_EPOCH).unwrap();
+    let old = Authority::create(made()).unwrap();
     let (trust, server) = trust(Server::keeping(&old));
     let next = trust.advance(&old, due()).await.unwrap().unwrap();
     assert_ne!(next.bundle(), old.bundle());
@@ -116,9 +121,9 @@ async fn an_authority_that_is_due_is_kept_and_then_published() {
 
 #[tokio::test]
 async fn what_is_to_be_trusted_is_published_at_each_look() {
-    let authority = Authority::create(SystemTime::UNIX_EPOCH).unwrap();
+    let authority = Authority::create(made()).unwrap();
     let (trust, server) = trust(Server::keeping(&authority));
-    let now = SystemTime::UNIX_EPOCH;
+    let now = made();
     assert!(trust.advance(&authority, now).await.unwrap().is_none());
     assert!(trust.advance(&authority, now).await.unwrap().is_none());
     assert_eq!(server.lock().unwrap().published, [authority.bundle(), authority.bundle()]);
@@ -126,8 +131,8 @@ async fn what_is_to_be_trusted_is_published_at_each_look() {
 
 #[tokio::test]
 async fn an_authority_that_somebody_deleted_is_put_back() {
-    let authority = Authority::create(SystemTime::UNIX_EPOCH).unwrap();
+    let authority = Authority::create(made()).unwrap();
     let (trust, server) = trust(Server::default());
-    assert!(trust.advance(&authority, SystemTime::UNIX_EPOCH).await.unwrap().is_none());
+    assert!(trust.advance(&authority, made()).await.unwrap().is_none());
     assert_eq!(server.lock().unwrap().kept(), authority.bundle());
 }
