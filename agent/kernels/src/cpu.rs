@@ -2,12 +2,14 @@
 //! are.
 //!
 //! The files follow the data: [`simd`] (lanes), [`pool`] and [`grid`] (who computes what),
-//! [`panels`] and [`kv`] (how weights, keys and values lie), [`activations`] and [`matmul`],
+//! [`panels`] with its [`codes`] and [`scales`] and [`kv`] (how weights, keys and values lie),
+//! [`activations`] and [`matmul`],
 //! [`attention`], [`rows`] (the rest). Results do not depend on the number of threads, on the other
 //! rows of a batch, or on the instruction set.
 
 pub(crate) mod activations;
 pub(crate) mod attention;
+pub(crate) mod codes;
 pub(crate) mod grid;
 pub(crate) mod isa;
 pub(crate) mod kv;
@@ -15,6 +17,7 @@ pub(crate) mod matmul;
 pub(crate) mod panels;
 pub(crate) mod pool;
 pub(crate) mod rows;
+pub(crate) mod scales;
 pub(crate) mod simd;
 
 use crate::backend::{Attention, Backend, BackendError, KvShape, Product, RopeShape, StepLimits};
@@ -80,7 +83,7 @@ impl CpuBuffer {
 impl Cpu {
     /// Bytes that a matrix takes once loaded; `None` where no matrix has that size.
     pub fn matrix_bytes(format: Format, rows: usize, cols: usize) -> Option<usize> {
-        format.tensor_bytes(rows.checked_next_multiple_of(LANES)?, cols)
+        CpuMatrix::bytes(format, rows, cols)
     }
 
     /// A backend with exactly these instructions and so many threads, the caller's among them.

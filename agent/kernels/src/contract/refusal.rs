@@ -39,8 +39,10 @@ fn weights<B: Backend>(checker: &mut Checker<'_, B>) {
     checker.refused("matrix", "half a block", &partial);
     let huge = checker.backend.matrix(Format::F32, usize::MAX, 2, &[0; 8]);
     checker.refused("matrix", "sizes that overflow", &huge);
-    let activations = checker.backend.matrix(Format::Q8_1, 1, 32, &[0; 36]);
-    checker.refused("matrix", "a format that holds activations only", &activations);
+    for (format, cols, bytes) in [(Format::Q8_1, 32, 36), (Format::Q8K, 256, 292)] {
+        let activations = checker.backend.matrix(format, 1, cols, &vec![0; bytes]);
+        checker.refused("matrix", "a format that holds activations only", &activations);
+    }
     let room = checker.backend.buffer(usize::MAX / 8);
     checker.refused("buffer", "more than there is", &room);
 }

@@ -14,17 +14,27 @@ use super::simd::{Kernel, LANES, Simd};
 use crate::format::Format;
 use crate::formats::q8_0::inverse;
 
-/// 32 activations of one row, quantised.
+/// 32 activations of one row, quantised: one cache line.
+///
+/// Everything behind the bytes could be computed from them, but is needed again for each panel.
 #[derive(Clone, Copy, Default)]
+#[repr(align(64))]
 pub(crate) struct ActivationBlock {
-    pub(crate) q: [i8; 32],
+    pub(crate) q: [[i8; LANES]; 2],
     /// The scale, rounded to f16 as the format stores it.
     pub(crate) d: f32,
     /// Scale times sum, rounded to f16 as Q8_1 stores it.
     pub(crate) s: f32,
-    /// -128 times the sum of `q`: what [`Simd::dot_signed`] may want to start from.
+    /// The rounded scale times the sum, which f32 holds exactly; and the same of each half.
+    pub(crate) sum: f32,
+    pub(crate) sums: [f32; 2],
+    /// -128 times the sum of `q`, and of each half of it, from which the sums of weights that are
+    /// not in `q`'s range are started.
     pub(crate) lift: i32,
+    pub(crate) lifts: [i32; 2],
 }
+
+const _: () = assert!(size_of::<ActivationBlock>() == 64);
 
 /// Rows per tile for a batch of `rows`, when a kernel holds at most `most`.
 pub(crate) fn tile_rows(rows: usize, most: usize) -> usize {
@@ -42,8 +52,9 @@ pub(crate) const fn partner(weights: Format) -> Format {
         Format::F32 | Format::F16 => Format::F32,
         // As processors with bf16 products do it, so that a model's answers do not depend on them.
         Format::BF16 => Format::BF16,
-        Format::Q8_0 => Format::Q8_0,
-        Format::Q4_1 | Format::Q8_1 => Format::Q8_1,
+        Format::Q4_1 | Format::Q5_1 | Format::Q8_1 => Format::Q8_1,
+        // Super-blocks too: a scale for each 32 activations is closer than one for 256.
+        _ => Format::Q8_0,
     }
 }
 
@@ -64,7 +75,7 @@ impl Kind {
         match partner(format) {
             Format::F32 | Format::F16 => Self::Floats,
             Format::BF16 => Self::Rounded,
-            Format::Q8_0 | Format::Q4_1 | Format::Q8_1 => Self::Blocks,
+            _ => Self::Blocks,
         }
     }
 }
@@ -148,13 +159,17 @@ fn quantise_block<S: Simd>(simd: S, x: &[f32; 32], out: &mut ActivationBlock) {
     let largest = simd.largest(simd.max(simd.abs(low), simd.abs(high)));
     let d = largest / 127.0;
     let inverse = simd.splat(inverse(d));
-    let [q_low, q_high] = out.q.as_chunks_mut::<LANES>().0 else { return };
+    let [q_low, q_high] = &mut out.q;
     simd.to_bytes(simd.round(simd.mul(low, inverse)), q_low);
     simd.to_bytes(simd.round(simd.mul(high, inverse)), q_high);
-    let sum: i32 = out.q.iter().map(|q| i32::from(*q)).sum();
+    let halves = out.q.each_ref().map(|half| half.iter().map(|q| i32::from(*q)).sum::<i32>());
+    let sum = halves[0] + halves[1];
     out.d = simd.round_f16(d);
     out.s = simd.round_f16(d * sum as f32);
+    out.sum = out.d * sum as f32;
+    out.sums = halves.map(|half| out.d * half as f32);
     out.lift = sum * -128;
+    out.lifts = halves.map(|half| half * -128);
 }
 
 #[cfg(test)]
@@ -166,11 +181,12 @@ mod tests {
     fn values_too_small_for_an_inverse_become_zero_with_every_instruction_set() {
         let mut pool = Pool::new(1);
         for isa in Isa::available() {
-            let mut out = [ActivationBlock { q: [9; 32], ..ActivationBlock::default() }];
+            let q = [[9; LANES]; 2];
+            let mut out = [ActivationBlock { q, ..ActivationBlock::default() }];
             let x = [1e-40_f32; 32];
             let proof = Proof::of(isa).unwrap();
             with_simd!(proof, simd => quantise(simd, &mut pool, &x, (32, 1), &mut out));
-            assert_eq!((out[0].q, out[0].lift), ([0; 32], 0), "{isa}");
+            assert_eq!((out[0].q, out[0].lift), ([[0; LANES]; 2], 0), "{isa}");
         }
     }
 }

@@ -8,15 +8,18 @@
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
+mod blocks;
+
 use std::ops::Range;
 
 use half::{bf16, f16};
 
 use super::activations::ActivationBlock;
 use super::grid::{Grid, Place, Tile, even, over};
-use super::panels::{CpuMatrix, NibbleScales, Panels, SignedScales};
+use super::panels::{CpuMatrix, Panels, quantised};
 use super::pool::Pool;
-use super::simd::{Kernel, LANES, Line, PAIR_ROWS, Simd, store_part};
+use super::simd::{Kernel, LANES, PAIR_ROWS, Simd, store_part};
+use blocks::blocks;
 
 /// Bytes of packed activations that one pass over the weights works on.
 ///
@@ -185,15 +188,15 @@ impl Group<'_> {
             (Panels::BF16(w), Activations::Floats(x)) => {
                 float_pair(simd, [0, 1].map(|i| lines(w, panel + i, cols)), tile_of(x, tile, cols))
             }
-            (Panels::Q8_0(w), Activations::Blocks(x)) => {
+            (panels, Activations::Blocks(x)) => {
                 let x = tile_of(x, tile, cols / 32);
-                block_pair(simd, [0, 1].map(|i| w.panel(panel + i, cols)), x)
+                quantised!(
+                    panels,
+                    w => blocks(simd, &[0, 1].map(|i| w.panel(panel + i, cols)), x),
+                    // `multiply` is given the activations that its matrices need.
+                    _floats => [[simd.splat(f32::NAN); PAIR_ROWS]; 2]
+                )
             }
-            (Panels::Q4_1(w), Activations::Blocks(x)) => {
-                let x = tile_of(x, tile, cols / 32);
-                block_pair(simd, [0, 1].map(|i| w.panel(panel + i, cols)), x)
-            }
-            // `multiply` is given the activations that its matrices need.
             _ => [[simd.splat(f32::NAN); PAIR_ROWS]; 2],
         }
     }
@@ -212,15 +215,17 @@ impl Group<'_> {
             (Panels::BF16(w), Activations::Floats(x)) => {
                 floats::<S, bf16, R>(simd, lines(w, panel, cols), tile_of(x, tile, cols))
             }
-            (Panels::Q8_0(w), Activations::Blocks(x)) => {
+            (panels, Activations::Blocks(x)) => {
                 let x = tile_of(x, tile, cols / 32);
-                blocks::<S, SignedScales, 8, R>(simd, w.panel(panel, cols), x)
+                quantised!(
+                    panels,
+                    w => {
+                        let [sums] = blocks(simd, &[w.panel(panel, cols)], x);
+                        sums
+                    },
+                    _floats => [simd.splat(f32::NAN); R]
+                )
             }
-            (Panels::Q4_1(w), Activations::Blocks(x)) => {
-                let x = tile_of(x, tile, cols / 32);
-                blocks::<S, NibbleScales, 4, R>(simd, w.panel(panel, cols), x)
-            }
-            // `multiply` is given the activations that its matrices need.
             _ => [simd.splat(f32::NAN); R],
         }
     }
@@ -238,7 +243,7 @@ impl Group<'_> {
             Panels::F32(w) => four(simd, &w[first * cols..], x),
             Panels::F16(w) => four(simd, &w[first * cols..], x),
             Panels::BF16(w) => four(simd, &w[first * cols..], x),
-            Panels::Q8_0(_) | Panels::Q4_1(_) => return false,
+            _ => return false,
         };
         for (sum, out) in sums.into_iter().zip(self.out.row(0).chunks_mut(LANES)) {
             store(simd, sum, out);
@@ -344,138 +349,4 @@ fn four<S: Simd, E: Element>(simd: S, weights: &[[E; LANES]], x: &[f32]) -> [S::
         }
     }
     sums
-}
-
-/// A quantised format, sixteen rows of one block at a time.
-trait Scales<const LINES: usize>: Copy {
-    /// The block's weights in eight groups of four columns.
-    fn unpack<S: Simd>(simd: S, lines: &[Line; LINES]) -> [S::Q; 8];
-    /// The scales and, where the format has them, the offsets.
-    fn load<S: Simd>(&self, simd: S) -> (S::F, Option<S::F>);
-    /// The integer product of each row.
-    fn dot<S: Simd>(simd: S, weights: &[S::Q; 8], x: &ActivationBlock) -> S::F;
-    /// The integer products of two panels and several rows of activations.
-    fn dots<S: Simd>(
-        simd: S,
-        lines: [&[Line; LINES]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[S::F; PAIR_ROWS]; 2];
-}
-
-impl Scales<8> for SignedScales {
-    #[inline(always)]
-    fn unpack<S: Simd>(simd: S, lines: &[Line; 8]) -> [S::Q; 8] {
-        let [first, ..] = lines;
-        let mut groups = [simd.signed(first); 8];
-        for (group, line) in groups.iter_mut().zip(lines) {
-            *group = simd.signed(line);
-        }
-        groups
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(&self, simd: S) -> (S::F, Option<S::F>) {
-        (simd.load_f16(&self.d), None)
-    }
-
-    #[inline(always)]
-    fn dot<S: Simd>(simd: S, weights: &[S::Q; 8], x: &ActivationBlock) -> S::F {
-        simd.dot_signed(weights, &x.q, x.lift)
-    }
-
-    #[inline(always)]
-    fn dots<S: Simd>(
-        simd: S,
-        lines: [&[Line; 8]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[S::F; PAIR_ROWS]; 2] {
-        simd.dots_signed(lines, x)
-    }
-}
-
-impl Scales<4> for NibbleScales {
-    #[inline(always)]
-    fn unpack<S: Simd>(simd: S, lines: &[Line; 4]) -> [S::Q; 8] {
-        let [a, b, c, d] = lines;
-        let (a, b) = (simd.nibbles(a), simd.nibbles(b));
-        let (c, d) = (simd.nibbles(c), simd.nibbles(d));
-        [a.0, b.0, c.0, d.0, a.1, b.1, c.1, d.1]
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(&self, simd: S) -> (S::F, Option<S::F>) {
-        (simd.load_f16(&self.d), Some(simd.load_f16(&self.m)))
-    }
-
-    #[inline(always)]
-    fn dot<S: Simd>(simd: S, weights: &[S::Q; 8], x: &ActivationBlock) -> S::F {
-        simd.dot_nibbles(weights, &x.q)
-    }
-
-    #[inline(always)]
-    fn dots<S: Simd>(
-        simd: S,
-        lines: [&[Line; 4]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[S::F; PAIR_ROWS]; 2] {
-        simd.dots_nibbles(lines, x)
-    }
-}
-
-/// `sum[r] += d * dx[r] * dot(w, x[r]) + m * s[r]`, block by block.
-#[inline(always)]
-fn blocks<S: Simd, C: Scales<LINES>, const LINES: usize, const R: usize>(
-    simd: S,
-    (scales, quants): (&[C], &[[Line; LINES]]),
-    x: &[[ActivationBlock; R]],
-) -> [S::F; R] {
-    let mut sums = [simd.splat(0.0); R];
-    for ((scales, lines), x) in scales.iter().zip(quants).zip(x) {
-        let weights = C::unpack(simd, lines);
-        let scales = scales.load(simd);
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum = accumulate(simd, scales, C::dot(simd, &weights, x), x, *sum);
-        }
-    }
-    sums
-}
-
-/// As [`blocks`] for two panels.
-#[inline(always)]
-fn block_pair<S: Simd, C: Scales<LINES>, const LINES: usize>(
-    simd: S,
-    [a, b]: [(&[C], &[[Line; LINES]]); 2],
-    x: &[[ActivationBlock; PAIR_ROWS]],
-) -> [[S::F; PAIR_ROWS]; 2] {
-    let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
-    let [low, high] = &mut sums;
-    let panels = a.0.iter().zip(a.1).zip(b.0.iter().zip(b.1));
-    for (((a, a_lines), (b, b_lines)), x) in panels.zip(x) {
-        let [low_dots, high_dots] = C::dots(simd, [a_lines, b_lines], x);
-        let scales = a.load(simd);
-        for ((sum, dot), x) in low.iter_mut().zip(low_dots).zip(x) {
-            *sum = accumulate(simd, scales, dot, x, *sum);
-        }
-        let scales = b.load(simd);
-        for ((sum, dot), x) in high.iter_mut().zip(high_dots).zip(x) {
-            *sum = accumulate(simd, scales, dot, x, *sum);
-        }
-    }
-    sums
-}
-
-/// `sum + d * dx * dot + m * s`
-#[inline(always)]
-fn accumulate<S: Simd>(
-    simd: S,
-    (d, m): (S::F, Option<S::F>),
-    dot: S::F,
-    x: &ActivationBlock,
-    sum: S::F,
-) -> S::F {
-    let sum = simd.mul_add(dot, simd.mul(d, simd.splat(x.d)), sum);
-    match m {
-        Some(m) => simd.mul_add(m, simd.splat(x.s), sum),
-        None => sum,
-    }
 }
