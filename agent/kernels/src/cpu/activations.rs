@@ -14,27 +14,38 @@ use super::simd::{Kernel, LANES, Simd};
 use crate::format::Format;
 use crate::formats::q8_0::inverse;
 
-/// 32 activations of one row, quantised: one cache line.
+/// 32 activations of one row, quantised.
 ///
-/// Everything behind the bytes could be computed from them, but is needed again for each panel.
+/// What follows from the bytes and most formats need stands here too, for it is needed again for
+/// each panel; a tile of them should fit the L1 cache, so the rest is computed when it is needed.
 #[derive(Clone, Copy, Default)]
-#[repr(align(64))]
 pub(crate) struct ActivationBlock {
     pub(crate) q: [[i8; LANES]; 2],
     /// The scale, rounded to f16 as the format stores it.
     pub(crate) d: f32,
     /// Scale times sum, rounded to f16 as Q8_1 stores it.
     pub(crate) s: f32,
-    /// The rounded scale times the sum, which f32 holds exactly; and the same of each half.
+    /// The rounded scale times the sum, which f32 holds exactly.
     pub(crate) sum: f32,
-    pub(crate) sums: [f32; 2],
-    /// -128 times the sum of `q`, and of each half of it, from which the sums of weights that are
-    /// not in `q`'s range are started.
+    /// -128 times the sum of `q`, from which the sums of weights that are not in `q`'s range start.
     pub(crate) lift: i32,
-    pub(crate) lifts: [i32; 2],
+    /// The sum of each half of `q`.
+    halves: [i16; 2],
 }
 
-const _: () = assert!(size_of::<ActivationBlock>() == 64);
+impl ActivationBlock {
+    /// As `sum`, of one half.
+    #[inline(always)]
+    pub(crate) fn half_sum(&self, half: usize) -> f32 {
+        self.d * f32::from(self.halves[half])
+    }
+
+    /// As `lift`, of one half.
+    #[inline(always)]
+    pub(crate) fn half_lift(&self, half: usize) -> i32 {
+        i32::from(self.halves[half]) * -128
+    }
+}
 
 /// Rows per tile for a batch of `rows`, when a kernel holds at most `most`.
 pub(crate) fn tile_rows(rows: usize, most: usize) -> usize {
@@ -162,14 +173,12 @@ fn quantise_block<S: Simd>(simd: S, x: &[f32; 32], out: &mut ActivationBlock) {
     let [q_low, q_high] = &mut out.q;
     simd.to_bytes(simd.round(simd.mul(low, inverse)), q_low);
     simd.to_bytes(simd.round(simd.mul(high, inverse)), q_high);
-    let halves = out.q.each_ref().map(|half| half.iter().map(|q| i32::from(*q)).sum::<i32>());
-    let sum = halves[0] + halves[1];
+    out.halves = out.q.each_ref().map(|half| half.iter().map(|q| i16::from(*q)).sum());
+    let sum = out.halves.iter().map(|half| i32::from(*half)).sum::<i32>();
     out.d = simd.round_f16(d);
     out.s = simd.round_f16(d * sum as f32);
     out.sum = out.d * sum as f32;
-    out.sums = halves.map(|half| out.d * half as f32);
     out.lift = sum * -128;
-    out.lifts = halves.map(|half| half * -128);
 }
 
 #[cfg(test)]

@@ -27,8 +27,13 @@ pub(crate) trait Codes {
     fn half<S: Simd>(simd: S, lines: &Self::Lines, half: usize) -> [S::Q; 4];
     /// What a sum of products starts from; `lift` is -128 times the sum of the activations.
     fn start<S: Simd>(simd: S, lift: i32) -> S::I;
-    /// Adds the products of sixteen columns.
-    fn dot<S: Simd>(simd: S, sum: S::I, weights: &[S::Q; 4], x: &[i8; 16]) -> S::I;
+    /// Adds the products of sixteen columns of each panel.
+    fn dot<S: Simd, const P: usize>(
+        simd: S,
+        sums: [S::I; P],
+        weights: &[[S::Q; 4]; P],
+        x: &[i8; 16],
+    ) -> [S::I; P];
 }
 
 /// Puts the parts of a row's bytes one behind the other.
@@ -60,8 +65,13 @@ impl Codes for Eight {
 
     #[inline(always)]
     fn half<S: Simd>(simd: S, lines: &[Line; 8], half: usize) -> [S::Q; 4] {
-        let line = |i| simd.signed(&lines[half * 4 + i]);
-        [line(0), line(1), line(2), line(3)]
+        let lines = &lines.as_chunks::<4>().0[half];
+        [
+            simd.signed(&lines[0]),
+            simd.signed(&lines[1]),
+            simd.signed(&lines[2]),
+            simd.signed(&lines[3]),
+        ]
     }
 
     #[inline(always)]
@@ -70,8 +80,13 @@ impl Codes for Eight {
     }
 
     #[inline(always)]
-    fn dot<S: Simd>(simd: S, sum: S::I, weights: &[S::Q; 4], x: &[i8; 16]) -> S::I {
-        simd.dot_signed(sum, weights, x)
+    fn dot<S: Simd, const P: usize>(
+        simd: S,
+        sums: [S::I; P],
+        weights: &[[S::Q; 4]; P],
+        x: &[i8; 16],
+    ) -> [S::I; P] {
+        simd.dot_signed(sums, weights, x)
     }
 }
 
@@ -79,8 +94,13 @@ impl Codes for Eight {
 #[inline(always)]
 fn nibbles<S: Simd>(simd: S, lines: [&Line; 4], half: usize) -> [S::Q; 4] {
     let [a, b, c, d] = lines;
-    let field = |line| simd.field(simd.bytes(line), if half == 0 { 0 } else { 4 }, 15);
-    [field(a), field(b), field(c), field(d)]
+    let shift = if half == 0 { 0 } else { 4 };
+    [
+        simd.field(simd.bytes(a), shift, 15),
+        simd.field(simd.bytes(b), shift, 15),
+        simd.field(simd.bytes(c), shift, 15),
+        simd.field(simd.bytes(d), shift, 15),
+    ]
 }
 
 /// Two bits of each code from two lines, in turns, `at` bits up.
@@ -110,8 +130,12 @@ fn bits<S: Simd>(simd: S, line: &Line, half: usize, at: i32) -> [S::Q; 4] {
 
 #[inline(always)]
 fn merge<S: Simd>(simd: S, low: [S::Q; 4], high: [S::Q; 4]) -> [S::Q; 4] {
-    let both = |i| simd.or(low[i], high[i]);
-    [both(0), both(1), both(2), both(3)]
+    [
+        simd.or(low[0], high[0]),
+        simd.or(low[1], high[1]),
+        simd.or(low[2], high[2]),
+        simd.or(low[3], high[3]),
+    ]
 }
 
 /// Defines unsigned codes of so many bits.
@@ -141,8 +165,13 @@ macro_rules! unsigned {
             }
 
             #[inline(always)]
-            fn dot<S: Simd>(simd: S, sum: S::I, weights: &[S::Q; 4], x: &[i8; 16]) -> S::I {
-                simd.dot::<$bits>(sum, weights, x)
+            fn dot<S: Simd, const P: usize>(
+        simd: S,
+        sums: [S::I; P],
+        weights: &[[S::Q; 4]; P],
+        x: &[i8; 16],
+    ) -> [S::I; P] {
+                simd.dot::<$bits, P>(sums, weights, x)
             }
         }
     };
@@ -217,8 +246,12 @@ impl<T: Table> Codes for Lookup<T> {
     #[inline(always)]
     fn half<S: Simd>(simd: S, [a, b, c, d]: &[Line; 4], half: usize) -> [S::Q; 4] {
         let [a, b, c, d] = nibbles(simd, [a, b, c, d], half);
-        let value = |codes| simd.lookup(codes, &T::TABLE);
-        [value(a), value(b), value(c), value(d)]
+        [
+            simd.lookup(a, &T::TABLE),
+            simd.lookup(b, &T::TABLE),
+            simd.lookup(c, &T::TABLE),
+            simd.lookup(d, &T::TABLE),
+        ]
     }
 
     #[inline(always)]
@@ -227,7 +260,12 @@ impl<T: Table> Codes for Lookup<T> {
     }
 
     #[inline(always)]
-    fn dot<S: Simd>(simd: S, sum: S::I, weights: &[S::Q; 4], x: &[i8; 16]) -> S::I {
-        simd.dot_signed(sum, weights, x)
+    fn dot<S: Simd, const P: usize>(
+        simd: S,
+        sums: [S::I; P],
+        weights: &[[S::Q; 4]; P],
+        x: &[i8; 16],
+    ) -> [S::I; P] {
+        simd.dot_signed(sums, weights, x)
     }
 }

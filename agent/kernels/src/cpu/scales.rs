@@ -32,7 +32,7 @@ pub(crate) trait Scales: Copy {
     /// What the addend is multiplied with: the sum of the activations of a run, scaled.
     #[inline(always)]
     fn sum(x: &ActivationBlock, run: usize) -> f32 {
-        if Self::RUNS == 1 { x.sum } else { x.sums[run] }
+        if Self::RUNS == 1 { x.sum } else { x.half_sum(run) }
     }
 }
 
@@ -166,8 +166,11 @@ impl Scales for Shifted {
         run: usize,
     ) -> (S::F, Option<S::F>) {
         let [scales, mins] = &self.factors[run];
-        let min = min.map(|min| simd.mul(min, simd.load_i8(mins)));
-        (simd.mul(d, simd.load_i8(scales)), min)
+        let scale = simd.mul(d, simd.load_i8(scales));
+        match min {
+            Some(min) => (scale, Some(simd.mul(min, simd.load_i8(mins)))),
+            None => (scale, None),
+        }
     }
 }
 
@@ -203,6 +206,9 @@ impl Scales for Halved {
         run: usize,
     ) -> (S::F, Option<S::F>) {
         let (scales, mins) = simd.load_nibbles(&self.factors[run]);
-        (simd.mul(d, scales), min.map(|min| simd.mul(min, mins)))
+        match min {
+            Some(min) => (simd.mul(d, scales), Some(simd.mul(min, mins))),
+            None => (simd.mul(d, scales), None),
+        }
     }
 }

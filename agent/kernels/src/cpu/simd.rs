@@ -98,10 +98,20 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// What sums of [`Simd::dot_signed`] start from; `lift` is -128 times the sum of all activations.
     fn start_signed(self, lift: i32) -> Self::I;
     /// Adds the products of sixteen rows of sixteen bytes from [`Simd::signed`] or
-    /// [`Simd::lookup`] with sixteen activations, none of them -128.
-    fn dot_signed(self, sum: Self::I, weights: &[Self::Q; 4], x: &[i8; 16]) -> Self::I;
+    /// [`Simd::lookup`], of each of `P` panels, with sixteen activations, none of them -128.
+    fn dot_signed<const P: usize>(
+        self,
+        sums: [Self::I; P],
+        weights: &[[Self::Q; 4]; P],
+        x: &[i8; 16],
+    ) -> [Self::I; P];
     /// As [`Simd::dot_signed`] with unsigned weights of `BITS` bits, six at most.
-    fn dot<const BITS: u32>(self, sum: Self::I, weights: &[Self::Q; 4], x: &[i8; 16]) -> Self::I;
+    fn dot<const BITS: u32, const P: usize>(
+        self,
+        sums: [Self::I; P],
+        weights: &[[Self::Q; 4]; P],
+        x: &[i8; 16],
+    ) -> [Self::I; P];
     fn to_floats(self, sums: Self::I) -> Self::F;
     /// As many integer products as `rounds` asks for, in registers; returns how many multiplies and
     /// adds that was, and a number that depends on all of them.

@@ -17,6 +17,21 @@ pub trait Grid {
     /// The code of the nearest integer.
     fn code(x: f32) -> u8;
     fn integer(code: u8) -> i8;
+    /// The nearest integer, as a float.
+    #[inline]
+    fn nearest(x: f32) -> f32 {
+        f32::from(Self::integer(Self::code(x)))
+    }
+}
+
+/// The nearest integer of a float of a few hundred at most, halves to even.
+///
+/// In the sum, the last bit of the mantissa counts ones. Searches round so often that the function
+/// of processors without an instruction for it would be most of their time.
+#[inline]
+fn round(x: f32) -> f32 {
+    const ONES: f32 = 12_582_912.0;
+    (x + ONES) - ONES
 }
 
 /// The integers of `LEVELS` codes, half of them negative.
@@ -34,7 +49,12 @@ impl<const LEVELS: u8> Grid for Centred<LEVELS> {
 
     #[inline]
     fn code(x: f32) -> u8 {
-        (x.clamp(Self::LOWEST, Self::HIGHEST).round_ties_even() - Self::LOWEST) as u8
+        (Self::nearest(x) - Self::LOWEST) as u8
+    }
+
+    #[inline]
+    fn nearest(x: f32) -> f32 {
+        round(x.clamp(Self::LOWEST, Self::HIGHEST))
     }
 
     #[inline]
@@ -58,6 +78,11 @@ impl<const LEVELS: u8> Grid for Counted<LEVELS> {
     }
 
     #[inline]
+    fn nearest(x: f32) -> f32 {
+        round(x.clamp(Self::LOWEST, Self::HIGHEST))
+    }
+
+    #[inline]
     fn integer(code: u8) -> i8 {
         code.cast_signed()
     }
@@ -74,7 +99,7 @@ impl Grid for Bytes {
 
     #[inline]
     fn code(x: f32) -> u8 {
-        (x.clamp(Self::LOWEST, Self::HIGHEST).round_ties_even() as i8).cast_unsigned()
+        (round(x.clamp(Self::LOWEST, Self::HIGHEST)) as i8).cast_unsigned()
     }
 
     #[inline]
@@ -103,6 +128,16 @@ impl Grid for NonLinear {
         let between = Self::TABLE.iter().zip(Self::TABLE.iter().skip(1));
         let middles = between.map(|(low, high)| f32::midpoint(f32::from(*low), f32::from(*high)));
         middles.map(|middle| u8::from(x > middle)).sum()
+    }
+
+    /// From integer to integer, by as much as each lies above the one before.
+    #[inline]
+    fn nearest(x: f32) -> f32 {
+        let between = Self::TABLE.iter().zip(Self::TABLE.iter().skip(1));
+        between.fold(Self::LOWEST, |nearest, (low, high)| {
+            let (low, high) = (f32::from(*low), f32::from(*high));
+            if x > f32::midpoint(low, high) { high } else { nearest }
+        })
     }
 
     #[inline]

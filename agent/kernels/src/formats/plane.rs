@@ -10,14 +10,16 @@ pub(crate) struct Plane<const WIDTH: usize, const STRIDE: usize>;
 
 impl<const WIDTH: usize, const STRIDE: usize> Plane<WIDTH, STRIDE> {
     const MASK: u8 = u8::MAX >> (8 - WIDTH);
-    /// Values in `STRIDE` bytes.
-    const VALUES: usize = STRIDE * (8 / WIDTH);
+    const SHIFTS: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+    /// Fields in a byte.
+    const FIELDS: usize = 8 / WIDTH;
 
     /// Puts each field into its code, from bit `at` on.
     #[inline]
     pub(crate) fn read(bytes: &[u8], at: u32, codes: &mut [u8]) {
-        for (bytes, codes) in bytes.chunks_exact(STRIDE).zip(codes.chunks_exact_mut(Self::VALUES)) {
-            for (shift, codes) in (0_u32..8).step_by(WIDTH).zip(codes.chunks_exact_mut(STRIDE)) {
+        let codes = codes.as_chunks_mut::<STRIDE>().0.chunks_exact_mut(Self::FIELDS);
+        for (bytes, codes) in bytes.as_chunks::<STRIDE>().0.iter().zip(codes) {
+            for (shift, codes) in Self::SHIFTS.iter().step_by(WIDTH).zip(codes) {
                 for (byte, code) in bytes.iter().zip(codes) {
                     *code |= ((byte >> shift) & Self::MASK) << at;
                 }
@@ -28,8 +30,9 @@ impl<const WIDTH: usize, const STRIDE: usize> Plane<WIDTH, STRIDE> {
     /// Puts the bits of each code from bit `at` on into its field, which must be zero.
     #[inline]
     pub(crate) fn write(codes: &[u8], at: u32, bytes: &mut [u8]) {
-        for (bytes, codes) in bytes.chunks_exact_mut(STRIDE).zip(codes.chunks_exact(Self::VALUES)) {
-            for (shift, codes) in (0_u32..8).step_by(WIDTH).zip(codes.chunks_exact(STRIDE)) {
+        let codes = codes.as_chunks::<STRIDE>().0.chunks_exact(Self::FIELDS);
+        for (bytes, codes) in bytes.as_chunks_mut::<STRIDE>().0.iter_mut().zip(codes) {
+            for (shift, codes) in Self::SHIFTS.iter().step_by(WIDTH).zip(codes) {
                 for (byte, code) in bytes.iter_mut().zip(codes) {
                     *byte |= ((code >> at) & Self::MASK) << shift;
                 }

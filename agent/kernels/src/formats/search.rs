@@ -25,6 +25,21 @@ fn shares() -> impl Iterator<Item = f32> {
     (-TRIES..=TRIES).map(|n| f32::from(n) / f32::from(TRIES))
 }
 
+/// Sums over all values, in eight strands that the processor can follow side by side.
+fn sums<const N: usize>(values: &[f32], of: impl Fn(f32) -> [f32; N]) -> [f32; N] {
+    let mut strands = [[0.0; 8]; N];
+    for values in values.as_chunks::<8>().0 {
+        for (i, value) in values.iter().enumerate() {
+            for (strand, term) in strands.iter_mut().zip(of(*value)) {
+                if let Some(sum) = strand.get_mut(i) {
+                    *sum += term;
+                }
+            }
+        }
+    }
+    strands.map(|strand| strand.iter().sum())
+}
+
 /// The value furthest from zero.
 fn outermost(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |most: f32, value| if value.abs() > most.abs() { *value } else { most })
@@ -37,12 +52,10 @@ pub(super) fn scale<G: Grid>(values: &[f32]) -> f32 {
     for end in [G::LOWEST, G::HIGHEST] {
         for share in shares() {
             let inverse = (end + share * G::STEP) * inverse(outermost);
-            let (mut product, mut square) = (0.0, 0.0);
-            for value in values {
-                let integer = f32::from(G::integer(G::code(value * inverse)));
-                product += integer * value;
-                square += integer * integer;
-            }
+            let [product, square] = sums(values, |value| {
+                let integer = G::nearest(value * inverse);
+                [integer * value, integer * integer]
+            });
             // What the square error of all zeros is reduced by.
             let gain = f64::from(product) * f64::from(product) / f64::from(square);
             if gain > most {
@@ -56,11 +69,11 @@ pub(super) fn scale<G: Grid>(values: &[f32]) -> f32 {
 /// The square error of the nearest integers under this scale and minimum.
 fn error<G: Grid>(values: &[f32], scale: f32, min: f32) -> f64 {
     let inverse = inverse(scale);
-    let errors = values.iter().map(|value| {
-        let integer = f32::from(G::integer(G::code((value + min) * inverse)));
-        value - (integer * scale - min)
+    let [error] = sums(values, |value| {
+        let error = value - (G::nearest((value + min) * inverse) * scale - min);
+        [error * error]
     });
-    f64::from(errors.map(|error| error * error).sum::<f32>())
+    f64::from(error)
 }
 
 /// The codes of the nearest integers.
@@ -91,15 +104,10 @@ fn scale_and_min<G: Grid>(values: &[f32]) -> (f32, f32) {
 /// The straight line that passes closest to the integers that a scale and a minimum give.
 fn fit<G: Grid>(values: &[f32], (scale, min): (f32, f32)) -> (f32, f32) {
     let inverse = inverse(scale);
-    let (mut n, mut q, mut qq, mut x, mut xq) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for value in values {
-        let integer = f32::from(G::integer(G::code((value + min) * inverse)));
-        n += 1.0;
-        q += integer;
-        qq += integer * integer;
-        x += value;
-        xq += value * integer;
-    }
+    let [n, q, qq, x, xq] = sums(values, |x| {
+        let q = G::nearest((x + min) * inverse);
+        [1.0, q, q * q, x, x * q]
+    });
     let spread = n * qq - q * q;
     if spread <= 0.0 {
         return (scale, min);

@@ -126,11 +126,18 @@ impl Simd for Avx2 {
         proven!(self, {
             let bytes = _mm_loadu_si128(from.as_ptr().cast());
             let high = _mm_unpackhi_epi64(bytes, bytes);
-            let wide = [_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(high)];
+            let low = _mm256_cvtepu8_epi32(bytes);
+            let high = _mm256_cvtepu8_epi32(high);
             let mask = _mm256_set1_epi32(15);
             (
-                wide.map(|wide| _mm256_cvtepi32_ps(_mm256_and_si256(wide, mask))),
-                wide.map(|wide| _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(wide))),
+                [
+                    _mm256_cvtepi32_ps(_mm256_and_si256(low, mask)),
+                    _mm256_cvtepi32_ps(_mm256_and_si256(high, mask)),
+                ],
+                [
+                    _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(low)),
+                    _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(high)),
+                ],
             )
         })
     }
@@ -250,14 +257,12 @@ impl Simd for Avx2 {
             let mask = _mm256_set1_epi8(mask.cast_signed());
             let by = _mm_cvtsi32_si128(shift.abs());
             // The bits that a shift of pairs brings over from the other byte are masked away.
-            bytes.map(|bytes| {
-                let shifted = if shift < 0 {
-                    _mm256_sll_epi16(bytes, by)
-                } else {
-                    _mm256_srl_epi16(bytes, by)
-                };
-                _mm256_and_si256(shifted, mask)
-            })
+            let [low, high] = if shift < 0 {
+                [_mm256_sll_epi16(bytes[0], by), _mm256_sll_epi16(bytes[1], by)]
+            } else {
+                [_mm256_srl_epi16(bytes[0], by), _mm256_srl_epi16(bytes[1], by)]
+            };
+            [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)]
         })
     }
 
@@ -287,23 +292,29 @@ impl Simd for Avx2 {
     /// `|w| * (y with the sign of w)`: pairs reach at most 2 * 128 * 127, below the 32767 at which
     /// `vpmaddubsw` would saturate.
     #[inline(always)]
-    fn dot_signed(
+    fn dot_signed<const P: usize>(
         self,
-        sum: [__m256i; 2],
-        weights: &[[__m256i; 2]; 4],
+        mut sums: [[__m256i; 2]; P],
+        weights: &[[[__m256i; 2]; 4]; P],
         x: &[i8; 16],
-    ) -> [__m256i; 2] {
-        proven!(self, dot_signed(sum, weights, x))
+    ) -> [[__m256i; 2]; P] {
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = proven!(self, dot_signed(*sum, weights, x));
+        }
+        sums
     }
 
     #[inline(always)]
-    fn dot<const BITS: u32>(
+    fn dot<const BITS: u32, const P: usize>(
         self,
-        sum: [__m256i; 2],
-        weights: &[[__m256i; 2]; 4],
+        mut sums: [[__m256i; 2]; P],
+        weights: &[[[__m256i; 2]; 4]; P],
         x: &[i8; 16],
-    ) -> [__m256i; 2] {
-        proven!(self, dot::<BITS>(sum, weights, x))
+    ) -> [[__m256i; 2]; P] {
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = proven!(self, dot::<BITS>(*sum, weights, x));
+        }
+        sums
     }
 
     #[inline(always)]
@@ -373,14 +384,16 @@ fn dot<const BITS: u32>(
 ) -> [__m256i; 2] {
     const { assert!(BITS <= 6) };
     let ones = _mm256_set1_epi16(1);
-    let fours = x.as_chunks::<4>().0;
-    let four = |i: usize| _mm256_set1_epi32(i32::from_le_bytes(fours[i].map(i8::cast_unsigned)));
-    let fours = [four(0), four(1), four(2), four(3)];
     let mut sums = sum;
-    for (i, sum) in sums.iter_mut().enumerate() {
-        let pairs = |group: usize| _mm256_maddubs_epi16(weights[group][i], fours[group]);
-        let low = _mm256_add_epi16(pairs(0), pairs(1));
-        let high = _mm256_add_epi16(pairs(2), pairs(3));
+    let [mut low, mut high] = [[_mm256_setzero_si256(); 2]; 2];
+    for (group, (weights, four)) in weights.iter().zip(x.as_chunks::<4>().0).enumerate() {
+        let four = _mm256_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)));
+        let pairs = if group < 2 { &mut low } else { &mut high };
+        for (pairs, weights) in pairs.iter_mut().zip(weights) {
+            *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(*weights, four));
+        }
+    }
+    for (sum, (low, high)) in sums.iter_mut().zip(low.into_iter().zip(high)) {
         let products = if BITS <= 5 {
             _mm256_madd_epi16(_mm256_add_epi16(low, high), ones)
         } else {

@@ -243,13 +243,23 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn dot_signed(self, sum: __m512i, weights: &[__m512i; 4], x: &[i8; 16]) -> __m512i {
-        proven!(self, dot(sum, weights, x))
+    fn dot_signed<const P: usize>(
+        self,
+        sums: [__m512i; P],
+        weights: &[[__m512i; 4]; P],
+        x: &[i8; 16],
+    ) -> [__m512i; P] {
+        proven!(self, dot(sums, weights, x))
     }
 
     #[inline(always)]
-    fn dot<const BITS: u32>(self, sum: __m512i, weights: &[__m512i; 4], x: &[i8; 16]) -> __m512i {
-        proven!(self, dot(sum, weights, x))
+    fn dot<const BITS: u32, const P: usize>(
+        self,
+        sums: [__m512i; P],
+        weights: &[[__m512i; 4]; P],
+        x: &[i8; 16],
+    ) -> [__m512i; P] {
+        proven!(self, dot(sums, weights, x))
     }
 
     #[inline(always)]
@@ -279,13 +289,20 @@ impl Simd for Avx512 {
     }
 }
 
+/// Fetching an activation into all lanes costs as much as one product, so each meets all panels
+/// before the next is fetched.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn dot(sum: __m512i, weights: &[__m512i; 4], x: &[i8; 16]) -> __m512i {
-    let mut sum = sum;
-    for (weights, four) in weights.iter().zip(x.as_chunks::<4>().0) {
-        let four = i32::from_le_bytes(four.map(i8::cast_unsigned));
-        sum = _mm512_dpbusd_epi32(sum, *weights, _mm512_set1_epi32(four));
+fn dot<const P: usize>(
+    mut sums: [__m512i; P],
+    weights: &[[__m512i; 4]; P],
+    x: &[i8; 16],
+) -> [__m512i; P] {
+    for (group, four) in x.as_chunks::<4>().0.iter().enumerate() {
+        let four = _mm512_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)));
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = _mm512_dpbusd_epi32(*sum, weights[group], four);
+        }
     }
-    sum
+    sums
 }

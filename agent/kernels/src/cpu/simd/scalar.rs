@@ -168,29 +168,33 @@ impl Simd for Scalar {
         [0; LANES]
     }
 
-    /// Weights of six bits and less are the same signed and unsigned.
     #[inline(always)]
-    fn dot_signed(self, sum: [i32; LANES], weights: &[[u8; 64]; 4], x: &[i8; 16]) -> [i32; LANES] {
-        from_fn(|row| {
-            let mut sum = sum[row];
+    fn dot_signed<const P: usize>(
+        self,
+        mut sums: [[i32; LANES]; P],
+        weights: &[[[u8; 64]; 4]; P],
+        x: &[i8; 16],
+    ) -> [[i32; LANES]; P] {
+        for (sums, weights) in sums.iter_mut().zip(weights) {
             for (group, weights) in weights.iter().enumerate() {
-                for i in 0..4 {
-                    let weight = weights[row * 4 + i].cast_signed();
-                    sum += i32::from(weight) * i32::from(x[group * 4 + i]);
+                for (i, weight) in weights.iter().enumerate() {
+                    let y = i32::from(x[group * 4 + i % 4]);
+                    sums[i / 4] += i32::from(weight.cast_signed()) * y;
                 }
             }
-            sum
-        })
+        }
+        sums
     }
 
+    /// Weights of six bits and less are the same signed and unsigned.
     #[inline(always)]
-    fn dot<const BITS: u32>(
+    fn dot<const BITS: u32, const P: usize>(
         self,
-        sum: [i32; LANES],
-        weights: &[[u8; 64]; 4],
+        sums: [[i32; LANES]; P],
+        weights: &[[[u8; 64]; 4]; P],
         x: &[i8; 16],
-    ) -> [i32; LANES] {
-        self.dot_signed(sum, weights, x)
+    ) -> [[i32; LANES]; P] {
+        self.dot_signed(sums, weights, x)
     }
 
     #[inline(always)]
