@@ -61,3 +61,19 @@ pub(super) const fn file_type(format: Format) -> Option<u32> {
         Format::Q8_1 | Format::Q8K => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_for_weights_is_found_under_its_number_and_others_are_named() {
+        for known in Format::WEIGHTS {
+            assert_eq!(format(number(known)), Ok(known));
+            assert!(file_type(known).is_some());
+        }
+        for (kind, name) in [(9, "Q8_1"), (15, "Q8_K"), (16, "of number 16")] {
+            assert_eq!(format(kind), Err(name.to_owned()));
+        }
+    }
+}
