@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use realm_core::{auth::Roster, credentials, limit::Limiter, report::Report, supply::Credentials};
 use realm_gateway::{Metrics, MetricsError};
+use realm_link::readiness;
 use realm_runtime::{Runtime, SandboxError};
 use realm_store::{Store, StoreError, StoreOptions};
 use thiserror::Error;
@@ -82,6 +83,15 @@ impl Agent {
     /// The keys that open the doors.
     pub fn roster(&self) -> watch::Receiver<Arc<Roster>> {
         self.tenants.subscribe()
+    }
+
+    /// Refuses unknown keys for good once every tenant of `generation` has been tried: until then
+    /// doors say that the agent is starting, for a key that was good before it was restarted is
+    /// good.
+    pub async fn know_all_keys(&self, generation: u64, report: watch::Receiver<Report>) {
+        if readiness::until_tenants_tried(generation, report).await {
+            self.tenants.are_all();
+        }
     }
 
     /// The limits at these doors.

@@ -66,6 +66,10 @@ pub struct Args {
     /// terminationGracePeriodSeconds holds both and five more for the last goodbyes.
     #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     pub grace: u64,
+    /// Address of an OpenTelemetry collector that takes traces by OTLP over HTTP, such as
+    /// `http://collector:4318`; without it, or one in the environment, none are recorded.
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
     /// Threads that compute; all that the process may use when absent.
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<usize>,

@@ -3,7 +3,7 @@
 //! The ledger is applied before anybody has been reached, the link follows, and the door opens at
 //! once: it is not ready before everything has been tried.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use realm_core::{
@@ -11,6 +11,7 @@ use realm_core::{
     desired::Desired,
     report::Report,
     supply::{Credentials, Supply},
+    trace::Tracer,
 };
 use realm_gateway::{Gateway, GatewayConfig, Metrics, Ports, TlsFiles};
 use realm_link::{
@@ -21,6 +22,7 @@ use realm_link::{
     readiness,
 };
 use realm_store::{Site, StoreOptions};
+use realm_traces::{Service, Traces};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -48,6 +50,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let ledger = open_ledger(&args).await?;
     let (report_sender, report) = watch::channel(Report::default());
     let (ready_sender, ready) = watch::channel(false);
+    let traces = Traces::start(args.otlp_endpoint.as_deref(), &service(&args))?;
     let metrics = Metrics::new();
     agent.register_metrics(&metrics, &report).context("register the agent's metrics")?;
     let state = watch::Sender::new(LinkState::default());
@@ -63,9 +66,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         limiter: agent.limiter(),
         ready,
         metrics,
+        tracer: traces.tracer(),
     };
     let gateway = Gateway::bind(config(&args), ports).await?;
-    let (peer_door, peer_addr) = bind_peer_door(&args, &agent, identity.clone()).await?;
+    let (peer_door, peer_addr) =
+        bind_peer_door(&args, &agent, identity.clone(), traces.tracer()).await?;
     let presence = watch::Sender::new(Presence {
         door: Some(advertised(&args, gateway.addr()?)),
         ..Presence::default()
@@ -78,13 +83,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let wanted = ledger.subscribe();
     tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
+    let (doors, tried) = (agent.clone(), report.clone());
+    tasks.spawn(async move { doors.know_all_keys(generation, tried).await });
     tasks.spawn(converge::run(agent.clone(), ledger.subscribe(), report_sender));
     tasks.spawn(tell_states(ledger.subscribe()));
     let feed = supply::Feed { report: report.clone(), held: relay.held() };
     tasks.spawn(supply::follow(agent.clone(), presence.subscribe(), feed, supply_sender));
     tasks.spawn(relay::follow(args.node.clone(), ledger.subscribe(), peers, routes_sender));
     tasks.spawn(advertise(identity, peer_addr, presence.clone()));
-    tasks.spawn(keep_identity(link.clone(), identity_sender));
+    tasks.spawn(keep_identity(link.clone(), args.state.clone(), identity_sender));
     let feeds = Feeds { report, supply };
     tasks.spawn(async move {
         let never = client::run(link, ledger, feeds, credentials, state).await;
@@ -95,7 +102,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (settle, grace) = (Duration::from_secs(args.settle), Duration::from_secs(args.grace));
     let peers = serve_peers(peer_door, settle, grace, shutdown.clone());
     tokio::join!(gateway.serve(shutdown), peers);
+    traces.end().await;
     Ok(())
+}
+
+/// Who exports traces.
+fn service(args: &Args) -> Service {
+    let (name, version) = ("realm-agent", env!("CARGO_PKG_VERSION"));
+    Service { name, version, node: Some(args.node.clone()) }
 }
 
 fn agent_options(args: &Args) -> AgentOptions {
@@ -121,17 +135,22 @@ async fn bind_peer_door(
     args: &Args,
     agent: &Agent,
     identity: watch::Receiver<Option<Arc<Identity>>>,
+    tracer: Tracer,
 ) -> anyhow::Result<(PeerDoor, SocketAddr)> {
     let listener = TcpListener::bind(args.peer_listen).await;
     let listener =
         listener.with_context(|| format!("listen for other agents on {}", args.peer_listen))?;
     let address = advertised(args, listener.local_addr()?);
-    let ports = PeerPorts { tenants: agent.runtime(), roster: agent.roster() };
+    let ports = PeerPorts { tenants: agent.runtime(), roster: agent.roster(), tracer };
     Ok((PeerDoor { listener, identity, ports }, address))
 }
 
-async fn keep_identity(link: LinkOptions, identity: watch::Sender<Option<Arc<Identity>>>) {
-    let never = peer::keep(link, identity).await;
+async fn keep_identity(
+    link: LinkOptions,
+    state: PathBuf,
+    identity: watch::Sender<Option<Arc<Identity>>>,
+) {
+    let never = peer::keep(link, state, identity).await;
     match never {}
 }
 

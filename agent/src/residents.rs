@@ -80,8 +80,10 @@ impl Residents for Agent {
             self.tenants.put(tenant);
             return Ok(None);
         };
-        // Before anything is waited for: a revoked key must not outlive what the program takes.
-        if self.runtime.await_tenant(tenant.clone()) {
+        // Before anything is waited for: a revoked key must not outlive what the program takes,
+        // whether the tenant's calls run here or its program has been elsewhere until now.
+        let has_program = self.runtime.await_tenant(tenant.clone());
+        if has_program || self.tenants.knows(&tenant.name) {
             self.tenants.put(tenant.clone());
         }
         let program = self.prepare(&tenant.name, program).await?;

@@ -12,16 +12,23 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct Tenants {
     /// The lock is held over the publication too, so that snapshots appear in order.
-    known: Mutex<BTreeMap<TenantName, Arc<DesiredTenant>>>,
+    known: Mutex<Known>,
     roster: watch::Sender<Arc<Roster>>,
     limiter: Limiter,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    tenants: BTreeMap<TenantName, Arc<DesiredTenant>>,
+    /// Whether every tenant that there was at the start has been tried.
+    is_all: bool,
 }
 
 impl Tenants {
     pub(crate) fn new() -> Self {
         Self {
             known: Mutex::default(),
-            roster: watch::Sender::new(Arc::default()),
+            roster: watch::Sender::new(Arc::new(Roster::partial([]))),
             limiter: Limiter::default(),
         }
     }
@@ -34,18 +41,31 @@ impl Tenants {
         self.roster.subscribe()
     }
 
+    /// Whether keys of this tenant open the door already.
+    pub(crate) fn knows(&self, name: &TenantName) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.tenants.contains_key(name)
+    }
+
     pub(crate) fn put(&self, tenant: Arc<DesiredTenant>) {
-        self.change(|tenants| drop(tenants.insert(tenant.name.clone(), tenant)));
+        self.change(|known| drop(known.tenants.insert(tenant.name.clone(), tenant)));
     }
 
     pub(crate) fn remove(&self, name: &TenantName) {
-        self.change(|tenants| drop(tenants.remove(name)));
+        self.change(|known| drop(known.tenants.remove(name)));
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<TenantName, Arc<DesiredTenant>>)) {
-        let mut tenants = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut tenants);
-        self.roster.send_replace(Arc::new(Roster::new(tenants.values().cloned())));
-        self.limiter.retain(|name| tenants.contains_key(name));
+    /// From now on a key of none of these tenants is a wrong one.
+    pub(crate) fn are_all(&self) {
+        self.change(|known| known.is_all = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut known);
+        let tenants = known.tenants.values().cloned();
+        let roster = if known.is_all { Roster::new(tenants) } else { Roster::partial(tenants) };
+        self.roster.send_replace(Arc::new(roster));
+        self.limiter.retain(|name| known.tenants.contains_key(name));
     }
 }

@@ -328,6 +328,10 @@ pub struct ModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<ModelEstimate>,
 
+    /// What the header alone had said, where the whole file says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<ModelEstimate>,
+
     /// Where the model is, node by node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

@@ -197,6 +197,14 @@ FLEET = Dashboard(
             [Query(rate("realm_operator_link_endings_total", "reason"), "{{reason}}")],
         ),
         Panel(
+            "Agents that were refused",
+            "ops",
+            "Who came to the agents' door and was none of ours, by what told: no token, one that "
+            "is not valid, one for somebody else, of another account, of no pod, or of another "
+            "node than was said.",
+            [Query(rate("realm_operator_agents_refused_total", "reason"), "{{reason}}")],
+        ),
+        Panel(
             "Doors that are ready",
             "short",
             "Doors that clients should be sent to. A door is ready once everything it should "

@@ -1,25 +1,30 @@
 //! One controller for each kind, all of one shape: fetch, validate, demand, build, apply, report.
 //!
-//! [`reconcile`] is that shape. What differs between kinds is a [`Served`]: how an object becomes a
-//! demand, and what its status says.
+//! The first half ends at the fleet: [`Wanted`] validates what the API server says as it is said,
+//! and waits for nobody. The second half is [`reconcile`], which waits for the API server: a demand
+//! is never behind somebody's status. What differs between kinds is a [`Served`]: how an object
+//! becomes a demand, and what its status says.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+mod wanted;
 
-use futures_util::StreamExt as _;
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 use kube::{
     Api, ResourceExt as _,
     runtime::{
-        Controller,
+        Controller, WatchStreamExt as _,
         controller::{self, Action},
-        reflector::{ObjectRef, Store},
+        reflector::{self, ObjectRef, store::Writer},
         watcher,
     },
 };
 use realm_plan::{Demand, Kind, Name, Problem};
 use thiserror::Error;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
+use self::wanted::Wanted;
 use crate::{
     context::Context,
     fleet::{handle::Command, standing::Standing},
@@ -30,9 +35,9 @@ use crate::{
 /// How often an object is looked at without news: what nobody told us of is mended then.
 const RESYNC: Duration = Duration::from_mins(10);
 
-/// How often objects that are gone are looked for: one whose finalizer was taken off by hand leaves
-/// nothing behind that would be reconciled.
-const SWEEP: Duration = Duration::from_secs(30);
+/// How often it is looked at whether a deleted object can go or a new one is planned, besides when
+/// there is news of it.
+const NEWS_RETRY: Duration = Duration::from_secs(30);
 
 /// The wait after an error, doubled by the number of errors in a row up to six times.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -50,8 +55,8 @@ pub(crate) trait Served: Kinded {
     /// What its status should say.
     fn build(&self, standing: &Standing, context: &Context, now: Timestamp) -> Self::Status;
 
-    /// What was known to be where when this status was written: nodes, and what they were to serve.
-    fn recalled(&self) -> Vec<(String, Option<Name>)> {
+    /// What the fleet is to be told of what was known when this status was written.
+    fn recalled(&self) -> Vec<Command> {
         Vec::new()
     }
 
@@ -68,14 +73,12 @@ pub(crate) enum ReconcileError {
 
 /// Follows every object of a kind for as long as this operator leads.
 pub(crate) async fn run<K: Served>(context: Arc<Context>) {
-    let controller =
-        Controller::new(Api::<K>::all(context.client.clone()), watcher::Config::default());
-    let store = controller.store();
+    let (store, writer) = reflector::store();
     let changes = context
         .fleet
         .changes(K::KIND)
         .map(|name| ObjectRef::new(name.name()).within(name.namespace()));
-    let reconciled = controller
+    Controller::for_stream(objects::<K>(&context, writer), store)
         .with_config(controller::Config::default().concurrency(AT_ONCE))
         .reconcile_on(changes)
         .run(reconcile::<K>, retry::<K>, context.clone())
@@ -83,8 +86,29 @@ pub(crate) async fn run<K: Served>(context: Arc<Context>) {
             if let Err(error) = outcome {
                 tracing::debug!(error = &error as &dyn std::error::Error, "not reconciled");
             }
-        });
-    tokio::join!(reconciled, keep_in_step(store, context));
+        })
+        .await;
+}
+
+/// Every object that comes or changes, after the fleet has been told of it.
+fn objects<K: Served>(
+    context: &Context,
+    writer: Writer<K>,
+) -> impl Stream<Item = Result<K, watcher::Error>> + Send + use<K> {
+    let events = watcher(Api::<K>::all(context.client.clone()), watcher::Config::default());
+    let start = (events.default_backoff().reflect(writer).boxed(), Wanted::default());
+    let fleet = context.fleet.clone();
+    let told = stream::unfold(start, move |(mut events, mut wanted)| {
+        let fleet = fleet.clone();
+        async move {
+            let event = events.next().await?;
+            for command in event.iter().flat_map(|event| wanted.hear(event)) {
+                fleet.tell(command).await;
+            }
+            Some((event, (events, wanted)))
+        }
+    });
+    told.applied_objects()
 }
 
 /// Takes one object where it should be.
@@ -98,34 +122,35 @@ async fn reconcile<K: Served>(
         return Ok(Action::await_change());
     };
     if object.meta().deletion_timestamp.is_some() {
-        return release(&*object, name, &context).await;
+        return release(&*object, &name, &context).await;
     }
     let generation = generation(&*object);
     apply::finalizer(&context.client, &*object, true).await.map_err(ReconcileError::Apply)?;
     let standing = context.fleet.standing(K::KIND, &name);
     let Some(standing) = standing.filter(|standing| standing.generation == generation) else {
-        // Planned first; its standing brings the object back here.
-        context.fleet.tell(command(&*object, name)).await;
-        return Ok(Action::await_change());
+        // Planned first; its standing brings the object back here. While all objects are listed
+        // anew it may do so before the newest form can be seen here.
+        return Ok(Action::requeue(NEWS_RETRY));
     };
     let status = object.build(&standing, &context, Timestamp::now());
+    let version = apply::version(&*object);
     if let Some(wait) =
-        context.throttle.wait(K::KIND, &name, is_turn(&*object, &status), Instant::now())
+        context.throttle.wait((K::KIND, &name), version, is_turn(&*object, &status), Instant::now())
     {
         context.metrics.requeued(K::KIND, Requeue::Throttled);
         return Ok(Action::requeue(wait));
     }
-    let is_written = apply::status(&context.client, &*object, &status).await;
+    let written = apply::status(&context.client, &*object, &status).await;
     context.metrics.status(
         K::KIND,
-        match &is_written {
-            Ok(true) => StatusWrite::Written,
-            Ok(false) => StatusWrite::Unchanged,
+        match &written {
+            Ok(Some(_)) => StatusWrite::Written,
+            Ok(None) => StatusWrite::Unchanged,
             Err(_) => StatusWrite::Failed,
         },
     );
-    if is_written.map_err(ReconcileError::Apply)? {
-        context.throttle.wrote(K::KIND, &name, Instant::now());
+    if let Some(written) = written.map_err(ReconcileError::Apply)? {
+        context.throttle.wrote(K::KIND, &name, apply::version(&written), Instant::now());
         apply::event(&context.recorder, &*object, &status).await;
     }
     Ok(Action::requeue(RESYNC))
@@ -134,14 +159,12 @@ async fn reconcile<K: Served>(
 /// Lets a deleted object go once the agents have.
 async fn release<K: Served>(
     object: &K,
-    name: Name,
+    name: &Name,
     context: &Context,
 ) -> Result<Action, ReconcileError> {
-    let is_held = context.fleet.is_held(K::KIND, &name);
-    context.throttle.forget(K::KIND, &name);
-    context.fleet.tell(Command::Remove { kind: K::KIND, name }).await;
-    if is_held {
-        return Ok(Action::requeue(SWEEP));
+    context.throttle.forget(K::KIND, name);
+    if context.fleet.is_held(K::KIND, name) {
+        return Ok(Action::requeue(NEWS_RETRY));
     }
     apply::finalizer(&context.client, object, false).await.map_err(ReconcileError::Apply)?;
     Ok(Action::await_change())
@@ -162,14 +185,6 @@ fn generation<K: Served>(object: &K) -> i64 {
     object.meta().generation.unwrap_or(0)
 }
 
-fn command<K: Served>(object: &K, name: Name) -> Command {
-    let generation = generation(object);
-    match object.validate() {
-        Ok(demand) => Command::Apply { demand: Box::new(demand), generation },
-        Err(problems) => Command::Refuse { kind: K::KIND, name, problems, generation },
-    }
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "what the controller calls")]
 fn retry<K: Served>(object: Arc<K>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let name = object.name_any();
@@ -177,35 +192,4 @@ fn retry<K: Served>(object: Arc<K>, error: &ReconcileError, context: Arc<Context
     context.metrics.reconcile_failed(K::KIND);
     context.metrics.requeued(K::KIND, Requeue::Error);
     Action::requeue(RETRY_MIN)
-}
-
-/// Tells the fleet of every object there is, once, and from then on which are gone.
-async fn keep_in_step<K: Served>(store: Store<K>, context: Arc<Context>) {
-    // It fails only when the controller is gone, and this with it.
-    if store.wait_until_ready().await.is_err() {
-        return;
-    }
-    for object in store.state() {
-        for (node, model) in object.recalled() {
-            let models = model.into_iter().collect();
-            context.fleet.tell(Command::Recall { node, models }).await;
-        }
-        if object.was_held() {
-            context.fleet.tell(Command::Expect).await;
-        }
-        if let Ok(name) = Name::of(object.meta())
-            && object.meta().deletion_timestamp.is_none()
-        {
-            context.fleet.tell(command(&*object, name)).await;
-        }
-    }
-    context.fleet.tell(Command::Synced(K::KIND)).await;
-    let mut sweep = interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        sweep.tick().await;
-        let names: BTreeSet<Name> =
-            store.state().iter().filter_map(|object| Name::of(object.meta()).ok()).collect();
-        context.fleet.tell(Command::Retain { kind: K::KIND, names }).await;
-    }
 }

@@ -1,29 +1,44 @@
 //! The one owner of all demands and all reports: what is wanted meets what there is.
 //!
-//! Objects come in as [`Command`]s, nodes through the [`Registry`]. Whatever comes within
-//! [`GATHER`] is taken together ([`intake`]), planned once, left for the agents and told to whoever
-//! writes status as a [`Snapshot`] ([`standing`]). Nothing else plans.
+//! Objects come in as [`Command`]s, nodes through the [`Registry`]. An object waits until somebody
+//! has looked at the Secrets that it names ([`named`]). Whatever comes within [`GATHER`] is taken
+//! together ([`intake`]), planned once, left for the agents and told to whoever writes status as a
+//! [`Snapshot`] ([`standing`]). Nothing else plans.
 
 pub mod handle;
 mod intake;
+mod named;
 mod said;
 pub mod standing;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use realm_plan::{Fleet, Kind, Name, NodePlan, validate::Site};
+use realm_plan::{
+    Demand, Fleet, Kind, Name, NodePlan, Reason,
+    desired::Desired,
+    validate::{self, Site},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 
 use self::{
-    handle::{Command, Handle},
+    handle::{Command, Content, Handle, Look},
     intake::Nodes,
+    named::{Form, Named},
     said::Said,
     standing::Snapshot,
 };
-use crate::{lease::Term, link::registry::Registry, metrics::FleetMetrics};
+use crate::{
+    lease::Term,
+    link::registry::{NodeView, Registry, TooManyNodes},
+    metrics::FleetMetrics,
+};
 
 /// How long changes are gathered before they are planned: short against the second in which a
 /// change should be everywhere, long enough that a thousand objects at once are one plan.
@@ -38,10 +53,13 @@ pub struct FleetLoop {
     registry: Registry,
     term: Term,
     nodes: Nodes,
+    named: Named,
     said: Said,
     /// The generation of the spec that each object's newest demand came from.
     observed: BTreeMap<(Kind, Name), i64>,
     credentials: BTreeMap<Name, Arc<[u8]>>,
+    /// Secrets that open sources with something else since the last turn.
+    reopened: BTreeSet<Name>,
     commands: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     metrics: FleetMetrics,
@@ -57,20 +75,24 @@ impl FleetLoop {
         let started = Instant::now();
         let mut planned = Fleet::new(Site::Cluster, term.first_generation);
         planned.recall_doors(term.doors);
+        let named = Named::new();
+        let handle = Handle::new(sender, seen, named.subscribe());
         let fleet = Self {
             fleet: planned,
             registry,
             term,
             nodes: Nodes::new(started),
+            named,
             said: Said::default(),
             observed: BTreeMap::new(),
             credentials: BTreeMap::new(),
+            reopened: BTreeSet::new(),
             commands,
             snapshot,
             metrics,
             started,
         };
-        (fleet, Handle::new(sender, seen))
+        (fleet, handle)
     }
 
     /// Plans for as long as anybody holds a handle.
@@ -80,6 +102,8 @@ impl FleetLoop {
             while let Some(command) = self.next_before(until).await {
                 self.take(command);
             }
+            self.know_secrets(Instant::now());
+            self.named.tell();
             self.turn();
         }
     }
@@ -109,49 +133,117 @@ impl FleetLoop {
     /// When time alone changes something: a model has been idle, or a node is lost.
     fn due(&self) -> Option<Instant> {
         let planned = self.fleet.due().map(|due| self.started + due);
-        planned.into_iter().chain(self.nodes.due()).min()
+        let nodes = self.nodes.due(Instant::now());
+        planned.into_iter().chain(nodes).chain(self.named.due()).min()
     }
 
     fn take(&mut self, command: Command) {
         match command {
             Command::Apply { demand, generation } => {
-                let object = handle::object_of(&demand);
-                self.observed.insert(object, generation);
-                self.fleet.apply(*demand);
+                if let Some(form) = self.named.admit(Form { demand, generation }, Instant::now()) {
+                    self.apply(form);
+                }
             }
             Command::Refuse { kind, name, problems, generation } => {
+                self.named.refuse(&(kind, name.clone()));
                 self.observed.insert((kind, name.clone()), generation);
                 self.fleet.refuse(kind, name, problems);
             }
             Command::Remove { kind, name } => self.remove(kind, &name),
             Command::Retain { kind, names } => {
-                let known = self.observed.keys().filter(|(known, _)| *known == kind);
+                let known = self.observed.keys().chain(self.named.waiting());
                 let gone: Vec<Name> = known
-                    .filter(|(_, name)| !names.contains(name))
+                    .filter(|(known, name)| *known == kind && !names.contains(name))
                     .map(|(_, n)| n.clone())
                     .collect();
                 for name in gone {
                     self.remove(kind, &name);
                 }
             }
-            Command::Credentials { name, bytes } => {
-                self.credentials.insert(name, bytes.into());
+            Command::Look { name, look } => self.look(&name, look),
+            Command::Synced(kind) => {
+                self.fleet.synced(kind);
+                self.named.synced(kind, Instant::now());
             }
-            Command::Synced(kind) => self.fleet.synced(kind),
             Command::Recall { node, models } => {
                 self.nodes.recall(&node);
                 self.fleet.recall(&node, models);
             }
+            Command::Claimed { model, claimed } => self.fleet.recall_claimed(&model, claimed),
             Command::Expect => self.nodes.expect(),
             Command::Labels { node, labels } => self.nodes.label(node, labels),
+            Command::Labelled => self.fleet.labelled(),
         }
     }
 
+    fn apply(&mut self, Form { demand, generation }: Form) {
+        self.observed.insert(handle::object_of(&demand), generation);
+        self.fleet.apply(*demand);
+    }
+
     fn remove(&mut self, kind: Kind, name: &Name) {
-        self.observed.remove(&(kind, name.clone()));
+        let object = (kind, name.clone());
+        self.observed.remove(&object);
+        self.named.remove(&object);
         self.fleet.remove(kind, name);
-        if kind == Kind::Secret {
-            self.credentials.remove(name);
+    }
+
+    fn look(&mut self, name: &Name, look: Look) {
+        match look {
+            Look::Found(Content { secret, opening, place: _ }) => {
+                self.fleet.apply(Demand::Secret(secret));
+                self.open(name, opening);
+            }
+            Look::Withheld(secret) => {
+                self.fleet.apply(Demand::Secret(secret));
+                self.open(name, None);
+            }
+            Look::Absent => self.forget(name),
+            Look::Unnamed => {
+                if self.named.forget(name) {
+                    self.forget(name);
+                }
+                return;
+            }
+        }
+        for form in self.named.look(name) {
+            self.apply(form);
+        }
+    }
+
+    fn forget(&mut self, secret: &Name) {
+        self.fleet.remove(Kind::Secret, secret);
+        self.open(secret, None);
+    }
+
+    /// Keeps what a Secret opens sources with.
+    fn open(&mut self, secret: &Name, with: Option<Vec<u8>>) {
+        let new = with.map(Arc::<[u8]>::from);
+        if self.credentials.get(secret) == new.as_ref() {
+            return;
+        }
+        self.reopened.insert(secret.clone());
+        match new {
+            Some(new) => drop(self.credentials.insert(secret.clone(), new)),
+            None => drop(self.credentials.remove(secret)),
+        }
+    }
+
+    /// Lets those go who have waited for Secrets for long enough. All are known once nobody who was
+    /// there at the start waits for one.
+    fn know_secrets(&mut self, now: Instant) {
+        let (forms, unseen) = self.named.overdue(now);
+        for name in unseen {
+            tracing::warn!(secret = %name, "planned without it: nobody could read it in time");
+            let message = "the operator has not been able to read it yet".to_owned();
+            let secret = validate::withheld(name, Reason::SecretNotReadable, message);
+            self.fleet.apply(Demand::Secret(secret));
+        }
+        for form in forms {
+            self.apply(form);
+        }
+        if self.named.is_whole() {
+            self.fleet.synced(Kind::Secret);
         }
     }
 
@@ -168,7 +260,9 @@ impl FleetLoop {
         // Before anybody is told, so that the Lease is behind the agents for as short as can be.
         self.term.given.send_modify(|given| given.doors = self.fleet.doors());
         self.publish(plans);
+        self.reopen(&views);
         self.said.update(&views);
+        // Who is awaited is known once every object has been read, and not before.
         let is_settled = self.fleet.is_synced() && self.nodes.is_settled(began);
         let next = standing::snapshot(&self.fleet, &self.observed, &self.said, is_settled);
         self.snapshot.send_if_modified(|last| {
@@ -180,20 +274,47 @@ impl FleetLoop {
     }
 
     /// Leaves each node what it should hold, and what opens its sources.
-    fn publish(&self, plans: Vec<NodePlan>) {
+    fn publish(&mut self, plans: Vec<NodePlan>) {
+        let newest = plans.iter().map(|plan| plan.desired.generation).max();
+        let nodes = plans.len();
         for NodePlan { node, desired } in plans {
+            self.nodes.tell(&node, desired.generation);
             self.term.given.send_modify(|given| {
                 given.generation = given.generation.max(desired.generation);
             });
-            let credentials = intake::credentials(&desired, &self.credentials);
             let left = self
-                .registry
-                .set_credentials(&node, Arc::new(credentials))
+                .leave_credentials(&node, &desired)
                 .and_then(|()| self.registry.set_desired(&node, Arc::new(desired)));
             if let Err(error) = left {
                 tracing::error!(node, %error, "a node gets no state");
             }
         }
+        if let Some(generation) = newest {
+            tracing::debug!(generation, nodes, "published");
+        }
+    }
+
+    /// Leaves what opens the sources to nodes whose state is the same, where that is something
+    /// else now.
+    fn reopen(&mut self, views: &BTreeMap<String, NodeView>) {
+        let reopened = std::mem::take(&mut self.reopened);
+        if reopened.is_empty() {
+            return;
+        }
+        for node in views.keys() {
+            let Some(desired) = self.fleet.desired(node) else { continue };
+            let mut secrets = desired.models.iter().filter_map(|model| model.secret.as_ref());
+            if secrets.any(|secret| reopened.contains(secret))
+                && let Err(error) = self.leave_credentials(node, desired)
+            {
+                tracing::error!(node, %error, "a node gets no credentials");
+            }
+        }
+    }
+
+    fn leave_credentials(&self, node: &str, desired: &Desired) -> Result<(), TooManyNodes> {
+        let credentials = intake::credentials(desired, &self.credentials);
+        self.registry.set_credentials(node, Arc::new(credentials))
     }
 }
 

@@ -1,37 +1,37 @@
 //! Who leads: one operator at a time, by a Lease in the API server.
 //!
 //! [`lead`] contends for the Lease ([`candidate`], pure), runs its work while it holds it, and drops
-//! that work before anybody else may think the Lease is free. Timestamps of other machines are
-//! never compared with ours: a Lease is over when it has not changed for its duration on our own
-//! clock (client-go's `leaderelection` does the same).
+//! that work before anybody else may think the Lease is free ([`term`]). Timestamps of other
+//! machines are never compared with ours: a Lease is over when it has not changed for its duration
+//! on our own clock (client-go's `leaderelection` does the same).
 
 mod candidate;
 mod record;
+mod term;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client, api::PostParams};
 use thiserror::Error;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::{sync::watch, time::Instant};
 
 use self::{
     candidate::{Candidate, Step},
     record::Record,
+    term::Won,
 };
 
 /// How long a Lease holds without being renewed: client-go's default. A node that loses its
 /// operator is without one for so long, and serves on.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
 
-/// How long a leader tries to renew before it lets go, well before the Lease is over for others.
+/// How long a leader leads by one answer before it lets go, counted from when it began to ask: well
+/// before the Lease is over for others. No try for the Lease is waited for longer.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Pause between two tries, of leaders and of those who would be one.
+/// From the beginning of one try to that of the next, of leaders and of those who would be one.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Why the Lease could not be read or written.
@@ -51,8 +51,8 @@ pub enum LeaseError {
     },
     #[error("the Lease `{name}` has no resource version")]
     NoVersion { name: String },
-    #[error("another operator holds the Lease `{name}`")]
-    Taken { name: String },
+    #[error("another operator holds the Lease")]
+    Taken,
     #[error("the API server did not answer within {} s", waited.as_secs())]
     TimedOut { waited: Duration },
 }
@@ -87,9 +87,19 @@ pub struct Given {
 }
 
 /// A Lease that is ours.
+#[derive(Debug)]
 struct Held {
     first_generation: u64,
     doors: u32,
+}
+
+impl Term {
+    fn new(held: &Held) -> Self {
+        let Held { first_generation, doors } = *held;
+        let generation = first_generation.saturating_sub(1);
+        let given = Arc::new(watch::Sender::new(Given { generation, doors: 0 }));
+        Self { first_generation, doors, given }
+    }
 }
 
 impl Contender {
@@ -111,15 +121,20 @@ impl Contender {
     ) -> W::Output {
         let mut candidate = Candidate::new(self.identity.clone(), LEASE_DURATION);
         loop {
-            let term = self.acquire(&mut candidate).await;
+            let Won { held, began } =
+                term::win(async || self.attempt(&mut candidate, Given::default()).await).await;
+            let term = Term::new(&held);
             tracing::info!(first_generation = term.first_generation, "leading");
             leading.send_replace(true);
+            let renew = async || {
+                let given = *term.given.borrow();
+                self.attempt(&mut candidate, given).await
+            };
             let ended = tokio::select! {
                 // A process that was stopped for longer than the Lease lets go before it does
                 // anything else.
                 biased;
-                error = self.hold(&mut candidate, &term) => {
-                    let Err(error) = error;
+                error = term::keep(began, renew) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "leading no more");
                     None
                 }
@@ -130,59 +145,6 @@ impl Contender {
             if let Some(output) = ended {
                 return output;
             }
-        }
-    }
-
-    /// Waits until the Lease is ours.
-    async fn acquire(&self, candidate: &mut Candidate) -> Term {
-        loop {
-            match self.attempt(candidate, Given::default()).await {
-                Ok(Some(Held { first_generation, doors })) => {
-                    let generation = first_generation.saturating_sub(1);
-                    let given = Arc::new(watch::Sender::new(Given { generation, doors: 0 }));
-                    return Term { first_generation, doors, given };
-                }
-                Ok(None) => {}
-                Err(error) if error.is_conflict() => {
-                    tracing::debug!("another operator was faster");
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "no word of the Lease"
-                    );
-                }
-            }
-            sleep(RETRY).await;
-        }
-    }
-
-    /// Renews for as long as that goes well.
-    async fn hold(&self, candidate: &mut Candidate, term: &Term) -> Result<Infallible, LeaseError> {
-        let mut renewed_at = Instant::now();
-        loop {
-            sleep(RETRY).await;
-            let deadline = renewed_at + RENEW_DEADLINE;
-            let began = Instant::now();
-            if began >= deadline {
-                return Err(LeaseError::TimedOut { waited: RENEW_DEADLINE });
-            }
-            let given = *term.given.borrow();
-            let error = match timeout_at(deadline, self.attempt(candidate, given)).await {
-                // Others count from when the API server wrote it, which is not before this one
-                // began to ask and may be long before it hears the answer.
-                Ok(Ok(Some(_))) if Instant::now() < deadline => {
-                    renewed_at = began;
-                    continue;
-                }
-                Ok(Ok(None)) => return Err(LeaseError::Taken { name: self.name.clone() }),
-                Ok(Err(error)) => error,
-                Ok(Ok(Some(_))) | Err(_) => LeaseError::TimedOut { waited: RENEW_DEADLINE },
-            };
-            if Instant::now() >= deadline {
-                return Err(error);
-            }
-            tracing::debug!(error = &error as &dyn std::error::Error, "renewing again");
         }
     }
 
@@ -255,10 +217,9 @@ impl LeaseError {
             Self::Write { source, .. } => {
                 matches!(&**source, kube::Error::Api(status) if status.code == 409)
             }
-            Self::Read { .. }
-            | Self::NoVersion { .. }
-            | Self::Taken { .. }
-            | Self::TimedOut { .. } => false,
+            Self::Read { .. } | Self::NoVersion { .. } | Self::Taken | Self::TimedOut { .. } => {
+                false
+            }
         }
     }
 }

@@ -13,7 +13,10 @@ use realm_plan::{
 };
 
 use crate::{
-    context::Context, controller::Served, fleet::standing::Standing, status::apply::Kinded,
+    context::Context,
+    controller::Served,
+    fleet::{handle::Command, standing::Standing},
+    status::apply::Kinded,
 };
 
 impl Kinded for Model {
@@ -39,13 +42,19 @@ impl Served for Model {
         build::status(self, standing, &context.agent_selector, now)
     }
 
-    fn recalled(&self) -> Vec<(String, Option<Name>)> {
+    fn recalled(&self) -> Vec<Command> {
         let Ok(name) = Name::of(&self.metadata) else { return Vec::new() };
-        let nodes = self.status.iter().flat_map(|status| &status.nodes);
+        let Some(status) = &self.status else { return Vec::new() };
         let is_to_serve = |state| matches!(state, ModelNodeState::Ready | ModelNodeState::Loading);
-        nodes
-            .map(|node| (node.name.clone(), is_to_serve(node.state).then(|| name.clone())))
-            .collect()
+        let nodes = status.nodes.iter().map(|node| Command::Recall {
+            node: node.name.clone(),
+            models: is_to_serve(node.state).then(|| name.clone()).into_iter().collect(),
+        });
+        // Of another spec it may be about another file.
+        let is_of_spec = status.observed_generation == self.metadata.generation;
+        let claimed = build::claimed(status).filter(|_| is_of_spec);
+        let claimed = claimed.map(|claimed| Command::Claimed { model: name.clone(), claimed });
+        nodes.chain(claimed).collect()
     }
 
     fn was_held(&self) -> bool {

@@ -4,7 +4,6 @@
 //! dropped when the Lease is lost.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -109,7 +108,7 @@ async fn work(
     };
     let (fleet, handle) = FleetLoop::new(term, registry.clone(), metrics.fleet.clone());
     metrics.follow(registry, handle.clone());
-    let namespaces: BTreeSet<String> = args.tenant_namespaces.iter().cloned().collect();
+    let namespaces = args.tenant_namespaces.iter().cloned().collect();
     let reporter =
         Reporter { controller: MANAGER.to_owned(), instance: Some(args.identity.clone()) };
     let context = Arc::new(Context {
@@ -118,7 +117,6 @@ async fn work(
         recorder: Recorder::new(client.clone(), reporter),
         throttle: Throttle::default(),
         metrics: metrics.clone(),
-        secret_namespaces: namespaces.clone(),
         agent_selector: args.agent_selector.clone(),
     });
     tokio::join!(

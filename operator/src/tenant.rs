@@ -35,8 +35,8 @@ impl Served for Tenant {
         validate::tenant(self, Site::Cluster).map(Demand::Tenant)
     }
 
-    fn build(&self, standing: &Standing, context: &Context, now: Timestamp) -> TenantStatus {
-        build::status(self, standing, &context.secret_namespaces, now)
+    fn build(&self, standing: &Standing, _: &Context, now: Timestamp) -> TenantStatus {
+        build::status(self, standing, now)
     }
 
     fn was_held(&self) -> bool {

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Sequence
 
 import yaml
 
 from harness.prometheus import promtool
-from harness.watching import RULE_TESTS, RULES, RUNBOOK, alerts, documented, metrics_of
+from harness.watching import ROOT, RULE_TESTS, RULES, RUNBOOK, alerts, documented, metrics_of
+
+#: Words in capitals that are Kubernetes' own.
+KUBERNETES = {"True", "ConfigMap", "ServiceAccount"}
 
 
 def test_prometheus_takes_the_rules() -> None:
@@ -45,3 +50,29 @@ def test_every_section_of_the_runbook_says_what_it_means_where_to_look_and_what_
         name = section.split("\n", 1)[0]
         assert re.findall(r"^\*\*(.+?)\.\*\*", section, re.M) == ["Means", "Look", "Do"], name
         assert metrics_of(section) <= known, name
+
+
+def test_the_runbook_runs_nothing_in_images_that_hold_nothing_to_run() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", RUNBOOK.read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        assert not re.search(r"\bkubectl\b.*\bexec\b", block), block
+
+
+def test_the_runbook_looks_for_words_that_the_programs_say() -> None:
+    text = RUNBOOK.read_text()
+    files = [file for folder in ("operator", "agent") for file in (ROOT / folder).rglob("*.rs")]
+    said = {word for file in files for word in re.findall(r'"([^"\n]+)"', file.read_text())}
+    phrases = [each for line in re.findall(r"grep (.*?) \|", text) for each in _sought(line)]
+    assert phrases
+    for phrase in phrases:
+        assert any(phrase in each for each in said), phrase
+    reasons = set(re.findall(r"`([A-Z][a-z]+[A-Za-z]*)`", text)) - KUBERNETES
+    assert reasons > {"DiskFull", "Connect", "UnknownSecret"}
+    assert not reasons - said
+
+
+def _sought(arguments: str) -> Sequence[str]:
+    """What a `grep` with these arguments looks for; levels and names are no words of ours."""
+    words = [word for word in shlex.split(arguments) if word != "-e"]
+    return [word for word in words if word not in {"ERROR", "WARN", "NAME"}]

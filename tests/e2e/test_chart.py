@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,11 @@ from harness.folder import Json
 
 README = CHART / "README.md"
 DIGEST = f"sha256:{64 * '0'}"
+
+#: A pool whose nodes are told apart by a label of which another pool must have another value.
+GPU_NODES = "agent.pools.gpu.nodeSelector.kind=gpu"
+
+RULES = "requiredDuringSchedulingIgnoredDuringExecution"
 
 #: Kinds of other projects, which an API server without their definitions does not know.
 FOREIGN = ("cert-manager.io/", "monitoring.coreos.com/")
@@ -73,9 +81,13 @@ def foreign(thing: Json) -> bool:
         ("agent.pools.GPU.gpus=1", "GPU"),
         ("agent.pools.gpu.gpu=1", "/agent/pools/gpu"),
         ("doors.service.port=0", "/doors/service/port"),
+        ("traces.sampleRatio=2", "/traces/sampleRatio"),
+        ("traces.endpoint=collector:4318", "/traces/endpoint"),
         ("doors.tls.secretName=A/B", "/doors/tls/secretName"),
         ("tenantNamespaces={A_B}", "/tenantNamespaces/0"),
         ("networkPolicy.apiServer.ports={https}", "/networkPolicy/apiServer/ports/0"),
+        ("networkPolicy.dns.ports={}", "/networkPolicy/dns/ports"),
+        ("agent.updateStrategy=Recreate", "/agent/updateStrategy"),
     ],
 )
 def test_the_schema_refuses_a_wrong_value_and_says_where(wrong: str, where: str) -> None:
@@ -91,6 +103,18 @@ def test_the_schema_refuses_a_wrong_value_and_says_where(wrong: str, where: str)
         (("doors.tls.secretName=a", "doors.insecurePlaintext=true"), "goes with no certificate"),
         (("doors.tls.certManager.enabled=true",), "issuerRef.name"),
         (("doors.tls.secretName=a", "agent.storage.type=ephemeral"), "storage.size"),
+        (
+            ("doors.tls.secretName=a", "agent.pools.gpu.gpus=1"),
+            "agent.pools.cpu and agent.pools.gpu",
+        ),
+        (("doors.tls.secretName=a", GPU_NODES), "agent.pools.cpu=null"),
+        (("doors.tls.secretName=a", GPU_NODES, "agent.nodeSelector.kind=gpu"), "nodeSelector"),
+        # What both of them say tells nobody apart.
+        (("doors.tls.secretName=a", GPU_NODES, "agent.affinity.nodeAffinity.a=b"), "nodeAffinity"),
+        (
+            ("doors.tls.secretName=a", GPU_NODES, "agent.pools.cpu.nodeSelector.type=cpu"),
+            "one label",
+        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused_with_what_is_missing(
@@ -158,6 +182,86 @@ def test_a_pool_says_what_is_its_own_and_shares_the_rest() -> None:
         assert each["spec"]["template"]["spec"]["priorityClassName"] == "system-node-critical"
 
 
+@pytest.mark.parametrize(
+    "apart",
+    [
+        "agent.pools.cpu.nodeSelector.kind=cpu",
+        "agent.nodeSelector.kind=cpu",
+        "agent.pools.cpu=null",
+        f"agent.pools.cpu.affinity.nodeAffinity.{RULES}.nodeSelectorTerms[0].matchExpressions[0]"
+        ".key=kind",
+    ],
+)
+def test_pools_whose_nodes_are_told_apart_are_taken(apart: str) -> None:
+    objects = render(LEAST, "--set", GPU_NODES, "--set", apart)
+    pools = [each for each in objects if each["kind"] == "DaemonSet"]
+    assert len(pools) == (1 if "null" in apart else 2)
+
+
+def test_a_pools_own_affinity_leaves_a_node_one_agent() -> None:
+    own = f"agent.affinity.podAntiAffinity.{RULES}[0].topologyKey=zone"
+    zone = "agent.affinity.nodeAffinity.own=true"
+    for sets, count in (([], 1), ([own, zone], 2)):
+        objects = render(LEAST, *(part for each in sets for part in ("--set", each)))
+        affinity = only(objects, "DaemonSet")["spec"]["template"]["spec"]["affinity"]
+        rules = affinity["podAntiAffinity"][RULES]
+        assert len(rules) == count
+        assert rules[-1]["topologyKey"] == "kubernetes.io/hostname"
+        assert rules[-1]["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == "agent"
+        [others] = rules[-1]["labelSelector"]["matchExpressions"]
+        assert others == {"key": "realm.dev/pool", "operator": "NotIn", "values": ["cpu"]}
+        assert affinity.get("nodeAffinity") == ({"own": True} if sets else None)
+
+
+def test_a_pool_that_is_held_back_keeps_its_pods_until_they_are_deleted() -> None:
+    objects = render(example("gpu-pools"), "--set", "agent.pools.cuda.updateStrategy=OnDelete")
+    cpu, cuda = (only(objects, "DaemonSet", f"realm-agent-{pool}") for pool in ("cpu", "cuda"))
+    assert cuda["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert cpu["spec"]["updateStrategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def egress(objects: Sequence[Json], name: str, port: int) -> Json:
+    """The only rule of a policy by which a port is reached."""
+    rules = only(objects, "NetworkPolicy", name)["spec"]["egress"]
+    [found] = [rule for rule in rules if port in [each["port"] for each in rule["ports"]]]
+    return found
+
+
+POLICIES = ("realm-operator", "realm-agent", "realm-test")
+
+
+def test_names_and_the_api_server_are_reached_wherever_they_are() -> None:
+    objects = render()
+    for policy in POLICIES:
+        # A rule with addresses would leave out those of nodes and Pods in some networks.
+        assert egress(objects, policy, 53) == {
+            "ports": [
+                {"protocol": protocol, "port": port}
+                for port in (53, 5353)
+                for protocol in ("UDP", "TCP")
+            ]
+        }
+    assert egress(objects, "realm-operator", 6443) == {
+        "ports": [{"protocol": "TCP", "port": port} for port in (443, 6443)]
+    }
+
+
+def test_what_is_said_of_the_network_is_all_that_is_let_through() -> None:
+    values = example("network")
+    said = yaml.safe_load(values.read_text())["networkPolicy"]
+    objects = render(values)
+    for policy in POLICIES:
+        names = egress(objects, policy, 5353)
+        assert names["to"] == said["dns"]["to"]
+        assert {each["port"] for each in names["ports"]} == {5353}
+        assert egress(objects, policy, 4318) == said["extraEgress"][0]
+        ingress = only(objects, "NetworkPolicy", policy)["spec"].get("ingress", [])
+        assert (said["extraIngress"][0] in ingress) == (policy != "realm-test")
+    server = egress(objects, "realm-operator", 6443)
+    assert server["to"] == [{"ipBlock": {"cidr": "10.0.0.1/32"}}]
+    assert [each["port"] for each in server["ports"]] == [6443]
+
+
 def test_a_pod_is_given_longer_to_end_than_its_drain_takes() -> None:
     objects = render(LEAST, "--set", "agent.settleSeconds=7,agent.graceSeconds=120")
     pod = only(objects, "DaemonSet")["spec"]["template"]["spec"]
@@ -180,6 +284,32 @@ def test_dashboards_and_alerts_are_carried_as_they_stand() -> None:
     assert not [each for each in render() if foreign(each)]
 
 
+def test_agents_send_traces_to_the_collector_and_may_reach_it_and_none_without_one() -> None:
+    objects = render(example("monitoring"))
+    agent = container(only(objects, "DaemonSet"))
+    assert given("otlp-endpoint", agent["args"]) == "http://otel-collector.monitoring:4318"
+    env = {each["name"]: each.get("value") for each in agent["env"]}
+    assert env["OTEL_TRACES_SAMPLER"] == "parentbased_traceidratio"
+    assert env["OTEL_TRACES_SAMPLER_ARG"] == "0.1"
+    rules = only(objects, "NetworkPolicy", "realm-agent")["spec"]["egress"]
+    [rule] = [each for each in rules if each["ports"] == [{"protocol": "TCP", "port": 4318}]]
+    assert rule["to"] == [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    ]
+    assert "otlp" not in str(render())
+    assert "OTEL" not in str(render())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [("https://collector", 443), ("http://collector/base", 80), ("http://[::1]:4318", 4318)],
+)
+def test_the_port_of_a_collector_is_its_own_or_its_schemes(endpoint: str, port: int) -> None:
+    objects = render(LEAST, "--set", f"traces.endpoint={endpoint}")
+    rules = only(objects, "NetworkPolicy", "realm-agent")["spec"]["egress"]
+    assert {"ports": [{"protocol": "TCP", "port": port}]} in rules
+
+
 def leaves(schema: Json, defaults: Json, path: str = "") -> Iterator[tuple[str, str, str]]:
     """Every value with its default and what it is for, in the schema's order."""
     for name, each in schema["properties"].items():
@@ -190,6 +320,24 @@ def leaves(schema: Json, defaults: Json, path: str = "") -> Iterator[tuple[str, 
             # A default of several lines is for values.yaml.
             default = json.dumps(defaults[name])
             yield here, default if len(default) <= 40 else "…", each["description"]
+
+
+def test_what_the_readme_tells_to_type_is_taken(tmp_path: Path) -> None:
+    text = README.read_text().replace("\\\n", "")
+    [example] = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    pools = tmp_path / "pools.yaml"
+    pools.write_text(example)
+    typed = re.findall(r"^helm (?:install|upgrade) .*$", text, re.M)
+    assert len(typed) == 3
+    for command in typed:
+        words = shlex.split(command)
+        sets = [pair for pair in pairwise(words) if pair[0] == "--set"]
+        flags = [word for pair in sets for word in pair]
+        objects = render(LEAST, "--values", str(pools), *flags)
+        names = [each["metadata"]["name"] for each in objects if each["kind"] == "DaemonSet"]
+        assert names == ["realm-agent-cpu", "realm-agent-gpu"]
+        for name in re.findall(r"rollout status daemonset/(\S+)", text):
+            assert name in names
 
 
 def test_every_value_has_a_default_and_a_line_in_the_readme() -> None:

@@ -26,7 +26,7 @@ from harness.cluster import RBAC
 from harness.contain import NOBODY
 from harness.daemon import Daemon
 from harness.dockerfile import Dockerfile
-from harness.image import BASE_LIBRARIES, Image, Pod, Programs
+from harness.image import BASE_LIBRARIES, Image, Pod, Programs, pid_in
 from harness.plane import (
     Agent,
     Operator,
@@ -70,10 +70,8 @@ class Contained:
 
     @property
     def pid(self) -> int:
-        """The program, as this machine counts; for itself it is 1."""
-        launcher = self.daemon.pid
-        [child] = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-        return int(child)
+        """The program, as this machine counts."""
+        return pid_in(self.daemon)
 
     def has_ended(self) -> bool:
         """Whether the program has ended by itself."""
@@ -166,7 +164,7 @@ def start_agent(
 ) -> Contained:
     """An agent is given its token and whom to trust."""
     given = {str(file): file for file in (agent.token, plane.trust())}
-    pod = Pod(reads={**given, **reads}, writes=writes)
+    pod = Pod(reads={**given, **reads}, writes={str(folder): folder for folder in writes})
     return Contained.start(plane, image, agent.node, agent.daemon.flags, pod)
 
 
@@ -237,7 +235,7 @@ def test_neither_has_a_right_that_a_user_has_not(served: Sequence[Contained]) ->
 def test_neither_sees_a_shell_or_any_file_but_its_own(served: Sequence[Contained]) -> None:
     for each in served:
         root = f"/proc/{each.pid}/root"
-        own = {str(path) for path in each.pod.writes} | {"/proc", "/dev"}
+        own = {*each.pod.writes, "/proc", "/dev"}
         seen = set()
         for folder, folders, files in os.walk(root):
             here = folder.removeprefix(root)
@@ -251,7 +249,7 @@ def test_neither_can_write_but_to_its_state(served: Sequence[Contained]) -> None
         mounts = Path(f"/proc/{each.pid}/mountinfo").read_text().splitlines()
         writable = {line.split()[4] for line in mounts if "rw" in line.split()[5].split(",")}
         devices = {path for path in writable if path.startswith("/dev/")}
-        assert writable - devices - {"/proc"} == {str(path) for path in each.pod.writes}
+        assert writable - devices - {"/proc"} == set(each.pod.writes)
 
 
 @pytest.mark.usefixtures("contained_operator")

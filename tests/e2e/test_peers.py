@@ -337,3 +337,17 @@ async def test_a_node_that_dies_in_the_middle_of_an_answer_ends_it_with_its_own_
     assert handed_on(beta, "cut") == before + 1
     alpha.start()
     await served(beta, "acme")
+
+
+@pytest.mark.usefixtures("placed")
+async def test_agents_that_start_while_their_operator_is_away_hand_calls_to_each_other(
+    operator: Operator, alpha: Agent, beta: Agent
+) -> None:
+    operator.daemon.kill()
+    for agent in (alpha, beta):
+        agent.daemon.kill()
+        agent.start()
+    await served(beta, "acme")
+    # A new process counts from nothing.
+    assert handed_on(beta, "served") > 0
+    operator.start()

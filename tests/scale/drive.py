@@ -1,7 +1,7 @@
 """Fills a real API server, changes objects at a rate, and says how long a change takes.
 
 A change is a tenant's weight. Its time counts from before the request to the API server:
-to `told`, when the operator had handed the state with it to the stream of the last agent, and to
+to `published`, when the operator had left a state with it for every agent; to `told`, when the operator had handed the state with it to the stream of the last agent, and to
 `held`, when the last agent's ledger had it on its disk.
 """
 
@@ -95,7 +95,7 @@ class Told:
         line = re.compile(r'^(\S+)Z DEBUG .* told node="(\S+)" generation=(\d+)', re.MULTILINE)
         for at, node, generation in line.findall(operator.daemon.text()):
             self.generations[node].append(int(generation))
-            self.times[node].append(datetime.fromisoformat(f"{at}+00:00").timestamp())
+            self.times[node].append(seconds(at))
 
     def last(self, generation: int) -> float:
         """When the last agent had been told this generation or a newer one."""
@@ -104,6 +104,25 @@ class Told:
     def _of(self, node: str, generation: int) -> float:
         index = bisect.bisect_left(self.generations[node], generation)
         return self.times[node][index]
+
+
+class Published:
+    """When the operator had left each generation for every agent, by its log."""
+
+    def __init__(self, operator: Operator) -> None:
+        line = re.compile(r"^(\S+)Z DEBUG .* published generation=(\d+)", re.MULTILINE)
+        found = line.findall(operator.daemon.text())
+        self.generations = [int(generation) for _, generation in found]
+        self.times = [seconds(at) for at, _ in found]
+
+    def at(self, generation: int) -> float:
+        """When this generation or a newer one was left for all."""
+        return self.times[bisect.bisect_left(self.generations, generation)]
+
+
+def seconds(at: str) -> float:
+    """The time of a line of a log, since the epoch."""
+    return datetime.fromisoformat(f"{at}+00:00").timestamp()
 
 
 def scrape(operator: Operator) -> Metrics:
@@ -161,7 +180,11 @@ def measure(crowd: Crowd, operator: Operator, rate: float, seconds: float) -> No
             within_s=WITHIN_S,
         )
     after = scrape(operator)
-    told, held = Told(operator), crowd.held()
+    published, told, held = Published(operator), Told(operator), crowd.held()
+    percentiles(
+        "from asking to published",
+        [published.at(held[change].generation) - at for change, at in began.items()],
+    )
     percentiles(
         "from asking to told all agents",
         [told.last(held[change].generation) - at for change, at in began.items()],
@@ -216,7 +239,7 @@ def main() -> None:
         # An agent that is slow would skip the first of two changes, which then is held by nobody.
         parser.error("every tenant changes once at most: fewer seconds, or more tenants")
     size = Size(args.tenants, args.models, args.pipelines, args.agents)
-    os.environ.setdefault("REALM_TEST_LOG", "info,realm_operator::link::server::session=debug")
+    os.environ.setdefault("REALM_TEST_LOG", "info,realm_operator::fleet=debug,realm_operator::link::server::session=debug")
     with tempfile.TemporaryDirectory() as base:
         folder = Path(base)
         (folder / "cluster").mkdir()

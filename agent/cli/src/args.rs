@@ -82,6 +82,10 @@ pub(crate) struct ServeArgs {
     /// unless told otherwise, and the last goodbyes take up to five.
     #[arg(long, default_value_t = 25, value_name = "SECONDS")]
     pub(crate) grace: u64,
+    /// Address of an OpenTelemetry collector that takes traces by OTLP over HTTP, such as
+    /// `http://collector:4318`; without it, or one in the environment, none are recorded.
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
     /// Threads that compute; all that the process may use when absent.
     #[arg(long, value_name = "COUNT")]
     pub(crate) threads: Option<usize>,

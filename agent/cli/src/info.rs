@@ -27,6 +27,7 @@ pub(crate) async fn info(home: &Home, args: InfoArgs) -> anyhow::Result<ExitCode
     let formats = Format::WEIGHTS.map(|format| format.to_string());
     output::line(format!("formats     {}", formats.join(" ")))?;
     output::line(format!("models of   {}", realm_engine::architectures().join(" ")))?;
-    output::line(format!("home        {}", home.path().display()))?;
+    let home = home.path().map_or_else(|why| why.to_string(), |path| path.display().to_string());
+    output::line(format!("home        {home}"))?;
     Ok(ExitCode::SUCCESS)
 }

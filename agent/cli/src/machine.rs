@@ -55,7 +55,7 @@ impl Machine {
         threads: Option<usize>,
     ) -> anyhow::Result<Self> {
         let Access { store, credentials } = Access::of_environment();
-        let options = AgentOptions { store_dir: home.store(), store, credentials, threads };
+        let options = AgentOptions { store_dir: home.store()?, store, credentials, threads };
         let agent = Arc::new(Agent::new(options)?);
         let (mut state, warnings) =
             State::open(manifests, ledger).await.context("open the ledger of this machine")?;
@@ -79,6 +79,8 @@ impl Machine {
         let mut tasks = JoinSet::new();
         let wanted = desired.clone();
         tasks.spawn(readiness::follow(generation, wanted, report.clone(), ready_sender));
+        let (doors, tried) = (agent.clone(), report.clone());
+        tasks.spawn(async move { doors.know_all_keys(generation, tried).await });
         tasks.spawn(converge::run(agent.clone(), desired, report_sender));
         tasks.spawn(state.run(tell));
         Ok(Self { agent, report, ready, notices, _tasks: tasks })

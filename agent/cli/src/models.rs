@@ -57,7 +57,7 @@ pub(crate) async fn default_file(home: &Home) -> anyhow::Result<PathBuf> {
 fn open(home: &Home) -> anyhow::Result<(Store, Owner)> {
     let Access { store, credentials } = Access::of_environment();
     let owner = Owner { credentials, ..Owner::default() };
-    Ok((Store::open(&home.store(), store)?, owner))
+    Ok((Store::open(&home.store()?, store)?, owner))
 }
 
 async fn pull(store: &Store, artifact: &Artifact, owner: &Owner) -> anyhow::Result<Stored> {
@@ -114,12 +114,12 @@ async fn list(home: &Home, args: &ListArgs) -> anyhow::Result<()> {
 
 /// The manifests of one machine: of the folder that is named, or of the sample if it is there.
 fn manifests_of(home: &Home, args: &TargetArgs) -> anyhow::Result<Reading> {
-    match &args.manifests {
+    let folder = match &args.manifests {
         Some(folder) if !folder.is_dir() => bail!("there is no folder {}", folder.display()),
-        Some(folder) => Ok(manifests::read(folder)),
-        None if home.sample().is_dir() => Ok(manifests::read(&home.sample())),
-        None => Ok(Reading::default()),
-    }
+        Some(folder) => folder.clone(),
+        None => home.sample()?,
+    };
+    Ok(if folder.is_dir() { manifests::read(&folder) } else { Reading::default() })
 }
 
 /// Where a model's file lies on this machine, if it does.

@@ -9,6 +9,7 @@ use std::{io, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::D
 use anyhow::Context as _;
 use realm_core::auth::{self, Credential, Roster};
 use realm_gateway::{Gateway, GatewayConfig, Metrics, Ports, TlsFiles};
+use realm_traces::{Service, Traces};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -18,16 +19,19 @@ use tokio_util::sync::CancellationToken;
 use crate::{args::ServeArgs, home::Home, keys::NewKey, machine::Machine, output, sample};
 
 pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let folder = args.manifests.clone().unwrap_or_else(|| home.sample());
-    let is_sample = args.manifests.is_none();
+    let (folder, is_sample) = match args.manifests.clone() {
+        Some(folder) => (folder, false),
+        None => (home.sample()?, true),
+    };
     if is_sample {
         sample::lay_out(&folder)?;
     }
-    let ledger =
-        home.ledger(&folder).with_context(|| format!("there is no folder {}", folder.display()))?;
+    let ledger = home.ledger(&folder)?;
     anyhow::ensure!(folder.is_dir(), "{} is not a folder of manifests", folder.display());
     let machine = Machine::start(home, folder.clone(), &ledger, args.threads).await?;
     let agent = &machine.agent;
+    let service = Service { name: "realm", version: env!("CARGO_PKG_VERSION"), node: None };
+    let traces = Traces::start(args.otlp_endpoint.as_deref(), &service)?;
     let metrics = Metrics::new();
     agent.register_metrics(&metrics, &machine.report).context("register the agent's metrics")?;
     let ports = Ports {
@@ -36,6 +40,7 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
         limiter: agent.limiter(),
         ready: machine.ready.clone(),
         metrics,
+        tracer: traces.tracer(),
     };
     let gateway = Gateway::bind(config(&args), ports).await?;
     let addr = gateway.addr().context("read the door's address")?;
@@ -49,7 +54,10 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
     let Signals { drain, end } = Signals::listen()?;
     tokio::spawn(progress::tell(machine.report.clone(), machine.notices));
     tokio::select! {
-        () = gateway.serve(drain) => {}
+        () = async {
+            gateway.serve(drain).await;
+            traces.end().await;
+        } => {}
         () = end.cancelled() => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -32,7 +32,10 @@ impl Target {
         if is_cluster(cluster) {
             return Ok(Self::Cluster(Cluster::open(cluster, namespace.as_deref()).await?));
         }
-        let path = manifests.clone().unwrap_or_else(|| home.sample());
+        let path = match manifests {
+            Some(folder) => folder.clone(),
+            None => home.sample()?,
+        };
         if !path.is_dir() {
             bail!(
                 "there is no folder {}; start `realm serve` once, name one with --manifests, or a \

@@ -93,6 +93,8 @@ impl HandedOn {
 /// Every tenant's keys: an immutable snapshot, replaced whole when the state changes.
 #[derive(Debug, Default)]
 pub struct Roster {
+    /// Whether there may be keys that are not here yet.
+    is_partial: bool,
     keys: HashMap<Sha256, Entry>,
     /// The digests of each tenant's keys of one name: Secrets of its may name theirs alike.
     names: HashMap<(TenantName, Arc<str>), Vec<Sha256>>,
@@ -128,7 +130,18 @@ impl Roster {
                     .or_insert(entry);
             }
         }
-        Self { keys, names }
+        Self { is_partial: false, keys, names }
+    }
+
+    /// The roster of an agent that starts and may still come to more than these `tenants`: nothing
+    /// is said for good of a key that it does not know.
+    pub fn partial(tenants: impl IntoIterator<Item = Arc<DesiredTenant>>) -> Self {
+        Self { is_partial: true, ..Self::new(tenants) }
+    }
+
+    /// Why a key that is not here is refused.
+    const fn unknown(&self) -> Refusal {
+        if self.is_partial { Refusal::Starting } else { Refusal::Unauthenticated }
     }
 
     /// The tenants that have a key, one for each key.
@@ -141,7 +154,7 @@ impl Roster {
 ///
 /// Wrong, revoked and expired keys are refused alike.
 pub fn verify(roster: &Roster, credential: Credential, now: u64) -> Result<Caller, Refusal> {
-    let entry = roster.keys.get(&credential.0).ok_or(Refusal::Unauthenticated)?;
+    let entry = roster.keys.get(&credential.0).ok_or_else(|| roster.unknown())?;
     entry.caller(now)
 }
 
@@ -158,7 +171,7 @@ pub fn from_peer(
     let entries = digests.into_iter().flatten().filter_map(|digest| roster.keys.get(digest));
     // Of several keys of one name any good one will do; one that another tenant claims too is
     // not good.
-    let mut refusal = Refusal::Unauthenticated;
+    let mut refusal = roster.unknown();
     for entry in entries.filter(|entry| entry.tenant.name == *tenant) {
         match entry.caller(now) {
             Ok(caller) => return Ok(HandedOn(caller)),
@@ -220,6 +233,20 @@ mod tests {
         let expired = check(&[with_key("acme", "one", |key| key.expires_at = Some(NOW))], "one");
         assert_eq!(wrong, Err(Refusal::Unauthenticated));
         assert_eq!((&revoked, &expired), (&wrong, &wrong));
+    }
+
+    #[test]
+    fn a_key_that_an_agent_has_not_come_to_yet_is_not_refused_for_good() {
+        let tenant = with_key("acme", "one", |_| ());
+        let disabled = with_key("zeta", "two", |key| key.disabled = true);
+        let partial = Roster::partial([tenant.clone(), disabled]);
+        let check = |key| verify(&partial, Credential::of(key), NOW).map(drop);
+        assert_eq!(check("one"), Ok(()));
+        assert_eq!(check("two"), Err(Refusal::Unauthenticated), "it is known and no good");
+        assert_eq!(check("other"), Err(Refusal::Starting));
+        let peer = VerifiedPeer::vouch("n1");
+        let handed_on = |key| from_peer(&partial, &peer, &tenant.name, key, NOW).map(drop);
+        assert_eq!((handed_on("main"), handed_on("other")), (Ok(()), Err(Refusal::Starting)));
     }
 
     #[test]

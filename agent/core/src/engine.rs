@@ -1,6 +1,9 @@
 //! The port to the engine: one loaded model, from prompt to tokens.
 
-use std::time::Instant;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -132,6 +135,8 @@ pub struct Generation {
     /// Token ids, never empty.
     pub prompt: Vec<u32>,
     pub sampling: Sampling,
+    /// What is added to the logits of some tokens, by id.
+    pub bias: Vec<(u32, f32)>,
     /// Tokens to generate at most; `None` means as many as the context holds.
     pub tokens_max: Option<u32>,
     /// The text ends before the first of these; it is never part of the text.
@@ -140,6 +145,17 @@ pub struct Generation {
     /// The answer to go on with, as if it had never been cut: its tokens follow the prompt, and
     /// count within `tokens_max` and for `stop`. What it was drawn with is `sampling.seed`.
     pub resume: Option<Resume>,
+    /// Where the engine notes how far it is, for whoever wants to know.
+    pub milestones: Option<Arc<Milestones>>,
+}
+
+/// When a sequence came how far; each once, whatever happens to it.
+#[derive(Debug, Default)]
+pub struct Milestones {
+    /// It was in a step for the first time, with so many prompt tokens from the cache.
+    pub started: OnceLock<(Instant, u32)>,
+    pub first_token: OnceLock<Instant>,
+    pub ended: OnceLock<Instant>,
 }
 
 /// How the next token is chosen.
@@ -153,6 +169,19 @@ pub struct Sampling {
     pub top_p: f32,
     /// Keep tokens at least this likely relative to the likeliest; 0 keeps all.
     pub min_p: f32,
+    /// Keep the tokens that tell about as much as can be expected, those nearest to it first, whose
+    /// probabilities sum to this; 1 keeps all.
+    pub typical_p: f32,
+    /// Makes tokens of the prompt and the answer less likely: positive logits are divided by it,
+    /// negative ones multiplied; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Taken from a token's logit for each time the answer has it; 0 changes nothing.
+    pub frequency_penalty: f32,
+    /// Taken from a token's logit once if the answer has it; 0 changes nothing.
+    pub presence_penalty: f32,
+    /// How many of the likeliest tokens to tell with each token, with their probabilities; `None`
+    /// tells nothing, 0 the token's own.
+    pub logprobs: Option<u32>,
     /// Same seed, same prompt, same model: same tokens, since a draw depends on the seed and the
     /// place in the answer alone. `None` draws one.
     pub seed: Option<u64>,
@@ -160,7 +189,18 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: None }
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logprobs: None,
+            seed: None,
+        }
     }
 }
 
@@ -172,10 +212,13 @@ pub const TOKENS_BUFFERED_MAX: usize = 256;
 pub type TokenStream = mpsc::Receiver<TokenEvent>;
 
 /// One step of a generation. `Finished` and `Failed` are last.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum TokenEvent {
     /// Text of resumed tokens that the client lacks. Comes once and first, if at all.
     Rest(String),
+    /// So many tokens of the prompt are in the tenant's own cache and need not be computed. Comes
+    /// when the prompt's turn has come, and only where there are any.
+    Cached(u32),
     Token(Token),
     Finished {
         finish: Finish,
@@ -184,11 +227,22 @@ pub enum TokenEvent {
     Failed(Refusal),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Token {
     pub id: u32,
     /// Whole characters only: empty while a character, or a possible stop string, is incomplete.
     pub text: String,
+    /// Where [`Sampling::logprobs`] asks for them.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// How likely a token was to the model itself, before penalties, biases and temperature, and which
+/// tokens were likeliest. Natural logarithms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprobs {
+    pub own: f32,
+    /// Ids, the likeliest first and the lowest of equals first.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Why a generation ended.

@@ -14,6 +14,7 @@ pub mod limit;
 pub mod refusal;
 pub mod reply;
 pub mod tenants;
+pub mod trace;
 
 pub mod credentials;
 pub mod desired;

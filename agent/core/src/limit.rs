@@ -61,6 +61,21 @@ impl Admitted {
         self.permit.charge(usage, now);
     }
 
+    /// Charges what was spent on another node, and says whether the call may go on there.
+    ///
+    /// That node knows what the tenant had left when the call was handed to it, and nothing of the
+    /// tenant's other calls. A further prompt is a new piece of work: one that was begun while the
+    /// account was in debt would have been refused here, and its call is not to go on. It is paid
+    /// for all the same, since it was computed. The call's first prompt is what it was admitted
+    /// for, and is not held against calls that were admitted beside it.
+    pub fn charge_from_afar(&self, usage: Usage, now: Instant) -> Result<(), Refusal> {
+        let is_first = self.permit.spent.borrow().prompt_tokens == 0;
+        let is_new_work = usage.prompt_tokens > 0 && !is_first;
+        let may_go_on = if is_new_work { self.permit.check(now) } else { Ok(()) };
+        self.permit.charge(usage, now);
+        may_go_on
+    }
+
     /// Takes a charge back, of work that was lost and is done again.
     pub fn take_back(&self, usage: Usage, now: Instant) {
         self.permit.take_back(usage, now);
@@ -89,7 +104,8 @@ pub struct Left {
 
 /// Admits a call that another door has admitted and pays for: it may spend what that door has
 /// left for it and what time earns meanwhile, and nothing is charged to the tenant's account here.
-/// What it spends is told by [`Admitted::spent`].
+/// That is the most: of the tenant's other calls only its door knows, to which
+/// [`Admitted::spent`] is told and which charges it by [`Admitted::charge_from_afar`].
 pub fn lend(caller: HandedOn, call: Call, left: Left, now: Instant) -> Admitted {
     let caller = caller.into_caller();
     let limits = caller.rights().limits;
@@ -510,6 +526,37 @@ mod tests {
         assert_eq!(*spent.borrow(), expected);
         drop(lent);
         assert_eq!(*spent.borrow(), expected, "the total outlives the call");
+    }
+
+    #[test]
+    fn calls_that_run_elsewhere_begin_nothing_while_their_tenant_is_in_debt() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let one = limiter.admit(caller.clone(), call(), now).unwrap();
+        let other = limiter.admit(caller.clone(), call(), now).unwrap();
+        one.charge_from_afar(usage(10, 0, 0), now).unwrap();
+        other.charge_from_afar(usage(10, 0, 0), now).unwrap();
+        // What has begun goes on, as it does here.
+        one.charge_from_afar(usage(0, 0, 90), now).unwrap();
+        other.charge_from_afar(usage(0, 0, 90), now).unwrap();
+        let refusal = one.charge_from_afar(usage(10, 0, 0), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 48_600 });
+        let left = limiter.quota(&caller, now);
+        assert_eq!((left.input_tokens, left.output_tokens), (970, 0), "it is paid for");
+        one.charge_from_afar(usage(10, 0, 0), now + Duration::from_mins(1)).unwrap();
+    }
+
+    #[test]
+    fn calls_that_were_admitted_together_and_run_elsewhere_all_get_what_they_pay_for() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let burst: Vec<_> =
+            (0..3).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        for admitted in &burst {
+            admitted.charge_from_afar(usage(900, 0, 60), now).unwrap();
+        }
+        for admitted in &burst {
+            admitted.charge_from_afar(usage(1, 0, 0), now).unwrap_err();
+        }
+        assert!(limiter.admit(caller, call(), now).is_err(), "the debt is the tenant's");
     }
 
     #[test]

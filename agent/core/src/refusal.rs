@@ -6,6 +6,10 @@ use thiserror::Error;
 /// asks for a large one more often than this only keeps the door busy.
 const MODEL_RETRY_MS: u64 = 5000;
 
+/// What a client should wait for a server that is starting: it reads its ledger in milliseconds and
+/// compiles the first programs in a second or two.
+const STARTING_RETRY_MS: u64 = 2000;
+
 /// Which of a program's limits ended its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramLimit {
@@ -49,6 +53,9 @@ pub enum Refusal {
     ModelNotReady { model: String, reason: String },
     #[error("every place is taken; try again")]
     Busy { retry_after_ms: u64 },
+    /// Nothing is known yet of the key: it may be a good one.
+    #[error("this server is starting and does not know every key yet; try again")]
+    Starting,
     #[error("this server is draining; connect again")]
     Draining,
     #[error("this server went away before the answer's end; ask another one")]
@@ -94,6 +101,7 @@ impl Refusal {
             Self::TooLong { .. } => "too_long",
             Self::ModelNotReady { .. } => "model_not_ready",
             Self::Busy { .. } => "busy",
+            Self::Starting => "starting",
             Self::Draining => "draining",
             Self::Moved => "moved",
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
@@ -115,6 +123,7 @@ impl Refusal {
             | Self::TooManyTokens { retry_after_ms, .. }
             | Self::Busy { retry_after_ms } => Some(*retry_after_ms),
             Self::ModelNotReady { .. } => Some(MODEL_RETRY_MS),
+            Self::Starting => Some(STARTING_RETRY_MS),
             _ => None,
         }
     }

@@ -1,22 +1,111 @@
 //! What a model is made of, as data: one forward pass serves every architecture listed here.
 
-use realm_kernels::backend::RopeStyle;
+mod positions;
+mod reader;
+
+use realm_kernels::backend::{Curve, RopeStyle};
 use thiserror::Error;
 
+pub(crate) use self::positions::Positions;
+use self::reader::Reader;
 use crate::gguf::{Gguf, GgufError, required};
 
-/// Architectures that can be run.
-const KNOWN: &[Traits] = &[Traits { name: "llama", rope: RopeStyle::Norm }];
+/// What a layer has beside what every layer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Queries, keys and values have biases.
+    Biases,
+    /// Each head of queries and keys is normed.
+    HeadNorms,
+    /// What attention and feed-forward give is normed before it is added.
+    PostNorms,
+    /// Queries, keys and values are one matrix, gate and up another.
+    Fused,
+    /// Embeddings are multiplied with the square root of their width.
+    ScaledEmbedding,
+    /// Scores and logits are bounded.
+    SoftCaps,
+    /// The gate is a GELU; elsewhere it is a SiLU.
+    Gelu,
+}
+
+/// The experts of each layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Experts {
+    pub(crate) count: usize,
+    /// How many of them each row goes to.
+    pub(crate) used: usize,
+    pub(crate) shares: Shares,
+    /// The width of the one that every row goes to as well.
+    pub(crate) shared: Option<usize>,
+}
+
+/// By what share experts are weighed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shares {
+    AmongChosen,
+    AmongAll,
+}
 
 /// What distinguishes one architecture from the others.
 struct Traits {
     name: &'static str,
     rope: RopeStyle,
+    parts: &'static [Part],
+    /// How experts are weighed, where there may be some.
+    experts: Option<Shares>,
+    /// Where only some layers attend a window: each layer of that number attends all.
+    global_every: Option<u32>,
+    /// The base of the frequencies in layers that attend a window, where it is one of its own.
+    local_base: Option<f32>,
+    /// Layers of the one model that scales by its width instead of its heads' dimension.
+    scaled_by_width: Option<u32>,
 }
+
+const PLAIN: Traits = Traits {
+    name: "",
+    rope: RopeStyle::Neox,
+    parts: &[],
+    experts: None,
+    global_every: None,
+    local_base: None,
+    scaled_by_width: None,
+};
+
+/// Architectures that can be run. Files of Mistral, Mixtral and SmolLM models call theirs `llama`.
+const KNOWN: &[Traits] = &[
+    Traits { name: "llama", rope: RopeStyle::Norm, experts: Some(Shares::AmongChosen), ..PLAIN },
+    Traits { name: "qwen2", parts: &[Part::Biases], ..PLAIN },
+    Traits { name: "qwen2moe", parts: &[Part::Biases], experts: Some(Shares::AmongAll), ..PLAIN },
+    Traits { name: "qwen3", parts: &[Part::HeadNorms], ..PLAIN },
+    Traits {
+        name: "qwen3moe",
+        parts: &[Part::HeadNorms],
+        experts: Some(Shares::AmongChosen),
+        ..PLAIN
+    },
+    Traits { name: "phi3", parts: &[Part::Fused], ..PLAIN },
+    Traits {
+        name: "gemma2",
+        parts: &[Part::PostNorms, Part::ScaledEmbedding, Part::SoftCaps, Part::Gelu],
+        global_every: Some(2),
+        scaled_by_width: Some(46),
+        ..PLAIN
+    },
+    Traits {
+        name: "gemma3",
+        parts: &[Part::HeadNorms, Part::PostNorms, Part::ScaledEmbedding, Part::Gelu],
+        global_every: Some(6),
+        local_base: Some(10_000.0),
+        scaled_by_width: Some(62),
+        ..PLAIN
+    },
+];
 
 /// Layers, tokens and widths are far below these in every published model; above them a product
 /// of two may no longer fit where it is used.
 const LAYERS_MAX: u32 = 1 << 10;
+const EXPERTS_MAX: u32 = 1 << 10;
 const WIDTH_MAX: u32 = 1 << 20;
 const CONTEXT_MAX: u32 = 1 << 24;
 
@@ -31,35 +120,74 @@ pub enum ArchitectureError {
     Value { key: String, value: u32, wanted: &'static str },
     #[error("`{key}` is {value}, which no forward pass can use")]
     Number { key: String, value: f32 },
-    #[error("positions are scaled by `{0}`, which is not supported")]
-    RopeScaling(String),
+    #[error("positions are scaled by `{found}`; known are {known:?}")]
+    RopeScaling { found: String, known: &'static [&'static str] },
 }
 
 /// The hyperparameters of one model.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Architecture {
     pub(crate) name: &'static str,
+    parts: &'static [Part],
     pub(crate) layers: usize,
     pub(crate) width: usize,
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// The width of a feed-forward, or of one expert.
     pub(crate) feed_forward: usize,
+    pub(crate) experts: Option<Experts>,
     pub(crate) context: u32,
     pub(crate) rms_eps: f32,
     pub(crate) rope: RopeStyle,
-    pub(crate) rope_base: f32,
-    /// Dimensions of a head that positions turn.
-    pub(crate) rope_dims: usize,
+    pub(crate) positions: Positions,
+    /// What products of queries and keys are multiplied with.
+    pub(crate) attention_scale: f32,
+    /// Bounds of those products, and of logits.
+    pub(crate) attention_cap: Option<f32>,
+    pub(crate) logits_cap: Option<f32>,
+    /// Tokens that a layer attends, where that is not all.
+    window: Option<usize>,
+    global_every: Option<u32>,
 }
 
 impl Architecture {
+    pub(crate) fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
+    /// How far the gates of feed-forwards open.
+    pub(crate) fn curve(&self) -> Curve {
+        if self.has(Part::Gelu) { Curve::Gelu } else { Curve::Silu }
+    }
+
+    /// How many tokens a layer attends; `None` is all.
+    pub(crate) fn window(&self, layer: usize) -> Option<usize> {
+        let is_global =
+            self.global_every.is_some_and(|every| (layer + 1).is_multiple_of(every as usize));
+        self.window.filter(|_| !is_global)
+    }
+
+    /// The width of the widest feed-forward of a layer.
+    pub(crate) fn feed_forward_max(&self) -> usize {
+        let shared = self.experts.and_then(|experts| experts.shared);
+        self.feed_forward.max(shared.unwrap_or(0))
+    }
+
+    /// What embeddings are multiplied with, if anything.
+    pub(crate) fn embedding_scale(&self) -> Option<f32> {
+        #[expect(clippy::cast_possible_truncation, reason = "the nearest f32 is meant")]
+        self.has(Part::ScaledEmbedding).then(|| (self.width as f64).sqrt() as f32)
+    }
+
     /// Multiplies and adds, two per weight, of one token in the matrices of all layers.
-    pub(crate) const fn ops_per_token(&self) -> u64 {
+    pub(crate) fn ops_per_token(&self) -> u64 {
         let queries = self.heads * self.head_dim;
         let keys = self.kv_heads * self.head_dim;
         let attention = self.width * (2 * queries + 2 * keys);
-        let feed_forward = 3 * self.width * self.feed_forward;
+        let (used, shared) =
+            self.experts.map_or((1, 0), |experts| (experts.used, experts.shared.unwrap_or(0)));
+        let feed_forward = 3 * self.width * (self.feed_forward * used + shared);
         2 * (self.layers * (attention + feed_forward)) as u64
     }
 }
@@ -67,52 +195,6 @@ impl Architecture {
 /// The names of the architectures that can be run.
 pub fn architectures() -> Vec<&'static str> {
     KNOWN.iter().map(|known| known.name).collect()
-}
-
-/// Reads hyperparameters under one architecture's prefix.
-struct Reader<'a> {
-    gguf: &'a Gguf,
-    prefix: &'static str,
-}
-
-impl Reader<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.prefix)
-    }
-
-    fn unsigned(&self, name: &str) -> Result<Option<u32>, ArchitectureError> {
-        self.gguf.unsigned(&self.key(name)).map_err(ArchitectureError::Metadata)
-    }
-
-    fn float(&self, name: &str) -> Result<Option<f32>, ArchitectureError> {
-        let key = self.key(name);
-        let value = self.gguf.float(&key).map_err(ArchitectureError::Metadata)?;
-        match value {
-            Some(value) if !(value.is_finite() && value > 0.0) => {
-                Err(ArchitectureError::Number { key, value })
-            }
-            value => Ok(value),
-        }
-    }
-
-    /// A number from 1 to `max` that must be there.
-    fn count(&self, name: &str, max: u32) -> Result<usize, ArchitectureError> {
-        let value =
-            required(&self.key(name), self.unsigned(name)?).map_err(ArchitectureError::Metadata)?;
-        self.check(name, value, value >= 1 && value <= max, "it must be positive and sane")?;
-        Ok(value as usize)
-    }
-
-    fn check(
-        &self,
-        name: &str,
-        value: u32,
-        holds: bool,
-        wanted: &'static str,
-    ) -> Result<(), ArchitectureError> {
-        let key = self.key(name);
-        if holds { Ok(()) } else { Err(ArchitectureError::Value { key, value, wanted }) }
-    }
 }
 
 impl Architecture {
@@ -127,89 +209,83 @@ impl Architecture {
             ArchitectureError::Unknown { found: found.to_owned(), known: architectures() }
         })?;
         let reader = Reader { gguf, prefix: traits.name };
-        refuse_variants(&reader)?;
+        let layers = reader.count("block_count", LAYERS_MAX)?;
         let width = reader.count("embedding_length", WIDTH_MAX)?;
         let heads = reader.count("attention.head_count", WIDTH_MAX)?;
-        let kv_heads = match reader.unsigned("attention.head_count_kv")? {
-            None => heads,
-            Some(_) => reader.count("attention.head_count_kv", WIDTH_MAX)?,
-        };
+        let kv_heads =
+            reader.optional_count("attention.head_count_kv", WIDTH_MAX)?.unwrap_or(heads);
         let head_dim = head_dim(&reader, width, heads, kv_heads)?;
-        let rope_dims = match reader.unsigned("rope.dimension_count")? {
-            None => head_dim,
-            Some(dims) => {
-                let holds = dims >= 2 && dims.is_multiple_of(2) && dims as usize <= head_dim;
-                reader.check(
-                    "rope.dimension_count",
-                    dims,
-                    holds,
-                    "it must be even and in a head",
-                )?;
-                dims as usize
-            }
-        };
         let context = reader.count("context_length", CONTEXT_MAX)?;
-        let epsilon = "attention.layer_norm_rms_epsilon";
+        let context = u32::try_from(context).unwrap_or(CONTEXT_MAX);
+        let cap = |name| {
+            let cap = reader.float(name)?;
+            Ok(cap.filter(|_| traits.parts.contains(&Part::SoftCaps)))
+        };
         Ok(Self {
             name: traits.name,
-            layers: reader.count("block_count", LAYERS_MAX)?,
+            parts: traits.parts,
+            layers,
             width,
             heads,
             kv_heads,
             head_dim,
-            feed_forward: reader.count("feed_forward_length", WIDTH_MAX)?,
-            context: u32::try_from(context).unwrap_or(CONTEXT_MAX),
-            rms_eps: required(&reader.key(epsilon), reader.float(epsilon)?)
-                .map_err(ArchitectureError::Metadata)?,
+            feed_forward: match reader.optional_count("expert_feed_forward_length", WIDTH_MAX)? {
+                Some(width) => width,
+                None => reader.count("feed_forward_length", WIDTH_MAX)?,
+            },
+            experts: experts(&reader, traits)?,
+            context,
+            rms_eps: reader.number("attention.layer_norm_rms_epsilon")?,
             rope: traits.rope,
-            // The base of the first model of this architecture, which did not write it down.
-            rope_base: reader.float("rope.freq_base")?.unwrap_or(10_000.0),
-            rope_dims,
+            positions: Positions::of(&reader, head_dim, traits.local_base)?,
+            attention_scale: attention_scale(&reader, traits, (layers, width, heads), head_dim)?,
+            attention_cap: cap("attn_logit_softcapping")?,
+            logits_cap: cap("final_logit_softcapping")?,
+            window: window(&reader, traits)?,
+            global_every: traits.global_every,
         })
     }
-
-    /// Radians a position turns each pair of a head.
-    pub(crate) fn rope_frequencies(&self) -> Vec<f32> {
-        let dims = self.rope_dims as f64;
-        (0..self.rope_dims / 2)
-            .map(|pair| {
-                let exponent = -2.0 * pair as f64 / dims;
-                #[expect(clippy::cast_possible_truncation, reason = "the nearest f32 is meant")]
-                let frequency = f64::from(self.rope_base).powf(exponent) as f32;
-                frequency
-            })
-            .collect()
-    }
 }
 
-/// Refuses what other models of the same architecture name do differently.
-fn refuse_variants(reader: &Reader<'_>) -> Result<(), ArchitectureError> {
-    if let Some(experts) = reader.unsigned("expert_count")? {
-        reader.check(
-            "expert_count",
-            experts,
-            experts == 0,
-            "mixtures of experts do not run yet",
-        )?;
-    }
-    let scaling =
-        reader.gguf.text(&reader.key("rope.scaling.type")).map_err(ArchitectureError::Metadata)?;
-    match scaling {
-        None => refuse_factor(reader, "rope.scaling.factor")?,
-        Some("none") => {}
-        Some(scaling) => return Err(ArchitectureError::RopeScaling(scaling.to_owned())),
-    }
-    refuse_factor(reader, "rope.scale_linear")
+/// The experts of each layer. Files say 0 where there are none.
+fn experts(reader: &Reader<'_>, traits: &Traits) -> Result<Option<Experts>, ArchitectureError> {
+    let name = "expert_count";
+    let Some(count) = reader.unsigned(name)?.filter(|&count| count > 0) else { return Ok(None) };
+    let Some(shares) = traits.experts else {
+        reader.check(name, count, false, "this architecture has no experts")?;
+        return Ok(None);
+    };
+    let count = reader.count(name, EXPERTS_MAX)?;
+    let most = u32::try_from(count).unwrap_or(EXPERTS_MAX);
+    let used = reader.count("expert_used_count", most)?;
+    let shared = reader.optional_count("expert_shared_feed_forward_length", WIDTH_MAX)?;
+    Ok(Some(Experts { count, used, shares, shared }))
 }
 
-/// Refuses a factor that scales positions without a type beside it, as older files have it.
-fn refuse_factor(reader: &Reader<'_>, name: &str) -> Result<(), ArchitectureError> {
-    match reader.float(name)? {
-        Some(factor) if (factor - 1.0).abs() > 0.0 => {
-            Err(ArchitectureError::RopeScaling(format!("{} = {factor}", reader.key(name))))
-        }
-        _ => Ok(()),
+/// Tokens that layers with a window attend. Files say 0 where there is none.
+fn window(reader: &Reader<'_>, traits: &Traits) -> Result<Option<usize>, ArchitectureError> {
+    let name = "attention.sliding_window";
+    let mut window = reader.unsigned(name)?;
+    if traits.global_every.is_some() {
+        window = Some(required(&reader.key(name), window).map_err(ArchitectureError::Metadata)?);
     }
+    Ok(window.filter(|&window| window > 0).map(|window| window as usize))
+}
+
+fn attention_scale(
+    reader: &Reader<'_>,
+    traits: &Traits,
+    (layers, width, heads): (usize, usize, usize),
+    head_dim: usize,
+) -> Result<f32, ArchitectureError> {
+    if let Some(scale) = reader.float("attention.scale")? {
+        return Ok(scale);
+    }
+    let by_width = traits.scaled_by_width.is_some_and(|of| of as usize == layers);
+    let per_head = if by_width { width as f64 / heads as f64 } else { head_dim as f64 };
+    #[expect(clippy::cast_possible_truncation, reason = "the nearest f32 is meant")]
+    let scale = (1.0 / per_head.sqrt()) as f32;
+    Ok(scale)
 }
 
 fn head_dim(

@@ -77,6 +77,7 @@ impl Bench {
             blocks: limits.context.div_ceil(BLOCK_TOKENS) * SEQUENCES_MAX,
             block_tokens: BLOCK_TOKENS,
             kv_type: KvType::F16,
+            context,
         };
         let cpu = Cpu::detect(threads.unwrap_or_else(cpu::default_threads));
         let executor = opened.on_cpu(cpu, capacity).map_err(BenchError::Load)?;

@@ -18,7 +18,8 @@ use realm_core::{
     auth::Caller,
     call::Resume,
     engine::{
-        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, TenantLoad, TextError, TokenStream,
+        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
+        TokenStream,
     },
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -54,6 +55,7 @@ struct Submitted {
     submission: Submission,
     output: Output,
     figures: Arc<Figures>,
+    milestones: Option<Arc<Milestones>>,
     at: Instant,
 }
 
@@ -214,9 +216,10 @@ impl Engine for EngineHandle {
         let (id, seed) = self.number();
         let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
         let at = Instant::now();
+        let milestones = generation.milestones.clone();
         let submission = Self::submission(id, caller, generation, at);
         let figures = self.board.enter(caller.tenant(), &self.info.model)?;
-        let submitted = Submitted { submission, output, figures, at };
+        let submitted = Submitted { submission, output, figures, milestones, at };
         let command = Command::Submit(Box::new(submitted));
         match self.commands.try_send(command) {
             Ok(()) => Ok(stream),

@@ -77,6 +77,7 @@ impl Evaluation {
             blocks: context.div_ceil(BLOCK_TOKENS),
             block_tokens: BLOCK_TOKENS,
             kv_type: options.kv_type,
+            context: options.context,
         };
         let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
         let executor = opened.on_cpu(cpu, capacity).map_err(EvalError::Load)?;

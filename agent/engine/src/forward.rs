@@ -3,14 +3,17 @@
 //! Rows of several sequences go through the layers together, whether they are one sequence's next
 //! token or a chunk of another's prompt; only attention looks at whose rows they are.
 
+mod experts;
+
 use realm_kernels::backend::{
-    Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, Span, StepLimits,
+    Attention, Backend, BackendError, Curve, KvShape, KvType, Product, RopeShape, Span, StepLimits,
 };
 
+use self::experts::ExpertStep;
 use crate::{
-    architecture::Architecture,
+    architecture::{Architecture, Part},
     batch::Batch,
-    weights::{Layer, Weights},
+    weights::{FeedForward, Gated, Layer, Weights},
 };
 
 /// A loaded model that computes batches.
@@ -37,6 +40,8 @@ pub(crate) struct Capacity {
     pub(crate) blocks: usize,
     pub(crate) block_tokens: usize,
     pub(crate) kv_type: KvType,
+    /// Tokens that one sequence may hold.
+    pub(crate) context: u32,
 }
 
 impl Capacity {
@@ -52,11 +57,12 @@ impl Capacity {
     }
 
     /// Bytes of activations and logits, on the device and beside it.
-    pub(crate) const fn activation_bytes(&self, a: &Architecture, vocabulary: usize) -> u64 {
-        let per_row = 3 * a.width
-            + 2 * a.heads * a.head_dim
-            + 2 * a.kv_heads * a.head_dim
-            + 3 * a.feed_forward;
+    pub(crate) fn activation_bytes(&self, a: &Architecture, vocabulary: usize) -> u64 {
+        let heads = (a.heads + a.kv_heads) * a.head_dim;
+        let head_norms = if a.has(Part::HeadNorms) { heads } else { 0 };
+        let experts = a.experts.map_or(0, |experts| experts.count + 2 * a.width);
+        let inner = 3 * a.feed_forward_max();
+        let per_row = 3 * a.width + 2 * heads + head_norms + inner + experts;
         let per_output = 2 * a.width + 2 * vocabulary;
         ((self.rows * per_row + self.outputs * per_output) as u64).saturating_mul(4)
     }
@@ -74,6 +80,8 @@ struct Activations<B: Backend> {
     k: B::Buffer,
     /// `(rows, kv_heads, head_dim)`
     v: B::Buffer,
+    /// Queries and keys once their heads are normed, where an architecture does that.
+    heads_normed: Option<[B::Buffer; 2]>,
     /// `(rows, heads, head_dim)`
     attended: B::Buffer,
     /// `(rows, width)`
@@ -84,6 +92,7 @@ struct Activations<B: Backend> {
     up: B::Buffer,
     /// `(rows, feed_forward)`
     hidden: B::Buffer,
+    experts: Option<ExpertStep<B>>,
     /// `(outputs, width)`
     last: B::Buffer,
     /// `(outputs, width)`
@@ -101,7 +110,16 @@ impl<B: Backend> Activations<B> {
     ) -> Result<Self, BackendError> {
         let (rows, outputs) = (capacity.rows, capacity.outputs);
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let heads_normed = if a.has(Part::HeadNorms) {
+            Some([backend.buffer(rows * q)?, backend.buffer(rows * kv)?])
+        } else {
+            None
+        };
+        let inner = a.feed_forward_max();
+        let experts = a.experts.map(|experts| ExpertStep::new(backend, experts, (rows, a.width)));
         Ok(Self {
+            heads_normed,
+            experts: experts.transpose()?,
             x: backend.buffer(rows * a.width)?,
             normed: backend.buffer(rows * a.width)?,
             q: backend.buffer(rows * q)?,
@@ -109,9 +127,9 @@ impl<B: Backend> Activations<B> {
             v: backend.buffer(rows * kv)?,
             attended: backend.buffer(rows * q)?,
             projected: backend.buffer(rows * a.width)?,
-            gate: backend.buffer(rows * a.feed_forward)?,
-            up: backend.buffer(rows * a.feed_forward)?,
-            hidden: backend.buffer(rows * a.feed_forward)?,
+            gate: backend.buffer(rows * inner)?,
+            up: backend.buffer(rows * inner)?,
+            hidden: backend.buffer(rows * inner)?,
             last: backend.buffer(outputs * a.width)?,
             last_normed: backend.buffer(outputs * a.width)?,
             logits: backend.buffer(outputs * vocabulary)?,
@@ -142,7 +160,7 @@ impl<B: Backend> Forward<B> {
         capacity: Capacity,
     ) -> Result<Self, BackendError> {
         let a = &architecture;
-        let widest = a.width.max(a.feed_forward).max(a.heads * a.head_dim);
+        let widest = a.width.max(a.feed_forward_max()).max(a.heads * a.head_dim);
         backend.reserve(StepLimits { rows: capacity.rows, cols: widest })?;
         let kv = backend.kv_cache(capacity.kv_shape(a))?;
         let activations = Activations::new(&mut backend, a, &capacity, vocabulary)?;
@@ -173,6 +191,9 @@ impl<B: Backend> Forward<B> {
         backend.rms_norm(&t.last, &weights.output_norm, a.rms_eps, rows, &mut t.last_normed)?;
         let mut product = [Product { matrix: weights.head(), out: &mut t.logits }];
         backend.matmul(&t.last_normed, rows, &mut product)?;
+        if let Some(cap) = a.logits_cap {
+            backend.soft_cap(&mut t.logits, cap, rows * self.vocabulary)?;
+        }
         backend.read(&t.logits, 0, &mut self.logits[..rows * self.vocabulary])
     }
 }
@@ -192,6 +213,9 @@ impl<B: Backend> Executor for Forward<B> {
             .collect();
         let Self { backend, architecture, weights, kv, activations, .. } = self;
         backend.embed(&weights.embedding, &batch.tokens, &mut activations.x)?;
+        if let Some(by) = architecture.embedding_scale() {
+            backend.scale(&mut activations.x, by, batch.tokens.len() * architecture.width)?;
+        }
         for (index, layer) in weights.layers.iter().enumerate() {
             let mut step = LayerStep {
                 backend,
@@ -200,7 +224,15 @@ impl<B: Backend> Executor for Forward<B> {
                 t: activations,
                 rows: batch.tokens.len(),
             };
-            step.attend(index, batch, &spans, &weights.rope_frequencies, kv)?;
+            let call = Attention {
+                layer: index,
+                heads: architecture.heads,
+                scale: architecture.attention_scale,
+                soft_cap: architecture.attention_cap,
+                window: architecture.window(index),
+                spans: &spans,
+            };
+            step.attend(&call, batch, weights.frequencies(call.window), kv)?;
             step.feed_forward()?;
         }
         self.head(&batch.outputs)
@@ -228,9 +260,8 @@ impl<B: Backend> LayerStep<'_, B> {
     /// `x = x + out(attention(rope(q(norm(x))), rope(k(norm(x))), v(norm(x))))`
     fn attend(
         &mut self,
-        index: usize,
+        call: &Attention<'_>,
         batch: &Batch,
-        spans: &[Span<'_>],
         frequencies: &B::Buffer,
         kv: &mut B::KvCache,
     ) -> Result<(), BackendError> {
@@ -243,32 +274,84 @@ impl<B: Backend> LayerStep<'_, B> {
             Product { matrix: &layer.v, out: &mut t.v },
         ];
         backend.matmul(&t.normed, rows, &mut products)?;
-        let shape = |heads| RopeShape { heads, head_dim: a.head_dim, style: a.rope };
+        if let Some([q, k, v]) = &layer.biases {
+            backend.add_bias(&mut t.q, q, rows)?;
+            backend.add_bias(&mut t.k, k, rows)?;
+            backend.add_bias(&mut t.v, v, rows)?;
+        }
+        if let (Some([q, k]), Some(normed)) = (&layer.head_norms, &mut t.heads_normed) {
+            backend.rms_norm(&t.q, q, a.rms_eps, rows * a.heads, &mut normed[0])?;
+            backend.rms_norm(&t.k, k, a.rms_eps, rows * a.kv_heads, &mut normed[1])?;
+            std::mem::swap(&mut t.q, &mut normed[0]);
+            std::mem::swap(&mut t.k, &mut normed[1]);
+        }
+        let magnitude = a.positions.magnitude;
+        let shape = |heads| RopeShape { heads, head_dim: a.head_dim, style: a.rope, magnitude };
         backend.rope(&mut t.q, &batch.positions, frequencies, shape(a.heads))?;
         backend.rope(&mut t.k, &batch.positions, frequencies, shape(a.kv_heads))?;
-        backend.kv_store(kv, index, &batch.slots, &t.k, &t.v)?;
-        #[expect(clippy::cast_possible_truncation, reason = "the nearest f32 is meant")]
-        let scale = (1.0 / (a.head_dim as f64).sqrt()) as f32;
-        let call = Attention { layer: index, heads: a.heads, scale, spans };
-        backend.attention(kv, &call, &t.q, &mut t.attended)?;
+        backend.kv_store(kv, call.layer, &batch.slots, &t.k, &t.v)?;
+        backend.attention(kv, call, &t.q, &mut t.attended)?;
         let mut product = [Product { matrix: &layer.attention_out, out: &mut t.projected }];
         backend.matmul(&t.attended, rows, &mut product)?;
-        backend.add(&mut t.x, &t.projected, rows * a.width)
+        self.add(|[attention, _]| attention)
     }
 
-    /// `x = x + down(silu(gate(norm(x))) * up(norm(x)))`
+    /// `x = x + down(act(gate(norm(x))) * up(norm(x)))`, or what each row's experts make of it.
     fn feed_forward(&mut self) -> Result<(), BackendError> {
         let Self { backend, a, layer, t, rows } = self;
         let rows = *rows;
         backend.rms_norm(&t.x, &layer.feed_forward_norm, a.rms_eps, rows, &mut t.normed)?;
+        match &layer.feed_forward {
+            FeedForward::Dense(gated) => {
+                let Activations { normed, gate, up, hidden, projected, .. } = &mut **t;
+                let inner = Inner { gate, up, hidden, width: a.feed_forward };
+                inner.compute(*backend, gated, a.curve(), (&*normed, rows), projected)?;
+                self.add(|[_, feed_forward]| feed_forward)
+            }
+            FeedForward::Experts(experts) => self.experts(experts),
+        }
+    }
+
+    /// `x = x + projected`, or what one of the layer's norms makes of it.
+    fn add(
+        &mut self,
+        norm: impl FnOnce(&[B::Buffer; 2]) -> &B::Buffer,
+    ) -> Result<(), BackendError> {
+        let Self { backend, a, layer, t, rows } = self;
+        let (rows, len) = (*rows, *rows * a.width);
+        let Some(norms) = &layer.post_norms else {
+            return backend.add(&mut t.x, &t.projected, len);
+        };
+        backend.rms_norm(&t.projected, norm(norms), a.rms_eps, rows, &mut t.normed)?;
+        backend.add(&mut t.x, &t.normed, len)
+    }
+}
+
+/// Where a feed-forward computes, and how wide it is.
+struct Inner<'a, B: Backend> {
+    gate: &'a mut B::Buffer,
+    up: &'a mut B::Buffer,
+    hidden: &'a mut B::Buffer,
+    width: usize,
+}
+
+impl<B: Backend> Inner<'_, B> {
+    /// `out = down(act(gate(x)) * up(x))`
+    fn compute(
+        self,
+        backend: &mut B,
+        weights: &Gated<B>,
+        curve: Curve,
+        (x, rows): (&B::Buffer, usize),
+        out: &mut B::Buffer,
+    ) -> Result<(), BackendError> {
+        let Self { gate, up, hidden, width } = self;
         let mut products = [
-            Product { matrix: &layer.gate, out: &mut t.gate },
-            Product { matrix: &layer.up, out: &mut t.up },
+            Product { matrix: &weights.gate, out: &mut *gate },
+            Product { matrix: &weights.up, out: &mut *up },
         ];
-        backend.matmul(&t.normed, rows, &mut products)?;
-        backend.silu_mul(&t.gate, &t.up, rows * a.feed_forward, &mut t.hidden)?;
-        let mut product = [Product { matrix: &layer.down, out: &mut t.projected }];
-        backend.matmul(&t.hidden, rows, &mut product)?;
-        backend.add(&mut t.x, &t.projected, rows * a.width)
+        backend.matmul(x, rows, &mut products)?;
+        backend.gated(curve, gate, up, rows * width, hidden)?;
+        backend.matmul(hidden, rows, &mut [Product { matrix: &weights.down, out }])
     }
 }

@@ -18,12 +18,12 @@ use crate::{
     budget::{MemoryBudget, Reservation},
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
-    gguf::{Gguf, GgufError, Head, TensorInfo},
+    gguf::{Gguf, GgufError, Head},
     kv::{BlockPool, Namespace, Secret},
     scheduler::{Limits, Scheduler},
     template::ChatTemplate,
     tokenizer::{Tokenizer, TokenizerError},
-    weights::{Weights, WeightsError},
+    weights::{self, Weights, WeightsError},
 };
 
 /// Tokens in one KV block: small enough that the last, half-empty block of a sequence wastes
@@ -121,14 +121,7 @@ impl Opened {
 
     /// Bytes of the tensors as the device holds them.
     fn weights_bytes(&self) -> u64 {
-        let bytes = |tensor: &TensorInfo| {
-            let [cols, rows] = tensor.shape.as_slice() else {
-                return tensor.elements().saturating_mul(size_of::<f32>() as u64);
-            };
-            let size = usize::try_from(*rows).ok().zip(usize::try_from(*cols).ok());
-            let bytes = size.and_then(|(rows, cols)| Cpu::matrix_bytes(tensor.format, rows, cols));
-            bytes.map_or(u64::MAX, |bytes| bytes as u64)
-        };
+        let bytes = |tensor| weights::loaded_bytes(tensor, &self.architecture);
         self.gguf.tensors().iter().map(bytes).fold(0, u64::saturating_add)
     }
 
@@ -146,6 +139,7 @@ impl Opened {
             blocks: 1,
             block_tokens: BLOCK_TOKENS,
             kv_type,
+            context: self.architecture.context,
         };
         let kv = capacity.kv_shape(&self.architecture).bytes();
         MemoryFacts {
@@ -162,7 +156,8 @@ impl Opened {
     ) -> Result<Box<dyn Executor>, LoadError> {
         let architecture = self.architecture.clone();
         let vocabulary = self.tokenizer.len();
-        let weights = Weights::load(&mut cpu, &self.gguf, &architecture, vocabulary)
+        let context = capacity.context;
+        let weights = Weights::load(&mut cpu, &self.gguf, &architecture, vocabulary, context)
             .map_err(LoadError::Weights)?;
         let forward = Forward::new(cpu, architecture, weights, vocabulary, capacity)
             .map_err(LoadError::Device)?;
@@ -253,6 +248,7 @@ fn capacity(
         blocks: blocks as usize,
         block_tokens: BLOCK_TOKENS,
         kv_type: options.kv_type,
+        context,
     };
     let max = options.memory_bytes_max.unwrap_or(u64::MAX);
     let reserve = |blocks: u32| {

@@ -56,7 +56,7 @@ impl Output {
         let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX + 1);
         let mut output = Self {
             sender,
-            sampler: Sampler::new(generation.sampling, seed)?,
+            sampler: Sampler::new(generation, seed, tokenizer.len())?,
             detokenizer: Detokenizer::default(),
             stop: StopWatch::new(generation.stop.clone()),
             replay: None,
@@ -125,17 +125,18 @@ impl Output {
         length: Option<Finish>,
         tokenizer: &Tokenizer,
     ) -> (Token, Option<Finish>) {
+        self.sampler.remember(id);
         let new = self.detokenizer.push(tokenizer.answer_bytes(id));
         let released = self.stop.push(&new);
         let mut text = released.text;
         if released.stopped {
-            return (Token { id, text }, Some(Finish::Stop));
+            return (Token { id, text, logprobs: None }, Some(Finish::Stop));
         }
         let finish = if tokenizer.is_ending(id) { Some(Finish::Stop) } else { length };
         if finish.is_some() {
             text.push_str(&self.flush());
         }
-        (Token { id, text }, finish)
+        (Token { id, text, logprobs: None }, finish)
     }
 
     /// What was held back, when nothing more comes.

@@ -1,47 +1,87 @@
-//! The next token from logits: greedy, or drawn after temperature, top-k, top-p and min-p.
+//! The next token from logits: greedy, or drawn after penalties, biases, temperature, min-p, top-k,
+//! typical-p and top-p, in that order.
 //!
-//! Pure: the same logits, settings and place in the answer give the same token, so that an answer
-//! may be cut anywhere and go on elsewhere. Ties go to the lowest id.
+//! Pure: the same logits, settings, tokens before and place in the answer give the same token, so
+//! that an answer may be cut anywhere and go on elsewhere. Ties go to the lowest id.
 
-use realm_core::{engine::Sampling, refusal::Refusal};
+mod adjust;
+mod keep;
+mod logprobs;
 
-/// A checked way to choose tokens, with its seed.
-#[derive(Clone, Copy, Debug)]
+use realm_core::{
+    engine::{Generation, Logprobs, Sampling},
+    refusal::Refusal,
+};
+
+use self::adjust::Adjustment;
+pub(crate) use self::logprobs::LOGPROBS_MAX;
+
+/// A checked way to choose tokens, with its seed and what it remembers of the answer.
+#[derive(Clone, Debug)]
 pub(crate) struct Sampler {
     sampling: Sampling,
     seed: u64,
+    adjustment: Option<Adjustment>,
 }
 
 /// A token with its probability among all, not normalised.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Candidate {
     id: u32,
     weight: f64,
 }
 
+/// Room for one choice, which all sequences of an engine share: once it has seen a vocabulary,
+/// choosing allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    logits: Vec<f32>,
+    candidates: Vec<Candidate>,
+}
+
 impl Sampler {
-    /// Checks the settings; `seed` is used where they name none.
-    pub(crate) fn new(sampling: Sampling, seed: u64) -> Result<Self, Refusal> {
-        let refuse = |message: &str| Err(Refusal::Invalid(message.to_owned()));
-        if !(0.0..=100.0).contains(&sampling.temperature) {
-            return refuse("`temperature` must be from 0 to 100");
+    /// Checks the settings; `seed` is used where they name none. Tokens are of a vocabulary of
+    /// that many.
+    pub(crate) fn new(
+        generation: &Generation,
+        seed: u64,
+        vocabulary: usize,
+    ) -> Result<Self, Refusal> {
+        let sampling = generation.sampling;
+        check(&sampling)?;
+        let adjustment = Adjustment::new(generation, vocabulary)?;
+        Ok(Self { sampling, seed: sampling.seed.unwrap_or(seed), adjustment })
+    }
+
+    /// Remembers a token of the answer. Each counts, whether it was chosen here or elsewhere.
+    pub(crate) fn remember(&mut self, id: u32) {
+        if let Some(adjustment) = &mut self.adjustment {
+            adjustment.remember(id);
         }
-        if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
-            return refuse("`top_p` must be above 0 and at most 1");
-        }
-        if !(0.0..=1.0).contains(&sampling.min_p) {
-            return refuse("`min_p` must be from 0 to 1");
-        }
-        Ok(Self { sampling, seed: sampling.seed.unwrap_or(seed) })
     }
 
     /// The token at `position` of the answer; `None` if the logits hold no number.
-    pub(crate) fn pick(&self, logits: &[f32], position: usize) -> Option<u32> {
+    pub(crate) fn pick(
+        &self,
+        logits: &[f32],
+        position: usize,
+        scratch: &mut Scratch,
+    ) -> Option<u32> {
+        let Scratch { logits: adjusted, candidates } = scratch;
+        let logits = match &self.adjustment {
+            None => logits,
+            Some(adjustment) => {
+                adjusted.clear();
+                adjusted.extend_from_slice(logits);
+                adjustment.apply(adjusted);
+                adjusted
+            }
+        };
         let best = argmax(logits)?;
         if self.sampling.temperature == 0.0 {
             return Some(best);
         }
-        let candidates = self.candidates(logits, logits[best as usize]);
+        self.keep_candidates(logits, logits[best as usize], candidates);
         let total: f64 = candidates.iter().map(|c| c.weight).sum();
         let mut left = uniform(self.seed, position as u64) * total;
         let drawn = candidates.iter().find(|c| {
@@ -51,29 +91,67 @@ impl Sampler {
         Some(drawn.map_or(best, |c| c.id))
     }
 
-    fn candidates(&self, logits: &[f32], best: f32) -> Vec<Candidate> {
-        let Sampling { temperature, top_k, top_p, min_p, seed: _ } = self.sampling;
+    /// What the settings ask to be told of a token that these logits led to.
+    pub(crate) fn logprobs(&self, logits: &[f32], id: u32) -> Option<Logprobs> {
+        self.sampling.logprobs.map(|count| logprobs::of(logits, id, count as usize))
+    }
+
+    fn keep_candidates(&self, logits: &[f32], best: f32, candidates: &mut Vec<Candidate>) {
+        let Sampling { temperature, top_k, top_p, min_p, typical_p, .. } = self.sampling;
         let temperature = f64::from(temperature);
         let min_weight = f64::from(min_p);
-        let mut candidates: Vec<Candidate> = (0_u32..)
-            .zip(logits)
+        let weighed = (0_u32..).zip(logits).map(|(id, &logit)| {
             // The best has weight 1, so that `min_p` compares with it directly.
-            .map(|(id, &logit)| {
-                let weight = ((f64::from(logit) - f64::from(best)) / temperature).exp();
-                Candidate { id, weight }
-            })
-            .filter(|c| c.weight > 0.0 && c.weight >= min_weight)
-            .collect();
-        let top_k = top_k as usize;
-        if (1..candidates.len()).contains(&top_k) {
-            sort_first(&mut candidates, top_k);
-            candidates.truncate(top_k);
+            let weight = ((f64::from(logit) - f64::from(best)) / temperature).exp();
+            Candidate { id, weight }
+        });
+        candidates.clear();
+        candidates.extend(weighed.filter(|c| c.weight > 0.0 && c.weight >= min_weight));
+        keep::likeliest(candidates, top_k as usize);
+        if typical_p < 1.0 {
+            keep::typical(candidates, f64::from(typical_p));
         }
         if top_p < 1.0 {
-            keep_likeliest(&mut candidates, f64::from(top_p));
+            keep::nucleus(candidates, f64::from(top_p));
         }
-        candidates
     }
+}
+
+/// The comparisons are written so that NaN fails each of them.
+fn check(sampling: &Sampling) -> Result<(), Refusal> {
+    let Sampling {
+        temperature,
+        top_k: _,
+        top_p,
+        min_p,
+        typical_p,
+        repetition_penalty,
+        frequency_penalty,
+        presence_penalty,
+        logprobs,
+        seed: _,
+    } = *sampling;
+    let share = |p: f32| p > 0.0 && p <= 1.0;
+    let penalty = |p: f32| (-2.0..=2.0).contains(&p);
+    let rules = [
+        ((0.0..=100.0).contains(&temperature), "`temperature` must be from 0 to 100"),
+        (share(top_p), "`top_p` must be above 0 and at most 1"),
+        ((0.0..=1.0).contains(&min_p), "`min_p` must be from 0 to 1"),
+        (share(typical_p), "`typical_p` must be above 0 and at most 1"),
+        (
+            repetition_penalty > 0.0 && repetition_penalty <= 10.0,
+            "`repetition_penalty` must be above 0 and at most 10",
+        ),
+        (penalty(frequency_penalty), "`frequency_penalty` must be from -2 to 2"),
+        (penalty(presence_penalty), "`presence_penalty` must be from -2 to 2"),
+    ];
+    if let Some((_, message)) = rules.into_iter().find(|(holds, _)| !holds) {
+        return Err(Refusal::Invalid(message.to_owned()));
+    }
+    if logprobs.is_some_and(|count| count > LOGPROBS_MAX) {
+        return Err(Refusal::Invalid(format!("`logprobs` must be at most {LOGPROBS_MAX}")));
+    }
+    Ok(())
 }
 
 /// The id of the largest logit, the lowest of equals. NaN is never the largest.
@@ -85,34 +163,6 @@ pub(crate) fn argmax(logits: &[f32]) -> Option<u32> {
         }
     }
     best.filter(|(_, logit)| logit.is_finite()).map(|(id, _)| id)
-}
-
-/// Brings the `count` likeliest to the front, in order.
-fn sort_first(candidates: &mut [Candidate], count: usize) {
-    let order = |a: &Candidate, b: &Candidate| b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id));
-    if count < candidates.len() {
-        candidates.select_nth_unstable_by(count, order);
-    }
-    candidates[..count].sort_unstable_by(order);
-}
-
-/// Keeps the fewest likeliest whose probabilities sum to `share` of all.
-fn keep_likeliest(candidates: &mut Vec<Candidate>, share: f64) {
-    /// A nucleus is mostly small; sorting this many first spares sorting a whole vocabulary.
-    const SORTED_FIRST: usize = 256;
-    let enough = share * candidates.iter().map(|c| c.weight).sum::<f64>();
-    for count in [SORTED_FIRST.min(candidates.len()), candidates.len()] {
-        sort_first(candidates, count);
-        let mut sum = 0.0;
-        let reached = candidates[..count].iter().position(|c| {
-            sum += c.weight;
-            sum >= enough
-        });
-        if let Some(last) = reached {
-            candidates.truncate(last + 1);
-            return;
-        }
-    }
 }
 
 /// A number in `[0, 1)` that depends on the seed and the position alone.
@@ -133,80 +183,4 @@ const fn mix(x: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sampler(sampling: Sampling) -> Sampler {
-        Sampler::new(sampling, 7).unwrap()
-    }
-
-    fn drawn(sampling: Sampling, logits: &[f32]) -> Vec<u32> {
-        let sampler = sampler(sampling);
-        let mut ids: Vec<u32> =
-            (0..2000).map(|position| sampler.pick(logits, position).unwrap()).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-
-    const SOFT: Sampling =
-        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: None };
-
-    #[test]
-    fn greedy_takes_the_largest_and_the_lowest_id_of_equals() {
-        let greedy = sampler(Sampling::default());
-        assert_eq!(greedy.pick(&[1.0, 3.0, f32::NAN, 3.0], 0), Some(1));
-        assert_eq!(greedy.pick(&[f32::NAN, f32::NAN], 0), None);
-        assert_eq!(greedy.pick(&[f32::INFINITY, 0.0], 0), None);
-    }
-
-    #[test]
-    fn each_limit_keeps_only_the_likeliest() {
-        let logits = [0.0, 2.0, 1.0, 2.0, -9.0];
-        assert_eq!(drawn(Sampling { top_k: 2, ..SOFT }, &logits), [1, 3]);
-        assert_eq!(drawn(Sampling { top_k: 1, ..SOFT }, &logits), [1]);
-        assert_eq!(drawn(Sampling { min_p: 0.3, ..SOFT }, &logits), [1, 2, 3]);
-        assert_eq!(drawn(Sampling { top_p: 0.7, ..SOFT }, &logits), [1, 3]);
-        assert_eq!(drawn(Sampling { temperature: 0.01, ..SOFT }, &logits), [1, 3]);
-    }
-
-    #[test]
-    fn draws_follow_the_probabilities() {
-        let logits = [0.0_f32, 3.0_f32.ln()];
-        let sampler = sampler(SOFT);
-        let ones = (0..20_000).filter(|&p| sampler.pick(&logits, p) == Some(1)).count();
-        // Three in four, give or take five standard deviations of sqrt(20000 * 3/16).
-        assert!((14_700..15_300).contains(&ones), "{ones}");
-    }
-
-    #[test]
-    fn the_same_seed_and_position_draw_the_same_token() {
-        let logits: Vec<f32> = (0..1000_u16).map(|i| f32::from(i % 17)).collect();
-        let ids = |seed| {
-            let sampler = sampler(Sampling { seed: Some(seed), ..SOFT });
-            (0..64).map(|p| sampler.pick(&logits, p)).collect::<Vec<_>>()
-        };
-        assert_eq!(ids(1), ids(1));
-        assert_ne!(ids(1), ids(2));
-    }
-
-    #[test]
-    fn a_nucleus_larger_than_the_first_sort_is_kept_whole() {
-        let logits = vec![0.0; 1000];
-        let sampler = sampler(Sampling { top_p: 0.5, ..SOFT });
-        assert_eq!(sampler.candidates(&logits, 0.0).len(), 500);
-    }
-
-    #[test]
-    fn settings_out_of_range_are_refused() {
-        for bad in [
-            Sampling { temperature: -1.0, ..SOFT },
-            Sampling { temperature: f32::NAN, ..SOFT },
-            Sampling { top_p: 0.0, ..SOFT },
-            Sampling { top_p: 1.1, ..SOFT },
-            Sampling { min_p: f32::NAN, ..SOFT },
-        ] {
-            assert!(matches!(Sampler::new(bad, 0), Err(Refusal::Invalid(_))), "{bad:?}");
-        }
-    }
-}
+mod tests;

@@ -1,37 +1,49 @@
 //! Text to token ids and back, from the vocabulary in a model file.
 //!
 //! The file names the kind of tokenizer and how text is cut before merging; kinds and cuts that are
-//! not known are refused, for a guess would change what the model reads.
+//! not known are refused, for a guess would change what the model reads. Special tokens are found
+//! first, and the text between them goes to the algorithm of the kind: [`bpe`], [`spm`], [`unigram`]
+//! or [`wordpiece`].
 
 mod alphabet;
-mod detokenizer;
 mod vocabulary;
+
+mod cut;
+mod merge;
+mod prefixes;
+
+mod bpe;
+mod charsmap;
+mod spm;
+mod unigram;
+mod wordpiece;
+
+mod detokenizer;
+
+use std::collections::HashSet;
 
 use realm_core::engine::TextError;
 use thiserror::Error;
-use tokenizers::{
-    Model as _, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
-    models::bpe::{BPE, BpeBuilder, Vocab},
-    pre_tokenizers::{
-        PreTokenizerWrapper, byte_level::ByteLevel, digits::Digits, sequence::Sequence,
-    },
-};
 
-use self::alphabet::Alphabet;
 pub(crate) use self::detokenizer::Detokenizer;
-use self::vocabulary::{Kind, SPECIAL_BYTES_MAX, Vocabulary};
+use self::{
+    alphabet::Alphabet,
+    bpe::Bpe,
+    cut::Cut,
+    spm::Spm,
+    unigram::Unigram,
+    vocabulary::{Kind, PIECE_BYTES_MAX, SPECIAL_BYTES_MAX, Spelling, Vocabulary},
+    wordpiece::WordPiece,
+};
 use crate::gguf::{Gguf, GgufError, required};
 
 /// Bytes of text one call may tokenize: a context of 128 Ki tokens at four bytes a token.
 ///
-/// It also keeps the regular expression that cuts text below its limit of a million backtracks,
-/// which are at most one for each byte.
+/// Merging takes up to a quarter of a kilobyte of memory for each, so at most 128 MiB while it runs.
 pub const TEXT_BYTES_MAX: usize = 512 << 10;
 
 /// Values of `tokenizer.ggml.model` that are read.
-const MODELS: &[&str] = &["gpt2"];
-/// Values of `tokenizer.ggml.pre` that are read.
-const PRE_TOKENIZERS: &[&str] = &["smollm"];
+const MODELS: &[&str] = &["gpt2", "llama", "t5", "bert"];
 
 /// Spellings of control tokens that end an answer, besides those the file names by id.
 const ENDINGS: &[&str] = &[
@@ -48,6 +60,10 @@ const ENDINGS: &[&str] = &[
     "<reponame>",
 ];
 
+/// Phi 3 was trained on texts in which blanks behind a control token are left out, but for these.
+/// Its files do not say so.
+const KEEPING_BLANKS: &[&str] = &["<s>", "<unk>", "<|endoftext|>"];
+
 /// Why a file's tokenizer cannot be built.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
@@ -55,24 +71,30 @@ pub enum TokenizerError {
     Metadata(#[source] GgufError),
     #[error("the tokenizer is of the kind `{found}`; known are {MODELS:?}")]
     Model { found: String },
-    #[error("the text is cut in the way `{found}`; known are {PRE_TOKENIZERS:?}")]
-    PreTokenizer { found: String },
+    #[error("the text is cut in the way `{found}`; known are {known:?}")]
+    PreTokenizer { found: String, known: Vec<&'static str> },
     #[error("the vocabulary has {tokens} tokens and {kinds} token types")]
     Kinds { tokens: usize, kinds: usize },
     #[error("token {id} has the unknown type {kind}")]
     Kind { id: usize, kind: i32 },
     #[error("the token `{0}` comes twice")]
     Duplicate(String),
-    #[error("token {id} has a character that stands for no byte")]
+    #[error("token {id} does not stand for bytes")]
     NotBytes { id: usize },
     #[error("the special token {id} has {bytes} bytes; at most {SPECIAL_BYTES_MAX} are read")]
     SpecialTooLong { id: usize, bytes: usize },
-    #[error("`{0}` is not a merge of two tokens")]
+    #[error("the piece {id} has {bytes} bytes; at most {PIECE_BYTES_MAX} are read")]
+    PieceTooLong { id: usize, bytes: usize },
+    #[error("`{0}` is not a merge of two tokens to a third")]
     Merge(String),
+    #[error("the vocabulary has {tokens} tokens and {scores} scores")]
+    Scores { tokens: usize, scores: usize },
+    #[error("the score of token {id} is no number")]
+    Score { id: usize },
+    #[error("the table of spellings is none")]
+    Charsmap,
     #[error("`{key}` is {id}, outside of the vocabulary of {vocabulary}")]
     Id { key: &'static str, id: u32, vocabulary: usize },
-    #[error("building the merges: {0}")]
-    Build(String),
 }
 
 /// How text that spells a special token is read.
@@ -86,54 +108,71 @@ pub enum Special {
 
 /// A model's tokenizer.
 pub struct Tokenizer {
-    bpe: BPE,
-    cut: Sequence,
+    algorithm: Algorithm,
     vocabulary: Vocabulary,
-    /// Which bytes have a token: a vocabulary may lack some that its training text never held.
-    has_byte: [bool; 256],
     bos: Option<u32>,
     eos: Option<u32>,
-    adds_bos: bool,
-    adds_eos: bool,
+    /// What a whole text begins and ends with.
+    frame: [Option<u32>; 2],
+    /// Special tokens behind which blanks are no text.
+    swallowing: HashSet<u32>,
+}
+
+/// How text between special tokens becomes ids.
+enum Algorithm {
+    Bpe(Box<Bpe>),
+    Spm(Box<Spm>),
+    Unigram(Box<Unigram>),
+    WordPiece(Box<WordPiece>),
 }
 
 impl Tokenizer {
     /// Builds the tokenizer that `gguf` describes.
     pub fn of(gguf: &Gguf) -> Result<Self, TokenizerError> {
         let metadata = TokenizerError::Metadata;
-        let text = |key: &str| required(key, gguf.text(key).map_err(metadata)?).map_err(metadata);
-        let model = text("tokenizer.ggml.model")?;
-        if !MODELS.contains(&model) {
-            return Err(TokenizerError::Model { found: model.to_owned() });
-        }
-        let pre = text("tokenizer.ggml.pre")?;
-        if !PRE_TOKENIZERS.contains(&pre) {
-            return Err(TokenizerError::PreTokenizer { found: pre.to_owned() });
-        }
-        let alphabet = Alphabet::new();
-        let (vocabulary, ids) = vocabulary::read(gguf, &alphabet)?;
-        let has_byte = std::array::from_fn(|byte| ids.contains_key(alphabet.spelling(byte)));
-        let bpe = build(gguf, ids)?;
-        let id = |key: &'static str| {
-            let id = gguf.unsigned(key).map_err(metadata)?;
-            if let Some(id) = id.filter(|&id| id as usize >= vocabulary.len()) {
-                return Err(TokenizerError::Id { key, id, vocabulary: vocabulary.len() });
-            }
-            Ok(id)
+        let key = "tokenizer.ggml.model";
+        let model = required(key, gguf.text(key).map_err(metadata)?).map_err(metadata)?;
+        let (spelling, adds) = match model {
+            "gpt2" => (Spelling::Bytes(Alphabet::new()), [false, false]),
+            "llama" => (Spelling::Pieces, [true, false]),
+            "t5" => (Spelling::Pieces, [false, true]),
+            "bert" => (Spelling::Pieces, [true, true]),
+            found => return Err(TokenizerError::Model { found: found.to_owned() }),
         };
-        let flag = |key: &str| Ok(gguf.boolean(key).map_err(metadata)?.unwrap_or(false));
-        let eos = id("tokenizer.ggml.eos_token_id")?;
-        let endings = [eos, id("tokenizer.ggml.eot_token_id")?];
-        Ok(Self {
-            bos: id("tokenizer.ggml.bos_token_id")?,
-            adds_bos: flag("tokenizer.ggml.add_bos_token")?,
-            adds_eos: flag("tokenizer.ggml.add_eos_token")?,
-            vocabulary: vocabulary.with_endings(endings.into_iter().flatten(), ENDINGS),
-            eos,
-            bpe,
-            cut: cut_smollm(),
-            has_byte,
-        })
+        let (vocabulary, ids) = vocabulary::read(gguf, &spelling, ENDINGS)?;
+        let tokens = (&vocabulary, &ids);
+        let header = Header { gguf, vocabulary: vocabulary.len() };
+        let (algorithm, adds) = match (model, &spelling) {
+            (_, Spelling::Bytes(alphabet)) => {
+                let cut = cut(gguf)?;
+                let adds = [cut.adds_bos, false];
+                (Algorithm::Bpe(Box::new(Bpe::new(gguf, cut, alphabet, tokens)?)), adds)
+            }
+            ("t5", _) => {
+                let pieces = Unigram::new(gguf, tokens, header.unknown()?)?;
+                (Algorithm::Unigram(Box::new(pieces)), adds)
+            }
+            ("bert", _) => {
+                let words = WordPiece::new(gguf, &ids, header.unknown()?)?;
+                (Algorithm::WordPiece(Box::new(words)), adds)
+            }
+            (_, Spelling::Pieces) => {
+                let unknown = header.id("tokenizer.ggml.unknown_token_id")?;
+                (Algorithm::Spm(Box::new(Spm::new(gguf, tokens, unknown)?)), adds)
+            }
+        };
+        let [bos, eos] = header.ends(matches!(algorithm, Algorithm::WordPiece(_)))?;
+        let endings = [eos, header.id("tokenizer.ggml.eot_token_id")?];
+        let adds_bos = header.flag("tokenizer.ggml.add_bos_token", adds[0])?;
+        let adds_eos = header.flag("tokenizer.ggml.add_eos_token", adds[1])?;
+        let frame = [bos.filter(|_| adds_bos), eos.filter(|_| adds_eos)];
+        let vocabulary = vocabulary.with_endings(endings.into_iter().flatten(), ENDINGS);
+        let architecture = gguf.text("general.architecture").map_err(metadata)?;
+        let swallowing = match (architecture, &algorithm) {
+            (Some("phi3"), Algorithm::Spm(_)) => vocabulary.controls(KEEPING_BLANKS),
+            _ => HashSet::new(),
+        };
+        Ok(Self { algorithm, vocabulary, bos, eos, frame, swallowing })
     }
 
     /// Tokens in the vocabulary.
@@ -160,11 +199,10 @@ impl Tokenizer {
 
     /// The ids of `text`. With [`Special::Token`], begun and ended as the file asks.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TextError> {
-        let whole = special == Special::Token;
-        let mut ids = Vec::new();
-        ids.extend(self.bos.filter(|_| whole && self.adds_bos));
+        let [begin, end] = self.frame.map(|id| id.filter(|_| special == Special::Token));
+        let mut ids = Vec::from_iter(begin);
         self.encode_into(text, special, None, &mut ids)?;
-        ids.extend(self.eos.filter(|_| whole && self.adds_eos));
+        ids.extend(end);
         Ok(ids)
     }
 
@@ -209,7 +247,7 @@ impl Tokenizer {
             };
             self.encode_plain(before, mark, ids)?;
             ids.push(id);
-            rest = after;
+            rest = if self.swallowing.contains(&id) { after.trim_start() } else { after };
         }
     }
 
@@ -219,22 +257,24 @@ impl Tokenizer {
         mark: Option<char>,
         ids: &mut Vec<u32>,
     ) -> Result<(), TextError> {
-        let failed = |error: tokenizers::Error| TextError::Tokenizer(error.to_string());
         let unmarked = mark.filter(|&mark| text.contains(mark)).map(|mark| text.replace(mark, ""));
         let text = unmarked.as_deref().unwrap_or(text);
-        if let Some(byte) = text.bytes().find(|&byte| !self.has_byte[usize::from(byte)]) {
-            let reason = format!("the vocabulary has no token for the byte {byte:#04x}");
-            return Err(TextError::Tokenizer(reason));
+        if text.is_empty() {
+            return Ok(());
         }
-        let mut pieces = PreTokenizedString::from(text);
-        self.cut.pre_tokenize(&mut pieces).map_err(failed)?;
-        for (piece, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-            ids.extend(self.bpe.tokenize(piece).map_err(failed)?.into_iter().map(|token| token.id));
+        match &self.algorithm {
+            Algorithm::Bpe(bpe) => bpe.encode(text, ids),
+            Algorithm::Spm(spm) => spm.encode(text, ids),
+            Algorithm::Unigram(unigram) => unigram.encode(text, ids),
+            Algorithm::WordPiece(words) => {
+                words.encode(text, ids);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
-    /// The bytes of `ids`; control tokens are spelled out.
+    /// The text of `ids` in bytes; control tokens are spelled out, and a blank that the tokenizer
+    /// puts before every text is left out.
     pub fn decode(&self, ids: &[u32]) -> Result<Vec<u8>, TextError> {
         let vocabulary = u32::try_from(self.len()).unwrap_or(u32::MAX);
         let mut bytes = Vec::new();
@@ -242,44 +282,78 @@ impl Tokenizer {
             let unknown = TextError::UnknownToken { id, vocabulary };
             bytes.extend(self.vocabulary.bytes(id).ok_or(unknown)?);
         }
+        let adds_blank = match &self.algorithm {
+            Algorithm::Spm(spm) => spm.adds_blank,
+            Algorithm::Unigram(unigram) => unigram.adds_blank,
+            Algorithm::WordPiece(_) => return Ok(wordpiece::tidied(&bytes)),
+            Algorithm::Bpe(_) => false,
+        };
+        if adds_blank && bytes.first() == Some(&b' ') {
+            bytes.remove(0);
+        }
         Ok(bytes)
+    }
+
+    /// The bytes of one token, whatever stands beside it; none outside of the vocabulary.
+    pub fn piece(&self, id: u32) -> &[u8] {
+        self.vocabulary.bytes(id).unwrap_or_default()
     }
 
     /// The bytes that a generated token adds to an answer: a control token adds none.
     pub(crate) fn answer_bytes(&self, id: u32) -> &[u8] {
         match self.vocabulary.kind(id) {
-            Some(Kind::Text | Kind::UserDefined) => self.vocabulary.bytes(id).unwrap_or_default(),
+            Some(Kind::Text | Kind::Byte | Kind::UserDefined) => self.piece(id),
             Some(Kind::Control) | None => &[],
         }
     }
 }
 
-/// Single digits, then the words, numbers, signs and blanks of GPT-2, in its alphabet of bytes.
-fn cut_smollm() -> Sequence {
-    Sequence::new(vec![
-        PreTokenizerWrapper::Digits(Digits::new(true)),
-        PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, true)),
-    ])
+/// The way of cutting that the file names.
+fn cut(gguf: &Gguf) -> Result<Cut, TokenizerError> {
+    let key = "tokenizer.ggml.pre";
+    let name = gguf.text(key).and_then(|name| required(key, name));
+    let name = name.map_err(TokenizerError::Metadata)?;
+    Cut::named(name)
+        .ok_or_else(|| TokenizerError::PreTokenizer { found: name.to_owned(), known: cut::known() })
 }
 
-fn build(gguf: &Gguf, ids: Vocab) -> Result<BPE, TokenizerError> {
-    let key = "tokenizer.ggml.merges";
-    let merges = gguf
-        .texts(key)
-        .and_then(|merges| required(key, merges))
-        .map_err(TokenizerError::Metadata)?
-        .iter()
-        .map(|merge| match merge.split_once(' ') {
-            Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
-            None => Err(TokenizerError::Merge(merge.clone())),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    BpeBuilder::new()
-        .vocab_and_merges(ids, merges)
-        // A cache of words would be shared by all tenants and tell by its speed what others wrote.
-        .cache_capacity(0)
-        .build()
-        .map_err(|error| TokenizerError::Build(error.to_string()))
+/// The single values among a file's description of its tokenizer.
+struct Header<'a> {
+    gguf: &'a Gguf,
+    vocabulary: usize,
+}
+
+impl Header<'_> {
+    /// A token's id, if the file names it.
+    fn id(&self, key: &'static str) -> Result<Option<u32>, TokenizerError> {
+        let id = self.gguf.unsigned(key).map_err(TokenizerError::Metadata)?;
+        let vocabulary = self.vocabulary;
+        match id.filter(|&id| id as usize >= vocabulary) {
+            Some(id) => Err(TokenizerError::Id { key, id, vocabulary }),
+            None => Ok(id),
+        }
+    }
+
+    /// The token for what no piece spells.
+    fn unknown(&self) -> Result<u32, TokenizerError> {
+        let key = "tokenizer.ggml.unknown_token_id";
+        required(key, self.id(key)?).map_err(TokenizerError::Metadata)
+    }
+
+    /// The tokens that begin and end a text, which models of sentences name by another word.
+    fn ends(&self, of_sentences: bool) -> Result<[Option<u32>; 2], TokenizerError> {
+        let (bos, eos) = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id");
+        if !of_sentences {
+            return Ok([self.id(bos)?, self.id(eos)?]);
+        }
+        // The key is misspelled in every file there is.
+        let sep = self.id("tokenizer.ggml.seperator_token_id")?;
+        Ok([self.id("tokenizer.ggml.cls_token_id")?.or(self.id(bos)?), sep.or(self.id(eos)?)])
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool, TokenizerError> {
+        Ok(self.gguf.boolean(key).map_err(TokenizerError::Metadata)?.unwrap_or(default))
+    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
 //! A model's weights on a device: every tensor of the file accounted for, every shape checked.
 
+mod experts;
+
 use std::collections::BTreeSet;
 
 use realm_kernels::{
     backend::{Backend, BackendError},
+    cpu::Cpu,
     formats,
 };
 use thiserror::Error;
 
 use crate::{
-    architecture::Architecture,
+    architecture::{Architecture, Part},
     gguf::{Gguf, TensorInfo},
 };
 
@@ -30,17 +33,23 @@ pub enum WeightsError {
     Device { tensor: String, source: BackendError },
 }
 
+pub(crate) use self::experts::{Experts, FeedForward, Gated};
+
 /// The weights of one layer.
 pub(crate) struct Layer<B: Backend> {
     pub(crate) attention_norm: B::Buffer,
     pub(crate) q: B::Matrix,
     pub(crate) k: B::Matrix,
     pub(crate) v: B::Matrix,
+    /// Of queries, keys and values.
+    pub(crate) biases: Option<[B::Buffer; 3]>,
+    /// Of each head of queries and keys.
+    pub(crate) head_norms: Option<[B::Buffer; 2]>,
     pub(crate) attention_out: B::Matrix,
     pub(crate) feed_forward_norm: B::Buffer,
-    pub(crate) gate: B::Matrix,
-    pub(crate) up: B::Matrix,
-    pub(crate) down: B::Matrix,
+    pub(crate) feed_forward: FeedForward<B>,
+    /// Of what attention and feed-forward give.
+    pub(crate) post_norms: Option<[B::Buffer; 2]>,
 }
 
 /// The weights of a model.
@@ -50,19 +59,22 @@ pub(crate) struct Weights<B: Backend> {
     pub(crate) output_norm: B::Buffer,
     /// `None` where the embedding is the head too.
     output: Option<B::Matrix>,
-    pub(crate) rope_frequencies: B::Buffer,
+    frequencies: B::Buffer,
+    /// In layers that attend a window, where they differ.
+    local_frequencies: Option<B::Buffer>,
 }
 
 impl<B: Backend> Weights<B> {
-    /// Copies the tensors of `gguf` to the device.
+    /// Copies the tensors of `gguf` to the device, for sequences of at most `context` tokens.
     pub(crate) fn load(
         backend: &mut B,
         gguf: &Gguf,
-        architecture: &Architecture,
+        a: &Architecture,
         vocabulary: usize,
+        context: u32,
     ) -> Result<Self, WeightsError> {
         let mut loader = Loader { backend, gguf, taken: BTreeSet::new() };
-        let a = architecture;
+        let local = a.positions.local_frequencies();
         let weights = Self {
             embedding: loader.matrix("token_embd.weight", vocabulary, a.width)?,
             layers: (0..a.layers).map(|i| loader.layer(i, a)).collect::<Result<_, _>>()?,
@@ -71,7 +83,8 @@ impl<B: Backend> Weights<B> {
                 Some(_) => Some(loader.matrix("output.weight", vocabulary, a.width)?),
                 None => None,
             },
-            rope_frequencies: loader.rope_frequencies(a)?,
+            frequencies: loader.frequencies(a, context)?,
+            local_frequencies: local.map(|all| loader.upload("frequencies", &all)).transpose()?,
         };
         loader.all_taken()?;
         Ok(weights)
@@ -80,6 +93,36 @@ impl<B: Backend> Weights<B> {
     /// The matrix that turns the last layer's output into logits.
     pub(crate) fn head(&self) -> &B::Matrix {
         self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// The frequencies of a layer that attends a window, or of one that attends all.
+    pub(crate) fn frequencies(&self, window: Option<usize>) -> &B::Buffer {
+        let local = self.local_frequencies.as_ref().filter(|_| window.is_some());
+        local.unwrap_or(&self.frequencies)
+    }
+}
+
+/// Bytes that a tensor takes once loaded.
+pub(crate) fn loaded_bytes(tensor: &TensorInfo, a: &Architecture) -> u64 {
+    let matrix = |rows: usize, cols: u64| {
+        let cols = usize::try_from(cols).ok();
+        let bytes = cols.and_then(|cols| Cpu::matrix_bytes(tensor.format, rows, cols));
+        bytes.map_or(u64::MAX, |bytes| bytes as u64)
+    };
+    let rows_of = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    let part = tensor.name.splitn(3, '.').nth(2).unwrap_or_default();
+    match (part, tensor.shape.as_slice()) {
+        ("attn_qkv.weight", [cols, _]) if a.has(Part::Fused) => {
+            [q, kv, kv].map(|rows| matrix(rows, *cols)).into_iter().fold(0, u64::saturating_add)
+        }
+        ("ffn_up.weight", [cols, _]) if a.has(Part::Fused) => {
+            matrix(a.feed_forward, *cols).saturating_mul(2)
+        }
+        ("ffn_gate_inp_shexp.weight", [cols]) => matrix(1, *cols),
+        (_, [cols, rows]) => matrix(rows_of(*rows), *cols),
+        (_, [cols, rows, count]) => matrix(rows_of(*rows), *cols).saturating_mul(*count),
+        _ => tensor.elements().saturating_mul(size_of::<f32>() as u64),
     }
 }
 
@@ -90,19 +133,43 @@ struct Loader<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
-    fn layer(&mut self, i: usize, a: &Architecture) -> Result<Layer<B>, WeightsError> {
-        let name = |part: &str| format!("blk.{i}.{part}.weight");
+    fn layer(&mut self, index: usize, a: &Architecture) -> Result<Layer<B>, WeightsError> {
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
         let (q_rows, kv_rows) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let attention_norm = self.vector(&name("attn_norm"), a.width)?;
+        let [q, k, v] = if a.has(Part::Fused) {
+            self.matrices(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], a.width)?
+        } else {
+            [
+                self.matrix(&name("attn_q"), q_rows, a.width)?,
+                self.matrix(&name("attn_k"), kv_rows, a.width)?,
+                self.matrix(&name("attn_v"), kv_rows, a.width)?,
+            ]
+        };
+        let vectors = Vectors { index, a };
         Ok(Layer {
-            attention_norm: self.vector(&name("attn_norm"), a.width)?,
-            q: self.matrix(&name("attn_q"), q_rows, a.width)?,
-            k: self.matrix(&name("attn_k"), kv_rows, a.width)?,
-            v: self.matrix(&name("attn_v"), kv_rows, a.width)?,
+            attention_norm,
+            q,
+            k,
+            v,
+            biases: vectors.load(
+                self,
+                Part::Biases,
+                [("attn_q.bias", q_rows), ("attn_k.bias", kv_rows), ("attn_v.bias", kv_rows)],
+            )?,
+            head_norms: vectors.load(
+                self,
+                Part::HeadNorms,
+                [("attn_q_norm.weight", a.head_dim), ("attn_k_norm.weight", a.head_dim)],
+            )?,
             attention_out: self.matrix(&name("attn_output"), a.width, q_rows)?,
             feed_forward_norm: self.vector(&name("ffn_norm"), a.width)?,
-            gate: self.matrix(&name("ffn_gate"), a.feed_forward, a.width)?,
-            up: self.matrix(&name("ffn_up"), a.feed_forward, a.width)?,
-            down: self.matrix(&name("ffn_down"), a.width, a.feed_forward)?,
+            feed_forward: self.feed_forward(index, a)?,
+            post_norms: vectors.load(
+                self,
+                Part::PostNorms,
+                [("post_attention_norm.weight", a.width), ("post_ffw_norm.weight", a.width)],
+            )?,
         })
     }
 
@@ -120,11 +187,39 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<B::Matrix, WeightsError> {
-        let tensor = self.take(name, &[cols, rows])?;
+        let [matrix] = self.matrices(name, [rows], cols)?;
+        Ok(matrix)
+    }
+
+    /// The matrices of so many rows each that a tensor holds one below the other.
+    fn matrices<const N: usize>(
+        &mut self,
+        name: &str,
+        rows: [usize; N],
+        cols: usize,
+    ) -> Result<[B::Matrix; N], WeightsError> {
+        let tensor = self.take(name, &[cols, rows.iter().sum()])?;
+        let mut first = 0;
+        all_of(rows.map(|rows| {
+            let matrix = self.part(tensor, first..first + rows, cols);
+            first += rows;
+            matrix
+        }))
+    }
+
+    /// Some rows of a tensor, counted through all of its matrices.
+    fn part(
+        &mut self,
+        tensor: &TensorInfo,
+        rows: std::ops::Range<usize>,
+        cols: usize,
+    ) -> Result<B::Matrix, WeightsError> {
+        let bytes_of = |rows| tensor.format.tensor_bytes(rows, cols).unwrap_or(usize::MAX);
         let bytes = self.gguf.tensor_bytes(tensor);
+        let bytes = bytes.get(bytes_of(rows.start)..bytes_of(rows.end)).unwrap_or_default();
         self.backend
-            .matrix(tensor.format, rows, cols, bytes)
-            .map_err(|source| WeightsError::Device { tensor: name.to_owned(), source })
+            .matrix(tensor.format, rows.len(), cols, bytes)
+            .map_err(|source| WeightsError::Device { tensor: tensor.name.clone(), source })
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<B::Buffer, WeightsError> {
@@ -151,19 +246,63 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(buffer)
     }
 
-    /// The frequencies of the architecture, divided by the file's own factors where it has them.
-    fn rope_frequencies(&mut self, a: &Architecture) -> Result<B::Buffer, WeightsError> {
-        let name = "rope_freqs.weight";
-        let mut frequencies = a.rope_frequencies();
-        if self.gguf.tensor(name).is_some() {
-            let factors = self.numbers(name, frequencies.len())?;
+    /// The frequencies of the architecture, divided by the file's own factors where it has them:
+    /// one for each frequency, or two, of which long contexts take the second.
+    fn frequencies(&mut self, a: &Architecture, context: u32) -> Result<B::Buffer, WeightsError> {
+        let mut frequencies = a.positions.frequencies();
+        let [own, short, long] = ["rope_freqs", "rope_factors_short", "rope_factors_long"]
+            .map(|name| self.optional_numbers(&format!("{name}.weight"), frequencies.len()));
+        let is_long = a.positions.original_context.is_some_and(|original| context > original);
+        let (short, long) = (short?, long?);
+        let stretched = if is_long { long } else { short };
+        for factors in [own?, stretched].into_iter().flatten() {
             frequencies.iter_mut().zip(factors).for_each(|(frequency, by)| *frequency /= by);
         }
-        self.upload(name, &frequencies)
+        self.upload("frequencies", &frequencies)
+    }
+
+    fn optional_numbers(
+        &mut self,
+        name: &str,
+        len: usize,
+    ) -> Result<Option<Vec<f32>>, WeightsError> {
+        self.gguf.tensor(name).map(|_| self.numbers(name, len)).transpose()
     }
 
     fn all_taken(&self) -> Result<(), WeightsError> {
         let left = self.gguf.tensors().iter().find(|t| !self.taken.contains(t.name.as_str()));
         left.map_or(Ok(()), |tensor| Err(WeightsError::Unexpected(tensor.name.clone())))
+    }
+}
+
+/// The vectors that only some architectures have, of one layer.
+struct Vectors<'a> {
+    index: usize,
+    a: &'a Architecture,
+}
+
+impl Vectors<'_> {
+    fn load<B: Backend, const N: usize>(
+        &self,
+        loader: &mut Loader<'_, B>,
+        part: Part,
+        vectors: [(&str, usize); N],
+    ) -> Result<Option<[B::Buffer; N]>, WeightsError> {
+        if !self.a.has(part) {
+            return Ok(None);
+        }
+        let index = self.index;
+        all_of(vectors.map(|(name, len)| loader.vector(&format!("blk.{index}.{name}"), len)))
+            .map(Some)
+    }
+}
+
+/// All values, or the first error.
+fn all_of<T, E, const N: usize>(results: [Result<T, E>; N]) -> Result<[T; N], E> {
+    let mut error = None;
+    let values = results.map(|result| result.map_err(|e| error = error.take().or(Some(e))).ok());
+    match error {
+        Some(error) => Err(error),
+        None => Ok(values.map(|value| value.expect("an error would have been kept"))),
     }
 }

@@ -13,6 +13,7 @@ use realm_core::{
     name::TenantName,
     refusal::Refusal,
     tenants::Tenants,
+    trace::Tracer,
 };
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
@@ -25,6 +26,7 @@ use crate::{
     own::Own,
     places::{Place, Places},
     running::Running,
+    trace::{self, Arrival, CallSpan},
 };
 
 /// What the door leads to.
@@ -36,6 +38,7 @@ pub struct Ports {
     /// Whether the node has come so far that clients should be sent here.
     pub ready: watch::Receiver<bool>,
     pub metrics: Metrics,
+    pub tracer: Tracer,
 }
 
 pub(crate) struct Door {
@@ -140,17 +143,27 @@ impl Door {
     }
 
     /// Verifies, admits and starts a call. What is refused here is counted here.
-    pub(crate) fn start(&self, credential: Credential, call: Call) -> Result<Running, Refusal> {
+    pub(crate) fn start(
+        &self,
+        credential: Credential,
+        call: Call,
+        arrival: &Arrival,
+    ) -> Result<Running, Refusal> {
         let function = call.function.clone();
         let caller = self
             .verify(credential)
             .inspect_err(|refusal| self.count_refusal(STRANGER, &function, refusal))?;
         let tenant = caller.tenant().clone();
-        self.start_verified(caller, call)
+        self.start_verified(caller, call, arrival)
             .inspect_err(|refusal| self.count_refusal(tenant.as_str(), &function, refusal))
     }
 
-    fn start_verified(&self, caller: Caller, call: Call) -> Result<Running, Refusal> {
+    fn start_verified(
+        &self,
+        caller: Caller,
+        mut call: Call,
+        arrival: &Arrival,
+    ) -> Result<Running, Refusal> {
         let now = Instant::now();
         let function = call.function.clone();
         let meter = || Meter::start(self.metrics(), caller.tenant().as_str(), &function, now);
@@ -161,18 +174,27 @@ impl Door {
                 Own::Metadata => Some(self.ports.limiter.admit(caller.clone(), call, now)?),
             };
             let meter = meter();
-            return Ok(Running::new(own.answer(self, &caller, place), meter, caller));
+            let reply = own.answer(self, &caller, place);
+            return Ok(Running::new(reply, meter, CallSpan::OFF, caller));
         }
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        let admitted = self.ports.limiter.admit(caller.clone(), call, now)?;
+        let traced = trace::begin(&self.ports.tracer, arrival, &caller, &mut call);
+        let admitted = match self.ports.limiter.admit(caller.clone(), call, now) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                traced.refused(&self.ports.tracer, &caller, &refusal);
+                return Err(refusal);
+            }
+        };
+        traced.admitted(arrival, now);
         let meter = meter();
         let (tenant, id) = (caller.tenant(), &admitted.call().id);
         // What the call's own tasks say carries its tenant and id.
         let span = tracing::debug_span!("call", %tenant, call = %id);
         let reply = span.in_scope(|| self.ports.tenants.start(admitted));
-        Ok(Running::new(reply, meter, caller))
+        Ok(Running::new(reply, meter, traced, caller))
     }
 
     /// Admits a look at the models, which costs a request as `metadata` does and counts as one.

@@ -113,8 +113,9 @@ mod tests {
             seed,
         });
         let flags = any::<(bool, bool, Option<u64>)>();
-        let call = (id(), ".{0,16}", params, flags, prop::option::of(resume)).prop_map(
-            |(id, function, params, (stream, resumable, deadline_ms), resume)| {
+        let trace = prop::option::of(".{0,60}");
+        let call = (id(), ".{0,16}", params, flags, prop::option::of(resume), trace).prop_map(
+            |(id, function, params, (stream, resumable, deadline_ms), resume, traceparent)| {
                 let params: Map<String, Value> = params.into_iter().collect();
                 ClientFrame::Call(CallFrame {
                     id,
@@ -124,6 +125,8 @@ mod tests {
                     deadline_ms,
                     resumable,
                     resume,
+                    tracestate: traceparent.clone(),
+                    traceparent,
                 })
             },
         );

@@ -24,6 +24,7 @@ mod door;
 mod drain;
 mod own;
 mod running;
+mod trace;
 mod whole;
 
 pub use config::{ConfigError, GatewayConfig, Limits, TlsFiles};

@@ -214,7 +214,7 @@ const SECONDS: &[f64] =
 const GAPS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 2.0];
 
 /// The label of a function: tenants' programs may export any name, labels may not.
-fn label(function: &str) -> &'static str {
+pub(crate) fn label(function: &str) -> &'static str {
     match function {
         "generate" => "generate",
         "chat" => "chat",

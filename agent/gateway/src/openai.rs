@@ -24,6 +24,7 @@ use crate::{
     http::{Bearer, read_body},
     metrics::STRANGER,
     running::Running,
+    trace::Arrival,
     whole::Whole,
 };
 
@@ -39,19 +40,21 @@ use response::{Form, Head};
 /// `POST /v1/chat/completions`
 pub(crate) async fn chat(
     State(door): State<Arc<Door>>,
+    arrival: Arrival,
     Bearer(credential): Bearer,
     body: Body,
 ) -> Result<Response, Problem> {
-    serve(door, credential, Form::Chat, body).await
+    serve(door, arrival, credential, Form::Chat, body).await
 }
 
 /// `POST /v1/completions`
 pub(crate) async fn complete(
     State(door): State<Arc<Door>>,
+    arrival: Arrival,
     Bearer(credential): Bearer,
     body: Body,
 ) -> Result<Response, Problem> {
-    serve(door, credential, Form::Completion, body).await
+    serve(door, arrival, credential, Form::Completion, body).await
 }
 
 /// `GET /v1/models`
@@ -94,6 +97,7 @@ fn model_json(door: &Door, tenant: &str, alias: &str) -> Value {
 /// strangers' bodies are not worth reading.
 async fn serve(
     door: Arc<Door>,
+    arrival: Arrival,
     credential: Credential,
     form: Form,
     body: Body,
@@ -112,7 +116,7 @@ async fn serve(
     let head = Head { id: new_id(form)?, form, created: unix_now(), model };
     let id = CallId(head.id.clone());
     let call = Call::new(id, function, params.into());
-    let running = door.start(credential, call)?;
+    let running = door.start(credential, call, &arrival)?;
     if stream {
         stream::respond(door, running, head, include_usage).await
     } else {

@@ -8,19 +8,20 @@ use realm_core::{
     reply::{Reply, ReplyEvent},
 };
 
-use crate::metrics::Meter;
+use crate::{metrics::Meter, trace::CallSpan};
 
 /// A call that was admitted. Dropping it cancels the call.
 #[derive(Debug)]
 pub(crate) struct Running {
     reply: Reply,
     meter: Meter,
+    traced: CallSpan,
     caller: Caller,
 }
 
 impl Running {
-    pub(crate) const fn new(reply: Reply, meter: Meter, caller: Caller) -> Self {
-        Self { reply, meter, caller }
+    pub(crate) const fn new(reply: Reply, meter: Meter, traced: CallSpan, caller: Caller) -> Self {
+        Self { reply, meter, traced, caller }
     }
 
     pub(crate) const fn caller(&self) -> &Caller {
@@ -31,11 +32,14 @@ impl Running {
     pub(crate) async fn next(&mut self) -> ReplyEvent {
         match self.reply.recv().await {
             Some(ReplyEvent::Chunk(chunk)) => {
-                self.meter.piece(Instant::now());
+                let now = Instant::now();
+                self.meter.piece(now);
+                self.traced.piece(now);
                 ReplyEvent::Chunk(chunk)
             }
             Some(ReplyEvent::Done(done)) => {
                 self.meter.end("ok");
+                self.traced.done(&done);
                 ReplyEvent::Done(done)
             }
             Some(ReplyEvent::Failed(refusal)) => self.fail(refusal),
@@ -51,12 +55,14 @@ impl Running {
     /// Books how the call ended where the door, not the reply, ends it.
     pub(crate) fn fail(&mut self, refusal: Refusal) -> ReplyEvent {
         self.meter.end(refusal.code());
+        self.traced.end(refusal.code());
         ReplyEvent::Failed(refusal)
     }
 
     /// Ends the call before its reply does, for one whose client has yet to be told so.
     pub(crate) fn cancel(&mut self, refusal: &Refusal) {
         self.meter.end(refusal.code());
+        self.traced.end(refusal.code());
         self.reply.close();
         while self.reply.try_recv().is_ok() {}
     }

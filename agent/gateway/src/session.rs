@@ -12,6 +12,7 @@ use realm_core::{
     call::{self, Call, CallId, Deadline},
     name::TenantName,
     refusal::Refusal,
+    trace::{Parent, Scope},
 };
 use realm_proto::ws::{
     CallFrame, ClientFrame, ConnectionFrame, ReplyFrame, Resume, SUBPROTOCOL, close,
@@ -36,6 +37,7 @@ use crate::{
     own::VERSION,
     places::Place,
     running::Running,
+    trace::Arrival,
     ws::Entrance,
 };
 
@@ -83,11 +85,13 @@ impl End {
     const GOING_AWAY: Self = Self::close(1001, "the server is going away");
 }
 
-/// Serves `socket` until either side ends it. `known` is called once its client is.
+/// Serves `socket` until either side ends it. `known` is called once its client is; `parent` is of
+/// the calls that name none of their own.
 pub(crate) async fn run<S>(
     door: Arc<Door>,
     socket: WebSocketStream<S>,
     entrance: Entrance,
+    parent: Option<Parent>,
     known: impl FnOnce(),
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -97,7 +101,7 @@ pub(crate) async fn run<S>(
         let (outbox, inbox) = mpsc::channel(OUTBOX_FRAMES_MAX);
         let mut writing = pin!(write::write(&mut sink, inbox, door.limits.ping_every));
         let end = tokio::select! {
-            end = converse(&door, &mut stream, &outbox, entrance, known) => end,
+            end = converse(&door, &mut stream, &outbox, entrance, parent, known) => end,
             () = &mut writing => End::Gone,
         };
         if let End::Close { code, reason } = end {
@@ -126,6 +130,7 @@ async fn converse(
     stream: &mut (impl Stream<Item = Result<Message, WsError>> + Unpin),
     outbox: &mpsc::Sender<Message>,
     entrance: Entrance,
+    parent: Option<Parent>,
     known: impl FnOnce(),
 ) -> End {
     let Passed { credential, tenant, place } =
@@ -139,6 +144,7 @@ async fn converse(
         outbox: outbox.clone(),
         credential,
         tenant,
+        parent,
         _place: place,
         calls: Calls::default(),
         roster: door.roster(),
@@ -155,6 +161,8 @@ struct Session {
     /// Verified anew for every call.
     credential: Credential,
     tenant: String,
+    /// Of calls that name none.
+    parent: Option<Parent>,
     /// Among the tenant's sockets.
     _place: Place<TenantName>,
     calls: Calls,
@@ -280,6 +288,7 @@ impl Session {
     fn start(&self, frame: CallFrame) -> Result<Running, Refusal> {
         let calls_max = self.door.limits.calls_per_socket_max;
         let function = frame.function.clone();
+        let arrival = Arrival::by_socket(parent(&frame).or_else(|| self.parent.clone()));
         let checked = if self.calls.running() >= calls_max {
             Err(Refusal::TooManyCalls { calls_max })
         } else {
@@ -287,7 +296,7 @@ impl Session {
         };
         let call = checked
             .inspect_err(|refusal| self.door.count_refusal(&self.tenant, &function, refusal))?;
-        self.door.start(self.credential, call)
+        self.door.start(self.credential, call, &arrival)
     }
 
     /// Ends the session when its key has stopped working.
@@ -332,9 +341,28 @@ impl Session {
 
 const KEY_IS_GONE: End = End::close(close::UNAUTHENTICATED, "the API key is not good any more");
 
+/// The span that a call says it belongs to.
+fn parent(frame: &CallFrame) -> Option<Parent> {
+    Parent::parse(frame.traceparent.as_deref()?, frame.tracestate.as_deref())
+}
+
 /// What a frame asks for, checked as far as the door can.
 fn call(frame: CallFrame) -> Result<Call, Refusal> {
-    let CallFrame { id, function, params, stream, deadline_ms, resumable, resume } = frame;
+    let CallFrame {
+        id,
+        function,
+        params,
+        stream,
+        deadline_ms,
+        resumable,
+        resume,
+        // The door makes its trace of them.
+        traceparent: _,
+        tracestate: _,
+    } = frame;
+    if function.is_empty() {
+        return Err(Refusal::Invalid("`function` is empty".into()));
+    }
     if resume.is_some() && !stream {
         // What it answers is the rest of a stream.
         return Err(Refusal::Invalid("a call that is resumed must be streamed".into()));
@@ -349,6 +377,7 @@ fn call(frame: CallFrame) -> Result<Call, Refusal> {
         // What is gathered here is not told piece by piece.
         resumable: resumable && stream,
         resume: resume.transpose()?,
+        trace: Scope::OFF,
     })
 }
 

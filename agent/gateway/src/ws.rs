@@ -10,7 +10,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use realm_core::{auth::Credential, name::TenantName, refusal::Refusal};
+use realm_core::{auth::Credential, name::TenantName, refusal::Refusal, trace::Parent};
 use realm_proto::ws::SUBPROTOCOL;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::{
@@ -23,7 +23,7 @@ use tokio_tungstenite::{
 
 use crate::{
     door::Door, http::Bearer, listen::Slot, metrics::STRANGER, openai::Problem, places::Place,
-    session,
+    session, trace,
 };
 
 /// Bytes buffered for reading, for every socket all the time; most messages have fewer.
@@ -88,13 +88,14 @@ fn accept(door: &Arc<Door>, mut request: Request) -> Result<Response, Refused> {
                 .map_err(|_| Refusal::Busy { retry_after_ms: STRANGERS_RETRY_MS })?,
         ),
     };
+    let parent = trace::parent(request.headers());
     let extensions = request.extensions_mut();
     let (Some(on_upgrade), Some(slot)) =
         (extensions.remove::<OnUpgrade>(), extensions.remove::<Arc<Slot>>())
     else {
         return Err(Refusal::Invalid("this connection cannot become a WebSocket".into()).into());
     };
-    door.connections.spawn(serve(door.clone(), on_upgrade, slot, entrance));
+    door.connections.spawn(serve(door.clone(), on_upgrade, slot, entrance, parent));
     Ok(switching(accept_key))
 }
 
@@ -135,11 +136,17 @@ fn switching(accept_key: HeaderValue) -> Response {
 }
 
 /// The task of one socket. It holds the connection's slot to its end.
-async fn serve(door: Arc<Door>, on_upgrade: OnUpgrade, slot: Arc<Slot>, entrance: Entrance) {
+async fn serve(
+    door: Arc<Door>,
+    on_upgrade: OnUpgrade,
+    slot: Arc<Slot>,
+    entrance: Entrance,
+    parent: Option<Parent>,
+) {
     match on_upgrade.await {
         Ok(upgraded) => {
             let socket = socket(upgraded, door.limits.message_bytes_max).await;
-            session::run(door, socket, entrance, || slot.leave_address()).await;
+            session::run(door, socket, entrance, parent, || slot.leave_address()).await;
         }
         Err(error) => tracing::debug!(%error, "upgrading a connection"),
     }

@@ -87,12 +87,25 @@ pub enum RopeStyle {
     Neox,
 }
 
+/// How far a gate of a feed-forward opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Curve {
+    /// `x / (1 + exp(-x))`
+    Silu,
+    /// `x / (1 + exp(-2 u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`: the form with a
+    /// hyperbolic tangent.
+    Gelu,
+}
+
 /// The heads that [`Backend::rope`] turns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeShape {
     pub heads: usize,
     pub head_dim: usize,
     pub style: RopeStyle,
+    /// What each pair is multiplied with when it is turned: 1, unless a model that was trained for
+    /// short texts is stretched to long ones.
+    pub magnitude: f32,
 }
 
 /// One matrix to multiply the activations with, and where the product goes.
@@ -127,6 +140,10 @@ pub struct Attention<'a> {
     pub heads: usize,
     /// What a product of query and key is multiplied with before the softmax.
     pub scale: f32,
+    /// Bounds each scaled product by `cap * tanh(product / cap)`.
+    pub soft_cap: Option<f32>,
+    /// How many tokens a row attends, itself and those just before it; `None` is all.
+    pub window: Option<usize>,
     pub spans: &'a [Span<'a>],
 }
 
@@ -216,7 +233,8 @@ pub trait Backend: Send + Sized + 'static {
         products: &mut [Product<'_, Self>],
     ) -> Result<(), BackendError>;
 
-    /// Turns each pair of each head of row `i` by `positions[i] * frequencies[pair]` radians.
+    /// Turns each pair of each head of row `i` by `positions[i] * frequencies[pair]` radians and
+    /// multiplies it with the magnitude.
     ///
     /// `x`: `(positions.len(), heads, head_dim)`; `frequencies` has at most `head_dim / 2` entries
     /// and the elements beyond twice their number stay as they are.
@@ -238,7 +256,8 @@ pub trait Backend: Send + Sized + 'static {
         v: &Self::Buffer,
     ) -> Result<(), BackendError>;
 
-    /// Causal attention of each span's rows over its sequence: `softmax(q * k * scale) * v`.
+    /// Causal attention of each span's rows over its sequence, or over a window of it:
+    /// `softmax(soft_cap(q * k * scale)) * v`.
     ///
     /// `q` and `out`: `(rows of the batch, heads, head_dim)`. The keys and values of the spans' own
     /// rows have been stored before. Rows in no span are left alone; what lies in a block beyond
@@ -251,13 +270,28 @@ pub trait Backend: Send + Sized + 'static {
         out: &mut Self::Buffer,
     ) -> Result<(), BackendError>;
 
-    /// `out = gate / (1 + exp(-gate)) * up` over the first `len` elements.
-    fn silu_mul(
+    /// `out = curve(gate) * up` over the first `len` elements.
+    fn gated(
         &mut self,
+        curve: Curve,
         gate: &Self::Buffer,
         up: &Self::Buffer,
         len: usize,
         out: &mut Self::Buffer,
+    ) -> Result<(), BackendError>;
+
+    /// `x = cap * tanh(x / cap)` over the first `len` elements; `cap` is positive.
+    fn soft_cap(&mut self, x: &mut Self::Buffer, cap: f32, len: usize) -> Result<(), BackendError>;
+
+    /// `x = by * x` over the first `len` elements.
+    fn scale(&mut self, x: &mut Self::Buffer, by: f32, len: usize) -> Result<(), BackendError>;
+
+    /// `x = x + bias`, row by row. `x`: `(rows, bias.len)`; `bias` is exactly as long as a row.
+    fn add_bias(
+        &mut self,
+        x: &mut Self::Buffer,
+        bias: &Self::Buffer,
+        rows: usize,
     ) -> Result<(), BackendError>;
 
     /// `x = x + y` over the first `len` elements.
@@ -266,6 +300,17 @@ pub trait Backend: Send + Sized + 'static {
         x: &mut Self::Buffer,
         y: &Self::Buffer,
         len: usize,
+    ) -> Result<(), BackendError>;
+
+    /// `x[rows[i]] = x[rows[i]] + factors[i] * y[i]`. `x`: `(any, cols)`; `y`: `(rows.len(), cols)`;
+    /// there are as many factors as rows, and no row comes twice.
+    fn add_rows(
+        &mut self,
+        x: &mut Self::Buffer,
+        cols: usize,
+        rows: &[u32],
+        factors: &[f32],
+        y: &Self::Buffer,
     ) -> Result<(), BackendError>;
 
     /// `out[i] = x[rows[i]]`. `x`: `(any, cols)`; `out`: `(rows.len(), cols)`.

@@ -9,6 +9,7 @@ mod attention;
 mod matmul;
 mod refusal;
 mod rows;
+mod variants;
 
 use crate::backend::{Backend, BackendError};
 
@@ -48,6 +49,7 @@ pub fn run<B: Backend>(backend: &mut B) -> Outcome {
     let mut checker = Checker { backend, outcome: Outcome::default(), random: Random(1) };
     matmul::check(&mut checker);
     rows::check(&mut checker);
+    variants::check(&mut checker);
     attention::check(&mut checker);
     refusal::check(&mut checker);
     checker.outcome

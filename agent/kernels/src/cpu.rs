@@ -3,9 +3,9 @@
 //!
 //! The files follow the data: [`simd`] (lanes), [`pool`] and [`grid`] (who computes what),
 //! [`panels`] with its [`codes`] and [`scales`] and [`kv`] (how weights, keys and values lie),
-//! [`activations`] and [`matmul`],
-//! [`attention`], [`rows`] (the rest). Results do not depend on the number of threads, on the other
-//! rows of a batch, or on the instruction set.
+//! [`activations`] and [`matmul`], [`attention`], [`rows`] (the rest), [`variants`] (what only some
+//! architectures need). Results do not depend on the number of threads, on the other rows of a
+//! batch, or on the instruction set.
 
 pub(crate) mod activations;
 pub(crate) mod attention;
@@ -19,8 +19,11 @@ pub(crate) mod pool;
 pub(crate) mod rows;
 pub(crate) mod scales;
 pub(crate) mod simd;
+pub(crate) mod variants;
 
-use crate::backend::{Attention, Backend, BackendError, KvShape, Product, RopeShape, StepLimits};
+use crate::backend::{
+    Attention, Backend, BackendError, Curve, KvShape, Product, RopeShape, StepLimits,
+};
 use crate::format::Format;
 use activations::{ActivationBlock, Kind, pack, partner, quantise, round_bf16, tile_rows};
 use grid::Grid;
@@ -212,6 +215,9 @@ fn check_spans(call: &Attention<'_>, shape: &KvShape) -> Result<usize, BackendEr
     check_layer(op, call.layer, shape)?;
     if call.heads == 0 || !call.heads.is_multiple_of(shape.kv_heads) {
         return wrong("query heads, not a multiple of kv heads", shape.kv_heads, call.heads);
+    }
+    if call.window == Some(0) {
+        return wrong("tokens of the window", 1, 0);
     }
     let mut end = 0;
     for span in call.spans {
@@ -420,18 +426,50 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn silu_mul(
+    fn gated(
         &mut self,
+        curve: Curve,
         gate: &CpuBuffer,
         up: &CpuBuffer,
         len: usize,
         out: &mut CpuBuffer,
     ) -> Result<(), BackendError> {
-        let gate = part("silu_mul", "gate", gate, len)?;
-        let up = part("silu_mul", "up", up, len)?;
-        let out = part_mut("silu_mul", "out", out, len)?;
+        let gate = part("gated", "gate", gate, len)?;
+        let up = part("gated", "up", up, len)?;
+        let out = part_mut("gated", "out", out, len)?;
         if len > 0 {
-            with_simd!(self.proof, simd => rows::silu_mul(simd, &mut self.pool, gate, up, out));
+            let x = (gate, up);
+            with_simd!(self.proof, simd => rows::gated(simd, &mut self.pool, curve, x, out));
+        }
+        Ok(())
+    }
+
+    fn soft_cap(&mut self, x: &mut CpuBuffer, cap: f32, len: usize) -> Result<(), BackendError> {
+        let x = part_mut("soft_cap", "x", x, len)?;
+        if len > 0 {
+            with_simd!(self.proof, simd => variants::soft_cap(simd, &mut self.pool, x, cap));
+        }
+        Ok(())
+    }
+
+    fn scale(&mut self, x: &mut CpuBuffer, by: f32, len: usize) -> Result<(), BackendError> {
+        let x = part_mut("scale", "x", x, len)?;
+        if len > 0 {
+            variants::scale(&mut self.pool, x, by);
+        }
+        Ok(())
+    }
+
+    fn add_bias(
+        &mut self,
+        x: &mut CpuBuffer,
+        bias: &CpuBuffer,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let len = area(rows, bias.len);
+        let x = part_mut("add_bias", "x", x, len)?;
+        if len > 0 {
+            variants::add_bias(&mut self.pool, x, bias.as_slice());
         }
         Ok(())
     }
@@ -442,6 +480,28 @@ impl Backend for Cpu {
         if len > 0 {
             rows::add(&mut self.pool, x, y);
         }
+        Ok(())
+    }
+
+    fn add_rows(
+        &mut self,
+        x: &mut CpuBuffer,
+        cols: usize,
+        rows: &[u32],
+        factors: &[f32],
+        y: &CpuBuffer,
+    ) -> Result<(), BackendError> {
+        let op = "add_rows";
+        if factors.len() != rows.len() {
+            let (what, need, have) = ("factors", rows.len(), factors.len());
+            return Err(BackendError::Shape { op, what, need, have });
+        }
+        let y = part(op, "y", y, area(rows.len(), cols))?;
+        if cols == 0 {
+            return Ok(());
+        }
+        check_ids(op, "row", rows, x.len / cols)?;
+        variants::add_rows(x.as_mut_slice(), cols, (rows, factors), y);
         Ok(())
     }
 

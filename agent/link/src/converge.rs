@@ -58,6 +58,10 @@ const fn at_once(stage: Stage) -> usize {
 /// that a download of many small chunks costs nothing.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
+/// The least time between two reports: whoever tells them on has a longer one, and a report is as
+/// long as everything that is desired.
+const REPORT_EVERY: Duration = Duration::from_millis(50);
+
 /// Drives `residents` towards the newest of `desired` and says in `report` how far they are.
 /// Ends when the sender of `desired` is gone. Whatever is under way is cancelled when this
 /// future ends or is dropped; what is held stays held.
@@ -68,26 +72,40 @@ pub async fn run<R: Residents + 'static>(
 ) {
     let mut converger = Converger::new(residents.clone(), desired.borrow_and_update().clone());
     let progress = converger.progress.clone();
+    let mut report_at = Instant::now();
+    let mut is_reported = false;
     loop {
-        converger.start_what_is_due(Instant::now());
-        publish(&report, converger.report());
-        let retry = converger.next_retry(Instant::now());
+        let now = Instant::now();
+        converger.start_what_is_due(now);
+        if !is_reported && report_at <= now {
+            publish(&report, converger.report());
+            (is_reported, report_at) = (true, now + REPORT_EVERY);
+        }
+        let retry = converger.next_retry(now);
+        let report_due = (!is_reported).then_some(report_at);
         tokio::select! {
+            // With the next turn.
+            () = sleep_until(report_due) => continue,
             changed = desired.changed() => match changed {
                 Ok(()) => converger.aim(desired.borrow_and_update().clone()),
                 Err(_) => break,
             },
             Some(ended) = converger.tasks.join_next_with_id() => {
                 converger.finish(ended, Instant::now());
+                // Many short steps that end together are one turn.
+                while let Some(ended) = converger.tasks.try_join_next_with_id() {
+                    converger.finish(ended, Instant::now());
+                }
             }
             name = residents.lost_model() => converger.lose(name, Instant::now()),
             () = sleep_until(retry) => {}
             () = throttled(&progress) => {}
         }
+        is_reported = false;
     }
 }
 
-/// Every turn publishes, so a notification that another event swallows is not lost.
+/// Every turn is reported, so a notification that another event swallows is not lost.
 async fn throttled(progress: &Notify) {
     progress.notified().await;
     time::sleep(PROGRESS_EVERY).await;
@@ -167,7 +185,7 @@ impl<R: Residents + 'static> Converger<R> {
     fn new(residents: Arc<R>, desired: Arc<Desired>) -> Self {
         Self {
             residents,
-            goal: diff::goal(&desired),
+            goal: diff::goal(&desired, &Goal::new()),
             desired,
             holding: Holding::new(),
             facts: BTreeMap::new(),
@@ -183,7 +201,7 @@ impl<R: Residents + 'static> Converger<R> {
     /// Takes a new goal. A put under way that it does not want is cancelled; a removal is short
     /// and runs to its end.
     fn aim(&mut self, desired: Arc<Desired>) {
-        self.goal = diff::goal(&desired);
+        self.goal = diff::goal(&desired, &self.goal);
         self.desired = desired;
         let goal = &self.goal;
         self.retries.retain(|_, retry| is_wanted(goal, &retry.step));

@@ -26,12 +26,28 @@ impl fmt::Display for Key {
     }
 }
 
-/// What an item should be, shared between goal, steps and holding.
-#[derive(Clone, Debug, PartialEq)]
+/// What an item should be, shared between goals, steps and holding.
+#[derive(Clone, Debug)]
 pub(crate) enum Spec {
     Model(Arc<DesiredModel>),
     Pipeline(Arc<DesiredPipeline>),
     Tenant(Arc<DesiredTenant>),
+}
+
+impl PartialEq for Spec {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Model(a), Self::Model(b)) => is_equal(a, b),
+            (Self::Pipeline(a), Self::Pipeline(b)) => is_equal(a, b),
+            (Self::Tenant(a), Self::Tenant(b)) => is_equal(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// Most are the same one: a goal shares what did not change with the one before.
+fn is_equal<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
 }
 
 impl Spec {
@@ -57,12 +73,33 @@ pub(crate) type Holding = BTreeMap<Key, Held>;
 /// A desired state by its items.
 pub(crate) type Goal = BTreeMap<Key, Spec>;
 
-pub(crate) fn goal(desired: &Desired) -> Goal {
-    let models = desired.models.iter().map(|model| Spec::Model(Arc::new(model.clone())));
-    let pipelines =
-        desired.pipelines.iter().map(|pipeline| Spec::Pipeline(Arc::new(pipeline.clone())));
-    let tenants = desired.tenants.iter().map(|tenant| Spec::Tenant(Arc::new(tenant.clone())));
-    models.chain(pipelines).chain(tenants).map(|spec| (spec.key(), spec)).collect()
+/// The items of `desired`, each shared with `before` where it is as it was.
+pub(crate) fn goal(desired: &Desired, before: &Goal) -> Goal {
+    let models = desired.models.iter().map(|model| {
+        let key = Key::Model(model.name.clone());
+        let spec = match before.get(&key) {
+            Some(Spec::Model(old)) if **old == *model => Spec::Model(old.clone()),
+            _ => Spec::Model(Arc::new(model.clone())),
+        };
+        (key, spec)
+    });
+    let pipelines = desired.pipelines.iter().map(|pipeline| {
+        let key = Key::Pipeline(pipeline.name.clone());
+        let spec = match before.get(&key) {
+            Some(Spec::Pipeline(old)) if **old == *pipeline => Spec::Pipeline(old.clone()),
+            _ => Spec::Pipeline(Arc::new(pipeline.clone())),
+        };
+        (key, spec)
+    });
+    let tenants = desired.tenants.iter().map(|tenant| {
+        let key = Key::Tenant(tenant.name.clone());
+        let spec = match before.get(&key) {
+            Some(Spec::Tenant(old)) if **old == *tenant => Spec::Tenant(old.clone()),
+            _ => Spec::Tenant(Arc::new(tenant.clone())),
+        };
+        (key, spec)
+    });
+    models.chain(pipelines).chain(tenants).collect()
 }
 
 /// One thing to do, whole in itself and idempotent.
@@ -84,17 +121,21 @@ impl Step {
 /// The steps from `holding` to `goal`: what is used before its users, then what is no longer
 /// wanted, users first.
 pub(crate) fn diff(holding: &Holding, goal: &Goal) -> Vec<Step> {
-    let is_held = |key: &Key, spec: &Spec| matches!(holding.get(key), Some(Held::Known(held)) if held == spec);
-    let puts = goal
-        .iter()
-        .filter(|(key, spec)| !is_held(key, spec))
-        .map(|(_, spec)| Step::Put(spec.clone()));
-    let removals = holding
-        .keys()
-        .rev()
-        .filter(|key| !goal.contains_key(key))
-        .map(|key| Step::Remove(key.clone()));
-    puts.chain(removals).collect()
+    let (mut puts, mut removals) = (Vec::new(), Vec::new());
+    // Both are in the order of their keys, and most of them have the same ones.
+    let mut held = holding.iter().peekable();
+    for (key, spec) in goal {
+        while let Some((unwanted, _)) = held.next_if(|(held, _)| *held < key) {
+            removals.push(Step::Remove(unwanted.clone()));
+        }
+        let known = held.next_if(|(held, _)| *held == key);
+        if !matches!(known, Some((_, Held::Known(known))) if known == spec) {
+            puts.push(Step::Put(spec.clone()));
+        }
+    }
+    removals.extend(held.map(|(unwanted, _)| Step::Remove(unwanted.clone())));
+    puts.extend(removals.into_iter().rev());
+    puts
 }
 
 /// What is held once `step` has ended well.
@@ -123,7 +164,7 @@ mod tests {
             after in arbitrary::desired(),
             unknown in any::<prop::sample::Index>(),
         ) {
-            let (before, after) = (goal(&before), goal(&after));
+            let (before, after) = (goal(&before, &Goal::new()), goal(&after, &Goal::new()));
             let mut holding = hold(&before);
             if !holding.is_empty() {
                 let index = unknown.index(holding.len());
@@ -141,11 +182,32 @@ mod tests {
             before in arbitrary::desired(),
             after in arbitrary::desired(),
         ) {
-            let (before, after) = (goal(&before), goal(&after));
+            let (before, after) = (goal(&before, &Goal::new()), goal(&after, &Goal::new()));
             let steps = diff(&hold(&before), &after);
             let keys: std::collections::BTreeSet<_> = steps.iter().map(Step::key).collect();
             prop_assert_eq!(keys.len(), steps.len());
             prop_assert!(keys.iter().all(|key| before.get(key) != after.get(key)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_goal_is_the_same_whatever_it_shares_and_shares_what_did_not_change(
+            before in arbitrary::desired(),
+            after in arbitrary::desired(),
+        ) {
+            let before = goal(&before, &Goal::new());
+            let next = goal(&after, &before);
+            prop_assert_eq!(&next, &goal(&after, &Goal::new()));
+            for (key, spec) in &next {
+                let is_shared = match (before.get(key), spec) {
+                    (Some(Spec::Model(old)), Spec::Model(new)) => Arc::ptr_eq(old, new),
+                    (Some(Spec::Pipeline(old)), Spec::Pipeline(new)) => Arc::ptr_eq(old, new),
+                    (Some(Spec::Tenant(old)), Spec::Tenant(new)) => Arc::ptr_eq(old, new),
+                    _ => false,
+                };
+                prop_assert_eq!(is_shared, before.get(key) == Some(spec));
+            }
         }
     }
 
@@ -158,7 +220,7 @@ mod tests {
             };
             steps.iter().map(kind).collect::<Vec<_>>()
         };
-        let sample = goal(&arbitrary::sample());
+        let sample = goal(&arbitrary::sample(), &Goal::new());
         assert_eq!(
             kinds(&diff(&Holding::new(), &sample)),
             ["put model default/tiny", "put pipeline default/digest", "put tenant default/acme"]

@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use prost::bytes::Bytes;
 use realm_core::desired::Desired;
 use thiserror::Error;
 use tokio::{sync::watch, task};
@@ -109,9 +110,31 @@ impl Ledger {
     /// After an error the subscribers still hold the state that was held before. So does the disk,
     /// unless the state had its slot and only the folder could not be synced: then a restart may
     /// find either of the two, and until then the next state is written over the new one.
-    pub async fn accept(&self, desired: Desired) -> Result<Accepted, LedgerError> {
+    pub async fn accept(&self, desired: impl Into<Arc<Desired>>) -> Result<Accepted, LedgerError> {
+        self.accept_with(desired.into(), |desired| {
+            let payload = convert::encode(desired);
+            convert::decode(&payload).map_err(LedgerError::Invalid)?;
+            Ok(payload.into())
+        })
+        .await
+    }
+
+    /// The same for a state that came as `payload`, and was read from it.
+    pub(crate) async fn accept_received(
+        &self,
+        desired: Arc<Desired>,
+        payload: Bytes,
+    ) -> Result<Accepted, LedgerError> {
+        self.accept_with(desired, |_| Ok(payload)).await
+    }
+
+    async fn accept_with(
+        &self,
+        desired: Arc<Desired>,
+        payload: impl FnOnce(&Desired) -> Result<Bytes, LedgerError> + Send + 'static,
+    ) -> Result<Accepted, LedgerError> {
         let ledger = self.clone();
-        let accepted = task::spawn_blocking(move || ledger.accept_blocking(desired));
+        let accepted = task::spawn_blocking(move || ledger.accept_blocking(desired, payload));
         match accepted.await {
             Ok(accepted) => accepted,
             Err(lost) => {
@@ -121,17 +144,19 @@ impl Ledger {
         }
     }
 
-    fn accept_blocking(&self, desired: Desired) -> Result<Accepted, LedgerError> {
+    fn accept_blocking(
+        &self,
+        desired: Arc<Desired>,
+        payload: impl FnOnce(&Desired) -> Result<Bytes, LedgerError>,
+    ) -> Result<Accepted, LedgerError> {
         // Held from the check to the end: of two states that are accepted at once, the second
         // is checked against the first.
         let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
         if let Accepted::AlreadyHave = check(&self.newest(), &desired)? {
             return Ok(Accepted::AlreadyHave);
         }
-        let payload = convert::encode(&desired);
-        convert::decode(&payload).map_err(LedgerError::Invalid)?;
-        disk.write(&slot::seal(&payload)?)?;
-        self.newest.send_replace(Arc::new(desired));
+        disk.write(&slot::seal(&payload(&desired)?)?)?;
+        self.newest.send_replace(desired);
         Ok(Accepted::New)
     }
 }

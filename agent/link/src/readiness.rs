@@ -27,7 +27,8 @@ pub async fn follow(
     let mut readiness = Readiness { generation, tried: BTreeSet::new() };
     loop {
         let ahead = ahead(&desired.borrow_and_update());
-        if readiness.take(&report.borrow_and_update(), &ahead) {
+        let is_used = |key: &Key| !matches!(key, Key::Model(name) if ahead.contains(name));
+        if readiness.take(&report.borrow_and_update(), is_used) {
             ready.send_replace(true);
             return;
         }
@@ -39,6 +40,14 @@ pub async fn follow(
             return;
         }
     }
+}
+
+/// Returns when every tenant of `generation`, or of a later one, has been tried: whose keys open
+/// the door is known then, whatever becomes of the models. `false` when the report's sender is gone.
+pub async fn until_tenants_tried(generation: u64, mut report: watch::Receiver<Report>) -> bool {
+    let mut readiness = Readiness { generation, tried: BTreeSet::new() };
+    let are_tried = |report: &Report| readiness.take(report, |key| matches!(key, Key::Tenant(_)));
+    report.wait_for(are_tried).await.is_ok()
 }
 
 /// The models that no call uses here.
@@ -55,11 +64,10 @@ struct Readiness {
 }
 
 impl Readiness {
-    /// Takes note of a report; says whether the node is ready, whatever becomes of the models that
-    /// are looked at `ahead` of need.
-    fn take(&mut self, report: &Report, ahead: &BTreeSet<ModelName>) -> bool {
+    /// Takes note of a report; says whether all that `is_used` has been tried.
+    fn take(&mut self, report: &Report, is_used: impl Fn(&Key) -> bool) -> bool {
         let mut items = items(report);
-        items.retain(|(key, _)| !matches!(key, Key::Model(name) if ahead.contains(name)));
+        items.retain(|(key, _)| is_used(key));
         self.tried.retain(|key| items.iter().any(|(item, _)| item == key));
         let ended = items.iter().filter(|(_, is_tried)| *is_tried);
         self.tried.extend(ended.map(|(key, _)| key.clone()));
@@ -87,6 +95,7 @@ fn items(report: &Report) -> Vec<(Key, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use realm_core::{
         name::{ModelName, TenantName},
         report::{Failure, ModelReport, TenantReport},
@@ -109,7 +118,7 @@ mod tests {
     }
 
     fn is_ready(node: &mut Readiness, report: &Report) -> bool {
-        node.take(report, &BTreeSet::new())
+        node.take(report, |_| true)
     }
 
     fn readiness(generation: u64) -> Readiness {
@@ -130,6 +139,17 @@ mod tests {
         assert!(!is_ready(&mut node, &report(1, ModelPhase::Failed(failed()), Phase::Pending)));
         let fetching = ModelPhase::Fetching { bytes_done: 1, bytes_total: None };
         assert!(is_ready(&mut node, &report(1, fetching, Phase::Failed(failed()))));
+    }
+
+    #[tokio::test]
+    async fn every_key_is_known_while_models_are_still_loading() {
+        let (reports, receiver) = watch::channel(Report::default());
+        let mut known = Box::pin(until_tenants_tried(1, receiver));
+        for phase in [Phase::Pending, Phase::Ready] {
+            assert!((&mut known).now_or_never().is_none(), "before {phase:?}");
+            reports.send_replace(report(1, ModelPhase::Loading, phase));
+        }
+        assert!(known.await);
     }
 
     #[test]

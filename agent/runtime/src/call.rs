@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use realm_core::{
-    call::Deadline, desired::DesiredTenant, engine::Finish, refusal::Refusal, reply::ReplySender,
+    call::Deadline,
+    desired::DesiredTenant,
+    engine::Finish,
+    refusal::Refusal,
+    reply::ReplySender,
+    trace::{self, Key, Scope, SpanName},
 };
 use serde_json::Value;
 use tokio::time::timeout_at;
@@ -47,6 +52,8 @@ pub(crate) struct Run<'a> {
     pub(crate) deadline: Option<Deadline>,
     pub(crate) step: Option<Arc<str>>,
     pub(crate) tracker: Tracker,
+    /// Where the run leaves its span.
+    pub(crate) trace: Scope,
 }
 
 /// What a function came to.
@@ -64,10 +71,18 @@ pub(crate) async fn run(running: &Running, run: Run<'_>) -> Result<Answer, Refus
     }
     let whole = running.allowance.deadline;
     let deadline = run.deadline.map_or(whole, |own| whole.earliest(own));
-    match timeout_at(deadline.at().into(), handle(running, run, deadline)).await {
+    let mut span = run.trace.begin(SpanName::Program);
+    let before = running.allowance.spent();
+    let run = Run { trace: span.scope(), ..run };
+    let ended = match timeout_at(deadline.at().into(), handle(running, run, deadline)).await {
         Ok(answer) => answer,
         Err(_elapsed) => Err(deadline.refusal()),
-    }
+    };
+    let spent = running.allowance.spent();
+    span.set(Key::Fuel, spent.fuel.saturating_sub(before.fuel));
+    span.set(Key::HostCalls, spent.host_calls.saturating_sub(before.host_calls));
+    span.end(trace::outcome(&ended));
+    ended
 }
 
 async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<Answer, Refusal> {
@@ -92,7 +107,7 @@ async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<A
 }
 
 fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
-    let Run { step, tracker, .. } = run;
+    let Run { step, tracker, trace, .. } = run;
     let Allowance { host_calls, output, log_lines, .. } = running.allowance.clone();
     HostCall {
         tenant: running.tenant.clone(),
@@ -104,6 +119,7 @@ fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
         host_calls,
         log_lines,
         span: running.span.clone(),
+        trace,
     }
 }
 

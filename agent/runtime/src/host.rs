@@ -11,6 +11,7 @@ use realm_core::{
     call::Deadline,
     desired::DesiredTenant,
     refusal::{ProgramLimit, Refusal},
+    trace::{Open, Scope, SpanName},
 };
 use tracing::Span;
 use wasmtime::{ResourceLimiter, component::ResourceTable};
@@ -51,6 +52,8 @@ pub(crate) struct HostCall {
     pub(crate) host_calls: Countdown,
     pub(crate) log_lines: Left,
     pub(crate) span: Span,
+    /// Where what the program asks for leaves spans.
+    pub(crate) trace: Scope,
 }
 
 impl Host {
@@ -81,6 +84,11 @@ impl Host {
         let call = self.call()?;
         call.host_calls.take(1)?;
         Ok(call)
+    }
+
+    /// The span of something that the program has asked for.
+    fn begin(&self, name: SpanName) -> Open {
+        self.call.as_ref().map_or(Open::OFF, |call| call.trace.begin(name))
     }
 
     /// The running call.

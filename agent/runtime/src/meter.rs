@@ -21,6 +21,7 @@ use crate::{
     host::log,
     refusal::Ended,
     sandbox::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX},
+    spent::ProgramSpent,
 };
 
 /// Charges a call's tokens as they are spent and adds them up for its reply.
@@ -84,8 +85,11 @@ impl Allowance {
         }
     }
 
-    pub(crate) fn fuel_spent(&self) -> u64 {
-        self.fuel_max.saturating_sub(self.fuel.get())
+    pub(crate) fn spent(&self) -> ProgramSpent {
+        ProgramSpent {
+            fuel: self.fuel_max.saturating_sub(self.fuel.get()),
+            host_calls: self.host_calls.spent(),
+        }
     }
 }
 

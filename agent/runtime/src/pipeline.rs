@@ -10,6 +10,7 @@ use realm_core::{
     desired::{DesiredPipeline, DesiredTenant, OnError, PipelineStep, Template, TemplatePart},
     engine::Finish,
     refusal::{ProgramLimit, Refusal},
+    trace::{self, Key, SpanName},
 };
 use serde_json::{Map, Value, json};
 
@@ -84,7 +85,13 @@ async fn run_step(
 ) -> Result<Answer, Refusal> {
     let params = params(runner.tenant(), step, filling)?;
     let deadline = Deadline::after(Instant::now(), step.deadline_ms);
-    Box::pin(runner.run(step.name.as_str().into(), params, deadline)).await
+    let mut span = runner.trace().begin(SpanName::Step);
+    span.set(Key::Step, step.name.as_str());
+    span.set(Key::ModelName, step.model.as_str());
+    let name = step.name.as_str().into();
+    let ran = Box::pin(runner.run(name, params, deadline, span.scope())).await;
+    span.end(trace::outcome(&ran));
+    ran
 }
 
 /// A step's text when it fails. What ends the whole call ends it whatever a step says.

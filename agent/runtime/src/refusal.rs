@@ -25,6 +25,19 @@ pub(crate) enum HostError {
     Ended(wasmtime::Error),
 }
 
+impl HostError {
+    /// How the work ended, for its span.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.code(),
+            Self::Ended(error) => match error.downcast_ref() {
+                Some(Ended(refusal)) => refusal.code(),
+                None => Refusal::Internal.code(),
+            },
+        }
+    }
+}
+
 impl From<Refusal> for HostError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
@@ -80,6 +93,7 @@ pub(crate) fn tell(refusal: &Refusal) -> Told {
         | Refusal::TooManyRequests { .. }
         | Refusal::TooManyTokens { .. }
         | Refusal::TooManyCalls { .. }
+        | Refusal::Starting
         | Refusal::Draining
         | Refusal::Moved
         | Refusal::DeadlineExceeded { .. }

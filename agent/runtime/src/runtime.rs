@@ -284,7 +284,8 @@ impl Work {
             }
             Self::Function(tracker) => {
                 let (function, params) = (call.function.as_str(), &call.params);
-                let run = Run { function, params, deadline: None, step: None, tracker };
+                let trace = call.trace.clone();
+                let run = Run { function, params, deadline: None, step: None, tracker, trace };
                 call::run(running, run).await
             }
         }

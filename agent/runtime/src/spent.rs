@@ -47,8 +47,9 @@ pub(crate) struct Booking {
 impl Drop for Booking {
     fn drop(&mut self) {
         let Account { fuel, host_calls } = &*self.spent.0;
-        fuel.fetch_add(self.allowance.fuel_spent(), Ordering::Relaxed);
-        host_calls.fetch_add(self.allowance.host_calls.spent(), Ordering::Relaxed);
+        let spent = self.allowance.spent();
+        fuel.fetch_add(spent.fuel, Ordering::Relaxed);
+        host_calls.fetch_add(spent.host_calls, Ordering::Relaxed);
     }
 }
 

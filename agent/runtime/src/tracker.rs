@@ -124,10 +124,12 @@ mod tests {
         Generation {
             prompt: vec![1],
             sampling: Sampling::default(),
+            bias: Vec::new(),
             tokens_max: None,
             stop: Vec::new(),
             deadline: None,
             resume: None,
+            milestones: None,
         }
     }
 

@@ -16,6 +16,7 @@ use realm_core::{
     desired::Peer,
     name::{ModelName, TenantName},
 };
+use realm_link::peer::CALLS_MAX;
 use serde_json::Value;
 
 /// Bytes of its parameters by which calls are found to begin alike: longer than most system
@@ -68,13 +69,14 @@ impl Write for Head {
 }
 
 /// The node that such a call should go to: its favourite, unless that has clearly more in hand than
-/// another one.
+/// another one. `None` where each has as many as it takes from one door.
 pub(super) fn choose<'a>(
     peers: &[&'a Peer],
     beginning: Beginning,
     in_hand: impl Fn(&Peer) -> u32,
 ) -> Option<&'a Peer> {
-    let calls: Vec<_> = peers.iter().map(|peer| (*peer, in_hand(peer))).collect();
+    let calls = peers.iter().map(|peer| (*peer, in_hand(peer)));
+    let calls: Vec<_> = calls.filter(|(_, calls)| *calls < CALLS_MAX).collect();
     let least = calls.iter().map(|(_, calls)| *calls).min()?;
     let is_open = |calls: u32| calls <= least.saturating_add(FAVOUR_CALLS);
     let open = calls.into_iter().filter(|(_, calls)| is_open(*calls)).map(|(peer, _)| peer);
@@ -166,6 +168,18 @@ mod tests {
         assert_eq!(check("hello", calls), favourite);
         calls[index] += 1;
         assert_ne!(check("hello", calls), favourite);
+    }
+
+    #[test]
+    fn a_node_that_takes_no_more_from_this_door_is_passed_over() {
+        let favourite = check("hello", [CALLS_MAX - 1; 3]);
+        let index = ["n0", "n1", "n2"].iter().position(|node| *node == favourite).unwrap();
+        let mut calls = [CALLS_MAX - 1; 3];
+        calls[index] = CALLS_MAX;
+        assert_ne!(check("hello", calls), favourite);
+        let peers = [peer("n0"), peer("n1")];
+        let all: Vec<_> = peers.iter().collect();
+        assert_eq!(choose(&all, beginning(&json!(null)), |_| CALLS_MAX), None);
     }
 
     #[test]

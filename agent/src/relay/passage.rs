@@ -17,6 +17,7 @@ use realm_core::{
     reply::{Done, ReplyEvent, ReplySender},
     report,
     tenants::Tenants as _,
+    trace::{self, Key, OK, Open, SpanName},
 };
 use realm_link::peer::{PeerError, PeerEvent, PeerReply};
 use realm_runtime::{End, deliver};
@@ -44,11 +45,22 @@ const HOLD_MAX: Duration = Duration::from_mins(1);
 /// may still compile the tenant's program, which takes about a second, and nobody says when.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// What a client should wait when every node that has its model has as many calls of this door as
+/// it takes: of hundreds that take seconds some end within one.
+const FULL_RETRY_MS: u64 = 1000;
+
 /// How long beyond a deadline its node may take to say that it is over: the way there and back.
 const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 
 /// Bytes of a name that comes back to whoever sent it: one paragraph.
 const ALIAS_BYTES_MAX: usize = 1 << 10;
+
+/// Nodes that did not take a call and are named in its trace: a minute's worth of them would leave
+/// no room for the one that does.
+const NOT_TAKEN_TRACED_MAX: u32 = 8;
+
+/// How the span of a node that did not take a call ends.
+const NOT_TAKEN: &str = "not_taken";
 
 /// A call that is not served on this node, as it seems.
 pub(super) struct Passage {
@@ -60,7 +72,15 @@ pub(super) struct Passage {
     sender: ReplySender,
     /// Nodes that have not taken the call since it last waited.
     tried: HashSet<Peer>,
-    held: Option<(Held, Instant)>,
+    held: Option<Waiting>,
+    not_taken: u32,
+}
+
+/// A place among the calls that wait.
+struct Waiting {
+    _held: Held,
+    since: Instant,
+    span: Open,
 }
 
 /// How one step of a passage went.
@@ -88,7 +108,8 @@ impl Passage {
         sender: ReplySender,
     ) -> Self {
         let arrivals = door.runtime.arrivals();
-        Self { door, routes, arrivals, need, sender, tried: HashSet::new(), held: None }
+        let (tried, held) = (HashSet::new(), None);
+        Self { door, routes, arrivals, need, sender, tried, held, not_taken: 0 }
     }
 
     /// Takes the call to its end. What it holds is given back before its end is told.
@@ -99,6 +120,7 @@ impl Passage {
                 Step::Again => {}
                 Step::Ended(ended) => break ended,
                 Step::Here => {
+                    self.has_waited(OK);
                     let Self { door, sender, .. } = self;
                     return door.runtime.start_into(call, sender, end);
                 }
@@ -107,6 +129,7 @@ impl Passage {
                 break Err(deadline.refusal());
             }
         };
+        self.has_waited(trace::outcome(&ended));
         drop((call, self.held.take()));
         end.send(ended);
     }
@@ -130,7 +153,7 @@ impl Passage {
                 let chosen = choose(&peers, beginning, |peer| self.door.in_hand.of(peer));
                 match chosen.cloned() {
                     Some(peer) => self.ask(call, &peer, &model.clone()).await,
-                    None => Step::Ended(Err(self.not_ready("it is on no node"))),
+                    None => Step::Ended(Err(Refusal::Busy { retry_after_ms: FULL_RETRY_MS })),
                 }
             }
             Look::Coming(model) => self.wait(call, &model.clone()).await,
@@ -166,12 +189,14 @@ impl Passage {
     /// Waits until something may have changed for the better.
     async fn wait(&mut self, call: &Admitted, model: &ModelName) -> Step {
         let since = match &self.held {
-            Some((_, since)) => *since,
+            Some(waiting) => waiting.since,
             None => match self.door.hold.take(call.caller().tenant(), model) {
                 Ok(held) => {
-                    let now = Instant::now();
-                    self.held = Some((held, now));
-                    now
+                    let since = Instant::now();
+                    let mut span = call.call().trace.begin(SpanName::Hold);
+                    span.set(Key::ModelName, model.as_str());
+                    self.held = Some(Waiting { _held: held, since, span });
+                    since
                 }
                 Err(refusal) => return Step::Ended(Err(refusal)),
             },
@@ -196,15 +221,20 @@ impl Passage {
     /// Hands the call to one node.
     async fn ask(&mut self, call: &Admitted, peer: &Peer, model: &ModelName) -> Step {
         let place = self.door.in_hand.add(peer);
+        let mut span = call.call().trace.begin(SpanName::Forward);
+        span.set(Key::Node, peer.node.as_str());
+        span.set(Key::ModelName, model.as_str());
+        let scope = span.scope();
         let taken = tokio::select! {
             () = self.sender.closed() => {
                 return self.ended(Outcome::Cancelled, Err(Refusal::Cancelled));
             }
-            taken = self.door.peers.call(peer, call, model) => taken,
+            taken = self.door.peers.call(peer, call, model, &scope) => taken,
         };
         let answered = match taken {
             Ok(reply) => {
                 // It does not wait any more.
+                self.has_waited(OK);
                 let held = self.held.take();
                 let answered = self.answer(call, reply, place).await;
                 if let Answered::NotBegun(_) = answered {
@@ -214,6 +244,7 @@ impl Passage {
             }
             Err(error) => Answered::NotBegun(error),
         };
+        self.leave(span, &answered);
         match answered {
             Answered::Ended(Ok(done)) => self.ended(Outcome::Served, Ok(done)),
             Answered::Ended(Err(Refusal::Cancelled)) => {
@@ -225,6 +256,11 @@ impl Passage {
                 tracing::debug!(peer = peer.node, cause, "an answer was cut");
                 self.ended(Outcome::Cut, Err(Refusal::Moved))
             }
+            Answered::NotBegun(error) if !error.is_passing() => {
+                let cause = report::chain(&error);
+                tracing::error!(peer = peer.node, cause, "a peer does not understand a call");
+                self.ended(Outcome::Refused, Err(Refusal::Internal))
+            }
             Answered::NotBegun(error) => {
                 let cause = report::chain(&error);
                 tracing::debug!(peer = peer.node, cause, "a peer did not take a call");
@@ -235,19 +271,61 @@ impl Passage {
         }
     }
 
+    /// Ends the span of a node that was asked.
+    fn leave(&mut self, mut span: Open, answered: &Answered) {
+        let outcome = match answered {
+            Answered::Ended(ended) => trace::outcome(ended),
+            Answered::Cut(_) => Refusal::Moved.code(),
+            Answered::NotBegun(_) => {
+                self.not_taken = self.not_taken.saturating_add(1);
+                if self.not_taken > NOT_TAKEN_TRACED_MAX {
+                    return span.forget();
+                }
+                NOT_TAKEN
+            }
+        };
+        span.end(outcome);
+    }
+
+    /// Ends the span of the wait, if there is one.
+    fn has_waited(&mut self, outcome: &'static str) {
+        if let Some(waiting) = &mut self.held {
+            waiting.span.end(outcome);
+        }
+    }
+
     fn ended(&self, outcome: Outcome, ended: Result<Done, Refusal>) -> Step {
         self.door.figures.count(outcome);
         Step::Ended(ended)
     }
 
-    /// Brings the answer to the client and charges what it costs, as that becomes known.
+    /// Brings the answer to the client and charges what it costs.
     async fn answer(&self, call: &Admitted, mut reply: PeerReply, _place: OneInHand) -> Answered {
+        let mut paid = Usage::default();
+        let answered = self.bring(call, &mut reply, &mut paid).await;
+        match answered {
+            // Another node does it all again.
+            Answered::NotBegun(_) => call.take_back(paid, Instant::now()),
+            // What was computed before the client was slow or gone, or the call was over.
+            Answered::Ended(Err(_)) => {
+                if let Some(spent) = reply.take_unread() {
+                    // It goes on nowhere.
+                    let _ = pay(call, &mut paid, spent);
+                }
+            }
+            Answered::Ended(Ok(_)) | Answered::Cut(_) => {}
+        }
+        answered
+    }
+
+    /// Brings the answer to the client, and pays what it costs as that becomes known.
+    async fn bring(&self, call: &Admitted, reply: &mut PeerReply, paid: &mut Usage) -> Answered {
         let limits = &call.caller().rights().limits.program;
         let whole = Deadline::after(Instant::now(), limits.deadline_ms);
         let deadline = call.call().deadline.map_or(whole, |asked| asked.earliest(whole));
         let patience = time::sleep_until((deadline.at() + DEADLINE_GRACE).into());
         tokio::pin!(patience);
-        let (mut paid, mut has_begun) = (Usage::default(), false);
+        let mut has_begun = false;
         loop {
             let heard = tokio::select! {
                 () = self.sender.closed() => return Answered::Ended(Err(Refusal::Cancelled)),
@@ -257,44 +335,42 @@ impl Passage {
             let PeerEvent { spent, event } = match heard {
                 Ok(event) => event,
                 Err(error) if has_begun => return Answered::Cut(error),
-                Err(error) => {
-                    // Another node does it all again.
-                    call.take_back(paid, Instant::now());
-                    return Answered::NotBegun(error);
-                }
+                Err(error) => return Answered::NotBegun(error),
             };
-            pay(call, &mut paid, spent);
-            match event {
-                None => {}
-                Some(ReplyEvent::Chunk(chunk)) => {
-                    has_begun = true;
-                    if let Err(refusal) = deliver(&self.sender, chunk).await {
-                        return Answered::Ended(Err(refusal));
-                    }
-                }
+            let may_go_on = pay(call, paid, spent);
+            let went_on = match event {
+                // It is over, and whole.
                 Some(ReplyEvent::Done(done)) => return Answered::Ended(Ok(done)),
-                Some(ReplyEvent::Failed(refusal)) => return Answered::Ended(Err(refusal)),
+                Some(ReplyEvent::Failed(refusal)) => Err(refusal),
+                Some(ReplyEvent::Chunk(chunk)) if may_go_on.is_ok() => {
+                    has_begun = true;
+                    deliver(&self.sender, chunk).await
+                }
+                Some(ReplyEvent::Chunk(_)) | None => may_go_on,
+            };
+            if let Err(refusal) = went_on {
+                return Answered::Ended(Err(refusal));
             }
         }
     }
 }
 
-/// Charges what has been spent since the last time.
-fn pay(call: &Admitted, paid: &mut Usage, spent: Usage) {
+/// Charges what has been spent since the last time, and says whether the call may go on.
+fn pay(call: &Admitted, paid: &mut Usage, spent: Usage) -> Result<(), Refusal> {
     let now = Instant::now();
     let more = Usage {
         prompt_tokens: spent.prompt_tokens.saturating_sub(paid.prompt_tokens),
         cached_tokens: 0,
         completion_tokens: spent.completion_tokens.saturating_sub(paid.completion_tokens),
     };
-    if more != Usage::default() {
-        call.charge(more, now);
-    }
+    let may_go_on =
+        if more == Usage::default() { Ok(()) } else { call.charge_from_afar(more, now) };
     let cached = spent.cached_tokens.saturating_sub(paid.cached_tokens);
     if cached > 0 {
         call.refund(cached, now);
     }
     *paid = spent;
+    may_go_on
 }
 
 async fn sleep_until(at: Option<time::Instant>) {

@@ -1,6 +1,12 @@
 //! An agent in a folder of its own, and tenants for it.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    task::{Context, Waker},
+    time::Instant,
+};
 
 use realm_agent::{Agent, AgentOptions};
 use realm_core::{
@@ -13,10 +19,12 @@ use realm_core::{
     name::TenantName,
     refusal::Refusal,
     reply::ReplyEvent,
+    report::Report,
     tenants::Tenants as _,
 };
 use realm_store::{Site, StoreOptions};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 pub(crate) const PIRATE: &[u8] =
     include_bytes!("../../../sdks/guest-rust/programs/pirate/pirate.wasm");
@@ -27,7 +35,19 @@ pub(crate) struct House {
 }
 
 impl House {
+    /// An agent that has started and holds nothing.
     pub(crate) fn new() -> Self {
+        let house = Self::starting();
+        let nothing = watch::channel(Report::default()).1;
+        let known = Box::pin(house.agent.know_all_keys(0, nothing))
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(known.is_ready());
+        house
+    }
+
+    /// An agent that may come to more keys than it has.
+    pub(crate) fn starting() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let agent = Agent::new(AgentOptions {
             store_dir: dir.path().join("store"),

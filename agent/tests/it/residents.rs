@@ -1,17 +1,23 @@
 //! What becomes of a tenant or a model whose file cannot be had.
 
-use std::{fs, future, pin::pin, task::Poll};
+use std::{
+    fs, future,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
 
 use realm_core::{
     desired::{Accelerator, Artifact, DesiredModel, ModelGrant, Program, Stage},
     name::ModelName,
     refusal::Refusal,
+    report::{Phase, Report, TenantReport},
     residents::Residents as _,
     tenants::Tenants as _,
 };
 use realm_kernels::format::Format;
 use realm_runtime::PROGRAM_BYTES_MAX;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::{
     house::{House, PIRATE, WRONG, key, tenant},
@@ -62,6 +68,23 @@ async fn a_tenants_rights_change_though_its_program_is_gone() {
 }
 
 #[tokio::test]
+async fn a_tenants_rights_change_while_the_program_that_was_elsewhere_does_not_come() {
+    let house = House::new();
+    let mut acme = tenant("acme", Program::BuiltIn);
+    acme.program = None;
+    assert_eq!(house.agent.put_tenant(&acme).await.unwrap(), None);
+    house.caller("acme").unwrap();
+
+    let (_, artifact) = house.file("program.wasm", b"not a program");
+    acme.program = tenant("acme", Program::Component(artifact)).program;
+    acme.keys = vec![key("second")];
+    let failure = house.agent.put_tenant(&acme).await.unwrap_err();
+    assert_eq!(failure.reason, "ProgramInvalid");
+    assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated, "it is revoked");
+    house.caller("second").unwrap();
+}
+
+#[tokio::test]
 async fn a_tenants_keys_open_with_its_first_program() {
     let house = House::new();
     let (path, artifact) = house.file("program.wasm", b"not a program");
@@ -72,6 +95,25 @@ async fn a_tenants_keys_open_with_its_first_program() {
     fs::write(path, PIRATE).unwrap();
     house.agent.put_tenant(&acme).await.unwrap();
     house.caller("acme").unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_there_yet_is_refused_for_good_once_everybody_has_been_tried() {
+    let house = House::starting();
+    let acme = tenant("acme", Program::BuiltIn);
+    let (reports, report) = watch::channel(Report::default());
+    let mut known = pin!(house.agent.know_all_keys(1, report));
+    assert_eq!(house.caller("acme").unwrap_err(), Refusal::Starting);
+    assert!(known.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    house.agent.put_tenant(&acme).await.unwrap();
+    house.caller("acme").unwrap();
+    assert_eq!(house.caller("other").unwrap_err(), Refusal::Starting);
+    let tried = TenantReport { name: acme.name, phase: Phase::Ready, program: None };
+    let report = Report { generation: 1, tenants: vec![tried], ..Report::default() };
+    reports.send_replace(report);
+    known.await;
+    house.caller("acme").unwrap();
+    assert_eq!(house.caller("other").unwrap_err(), Refusal::Unauthenticated);
 }
 
 #[tokio::test]

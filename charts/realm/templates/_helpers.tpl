@@ -69,6 +69,13 @@ app.kubernetes.io/component: agent
 {{- end -}}
 {{- end -}}
 
+{{/* The port of an address; that of its scheme where it names none. */}}
+{{- define "realm.portOf" -}}
+{{- $url := urlParse . -}}
+{{- $named := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- default (ternary 443 80 (eq $url.scheme "https")) $named -}}
+{{- end -}}
+
 {{- define "realm.podSecurityContext" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -96,5 +103,37 @@ capabilities:
 {{- end -}}
 {{- if and $doors.tls.certManager.enabled (not $doors.tls.certManager.issuerRef.name) -}}
 {{- fail "doors.tls.certManager needs issuerRef.name" -}}
+{{- end -}}
+{{- include "realm.validatePools" . -}}
+{{- end -}}
+
+{{/* Of two pools that want one node, one would wait for it for ever. */}}
+{{- define "realm.validatePools" -}}
+{{- $shared := omit .Values.agent "pools" -}}
+{{- $seen := dict -}}
+{{- range $name, $own := .Values.agent.pools -}}
+{{- $pool := mergeOverwrite (deepCopy $shared) (deepCopy (default dict $own)) -}}
+{{- range $other, $its := $seen -}}
+{{- if not (include "realm.areApart" (list $pool $its)) -}}
+{{- fail (printf "agent.pools.%s and agent.pools.%s may select the same nodes, and a node has one agent: give each a nodeSelector with its own value of one label, or one of them a nodeAffinity; a pool that is not wanted goes with agent.pools.%s=null" $other $name $other) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $seen $name $pool -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether a label tells the nodes of two pools apart: empty if not. What an affinity of one of
+     them selects is for whoever writes it to know. */}}
+{{- define "realm.areApart" -}}
+{{- $one := index . 0 -}}
+{{- $other := index . 1 -}}
+{{- if ne (toJson (dig "nodeAffinity" dict ($one.affinity | default dict))) (toJson (dig "nodeAffinity" dict ($other.affinity | default dict))) -}}
+yes
+{{- else -}}
+{{- range $label, $value := $one.nodeSelector -}}
+{{- if ne $value (get $other.nodeSelector $label | default $value) -}}
+yes
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

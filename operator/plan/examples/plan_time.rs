@@ -40,6 +40,7 @@ fn measure(size: &Size) {
     for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
         fleet.synced(kind);
     }
+    fleet.labelled();
     demands(size, &mut fleet);
     for node in 0..size.nodes {
         fleet.supply(supply(node));

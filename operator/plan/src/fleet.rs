@@ -5,9 +5,10 @@
 //! place ([`shortage`]), resolves who may use what ([`resolve`]), and gives out a new [`Desired`]
 //! for each node whose content changed ([`assemble`]).
 //!
-//! Nothing is planned before everything that could be wanted is known ([`Fleet::synced`]), and no
-//! node is told anything before it has said what it holds ([`Fleet::report`]): a fleet that starts
-//! anew must never read "nothing yet" as "unload everything".
+//! Nothing is planned before everything that could be wanted is known ([`Fleet::synced`]) and where
+//! it could be ([`Fleet::labelled`]), and no node is told anything before it has said what it holds
+//! ([`Fleet::report`]): a fleet that starts anew must never read "nothing yet" as "unload
+//! everything".
 
 mod assemble;
 mod estimate;
@@ -49,6 +50,17 @@ pub enum Demand {
     Secret(ValidSecret),
 }
 
+impl Demand {
+    /// The Secrets that the object names.
+    pub fn secrets(&self) -> &[Name] {
+        match self {
+            Self::Model(model) => model.secret.as_slice(),
+            Self::Tenant(tenant) => tenant.secrets(),
+            Self::Pipeline(_) | Self::Secret(_) => &[],
+        }
+    }
+}
+
 /// What one node should hold from now on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodePlan {
@@ -63,6 +75,8 @@ pub struct Fleet {
     next_generation: u64,
     /// Kinds whose objects are not all known yet.
     unsynced: BTreeSet<Kind>,
+    /// Whether the labels that nodes are supplied with are those that they have.
+    is_labelled: bool,
     demands: Demands,
     refused: Problems,
     nodes: BTreeMap<String, Node>,
@@ -108,6 +122,7 @@ impl Fleet {
             site,
             next_generation: first_generation,
             unsynced,
+            is_labelled: site == Site::OneMachine,
             demands: Demands::default(),
             refused: Problems::new(),
             nodes: BTreeMap::new(),
@@ -124,14 +139,21 @@ impl Fleet {
     }
 
     /// Says that every object of `kind` that there is has been applied or refused once. Until this
-    /// has been said of each kind, [`Self::plan`] plans nothing.
+    /// has been said of each kind, and [`Self::labelled`] of the nodes, [`Self::plan`] plans
+    /// nothing.
     pub fn synced(&mut self, kind: Kind) {
         self.unsynced.remove(&kind);
     }
 
-    /// Whether every kind has been said to be known, so that there is a plan.
+    /// Says that the labels of every node are known: no node has been, or will be, supplied without
+    /// those that it has. A model would lose its place on a node that seems to have none.
+    pub const fn labelled(&mut self) {
+        self.is_labelled = true;
+    }
+
+    /// Whether everything has been said to be known, so that there is a plan.
     pub fn is_synced(&self) -> bool {
-        self.unsynced.is_empty()
+        self.unsynced.is_empty() && self.is_labelled
     }
 
     /// Gives out no generation up to this one, which some node has in its ledger.
@@ -166,8 +188,9 @@ impl Fleet {
     /// Forgets what was known of a model that becomes another one.
     fn restudy(&mut self, model: &ValidModel) {
         let before = self.demands.models.get(model.name());
-        let is_file = before.is_some_and(|before| before.artifact == model.artifact);
-        let is_size = before.is_some_and(|before| {
+        // Of one that is new nothing is known but what has been recalled, which is of this form.
+        let is_file = before.is_none_or(|before| before.artifact == model.artifact);
+        let is_size = before.is_none_or(|before| {
             (before.context, before.kv_blocks) == (model.context, model.kv_blocks)
         });
         let study = self.studies.entry(model.name().clone());
@@ -178,7 +201,7 @@ impl Fleet {
         if !is_size {
             study.failed_on.clear();
         }
-        if before.is_some() && !(is_file && is_size) {
+        if !(is_file && is_size) {
             // What was chosen for the one before says nothing of this one.
             let seats = self.placement.get_mut(model.name()).into_iter().flatten();
             seats.for_each(|(_, seat)| *seat = Seat::default());
@@ -260,6 +283,15 @@ impl Fleet {
         }
     }
 
+    /// Remembers what the header of a model's file alone had said, where the whole file says
+    /// otherwise: those who have the file read its header no more. To be told of the form in which
+    /// the model is wanted.
+    pub fn recall_claimed(&mut self, model: &Name, claimed: Estimate) {
+        let study = self.studies.entry(model.clone());
+        let study = study.or_insert_with(|| Study::new(self.next_generation));
+        study.claimed.get_or_insert(claimed);
+    }
+
     /// Remembers that limits were shared out over so many doors. Those that have not come back yet
     /// let calls in with their parts, so that nobody may get a larger one until they have, or until
     /// whoever has a clock says by a 0 that they are lost.
@@ -271,7 +303,7 @@ impl Fleet {
     /// could be wanted is known. What a node gets that cannot be reached waits for it in
     /// [`Self::desired`]. `now` is the time since any moment that the owner has chosen once.
     pub fn plan(&mut self, now: Duration) -> Vec<NodePlan> {
-        if !self.unsynced.is_empty() {
+        if !self.is_synced() {
             return Vec::new();
         }
         self.scale(now);

@@ -57,6 +57,10 @@ pub enum Reason {
     UnknownTenant,
     /// No such Secret in the object's own namespace.
     UnknownSecret,
+    /// The operator may not read the Secret.
+    SecretNotReadable,
+    /// A Secret holds more than is kept of it.
+    SecretTooLarge,
     /// An entry of a Secret is not an API key.
     InvalidKey,
     /// The same API key belongs to several tenants, and so opens none.
@@ -91,6 +95,8 @@ impl Reason {
             Self::ModelNotGranted => "ModelNotGranted",
             Self::UnknownTenant => "UnknownTenant",
             Self::UnknownSecret => "UnknownSecret",
+            Self::SecretNotReadable => "SecretNotReadable",
+            Self::SecretTooLarge => "SecretTooLarge",
             Self::InvalidKey => "InvalidKey",
             Self::KeyNotUnique => "KeyNotUnique",
             Self::NotEnoughNodes => "NotEnoughNodes",

@@ -15,7 +15,7 @@ mod tenant;
 pub(crate) use model::{Replicas, Scaling};
 pub use model::{ValidModel, model};
 pub use pipeline::{ValidPipeline, pipeline};
-pub use secret::{ValidSecret, secret};
+pub use secret::{ValidSecret, secret, withheld};
 pub use tenant::{ValidTenant, tenant};
 
 /// Where the object will be served, for what only some places can serve.

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
 use futures_util::{Stream, stream};
-use realm_plan::{Demand, Kind, Name, Problem};
-use tokio::sync::{mpsc, watch};
+use realm_plan::{Demand, Estimate, Kind, Name, Problem, validate::ValidSecret};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::standing::{Snapshot, Standing};
 
@@ -20,18 +21,51 @@ pub enum Command {
     Refuse { kind: Kind, name: Name, problems: Vec<Problem>, generation: i64 },
     /// An object is no longer wanted.
     Remove { kind: Kind, name: Name },
-    /// What a Secret holds for the sources of models.
-    Credentials { name: Name, bytes: Vec<u8> },
+    /// What became of a look at a Secret that is named.
+    Look { name: Name, look: Look },
     /// Objects of the kind that are not among `names` are no longer wanted.
     Retain { kind: Kind, names: BTreeSet<Name> },
     /// Every object of the kind has been told once.
     Synced(Kind),
     /// The node held these models when the last leader wrote it down.
     Recall { node: String, models: Vec<Name> },
+    /// What the header of a model's file alone had said, by the last leader, where the whole file
+    /// says otherwise.
+    Claimed { model: Name, claimed: Estimate },
     /// Some node held something when the last leader wrote it down.
     Expect,
     /// The labels of a node; none once it is gone.
     Labels { node: String, labels: Option<BTreeMap<String, String>> },
+    /// The labels of every node have been told once.
+    Labelled,
+}
+
+/// What is seen of a Secret that is named.
+#[derive(Debug)]
+pub enum Look {
+    /// There is none.
+    Absent,
+    Found(Content),
+    /// Nothing of it is kept, and the Secret says why.
+    Withheld(ValidSecret),
+    /// Nobody names it any more, so nobody looks.
+    Unnamed,
+}
+
+/// What a Secret holds.
+pub struct Content {
+    pub secret: ValidSecret,
+    /// What it holds for the sources of models, if it opens any.
+    pub opening: Option<Vec<u8>>,
+    /// One of few, for as long as this is on its way.
+    pub place: OwnedSemaphorePermit,
+}
+
+impl fmt::Debug for Content {
+    /// Says whose it is, never what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Content").field(self.secret.name()).finish()
+    }
 }
 
 /// The fleet as others see it. Clones are handles to the same fleet.
@@ -39,14 +73,21 @@ pub enum Command {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    named: watch::Receiver<Arc<BTreeSet<Name>>>,
 }
 
 impl Handle {
     pub(super) const fn new(
         commands: mpsc::Sender<Command>,
         snapshot: watch::Receiver<Arc<Snapshot>>,
+        named: watch::Receiver<Arc<BTreeSet<Name>>>,
     ) -> Self {
-        Self { commands, snapshot }
+        Self { commands, snapshot, named }
+    }
+
+    /// The Secrets that some object names: whoever can look at them is to, and at no others.
+    pub(crate) fn named(&self) -> watch::Receiver<Arc<BTreeSet<Name>>> {
+        self.named.clone()
     }
 
     /// Tells the fleet something, and waits for room where many do.
@@ -85,7 +126,7 @@ impl Handle {
 }
 
 /// Which object a demand is of.
-pub(super) fn object_of(demand: &Demand) -> (Kind, Name) {
+pub(crate) fn object_of(demand: &Demand) -> (Kind, Name) {
     match demand {
         Demand::Model(model) => (Kind::Model, model.name().clone()),
         Demand::Tenant(tenant) => (Kind::Tenant, tenant.name().clone()),

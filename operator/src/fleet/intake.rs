@@ -46,11 +46,14 @@ pub(super) struct Nodes {
     heard: BTreeMap<String, Heard>,
 }
 
-/// Who has to be heard before what nodes say is the whole of it.
+/// Who has to answer this leader before what nodes say is the whole of it. What they said before
+/// was of another leader's states, and does not tell what became of this one's.
 #[derive(Debug, Default)]
 struct Settling {
     awaited: BTreeSet<String>,
-    /// Whether anybody has to be heard at all.
+    /// The generation of the first state that this leader left for each node.
+    told: BTreeMap<String, u64>,
+    /// Whether anybody has to answer at all.
     is_anybody: bool,
     has_ended: bool,
 }
@@ -66,6 +69,16 @@ enum Away {
 struct Heard {
     supply: Option<Arc<Supply>>,
     report: Option<Arc<Report>>,
+    /// The generation that the node refused last.
+    refused: Option<u64>,
+}
+
+impl Heard {
+    /// Whether the node has said what became of the state of a generation, or of a later one.
+    fn answers(&self, generation: u64) -> bool {
+        let reported = self.report.as_ref().map(|report| report.generation);
+        reported.max(self.refused) >= Some(generation)
+    }
 }
 
 impl Nodes {
@@ -93,17 +106,28 @@ impl Nodes {
         self.settling.is_anybody = true;
     }
 
-    /// Whether every node that held something before this leader's time has been heard by the last
-    /// turn, or waited for. Once it is so it stays so.
+    /// Notes that a state of this generation waits for the node.
+    pub(super) fn tell(&mut self, node: &str, generation: u64) {
+        if !self.settling.has_ended {
+            self.settling.told.entry(node.to_owned()).or_insert(generation);
+        }
+    }
+
+    /// Whether every node that held something before this leader's time has answered its first
+    /// state, or been waited for. Once it is so it stays so.
     pub(super) fn is_settled(&mut self, now: Instant) -> bool {
-        let Settling { awaited, is_anybody, has_ended } = &mut self.settling;
-        awaited.retain(|node| {
-            let heard = self.heard.get(node);
-            heard.is_none_or(|heard| heard.report.is_none())
-        });
-        let is_anybody_heard = self.heard.values().any(|heard| heard.report.is_some());
-        *has_ended |= now >= self.started + SETTLE_WAIT
-            || (awaited.is_empty() && (is_anybody_heard || !*is_anybody));
+        let Settling { awaited, told, is_anybody, has_ended } = &mut self.settling;
+        if *has_ended {
+            return true;
+        }
+        let answered: BTreeSet<&String> = told
+            .iter()
+            .filter(|(node, told)| self.heard.get(*node).is_some_and(|it| it.answers(**told)))
+            .map(|(node, _)| node)
+            .collect();
+        awaited.retain(|node| !answered.contains(node));
+        *has_ended = now >= self.started + SETTLE_WAIT
+            || (awaited.is_empty() && (!answered.is_empty() || !*is_anybody));
         *has_ended
     }
 
@@ -116,9 +140,11 @@ impl Nodes {
     }
 
     /// When the next node is lost, or those that are waited for have had their time.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let doors_at = self.awaits_doors.then(|| self.started + RECALLED_LOST_AFTER);
-        let settles_at = (!self.settling.has_ended).then(|| self.started + SETTLE_WAIT);
+        let settles_at = self.started + SETTLE_WAIT;
+        // Where it has passed and objects are still to be read, their coming is what is waited for.
+        let settles_at = Some(settles_at).filter(|at| !self.settling.has_ended && now < *at);
         let lost_at = self.known.values().filter_map(|away| match away {
             Away::No => None,
             Away::LostAt(at) => Some(*at),
@@ -174,7 +200,11 @@ impl Nodes {
         if let Some(agent) = &view.agent {
             fleet.outgrow(agent.generation);
         }
-        *heard = Heard { supply: view.supply.clone(), report: view.report.clone() };
+        *heard = Heard {
+            supply: view.supply.clone(),
+            report: view.report.clone(),
+            refused: view.refused.as_ref().map(|refused| refused.generation),
+        };
     }
 }
 
@@ -250,7 +280,7 @@ fn estimate(facts: &ModelFacts) -> Option<Estimate> {
 pub(super) fn credentials(desired: &Desired, secrets: &BTreeMap<Name, Arc<[u8]>>) -> Credentials {
     let opened = desired.models.iter().filter_map(|model| {
         let bytes = secrets.get(model.secret.as_ref()?)?;
-        Some((model.name.clone(), bytes.to_vec()))
+        Some((model.name.clone(), bytes.clone()))
     });
     Credentials(opened.collect())
 }

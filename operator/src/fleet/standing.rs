@@ -18,7 +18,7 @@ use crate::link::report::{Failure, ModelFacts, ModelPhase};
 pub struct Snapshot {
     standings: BTreeMap<(Kind, Name), Arc<Standing>>,
     held: BTreeSet<(Kind, Name)>,
-    /// Whether every agent that was there before this leader has been heard, or waited for.
+    /// Whether every agent that was there before this leader has answered it, or been waited for.
     is_settled: bool,
 }
 

@@ -5,7 +5,7 @@
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
-use std::{collections::HashSet, net::AddrParseError, time::Duration};
+use std::{collections::HashSet, net::AddrParseError, sync::Arc, time::Duration};
 
 use realm_plan::{Name, NameError, desired::Sha256};
 use realm_proto::link::{TEXT_BYTES_MAX, v1 as proto};
@@ -63,9 +63,9 @@ pub(super) const fn heartbeat_to() -> proto::OperatorMessage {
 
 pub(super) fn credentials_to(credentials: &Credentials) -> proto::OperatorMessage {
     let Credentials(models) = credentials;
-    let credential = |(model, secret): (&Name, &Vec<u8>)| proto::Credential {
+    let credential = |(model, secret): (&Name, &Arc<[u8]>)| proto::Credential {
         model: model.to_string(),
-        secret: secret.clone(),
+        secret: secret.to_vec(),
     };
     let models = models.iter().map(credential).collect();
     message(proto::operator_message::Message::Credentials(proto::Credentials { models }))

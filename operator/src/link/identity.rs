@@ -114,6 +114,59 @@ pub enum IdentityError {
     Busy,
 }
 
+/// What tells somebody at the door from an agent of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stranger {
+    /// No token at all.
+    NoToken,
+    /// A token that the API server does not know, or no longer.
+    NotAuthenticated,
+    /// One that was made for somebody else.
+    Audience,
+    /// One of another account than that of agents.
+    Account,
+    /// One that is bound to no pod on a node.
+    NotAPod,
+    /// One of an agent on another node than it says.
+    OtherNode,
+}
+
+impl Stranger {
+    pub const ALL: [Self; 6] = [
+        Self::NoToken,
+        Self::NotAuthenticated,
+        Self::Audience,
+        Self::Account,
+        Self::NotAPod,
+        Self::OtherNode,
+    ];
+
+    /// As a metric's label has it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoToken => "NoToken",
+            Self::NotAuthenticated => "NotAuthenticated",
+            Self::Audience => "Audience",
+            Self::Account => "Account",
+            Self::NotAPod => "NotAPod",
+            Self::OtherNode => "OtherNode",
+        }
+    }
+}
+
+impl IdentityError {
+    /// What is wrong with the token; nothing while nobody has looked at it.
+    pub(crate) const fn stranger(&self) -> Option<Stranger> {
+        match self {
+            Self::NotAuthenticated { .. } => Some(Stranger::NotAuthenticated),
+            Self::Audience { .. } => Some(Stranger::Audience),
+            Self::Account { .. } => Some(Stranger::Account),
+            Self::Extra { .. } | Self::Node { .. } => Some(Stranger::NotAPod),
+            Self::Review(_) | Self::Busy => None,
+        }
+    }
+}
+
 /// Whether a reviewed token is that of one of our agents, and on which node. Pure.
 pub fn check(
     review: &TokenReview,

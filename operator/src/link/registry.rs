@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    identity::Stranger,
     report::{Refused, Report},
     supply::{Credentials, Hello, Supply},
 };
@@ -50,6 +51,8 @@ struct Nodes {
     connections: u64,
     /// Agents turned away and streams that ended, by why.
     endings: BTreeMap<&'static str, u64>,
+    /// Who came to the door and was no agent, by what told.
+    strangers: BTreeMap<Stranger, u64>,
 }
 
 #[derive(Default)]
@@ -156,6 +159,19 @@ impl Registry {
     /// Agents turned away and streams that ended, by why.
     pub(crate) fn endings(&self) -> BTreeMap<&'static str, u64> {
         self.lock().endings.clone()
+    }
+
+    /// Counts somebody who came to the door and was no agent.
+    pub(super) fn count_stranger(&self, stranger: Stranger) {
+        let mut nodes = self.lock();
+        let count = nodes.strangers.entry(stranger).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Who came to the door and was no agent: of each sort, how many.
+    pub fn strangers(&self) -> [(Stranger, u64); Stranger::ALL.len()] {
+        let nodes = self.lock();
+        Stranger::ALL.map(|sort| (sort, nodes.strangers.get(&sort).copied().unwrap_or(0)))
     }
 
     /// Takes in an agent that has proven its node. An older connection of the node is ended.

@@ -1,6 +1,6 @@
 //! Who an agent is and what its node has, in the operator's words.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use realm_plan::Name;
 
@@ -75,9 +75,10 @@ pub struct HeldCalls {
     pub calls: u32,
 }
 
-/// What opens the sources of models. Opaque here; whoever fetches a model knows its form.
+/// What opens the sources of models. Opaque here; whoever fetches a model knows its form. Shared by
+/// all nodes that are told.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Credentials(pub BTreeMap<Name, Vec<u8>>);
+pub struct Credentials(pub BTreeMap<Name, Arc<[u8]>>);
 
 impl fmt::Debug for Credentials {
     /// Says whose they are, never what.

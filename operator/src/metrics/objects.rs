@@ -87,12 +87,12 @@ fn zeros() -> Counts {
     counts
 }
 
-/// What the status of the object says. Whether a Secret may be read changes only the words.
+/// What the status of the object says.
 fn findings(standing: &Standing) -> Vec<Finding> {
     let problems = &standing.problems;
     match &standing.nodes {
         Standings::Model(of_model) => model::findings(of_model, problems),
-        Standings::Tenant(of_tenant) => tenant::findings(of_tenant, problems, ("", true)),
+        Standings::Tenant(of_tenant) => tenant::findings(of_tenant, problems),
         Standings::Pipeline(of_pipeline) => pipeline::findings(of_pipeline, problems),
         Standings::Secret => Vec::new(),
     }

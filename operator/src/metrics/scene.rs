@@ -118,7 +118,14 @@ static ENDINGS: Family = Family {
     labels: &["reason"],
 };
 
-static FAMILIES: [&Family; 9] = [
+static STRANGERS: Family = Family {
+    name: "realm_operator_agents_refused_total",
+    help: "Who came to the agents' door and was none of ours, by what told.",
+    kind: proto::MetricType::COUNTER,
+    labels: &["reason"],
+};
+
+static FAMILIES: [&Family; 10] = [
     &NODES,
     &NODE_UP,
     &NODE_HEARD,
@@ -128,6 +135,7 @@ static FAMILIES: [&Family; 9] = [
     &NODE_MEMORY,
     &NODE_MEMORY_FREE,
     &ENDINGS,
+    &STRANGERS,
 ];
 
 /// Reads the stage.
@@ -175,6 +183,9 @@ fn of_nodes(registry: &Registry, rows: &mut Vec<Row>) {
     }
     for (reason, count) in registry.endings() {
         rows.push(Row::new(&ENDINGS, [reason.to_owned()], count as f64));
+    }
+    for (stranger, count) in registry.strangers() {
+        rows.push(Row::new(&STRANGERS, [stranger.as_str().to_owned()], count as f64));
     }
 }
 
@@ -261,6 +272,7 @@ mod tests {
             r#"realm_operator_node_up{node="alpha"} 0"#,
             r#"realm_operator_nodes{state="away"} 1"#,
             r#"realm_operator_nodes{state="connected"} 0"#,
+            r#"realm_operator_agents_refused_total{reason="Audience"} 0"#,
             r#"realm_operator_objects{kind="Model",condition="Ready",status="True"} 0"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
@@ -268,6 +280,7 @@ mod tests {
         metrics.follow_nobody();
         let text = metrics.text().unwrap();
         assert!(text.contains("realm_operator_leading 0"), "{text}");
+        assert!(!text.contains("realm_operator_agents_refused"), "{text}");
         assert!(!text.contains("realm_operator_node") && !text.contains("realm_operator_objects"));
     }
 }

@@ -5,7 +5,7 @@ use realm_crds::{
     Model, ModelStatus,
     model::{ModelEstimate, ModelNode, ModelNodeState},
 };
-use realm_plan::{Problem, Reason, desired::Stage};
+use realm_plan::{Estimate, Problem, Reason, desired::Stage};
 
 use crate::{
     fleet::standing::{ModelOnNode, ModelStanding, Standing, Standings},
@@ -36,13 +36,23 @@ pub(super) fn status(
         format: facts.map(|facts| facts.format.clone()),
         context: facts.map(|facts| facts.context),
         licence: facts.and_then(|facts| facts.licence.clone()),
-        estimate: of_model.estimate.map(|estimate| ModelEstimate {
-            weights_bytes: estimate.weights_bytes,
-            kv_bytes_per_block: estimate.kv_bytes_per_block,
-            activation_bytes: estimate.activation_bytes,
-        }),
+        estimate: of_model.estimate.map(takes),
+        claimed: of_model.claimed.map(takes),
         nodes: of_model.nodes.iter().map(|(name, on_node)| node(name, on_node)).collect(),
     }
+}
+
+const fn takes(estimate: Estimate) -> ModelEstimate {
+    let Estimate { weights_bytes, kv_bytes_per_block, activation_bytes, context: _ } = estimate;
+    ModelEstimate { weights_bytes, kv_bytes_per_block, activation_bytes }
+}
+
+/// What the header had claimed when `status` was written. The context is that of the whole file,
+/// for the other one nobody is told.
+pub(super) fn claimed(status: &ModelStatus) -> Option<Estimate> {
+    let ModelEstimate { weights_bytes, kv_bytes_per_block, activation_bytes } = status.claimed?;
+    let context = status.context.unwrap_or(0);
+    Some(Estimate { weights_bytes, kv_bytes_per_block, activation_bytes, context })
 }
 
 /// Agents that serve the model now.

@@ -60,14 +60,14 @@ pub(crate) trait Kinded:
     fn conditions(status: &Self::Status) -> &[Condition];
 }
 
-/// Writes `status` unless the object says so already. Gives whether it did.
+/// Writes `status` unless the object says so already. Gives the object that it made.
 pub(crate) async fn status<K: Kinded>(
     client: &Client,
     object: &K,
     status: &K::Status,
-) -> Result<bool, ApplyError> {
+) -> Result<Option<K>, ApplyError> {
     if object.status() == Some(status) {
-        return Ok(false);
+        return Ok(None);
     }
     let patch = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
@@ -79,13 +79,18 @@ pub(crate) async fn status<K: Kinded>(
     let written =
         api(client, object).patch_status(&object.name_any(), &params, &Patch::Apply(&patch)).await;
     match written {
-        Ok(_) => Ok(true),
+        Ok(written) => Ok(Some(written)),
         // Deleted meanwhile: nobody is left to be told.
-        Err(kube::Error::Api(error)) if error.code == 404 => Ok(false),
+        Err(kube::Error::Api(error)) if error.code == 404 => Ok(None),
         Err(source) => {
             Err(ApplyError::Status { object: described(object), source: Box::new(source) })
         }
     }
+}
+
+/// The version of an object, where it is a number. Of two versions the larger is the later one.
+pub(crate) fn version<K: Kinded>(object: &K) -> Option<u64> {
+    object.meta().resource_version.as_ref()?.parse().ok()
 }
 
 /// Keeps the object from going before the agents have let go of it, or no longer.

@@ -1,7 +1,5 @@
 //! The status of a tenant, from what the fleet says of it. Pure.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use realm_crds::{Tenant, TenantStatus};
 use realm_plan::{Problem, Reason};
@@ -13,7 +11,13 @@ use crate::{
 };
 
 /// Reasons that `KeysValid` tells of.
-const OF_KEYS: [Reason; 3] = [Reason::UnknownSecret, Reason::InvalidKey, Reason::KeyNotUnique];
+const OF_KEYS: [Reason; 5] = [
+    Reason::UnknownSecret,
+    Reason::SecretNotReadable,
+    Reason::SecretTooLarge,
+    Reason::InvalidKey,
+    Reason::KeyNotUnique,
+];
 
 /// Reasons that `ModelsGranted` tells of.
 const OF_MODELS: [Reason; 2] = [Reason::UnknownModel, Reason::ModelNotShared];
@@ -21,17 +25,10 @@ const OF_MODELS: [Reason; 2] = [Reason::UnknownModel, Reason::ModelNotShared];
 /// The reason that says no node has the tenant.
 const NO_AGENTS: &str = "NoAgents";
 
-pub(super) fn status(
-    tenant: &Tenant,
-    standing: &Standing,
-    secret_namespaces: &BTreeSet<String>,
-    now: Timestamp,
-) -> TenantStatus {
+pub(super) fn status(tenant: &Tenant, standing: &Standing, now: Timestamp) -> TenantStatus {
     let Standings::Tenant(of_tenant) = &standing.nodes else { return TenantStatus::default() };
-    let namespace = tenant.metadata.namespace.as_deref().unwrap_or_default();
-    let is_readable = secret_namespaces.contains(namespace);
     let before = tenant.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = findings(of_tenant, &standing.problems, (namespace, is_readable));
+    let findings = findings(of_tenant, &standing.problems);
     TenantStatus {
         observed_generation: Some(standing.generation),
         conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
@@ -40,12 +37,8 @@ pub(super) fn status(
     }
 }
 
-/// What holds of a tenant, condition by condition, and whether its Secrets may be read.
-pub(crate) fn findings(
-    tenant: &TenantStanding,
-    problems: &[Problem],
-    (namespace, is_readable): (&str, bool),
-) -> Vec<Finding> {
+/// What holds of a tenant, condition by condition.
+pub(crate) fn findings(tenant: &TenantStanding, problems: &[Problem]) -> Vec<Finding> {
     let of = |reasons: &[Reason]| -> Vec<&Problem> {
         problems.iter().filter(|problem| reasons.contains(&problem.reason)).collect()
     };
@@ -56,7 +49,7 @@ pub(crate) fn findings(
         })
         .collect();
     let invalid = Finding::problems("Ready", &others);
-    let keys = keys(tenant, &of(&OF_KEYS), (namespace, is_readable));
+    let keys = keys(tenant, &of(&OF_KEYS));
     let models = Finding::problems("ModelsGranted", &of(&OF_MODELS))
         .unwrap_or_else(|| Finding::new("ModelsGranted", Truth::True, "Granted", "every model is"));
     let program = program(&tenant.tally);
@@ -70,19 +63,7 @@ pub(crate) fn findings(
     findings
 }
 
-fn keys(
-    tenant: &TenantStanding,
-    problems: &[&Problem],
-    (namespace, is_readable): (&str, bool),
-) -> Finding {
-    let is_unknown = problems.iter().any(|problem| problem.reason == Reason::UnknownSecret);
-    if is_unknown && !is_readable {
-        let message = format!(
-            "the operator may not read Secrets of namespace `{namespace}`: add it to the value \
-             `tenantNamespaces` of the chart"
-        );
-        return Finding::new("KeysValid", Truth::False, "SecretNotReadable", message);
-    }
+fn keys(tenant: &TenantStanding, problems: &[&Problem]) -> Finding {
     Finding::problems("KeysValid", problems).unwrap_or_else(|| {
         let message = format!("{} keys open the doors", tenant.keys);
         Finding::new("KeysValid", Truth::True, "Valid", message)

@@ -37,6 +37,10 @@ pub struct CallFrame {
     pub resumable: bool,
     /// The answer to go on with.
     pub resume: Option<Resume>,
+    /// The span that the call belongs to, as W3C Trace Context writes it. What is malformed counts
+    /// as absent, and costs nobody a call.
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
 }
 
 /// What the client has of an answer that another connection began.
@@ -64,7 +68,18 @@ impl fmt::Debug for ClientFrame {
 
 impl fmt::Debug for CallFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, function, params: _, stream, deadline_ms, resumable, resume } = self;
+        let Self {
+            id,
+            function,
+            params: _,
+            stream,
+            deadline_ms,
+            resumable,
+            resume,
+            // As long as a client likes.
+            traceparent: _,
+            tracestate: _,
+        } = self;
         f.debug_struct("CallFrame")
             .field("id", id)
             .field("function", function)
@@ -108,6 +123,10 @@ struct RawFrame {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     resume: Option<Resume>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tracestate: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     api_key: Option<String>,
 }
 
@@ -133,6 +152,8 @@ impl TryFrom<RawFrame> for ClientFrame {
             deadline_ms,
             resumable,
             resume,
+            traceparent,
+            tracestate,
             api_key,
         } = raw;
         let of_call = [
@@ -142,6 +163,8 @@ impl TryFrom<RawFrame> for ClientFrame {
             ("deadline_ms", deadline_ms.is_some()),
             ("resumable", resumable.is_some()),
             ("resume", resume.is_some()),
+            ("traceparent", traceparent.is_some()),
+            ("tracestate", tracestate.is_some()),
         ];
         match kind {
             Kind::Auth => {
@@ -162,6 +185,8 @@ impl TryFrom<RawFrame> for ClientFrame {
                     deadline_ms,
                     resumable: resumable.unwrap_or(false),
                     resume,
+                    traceparent,
+                    tracestate,
                 }))
             }
         }
@@ -197,8 +222,17 @@ impl From<ClientFrame> for RawFrame {
                 Self { kind: Kind::Cancel, id: Some(id), ..Self::default() }
             }
             ClientFrame::Call(call) => {
-                let CallFrame { id, function, params, stream, deadline_ms, resumable, resume } =
-                    call;
+                let CallFrame {
+                    id,
+                    function,
+                    params,
+                    stream,
+                    deadline_ms,
+                    resumable,
+                    resume,
+                    traceparent,
+                    tracestate,
+                } = call;
                 Self {
                     kind: Kind::Call,
                     id: Some(id),
@@ -208,6 +242,8 @@ impl From<ClientFrame> for RawFrame {
                     deadline_ms,
                     resumable: Some(resumable),
                     resume,
+                    traceparent,
+                    tracestate,
                     api_key: None,
                 }
             }
@@ -239,6 +275,8 @@ mod tests {
             deadline_ms: None,
             resumable: false,
             resume: None,
+            traceparent: None,
+            tracestate: None,
         };
         check(r#"{"id":"1","function":"generate"}"#, Ok(ClientFrame::Call(call.clone())));
         check(
@@ -253,6 +291,7 @@ mod tests {
         check(r#"{"id":"1","function":"f","api_key":"k"}"#, Err("api_key"));
         check(r#"{"type":"cancel","id":"1","stream":true}"#, Err("stream"));
         check(r#"{"type":"cancel","id":"1","resumable":true}"#, Err("resumable"));
+        check(r#"{"type":"cancel","id":"1","traceparent":"00"}"#, Err("traceparent"));
         check(r#"{"id":"1","function":"f","resume":{}}"#, Err("tokens"));
         let resume = r#""resume":{"tokens":[-1],"text_bytes":0,"seed":0}"#;
         check(&format!(r#"{{"id":"1","function":"f",{resume}}}"#), Err("-1"));

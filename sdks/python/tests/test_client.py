@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import random
+from collections.abc import MutableMapping
 from http import HTTPStatus
 from typing import Any, get_args, get_type_hints
 
@@ -84,6 +85,29 @@ async def test_a_conversation_carries_every_role_the_built_in_program_takes() ->
     async with RealmServer(take) as server, Client(server.url, KEY) as client:
         assert (await client.chat(messages)).text == "4"
     assert taken == messages
+
+
+async def test_each_call_names_the_span_that_its_caller_is_in() -> None:
+    spans = iter(["00-1", None, "00-3"])
+    taken: list[tuple[str | None, str | None]] = []
+
+    def inject(headers: MutableMapping[str, str]) -> None:
+        headers["baggage"] = "stays=here"
+        if (span := next(spans)) is not None:
+            headers.update(traceparent=span, tracestate="a=b")
+
+    async def take(peer: Peer) -> None:
+        while True:
+            frame = await peer.frame()
+            assert "baggage" not in frame
+            taken.append((frame.get("traceparent"), frame.get("tracestate")))
+            await peer.complete(frame["id"], {"text": ""})
+
+    async with RealmServer(take) as server, Client(server.url, KEY, propagate=inject) as client:
+        await client.generate("x")
+        await client.generate("x")
+        await client.generate_stream("x").result()
+    assert taken == [("00-1", "a=b"), (None, None), ("00-3", "a=b")]
 
 
 async def test_the_result_of_a_stream_nobody_iterates_is_whole() -> None:
@@ -572,6 +596,15 @@ async def test_reconnecting_backs_off_with_full_jitter_and_shares_the_attempts()
     assert len(clock.sleeps) == 3
     for delay, ceiling in zip(clock.sleeps, [0.2, 0.4, 0.8], strict=True):
         assert 0 <= delay <= ceiling
+
+
+async def test_a_server_that_is_starting_is_asked_again() -> None:
+    clock = ManualClock()
+    async with RealmServer(greet) as server:
+        server.refusals = [refusal(HTTPStatus.SERVICE_UNAVAILABLE, "starting")] * 3
+        async with Client(server.url, KEY, clock=clock) as client:
+            assert (await client.generate("x")).text == "Hello"
+    assert len(server.upgrades) == 4
 
 
 async def test_reconnecting_gives_up_after_its_attempts() -> None:

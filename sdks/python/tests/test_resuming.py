@@ -18,6 +18,7 @@ from realm_client import (
     DeadlineExceeded,
     InvalidRequest,
     ProtocolError,
+    RealmError,
     Usage,
 )
 from server import KEY, Peer, RealmServer, refusal
@@ -106,6 +107,31 @@ async def test_a_stream_goes_on_wherever_and_however_often_it_is_cut(cuts: Seque
         assert server.connections == len(cuts) + 1
 
 
+async def test_a_stream_that_goes_on_stays_in_the_trace_that_it_began_in() -> None:
+    spans = iter(["00-1", "00-2"])
+    taken: list[str] = []
+
+    async def script(peer: Peer) -> None:
+        frame = await peer.frame()
+        taken.append(frame["traceparent"])
+        if peer.number == 1:
+            peer.cut()
+            return
+        await finish(peer, frame["id"], await tell(peer, frame["id"], 0, len(TEXTS)), 0)
+
+    async with (
+        RealmServer(script) as server,
+        Client(
+            server.url,
+            KEY,
+            clock=ManualClock(),
+            propagate=lambda headers: headers.update(traceparent=next(spans)),
+        ) as client,
+    ):
+        await read(client)
+    assert taken == ["00-1", "00-1"]
+
+
 async def test_a_call_that_moved_goes_on_elsewhere() -> None:
     async def script(peer: Peer) -> None:
         if peer.number > 1:
@@ -167,6 +193,139 @@ async def test_a_server_that_goes_away_is_kept_while_no_other_takes_over() -> No
 
     async with RealmServer(script) as server, Client(server.url, KEY) as client:
         await read(client)
+        assert server.connections == 2
+
+
+async def more(peer: Peer, call_id: str, start: int, count: int) -> None:
+    """Sends as many tokens more of a call that began with the answer."""
+    for at in range(start, start + count):
+        progress = {"first": at, "tokens": [TOKENS[at]]}
+        frame = {"id": call_id, "status": "streaming", "index": at, "progress": progress}
+        await peer.send(frame | {"data": {"text": TEXTS[at]}})
+
+
+@pytest.mark.parametrize("refusal_code", ["invalid", "busy"])
+async def test_what_came_before_a_cut_is_not_lost_where_the_next_server_refuses(
+    refusal_code: str,
+) -> None:
+    asked_elsewhere, is_cut = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        call_id, begun = await asked(peer)
+        if peer.number == 1:
+            at = await tell(peer, call_id, begun, 3)
+            await peer.send({"type": "going_away", "grace_ms": 30000, "resume": True})
+            await asked_elsewhere.wait()
+            await more(peer, call_id, at, 2)
+            await peer.send({"type": "notice"})
+            peer.socket.transport.write_eof()
+            await peer.socket.wait_closed()
+            is_cut.set()
+            return
+        assert begun == 3
+        asked_elsewhere.set()
+        await is_cut.wait()
+        await peer.refuse(call_id, refusal_code)
+        if refusal_code == "busy":
+            # Whoever is asked next goes on behind all of it.
+            call_id, begun = await asked(peer)
+            assert begun == 5
+            await peer.refuse(call_id, "invalid")
+        await peer.socket.wait_closed()
+
+    clock = ManualClock()
+    async with RealmServer(script) as server, Client(server.url, KEY, clock=clock) as client:
+        with pytest.raises(ConnectionLost) as lost:
+            await client.generate_stream("x").result()
+        assert lost.value.text == "".join(TEXTS[:5])
+        assert [chunk.index for chunk in lost.value.chunks] == list(range(5))
+
+
+@pytest.mark.parametrize("ends", ["deadline", "close"])
+async def test_what_came_before_a_cut_is_not_lost_where_no_server_answers(ends: str) -> None:
+    asked_elsewhere, is_cut = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        call_id, begun = await asked(peer)
+        if peer.number == 1:
+            at = await tell(peer, call_id, begun, 3)
+            await peer.send({"type": "going_away", "grace_ms": 30000, "resume": True})
+            await asked_elsewhere.wait()
+            await more(peer, call_id, at, 2)
+            await peer.send({"type": "notice"})
+            peer.socket.transport.write_eof()
+            await peer.socket.wait_closed()
+            is_cut.set()
+        else:
+            asked_elsewhere.set()
+            await peer.socket.wait_closed()
+
+    async with RealmServer(script) as server:
+        client = Client(server.url, KEY)
+        deadline_s = 0.5 if ends == "deadline" else None
+        reading = asyncio.create_task(client.generate_stream("x", deadline_s=deadline_s).result())
+        await is_cut.wait()
+        if ends == "close":
+            await client.close()
+        with pytest.raises(RealmError) as lost:
+            await reading
+        assert lost.value.text == "".join(TEXTS[:5])
+        await client.close()
+
+
+async def test_an_answer_ends_with_its_server_where_no_other_took_over_by_the_deadline() -> None:
+    asked_elsewhere, given_up = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        call_id, begun = await asked(peer)
+        if peer.number == 1:
+            at = await tell(peer, call_id, begun, 3)
+            await peer.send({"type": "going_away", "grace_ms": 30000, "resume": True})
+            await asked_elsewhere.wait()
+            await more(peer, call_id, at, 2)
+            await given_up.wait()
+            peer.socket.transport.write_eof()
+        else:
+            asked_elsewhere.set()
+            assert await peer.frame() == {"type": "cancel", "id": call_id}
+            given_up.set()
+        await peer.socket.wait_closed()
+
+    async with RealmServer(script) as server, Client(server.url, KEY) as client:
+        with pytest.raises(DeadlineExceeded) as late:
+            async with asyncio.timeout(10):
+                await client.generate_stream("x", deadline_s=0.3).result()
+        assert late.value.text == "".join(TEXTS[:5])
+
+
+async def test_a_reader_waits_for_a_server_to_take_over_no_longer_than_there_is_room() -> None:
+    room = 4
+    given_up = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        if peer.number == 1:
+            call_id, begun = await asked(peer)
+            at = await tell(peer, call_id, begun, 2)
+            await peer.send({"type": "going_away", "grace_ms": 30000, "resume": True})
+            await asked_elsewhere.wait()
+            await more(peer, call_id, at, room)
+            await given_up.wait()
+            await more(peer, call_id, at + room, len(TEXTS) - at - room)
+            await finish(peer, call_id, len(TEXTS), begun)
+        else:
+            call_id, begun = await asked(peer)
+            assert begun == 2
+            asked_elsewhere.set()
+            # It says nothing, and is told that nobody waits for it any more.
+            assert await peer.frame() == {"type": "cancel", "id": call_id}
+            given_up.set()
+            await peer.send({"id": call_id, "status": "cancelled"})
+            await peer.socket.wait_closed()
+
+    asked_elsewhere = asyncio.Event()
+    async with RealmServer(script) as server:
+        async with Client(server.url, KEY, chunks_unread_max=room) as client:
+            await read(client)
         assert server.connections == 2
 
 

@@ -76,10 +76,10 @@ class Programs:
 class Pod:
     """What a program is given besides its image. All else that it tries to write to fails."""
 
-    #: Files by where they are seen.
+    #: Files and folders by where they are seen.
     reads: Mapping[str, Path]
-    #: Folders, made when the program is, and seen where they are.
-    writes: Sequence[Path] = ()
+    #: Folders by where they are seen; they are made where they are not there.
+    writes: Mapping[str, Path] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -108,26 +108,37 @@ class Image:
             image.files[image.emulator] = str(programs.emulator)
         return image
 
-    def daemon(self, folder: Path, label: str, flags: Sequence[str], pod: Pod) -> Daemon:
-        """The entry point in a root of its own, not started yet."""
+    def command(self, folder: Path, label: str, flags: Sequence[str], pod: Pod) -> Sequence[str]:
+        """What runs the entry point in a root of its own."""
         seen = {**self.files, **{target: str(source) for target, source in pod.reads.items()}}
         mounts = [Mount(source=s, target=t, is_writable=False) for t, s in seen.items()]
-        for path in pod.writes:
-            path.mkdir()
+        for target, path in pod.writes.items():
+            path.mkdir(exist_ok=True)
             if os.geteuid() == 0:
                 os.chown(path, NOBODY, NOBODY)
-            mounts.append(Mount(source=str(path), target=str(path), is_writable=True))
+            mounts.append(Mount(source=str(path), target=target, is_writable=True))
         root = folder / f"root-{label}"
         _lay_out(root, mounts)
         emulate = [self.emulator] if self.emulator else []
         command = [*emulate, *self.entrypoint, *flags]
         spec = Spec(root=str(root), mounts=mounts, command=command, env=dict(pod.env))
-        return Daemon(folder, sys.executable, contain.__file__, json.dumps(spec), label=label)
+        return [sys.executable, contain.__file__, json.dumps(spec)]
+
+    def daemon(self, folder: Path, label: str, flags: Sequence[str], pod: Pod) -> Daemon:
+        """As `command`, not started yet."""
+        return Daemon(folder, *self.command(folder, label, flags, pod), label=label)
+
+
+def pid_in(daemon: Daemon) -> int:
+    """The program that a daemon runs in its image, as this machine counts; for itself it is 1."""
+    launcher = daemon.pid
+    [child] = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return int(child)
 
 
 def _lay_out(root: Path, mounts: Sequence[Mount]) -> None:
     """A folder with an empty place for everything that will be mounted."""
-    (root / "proc").mkdir(parents=True)
+    (root / "proc").mkdir(parents=True, exist_ok=True)
     devices = [("/dev/null", f"/dev/{each}") for each in DEVICES]
     for source, target in [*devices, *((each["source"], each["target"]) for each in mounts)]:
         place = Path(f"{root}{target}")

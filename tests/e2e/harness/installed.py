@@ -1,30 +1,35 @@
-"""The chart installed in a cluster, and its containers as processes of this machine.
+"""The chart in a cluster, and its Pods run by this machine, each in a root like its image.
 
-Hollow nodes run no programs. What the chart gives a container, its arguments, its environment and
-its mounted files, is given to a process here instead, with the paths and ports of a machine that
-others use too.
+Hollow nodes run no programs; `harness.kubelet` does in their place, with what the API server knows
+of each Pod.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import trustme
 import yaml
 
 from harness.chart import CHART, Done, given, helm
 from harness.cluster import Cluster
-from harness.daemon import Daemon, binary, environment
+from harness.dockerfile import Dockerfile
 from harness.folder import Json
-from harness.plane import free_port
+from harness.image import Image, Programs
+from harness.kubelet import Probe, Program
 from harness.wait import until
 
-RELEASE = "realm"
+DOCKER = CHART.parents[1] / "deploy" / "docker"
 
+#: Where a Pod finds who it is.
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+RELEASE = "realm"
 
 #: No program runs on a hollow node, so nothing there answers a probe.
 NO_PROBES = """
@@ -77,11 +82,32 @@ def forgo_probes(cluster: Cluster) -> None:
 class Installed:
     """A release, its namespace, and one namespace of tenants."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, namespace: str, tenants: str) -> None:
         self.cluster = cluster
         self.folder = folder
-        self.namespace = cluster.namespace()
-        self.tenants = cluster.namespace()
+        self.namespace = namespace
+        self.tenants = tenants
+        self._runs = 0
+
+    @classmethod
+    def with_doors(cls, cluster: Cluster, folder: Path, key: str, *sets: str) -> Installed:
+        """Installs where no Pod may have more than Pod Security's least; `key` is a tenant's."""
+        forgo_probes(cluster)
+        installed = cls(cluster, folder, cluster.namespace(), cluster.namespace())
+        label = "pod-security.kubernetes.io/enforce=restricted"
+        cluster.admin.kubectl("label", "namespace", installed.namespace, label)
+        authority = trustme.CA()
+        doors = authority.issue_cert(f"realm-agent.{installed.namespace}.svc")
+        pem = {
+            "ca.crt": authority.cert_pem,
+            "tls.crt": doors.cert_chain_pems[0],
+            "tls.key": doors.private_key_pem,
+        }
+        texts = {name: blob.bytes().decode() for name, blob in pem.items()}
+        installed.secret("realm-doors", installed.namespace, **texts)
+        installed.secret("test-key", installed.namespace, key=key)
+        installed.put("install", *sets)
+        return installed
 
     def helm(self, *command: str, flags: Sequence[str] = ()) -> Done:
         """Runs a command of helm on the release, as somebody who may do everything."""
@@ -119,9 +145,10 @@ class Installed:
         pods = self.get("pods", "--selector", f"app.kubernetes.io/component={component}")["items"]
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
-    def await_rollout(self) -> None:
+    def await_rollout(self, *pools: str) -> None:
         """Waits until every Pod is one of the newest, and runs."""
-        for what in ("deployment/realm-operator", "daemonset/realm-agent-cpu"):
+        agents = [f"daemonset/realm-agent-{pool}" for pool in pools or ("cpu",)]
+        for what in ("deployment/realm-operator", *agents):
             until(partial(self._is_out, what), f"{what} is rolled out", within_s=90.0)
 
     def _is_out(self, what: str) -> bool:
@@ -129,128 +156,100 @@ class Installed:
         said = self.cluster.admin.kubectl("rollout", "status", what, *where).stdout
         return "successfully rolled out" in said
 
+    def probes(self, owner: str) -> Mapping[str, Probe]:
+        """What a kubelet asks the Pods of an owner, which `forgo_probes` took from them."""
+        return Probe.all_of(self.get(*owner.split("/"))["spec"]["template"])
+
     def operator(self) -> Program:
         """The program of the operator's first Pod."""
-        pod = self.pods("operator")[0]
-        program = Program(self, pod, "realm-operator")
-        token = self._token(pod, audience=None)
-        program.env["KUBECONFIG"] = str(self._kubeconfig(token))
-        # Who asks by the name that the chart says is elsewhere; this machine is called otherwise.
-        program.swap(f"--link-name={given('link-name', program.args)}", "--link-name=localhost")
+        program = self._program(self.pods("operator")[0], "operator", {})
+        # As a kubelet does for every container.
+        server = urlsplit(self.cluster.url)
+        env = {
+            "KUBERNETES_SERVICE_HOST": str(server.hostname),
+            "KUBERNETES_SERVICE_PORT": str(server.port),
+        }
+        program.give({}, env)
         return program
 
-    def agent(self, pod: Json, operator: Program) -> Program:
-        """The program of an agent's Pod."""
-        program = Program(self, pod, "realm-agent")
-        url = given("operator", program.args)
-        program.swap(url, f"https://localhost:{operator.ports['listen']}")
+    def agent(self, pod: Json, operator: Program | None, *reads: Path) -> Program:
+        """The program of an agent's Pod, which sees those files of this machine too."""
+        names = {} if operator is None else {f"realm-operator.{self.namespace}.svc": operator.ip}
+        program = self._program(pod, "agent", names)
+        program.give({str(path): path for path in reads}, {})
         return program
 
-    def check(self, port: int) -> Program:
-        """The program of the Pod that `helm test` runs, sent to the door at a port."""
+    def check(self, door: Program) -> Program:
+        """The program of the Pod that `helm test` runs, where the Service leads to one door."""
         done = self.helm("get", "hooks")
         assert done.returncode == 0, done.stderr
         [pod] = [each for each in yaml.safe_load_all(done.stdout) if each]
-        [container] = pod["spec"]["containers"]
-        program = Program(self, pod, Path(container["command"][0]).name)
-        program.swap(given("url", program.args), f"https://localhost:{port}")
-        return program
+        url = urlsplit(given("url", pod["spec"]["containers"][0]["args"]))
+        assert url.port == door.ports["door"], "nobody translates a Service's port here"
+        return self._program(pod, "agent", {str(url.hostname): door.ip})
 
-    def files(self, pod: Json, folder: Path) -> Mapping[str, Path]:
-        """What the volumes of a Pod hold, in folders of this machine, by where they are mounted."""
+    def _program(self, pod: Json, component: str, names: Mapping[str, str]) -> Program:
+        # A Pod may be run several times, each time with volumes of its own.
+        self._runs += 1
+        folder = self.folder / f"{pod['metadata']['name']}-{self._runs}"
+        folder.mkdir()
+        dockerfile = Dockerfile(DOCKER / component / "Dockerfile")
+        image = Image.of(dockerfile, Programs.from_environment())
+        return Program(pod, image, folder, self._mounted(pod, folder), names)
+
+    def _mounted(self, pod: Json, folder: Path) -> Mapping[str, Path]:
+        """What the volumes of a Pod hold, by where they are seen."""
         [container] = pod["spec"]["containers"]
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
         mounted = {}
         for mount in container["volumeMounts"]:
-            if mount["mountPath"].startswith("/var/run/secrets/kubernetes.io/"):
-                continue
-            here = folder / mount["name"]
-            here.mkdir(parents=True, exist_ok=True)
+            here = mounted[mount["mountPath"]] = folder / mount["name"]
+            here.mkdir()
             self._fill(here, volumes[mount["name"]], pod)
-            mounted[mount["mountPath"]] = here
         return mounted
 
     def _fill(self, folder: Path, volume: Json, pod: Json) -> None:
         if "secret" in volume:
             data = self.get("secret", volume["secret"]["secretName"])["data"]
-            wanted = [each["key"] for each in volume["secret"].get("items", [])] or list(data)
-            for name in wanted:
-                (folder / name).write_bytes(base64.b64decode(data[name]))
+            entries = {name: base64.b64decode(blob) for name, blob in data.items()}
+            _write(folder, entries, volume["secret"])
         elif "configMap" in volume:
-            for name, text in self.get("configmap", volume["configMap"]["name"])["data"].items():
-                (folder / name).write_text(text)
+            self._fill_config(folder, volume["configMap"])
         elif "projected" in volume:
-            [source] = volume["projected"]["sources"]
-            token = source["serviceAccountToken"]
-            (folder / token["path"]).write_text(self._token(pod, token["audience"]))
+            for source in volume["projected"]["sources"]:
+                self._project(folder, source, pod)
         else:
             assert "emptyDir" in volume, volume
 
-    def _token(self, pod: Json, audience: str | None) -> str:
-        account = pod["spec"]["serviceAccountName"]
-        return self.cluster.token(account, pod, audience)
+    def _fill_config(self, folder: Path, source: Json) -> None:
+        where = ("--ignore-not-found",) if source.get("optional") else ()
+        kubectl = self.cluster.admin.kubectl
+        flags = ("--namespace", self.namespace, "--output", "json", *where)
+        done = kubectl("get", "configmap", source["name"], *flags)
+        assert done.returncode == 0, done.stderr
+        if done.stdout:
+            entries = json.loads(done.stdout)["data"]
+            _write(folder, {name: text.encode() for name, text in entries.items()}, source)
 
-    def _kubeconfig(self, token: str) -> Path:
-        config = yaml.safe_load(self.cluster.admin.kubeconfig.read_text())
-        config["users"][0]["user"] = {"token": token}
-        file = self.folder / "operator.kubeconfig"
-        file.write_text(yaml.safe_dump(config))
-        return file
-
-
-class Program:
-    """A container's program with what the chart gives it."""
-
-    def __init__(self, installed: Installed, pod: Json, name: str) -> None:
-        [container] = pod["spec"]["containers"]
-        self.name = pod["metadata"]["name"]
-        #: Of the process and of what it is given.
-        self._folder = installed.folder / self.name
-        self._folder.mkdir(exist_ok=True)
-        self._program = name
-        self.args: list[str] = list(container["args"])
-        self.env = {each["name"]: _value(each, pod) for each in container.get("env", [])}
-        #: By the flag that they are given with.
-        self.ports = {}
-        for path, here in installed.files(pod, self._folder).items():
-            self.swap(path, str(here))
-        for flag in ("listen", "peer-listen", "metrics"):
-            for address in [each for each in self.args if each.startswith(f"--{flag}=")]:
-                self.ports[flag] = free_port()
-                self.swap(address, f"--{flag}=127.0.0.1:{self.ports[flag]}")
-
-    def swap(self, theirs: str, ours: str) -> None:
-        """Puts what this machine has in place of what a container has."""
-        self.args = [each.replace(theirs, ours) for each in self.args]
-
-    def daemon(self) -> Daemon:
-        """The process, not started."""
-        return Daemon(self._folder, self._program, *self.args, label=self.name, env=self.env)
-
-    def run(self, within_s: float) -> Done:
-        """Runs the program to its end."""
-        return subprocess.run(
-            [binary(self._program), *self.args],
-            capture_output=True,
-            text=True,
-            cwd=self._folder,
-            env=environment(self._folder) | self.env,
-            timeout=within_s,
-            check=False,
-        )
+    def _project(self, folder: Path, source: Json, pod: Json) -> None:
+        if "serviceAccountToken" in source:
+            wanted = source["serviceAccountToken"]
+            account = pod["spec"]["serviceAccountName"]
+            token = self.cluster.token(account, pod, wanted.get("audience"))
+            (folder / wanted["path"]).write_text(token)
+        elif "configMap" in source:
+            self._fill_config(folder, source["configMap"])
+        else:
+            [item] = source["downwardAPI"]["items"]
+            assert item["fieldRef"]["fieldPath"] == "metadata.namespace", item
+            (folder / item["path"]).write_text(pod["metadata"]["namespace"])
 
 
-def _value(entry: Json, pod: Json) -> str:
-    """What an entry of the environment says; addresses are this machine's."""
-    if "value" in entry:
-        return str(entry["value"])
-    path = entry["valueFrom"]["fieldRef"]["fieldPath"]
-    if path == "status.podIP":
-        return "127.0.0.1"
-    found = pod
-    for name in path.split("."):
-        found = found[name]
-    return str(found)
+def _write(folder: Path, entries: Mapping[str, bytes], source: Json) -> None:
+    """Writes the entries that a volume names, or all of them."""
+    items = source.get("items") or [{"key": name, "path": name} for name in entries]
+    for item in items:
+        (folder / item["path"]).write_bytes(entries[item["key"]])
 
 
 def review(cluster: Cluster, user: str, verb: str, resource: str, namespace: str) -> bool:

@@ -70,9 +70,15 @@ class Plane:
         operator.start()
         return operator
 
-    def agent(self, node: str, operators: Sequence[Operator], token: str | None = None) -> Agent:
+    def agent(
+        self,
+        node: str,
+        operators: Sequence[Operator],
+        token: str | None = None,
+        flags: Sequence[str] = (),
+    ) -> Agent:
         """A running agent on a node of its own; with `token` it shows that one."""
-        agent = Agent(self, node, operators)
+        agent = Agent(self, node, operators, flags)
         if token is not None:
             agent.token.write_text(token)
         self._daemons.append(agent.daemon)
@@ -227,7 +233,9 @@ class Operator:
 class Agent:
     """The agent of one node."""
 
-    def __init__(self, plane: Plane, node: str, operators: Sequence[Operator]) -> None:
+    def __init__(
+        self, plane: Plane, node: str, operators: Sequence[Operator], flags: Sequence[str] = ()
+    ) -> None:
         self.node = node
         self.port = free_port()
         #: Where other agents reach it.
@@ -251,6 +259,7 @@ class Agent:
             *("--listen", f"127.0.0.1:{self.port}"),
             *("--peer-listen", f"127.0.0.1:{self.peer_port}"),
             *("--metrics", f"127.0.0.1:{metrics}"),
+            *flags,
             label=f"agent-{node}",
             env={"REALM_LOG": os.environ.get("REALM_TEST_LOG", "info,realm_agent::cluster=debug")},
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -47,13 +48,19 @@ class Raw:
 
 
 @asynccontextmanager
-async def raw(url: str, key: str | None = None, *, origin: str | None = None) -> AsyncIterator[Raw]:
+async def raw(
+    url: str,
+    key: str | None = None,
+    *,
+    origin: str | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> AsyncIterator[Raw]:
     """Upgrades; with a key, its `ready` frame has been read."""
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    own = {} if key is None else {"Authorization": f"Bearer {key}"}
     async with connect(
         url,
         subprotocols=[Subprotocol("realm.v1")],
-        additional_headers=headers,
+        additional_headers=own | dict(headers),
         origin=None if origin is None else Origin(origin),
         compression=None,
         proxy=None,

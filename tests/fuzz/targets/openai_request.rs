@@ -81,6 +81,7 @@ impl World {
             limiter: Limiter::default(),
             ready: ready.subscribe(),
             metrics: Metrics::new(),
+            tracer: realm_core::trace::Tracer::OFF,
         };
         let config = GatewayConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
         let gateway = runtime.block_on(Gateway::bind(config, ports)).expect("loopback has a port");

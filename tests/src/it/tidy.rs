@@ -23,6 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("realm-gateway", &["realm-core", "realm-proto"]),
     ("realm-store", &["realm-core"]),
     ("realm-link", &["realm-core", "realm-proto"]),
+    ("realm-traces", &["realm-core"]),
     (
         "realm-agent",
         &[
@@ -33,6 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "realm-link",
             "realm-runtime",
             "realm-store",
+            "realm-traces",
         ],
     ),
     (
@@ -47,6 +49,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "realm-link",
             "realm-plan",
             "realm-store",
+            "realm-traces",
         ],
     ),
     ("realm-tests", &["realm-engine", "realm-kernels"]),
@@ -61,11 +64,13 @@ const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["realm-gateway", "realm-operator", "realm-agent", "realm-tests"]),
     ("hyper", &["realm-gateway", "realm-operator", "realm-link", "realm-agent", "realm-tests"]),
     ("tokio-tungstenite", &["realm-gateway", "realm-cli", "realm-tests"]),
-    ("reqwest", &["realm-store", "realm-cli"]),
+    ("reqwest", &["realm-store", "realm-traces", "realm-cli"]),
+    ("opentelemetry", &["realm-traces"]),
+    ("opentelemetry_sdk", &["realm-traces"]),
+    ("opentelemetry-otlp", &["realm-traces"]),
     ("wasmtime", &["realm-runtime"]),
     ("cudarc", &["realm-kernels-cuda"]),
     ("wgpu", &["realm-kernels-wgpu"]),
-    ("tokenizers", &["realm-engine"]),
     ("memmap2", &["realm-engine"]),
     ("anyhow", &["realm-cli", "realm-operator", "realm-agent", "realm-tests"]),
 ];

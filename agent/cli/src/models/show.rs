@@ -108,6 +108,8 @@ pub(super) fn lines(model: &Model) -> Vec<String> {
         context,
         licence,
         estimate,
+        // The condition `Verified` says it.
+        claimed: _,
         nodes,
     } = model.status.clone().unwrap_or_default();
     let known = |text: Option<String>| text.unwrap_or_else(|| "not known yet".to_owned());

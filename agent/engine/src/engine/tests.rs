@@ -144,10 +144,12 @@ fn start(engine: &EngineHandle, prompt: &[u32]) -> Result<TokenStream, Refusal> 
         Generation {
             prompt: prompt.to_vec(),
             sampling: Sampling::default(),
+            bias: Vec::new(),
             tokens_max: Some(3),
             stop: Vec::new(),
             deadline: None,
             resume: None,
+            milestones: None,
         },
     )
 }
@@ -158,6 +160,7 @@ fn end(mut stream: TokenStream) -> Result<Finish, Refusal> {
             TokenEvent::Token(token) => assert_eq!(token.id, 1),
             TokenEvent::Finished { finish, .. } => return Ok(finish),
             TokenEvent::Failed(refusal) => return Err(refusal),
+            TokenEvent::Cached(count) => panic!("{count} tokens of a cache that is empty"),
             TokenEvent::Rest(text) => panic!("nothing was resumed: {text}"),
         }
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use realm_core::{
-    engine::{TokenEvent, Usage},
+    engine::{Milestones, TokenEvent, Usage},
     name::TenantName,
     refusal::Refusal,
 };
@@ -24,6 +24,7 @@ use crate::{
     budget::Reservation,
     forward::Executor,
     output::Output,
+    sampler::Scratch,
     scheduler::{Scheduler, Submission},
     tokenizer::Tokenizer,
 };
@@ -42,6 +43,8 @@ struct Open {
     tenant: TenantName,
     output: Output,
     figures: Arc<Figures>,
+    /// Each is noted once; nothing of it grows with the tokens.
+    milestones: Option<Arc<Milestones>>,
     submitted_at: Instant,
     token_at: Option<Instant>,
 }
@@ -49,9 +52,21 @@ struct Open {
 impl Open {
     /// Counts a token of `now`.
     fn count_token(&mut self, now: Instant) {
-        match self.token_at.replace(now) {
-            Some(before) => self.figures.next_token(now.saturating_duration_since(before)),
-            None => self.figures.first_token(now.saturating_duration_since(self.submitted_at)),
+        if let Some(before) = self.token_at.replace(now) {
+            self.figures.next_token(now.saturating_duration_since(before));
+            return;
+        }
+        self.figures.first_token(now.saturating_duration_since(self.submitted_at));
+        if let Some(milestones) = &self.milestones {
+            milestones.first_token.get_or_init(|| now);
+        }
+    }
+
+    /// Counts the first step, at `now`.
+    fn count_start(&self, usage: Usage, now: Instant) {
+        self.figures.started(usage, now.saturating_duration_since(self.submitted_at));
+        if let Some(milestones) = &self.milestones {
+            milestones.started.get_or_init(|| (now, usage.cached_tokens));
         }
     }
 }
@@ -65,6 +80,7 @@ pub(super) struct Worker {
     board: Arc<Board>,
     open: HashMap<SequenceId, Open>,
     batch: Batch,
+    scratch: Scratch,
     /// Events of this step, sent once the board shows what they mean.
     outbox: Vec<(mpsc::Sender<TokenEvent>, TokenEvent)>,
     /// Sequences that arrived since the board was last written.
@@ -91,6 +107,7 @@ impl Worker {
             board,
             open: HashMap::new(),
             batch: Batch::default(),
+            scratch: Scratch::default(),
             outbox: Vec::new(),
             arrived: 0,
             shown_at: Instant::now(),
@@ -106,7 +123,7 @@ impl Worker {
             for (id, refusal) in self.scheduler.plan_batch(now, &mut self.batch) {
                 self.fail(id, refusal);
             }
-            self.count_starts(now);
+            self.tell_starts(now);
             if !self.batch.is_empty() {
                 self.step();
             }
@@ -167,10 +184,10 @@ impl Worker {
 
     /// Takes a sequence into care; gives what the scheduler is to have of it.
     fn arrive(&mut self, submitted: Submitted) -> Submission {
-        let Submitted { submission, output, figures, at: submitted_at } = submitted;
+        let Submitted { submission, output, figures, milestones, at: submitted_at } = submitted;
         self.arrived += 1;
         let tenant = submission.tenant.clone();
-        let open = Open { tenant, output, figures, submitted_at, token_at: None };
+        let open = Open { tenant, output, figures, milestones, submitted_at, token_at: None };
         self.open.insert(submission.id, open);
         submission
     }
@@ -203,10 +220,14 @@ impl Worker {
         Ok(())
     }
 
-    fn count_starts(&self, now: Instant) {
-        for (id, usage) in self.scheduler.started() {
-            if let Some(open) = self.open.get(id) {
-                open.figures.started(*usage, now.saturating_duration_since(open.submitted_at));
+    fn tell_starts(&mut self, now: Instant) {
+        let Self { scheduler, open, outbox, .. } = self;
+        for (id, usage) in scheduler.started() {
+            let Some(open) = open.get(id) else { continue };
+            open.count_start(*usage, now);
+            if usage.cached_tokens > 0 {
+                // Now, for whoever pays for the whole prompt meanwhile.
+                outbox.push((open.output.sender(), TokenEvent::Cached(usage.cached_tokens)));
             }
         }
     }
@@ -272,7 +293,8 @@ impl Worker {
             return;
         };
         let logits = executor.logits(output);
-        let Some(token) = open.output.sampler.pick(logits, self.scheduler.position(id)) else {
+        let position = self.scheduler.position(id);
+        let Some(token) = open.output.sampler.pick(logits, position, &mut self.scratch) else {
             tracing::warn!("a forward pass gave logits from which no token can be picked");
             self.fail(id, Refusal::Internal);
             return;
@@ -282,8 +304,10 @@ impl Worker {
             return;
         }
         open.count_token(now);
+        let logprobs = open.output.sampler.logprobs(logits, token);
         let length = self.scheduler.advance(id, token);
-        let (token, finish) = open.output.push(token, length, &self.tokenizer);
+        let (mut token, finish) = open.output.push(token, length, &self.tokenizer);
+        token.logprobs = logprobs;
         self.outbox.push((open.output.sender(), TokenEvent::Token(token)));
         let Some(finish) = finish else { return };
         let Some(usage) = self.scheduler.end(id) else { return };
@@ -313,7 +337,10 @@ impl Worker {
     }
 
     fn close(&mut self, id: SequenceId, last: TokenEvent) {
-        if let Some(Open { tenant, output, .. }) = self.open.remove(&id) {
+        if let Some(Open { tenant, output, milestones, .. }) = self.open.remove(&id) {
+            if let Some(milestones) = milestones {
+                milestones.ended.get_or_init(Instant::now);
+            }
             self.board.leave(&tenant);
             self.outbox.push((output.sender(), last));
         }

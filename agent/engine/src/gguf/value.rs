@@ -76,6 +76,10 @@ impl Value {
     pub const fn as_i32s(&self) -> Option<&[i32]> {
         if let Self::Array(Array::I32(all)) = self { Some(all.as_slice()) } else { None }
     }
+
+    pub const fn as_f32s(&self) -> Option<&[f32]> {
+        if let Self::Array(Array::F32(all)) = self { Some(all.as_slice()) } else { None }
+    }
 }
 
 pub(super) fn read(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, GgufError> {

@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-/// Both directions between bytes and the characters that spell them.
+/// The bytes that characters spell.
 pub(super) struct Alphabet {
-    spellings: Vec<String>,
     bytes: HashMap<char, u8>,
 }
 
@@ -20,14 +19,7 @@ impl Alphabet {
                 char::from_u32(next - 1).expect("U+0100 to U+0143 are characters")
             }
         };
-        let characters: Vec<char> = (0..=u8::MAX).map(&mut spelling).collect();
-        let bytes = characters.iter().copied().zip(0..=u8::MAX).collect();
-        Self { spellings: characters.into_iter().map(String::from).collect(), bytes }
-    }
-
-    /// The spelling of a byte.
-    pub(super) fn spelling(&self, byte: usize) -> &str {
-        &self.spellings[byte]
+        Self { bytes: (0..=u8::MAX).map(|byte| (spelling(byte), byte)).collect() }
     }
 
     /// The bytes that `spelled` stands for; `None` if a character stands for none.

@@ -1,10 +1,8 @@
 //! The tokens of a model: their bytes, their kinds, and which of them are special.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use tokenizers::models::bpe::Vocab;
-
-use super::{Special, TokenizerError, alphabet::Alphabet};
+use super::{Special, TokenizerError, alphabet::Alphabet, prefixes::Prefixes};
 use crate::gguf::{Gguf, GgufError, required};
 
 /// Bytes of the longest special token that is read.
@@ -14,15 +12,32 @@ use crate::gguf::{Gguf, GgufError, required};
 /// blanks in a row, of three bytes each.
 pub(super) const SPECIAL_BYTES_MAX: usize = 128;
 
+/// Bytes of the longest piece of text that is read where pieces are looked up by their spelling:
+/// each such look reads as much. The longest that is published is 31 blanks of three bytes.
+pub(super) const PIECE_BYTES_MAX: usize = 256;
+
+/// The character that stands for a blank in the pieces of SentencePiece and its kin.
+pub(super) const BLANK: char = '\u{2581}';
+
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A piece of text.
     Text,
+    /// A byte that no piece of text holds.
+    Byte,
     /// A mark for the model that is no text.
     Control,
     /// A text of its own that is never made by merging.
     UserDefined,
+}
+
+/// How the bytes of a text token are written in the file.
+pub(super) enum Spelling {
+    /// One character a byte.
+    Bytes(Alphabet),
+    /// As text, with [`BLANK`] for each blank; bytes as `<0x0A>`.
+    Pieces,
 }
 
 pub(super) struct Vocabulary {
@@ -31,18 +46,20 @@ pub(super) struct Vocabulary {
     /// Where the bytes of each token end.
     ends: Vec<usize>,
     kinds: Vec<Kind>,
-    /// Special tokens in the order of their spelling, byte by byte.
-    specials: Vec<(String, u32)>,
-    /// The bytes with which some special token starts.
-    starts: [bool; 256],
+    specials: Prefixes,
     endings: HashSet<u32>,
 }
 
-/// Reads the vocabulary of a file, and the ids of its text tokens by their spelling.
-pub(super) fn read(
-    gguf: &Gguf,
-    alphabet: &Alphabet,
-) -> Result<(Vocabulary, Vocab), TokenizerError> {
+/// The ids of tokens that text may become, by their spelling in the file.
+pub(super) type Ids<'a> = HashMap<&'a str, u32>;
+
+/// Reads the vocabulary of a file, and the ids of its text tokens, user-defined ones among them.
+/// What spells one of `endings` is a control token, whatever the file calls it.
+pub(super) fn read<'g>(
+    gguf: &'g Gguf,
+    spelling: &Spelling,
+    endings: &[&str],
+) -> Result<(Vocabulary, Ids<'g>), TokenizerError> {
     let metadata = TokenizerError::Metadata;
     let key = "tokenizer.ggml.tokens";
     let tokens = gguf
@@ -58,66 +75,102 @@ pub(super) fn read(
         return Err(TokenizerError::Kinds { tokens: tokens.len(), kinds: numbers.len() });
     }
 
-    let mut ids = Vocab::with_capacity(tokens.len());
+    let mut ids = Ids::with_capacity(tokens.len());
+    let mut seen = HashSet::with_capacity(tokens.len());
+    let mut specials = Vec::new();
     let mut vocabulary = Vocabulary {
         bytes: Vec::new(),
         ends: Vec::with_capacity(tokens.len()),
         kinds: Vec::with_capacity(tokens.len()),
-        specials: Vec::new(),
-        starts: [false; 256],
+        specials: Prefixes::default(),
         endings: HashSet::new(),
     };
     for (at, (token, &number)) in tokens.iter().zip(numbers).enumerate() {
-        let kind = kind(at, number)?;
+        let kind = match kind(at, number, spelling)? {
+            Kind::Text | Kind::UserDefined if endings.contains(&token.as_str()) => Kind::Control,
+            kind => kind,
+        };
         let id = u32::try_from(at).unwrap_or(u32::MAX);
-        match kind {
-            Kind::Text => {
-                let bytes = alphabet.bytes(token).ok_or(TokenizerError::NotBytes { id: at })?;
-                vocabulary.bytes.extend(bytes);
-            }
-            Kind::Control | Kind::UserDefined => {
-                let bytes = token.len();
-                if bytes > SPECIAL_BYTES_MAX {
-                    return Err(TokenizerError::SpecialTooLong { id: at, bytes });
-                }
-                vocabulary.bytes.extend(token.as_bytes());
-                if let Some(&first) = token.as_bytes().first() {
-                    vocabulary.starts[usize::from(first)] = true;
-                    vocabulary.specials.push((token.clone(), id));
-                }
-            }
-        }
+        vocabulary.bytes.extend(bytes_of(token, kind, spelling, at)?);
         vocabulary.ends.push(vocabulary.bytes.len());
         vocabulary.kinds.push(kind);
-        if ids.insert(token.clone(), id).is_some() {
+        if matches!(kind, Kind::Control | Kind::UserDefined) {
+            specials.push((token.as_bytes().into(), id));
+        }
+        if matches!(kind, Kind::Text | Kind::UserDefined) {
+            ids.insert(token.as_str(), id);
+        }
+        if !seen.insert(token.as_str()) {
             return Err(TokenizerError::Duplicate(token.clone()));
         }
     }
-    vocabulary.specials.sort();
+    vocabulary.specials = Prefixes::new(specials.into_iter());
     Ok((vocabulary, ids))
 }
 
 /// The kind behind a number. "Unknown" and "unused" tokens are marks as control tokens are, and
-/// "byte" tokens belong to another kind of tokenizer.
-const fn kind(id: usize, number: i32) -> Result<Kind, TokenizerError> {
-    match number {
-        1 => Ok(Kind::Text),
-        2 | 3 | 5 => Ok(Kind::Control),
-        4 => Ok(Kind::UserDefined),
-        kind => Err(TokenizerError::Kind { id, kind }),
+/// only pieces of text have bytes beside them.
+const fn kind(id: usize, number: i32, spelling: &Spelling) -> Result<Kind, TokenizerError> {
+    match (number, spelling) {
+        (1, _) => Ok(Kind::Text),
+        (2 | 3 | 5, _) => Ok(Kind::Control),
+        (4, _) => Ok(Kind::UserDefined),
+        (6, Spelling::Pieces) => Ok(Kind::Byte),
+        (kind, _) => Err(TokenizerError::Kind { id, kind }),
     }
 }
 
+/// The bytes that a token stands for.
+fn bytes_of(
+    token: &str,
+    kind: Kind,
+    spelling: &Spelling,
+    id: usize,
+) -> Result<Vec<u8>, TokenizerError> {
+    let bytes = token.len();
+    match (kind, spelling) {
+        (Kind::Text, Spelling::Bytes(alphabet)) => {
+            alphabet.bytes(token).ok_or(TokenizerError::NotBytes { id })
+        }
+        (Kind::Text, Spelling::Pieces) if bytes > PIECE_BYTES_MAX => {
+            Err(TokenizerError::PieceTooLong { id, bytes })
+        }
+        (Kind::Text, Spelling::Pieces) => Ok(token.replace(BLANK, " ").into_bytes()),
+        (Kind::Byte, _) => {
+            byte(token).map(|byte| vec![byte]).ok_or(TokenizerError::NotBytes { id })
+        }
+        (Kind::Control | Kind::UserDefined, _) if bytes > SPECIAL_BYTES_MAX => {
+            Err(TokenizerError::SpecialTooLong { id, bytes })
+        }
+        (Kind::Control | Kind::UserDefined, _) => Ok(token.as_bytes().to_vec()),
+    }
+}
+
+/// The byte that a token spells as `<0x0A>`.
+fn byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 2)
+}
+
 impl Vocabulary {
-    /// Adds the tokens that end an answer: those ids, and control tokens of those spellings.
+    /// Adds the tokens that end an answer: those ids, and special tokens of those spellings.
     pub(super) fn with_endings(
         mut self,
         ids: impl Iterator<Item = u32>,
         spellings: &[&str],
     ) -> Self {
-        let spelled = self.specials.iter().filter(|(text, _)| spellings.contains(&text.as_str()));
-        self.endings = ids.chain(spelled.map(|&(_, id)| id)).collect();
+        let spelled = self.specials.spellings();
+        let spelled =
+            spelled.filter(|(text, _)| spellings.iter().any(|ending| ending.as_bytes() == *text));
+        self.endings = ids.chain(spelled.map(|(_, id)| id)).collect();
         self
+    }
+
+    /// The control tokens but for those of some spellings.
+    pub(super) fn controls(&self, but: &[&str]) -> HashSet<u32> {
+        let specials = self.specials.spellings();
+        let others = specials.filter(|(text, _)| !but.iter().any(|but| but.as_bytes() == *text));
+        others.map(|(_, id)| id).filter(|&id| self.kind(id) == Some(Kind::Control)).collect()
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -139,27 +192,31 @@ impl Vocabulary {
         self.bytes.get(start..end)
     }
 
-    /// The longest special token that `text` starts with. Control tokens count only when asked
-    /// for; user-defined ones are text and always do.
-    pub(super) fn special_at(&self, text: &str, special: Special) -> Option<(&str, u32)> {
-        let text = text.as_bytes();
-        if !self.starts[usize::from(*text.first()?)] {
-            return None;
-        }
-        let mut left = self.specials.as_slice();
-        let mut longest = None;
-        for (depth, byte) in text.iter().enumerate() {
-            left = going_on(left, depth, *byte);
-            let Some(((spelling, id), longer)) = left.split_first() else { break };
-            // The spelling that ends here comes before all that go on from it.
-            if spelling.len() == depth + 1 {
-                if special == Special::Token || self.kind(*id) == Some(Kind::UserDefined) {
-                    longest = Some((spelling.as_str(), *id));
-                }
-                left = longer;
+    /// The tokens that stand for one byte each, by that byte.
+    pub(super) fn byte_ids(&self, kind: Kind) -> [Option<u32>; 256] {
+        let mut ids = [None; 256];
+        for id in (0..self.len()).filter_map(|id| u32::try_from(id).ok()) {
+            if let (Some([byte]), true) = (self.bytes(id), self.kind(id) == Some(kind)) {
+                ids[usize::from(*byte)] = Some(id);
             }
         }
-        longest
+        ids
+    }
+
+    /// The length and the id of the longest special token that `text` starts with. Control tokens
+    /// count only when asked for; user-defined ones are text and always do.
+    pub(super) fn special_at(&self, text: &str, special: Special) -> Option<(usize, u32)> {
+        self.specials
+            .of(text.as_bytes())
+            .filter(|&(_, id)| {
+                special == Special::Token || self.kind(id) == Some(Kind::UserDefined)
+            })
+            .last()
+    }
+
+    /// Whether `text` is a special token and nothing else.
+    pub(super) fn is_special(&self, text: &str) -> bool {
+        self.special_at(text, Special::Token).is_some_and(|(len, _)| len == text.len())
     }
 
     /// Cuts `text` at its first special token.
@@ -169,22 +226,8 @@ impl Vocabulary {
         special: Special,
     ) -> Option<(&'t str, u32, &'t str)> {
         text.char_indices().find_map(|(at, _)| {
-            let (spelling, id) = self.special_at(&text[at..], special)?;
-            Some((&text[..at], id, &text[at + spelling.len()..]))
+            let (len, id) = self.special_at(&text[at..], special)?;
+            Some((&text[..at], id, &text[at + len..]))
         })
     }
-}
-
-/// Those of `specials` that go on with `byte`. They are in order, alike in their first `depth` bytes
-/// and longer than that.
-fn going_on(specials: &[(String, u32)], depth: usize, byte: u8) -> &[(String, u32)] {
-    let at = |special: &(String, u32)| special.0.as_bytes().get(depth).copied();
-    let ends = [specials.first(), specials.last()].map(|end| end.and_then(at));
-    if ends == [Some(byte); 2] {
-        // All of them: mostly there is only one left.
-        return specials;
-    }
-    let start = specials.partition_point(|special| at(special) < Some(byte));
-    let end = specials.partition_point(|special| at(special) <= Some(byte));
-    &specials[start..end]
 }

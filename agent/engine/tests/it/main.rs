@@ -12,6 +12,7 @@ mod tiny_gguf;
 
 mod support;
 
+mod architectures;
 mod converted;
 mod files;
 mod generate;
@@ -19,3 +20,4 @@ mod logits;
 mod perplexity;
 mod resume;
 mod tokens;
+mod vocabularies;

@@ -28,6 +28,7 @@ fn texts(engine: &EngineHandle, wanted: &Generation) -> Vec<(u32, String)> {
     loop {
         match stream.blocking_recv().unwrap() {
             TokenEvent::Token(token) => tokens.push((token.id, token.text)),
+            TokenEvent::Cached(_) => {}
             TokenEvent::Finished { .. } => return tokens,
             event => panic!("{event:?}"),
         }
@@ -113,7 +114,8 @@ fn an_answer_that_was_complete_ends_at_once_and_computes_nothing() {
     let before = engine.load();
     let rest = answer(&engine, &resumed(&wanted, &whole, 12, 0));
     let usage = Usage { prompt_tokens: 20, cached_tokens: 0, completion_tokens: 0 };
-    assert_eq!(rest, Answer { ids: vec![], text: String::new(), end: Ok((Finish::Length, usage)) });
+    let end = Ok((Finish::Length, usage));
+    assert_eq!(rest, Answer { ids: vec![], text: String::new(), cached: 0, end });
     assert_eq!(engine.load().prompt_tokens_total, before.prompt_tokens_total);
     assert_eq!((engine.load().sequences_running, engine.load().sequences_queued), (0, 0));
 }

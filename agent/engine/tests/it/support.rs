@@ -122,10 +122,12 @@ pub(crate) fn generation(prompt: Vec<u32>, tokens_max: u32) -> Generation {
     Generation {
         prompt,
         sampling: Sampling::default(),
+        bias: Vec::new(),
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
         deadline: None,
         resume: None,
+        milestones: None,
     }
 }
 
@@ -134,13 +136,19 @@ pub(crate) fn generation(prompt: Vec<u32>, tokens_max: u32) -> Generation {
 pub(crate) struct Answer {
     pub(crate) ids: Vec<u32>,
     pub(crate) text: String,
+    /// What was said to be cached, before anything was made.
+    pub(crate) cached: u32,
     pub(crate) end: Result<(Finish, Usage), Refusal>,
 }
 
 pub(crate) fn read(mut stream: TokenStream) -> Answer {
-    let (mut ids, mut text) = (Vec::new(), String::new());
+    let (mut ids, mut text, mut cached) = (Vec::new(), String::new(), 0);
     loop {
         match stream.blocking_recv().expect("a stream says how it ends") {
+            TokenEvent::Cached(count) => {
+                assert!(ids.is_empty() && cached == 0 && count > 0, "it comes once and first");
+                cached = count;
+            }
             TokenEvent::Rest(rest) => {
                 assert!(ids.is_empty() && text.is_empty() && !rest.is_empty(), "it comes first");
                 text = rest;
@@ -151,9 +159,10 @@ pub(crate) fn read(mut stream: TokenStream) -> Answer {
             }
             TokenEvent::Finished { finish, usage } => {
                 assert_eq!(stream.blocking_recv(), None, "the end is last");
-                return Answer { ids, text, end: Ok((finish, usage)) };
+                assert_eq!(usage.cached_tokens, cached, "it was said before");
+                return Answer { ids, text, cached, end: Ok((finish, usage)) };
             }
-            TokenEvent::Failed(refusal) => return Answer { ids, text, end: Err(refusal) },
+            TokenEvent::Failed(refusal) => return Answer { ids, text, cached, end: Err(refusal) },
         }
     }
 }

@@ -135,6 +135,7 @@ impl From<Refusal> for Problem {
             }
             Refusal::ModelNotReady { .. }
             | Refusal::Busy { .. }
+            | Refusal::Starting
             | Refusal::Draining
             | Refusal::Moved => (StatusCode::SERVICE_UNAVAILABLE, SERVER, refusal.code(), None),
             Refusal::DeadlineExceeded { .. } => {

@@ -58,16 +58,21 @@ fn prove(
     credential: Credential,
     place: Option<Place<TenantName>>,
 ) -> Result<Passed, Turned> {
-    let turned = |end| move |refusal| Turned { refusal: Some(refusal), end };
-    let caller = door.verify(credential).map_err(turned(UNKNOWN))?;
+    let turned = |refusal, end| Turned { refusal: Some(refusal), end };
+    let caller = door.verify(credential).map_err(|refusal| {
+        let end = if refusal == Refusal::Starting { STARTING } else { UNKNOWN };
+        turned(refusal, end)
+    })?;
     let place = match place {
         Some(place) => place,
-        None => door.take_socket(&caller).map_err(turned(NO_PLACE))?,
+        None => door.take_socket(&caller).map_err(|refusal| turned(refusal, NO_PLACE))?,
     };
     Ok(Passed { credential, tenant: caller.tenant().to_string(), place })
 }
 
 const NO_PLACE: End = End::close(close::TRY_AGAIN_LATER, "the tenant has too many sockets");
+
+const STARTING: End = End::close(close::TRY_AGAIN_LATER, "the server is starting");
 
 const UNKNOWN: End = End::close(close::UNAUTHENTICATED, "no good API key");
 

@@ -13,6 +13,7 @@ use realm_core::{
     name::{ModelName, TenantName},
     reply::{self, Reply, ReplyEvent},
     tenants::{Functions, ModelInfo, Tenants},
+    trace::Tracer,
 };
 use tokio::{
     io::{DuplexStream, duplex},
@@ -85,6 +86,7 @@ fn door() -> Arc<Door> {
         limiter: Limiter::default(),
         ready: watch::channel(true).1,
         metrics: Metrics::new(),
+        tracer: Tracer::OFF,
     };
     Arc::new(Door::new(ports, &config, check(&config).unwrap()))
 }
@@ -123,7 +125,8 @@ async fn a_reply_that_breaks_off_leaves_its_cause_in_the_log() {
     let _logging = tracing::subscriber::set_default(errors.clone());
     let id = CallId("1".into());
     let call = Call::new(id, "f", serde_json::Value::Null);
-    let mut running = door().start(Credential::of("rk_right"), call).unwrap();
+    let mut running =
+        door().start(Credential::of("rk_right"), call, &Arrival::by_socket(None)).unwrap();
     let ReplyEvent::Failed(refusal) = running.next().await else { panic!() };
     assert_eq!(refusal, Refusal::Internal);
     assert_eq!(errors.0.load(Ordering::Relaxed), 1);
@@ -135,7 +138,7 @@ type Client = WebSocketStream<DuplexStream>;
 async fn start(door: Arc<Door>, entrance: Entrance) -> (Client, JoinHandle<()>) {
     let (near, far) = duplex(1 << 10);
     let socket = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
-    let session = tokio::spawn(run(door, socket, entrance, || ()));
+    let session = tokio::spawn(run(door, socket, entrance, None, || ()));
     (WebSocketStream::from_raw_socket(far, Role::Client, None).await, session)
 }
 

@@ -64,6 +64,7 @@ impl Server {
             limiter: Limiter::default(),
             ready: ready.subscribe(),
             metrics: Metrics::new(),
+            tracer: realm_core::trace::Tracer::OFF,
         };
         let gateway = Gateway::bind(config, ports).await.unwrap();
         let addr = gateway.addr().unwrap();

@@ -1,7 +1,8 @@
 //! The WebSocket: who gets in, what is answered, what is refused and goes on.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use realm_core::auth::Roster;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -82,6 +83,39 @@ async fn what_is_resumed_reaches_the_program_and_how_far_it_is_comes_back() {
         socket.send(&refused).await;
         assert_eq!(socket.error().await, (json!("1"), "invalid".into()));
     }
+}
+
+#[tokio::test]
+async fn a_call_of_no_function_is_refused_before_it_costs_anything() {
+    let server = Server::start(|_| ()).await;
+    let mut socket = server.socket().await;
+    socket.call("1", "", &json!({})).await;
+    assert_eq!(socket.error().await, (json!("1"), "invalid".into()));
+    socket.call("2", "generate", &json!({"prompt": "x"})).await;
+    while socket.frame().await["status"] == "streaming" {}
+}
+
+#[tokio::test]
+async fn a_key_that_a_starting_server_does_not_know_is_to_come_again() {
+    let server = Server::start(|_| ()).await;
+    let whole = server.roster.send_replace(Arc::new(Roster::partial([])));
+    let key = format!("Bearer {KEY}");
+    let refused = server.upgrade(&[("authorization", &key)]).await.unwrap_err();
+    let code = |body: &Value| body["error"]["code"].clone();
+    assert_eq!((refused.status, code(&refused.body)), (503, json!("starting")));
+    for answer in [
+        server.get("/v1/models").await,
+        server.post("/v1/completions", &json!({"model": "m", "prompt": "x"})).await,
+    ] {
+        assert_eq!((answer.status, code(&answer.json())), (503, json!("starting")));
+        assert_eq!(answer.header("retry-after"), Some("2"));
+    }
+    let mut socket = server.upgrade(&[]).await.unwrap();
+    socket.send(&json!({"type": "auth", "api_key": KEY})).await;
+    assert_eq!(socket.error().await, (json!(null), "starting".into()));
+    assert_eq!(socket.close_code().await, 1013);
+    server.roster.send_replace(whole);
+    server.socket().await;
 }
 
 #[tokio::test]

@@ -99,6 +99,7 @@ async fn bind(config: GatewayConfig) -> Result<Gateway, BindError> {
         limiter: realm_core::limit::Limiter::default(),
         ready: watch::channel(true).1,
         metrics: Metrics::new(),
+        tracer: realm_core::trace::Tracer::OFF,
     };
     Gateway::bind(config, ports).await
 }

@@ -2,7 +2,7 @@
 
 use super::{Checker, Fault};
 use crate::backend::{
-    Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, RopeStyle, Span,
+    Attention, Backend, BackendError, Curve, KvShape, KvType, Product, RopeShape, RopeStyle, Span,
 };
 use crate::format::Format;
 
@@ -14,6 +14,9 @@ const SHAPE: KvShape = KvShape {
     block_tokens: 16,
     kv_type: KvType::F16,
 };
+
+const CALL: Attention<'_> =
+    Attention { layer: 0, heads: 2, scale: 1.0, soft_cap: None, window: None, spans: &[] };
 
 pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     weights(checker);
@@ -71,11 +74,23 @@ fn buffers<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError>
     checker.refused("rms_norm", "more rows than x has", &result);
     let result = checker.backend.gather_rows(&x, 2, &[4], &mut out);
     checker.refused("gather_rows", "a row beyond x", &result);
-    let result = checker.backend.silu_mul(&x, &x, 9, &mut out);
-    checker.refused("silu_mul", "more elements than there are", &result);
+    for curve in [Curve::Silu, Curve::Gelu] {
+        let result = checker.backend.gated(curve, &x, &x, 9, &mut out);
+        checker.refused("gated", "more elements than there are", &result);
+    }
+    let result = checker.backend.soft_cap(&mut out, 1.0, super::GUARD + 1);
+    checker.refused("soft_cap", "more elements than there are", &result);
+    let result = checker.backend.scale(&mut out, 2.0, super::GUARD + 1);
+    checker.refused("scale", "more elements than there are", &result);
+    let result = checker.backend.add_bias(&mut out, &x, 3);
+    checker.refused("add_bias", "more rows than there are", &result);
+    let result = checker.backend.add_rows(&mut out, 4, &[4], &[1.0], &x);
+    checker.refused("add_rows", "a row beyond x", &result);
+    let result = checker.backend.add_rows(&mut out, 4, &[0, 1], &[1.0], &x);
+    checker.refused("add_rows", "a factor too few", &result);
     let result = checker.backend.add(&mut out, &x, 9);
     checker.refused("add", "more elements than there are", &result);
-    let shape = RopeShape { heads: 1, head_dim: 8, style: RopeStyle::Norm };
+    let shape = RopeShape { heads: 1, head_dim: 8, style: RopeStyle::Norm, magnitude: 1.0 };
     let result = checker.backend.rope(&mut out, &[0], &x, shape);
     checker.refused("rope", "more frequencies than pairs", &result);
     let result = checker.backend.write(&mut out, 16, &[0.0; 2]);
@@ -112,14 +127,17 @@ fn cache<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError> {
     ];
     let mut out = checker.poisoned(64)?;
     for (case, heads, span, layer) in cases {
-        let call = Attention { layer, heads, scale: 1.0, spans: &[span] };
+        let call = Attention { layer, heads, spans: &[span], ..CALL };
         let result = checker.backend.attention(&kv, &call, &row, &mut out);
         checker.refused("attention", case, &result);
     }
     let spans = [Span { rows: 2, ..good }, Span { first_row: 1, ..good }];
-    let call = Attention { layer: 0, heads: 2, scale: 1.0, spans: &spans };
+    let call = Attention { spans: &spans, ..CALL };
     let result = checker.backend.attention(&kv, &call, &row, &mut out);
     checker.refused("attention", "spans that overlap", &result);
+    let call = Attention { window: Some(0), spans: &[good], ..CALL };
+    let result = checker.backend.attention(&kv, &call, &row, &mut out);
+    checker.refused("attention", "a window of nothing", &result);
     checker.untouched("attention", &out);
     Ok(())
 }

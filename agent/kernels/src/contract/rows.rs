@@ -1,7 +1,7 @@
 //! Norms, rotations, activations, sums and copies.
 
 use super::{Checker, SIZES};
-use crate::backend::{Backend, BackendError, RopeShape, RopeStyle};
+use crate::backend::{Backend, BackendError, Curve, RopeShape, RopeStyle};
 
 /// Sums of a few thousand f32 products.
 const FLOAT: f64 = 1e-10;
@@ -17,7 +17,8 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
         }
         for (heads, head_dim, pairs) in [(1, 2, 1), (3, 64, 32), (9, 80, 16)] {
             for style in [RopeStyle::Norm, RopeStyle::Neox] {
-                let shape = RopeShape { heads, head_dim, style };
+                let magnitude = if style == RopeStyle::Norm { 1.0 } else { 1.19 };
+                let shape = RopeShape { heads, head_dim, style, magnitude };
                 let case = format!("{rows} rows, {shape:?}, {pairs} pairs");
                 checker.case("rope", &case, |checker| rope(checker, &case, (rows, pairs), shape));
             }
@@ -26,7 +27,10 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     for len in SIZES.into_iter().chain([4096, 20_000]) {
         let case = format!("{len} elements");
         checker.case("add", &case, |checker| add(checker, &case, len));
-        checker.case("silu_mul", &case, |checker| silu_mul(checker, &case, len));
+        for curve in [Curve::Silu, Curve::Gelu] {
+            let case = format!("{curve:?}, {case}");
+            checker.case("gated", &case, |checker| gated(checker, &case, curve, len));
+        }
     }
 }
 
@@ -82,21 +86,30 @@ fn add<B: Backend>(
     Ok(())
 }
 
-fn silu_mul<B: Backend>(
+fn gated<B: Backend>(
     checker: &mut Checker<'_, B>,
     case: &str,
+    curve: Curve,
     len: usize,
 ) -> Result<(), BackendError> {
-    // Up to 60, so that the exponential runs through its range in both directions.
-    let gate: Vec<f32> = checker.numbers(len).iter().map(|x| x * 60.0).collect();
+    // A SiLU's exponential runs through its range in both directions up to 60; a GELU's gate has
+    // long been open or shut at 12.
+    let most = if curve == Curve::Silu { 60.0 } else { 12.0 };
+    let gate: Vec<f32> = checker.numbers(len).iter().map(|x| x * most).collect();
     let up = checker.numbers(len);
     let (g, u) = (checker.buffer(&gate)?, checker.buffer(&up)?);
     let mut out = checker.poisoned(len)?;
-    checker.backend.silu_mul(&g, &u, len, &mut out)?;
-    let silu = |x: f64| x / (1.0 + (-x).exp());
-    let truth: Vec<f64> =
-        gate.iter().zip(&up).map(|(g, u)| silu(f64::from(*g)) * f64::from(*u)).collect();
-    checker.compare(("silu_mul", case), &out, &truth, FLOAT);
+    checker.backend.gated(curve, &g, &u, len, &mut out)?;
+    let opened = |x: f64| match curve {
+        Curve::Silu => x / (1.0 + (-x).exp()),
+        Curve::Gelu => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+    };
+    let pairs = gate.iter().zip(&up);
+    let truth: Vec<f64> = pairs.map(|(g, u)| opened(f64::from(*g)) * f64::from(*u)).collect();
+    checker.compare(("gated", case), &out, &truth, FLOAT);
     Ok(())
 }
 
@@ -106,7 +119,7 @@ fn rope<B: Backend>(
     (rows, pairs): (usize, usize),
     shape: RopeShape,
 ) -> Result<(), BackendError> {
-    let RopeShape { heads, head_dim, style } = shape;
+    let RopeShape { heads, head_dim, style, magnitude } = shape;
     let mut values = checker.numbers(rows * heads * head_dim);
     let frequencies: Vec<f32> =
         (0..pairs).map(|i| 10_000_f32.powf(-(i as f32) / pairs as f32)).collect();
@@ -121,6 +134,7 @@ fn rope<B: Backend>(
                     RopeStyle::Neox => (i, i + pairs),
                 };
                 let (sin, cos) = (f64::from(*position) * f64::from(*frequency)).sin_cos();
+                let (sin, cos) = (sin * f64::from(magnitude), cos * f64::from(magnitude));
                 (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
             }
         }

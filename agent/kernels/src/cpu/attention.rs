@@ -3,7 +3,7 @@
 //! The work is cut into units of a few rows of one sequence times the query heads that share one KV
 //! head, so each key and value is converted from f16 once for up to twelve queries. A unit walks the
 //! sequence in steps of [`STEP`] tokens with a running maximum and a running sum (the online
-//! softmax). Steps start at multiples of [`STEP`] from the sequence's first token, so a query's result
+//! softmax). A window hides the tokens before it; steps that it hides whole are not walked. Steps start at multiples of [`STEP`] from the sequence's first token, so a query's result
 //! depends neither on the chunk it was prefilled in nor on the queries beside it.
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
@@ -13,6 +13,7 @@ use super::kv::{CpuKvCache, HEAD_DIM_MAX, HeadPage, Pages, Store, key_lines, val
 use super::matmul::Element;
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Lanes, Simd, exp};
+use super::variants::soft_cap_lanes;
 use crate::backend::{Attention, KvShape, Span};
 
 /// Tokens between two corrections of the running maximum.
@@ -127,6 +128,11 @@ impl Unit<'_> {
         self.span.past + self.first + self.query(query).0 + 1
     }
 
+    /// The first token that a query of that many attends.
+    fn start(&self, len: usize) -> usize {
+        self.call.window.map_or(0, |window| len.saturating_sub(window))
+    }
+
     fn block_of(&self, token: usize) -> usize {
         self.span.blocks[token / self.shape.block_tokens] as usize
     }
@@ -183,17 +189,20 @@ impl<T: Element> Walk<'_, T> {
             lens[query] = unit.len(first + query);
         }
         let longest = lens.iter().copied().max().unwrap_or(0);
+        let starts = lens.map(|len| unit.start(len));
+        let begin = starts[..queries].iter().copied().min().unwrap_or(0) / STEP * STEP;
         let mut gathered = Gathered {
             largest: [f32::NEG_INFINITY; N],
             total: [0.0; N],
             sums: [[[0.0; LANES]; N]; WIDTH_MAX],
         };
         let mut scores = [[[0.0; LANES]; STEP_LINES]; N];
-        for start in (0..longest).step_by(STEP) {
+        for start in (begin..longest).step_by(STEP) {
             let tokens = start..longest.min(start + STEP);
             self.score(simd, &q[..dim], tokens.clone(), &mut scores);
             for query in 0..N {
-                let seen = lens[query].saturating_sub(start).min(STEP);
+                let within = |token: usize| token.saturating_sub(start).min(STEP);
+                let seen = within(starts[query])..within(lens[query]);
                 weigh(simd, &mut scores[query], seen, query, &mut gathered);
             }
             self.gather(simd, tokens, &scores, &mut gathered);
@@ -201,7 +210,7 @@ impl<T: Element> Walk<'_, T> {
         self.write(first, queries, &gathered);
     }
 
-    /// `scores[query][token] = scale * (q . k)`; lanes beyond the last token are arbitrary.
+    /// `scores[query][token] = soft_cap(scale * (q . k))`; lanes beyond the last token are arbitrary.
     #[inline(always)]
     fn score<S: Simd, const N: usize>(
         &self,
@@ -225,7 +234,9 @@ impl<T: Element> Walk<'_, T> {
                 }
             }
             for (sum, scores) in sums.into_iter().zip(scores.iter_mut()) {
-                simd.store(simd.mul(sum, scale), &mut scores[line]);
+                let score = simd.mul(sum, scale);
+                let score = call.soft_cap.map_or(score, |cap| soft_cap_lanes(simd, score, cap));
+                simd.store(score, &mut scores[line]);
             }
         }
     }
@@ -298,24 +309,25 @@ fn add_values<'a, S: Simd, T: Element + 'a, const N: usize>(
     }
 }
 
-/// Turns the scores of the first `seen` tokens into weights, and the rest to zero.
+/// Turns the scores of the tokens that are `seen` into weights, and the rest to zero.
 ///
 /// What has been gathered so far is scaled down where the largest score has grown.
 #[inline(always)]
 fn weigh<S: Simd, const N: usize>(
     simd: S,
     scores: &mut [Lanes; STEP_LINES],
-    seen: usize,
+    seen: std::ops::Range<usize>,
     query: usize,
     gathered: &mut Gathered<N>,
 ) {
-    if seen == 0 {
+    if seen.is_empty() {
         *scores = [[0.0; LANES]; STEP_LINES];
         return;
     }
-    for score in scores.as_flattened_mut().iter_mut().skip(seen) {
-        *score = f32::NEG_INFINITY;
-    }
+    let (before, beyond) = (seen.start, seen.end);
+    let flat = scores.as_flattened_mut();
+    flat[..before].fill(f32::NEG_INFINITY);
+    flat[beyond..].fill(f32::NEG_INFINITY);
     let mut largest = simd.splat(gathered.largest[query]);
     for score in scores.iter() {
         largest = simd.max(largest, simd.load(score));

@@ -6,14 +6,14 @@ use super::activations::SHARED_FROM;
 use super::grid::{Grid, Place, even, over};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Simd, exp, load_part, store_part};
-use crate::backend::{RopeShape, RopeStyle};
+use crate::backend::{Curve, RopeShape, RopeStyle};
 
 /// Elements that one thread works on at a time in element-wise operations: 16 KiB of each operand,
 /// which fits the L1 cache.
 const CHUNK: usize = 4096;
 
 /// Does `work` on chunks of `out`, with the chunk's first element.
-fn by_chunk(pool: &mut Pool, out: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync) {
+pub(super) fn by_chunk(pool: &mut Pool, out: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync) {
     let len = out.len();
     let chunks = len.div_ceil(CHUNK);
     let mut grids = [Grid::new(out, len)];
@@ -29,7 +29,12 @@ fn by_chunk(pool: &mut Pool, out: &mut [f32], work: impl Fn(usize, &mut [f32]) +
 }
 
 /// Does `work` on each row of `out`.
-fn by_row(pool: &mut Pool, out: &mut [f32], cols: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+pub(super) fn by_row(
+    pool: &mut Pool,
+    out: &mut [f32],
+    cols: usize,
+    work: impl Fn(usize, &mut [f32]) + Sync,
+) {
     let rows = out.len() / cols;
     let shared = out.len() >= SHARED_FROM;
     let mut grids = [Grid::new(out, cols)];
@@ -47,47 +52,69 @@ pub(crate) fn add(pool: &mut Pool, x: &mut [f32], y: &[f32]) {
     });
 }
 
-/// `out = gate / (1 + exp(-gate)) * up`
-pub(crate) fn silu_mul<S: Simd>(
+/// `out = curve(gate) * up`
+pub(crate) fn gated<S: Simd>(
     simd: S,
     pool: &mut Pool,
-    gate: &[f32],
-    up: &[f32],
+    curve: Curve,
+    (gate, up): (&[f32], &[f32]),
     out: &mut [f32],
 ) {
     by_chunk(pool, out, |first, out| {
         let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
-        simd.run(SiluMul { gate, up, out });
+        simd.run(Gated { curve, gate, up, out });
     });
 }
 
-struct SiluMul<'a> {
+struct Gated<'a> {
+    curve: Curve,
     gate: &'a [f32],
     up: &'a [f32],
     out: &'a mut [f32],
 }
 
-impl Kernel for SiluMul<'_> {
+impl Kernel for Gated<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        match self.curve {
+            Curve::Silu => self.each(simd, |gate| silu(simd, gate)),
+            Curve::Gelu => self.each(simd, |gate| gelu(simd, gate)),
+        }
+    }
+}
+
+impl Gated<'_> {
+    #[inline(always)]
+    fn each<S: Simd>(self, simd: S, curve: impl Fn(S::F) -> S::F) {
         let (gate, gate_rest) = self.gate.as_chunks::<LANES>();
         let (up, up_rest) = self.up.as_chunks::<LANES>();
         let (out, out_rest) = self.out.as_chunks_mut::<LANES>();
         for ((gate, up), out) in gate.iter().zip(up).zip(out) {
-            simd.store(silu_mul_lanes(simd, simd.load(gate), simd.load(up)), out);
+            simd.store(simd.mul(curve(simd.load(gate)), simd.load(up)), out);
         }
         let (gate, up) = (load_part(simd, gate_rest), load_part(simd, up_rest));
-        store_part(simd, silu_mul_lanes(simd, gate, up), out_rest);
+        store_part(simd, simd.mul(curve(gate), up), out_rest);
     }
 }
 
 #[inline(always)]
-fn silu_mul_lanes<S: Simd>(simd: S, gate: S::F, up: S::F) -> S::F {
-    let falling = exp(simd, simd.mul(gate, simd.splat(-1.0)));
-    let silu = simd.div(gate, simd.add(falling, simd.splat(1.0)));
-    simd.mul(silu, up)
+fn silu<S: Simd>(simd: S, x: S::F) -> S::F {
+    let falling = exp(simd, simd.mul(x, simd.splat(-1.0)));
+    simd.div(x, simd.add(falling, simd.splat(1.0)))
+}
+
+/// `x (1 + tanh(u)) / 2` is `x / (1 + exp(-2 u))`.
+#[inline(always)]
+fn gelu<S: Simd>(simd: S, x: S::F) -> S::F {
+    /// `-2 sqrt(2 / pi)`.
+    const FALL: f32 = -1.595_769;
+    const CUBE: f32 = 0.044_715;
+    let square = simd.mul(x, x);
+    let factor = simd.mul_add(square, simd.splat(CUBE), simd.splat(1.0));
+    let falling = exp(simd, simd.mul(simd.mul(x, factor), simd.splat(FALL)));
+    simd.div(x, simd.add(falling, simd.splat(1.0)))
 }
 
 /// `out = x / sqrt(mean(x * x) + eps) * weight`
@@ -136,15 +163,23 @@ impl Kernel for RmsNorm<'_> {
     }
 }
 
-/// The cosine and sine of every angle of a batch, kept from layer to layer.
+/// The cosines and sines of every angle of a batch, kept from layer to layer.
 ///
-/// All layers of a step turn by the same angles, and sines are dear.
+/// All layers of a step turn by the same angles, or by one of two sets where some layers see a
+/// window only, and sines are dear.
 #[derive(Default)]
 pub(crate) struct Rotations {
+    /// The one used last comes first.
+    sets: [Turns; 2],
+}
+
+#[derive(Default)]
+struct Turns {
     positions: Vec<u32>,
     frequencies: Vec<f32>,
+    magnitude: f32,
     /// `(positions, frequencies)`
-    turns: Vec<Turn>,
+    all: Vec<Turn>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -154,35 +189,51 @@ struct Turn {
 }
 
 impl Rotations {
-    /// Sized for `rows` positions and heads of `head_dim` so that a step need not allocate.
+    /// Sized for `rows` positions and so many frequencies, so that a step need not allocate.
     pub(crate) fn reserve(&mut self, rows: usize, frequencies: usize) {
-        self.positions.reserve(rows);
-        self.frequencies.reserve(frequencies);
-        self.turns.reserve(rows.saturating_mul(frequencies));
+        for set in &mut self.sets {
+            set.positions.reserve(rows);
+            set.frequencies.reserve(frequencies);
+            set.all.reserve(rows.saturating_mul(frequencies));
+        }
     }
 
-    fn update(&mut self, positions: &[u32], frequencies: &[f32]) {
-        if self.positions == positions && self.frequencies == frequencies {
-            return;
+    fn turns(&mut self, positions: &[u32], frequencies: &[f32], magnitude: f32) -> &[Turn] {
+        let is_known = |set: &Turns| {
+            set.magnitude.to_bits() == magnitude.to_bits()
+                && set.positions == positions
+                && set.frequencies == frequencies
+        };
+        if !is_known(&self.sets[0]) {
+            self.sets.swap(0, 1);
         }
+        if !is_known(&self.sets[0]) {
+            self.sets[0].compute(positions, frequencies, magnitude);
+        }
+        &self.sets[0].all
+    }
+}
+
+impl Turns {
+    fn compute(&mut self, positions: &[u32], frequencies: &[f32], magnitude: f32) {
         self.positions.clear();
         self.positions.extend_from_slice(positions);
         self.frequencies.clear();
         self.frequencies.extend_from_slice(frequencies);
-        self.turns.clear();
-        self.turns.extend(
-            positions.iter().flat_map(|position| {
-                frequencies.iter().map(|frequency| turn(*position, *frequency))
-            }),
-        );
+        self.magnitude = magnitude;
+        self.all.clear();
+        self.all.extend(positions.iter().flat_map(|position| {
+            frequencies.iter().map(|frequency| turn(*position, *frequency, magnitude))
+        }));
     }
 }
 
 /// In f64, because an f32 angle of thousands of radians is off by more than the sine should be.
 #[expect(clippy::cast_possible_truncation, reason = "the result is wanted in f32")]
-fn turn(position: u32, frequency: f32) -> Turn {
+fn turn(position: u32, frequency: f32, magnitude: f32) -> Turn {
     let (sin, cos) = (f64::from(position) * f64::from(frequency)).sin_cos();
-    Turn { cos: cos as f32, sin: sin as f32 }
+    let magnitude = f64::from(magnitude);
+    Turn { cos: (cos * magnitude) as f32, sin: (sin * magnitude) as f32 }
 }
 
 /// Turns the pairs of every head of `x`, `(positions, heads, head_dim)`.
@@ -193,9 +244,8 @@ pub(crate) fn rope(
     (positions, frequencies): (&[u32], &[f32]),
     shape: RopeShape,
 ) {
-    rotations.update(positions, frequencies);
+    let turns = rotations.turns(positions, frequencies, shape.magnitude);
     let pairs = frequencies.len();
-    let turns = &rotations.turns;
     by_row(pool, x, shape.heads * shape.head_dim, |row, x| {
         let turns = &turns[row * pairs..][..pairs];
         for head in x.chunks_exact_mut(shape.head_dim) {

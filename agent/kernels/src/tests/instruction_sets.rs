@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::backend::{
-    Attention, Backend, KvShape, KvType, Product, RopeShape, RopeStyle, Span, StepLimits,
+    Attention, Backend, Curve, KvShape, KvType, Product, RopeShape, RopeStyle, Span, StepLimits,
 };
 use crate::contract;
 use crate::cpu::{Cpu, Isa};
@@ -155,13 +155,19 @@ proptest! {
             cpu.write(&mut y, 0, &b[..len]).unwrap();
             let mut weight = cpu.buffer(cols).unwrap();
             cpu.write(&mut weight, 0, &b[..cols]).unwrap();
-            let mut values = vec![0.0; len * 2];
-            let (norm, silu) = values.split_at_mut(len);
+            let mut values = vec![0.0; len * 4];
+            let mut read = values.chunks_exact_mut(len);
             let mut out = cpu.buffer(len).unwrap();
             cpu.rms_norm(&x, &weight, 1e-5, rows, &mut out).unwrap();
-            cpu.read(&out, 0, norm).unwrap();
-            cpu.silu_mul(&x, &y, len, &mut out).unwrap();
-            cpu.read(&out, 0, silu).unwrap();
+            cpu.read(&out, 0, read.next().unwrap()).unwrap();
+            cpu.gated(Curve::Silu, &x, &y, len, &mut out).unwrap();
+            cpu.read(&out, 0, read.next().unwrap()).unwrap();
+            cpu.gated(Curve::Gelu, &x, &y, len, &mut out).unwrap();
+            cpu.read(&out, 0, read.next().unwrap()).unwrap();
+            cpu.add_bias(&mut out, &weight, rows).unwrap();
+            cpu.scale(&mut out, 1.5, len).unwrap();
+            cpu.soft_cap(&mut out, 30.0, len).unwrap();
+            cpu.read(&out, 0, read.next().unwrap()).unwrap();
             values
         };
         let mut backends = each_backend();
@@ -177,6 +183,8 @@ proptest! {
         (len, cut) in (2_usize..300).prop_flat_map(|len| (Just(len), 1..len)),
         (kv_heads, group) in (1_usize..4, 1_usize..5),
         kv_type in proptest::sample::select(vec![KvType::F16, KvType::F32]),
+        window in proptest::option::of(1_usize..300),
+        soft_cap in proptest::option::of(0.5_f32..5.0),
         seed in numbers(301 * 16),
     ) {
         let head_dim = 16;
@@ -198,7 +206,8 @@ proptest! {
             cpu.write(&mut q, 0, mine).unwrap();
             let mut out = cpu.buffer(mine.len()).unwrap();
             let spans = [Span { first_row: 0, rows, past: first, blocks: &blocks }];
-            let call = Attention { layer: 0, heads: kv_heads * group, scale: 0.25, spans: &spans };
+            let heads = kv_heads * group;
+            let call = Attention { layer: 0, heads, scale: 0.25, soft_cap, window, spans: &spans };
             cpu.attention(&kv, &call, &q, &mut out).unwrap();
             let mut values = vec![0.0; mine.len()];
             cpu.read(&out, 0, &mut values).unwrap();
@@ -219,7 +228,7 @@ proptest! {
 #[test]
 fn rotations_are_computed_anew_when_positions_or_frequencies_change() {
     let mut cpu = Cpu::detect(1);
-    let shape = RopeShape { heads: 1, head_dim: 2, style: RopeStyle::Norm };
+    let shape = RopeShape { heads: 1, head_dim: 2, style: RopeStyle::Norm, magnitude: 1.0 };
     let mut turned = |position: u32, frequency: f32| {
         let (mut x, mut f) = (cpu.buffer(2).unwrap(), cpu.buffer(1).unwrap());
         cpu.write(&mut x, 0, &[1.0, 0.0]).unwrap();

@@ -1,4 +1,5 @@
-//! What this agent says: a hello, then the newest report and supply whenever they are new.
+//! What this agent says: a hello, then what became of the newest state, and the newest report and
+//! supply whenever they are new.
 //!
 //! There is no queue. The next message is chosen when there is room for it, so an operator that is
 //! slow to read hears the newest and not everything.
@@ -28,12 +29,19 @@ const SUPPLY_GAP: Duration = Duration::from_secs(1);
 /// hear of each.
 const REFUSED_GAP: Duration = Duration::from_millis(100);
 
+/// What became of the states that this stream brought.
+pub(super) struct Answers {
+    /// The generation that the ledger took last.
+    pub(super) accepted: watch::Receiver<u64>,
+    pub(super) refused: watch::Receiver<Option<proto::Refused>>,
+}
+
 /// The messages of one stream. The heartbeat is known when the operator has welcomed the agent,
 /// and until then only the hello is said.
 pub(super) fn messages(
     hello: proto::Hello,
     feeds: Feeds,
-    refused: watch::Receiver<Option<proto::Refused>>,
+    answers: Answers,
     heartbeat: watch::Receiver<Option<Duration>>,
 ) -> impl Stream<Item = proto::AgentMessage> + Send + 'static {
     let Feeds { report, supply } = feeds;
@@ -41,7 +49,8 @@ pub(super) fn messages(
         hello: Some(hello),
         heartbeat,
         beat: None,
-        refused: Feed::new(refused, REFUSED_GAP),
+        accepted: answers.accepted,
+        refused: Feed::new(answers.refused, REFUSED_GAP),
         report: Feed::new(report, REPORT_GAP),
         supply: Feed::new(supply, SUPPLY_GAP),
     };
@@ -56,6 +65,8 @@ struct Outbound {
     hello: Option<proto::Hello>,
     heartbeat: watch::Receiver<Option<Duration>>,
     beat: Option<Interval>,
+    /// Told without a gap, since the operator waits for it and sends no other state meanwhile.
+    accepted: watch::Receiver<u64>,
     refused: Feed<Option<proto::Refused>>,
     report: Feed<Report>,
     supply: Feed<Supply>,
@@ -79,6 +90,11 @@ impl Outbound {
                 // The session has ended. Without this, HTTP/2 would go on asking for messages,
                 // and the operator would believe in an agent that does not listen.
                 Err(_) = self.heartbeat.changed() => return None,
+                Ok(()) = self.accepted.changed() => {
+                    let generation = *self.accepted.borrow_and_update();
+                    let accepted = proto::Accepted { generation };
+                    return Some(proto::agent_message::Message::Accepted(accepted));
+                }
                 () = self.refused.ready() => if let Some(refused) = self.refused.take().clone() {
                     return Some(proto::agent_message::Message::Refused(refused));
                 },

@@ -1,9 +1,9 @@
 //! One stream: what the operator says goes into the ledger, and what the ledger does not take is
 //! said back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use prost::Message as _;
+use prost::{Message as _, bytes::Bytes};
 use realm_core::{
     desired::Desired,
     report::{self, Failure},
@@ -15,7 +15,11 @@ use tokio::{
 };
 use tonic::{Request, Streaming};
 
-use super::{Connected, Link, LinkError, OperatorAddress, dial::Dialled, outbound};
+use super::{
+    Connected, Link, LinkError, OperatorAddress,
+    dial::Dialled,
+    outbound::{self, Answers},
+};
 use crate::{
     ConvertError, convert,
     ledger::{Accepted, LedgerError},
@@ -41,8 +45,10 @@ impl Link {
         dialled: Dialled,
     ) -> (Duration, LinkError) {
         let (heartbeat, is_welcome) = watch::channel(None);
+        let (accepted, is_accepted) = watch::channel(0);
         let (refused, is_refused) = watch::channel(None);
-        let messages = outbound::messages(self.hello(), self.feeds.clone(), is_refused, is_welcome);
+        let answers = Answers { accepted: is_accepted, refused: is_refused };
+        let messages = outbound::messages(self.hello(), self.feeds.clone(), answers, is_welcome);
         let Dialled { mut client, bearer } = dialled;
         let mut request = Request::new(messages);
         request.metadata_mut().insert("authorization", bearer);
@@ -65,7 +71,7 @@ impl Link {
             state.heard_at = Some(since);
         });
         heartbeat.send_replace(Some(every));
-        let session = Session { link: self, refused, unwritten: None };
+        let session = Session { link: self, accepted, refused, unwritten: None };
         let error = session.hear(inbound, every * SILENT_BEATS_MAX).await;
         (since.elapsed(), error)
     }
@@ -106,9 +112,17 @@ async fn next(
 
 struct Session<'a> {
     link: &'a Link,
+    accepted: watch::Sender<u64>,
     refused: watch::Sender<Option<proto::Refused>>,
-    /// A good state that the disk did not take, and when it is tried again.
-    unwritten: Option<(Desired, Instant)>,
+    /// A good state that the disk did not take.
+    unwritten: Option<Unwritten>,
+}
+
+/// A state, the bytes that it came as, and when it is tried again.
+struct Unwritten {
+    desired: Arc<Desired>,
+    payload: Bytes,
+    due: Instant,
 }
 
 impl Session<'_> {
@@ -119,7 +133,7 @@ impl Session<'_> {
     ) -> LinkError {
         let mut give_up_at = Instant::now() + patience;
         loop {
-            let retry_at = self.unwritten.as_ref().map(|(_, due)| *due);
+            let retry_at = self.unwritten.as_ref().map(|unwritten| unwritten.due);
             tokio::select! {
                 message = next(&mut inbound) => match message {
                     Ok(message) => match self.take(message).await {
@@ -144,11 +158,11 @@ impl Session<'_> {
     async fn take(&mut self, message: proto::operator_message::Message) -> Result<(), LinkError> {
         match message {
             proto::operator_message::Message::Desired(bytes) => {
-                let desired = proto::Desired::decode(bytes)
+                let desired = proto::Desired::decode(bytes.clone())
                     .map_err(|error| LinkError::Message(ConvertError::Protobuf(error)))?;
                 let generation = desired.generation;
                 match convert::desired_from(desired) {
-                    Ok(desired) => self.accept(desired).await,
+                    Ok(desired) => self.accept(Arc::new(desired), bytes).await,
                     Err(error) => self.refuse(generation, &LedgerError::Invalid(error)),
                 }
             }
@@ -164,22 +178,24 @@ impl Session<'_> {
     }
 
     async fn retry(&mut self) {
-        if let Some((desired, _)) = self.unwritten.take() {
-            self.accept(desired).await;
+        if let Some(Unwritten { desired, payload, .. }) = self.unwritten.take() {
+            self.accept(desired, payload).await;
         }
     }
 
     /// Puts a state into the ledger. The newest takes the place of one that could not be written.
-    async fn accept(&mut self, desired: Desired) {
+    async fn accept(&mut self, desired: Arc<Desired>, payload: Bytes) {
         self.unwritten = None;
         let generation = desired.generation;
-        match self.link.ledger.accept(desired.clone()).await {
+        match self.link.ledger.accept_received(desired.clone(), payload.clone()).await {
             Ok(Accepted::New | Accepted::AlreadyHave) => {
                 self.link.state.send_modify(|state| state.generation = generation);
+                self.accepted.send_replace(generation);
             }
             Err(error) => {
                 if let LedgerError::DiskFull { .. } | LedgerError::Write { .. } = error {
-                    self.unwritten = Some((desired, Instant::now() + DISK_RETRY));
+                    let due = Instant::now() + DISK_RETRY;
+                    self.unwritten = Some(Unwritten { desired, payload, due });
                 }
                 self.refuse(generation, &error);
             }

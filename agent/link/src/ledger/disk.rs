@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -13,13 +13,11 @@ use super::{
     LedgerError, LedgerWarning,
     slot::{self, SLOT_BYTES_MAX, SlotError},
 };
+use crate::durable::{self, MODE};
 
 const SLOTS: [&str; 2] = ["desired.0", "desired.1"];
 const TEMPORARY: &str = "desired.new";
 const LOCK: &str = "lock";
-
-/// Whose folder it is: tenants' configuration is nobody else's to read.
-const MODE: u32 = 0o600;
 
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -57,14 +55,8 @@ impl Disk {
 
     /// Replaces the older slot by `bytes`.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), LedgerError> {
-        let temporary = self.dir.join(TEMPORARY);
         let slot = SLOTS[self.next];
-        let written = write_synced(&temporary, bytes)
-            .and_then(|()| fs::rename(&temporary, self.dir.join(slot)))
-            .and_then(|()| File::open(&self.dir)?.sync_all());
-        if let Err(source) = written {
-            // Gives the space back; if that fails too, the next write truncates the file.
-            let _ = fs::remove_file(&temporary);
+        if let Err(source) = durable::replace(&self.dir, TEMPORARY, slot, bytes) {
             let dir = self.dir.clone();
             return Err(match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -101,12 +93,4 @@ fn read_slot(path: &Path) -> Result<Option<Desired>, SlotError> {
     // One byte more than allowed tells a file that is too large from one that just fits.
     file.take(SLOT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(SlotError::Read)?;
     slot::open(&bytes).map(Some)
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(MODE);
-    let mut file = options.open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }

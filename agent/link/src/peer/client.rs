@@ -8,22 +8,31 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use hyper_util::rt::TokioIo;
 use realm_core::{
     auth::Caller, desired::Peer, engine::Usage, limit::Admitted, name::ModelName,
-    reply::ReplyEvent, tenants::FunctionInfo,
+    reply::ReplyEvent, tenants::FunctionInfo, trace::Scope,
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1 as proto, v1::peer_client::PeerClient};
 use tokio::{sync::watch, time};
 use tonic::{
-    Streaming,
+    Request, Streaming,
     transport::{Channel, Endpoint},
 };
 
 use super::{
-    CONNECTION_WINDOW_BYTES, PING_EVERY, PING_WAIT, WINDOW_BYTES, convert, dial::dial,
-    error::PeerError, identity::Identity,
+    CONNECTION_WINDOW_BYTES, ERROR_RESETS_MAX, PING_EVERY, PING_WAIT, RESETS_REMEMBERED_MAX,
+    WINDOW_BYTES, convert, dial::dial, error::PeerError, identity::Identity, trace,
 };
+
+/// Longest wait until a peer has taken a call, or said why not: two seconds for a connection, and
+/// as much for a peer that is busy. One that has no stream free by then has too much in hand.
+const CALL_WAIT: Duration = Duration::from_secs(4);
+
+/// Steps of an answer that lie unread on this side at most: as many of the smallest, 12 bytes, as
+/// the window of a call has room for.
+const UNREAD_MAX: usize = WINDOW_BYTES as usize / 12;
 
 /// Longest wait for a description: the answer lies ready in the peer's memory.
 const DESCRIBE_WAIT: Duration = Duration::from_secs(5);
@@ -51,6 +60,17 @@ impl PeerReply {
             convert::reply_from(reply.ok_or(PeerError::Ended)?).map_err(PeerError::Message)?;
         Ok(PeerEvent { spent, event })
     }
+
+    /// Everything that the call has spent by the newest of the steps that have come and that nobody
+    /// has read; `None` where there are none. What they say besides is lost.
+    pub fn take_unread(&mut self) -> Option<Usage> {
+        let mut newest = None;
+        for _ in 0..UNREAD_MAX {
+            let Some(Ok(PeerEvent { spent, .. })) = self.next().now_or_never() else { break };
+            newest = Some(spent);
+        }
+        newest
+    }
 }
 
 /// The other agents. Clones share their connections.
@@ -66,16 +86,25 @@ impl Peers {
         Self { identity, channels: Arc::default() }
     }
 
-    /// Hands a call on, for the sake of `model`. An error means that it has not begun there.
+    /// Hands a call on, for the sake of `model` and as a part of `scope`. An error means that it
+    /// has not begun there; one comes at the call's deadline at the latest.
     pub async fn call(
         &self,
         peer: &Peer,
         call: &Admitted,
         model: &ModelName,
+        scope: &Scope,
     ) -> Result<PeerReply, PeerError> {
-        let request = convert::request_to(call, model, Instant::now());
-        let answer = self.client(peer)?.call(request).await;
-        Ok(PeerReply { events: answer.map_err(PeerError::NotTaken)?.into_inner() })
+        let now = Instant::now();
+        let mut request = Request::new(convert::request_to(call, model, now));
+        trace::write(scope, request.metadata_mut());
+        let given_up = now + CALL_WAIT;
+        let given_up = call.call().deadline.map_or(given_up, |own| given_up.min(own.at()));
+        let mut client = self.client(peer)?;
+        let answer = time::timeout_at(given_up.into(), client.call(request)).await;
+        let slow = |_| PeerError::Slow { address: peer.address.clone(), wait: given_up - now };
+        let answer = answer.map_err(slow)?.map_err(PeerError::NotTaken)?;
+        Ok(PeerReply { events: answer.into_inner() })
     }
 
     /// What the caller's program, which is there, can be asked for.
@@ -127,6 +156,9 @@ impl Peers {
             .keep_alive_timeout(PING_WAIT)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
+            // With `None` tonic leaves hyper's own limit as it is.
+            .http2_max_local_error_reset_streams(ERROR_RESETS_MAX)
             .connect_with_connector_lazy(connect)
     }
 }

@@ -44,7 +44,8 @@ pub(super) struct Forwarded {
 pub(super) fn request_to(call: &Admitted, model: &ModelName, now: Instant) -> proto::CallRequest {
     let Left { input_tokens, output_tokens } = call.left(now);
     let caller = call.caller();
-    let Call { id, function, params, deadline, resumable, resume } = call.call();
+    // Its trace is in the metadata of the request.
+    let Call { id, function, params, deadline, resumable, resume, trace: _ } = call.call();
     proto::CallRequest {
         caller: Some(caller_to(caller)),
         id: id.0.clone(),

@@ -7,6 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use realm_core::{
     auth::{Roster, VerifiedPeer},
     tenants::Tenants,
+    trace::Tracer,
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1::peer_server::PeerServer};
 use rustls::ServerConfig;
@@ -20,8 +21,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::codegen::Service as _;
 
 use super::{
-    CONNECTION_WINDOW_BYTES, PING_EVERY, PING_WAIT, STREAMS_MAX, certificate, identity::Identity,
-    service::Service,
+    CONNECTION_WINDOW_BYTES, ERROR_RESETS_MAX, PENDING_RESETS_MAX, PING_EVERY, PING_WAIT,
+    STREAMS_MAX, certificate, identity::Identity, service::Service,
 };
 
 /// Connections that have not proven themselves yet: the agents of a thousand nodes that come
@@ -51,6 +52,7 @@ pub struct PeerPorts {
     /// What is on this node, and only that: a call is handed on once.
     pub tenants: Arc<dyn Tenants>,
     pub roster: watch::Receiver<Arc<Roster>>,
+    pub tracer: Tracer,
 }
 
 /// A door for other agents.
@@ -173,6 +175,8 @@ async fn serve(
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WAIT)
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+            .max_local_error_reset_streams(ERROR_RESETS_MAX)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)

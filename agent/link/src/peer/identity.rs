@@ -1,13 +1,14 @@
 //! The certificate by which other agents know this one, always a good one.
 //!
-//! The key never leaves the process. The certificate is renewed at two thirds of its life, and at
-//! once when the bundle of the operator's authority changes: what peers show is then signed by an
+//! The key never leaves the node. The certificate is renewed at two thirds of its life, and at once
+//! when the bundle of the operator's authority changes: what peers show is then signed by an
 //! authority that this agent has been told of before. Connections that live keep what they have.
+//! The newest one is kept on disk: an agent that starts while its operator is away goes on with it.
 
 use std::{
     convert::Infallible,
     hash::{BuildHasher as _, RandomState},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -18,7 +19,7 @@ use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::ResolvesClientCert,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
     version::TLS13,
@@ -28,6 +29,7 @@ use tokio::{sync::watch, time};
 use super::{
     certificate::{self, OneNode},
     error::IdentityError,
+    kept::{self, Kept},
 };
 use crate::client::{self, Enrolled, LinkOptions, backoff::backoff, dial};
 
@@ -67,9 +69,9 @@ impl Identity {
         Ok(config)
     }
 
-    /// Takes what the operator signed for `key` into use.
-    fn new(node: &str, enrolled: &Enrolled, key: &KeyPair) -> Result<Self, IdentityError> {
-        let Enrolled { certificate_chain, ca, not_after: _ } = enrolled;
+    /// Takes what the operator signed for a key into use.
+    fn new(node: &str, kept: &Kept) -> Result<Self, IdentityError> {
+        let Kept { enrolled: Enrolled { certificate_chain, ca, not_after: _ }, key_der } = kept;
         let chain = certificates(certificate_chain)?;
         if chain.first().and_then(certificate::node).as_deref() != Some(node) {
             return Err(IdentityError::OtherNode { node: node.to_owned() });
@@ -81,8 +83,7 @@ impl Identity {
         let roots = Arc::new(roots);
         // Named here because a process-wide default would be global state.
         let provider = Arc::new(ring::default_provider());
-        let key = PrivateKeyDer::try_from(key.serialize_der())
-            .map_err(|_| IdentityError::Request(rcgen::Error::CouldNotParseKeyPair))?;
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key_der.clone()));
         let key = CertifiedKey::from_der(chain, key, &provider).map_err(IdentityError::Use)?;
         let key = Arc::new(key);
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
@@ -126,22 +127,40 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, IdentityError
         .map_err(IdentityError::Pem)
 }
 
-/// Keeps `identity` a good one for ever; it ends by being dropped.
+/// Keeps `identity` a good one for ever, and the newest in the folder `state`; it ends by being
+/// dropped.
 pub async fn keep(
     options: LinkOptions,
+    state: PathBuf,
     identity: watch::Sender<Option<Arc<Identity>>>,
 ) -> Infallible {
+    match of_before(&options.node, &state).await {
+        Ok(None) => {}
+        Ok(Some(old)) => {
+            identity.send_replace(Some(Arc::new(old)));
+            tracing::info!("the certificate of before for other agents is in use");
+        }
+        Err(error) => {
+            let cause = realm_core::report::chain(&error);
+            tracing::warn!(cause, "no certificate of before for other agents");
+        }
+    }
     let random = RandomState::new();
     let mut failures = 0_u32;
     loop {
         // Read first: one that changes meanwhile is a reason to come again.
         let bundle = dial::read(&options.ca_file).await.ok();
         match enroll(&options).await {
-            Ok((new, not_after)) => {
+            Ok((new, kept)) => {
                 failures = 0;
+                if let Err(error) = kept::write(state.clone(), &kept).await {
+                    let cause = realm_core::report::chain(&error);
+                    tracing::warn!(cause, "the new certificate is lost with this process");
+                }
                 identity.send_replace(Some(Arc::new(new)));
                 tracing::info!("new certificate for other agents in use");
-                let life = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+                let life =
+                    kept.enrolled.not_after.duration_since(SystemTime::now()).unwrap_or_default();
                 until_due(&options.ca_file, bundle, life * 2 / 3).await;
             }
             Err(error) => {
@@ -154,13 +173,20 @@ pub async fn keep(
     }
 }
 
-async fn enroll(options: &LinkOptions) -> Result<(Identity, SystemTime), IdentityError> {
+/// What the agent of this node had before it was started, as long as that is good.
+async fn of_before(node: &str, state: &Path) -> Result<Option<Identity>, IdentityError> {
+    let kept = kept::read(state, SystemTime::now()).await?;
+    kept.map(|kept| Identity::new(node, &kept)).transpose()
+}
+
+async fn enroll(options: &LinkOptions) -> Result<(Identity, Kept), IdentityError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IdentityError::Request)?;
     // Whose certificate it will be, the token says.
     let request = CertificateParams::default().serialize_request(&key);
     let request = request.map_err(IdentityError::Request)?;
     let enrolled = client::enroll(options, request.der()).await.map_err(IdentityError::Enroll)?;
-    Ok((Identity::new(&options.node, &enrolled, &key)?, enrolled.not_after))
+    let kept = Kept { enrolled, key_der: key.serialize_der() };
+    Ok((Identity::new(&options.node, &kept)?, kept))
 }
 
 /// Waits until a certificate is to be renewed.

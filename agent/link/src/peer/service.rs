@@ -13,12 +13,13 @@ use realm_core::{
     limit,
     refusal::{ProgramLimit, Refusal},
     reply::{Reply, ReplyEvent},
+    trace::{Key, OK, Open},
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1 as proto};
 use tokio::{sync::watch, time};
 use tonic::{Request, Response, Status};
 
-use super::{convert, door::PeerPorts};
+use super::{convert, door::PeerPorts, trace};
 
 /// Longest time in which a door does not hear what a silent call has spent: what it does not know
 /// when the call is cut it cannot charge, and twice a second is nothing beside the tokens.
@@ -58,25 +59,36 @@ impl Service {
         let now = Instant::now();
         let forwarded = convert::request_from(request.get_ref().clone(), now)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let handed_on = match self.caller(request, &forwarded.caller)? {
-            Ok(handed_on) => handed_on,
-            Err(refusal) => return Ok(refused(refusal)),
-        };
-        let convert::Forwarded { caller, call, model, left } = forwarded;
+        let convert::Forwarded { caller, mut call, model, left } = forwarded;
+        // Before the key: those of a tenant whose first program is still to come are not known
+        // here, which is no reason to refuse its calls for good.
         if !self.ports.tenants.hosts(&caller.tenant, &model) {
             return Err(Status::failed_precondition("not here"));
         }
+        let handed_on = match self.caller(request, &caller)? {
+            Ok(handed_on) => handed_on,
+            Err(Refusal::Starting) => return Err(starting()),
+            Err(refusal) => return Ok(refused(refusal)),
+        };
+        let mut span = self.ports.tracer.accept(trace::read(request.metadata()));
+        span.set(Key::Tenant, caller.tenant.as_str());
+        span.set(Key::ModelName, model.as_str());
+        if let Some(peer) = request.extensions().get::<VerifiedPeer>() {
+            span.set(Key::Node, peer.node());
+        }
+        call.trace = span.scope();
         let admitted = limit::lend(handed_on, call, left, now);
         let spent = admitted.spent();
         let reply = self.ports.tenants.start(admitted);
-        Ok(Answer { reply, spent, told: Usage::default(), told_at: None, has_ended: false }
-            .into_stream())
+        let told = Usage::default();
+        Ok(Answer { reply, span, spent, told, told_at: None, has_ended: false }.into_stream())
     }
 }
 
 /// One call's answer on its way back.
 struct Answer {
     reply: Reply,
+    span: Open,
     spent: watch::Receiver<Usage>,
     /// What the door has been told.
     told: Usage,
@@ -95,6 +107,11 @@ impl Answer {
         }))
     }
 
+    fn end(&mut self, outcome: &'static str) {
+        self.has_ended = true;
+        self.span.end(outcome);
+    }
+
     async fn next(&mut self) -> proto::CallReply {
         let event = tokio::select! {
             biased;
@@ -105,8 +122,10 @@ impl Answer {
             })),
             () = news(&mut self.spent, self.told, self.told_at) => None,
         };
-        if let Some(ReplyEvent::Done(_) | ReplyEvent::Failed(_)) = &event {
-            self.has_ended = true;
+        match &event {
+            Some(ReplyEvent::Done(_)) => self.end(OK),
+            Some(ReplyEvent::Failed(refusal)) => self.end(refusal.code()),
+            Some(ReplyEvent::Chunk(_)) | None => {}
         }
         self.told = *self.spent.borrow_and_update();
         self.told_at = Some(time::Instant::now());
@@ -114,18 +133,21 @@ impl Answer {
         if reply.encoded_len() <= MESSAGE_BYTES_MAX {
             return reply;
         }
-        self.has_ended = true;
         self.reply.close();
         let max = u64::try_from(MESSAGE_BYTES_MAX).unwrap_or(u64::MAX);
         let refusal = Refusal::ProgramLimit { limit: ProgramLimit::Output, max };
+        self.end(refusal.code());
         convert::reply_to(self.told, Some(ReplyEvent::Failed(refusal)))
     }
 }
 
 /// Returns when the door should be told what was spent although nothing else has happened: at once
-/// where a prompt is now paid for, and otherwise now and then.
+/// where a prompt is now paid for, or turns out to have been in the cache, and otherwise now and
+/// then.
 async fn news(spent: &mut watch::Receiver<Usage>, told: Usage, told_at: Option<time::Instant>) {
-    let is_prompt = |spent: &Usage| spent.prompt_tokens != told.prompt_tokens;
+    let is_prompt = |spent: &Usage| {
+        (spent.prompt_tokens, spent.cached_tokens) != (told.prompt_tokens, told.cached_tokens)
+    };
     let is_new = spent.wait_for(|spent| *spent != told).await.map(|spent| is_prompt(&spent));
     match is_new {
         Ok(true) => {}
@@ -142,6 +164,11 @@ async fn news(spent: &mut watch::Receiver<Usage>, told: Usage, told_at: Option<t
         // The call is over; its end comes as an event.
         Err(_) => std::future::pending().await,
     }
+}
+
+/// The key may be a good one, which another node knows.
+fn starting() -> Status {
+    Status::unavailable("starting")
 }
 
 fn refused(refusal: Refusal) -> Replies {
@@ -167,8 +194,10 @@ impl proto::peer_server::Peer for Service {
         let name = convert::caller_from(request.get_ref().caller.clone())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let handed_on = self.caller(&request, &name)?;
-        let handed_on =
-            handed_on.map_err(|refusal| Status::unauthenticated(refusal.to_string()))?;
+        let handed_on = handed_on.map_err(|refusal| match refusal {
+            Refusal::Starting => starting(),
+            refusal => Status::unauthenticated(refusal.to_string()),
+        })?;
         let functions = self.ports.tenants.functions(handed_on.caller()).await;
         if functions.is_empty() {
             return Err(Status::failed_precondition("not here"));
@@ -181,4 +210,28 @@ impl proto::peer_server::Peer for Service {
 fn unix_now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(u64::MAX, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_door_hears_of_prompts_and_of_what_was_cached_at_once_and_of_the_rest_in_time() {
+        let told = Usage { prompt_tokens: 50, cached_tokens: 0, completion_tokens: 1 };
+        let (spends, mut spent) = watch::channel(told);
+        let told_at = Some(time::Instant::now());
+        for (now, is_heard) in [
+            (told, false),
+            (Usage { completion_tokens: 2, ..told }, false),
+            (Usage { cached_tokens: 20, ..told }, true),
+            (Usage { prompt_tokens: 51, ..told }, true),
+        ] {
+            spends.send_replace(now);
+            let heard = news(&mut spent, told, told_at).now_or_never();
+            assert_eq!(heard.is_some(), is_heard, "{now:?}");
+        }
+    }
 }

@@ -2,12 +2,14 @@
 
 mod generation;
 mod params;
+mod sequence;
 
 use std::sync::Arc;
 
 use realm_core::{
     engine::{ChatMessage, Engine, TextError},
     refusal::Refusal,
+    trace::{Key, OK, Open, SpanName},
 };
 use wasmtime::component::Resource;
 
@@ -122,6 +124,19 @@ impl TextWork {
     }
 }
 
+/// Work that leaves a span.
+async fn traced<T>(
+    mut span: Open,
+    work: impl Future<Output = Result<T, HostError>>,
+) -> Result<T, HostError> {
+    let result = work.await;
+    span.end(match &result {
+        Ok(_) => OK,
+        Err(error) => error.code(),
+    });
+    result
+}
+
 /// What a message weighs as text. Many that say nothing are work too.
 const fn bytes_of(message: &Message) -> usize {
     let text = message.role.len().saturating_add(message.content.len());
@@ -160,7 +175,8 @@ impl model::HostModel for Host {
         special: bool,
     ) -> Result<Vec<u32>, HostError> {
         let (engine, work) = self.enter_text(&model, text.len())?;
-        work.run(move || engine.tokenize(&text, special)).await
+        let span = self.begin(SpanName::Tokenize);
+        traced(span, work.run(move || engine.tokenize(&text, special))).await
     }
 
     async fn detokenize(
@@ -170,7 +186,8 @@ impl model::HostModel for Host {
     ) -> Result<Vec<u8>, HostError> {
         let bytes = size_of_val(ids.as_slice());
         let (engine, work) = self.enter_text(&model, bytes)?;
-        work.run(move || engine.detokenize(&ids)).await
+        let span = self.begin(SpanName::Detokenize);
+        traced(span, work.run(move || engine.detokenize(&ids))).await
     }
 
     async fn tokenize_chat(
@@ -184,7 +201,8 @@ impl model::HostModel for Host {
             .into_iter()
             .map(|Message { role, content }| ChatMessage { role, content })
             .collect();
-        work.run_apart(move || engine.tokenize_chat(&messages)).await
+        let span = self.begin(SpanName::TokenizeChat);
+        traced(span, work.run_apart(move || engine.tokenize_chat(&messages))).await
     }
 
     async fn generate(
@@ -201,7 +219,9 @@ impl model::HostModel for Host {
             params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
         call.writer.tracker().begin(&mut generation, || engine.draw_seed());
         let tokens = call.tokens.clone();
-        let start = move || Ok(Generation::start(&*engine, tokens, generation));
+        let mut span = self.begin(SpanName::Generate);
+        span.set(Key::ModelName, engine.info().model.as_str());
+        let start = move || Ok(Generation::start(&*engine, tokens, generation, span));
         let generation = work.run(start).await??;
         Ok(self.table.push(generation)?)
     }

@@ -9,6 +9,7 @@ use realm_core::{
     refusal::Refusal,
     reply::{Chunk, ChunkBody, Done, ReplyEvent, ReplySender},
     tenants::Tenants,
+    trace::Scope,
 };
 use serde_json::Value;
 
@@ -54,6 +55,14 @@ impl Runner<'_> {
         }
     }
 
+    /// The whole call's.
+    pub(crate) fn trace(&self) -> &Scope {
+        match self {
+            Self::Here(running) => &running.tokens.admitted().call().trace,
+            Self::Apart(apart) => &apart.call.call().trace,
+        }
+    }
+
     /// A tenant's own program need not have what steps are made of. Where it is elsewhere, its
     /// first step says so.
     pub(crate) fn check_program(&self) -> Result<(), Refusal> {
@@ -72,15 +81,17 @@ impl Runner<'_> {
         name: Arc<str>,
         params: Value,
         deadline: Deadline,
+        trace: Scope,
     ) -> Result<Answer, Refusal> {
         match self {
             Self::Here(running) => {
                 let (step, deadline) = (Some(name), Some(deadline));
                 let tracker = Tracker::default();
-                let run = Run { function: FUNCTION, params: &params, deadline, step, tracker };
+                let (function, params) = (FUNCTION, &params);
+                let run = Run { function, params, deadline, step, tracker, trace };
                 call::run(running, run).await
             }
-            Self::Apart(apart) => apart.run(name, params, deadline).await,
+            Self::Apart(apart) => apart.run(name, params, deadline, trace).await,
         }
     }
 }
@@ -96,11 +107,13 @@ impl Apart {
         name: Arc<str>,
         params: Value,
         deadline: Deadline,
+        trace: Scope,
     ) -> Result<Answer, Refusal> {
         self.call.check(Instant::now())?;
         let deadline = deadline.earliest(self.allowance.deadline);
         let step = Call {
             deadline: Some(deadline),
+            trace,
             ..Call::new(self.call.call().id.clone(), FUNCTION, params)
         };
         let mut reply = self.steps.start(self.call.part(step));

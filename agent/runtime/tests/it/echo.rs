@@ -126,7 +126,7 @@ async fn answer(
     }
     for (index, id) in generation.prompt.iter().take(count).enumerate().skip(resumed) {
         let text = char::from(u8::try_from(*id).unwrap()).to_string();
-        let token = TokenEvent::Token(Token { id: *id, text });
+        let token = TokenEvent::Token(Token { id: *id, text, logprobs: None });
         if sender.send(token).await.is_err() {
             return;
         }

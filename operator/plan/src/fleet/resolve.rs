@@ -42,7 +42,7 @@ pub(super) fn resolve(demands: &Demands) -> Resolved {
         problems.extend(found.into_iter().map(|p| ((Kind::Pipeline, pipeline.name().clone()), p)));
     }
     problems.extend(shared_keys(&tenants));
-    problems.extend(demands.models.values().filter_map(|model| missing_secret(model, demands)));
+    problems.extend(demands.models.values().filter_map(|model| closed_source(model, demands)));
     Resolved { tenants: tenants.into_values().collect(), pipelines, problems }
 }
 
@@ -92,11 +92,17 @@ fn resolve_keys(secrets: &[Name], demands: &Demands, problems: &mut Vec<Problem>
     keys
 }
 
-/// The Secret that opens a model's sources, if it is not there. What it should hold only the
-/// sources know.
-fn missing_secret(model: &ValidModel, demands: &Demands) -> Option<((Kind, Name), Problem)> {
-    let secret = model.secret().filter(|secret| !demands.secrets.contains_key(secret))?;
-    let problem = unknown_secret("spec.sourceSecret".to_owned(), secret);
+/// Why the Secret that a model names opens none of its sources, where that is known.
+fn closed_source(model: &ValidModel, demands: &Demands) -> Option<((Kind, Name), Problem)> {
+    let path = "spec.sourceSecret".to_owned();
+    let name = model.secret()?;
+    let problem = match demands.secrets.get(name) {
+        None => unknown_secret(path, name),
+        Some(secret) => {
+            let Problem { path: _, reason, message } = secret.opens_nothing.clone()?;
+            Problem { path, reason, message: format!("Secret `{}`: {message}", name.name()) }
+        }
+    };
     Some(((Kind::Model, model.name().clone()), problem))
 }
 

@@ -75,7 +75,9 @@ impl Study {
     /// though nothing vouches for it.
     fn take(&mut self, estimate: Estimate, is_verified: bool) {
         if is_verified && !self.is_verified {
-            self.claimed = self.estimate.filter(|claimed| *claimed != estimate);
+            let claimed = self.estimate.filter(|claimed| *claimed != estimate);
+            // Where no header came first, what an earlier leader has seen is what is known.
+            self.claimed = claimed.or(self.claimed);
         }
         if is_verified || !self.is_verified {
             self.estimate = Some(estimate);

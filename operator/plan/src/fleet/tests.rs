@@ -113,6 +113,7 @@ impl World {
         for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
             fleet.synced(kind);
         }
+        fleet.labelled();
         Self {
             fleet,
             agents: BTreeMap::new(),

@@ -18,13 +18,16 @@ const ENTRY_BYTES_MAX: usize = 1024;
 /// Keys in one Secret: as many as fit into the 1 MiB that Kubernetes allows it, at 128 bytes each.
 const ENTRIES_MAX: usize = 8192;
 
-/// The keys of one Secret. Only [`secret`] makes one.
+/// The keys of one Secret. Only [`secret`] and [`withheld`] make one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidSecret {
     name: Name,
     pub(crate) keys: Vec<ApiKey>,
     /// What is wrong with the other entries, for the tenants that name this Secret.
     pub(crate) problems: Vec<Problem>,
+    /// Why it opens no source, for the models that name this Secret. What it should hold for them
+    /// only the sources know.
+    pub(crate) opens_nothing: Option<Problem>,
 }
 
 impl ValidSecret {
@@ -36,6 +39,24 @@ impl ValidSecret {
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
+
+    /// The same with its keys, for one that opens no source of a model.
+    #[must_use]
+    pub fn opening_nothing(self, reason: Reason, message: String) -> Self {
+        Self { opens_nothing: Some(of_all(reason, message)), ..self }
+    }
+}
+
+/// A Secret of which nothing is kept, and why: it holds no key and opens no source.
+pub fn withheld(name: Name, reason: Reason, message: String) -> ValidSecret {
+    let problem = of_all(reason, message);
+    let opens_nothing = Some(problem.clone());
+    ValidSecret { name, keys: Vec::new(), problems: vec![problem], opens_nothing }
+}
+
+/// A problem of all entries.
+fn of_all(reason: Reason, message: String) -> Problem {
+    Problem { path: "data".to_owned(), reason, message }
 }
 
 /// Reads the keys of `raw`. An entry that is not a key opens nothing and is reported; the others
@@ -56,7 +77,7 @@ pub fn secret(raw: &Secret) -> Result<ValidSecret, NameError> {
             Err(message) => findings.add(path, Reason::InvalidKey, message),
         }
     }
-    Ok(ValidSecret { name, keys, problems: findings.into_problems() })
+    Ok(ValidSecret { name, keys, problems: findings.into_problems(), opens_nothing: None })
 }
 
 /// The entries in the order of their names; `stringData` wins, as it does in the API server.

@@ -1,10 +1,19 @@
 use realm_plan::validate::Site;
 
 use super::*;
+use crate::link::report::{Failure, Refused};
 
-/// A node that is connected and has said what it holds.
+/// The generation of the first state that the leader leaves for a node.
+const FIRST: u64 = 7;
+
+/// A node that is connected and has said what it holds by this leader's first state.
 fn heard() -> NodeView {
-    NodeView { report: Some(Arc::default()), ..silent() }
+    holds(FIRST)
+}
+
+/// One that has said what it holds by the state of a generation.
+fn holds(generation: u64) -> NodeView {
+    NodeView { report: Some(Arc::new(Report { generation, ..Report::default() })), ..silent() }
 }
 
 /// One that is connected and has said nothing of that yet.
@@ -12,7 +21,7 @@ fn silent() -> NodeView {
     NodeView { is_connected: true, supply: Some(Arc::default()), ..NodeView::default() }
 }
 
-/// One that has said what it holds, and left.
+/// One that has said so, and left.
 fn gone() -> NodeView {
     NodeView { is_connected: false, ..heard() }
 }
@@ -34,14 +43,19 @@ impl World {
         Self { nodes: Nodes::new(now), fleet: Fleet::new(Site::Cluster, 1), now }
     }
 
-    /// Gives what is lost by then, and whether everybody who was there has been heard.
+    /// Leaves a state for each node. Gives what is lost by then, and whether everybody who was
+    /// there has answered.
     fn turn<const N: usize>(
         &mut self,
         after: Duration,
         nodes: [(&str, NodeView); N],
     ) -> (Vec<String>, bool) {
         let now = self.now + after;
-        let lost = self.nodes.take(&mut self.fleet, &views(nodes), now);
+        let views = views(nodes);
+        let lost = self.nodes.take(&mut self.fleet, &views, now);
+        for node in views.keys() {
+            self.nodes.tell(node, FIRST);
+        }
         (lost, self.nodes.is_settled(now))
     }
 }
@@ -66,6 +80,17 @@ fn a_new_leader_has_heard_enough_when_every_recalled_node_has_said_what_it_holds
 }
 
 #[test]
+fn what_a_node_said_of_the_last_leaders_state_is_no_answer_and_a_refusal_is_one() {
+    let mut world = World::new();
+    world.nodes.recall("a");
+    world.nodes.expect();
+    assert!(!world.turn(SOON, [("a", holds(FIRST - 1))]).1);
+    let failure = Failure { reason: "LedgerFull".to_owned(), message: String::new() };
+    let refused = Some(Refused { generation: FIRST, failure });
+    assert!(world.turn(SOON, [("a", NodeView { refused, ..holds(FIRST - 1) })]).1);
+}
+
+#[test]
 fn where_tenants_alone_were_held_any_node_is_enough() {
     let mut world = World::new();
     world.nodes.expect();
@@ -77,11 +102,12 @@ fn where_tenants_alone_were_held_any_node_is_enough() {
 fn a_node_that_does_not_come_back_is_waited_for_and_no_longer() {
     let mut world = World::new();
     world.nodes.recall("a");
-    assert_eq!(world.nodes.due(), Some(world.now + SETTLE_WAIT));
+    assert_eq!(world.nodes.due(world.now), Some(world.now + SETTLE_WAIT));
+    assert_eq!(world.nodes.due(world.now + SETTLE_WAIT), Some(world.now + RECALLED_LOST_AFTER));
     assert_eq!(world.turn(SETTLE_WAIT, []), (vec![], true));
-    assert_eq!(world.nodes.due(), Some(world.now + RECALLED_LOST_AFTER));
+    assert_eq!(world.nodes.due(world.now), Some(world.now + RECALLED_LOST_AFTER));
     assert_eq!(world.turn(RECALLED_LOST_AFTER, []), (vec!["a".to_owned()], true));
-    assert_eq!(world.nodes.due(), None);
+    assert_eq!(world.nodes.due(world.now), None);
 }
 
 #[test]

@@ -168,6 +168,45 @@ fn rotation_has_a_limit() {
     assert!(matches!(authority.rotated(start()), Err(AuthorityError::Rotating)));
 }
 
+/// Who signed a certificate, and whose an authority's certificates are, oldest first.
+fn issuer(certificate: &CertificateDer<'_>) -> String {
+    x509_parser::parse_x509_certificate(certificate).unwrap().1.issuer().to_string()
+}
+
+fn subjects(bundle: &str) -> Vec<String> {
+    let all = CertificateDer::pem_slice_iter(bundle.as_bytes());
+    let subject = |certificate: CertificateDer<'_>| {
+        x509_parser::parse_x509_certificate(&certificate).unwrap().1.subject().to_string()
+    };
+    all.map(|certificate| subject(certificate.unwrap())).collect()
+}
+
+#[test]
+fn a_rotation_hands_out_before_it_signs_and_trusts_until_nothing_of_the_old_one_lives() {
+    let second = Duration::from_secs(1);
+    let before = Authority::create(start()).unwrap();
+    let rotated_at = start() + CA_LIFE * 2 / 3;
+    let after = before.advanced(rotated_at).unwrap().unwrap();
+    let [old, new] = subjects(&after.bundle()).try_into().unwrap();
+    // As the operator's own certificates, those of agents.
+    let signed_by = |now| {
+        let issued = after.issue_node(&agent(), &request(&[]), now).unwrap();
+        assert_eq!(subjects(&issued.ca), [old.clone(), new.clone()], "both are believed");
+        let issuers = (issuer(&serving(&after, now)), issuer(&parse(&issued.chain)));
+        assert_eq!(issuers.0, issuers.1);
+        issuers.0
+    };
+    let signs = rotated_at + SETTLE;
+    assert_eq!(signed_by(rotated_at), old);
+    assert_eq!(signed_by(signs - second), old);
+    assert_eq!(signed_by(signs), new);
+    let last = signs - second + LEAF_LIFE;
+    assert!(is_trusted(&after.bundle(), &serving(&after, signs - second), last - second));
+    assert!(after.advanced(last + SKEW).unwrap().is_none(), "a clock that is behind needs it");
+    let alone = after.advanced(last + SKEW + second * 2).unwrap().unwrap();
+    assert_eq!(subjects(&alone.bundle()), [new]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 

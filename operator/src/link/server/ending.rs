@@ -4,7 +4,9 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use crate::link::{
-    authority::AuthorityError, convert::ConvertError, identity::IdentityError,
+    authority::AuthorityError,
+    convert::ConvertError,
+    identity::{IdentityError, Stranger},
     registry::TooManyNodes,
 };
 
@@ -49,6 +51,7 @@ impl Ending {
         match self {
             Self::NotLeading => "NotLeading",
             Self::NoToken => "NoToken",
+            Self::Identity(IdentityError::Review(_) | IdentityError::Busy) => "Review",
             Self::Identity(_) => "Identity",
             Self::OtherNode { .. } => "OtherNode",
             Self::NoHello => "NoHello",
@@ -60,6 +63,27 @@ impl Ending {
             Self::Forgotten => "Forgotten",
             Self::Enroll(_) => "Enroll",
             Self::Left => "Left",
+        }
+    }
+
+    /// What tells whoever came from an agent, where it is that which ended it.
+    pub(super) const fn stranger(&self) -> Option<Stranger> {
+        match self {
+            Self::NoToken => Some(Stranger::NoToken),
+            Self::Identity(error) => error.stranger(),
+            Self::OtherNode { .. } => Some(Stranger::OtherNode),
+            Self::NotLeading
+            | Self::NoHello
+            | Self::NotAHello
+            | Self::SecondHello
+            | Self::Message(_)
+            | Self::Unreadable(_)
+            | Self::TooManyNodes(_)
+            | Self::Silent { .. }
+            | Self::Replaced
+            | Self::Forgotten
+            | Self::Enroll(_)
+            | Self::Left => None,
         }
     }
 

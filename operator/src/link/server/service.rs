@@ -93,6 +93,9 @@ impl<R: TokenReviewer> Service<R> {
     fn turn_away(&self, ending: Ending) -> Status {
         tracing::debug!(cause = ending::chain(&ending), "an agent was turned away");
         self.registry.count_ending(ending.reason());
+        if let Some(stranger) = ending.stranger() {
+            self.registry.count_stranger(stranger);
+        }
         ending.into_status().unwrap_or_else(|| Status::cancelled("the agent has left"))
     }
 }

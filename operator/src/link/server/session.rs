@@ -2,7 +2,8 @@
 //!
 //! A task hears the agent and tells the registry; it also sees everything that ends the stream.
 //! The way back is a stream without a queue: the next message is chosen when there is room for
-//! it, so a slow agent skips states instead of holding up anybody.
+//! it, and the next state when the last one has been answered, so a slow agent skips states instead
+//! of working through them or holding up anybody.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -34,6 +35,10 @@ pub(super) const SILENT_BEATS_MAX: u32 = 3;
 /// that floods its operator is read no faster than this.
 const MESSAGE_GAP: Duration = Duration::from_millis(20);
 
+/// How long the next state waits for an agent's answer to the last one: as long as a sign of life
+/// does. One that is written to a disk that is slower still is written over by the next.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
 /// The messages of one agent's stream.
 pub(super) type Replies =
     Pin<Box<dyn Stream<Item = Result<proto::OperatorMessage, Status>> + Send>>;
@@ -57,7 +62,8 @@ pub(super) fn start(
     let Ports { registry, encoder, leading, life } = ports;
     set_life(life.as_ref(), Life::Proven);
     let (ended, ending) = oneshot::channel();
-    let ears = Ears { node: node.clone(), id, registry: registry.clone(), inbound };
+    let (answer, answered) = watch::channel(0);
+    let ears = Ears { node: node.clone(), id, registry: registry.clone(), inbound, answer };
     let task = tokio::spawn({
         let (leading, life) = (leading.clone(), life.clone());
         async move { ears.run(leading, replaced, heartbeat, ended, life).await }
@@ -67,6 +73,8 @@ pub(super) fn start(
         welcome: Some(heartbeat),
         orders,
         sent: Orders::default(),
+        answered,
+        unanswered: None,
         encoder,
         beat: beat(heartbeat),
         ending,
@@ -114,6 +122,8 @@ struct Ears {
     id: ConnectionId,
     registry: Registry,
     inbound: Streaming<proto::AgentMessage>,
+    /// The generation of the last state that the agent has answered.
+    answer: watch::Sender<u64>,
 }
 
 impl Ears {
@@ -172,7 +182,11 @@ impl Ears {
             }
             Some(proto::agent_message::Message::Refused(refused)) => {
                 let refused = convert::refused_from(refused).map_err(Ending::Message)?;
+                self.answer.send_replace(refused.generation);
                 self.registry.refused(node, id, refused, now);
+            }
+            Some(proto::agent_message::Message::Accepted(proto::Accepted { generation })) => {
+                self.answer.send_replace(generation);
             }
             Some(proto::agent_message::Message::Hello(_)) => return Err(Ending::SecondHello),
             None => {
@@ -190,6 +204,9 @@ pub(super) struct Outbound {
     welcome: Option<Duration>,
     orders: watch::Receiver<Orders>,
     sent: Orders,
+    answered: watch::Receiver<u64>,
+    /// The last state, until it is answered, and when that has been waited for long enough.
+    unanswered: Option<(u64, Instant)>,
     encoder: Arc<Encoder>,
     beat: Interval,
     ending: oneshot::Receiver<Ending>,
@@ -243,6 +260,7 @@ impl Outbound {
                 changed = self.orders.changed() => if changed.is_err() {
                     return Err(Ending::Forgotten);
                 },
+                () = answered(&mut self.answered, self.unanswered) => self.unanswered = None,
                 _ = self.beat.tick() => return Ok(convert::heartbeat_to()),
             }
         }
@@ -258,6 +276,9 @@ impl Outbound {
             self.sent.credentials = Some(credentials);
             return Some(message);
         }
+        if self.unanswered.is_some() {
+            return None;
+        }
         let desired = desired.filter(|desired| !is_same(self.sent.desired.as_ref(), desired))?;
         let message = self.encoder.desired_to(&desired);
         let generation = desired.generation;
@@ -265,6 +286,7 @@ impl Outbound {
         let bytes = message.encoded_len();
         if bytes <= OPERATOR_MESSAGE_BYTES_MAX {
             tracing::debug!(node = self.claim.node, generation, bytes, "told");
+            self.unanswered = Some((generation, Instant::now() + ANSWER_WAIT));
             return Some(message);
         }
         // Sent again and again it would end every stream; the fleet hears of it instead.
@@ -272,6 +294,13 @@ impl Outbound {
         registry.refused(node, *id, too_large(generation, bytes), Instant::now());
         None
     }
+}
+
+/// Returns when the state that has no answer yet has one, or has waited for one long enough.
+async fn answered(answered: &mut watch::Receiver<u64>, unanswered: Option<(u64, Instant)>) {
+    let Some((generation, until)) = unanswered else { return std::future::pending().await };
+    // The half that hears ends the stream by itself, and says why.
+    let _ = time::timeout_at(until, answered.wait_for(|answer| generation <= *answer)).await;
 }
 
 fn is_same<T>(sent: Option<&Arc<T>>, new: &Arc<T>) -> bool {

@@ -76,6 +76,16 @@ fn a_model_that_one_agent_of_two_serves_is_ready_and_not_loaded() {
 }
 
 #[test]
+fn what_a_header_had_claimed_comes_back_from_the_status_that_says_it() {
+    let claim = Estimate { weights_bytes: 7, ..estimate() };
+    let of_model = ModelStanding { claimed: Some(claim), ..standing(1, []) };
+    let status = status_of(of_model, Vec::new());
+    let claimed = claimed(&status).unwrap();
+    assert_eq!((claimed.weights_bytes, claimed.kv_bytes_per_block), (7, 1 << 20));
+    assert_eq!(super::claimed(&status_of(standing(1, []), Vec::new())), None);
+}
+
+#[test]
 fn a_model_that_is_on_its_way_reconciles_and_tells_its_bytes() {
     let phase = ModelPhase::Fetching { bytes_done: 5, bytes_total: Some(9) };
     let of_model = standing(1, [on_node(None, phase)]);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import Literal, TypedDict, TypeVar, Unpack
 
@@ -25,12 +25,15 @@ from realm_client.reply import (
     TextReply,
     Tokens,
 )
-from realm_client.request import Request
+from realm_client.request import Request, Trace
 from realm_client.running import CHUNKS_UNREAD_MAX
 from realm_client.session import Session
 from realm_client.stream import Stream
 
 R = TypeVar("R")
+
+#: Writes the span that the caller is in into headers, as W3C Trace Context has them.
+Propagate = Callable[[MutableMapping[str, str]], None]
 
 #: Sessions a call tries that go away before it has begun: a load balancer may offer a draining
 #: server twice, hardly three times in a row unless all of them drain.
@@ -83,6 +86,7 @@ class Client:
         ssl_context: ssl.SSLContext | None = None,
         send_key: SendKey = "header",
         chunks_unread_max: int = CHUNKS_UNREAD_MAX,
+        propagate: Propagate | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -91,7 +95,9 @@ class Client:
         Of several addresses each new connection takes the next one. `retry` repeats calls that
         were refused for a while (limits, no place, draining); without it the refusal is raised.
         `reconnect` bounds the attempts to connect, and to have an answer resumed. Without `resume`
-        streams end where their connection does. `clock` and `rng` are for tests.
+        streams end where their connection does. `propagate` makes each call a part of the trace
+        that its caller is in; `opentelemetry.propagate.inject` is one. `clock` and `rng` are for
+        tests.
         """
         urls = [url] if isinstance(url, str) else list(url)
         if not urls:
@@ -100,6 +106,7 @@ class Client:
         self._turn = 0
         self._reconnect = reconnect or Backoff()
         self._resume = resume
+        self._propagate = propagate
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._policy = Policy(retry, self._reconnect, chunks_unread_max, self._clock, self._rng)
@@ -254,7 +261,8 @@ class Client:
         deadline_s: float | None,
         finish: Callable[[tuple[Chunk, ...], Completion], R],
     ) -> R:
-        request = Request(function, params, stream=False, deadline_s=deadline_s)
+        trace = self._trace()
+        request = Request(function, params, stream=False, deadline_s=deadline_s, trace=trace)
         return await Stream(self, request, finish, self._policy).result()
 
     def _stream(
@@ -265,8 +273,24 @@ class Client:
         finish: Callable[[tuple[Chunk, ...], Completion], R],
     ) -> Stream[R]:
         resumable = self._resume and function in RESUMABLE
-        request = Request(function, params, stream=True, deadline_s=deadline_s, resumable=resumable)
+        request = Request(
+            function,
+            params,
+            stream=True,
+            deadline_s=deadline_s,
+            resumable=resumable,
+            trace=self._trace(),
+        )
         return Stream(self, request, finish, self._policy)
+
+    def _trace(self) -> Trace | None:
+        """The span that the caller is in at this moment."""
+        if self._propagate is None:
+            return None
+        headers: dict[str, str] = {}
+        self._propagate(headers)
+        parent = headers.get("traceparent")
+        return None if parent is None else Trace(parent, headers.get("tracestate"))
 
     async def _session(self) -> Session:
         """The session for new calls. All who wait for one share the attempts to open it."""

@@ -57,7 +57,7 @@ class RateLimited(RealmError):
 
 
 class Busy(RealmError):
-    """The server has no place, or the model is not ready yet."""
+    """The server has no place or is starting, or the model is not ready yet."""
 
     retryable = True
 
@@ -132,6 +132,7 @@ _CLASSES: dict[str, type[RealmError]] = {
     "too_many_calls": RateLimited,
     "model_not_ready": Busy,
     "busy": Busy,
+    "starting": Busy,
     "draining": Draining,
     "moved": Moved,
     "deadline_exceeded": DeadlineExceeded,

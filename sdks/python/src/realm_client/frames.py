@@ -138,6 +138,10 @@ def encode_call(call_id: str, request: Request, deadline_ms: int | None) -> str:
         frame["resume"] = dataclasses.asdict(request.resume)
     if deadline_ms is not None:
         frame["deadline_ms"] = deadline_ms
+    if request.trace is not None:
+        frame["traceparent"] = request.trace.traceparent
+        if request.trace.tracestate:
+            frame["tracestate"] = request.trace.tracestate
     try:
         text = _encode(frame)
         size = len(text.encode())

@@ -9,6 +9,14 @@ from realm_client.reply import Json
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """The caller's own span, in the words of W3C Trace Context."""
+
+    traceparent: str
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One call, or one more leg of it."""
 
@@ -18,3 +26,4 @@ class Request:
     deadline_s: float | None = None
     resumable: bool = False
     resume: Resume | None = None
+    trace: Trace | None = None

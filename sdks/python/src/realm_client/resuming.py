@@ -91,8 +91,8 @@ class Resuming:
         self._answer = Answer()
         self._current: _Leg | None = None
         self._candidate: _Leg | None = None
-        # What the current leg brings while a candidate is asked to go on from before it. No more
-        # than one call may answer.
+        # What the current leg brings while a candidate is asked to go on from before it: as many
+        # chunks as may wait for a reader, who cannot have them yet.
         self._held: list[Chunk] = []
         self._cause: RealmError | None = None
         self._attempts = 0
@@ -121,8 +121,10 @@ class Resuming:
             return
         if self._candidate is None:
             self._feed(leg, chunk)
-        else:
-            self._held.append(chunk)
+            return
+        self._held.append(chunk)
+        if len(self._held) >= self._policy.unread_max:
+            self._stop_waiting(self._candidate)
 
     def on_complete(self, leg: _Leg, completion: Completion) -> None:
         """A leg came to the answer's end."""
@@ -130,7 +132,7 @@ class Resuming:
             self._adopt(leg)
         if leg is not self._current:
             return
-        self._let_go(leg)
+        self._release()
         if self._candidate is not None:
             self._candidate.cancel()
             self._candidate.settle(None)
@@ -141,8 +143,7 @@ class Resuming:
         """A leg ended before the answer."""
         if leg is self._candidate:
             self._candidate = None
-            if self._current is not None:
-                self._let_go(self._current)
+            self._release()
             leg.settle(error)
         elif leg is self._current:
             self._current = None
@@ -170,7 +171,7 @@ class Resuming:
         leg.cancel = session.start(request, leg)
         return leg
 
-    def _feed(self, leg: _Leg, chunk: Chunk) -> None:
+    def _feed(self, leg: _Leg | None, chunk: Chunk) -> None:
         before = self._answer.token_count
         try:
             numbered = self._answer.take(chunk)
@@ -179,15 +180,26 @@ class Resuming:
             self._running.fail(error)
             return
         if self._answer.token_count > before:
-            leg.gave = True
+            if leg is not None:
+                leg.gave = True
             self._attempts = 0
         self._running.feed(numbered)
 
-    def _let_go(self, leg: _Leg) -> None:
-        """Nobody takes over from `leg` for now: what it brought meanwhile is the answer's."""
+    def _release(self) -> None:
+        """Nobody goes on from before what is held: it is the answer's, wherever it came from.
+
+        The leg that brought it may have been cut meanwhile.
+        """
         held, self._held = self._held, []
         for chunk in held:
-            self._feed(leg, chunk)
+            self._feed(self._current, chunk)
+
+    def _stop_waiting(self, candidate: _Leg) -> None:
+        """The reader has waited long enough for `candidate` while its server says nothing."""
+        self._candidate = None
+        candidate.cancel()
+        self._release()
+        candidate.settle(ConnectionLost("no server took over while the answer went on"))
 
     def _adopt(self, leg: _Leg) -> None:
         """`leg` has gone on from where it was asked to; the one before it is done."""
@@ -201,23 +213,34 @@ class Resuming:
     def _move(self) -> None:
         if self._mover is None or self._mover.done():
             self._mover = self._starter.spawn(self._moving())
+            self._mover.add_done_callback(self._moved)
 
     async def _moving(self) -> None:
         """Finds a server that goes on; without one the answer ends where its leg does."""
-        try:
-            while not self._running.ended:
-                failure = await self._find_in_time()
-                if failure is not None:
-                    if self._current is None:
-                        self._give_up(failure)
-                    return
-                if self._current is not None and not self._current.retiring:
-                    return
-                # Cut again meanwhile, or its server goes away too.
-        except asyncio.CancelledError:
+        while not self._running.ended:
+            failure = await self._find_in_time()
+            if failure is not None:
+                self._forget_candidate()
+                if self._current is None:
+                    self._give_up(failure)
+                return
+            if self._current is not None and not self._current.retiring:
+                return
+            # Cut again meanwhile, or its server goes away too.
+
+    def _moved(self, mover: asyncio.Task[None]) -> None:
+        """The search is over; one that was cancelled may not even have begun."""
+        if mover.cancelled():
+            self._forget_candidate()
             if self._current is None:
                 self._running.fail(self._cause or ConnectionLost("the client is closed"))
-            raise
+
+    def _forget_candidate(self) -> None:
+        """Nobody waits any more for a server to take over."""
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None:
+            candidate.cancel()
+        self._release()
 
     async def _find_in_time(self) -> RealmError | None:
         try:
@@ -261,6 +284,7 @@ class Resuming:
 
     def _give_up(self, failure: RealmError) -> None:
         """Says why the answer was cut; that nobody went on with it is the cause of the error."""
+        self._release()
         error = self._cause
         if error is None or isinstance(failure, DeadlineExceeded):
             error = failure

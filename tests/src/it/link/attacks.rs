@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::SystemTime};
 
 use realm_link::client::{self, LinkError};
-use realm_operator::link::authority::{Authority, node_uri};
+use realm_operator::link::{
+    authority::{Authority, node_uri},
+    identity::Stranger,
+};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::extensions::GeneralName;
 
@@ -32,6 +35,24 @@ async fn a_token_of_another_audience_is_refused() {
     let message = agent(options).await.until_refused("Refused").await;
     assert!(message.contains("and not for `realm-operator`"), "{message}");
     assert!(world.registry.snapshot().is_empty());
+}
+
+#[tokio::test]
+async fn who_is_no_agent_is_counted_by_what_told() {
+    let world = World::start().await;
+    let abroad = agent(world.options("worker-1", "https://kubernetes.default.svc@worker-1")).await;
+    abroad.until_refused("Refused").await;
+    drop(abroad);
+    let nowhere = agent(world.options("worker-2", &token("no node"))).await;
+    nowhere.until_refused("Refused").await;
+    drop(nowhere);
+    let liar = agent(world.options("worker-3", &token("worker-1"))).await;
+    liar.until_refused("Refused").await;
+    drop(liar);
+    let counted = world.registry.strangers().into_iter().filter(|(_, count)| *count > 0);
+    let counted: Vec<Stranger> = counted.map(|(stranger, _)| stranger).collect();
+    assert_eq!(counted, [Stranger::Audience, Stranger::NotAPod, Stranger::OtherNode]);
+    assert_eq!(world.registry.strangers().len(), Stranger::ALL.len(), "the others are told too");
 }
 
 #[tokio::test]

@@ -40,7 +40,8 @@ async fn an_agent_gets_a_state_and_the_operator_its_report() {
 async fn credentials_are_there_before_the_state_that_needs_them_and_never_on_the_disk() {
     let world = World::start().await;
     let secret = b"hf_4f2a9c".to_vec();
-    let credentials = supply::Credentials([(name("default/tiny"), secret.clone())].into());
+    let credentials =
+        supply::Credentials([(name("default/tiny"), secret.as_slice().into())].into());
     world.order("worker-1", &nothing(1));
     world.registry.set_credentials("worker-1", Arc::new(credentials)).unwrap();
     let agent = world.agent("worker-1").await;

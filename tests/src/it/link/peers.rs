@@ -1,18 +1,22 @@
 //! Calls that go from a door to the node that has their model.
 
+mod crowd;
 mod node;
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use realm_core::{
     auth::Roster,
     desired::{DesiredTenant, Peer},
+    engine::Usage,
     refusal::Refusal,
     reply::ReplyEvent,
     tenants::Tenants as _,
+    trace::Scope,
 };
 use realm_link::peer::PeerError;
 use rustls::{
@@ -158,6 +162,87 @@ async fn a_key_that_the_other_node_does_not_know_opens_nothing_there() {
 }
 
 #[tokio::test]
+async fn a_node_that_still_waits_for_a_tenants_program_leaves_its_calls_to_others() {
+    let world = World::start().await;
+    let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
+    let door = Door::start(&world, &[&one.peer, &two.peer]).await;
+    for waiting in [&one, &two] {
+        let whole = waiting.roster.send_replace(Arc::new(Roster::new([])));
+        waiting.script.has_model.store(false, Ordering::SeqCst);
+        assert_eq!(read(door.call("say")).await.0, "abc");
+        waiting.script.has_model.store(true, Ordering::SeqCst);
+        waiting.roster.send_replace(whole);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_starting_leaves_calls_to_others_and_refuses_none_for_good() {
+    let world = World::start().await;
+    let (one, two) = (Host::start(&world, "n1").await, Host::start(&world, "n2").await);
+    let door = Door::start(&world, &[&one.peer, &two.peer]).await;
+    for starting in [&one, &two] {
+        let whole = starting.roster.send_replace(Arc::new(Roster::partial([])));
+        assert_eq!(read(door.call("say")).await.0, "abc");
+        starting.roster.send_replace(whole);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_no_node_understands_is_not_tried_again() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    assert_eq!(read(door.call("")).await.1, Err(Refusal::Internal));
+    assert_eq!(*host.script.asked.borrow(), 0);
+}
+
+#[tokio::test]
+async fn a_call_elsewhere_begins_nothing_more_while_its_tenant_is_in_debt_at_its_door() {
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let mut reply = door.call("twice");
+    assert!(matches!(next(&mut reply).await, ReplyEvent::Chunk(_)));
+    let other = door.admit("other");
+    other.charge(Usage { completion_tokens: 20_000, ..Usage::default() }, Instant::now());
+    host.script.cue.send_replace(1);
+    let end = next(&mut reply).await;
+    let is_refused = matches!(end, ReplyEvent::Failed(Refusal::TooManyTokens { .. }));
+    assert!(is_refused, "{end:?}");
+    let mut cancelled = host.script.cancelled.subscribe();
+    soon("the end of the call", cancelled.wait_for(|count| *count == 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_made_and_never_read_is_paid_for() {
+    const LETTERS: usize = 600;
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let admitted = door.admit_letters(LETTERS);
+    let mut spent = admitted.spent();
+    let reply = door.relay.start(admitted);
+    let mut poured = host.script.poured.subscribe();
+    soon("all letters", poured.wait_for(|poured| *poured == LETTERS)).await.unwrap();
+    // What comes later on the same connection has come behind them.
+    assert_eq!(read(door.call("say")).await.0, "abc");
+    assert_eq!(read(door.call("say")).await.0, "abc");
+    drop(reply);
+    let is_paid = |spent: &Usage| spent.completion_tokens == 600;
+    soon("them to be paid for", spent.wait_for(is_paid)).await.unwrap();
+}
+
+#[tokio::test]
+async fn agents_that_start_while_their_operator_is_away_know_each_other() {
+    let mut world = World::start().await;
+    drop((Host::start(&world, "n1").await, Door::start(&world, &[]).await));
+    world.close_door().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    assert_eq!(read(door.call("say")).await.0, "abc");
+}
+
+#[tokio::test]
 async fn a_program_elsewhere_says_what_it_can_do() {
     let world = World::start().await;
     let host = Host::start(&world, "n1").await;
@@ -176,7 +261,7 @@ async fn a_node_that_drains_ends_with_its_last_call() {
     let mut reply = door.call("hold");
     assert!(matches!(next(&mut reply).await, ReplyEvent::Chunk(_)));
     host.draining.send_replace(true);
-    let refused = door.peers.call(&host.peer, &door.admit("say"), &model()).await;
+    let refused = door.peers.call(&host.peer, &door.admit("say"), &model(), &Scope::OFF).await;
     assert!(matches!(refused, Err(PeerError::NotTaken(_))), "{refused:?}");
     assert!(!host.task.is_finished());
     drop(reply);
@@ -188,7 +273,8 @@ async fn an_agent_of_another_installation_is_neither_believed_nor_let_in() {
     let (ours, theirs) = (World::start().await, World::start().await);
     let host = Host::start(&ours, "n1").await;
     let stranger = Door::with_identity(identity(&theirs, "door").await).await;
-    let refused = stranger.peers.call(&host.peer, &stranger.admit("say"), &model()).await;
+    let refused =
+        stranger.peers.call(&host.peer, &stranger.admit("say"), &model(), &Scope::OFF).await;
     assert!(matches!(refused, Err(PeerError::NotTaken(_))), "{refused:?}");
     assert_eq!(*host.script.running.borrow(), 0);
 }
@@ -199,7 +285,7 @@ async fn a_peer_that_is_on_another_node_than_its_route_says_is_not_spoken_to() {
     let host = Host::start(&world, "n1").await;
     let door = Door::start(&world, &[]).await;
     let other = Peer { node: "n2".to_owned(), ..host.peer.clone() };
-    let refused = door.peers.call(&other, &door.admit("say"), &model()).await;
+    let refused = door.peers.call(&other, &door.admit("say"), &model(), &Scope::OFF).await;
     assert!(matches!(refused, Err(PeerError::NotTaken(_))), "{refused:?}");
     assert_eq!(*host.script.running.borrow(), 0);
 }

@@ -174,6 +174,13 @@ impl World {
         }
     }
 
+    /// The folder in which the agent of `node` keeps what it needs when it starts again.
+    pub(super) fn state(&self, node: &str) -> PathBuf {
+        let state = self.dir.path().join(format!("state-{node}"));
+        std::fs::create_dir_all(&state).unwrap();
+        state
+    }
+
     /// An agent with an empty ledger and the right token.
     pub(super) async fn agent(&self, node: &str) -> Agent {
         Agent::start(self.options(node, &token(node)), tempfile::tempdir().unwrap()).await

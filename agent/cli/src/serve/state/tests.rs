@@ -83,6 +83,7 @@ struct Machine {
 /// A server that runs until it is dropped.
 struct Server {
     held: watch::Receiver<BTreeMap<String, String>>,
+    desired: watch::Receiver<Arc<Desired>>,
     report: watch::Receiver<Report>,
     notices: mpsc::Receiver<Notice>,
     /// The last generation that was told to be current.
@@ -163,9 +164,10 @@ impl Machine {
         let (reports, report) = watch::channel(Report::default());
         // More than any test here makes happen.
         let (teller, notices) = mpsc::channel(64);
-        let converge = tokio::spawn(converge::run(residents, state.subscribe(), reports));
+        let desired = state.subscribe();
+        let converge = tokio::spawn(converge::run(residents, desired.clone(), reports));
         let run = tokio::spawn(state.run(move |notice| teller.try_send(notice).unwrap()));
-        Server { held, report, notices, current: None, tasks: [run, converge] }
+        Server { held, desired, report, notices, current: None, tasks: [run, converge] }
     }
 }
 
@@ -209,9 +211,10 @@ impl Server {
             expected.iter().map(|(item, form)| ((*item).to_owned(), (*form).to_owned())).collect();
         loop {
             let report = self.report.borrow_and_update().clone();
+            let is_newest = report.generation == self.desired.borrow().generation;
             let is_ready = report.models.iter().all(|model| model.phase == ModelPhase::Ready)
                 && report.tenants.iter().all(|tenant| tenant.phase == Phase::Ready);
-            if is_ready && *self.held.borrow_and_update() == expected {
+            if is_newest && is_ready && *self.held.borrow_and_update() == expected {
                 return report.generation;
             }
             tokio::select! {

@@ -257,6 +257,8 @@ const fn is_reference(reason: Reason) -> bool {
         | Reason::UnknownInput
         | Reason::UnknownStep
         | Reason::Cycle
+        | Reason::SecretNotReadable
+        | Reason::SecretTooLarge
         | Reason::InvalidKey
         | Reason::KeyNotUnique
         | Reason::NotEnoughNodes

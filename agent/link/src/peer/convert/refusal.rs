@@ -34,6 +34,7 @@ pub(super) fn refusal_to(refusal: Refusal) -> proto::Refusal {
             said::Refusal::ModelNotReady(said::ModelNotReady { model, reason })
         }
         Refusal::Busy { retry_after_ms } => said::Refusal::Busy(retry_after_ms),
+        Refusal::Starting => said::Refusal::Starting(nothing),
         Refusal::Draining => said::Refusal::Draining(nothing),
         Refusal::Moved => said::Refusal::Moved(nothing),
         Refusal::DeadlineExceeded { deadline_ms } => said::Refusal::DeadlineExceeded(deadline_ms),
@@ -74,6 +75,7 @@ pub(super) fn refusal_from(refusal: proto::Refusal) -> Result<Refusal, ConvertEr
             Refusal::ModelNotReady { model, reason }
         }
         said::Refusal::Busy(retry_after_ms) => Refusal::Busy { retry_after_ms },
+        said::Refusal::Starting(_) => Refusal::Starting,
         said::Refusal::Draining(_) => Refusal::Draining,
         said::Refusal::Moved(_) => Refusal::Moved,
         said::Refusal::DeadlineExceeded(deadline_ms) => Refusal::DeadlineExceeded { deadline_ms },

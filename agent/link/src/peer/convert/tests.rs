@@ -46,7 +46,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         ProgramLimit::Output,
     ];
     let numbers = (any::<[u32; 2]>(), any::<[u64; 2]>());
-    (0..22_u8, ".{0,8}", ".{0,8}", numbers, select(limits)).prop_map(
+    (0..23_u8, ".{0,8}", ".{0,8}", numbers, select(limits)).prop_map(
         |(kind, text, other, ([small, _], [large, more]), limit)| {
             let (count, count_max) = (narrow_to_usize(large), narrow_to_usize(more));
             match kind {
@@ -71,6 +71,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
                 18 => Refusal::Cancelled,
                 19 => Refusal::ProgramLimit { limit, max: large },
                 20 => Refusal::ProgramFailed(text),
+                21 => Refusal::Starting,
                 _ => Refusal::Internal,
             }
         },

@@ -6,8 +6,10 @@ use realm_core::{
     call::Resume,
     engine::{self, Engine, Finish, TokenEvent, TokenStream, Usage},
     refusal::Refusal,
+    trace::Open,
 };
 
+use super::sequence::Traced;
 use crate::{
     bindings::realm::tenant::{
         model::Summary,
@@ -24,25 +26,29 @@ const TOKENS_AT_ONCE_MAX: usize = 64;
 /// A generation. Dropping it cancels it.
 ///
 /// The prompt is paid for when the engine takes it, so that generations which a program runs side
-/// by side see each other's; what of it was cached is given back at the end. Every token that the
-/// engine made is paid for however the generation ends and whether or not the program took it: a
-/// program that never reads would otherwise compute for nothing.
+/// by side see each other's; what of it was cached is given back when the engine says so. Every
+/// token that the engine made is paid for however the generation ends and whether or not the
+/// program took it: a program that never reads would otherwise compute for nothing.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Generation {
     stream: TokenStream,
     tokens: Arc<TokenMeter>,
+    /// Tokens of the prompt that were cached, and have been given back.
+    cached: u32,
     /// The last token that was resumed, whose text is what is left of theirs.
     resumed: u32,
     /// Ids of the tokens that `next` has returned and the host has not taken note of.
     made: Vec<u32>,
     end: Option<Result<Summary, Refusal>>,
+    traced: Traced,
 }
 
 impl Generation {
     pub(super) fn start(
         engine: &dyn Engine,
         tokens: Arc<TokenMeter>,
-        generation: engine::Generation,
+        mut generation: engine::Generation,
+        span: Open,
     ) -> Result<Self, Refusal> {
         tokens.admitted().check(Instant::now())?;
         let resumed = generation.resume.as_ref().map_or(&[][..], Resume::tokens);
@@ -50,15 +56,24 @@ impl Generation {
         // Tokens that are resumed are computed as a prompt is, and cost the same.
         let prompt_tokens = generation.prompt.len().saturating_add(resumed.len());
         let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
-        let stream = engine.generate(tokens.admitted().caller(), generation)?;
-        let mut started = Self::of(stream, tokens, prompt_tokens);
+        let mut traced = Traced::begin(span, &mut generation);
+        let stream = engine
+            .generate(tokens.admitted().caller(), generation)
+            .inspect_err(|refusal| traced.end(refusal.code()))?;
+        let mut started = Self::of(stream, tokens, prompt_tokens, traced);
         started.resumed = last;
         Ok(started)
     }
 
-    fn of(stream: TokenStream, tokens: Arc<TokenMeter>, prompt_tokens: u32) -> Self {
+    fn of(
+        stream: TokenStream,
+        tokens: Arc<TokenMeter>,
+        prompt_tokens: u32,
+        mut traced: Traced,
+    ) -> Self {
         tokens.spend(Usage { prompt_tokens, ..Usage::default() });
-        Self { stream, tokens, resumed: 0, made: Vec::new(), end: None }
+        traced.paid(prompt_tokens);
+        Self { stream, tokens, cached: 0, resumed: 0, made: Vec::new(), end: None, traced }
     }
 
     /// The next tokens: waits for one, and takes those behind it that are there already.
@@ -92,8 +107,10 @@ impl Generation {
     fn take(&mut self, event: Option<TokenEvent>, tokens: &mut Vec<Token>) {
         if let Some(event) = &event {
             self.pay(event);
+            self.traced.heard(event);
         }
         match event {
+            Some(TokenEvent::Cached(_)) => {}
             Some(TokenEvent::Rest(text)) => tokens.push(Token { id: self.resumed, text }),
             Some(TokenEvent::Token(token)) => {
                 self.made.push(token.id);
@@ -109,13 +126,23 @@ impl Generation {
         }
     }
 
-    fn pay(&self, event: &TokenEvent) {
+    fn pay(&mut self, event: &TokenEvent) {
         match event {
             TokenEvent::Token(_) => {
                 self.tokens.spend(Usage { completion_tokens: 1, ..Usage::default() });
             }
-            TokenEvent::Finished { usage, .. } => self.tokens.found_cached(usage.cached_tokens),
+            TokenEvent::Cached(cached) => self.found_cached(*cached),
+            TokenEvent::Finished { usage, .. } => self.found_cached(usage.cached_tokens),
             TokenEvent::Rest(_) | TokenEvent::Failed(_) => {}
+        }
+    }
+
+    /// Gives back what turned out to be cached, once.
+    fn found_cached(&mut self, cached: u32) {
+        let more = cached.saturating_sub(self.cached);
+        if more > 0 {
+            self.tokens.found_cached(more);
+            self.cached = cached;
         }
     }
 }
@@ -125,6 +152,7 @@ impl Drop for Generation {
         self.stream.close();
         while let Ok(event) = self.stream.try_recv() {
             self.pay(&event);
+            self.traced.heard(&event);
         }
     }
 }
@@ -153,6 +181,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::host::model::sequence::tests::generation;
 
     const LIMITS: Limits = Limits {
         requests_per_minute: 10,
@@ -190,6 +219,10 @@ mod tests {
         Limiter::default().admit(caller, call, Instant::now()).unwrap()
     }
 
+    fn untraced() -> Traced {
+        Traced::begin(Open::OFF, &mut generation())
+    }
+
     /// What a generation with a prompt of ten tokens has cost once it is dropped unread.
     fn cost_unread(events: impl IntoIterator<Item = TokenEvent>) -> Usage {
         let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
@@ -197,7 +230,7 @@ mod tests {
             sender.try_send(event).unwrap();
         }
         let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
-        drop(Generation::of(stream, tokens.clone(), 10));
+        drop(Generation::of(stream, tokens.clone(), 10, untraced()));
         tokens.total()
     }
 
@@ -205,19 +238,37 @@ mod tests {
     fn generations_side_by_side_see_what_each_others_prompts_cost() {
         let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
         let (_sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
-        let _first = Generation::of(stream, tokens.clone(), 1000);
+        let _first = Generation::of(stream, tokens.clone(), 1000, untraced());
         let refusal = tokens.admitted().check(Instant::now()).unwrap_err();
         assert!(matches!(refusal, Refusal::TooManyTokens { .. }), "{refusal:?}");
     }
 
     #[test]
     fn tokens_that_a_program_never_takes_are_paid_for() {
-        let token = || TokenEvent::Token(engine::Token { id: 1, text: "a".into() });
+        let token = || TokenEvent::Token(engine::Token { id: 1, text: "a".into(), logprobs: None });
         let cost = cost_unread([token(), token(), token()]);
         let expected = Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 3 };
         assert_eq!(cost, expected);
         let usage = Usage { prompt_tokens: 10, cached_tokens: 4, completion_tokens: 1 };
         let end = TokenEvent::Finished { finish: Finish::Stop, usage };
-        assert_eq!(cost_unread([token(), end]), usage, "cached tokens stay free");
+        assert_eq!(cost_unread([token(), end.clone()]), usage, "cached tokens stay free");
+        let told = TokenEvent::Cached(4);
+        assert_eq!(cost_unread([told, token(), end]), usage, "they are given back once");
+    }
+
+    #[tokio::test]
+    async fn what_was_cached_is_given_back_long_before_the_end() {
+        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
+        let mut generation = Generation::of(stream, tokens.clone(), 1000, untraced());
+        tokens.admitted().check(Instant::now()).unwrap_err();
+        sender.try_send(TokenEvent::Cached(900)).unwrap();
+        sender
+            .try_send(TokenEvent::Token(engine::Token { id: 1, text: "a".into(), logprobs: None }))
+            .unwrap();
+        generation.next().await.unwrap();
+        tokens.admitted().check(Instant::now()).unwrap();
+        let expected = Usage { prompt_tokens: 1000, cached_tokens: 900, completion_tokens: 1 };
+        assert_eq!(tokens.total(), expected);
     }
 }

@@ -47,10 +47,12 @@ pub(super) fn check(
     Ok(Generation {
         prompt,
         sampling: check_sampling(&sampling)?,
+        bias: Vec::new(),
         tokens_max: Some(tokens_max.map_or(rest, |tokens_max| tokens_max.min(rest))),
         stop,
         deadline: Some(deadline.at()),
         resume: None,
+        milestones: None,
     })
 }
 
@@ -78,7 +80,7 @@ fn check_sampling(
     if !(0.0..=1.0).contains(&min_p) {
         return Err(invalid("`min_p` must be from 0 to 1"));
     }
-    Ok(Sampling { temperature, top_k, top_p, min_p, seed })
+    Ok(Sampling { temperature, top_k, top_p, min_p, seed, ..Sampling::default() })
 }
 
 fn invalid(message: &str) -> Refusal {

@@ -2,9 +2,11 @@
 
 use super::*;
 
-/// A fleet like that of `world` that knows its demands and recalls who held what.
+/// A fleet like that of `world` that knows its demands, recalls who held what, and knows the labels
+/// of nodes.
 pub(super) fn restarted(world: &World) -> World {
     let mut fleet = Fleet::new(Site::Cluster, 100);
+    fleet.labelled();
     for node in world.agents.keys() {
         let models = world.fleet.desired(node).unwrap().models.iter();
         let loaded = models.filter(|model| model.stage == Stage::Load);
@@ -30,6 +32,7 @@ fn nothing_is_planned_before_every_kind_has_been_read_once() {
         for kind in kinds.into_iter().filter(|kind| *kind != missing) {
             fleet.synced(kind);
         }
+        fleet.labelled();
         world.fleet = fleet;
         world.tell("n0");
         assert_eq!(world.plan(), [], "{missing} is not known");
@@ -37,6 +40,31 @@ fn nothing_is_planned_before_every_kind_has_been_read_once() {
         world.fleet.synced(missing);
         assert_eq!(world.plan().len(), 1);
     }
+}
+
+#[test]
+fn a_model_keeps_its_place_at_a_leader_that_is_told_late_of_the_labels_it_is_there_for() {
+    let spec = "replicas: 1, placement: {nodeSelector: {node: n1}}";
+    let before = World::new(2, [model_with("a", spec)]);
+    assert_eq!(before.models(), ["n0:", "n1: a"]);
+    let mut after = restarted(&before);
+    after.fleet.is_labelled = false;
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        after.fleet.synced(kind);
+    }
+    for node in ["n0", "n1"] {
+        let agent = after.agents[node].clone();
+        after.fleet.supply(NodeSupply { labels: BTreeMap::new(), ..agent.supply });
+        after.fleet.report(node, agent.report);
+        assert_eq!(after.plan(), [], "nobody knows what labels {node} has");
+    }
+    assert_eq!(after.problems(), Vec::<String>::new());
+    after.fleet.labelled();
+    after.tell("n0");
+    after.tell("n1");
+    after.plan();
+    assert_eq!(after.models(), ["n0:", "n1: a"]);
+    assert_eq!(after.problems(), Vec::<String>::new());
 }
 
 #[test]

@@ -67,6 +67,42 @@ fn a_whole_file_knows_best_whatever_its_header_had_said() {
 }
 
 #[test]
+fn what_a_header_had_claimed_is_known_to_the_next_leader_for_as_long_as_the_file_is_the_same() {
+    let mut world = World::new(1, [model("a", 1)]);
+    let weights = |world: &World| world.fleet.claimed(&name("a")).map(|claim| claim.weights_bytes);
+    assert_eq!(weights(&world), None);
+    let claimed = Estimate { weights_bytes: 5, ..world.estimate(&name("a")) };
+    let mut world_after = restarts::restarted(&world);
+    let after = &mut world_after.fleet;
+    after.remove(Kind::Model, &name("a"));
+    // Told before the model or after it, and either way before any node.
+    for is_first in [true, false] {
+        if is_first {
+            after.recall_claimed(&name("a"), claimed);
+            after.apply(model("a", 1));
+        } else {
+            after.remove(Kind::Model, &name("a"));
+            after.apply(model("a", 1));
+            after.recall_claimed(&name("a"), claimed);
+        }
+        let mut held = world.agents["n0"].report.clone();
+        held.generation = 100;
+        held.models[0].sha256 = Some(Sha256([7; 32]));
+        after.supply(world.agents["n0"].supply.clone());
+        after.report("n0", held);
+        assert!(after.estimate(&name("a")).is_some());
+        assert_eq!(after.claimed(&name("a")), Some(&claimed), "the whole file alone says nothing");
+        after.apply(model("a", 3));
+        assert_eq!(after.claimed(&name("a")), Some(&claimed), "it is the same file");
+    }
+    world.fleet = world_after.fleet;
+    let changed = "{kind: Model, apiVersion: realm.dev/v1alpha1, metadata: {name: a}, \
+                    spec: {sources: ['file:///other']}}";
+    world.demand([demand(changed)]);
+    assert_eq!(weights(&world), None);
+}
+
+#[test]
 fn a_changed_file_is_another_model_but_stays_where_it_is() {
     let mut world = World::new(2, [model("a", 1)]);
     let changed = "{kind: Model, apiVersion: realm.dev/v1alpha1, metadata: {name: a}, \

@@ -14,7 +14,7 @@ use std::{
 use realm_agent::relay::{self, Relay, Routes};
 use realm_core::{
     auth::{self, Caller, Credential, Roster},
-    call::{Call, CallId},
+    call::{Call, CallId, Deadline},
     desired::{ApiKey, Desired, DesiredTenant, Limits, ModelGrant, Peer, ProgramLimits, Route},
     engine::{Finish, Usage},
     limit::{Admitted, Limiter},
@@ -34,7 +34,7 @@ pub(super) fn model() -> ModelName {
     ModelName::parse("default/tiny").unwrap()
 }
 
-/// A tenant with one model, one key, and ten thousand tokens a minute each way.
+/// A tenant with one model, one key, ten thousand tokens a minute each way, and calls without end.
 pub(super) fn tenant() -> DesiredTenant {
     let sha256 = Credential::of("key").digest();
     DesiredTenant {
@@ -42,10 +42,10 @@ pub(super) fn tenant() -> DesiredTenant {
         weight: 1,
         suspended: false,
         limits: Limits {
-            requests_per_minute: 1000,
+            requests_per_minute: 1_000_000,
             input_tokens_per_minute: 10_000,
             output_tokens_per_minute: 10_000,
-            calls_max: 100,
+            calls_max: 10_000,
             context_max: 1000,
             kv_blocks_max: 100,
             program: ProgramLimits {
@@ -71,6 +71,10 @@ pub(super) struct Script {
     /// Calls that run, and those that nobody wanted any more.
     pub(super) running: watch::Sender<usize>,
     pub(super) cancelled: watch::Sender<usize>,
+    /// Chunks that were sent of answers without end.
+    pub(super) poured: watch::Sender<usize>,
+    /// How often calls that wait for it were told to go on.
+    pub(super) cue: watch::Sender<usize>,
 }
 
 impl Script {
@@ -80,6 +84,8 @@ impl Script {
             asked: watch::Sender::new(0),
             running: watch::Sender::new(0),
             cancelled: watch::Sender::new(0),
+            poured: watch::Sender::new(0),
+            cue: watch::Sender::new(0),
         })
     }
 }
@@ -88,9 +94,14 @@ impl Tenants for Script {
     fn start(&self, call: Admitted) -> Reply {
         let (sender, reply) = reply::channel();
         let (running, cancelled) = (self.running.clone(), self.cancelled.clone());
+        let (poured, cue) = (self.poured.clone(), self.cue.subscribe());
         running.send_modify(|running| *running += 1);
         tokio::spawn(async move {
-            let end = play(&call, &sender).await;
+            let end = match call.call().function.as_str() {
+                "pour" => pour(&call, &sender, &poured).await,
+                "twice" => twice(&call, &sender, cue).await,
+                _ => play(&call, &sender).await,
+            };
             running.send_modify(|running| *running -= 1);
             match end {
                 Some(event) => drop(sender.send(event).await),
@@ -121,6 +132,47 @@ impl Tenants for Script {
     }
 }
 
+async fn send(sender: &ReplySender, text: &str) -> Option<()> {
+    let body = ChunkBody::Text(text.into());
+    sender.send(ReplyEvent::Chunk(Chunk { step: None, body, progress: None })).await.ok()
+}
+
+/// Says one letter after the other, each in a message of its own: as many as the call's parameters
+/// say, each of which costs a token, or else for ever and for free.
+async fn pour(
+    call: &Admitted,
+    sender: &ReplySender,
+    poured: &watch::Sender<usize>,
+) -> Option<ReplyEvent> {
+    let letters = call.call().params["letters"].as_u64();
+    for _ in 0..letters.unwrap_or(u64::MAX) {
+        if letters.is_some() {
+            call.charge(Usage { completion_tokens: 1, ..Usage::default() }, Instant::now());
+        }
+        send(sender, "x").await?;
+        poured.send_modify(|poured| *poured += 1);
+        tokio::task::yield_now().await;
+    }
+    sender.closed().await;
+    None
+}
+
+/// Computes a prompt, and on its cue another one.
+async fn twice(
+    call: &Admitted,
+    sender: &ReplySender,
+    mut cue: watch::Receiver<usize>,
+) -> Option<ReplyEvent> {
+    let prompt = Usage { prompt_tokens: 50, ..Usage::default() };
+    call.charge(prompt, Instant::now());
+    send(sender, "one").await?;
+    cue.changed().await.ok()?;
+    call.charge(prompt, Instant::now());
+    send(sender, "two").await?;
+    sender.closed().await;
+    None
+}
+
 /// Runs a call; `None` when nobody wants it any more.
 async fn play(call: &Admitted, sender: &ReplySender) -> Option<ReplyEvent> {
     let now = Instant::now();
@@ -131,9 +183,7 @@ async fn play(call: &Admitted, sender: &ReplySender) -> Option<ReplyEvent> {
             call.refund(20, now);
             for text in ["a", "b", "c"] {
                 call.charge(Usage { completion_tokens: 1, ..Usage::default() }, now);
-                let body = ChunkBody::Text(text.into());
-                let chunk = Chunk { step: None, body, progress: None };
-                sender.send(ReplyEvent::Chunk(chunk)).await.ok()?;
+                send(sender, text).await?;
             }
             if call.call().function == "hold" {
                 sender.closed().await;
@@ -161,7 +211,7 @@ async fn play(call: &Admitted, sender: &ReplySender) -> Option<ReplyEvent> {
 /// The identity of the agent of `node`.
 pub(super) async fn identity(world: &World, node: &str) -> watch::Receiver<Option<Arc<Identity>>> {
     let (sender, mut identity) = watch::channel(None);
-    tokio::spawn(peer::keep(world.options(node, &token(node)), sender));
+    tokio::spawn(peer::keep(world.options(node, &token(node)), world.state(node), sender));
     soon("a certificate", identity.wait_for(Option::is_some)).await.unwrap();
     identity
 }
@@ -183,7 +233,11 @@ impl Host {
         let script = Script::new();
         let roster = watch::Sender::new(Arc::new(Roster::new([Arc::new(tenant())])));
         let (draining, is_draining) = watch::channel(false);
-        let ports = PeerPorts { tenants: script.clone(), roster: roster.subscribe() };
+        let ports = PeerPorts {
+            tenants: script.clone(),
+            roster: roster.subscribe(),
+            tracer: realm_core::trace::Tracer::OFF,
+        };
         let door = PeerDoor { listener, identity: identity(world, node).await, ports };
         let task = tokio::spawn(door.serve(is_draining));
         let peer = Peer { node: node.to_owned(), address: address.to_string() };
@@ -253,6 +307,19 @@ impl Door {
 
     pub(super) fn call(&self, function: &str) -> Reply {
         self.relay.start(self.admit(function))
+    }
+
+    /// A call that says so many letters.
+    pub(super) fn admit_letters(&self, letters: usize) -> Admitted {
+        let call = Call::new(CallId("1".into()), "pour", json!({ "letters": letters }));
+        self.limiter.admit(Self::caller(), call, Instant::now()).unwrap()
+    }
+
+    pub(super) fn admit_within(&self, function: &str, deadline_ms: u64) -> Admitted {
+        let now = Instant::now();
+        let deadline = Some(Deadline::after(now, deadline_ms));
+        let call = Call::new(CallId("1".into()), function, Value::Null);
+        self.limiter.admit(Self::caller(), Call { deadline, ..call }, now).unwrap()
     }
 
     /// Tokens of prompt and of answer that the tenant has paid, but for what time has given back.

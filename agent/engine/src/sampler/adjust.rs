@@ -1,0 +1,90 @@
+//! What a caller and the tokens so far change about logits.
+
+use std::collections::HashMap;
+
+use realm_core::{
+    engine::{Generation, Sampling},
+    refusal::Refusal,
+};
+
+/// Biases one generation may name: three times what the common APIs take.
+const BIASES_MAX: usize = 1024;
+/// The most a bias may add or take; it bans a token, or leaves nothing else.
+const BIAS_MAX: f32 = 100.0;
+
+/// Penalties for tokens that came before, and biases.
+#[derive(Clone, Debug)]
+pub(super) struct Adjustment {
+    repetition: f32,
+    frequency: f32,
+    presence: f32,
+    bias: Vec<(u32, f32)>,
+    /// How often the answer has each token that came before; 0 for those of the prompt alone. At
+    /// most one entry for each token of the context.
+    seen: HashMap<u32, u32>,
+}
+
+impl Adjustment {
+    /// `None` if nothing is to be changed.
+    pub(super) fn new(generation: &Generation, vocabulary: usize) -> Result<Option<Self>, Refusal> {
+        check(&generation.bias, vocabulary)?;
+        let Sampling { repetition_penalty, frequency_penalty, presence_penalty, .. } =
+            generation.sampling;
+        let repeats = (repetition_penalty - 1.0).abs() > 0.0;
+        let penalises = repeats || frequency_penalty.abs() > 0.0 || presence_penalty.abs() > 0.0;
+        if !penalises && generation.bias.is_empty() {
+            return Ok(None);
+        }
+        let mut seen = HashMap::new();
+        if penalises {
+            let answer = generation.tokens_max.unwrap_or(0) as usize;
+            seen.reserve(generation.prompt.len().saturating_add(answer).min(vocabulary));
+        }
+        if repeats {
+            seen.extend(generation.prompt.iter().map(|&id| (id, 0)));
+        }
+        Ok(Some(Self {
+            repetition: repetition_penalty,
+            frequency: frequency_penalty,
+            presence: presence_penalty,
+            bias: generation.bias.clone(),
+            seen,
+        }))
+    }
+
+    pub(super) fn remember(&mut self, id: u32) {
+        let count = self.seen.entry(id).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    pub(super) fn apply(&self, logits: &mut [f32]) {
+        for (&id, &count) in &self.seen {
+            let Some(logit) = logits.get_mut(id as usize) else { continue };
+            let by = self.repetition;
+            *logit = if *logit > 0.0 { *logit / by } else { *logit * by };
+            *logit -= self.frequency * count as f32;
+            *logit -= if count > 0 { self.presence } else { 0.0 };
+        }
+        for &(id, bias) in &self.bias {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit += bias;
+            }
+        }
+    }
+}
+
+fn check(bias: &[(u32, f32)], vocabulary: usize) -> Result<(), Refusal> {
+    if bias.len() > BIASES_MAX {
+        return Err(Refusal::Invalid(format!("more than {BIASES_MAX} biases")));
+    }
+    for &(id, by) in bias {
+        if id as usize >= vocabulary {
+            return Err(Refusal::Invalid(format!("a bias for token {id} of {vocabulary}")));
+        }
+        if !(-BIAS_MAX..=BIAS_MAX).contains(&by) {
+            let message = format!("a bias must be from -{BIAS_MAX} to {BIAS_MAX}");
+            return Err(Refusal::Invalid(message));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! How likely tokens were.
+
+use realm_core::engine::Logprobs;
+
+/// Tokens that may be told with each token: as many as the common APIs tell.
+pub(crate) const LOGPROBS_MAX: u32 = 20;
+
+/// Of token `id`, and of the `count` likeliest. A logit that is no number was never likely.
+pub(super) fn of(logits: &[f32], id: u32, count: usize) -> Logprobs {
+    let numbers = || logits.iter().copied().filter(|logit| !logit.is_nan());
+    let most = numbers().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = numbers().map(|logit| (f64::from(logit) - f64::from(most)).exp()).sum();
+    let logarithm = f64::from(most) + sum.ln();
+    #[expect(clippy::cast_possible_truncation, reason = "the nearest f32 is meant")]
+    let of = |logit: f32| (f64::from(logit) - logarithm) as f32;
+    let mut top: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
+    for (id, &logit) in (0_u32..).zip(logits).filter(|(_, logit)| !logit.is_nan()) {
+        if top.len() < count || top.last().is_some_and(|&(_, least)| logit > least) {
+            let at = top.partition_point(|&(_, other)| other >= logit);
+            top.insert(at, (id, logit));
+            top.truncate(count);
+        }
+    }
+    for (_, logit) in &mut top {
+        *logit = of(*logit);
+    }
+    let own = logits.get(id as usize).copied().filter(|logit| !logit.is_nan());
+    Logprobs { own: own.map_or(f32::NEG_INFINITY, of), top }
+}

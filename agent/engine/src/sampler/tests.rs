@@ -1,0 +1,252 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn generation(sampling: Sampling) -> Generation {
+    Generation {
+        prompt: vec![1],
+        sampling,
+        bias: Vec::new(),
+        tokens_max: Some(10),
+        stop: Vec::new(),
+        deadline: None,
+        resume: None,
+        milestones: None,
+    }
+}
+
+fn sampler_of(generation: &Generation) -> Sampler {
+    Sampler::new(generation, 7, 1000).unwrap()
+}
+
+fn sampler(sampling: Sampling) -> Sampler {
+    sampler_of(&generation(sampling))
+}
+
+fn pick(sampler: &Sampler, logits: &[f32], position: usize) -> Option<u32> {
+    sampler.pick(logits, position, &mut Scratch::default())
+}
+
+fn drawn_by(sampler: &Sampler, logits: &[f32]) -> Vec<u32> {
+    let mut scratch = Scratch::default();
+    let mut ids: Vec<u32> =
+        (0..2000).map(|at| sampler.pick(logits, at, &mut scratch).unwrap()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn drawn(sampling: Sampling, logits: &[f32]) -> Vec<u32> {
+    drawn_by(&sampler(sampling), logits)
+}
+
+fn soft() -> Sampling {
+    Sampling { temperature: 1.0, ..Sampling::default() }
+}
+
+#[test]
+fn greedy_takes_the_largest_and_the_lowest_id_of_equals() {
+    let greedy = sampler(Sampling::default());
+    assert_eq!(pick(&greedy, &[1.0, 3.0, f32::NAN, 3.0], 0), Some(1));
+    assert_eq!(pick(&greedy, &[f32::NAN, f32::NAN], 0), None);
+    assert_eq!(pick(&greedy, &[f32::INFINITY, 0.0], 0), None);
+}
+
+#[test]
+fn each_limit_keeps_only_the_likeliest() {
+    let logits = [0.0, 2.0, 1.0, 2.0, -9.0];
+    assert_eq!(drawn(Sampling { top_k: 2, ..soft() }, &logits), [1, 3]);
+    assert_eq!(drawn(Sampling { top_k: 1, ..soft() }, &logits), [1]);
+    assert_eq!(drawn(Sampling { min_p: 0.3, ..soft() }, &logits), [1, 2, 3]);
+    assert_eq!(drawn(Sampling { top_p: 0.7, ..soft() }, &logits), [1, 3]);
+    assert_eq!(drawn(Sampling { temperature: 0.01, ..soft() }, &logits), [1, 3]);
+}
+
+#[test]
+fn typical_tokens_are_kept_and_the_likeliest_is_not_always_one() {
+    // Two fifths, and sixty hundredths: what is expected to be told is nearer to the latter.
+    let mut logits = vec![0.01_f32.ln(); 60];
+    logits.push(0.4_f32.ln());
+    let ids = drawn(Sampling { typical_p: 0.3, ..soft() }, &logits);
+    assert!(!ids.contains(&60), "{ids:?}");
+    assert_eq!(drawn(Sampling { typical_p: 0.25, ..soft() }, &[0.0; 10]), [0, 1, 2]);
+}
+
+#[test]
+fn draws_follow_the_probabilities() {
+    let logits = [0.0_f32, 3.0_f32.ln()];
+    let sampler = sampler(soft());
+    let ones = (0..20_000).filter(|&p| pick(&sampler, &logits, p) == Some(1)).count();
+    // Three in four, give or take five standard deviations of sqrt(20000 * 3/16).
+    assert!((14_700..15_300).contains(&ones), "{ones}");
+}
+
+#[test]
+fn the_same_seed_and_position_draw_the_same_token() {
+    let logits: Vec<f32> = (0..1000_u16).map(|i| f32::from(i % 17)).collect();
+    let ids = |seed| {
+        let sampler = sampler(Sampling { seed: Some(seed), ..soft() });
+        (0..64).map(|p| pick(&sampler, &logits, p)).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(1), ids(1));
+    assert_ne!(ids(1), ids(2));
+}
+
+#[test]
+fn a_nucleus_larger_than_the_first_sort_is_kept_whole() {
+    let sampler = sampler(Sampling { top_p: 0.5, ..soft() });
+    let mut candidates = Vec::new();
+    sampler.keep_candidates(&[0.0; 1000], 0.0, &mut candidates);
+    assert_eq!(candidates.len(), 500);
+}
+
+#[test]
+fn choosing_again_takes_no_more_memory() {
+    let generation =
+        Generation { bias: vec![(3, 1.0)], ..generation(Sampling { top_p: 0.9, ..soft() }) };
+    let (sampler, mut scratch) = (sampler_of(&generation), Scratch::default());
+    let logits: Vec<f32> = (0..1000_u16).map(|i| f32::from(i % 17)).collect();
+    let room = |scratch: &Scratch| (scratch.logits.capacity(), scratch.candidates.capacity());
+    sampler.pick(&logits, 0, &mut scratch).unwrap();
+    let first = room(&scratch);
+    assert!((1..50).all(|at| sampler.pick(&logits, at, &mut scratch).is_some()));
+    assert_eq!(room(&scratch), first);
+}
+
+#[test]
+fn penalties_count_the_answer_and_repetition_counts_the_prompt_too() {
+    let logits = [2.0, 1.9, 1.8, -1.0];
+    let first = |sampling, answer: &[u32]| {
+        let mut sampler = sampler(sampling);
+        for &id in answer {
+            sampler.remember(id);
+        }
+        pick(&sampler, &logits, 0).unwrap()
+    };
+    let greedy = Sampling::default();
+    let presence = Sampling { presence_penalty: 0.15, ..greedy };
+    assert_eq!(first(presence, &[]), 0);
+    assert_eq!(first(presence, &[0]), 1);
+    assert_eq!(first(presence, &[0, 0, 1]), 0, "it counts once: 1.85, 1.75, 1.8");
+    let frequency = Sampling { frequency_penalty: 0.15, ..greedy };
+    assert_eq!(first(frequency, &[0, 0, 1]), 2, "it counts each: 1.7, 1.75, 1.8");
+    let repetition = Sampling { repetition_penalty: 1.2, ..greedy };
+    assert_eq!(first(repetition, &[0]), 2, "token 1 is in the prompt: 1.67, 1.58, 1.8");
+}
+
+#[test]
+fn a_bias_bans_a_token_or_leaves_nothing_else() {
+    let logits = [3.0, 2.0, 1.0];
+    let with = |bias| sampler_of(&Generation { bias, ..generation(soft()) });
+    assert_eq!(drawn_by(&with(vec![(0, -100.0)]), &logits), [1, 2]);
+    assert_eq!(drawn_by(&with(vec![(2, 100.0)]), &logits), [2]);
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let nan = f32::NAN;
+    for bad in [
+        Sampling { temperature: -1.0, ..soft() },
+        Sampling { temperature: nan, ..soft() },
+        Sampling { top_p: 0.0, ..soft() },
+        Sampling { top_p: 1.1, ..soft() },
+        Sampling { min_p: nan, ..soft() },
+        Sampling { typical_p: 0.0, ..soft() },
+        Sampling { repetition_penalty: 0.0, ..soft() },
+        Sampling { frequency_penalty: 2.1, ..soft() },
+        Sampling { presence_penalty: nan, ..soft() },
+        Sampling { logprobs: Some(21), ..soft() },
+    ] {
+        let refused = Sampler::new(&generation(bad), 0, 1000);
+        assert!(matches!(refused, Err(Refusal::Invalid(_))), "{bad:?}");
+    }
+    for bias in [vec![(1000, 1.0)], vec![(0, 101.0)], vec![(0, nan)], vec![(0, 1.0); 1025]] {
+        let refused = Sampler::new(&Generation { bias, ..generation(soft()) }, 0, 1000);
+        assert!(matches!(refused, Err(Refusal::Invalid(_))));
+    }
+}
+
+fn some_logits() -> impl Strategy<Value = Vec<f32>> {
+    prop::collection::vec(prop_oneof![20 => -20.0_f32..20.0, 1 => Just(f32::NAN)], 2..60)
+}
+
+fn some_sampling() -> impl Strategy<Value = Sampling> {
+    let shares = (0.05_f32..=1.0, 0.0_f32..=1.0, 0.05_f32..=1.0);
+    let penalties = (0.5_f32..2.0, -2.0_f32..=2.0, -2.0_f32..=2.0);
+    (0.0_f32..3.0, 0_u32..10, shares, penalties, any::<u64>()).prop_map(
+        |(temperature, top_k, shares, penalties, seed)| Sampling {
+            temperature,
+            top_k,
+            top_p: shares.0,
+            min_p: shares.1,
+            typical_p: shares.2,
+            repetition_penalty: penalties.0,
+            frequency_penalty: penalties.1,
+            presence_penalty: penalties.2,
+            logprobs: None,
+            seed: Some(seed),
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_settings_choose_a_token_that_has_a_number(
+        logits in some_logits(),
+        sampling in some_sampling(),
+        answer in prop::collection::vec(0_u32..60, 0..20),
+    ) {
+        let mut sampler = sampler(sampling);
+        for &id in &answer {
+            sampler.remember(id);
+        }
+        let chosen = pick(&sampler, &logits, 3);
+        prop_assert_eq!(chosen.is_some(), logits.iter().any(|logit| !logit.is_nan()));
+        prop_assert!(chosen.is_none_or(|id| !logits[id as usize].is_nan()));
+        prop_assert_eq!(chosen, pick(&sampler, &logits, 3));
+    }
+
+    #[test]
+    fn a_penalty_never_lifts_a_token_that_came_before(
+        logits in prop::collection::vec(-20.0_f32..20.0, 5),
+        by in (1.0_f32..5.0, 0.0_f32..2.0, 0.0_f32..2.0),
+        answer in prop::collection::vec(0_u32..5, 0..20),
+    ) {
+        let sampling = Sampling {
+            repetition_penalty: by.0,
+            frequency_penalty: by.1,
+            presence_penalty: by.2,
+            ..soft()
+        };
+        let Some(mut adjustment) = Adjustment::new(&generation(sampling), 5).unwrap() else {
+            return Ok(());
+        };
+        for &id in &answer {
+            adjustment.remember(id);
+        }
+        let mut adjusted = logits.clone();
+        adjustment.apply(&mut adjusted);
+        for (id, (before, after)) in (0..).zip(logits.iter().zip(&adjusted)) {
+            prop_assert!(after <= before);
+            if !answer.contains(&id) && id != 1 {
+                prop_assert_eq!(after.to_bits(), before.to_bits(), "it never came");
+            }
+        }
+    }
+
+    #[test]
+    fn logprobs_are_logarithms_of_shares_that_sum_to_one(logits in some_logits(), count in 0_u32..=20) {
+        let sampler = sampler(Sampling { logprobs: Some(count), ..soft() });
+        let told = sampler.logprobs(&logits, 1).unwrap();
+        let numbers = logits.iter().filter(|logit| !logit.is_nan()).count();
+        prop_assert_eq!(told.top.len(), numbers.min(count as usize));
+        prop_assert!(told.top.is_sorted_by(|a, b| a.1 >= b.1));
+        let sum: f64 = told.top.iter().map(|&(_, own)| f64::from(own).exp()).sum();
+        prop_assert!(sum <= 1.0 + 1e-4);
+        if numbers == told.top.len() && numbers > 0 {
+            prop_assert!((sum - 1.0).abs() < 1e-4, "{}", sum);
+        }
+        let own = told.top.iter().find(|&&(id, _)| id == 1);
+        prop_assert!(own.is_none_or(|&(_, own)| own.to_bits() == told.own.to_bits()));
+    }
+}
