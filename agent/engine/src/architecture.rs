@@ -3,7 +3,7 @@
 mod positions;
 mod reader;
 
-use realm_kernels::backend::RopeStyle;
+use realm_kernels::backend::{Curve, RopeStyle};
 use thiserror::Error;
 
 pub(crate) use self::positions::Positions;
@@ -154,6 +154,11 @@ pub(crate) struct Architecture {
 impl Architecture {
     pub(crate) fn has(&self, part: Part) -> bool {
         self.parts.contains(&part)
+    }
+
+    /// How far the gates of feed-forwards open.
+    pub(crate) fn curve(&self) -> Curve {
+        if self.has(Part::Gelu) { Curve::Gelu } else { Curve::Silu }
     }
 
     /// How many tokens a layer attends; `None` is all.

@@ -6,7 +6,7 @@
 mod experts;
 
 use realm_kernels::backend::{
-    Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, Span, StepLimits,
+    Attention, Backend, BackendError, Curve, KvShape, KvType, Product, RopeShape, Span, StepLimits,
 };
 
 use self::experts::ExpertStep;
@@ -305,7 +305,7 @@ impl<B: Backend> LayerStep<'_, B> {
             FeedForward::Dense(gated) => {
                 let Activations { normed, gate, up, hidden, projected, .. } = &mut **t;
                 let inner = Inner { gate, up, hidden, width: a.feed_forward };
-                inner.compute(*backend, gated, a.has(Part::Gelu), (&*normed, rows), projected)?;
+                inner.compute(*backend, gated, a.curve(), (&*normed, rows), projected)?;
                 self.add(|[_, feed_forward]| feed_forward)
             }
             FeedForward::Experts(experts) => self.experts(experts),
@@ -341,7 +341,7 @@ impl<B: Backend> Inner<'_, B> {
         self,
         backend: &mut B,
         weights: &Gated<B>,
-        is_gelu: bool,
+        curve: Curve,
         (x, rows): (&B::Buffer, usize),
         out: &mut B::Buffer,
     ) -> Result<(), BackendError> {
@@ -351,11 +351,7 @@ impl<B: Backend> Inner<'_, B> {
             Product { matrix: &weights.up, out: &mut *up },
         ];
         backend.matmul(x, rows, &mut products)?;
-        if is_gelu {
-            backend.gelu_mul(gate, up, rows * width, hidden)?;
-        } else {
-            backend.silu_mul(gate, up, rows * width, hidden)?;
-        }
+        backend.gated(curve, gate, up, rows * width, hidden)?;
         backend.matmul(hidden, rows, &mut [Product { matrix: &weights.down, out }])
     }
 }

@@ -87,6 +87,16 @@ pub enum RopeStyle {
     Neox,
 }
 
+/// How far a gate of a feed-forward opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Curve {
+    /// `x / (1 + exp(-x))`
+    Silu,
+    /// `x / (1 + exp(-2 u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`: the form with a
+    /// hyperbolic tangent.
+    Gelu,
+}
+
 /// The heads that [`Backend::rope`] turns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeShape {
@@ -260,19 +270,10 @@ pub trait Backend: Send + Sized + 'static {
         out: &mut Self::Buffer,
     ) -> Result<(), BackendError>;
 
-    /// `out = gate / (1 + exp(-gate)) * up` over the first `len` elements.
-    fn silu_mul(
+    /// `out = curve(gate) * up` over the first `len` elements.
+    fn gated(
         &mut self,
-        gate: &Self::Buffer,
-        up: &Self::Buffer,
-        len: usize,
-        out: &mut Self::Buffer,
-    ) -> Result<(), BackendError>;
-
-    /// `out = gate / (1 + exp(-2 u)) * up` with `u = sqrt(2 / pi) * (gate + 0.044715 gate^3)` over
-    /// the first `len` elements: the GELU in its form with a hyperbolic tangent.
-    fn gelu_mul(
-        &mut self,
+        curve: Curve,
         gate: &Self::Buffer,
         up: &Self::Buffer,
         len: usize,

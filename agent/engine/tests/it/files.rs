@@ -152,6 +152,19 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     assert!(matches!(error(&[one.clone(), one]), GgufError::DuplicateTensor(_)));
 }
 
+#[test]
+fn weights_in_a_format_of_activations_are_refused_by_tensor_and_format() {
+    for format in [Format::Q8_1, Format::Q8K] {
+        let bytes = vec![0; format.tensor_bytes(1, 256).unwrap()];
+        let tensor = Tensor { name: "t".to_owned(), shape: vec![256, 1], format, bytes };
+        let mut bytes = Vec::new();
+        writer::write(&mut bytes, &[], &[tensor]).unwrap();
+        let error = Gguf::parse(bytes).unwrap_err();
+        let GgufError::Format { tensor, format: found } = error else { panic!("{error:?}") };
+        assert_eq!((tensor.as_str(), found.as_str()), ("t", format.name()));
+    }
+}
+
 /// The tiny model with one pair changed, or left out.
 fn with_pair(key: &str, value: Option<Value>) -> Vec<u8> {
     let mut metadata = tiny_gguf::metadata(Format::Q8_0);

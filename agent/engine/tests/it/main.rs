@@ -15,6 +15,7 @@ mod support;
 mod architectures;
 mod converted;
 mod files;
+mod formats;
 mod generate;
 mod logits;
 mod perplexity;

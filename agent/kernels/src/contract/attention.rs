@@ -53,12 +53,15 @@ fn check_shapes<B: Backend>(checker: &mut Checker<'_, B>, group: usize, shapes: 
     }
 }
 
-/// One sequence: its keys and values as stored, `(token, kv head, head_dim)`, and its blocks.
+/// One sequence: its keys and values, `(token, kv head, head_dim)`, and its blocks.
 struct Sequence {
     len: usize,
     past: usize,
     keys: Vec<f32>,
     values: Vec<f32>,
+    /// As the cache rounds them.
+    exact_keys: Vec<f64>,
+    exact_values: Vec<f64>,
     blocks: Vec<u32>,
 }
 
@@ -114,9 +117,18 @@ fn sequences<B: Backend>(checker: &mut Checker<'_, B>, shape: KvShape) -> Vec<Se
         let blocks = free.split_off(free.len() - len.div_ceil(shape.block_tokens));
         let past = checker.random.below(len);
         let (keys, values) = (checker.numbers(len * width), checker.numbers(len * width));
-        sequences.push(Sequence { len, past, keys, values, blocks });
+        let [exact_keys, exact_values] = [&keys, &values].map(|all| rounded(all, shape.kv_type));
+        sequences.push(Sequence { len, past, keys, values, exact_keys, exact_values, blocks });
     }
     sequences
+}
+
+fn rounded(values: &[f32], kv_type: KvType) -> Vec<f64> {
+    let round = |value: &f32| match kv_type {
+        KvType::F16 => f16::from_f32(*value).to_f64(),
+        KvType::F32 => f64::from(*value),
+    };
+    values.iter().map(round).collect()
 }
 
 /// Fills every slot of every layer with NaN.
@@ -157,33 +169,23 @@ fn attend(
     shape: KvShape,
 ) {
     let dim = shape.head_dim;
-    let rounded = |value: f32| match shape.kv_type {
-        KvType::F16 => f16::from_f32(value).to_f64(),
-        KvType::F32 => f64::from(value),
-    };
-    let at = |from: &[f32], token: usize, head: usize, i: usize| {
-        rounded(from[(token * shape.kv_heads + head) * dim + i])
-    };
     let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim));
     for (head, (q, out)) in heads.enumerate() {
-        let head = head / group;
-        let score = |token| {
-            let products = q
-                .iter()
-                .enumerate()
-                .map(|(i, q)| f64::from(*q) * at(&sequence.keys, token, head, i));
+        let at = |token| (token * shape.kv_heads + head / group) * dim;
+        out.fill(0.0);
+        let mut total = 0.0;
+        for token in seen.clone() {
+            let (key, value) =
+                (&sequence.exact_keys[at(token)..], &sequence.exact_values[at(token)..]);
+            let products = q.iter().zip(key).map(|(q, key)| f64::from(*q) * key);
             let product = products.sum::<f64>() * scale;
-            soft_cap.map(f64::from).map_or(product, |cap| (product / cap).tanh() * cap)
-        };
-        let weights: Vec<f64> = seen.clone().map(|token| score(token).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        for (i, out) in out.iter_mut().enumerate() {
-            let sum: f64 = weights
-                .iter()
-                .zip(seen.clone())
-                .map(|(weight, token)| weight * at(&sequence.values, token, head, i))
-                .sum();
-            *out = sum / total;
+            let score = soft_cap.map(f64::from).map_or(product, |cap| (product / cap).tanh() * cap);
+            let weight = score.exp();
+            total += weight;
+            out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+        }
+        for out in out {
+            *out /= total;
         }
     }
 }
