@@ -6,7 +6,8 @@
 mod experts;
 
 use realm_kernels::backend::{
-    Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, Span, StepLimits,
+    Attention, Backend, BackendError, KvShape, KvType, Product, Reach, RopeShape, Span,
+    StepLimits,
 };
 
 use self::experts::ExpertStep;
@@ -229,6 +230,7 @@ impl<B: Backend> Executor for Forward<B> {
                 heads: architecture.heads,
                 scale: architecture.attention_scale,
                 soft_cap: architecture.attention_cap,
+                reach: Reach::Back,
                 window: architecture.window(index),
                 spans: &spans,
             };
