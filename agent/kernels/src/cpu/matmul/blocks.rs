@@ -56,8 +56,10 @@ pub(super) fn blocks<S: Simd, C: Codes, T: Scales, const P: usize, const R: usiz
     let mut sums = [[simd.splat(0.0); R]; P];
     for (step, x) in x.chunks_exact(T::BLOCKS).enumerate() {
         let mut loaded = [(simd.splat(0.0), None); P];
-        for (loaded, panel) in loaded.iter_mut().zip(panels) {
-            *loaded = panel.scales[step].load(simd);
+        if T::BLOCKS > 1 {
+            for (loaded, panel) in loaded.iter_mut().zip(panels) {
+                *loaded = panel.scales[step].load(simd);
+            }
         }
         for (block, x) in x.iter().enumerate() {
             let (line, run) = (step * T::BLOCKS + block, block * T::RUNS);
@@ -104,7 +106,9 @@ fn of_run<S: Simd, C: Codes, T: Scales, const P: usize>(
 ) -> [RunScales<S>; P] {
     let mut scales = *loaded;
     for (scales, panel) in scales.iter_mut().zip(panels) {
-        *scales = panel.scales[step].of_run(simd, *scales, run);
+        let all = &panel.scales[step];
+        // A block's only scale is loaded when its sums are there: before, no register is free.
+        *scales = if T::BLOCKS > 1 { all.of_run(simd, *scales, run) } else { all.load(simd) };
     }
     scales
 }
@@ -134,6 +138,8 @@ fn add_products<S: Simd, C: Codes, const P: usize, const R: usize>(
     }
 }
 
+/// Row by row, so that the short loop is the inner one: compilers unroll both only then, and sums stay
+/// in registers.
 #[inline(always)]
 fn add_scaled<S: Simd, T: Scales, const P: usize, const R: usize>(
     simd: S,
@@ -142,12 +148,12 @@ fn add_scaled<S: Simd, T: Scales, const P: usize, const R: usize>(
     dots: &[[S::I; P]; R],
     sums: &mut [[S::F; R]; P],
 ) {
-    for (panel, (sums, (d, m))) in sums.iter_mut().zip(scales).enumerate() {
-        for ((sum, dots), x) in sums.iter_mut().zip(dots).zip(x) {
+    for (row, (dots, x)) in dots.iter().zip(x).enumerate() {
+        for ((sums, dot), (d, m)) in sums.iter_mut().zip(dots).zip(scales) {
             let scale = simd.mul(*d, simd.splat(x.d));
-            *sum = simd.mul_add(simd.to_floats(dots[panel]), scale, *sum);
+            sums[row] = simd.mul_add(simd.to_floats(*dot), scale, sums[row]);
             if let Some(m) = m {
-                *sum = simd.mul_add(*m, simd.splat(T::sum(x, run)), *sum);
+                sums[row] = simd.mul_add(*m, simd.splat(T::sum(x, run)), sums[row]);
             }
         }
     }
