@@ -64,7 +64,7 @@ fn numbers(name: &str, len: u64) -> Vec<f32> {
 }
 
 /// The model with its matrices rounded to `format` and kept in `stored`.
-fn model(format: Format, stored: Format) -> Gguf {
+pub(crate) fn model(format: Format, stored: Format) -> Gguf {
     let vocabulary = 265;
     let shapes: [(&str, &[u64]); 13] = [
         ("token_embd.weight", &[WIDTH, vocabulary]),

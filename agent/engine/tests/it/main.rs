@@ -22,6 +22,7 @@ mod formats;
 mod generate;
 mod logits;
 mod perplexity;
+mod quantise;
 mod resume;
 mod tokens;
 mod vocabularies;
