@@ -1,6 +1,7 @@
 //! A loaded model behind the port: everything that waits or computes is on the engine's thread.
 
 mod board;
+mod embedding;
 mod figures;
 mod worker;
 
@@ -17,6 +18,7 @@ use std::{
 use realm_core::{
     auth::Caller,
     call::Resume,
+    embed::{EmbedError, EmbedInfo, EmbeddedReply, TextBatch},
     engine::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
         TokenStream,
@@ -27,14 +29,14 @@ use realm_core::{
 
 use tokio::sync::watch;
 
-use self::{board::Board, figures::Figures, worker::Worker};
+use self::{board::Board, embedding::Embedding, figures::Figures, worker::Worker};
 use crate::{
     batch::SequenceId,
     budget::Reservation,
     forward::Executor,
     kv::Namespace,
     output::Output,
-    scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission},
+    scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission, TextCall},
     template::ChatTemplate,
     tokenizer::{Special, Tokenizer},
 };
@@ -47,6 +49,7 @@ const COMMANDS_MAX: usize = crate::load::QUEUED_MAX;
 /// end of its stream is gone.
 enum Command {
     Submit(Box<Submitted>),
+    Embed(Box<(TextCall, Embedding)>),
     Drain,
 }
 
@@ -63,6 +66,8 @@ struct Submitted {
 pub(crate) struct Parts {
     pub(crate) model: ModelName,
     pub(crate) architecture: &'static str,
+    pub(crate) generates: bool,
+    pub(crate) embeds: Option<EmbedInfo>,
     pub(crate) context: u32,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<ChatTemplate>,
@@ -77,6 +82,8 @@ pub(crate) struct Parts {
 /// sequences that run.
 pub struct EngineHandle {
     info: EngineInfo,
+    generates: bool,
+    embeds: Option<EmbedInfo>,
     device: String,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
@@ -89,6 +96,7 @@ pub struct EngineHandle {
 impl EngineHandle {
     pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
         let Parts { model, architecture, context, tokenizer, template, namespace, .. } = parts;
+        let (generates, embeds) = (parts.generates, parts.embeds);
         let block_tokens = parts.scheduler.block_tokens();
         let info = EngineInfo {
             model,
@@ -114,7 +122,18 @@ impl EngineHandle {
             worker.run(reservation);
         })?;
         let sequences = AtomicU64::new(0);
-        Ok(Self { info, device, tokenizer, template, namespace, commands, board, sequences })
+        Ok(Self {
+            info,
+            generates,
+            embeds,
+            device,
+            tokenizer,
+            template,
+            namespace,
+            commands,
+            board,
+            sequences,
+        })
     }
 
     /// Becomes `true` when the engine has given up and serves no more.
@@ -148,10 +167,7 @@ impl EngineHandle {
         now: Instant,
     ) -> Submission {
         let rights = caller.rights();
-        let deadline = generation.deadline.map(|at| {
-            let left = at.saturating_duration_since(now).as_millis();
-            Deadline { at, ms: u64::try_from(left).unwrap_or(u64::MAX) }
-        });
+        let deadline = generation.deadline.map(|at| deadline(at, now));
         let mut prompt = generation.prompt;
         let resumed = generation.resume.as_ref().map_or(0, |resume| {
             prompt.extend(resume.tokens());
@@ -170,8 +186,23 @@ impl EngineHandle {
         }
     }
 
+    /// Sends what the board has counted in.
+    fn send(&self, caller: &Caller, command: Command) -> Result<(), Refusal> {
+        let refusal = match self.commands.try_send(command) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(_)) => Refusal::Busy { retry_after_ms: BUSY_RETRY_MS },
+            Err(TrySendError::Disconnected(_)) => Refusal::Internal,
+        };
+        self.board.turn_back(caller.tenant());
+        Err(refusal)
+    }
+
     /// Refuses what the thread need not see.
     fn check(&self, prompt: &[u32], resume: Option<&Resume>) -> Result<(), Refusal> {
+        if !self.generates {
+            let message = format!("model `{}` reads texts and generates none", self.info.model);
+            return Err(Refusal::Invalid(message));
+        }
         let tokens_max = self.info.context as usize;
         if prompt.len() >= tokens_max {
             return Err(Refusal::TooLong { tokens: prompt.len(), tokens_max });
@@ -191,6 +222,11 @@ impl EngineHandle {
             None => Ok(()),
         }
     }
+}
+
+fn deadline(at: Instant, now: Instant) -> Deadline {
+    let left = at.saturating_duration_since(now).as_millis();
+    Deadline { at, ms: u64::try_from(left).unwrap_or(u64::MAX) }
 }
 
 impl Engine for EngineHandle {
@@ -220,18 +256,38 @@ impl Engine for EngineHandle {
         let submission = Self::submission(id, caller, generation, at);
         let figures = self.board.enter(caller.tenant(), &self.info.model)?;
         let submitted = Submitted { submission, output, figures, milestones, at };
-        let command = Command::Submit(Box::new(submitted));
-        match self.commands.try_send(command) {
-            Ok(()) => Ok(stream),
-            Err(TrySendError::Full(_)) => {
-                self.board.turn_back(caller.tenant());
-                Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })
-            }
-            Err(TrySendError::Disconnected(_)) => {
-                self.board.turn_back(caller.tenant());
-                Err(Refusal::Internal)
-            }
-        }
+        self.send(caller, Command::Submit(Box::new(submitted)))?;
+        Ok(stream)
+    }
+
+    fn embeds(&self) -> Option<EmbedInfo> {
+        self.embeds
+    }
+
+    fn embed(&self, caller: &Caller, batch: TextBatch) -> Result<EmbeddedReply, EmbedError> {
+        let info = self
+            .embeds
+            .ok_or_else(|| EmbedError::NoPooling { model: self.info.model.to_string() })?;
+        let at = Instant::now();
+        let rights = caller.rights();
+        let reader = embedding::Reader {
+            info: EmbedInfo {
+                tokens_max: info.tokens_max.min(rights.limits.context_max as usize),
+                ..info
+            },
+            tokenizer: &self.tokenizer,
+        };
+        let read = reader.read(&batch)?;
+        let figures = self.board.enter(caller.tenant(), &self.info.model);
+        let figures = figures.map_err(EmbedError::Refused)?;
+        let deadline = batch.deadline.map(|until| deadline(until, at));
+        let (embedding, reply) =
+            Embedding::new(caller.tenant().clone(), &read, (figures, batch.milestones), at);
+        let tenant = (caller.tenant().clone(), rights.weight);
+        let call = TextCall::new(self.number().0, tenant, read.texts, deadline);
+        let command = Command::Embed(Box::new((call, embedding)));
+        self.send(caller, command).map_err(EmbedError::Refused)?;
+        Ok(reply)
     }
 
     fn draw_seed(&self) -> u64 {

@@ -3,11 +3,13 @@
 //!
 //! The files follow the data: [`simd`] (lanes), [`pool`] and [`grid`] (who computes what),
 //! [`panels`] and [`kv`] (how weights, keys and values lie), [`activations`] and [`matmul`],
-//! [`attention`], [`rows`] (the rest), [`variants`] (what only some architectures need). Results do not depend on the number of threads, on the other
-//! rows of a batch, or on the instruction set.
+//! [`attention`], [`rows`] (the rest), [`variants`] (what only some architectures need),
+//! [`encoding`] (what only models need that write no text). Results do not depend on the number of
+//! threads, on the other rows of a batch, or on the instruction set.
 
 pub(crate) mod activations;
 pub(crate) mod attention;
+pub(crate) mod encoding;
 pub(crate) mod grid;
 pub(crate) mod isa;
 pub(crate) mod kv;
@@ -528,6 +530,35 @@ impl Backend for Cpu {
         check_ids("gather_rows", "row", rows, x.len / cols)?;
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(cols)) {
             out.copy_from_slice(&x.as_slice()[*row as usize * cols..][..cols]);
+        }
+        Ok(())
+    }
+
+    fn layer_norm(
+        &mut self,
+        x: &CpuBuffer,
+        [weight, bias]: [&CpuBuffer; 2],
+        eps: f32,
+        rows: usize,
+        out: &mut CpuBuffer,
+    ) -> Result<(), BackendError> {
+        let (op, need) = ("layer_norm", weight.len);
+        if bias.len != need {
+            return Err(BackendError::Shape { op, what: "bias", need, have: bias.len });
+        }
+        let x = part(op, "x", x, area(rows, need))?;
+        let out = part_mut(op, "out", out, area(rows, need))?;
+        if !out.is_empty() {
+            let norm = encoding::Norm { weight: weight.as_slice(), bias: bias.as_slice(), eps };
+            with_simd!(self.proof, simd => encoding::layer_norm(simd, &mut self.pool, x, norm, out));
+        }
+        Ok(())
+    }
+
+    fn gelu(&mut self, x: &mut CpuBuffer, len: usize) -> Result<(), BackendError> {
+        let x = part_mut("gelu", "x", x, len)?;
+        if len > 0 {
+            with_simd!(self.proof, simd => encoding::gelu(simd, &mut self.pool, x));
         }
         Ok(())
     }

@@ -194,6 +194,8 @@ fn what_the_engine_does_not_know_is_refused_with_what_it_knows() {
         ("llama.attention.head_count", Some(Value::U32(u32::MAX)), ["head_count", "sane"]),
         ("llama.block_count", Some(Value::U32(3)), ["blk.2.attn_norm.weight", "missing"]),
         ("llama.block_count", Some(Value::U32(1)), ["blk.1.attn_norm.weight", "no place"]),
+        ("llama.pooling_type", Some(Value::U32(4)), ["pooling_type", "0 to 3"]),
+        ("llama.dense_2_feat_out", Some(Value::U32(8)), ["dense_2.weight", "missing"]),
         ("llama.feed_forward_length", Some(Value::U32(96)), ["ffn_gate", "shape"]),
         ("llama.rope.freq_base", Some(Value::F32(f32::NAN)), ["freq_base", "NaN"]),
         ("general.alignment", Some(Value::U32(3)), ["", ""]),

@@ -10,10 +10,13 @@
 #[path = "../../../../tests/src/tiny_gguf.rs"]
 mod tiny_gguf;
 
+mod reference_model;
 mod support;
 
 mod architectures;
 mod converted;
+mod embed;
+mod encoders;
 mod files;
 mod generate;
 mod logits;

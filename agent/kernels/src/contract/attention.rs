@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::{Checker, SIZES};
-use crate::backend::{Attention, Backend, BackendError, KvShape, KvType, Span};
+use crate::backend::{Attention, Backend, BackendError, KvShape, KvType, Reach, Span};
 
 /// Keys and values are rounded alike in the truth; what is left is the softmax in f32.
 const BOUND: f64 = 1e-7;
@@ -14,17 +14,40 @@ const GROUPS: [usize; 4] = [1, 3, 4, 9];
 /// How a layer attends otherwise than usual.
 #[derive(Clone, Copy, Debug)]
 struct Variant {
+    reach: Reach,
     window: Option<usize>,
     soft_cap: Option<f32>,
 }
 
+const USUAL: Variant = Variant { reach: Reach::Back, window: None, soft_cap: None };
+
 /// Windows of less than, about and more than the tokens that a kernel takes at once.
-const VARIANTS: [Variant; 4] = [
-    Variant { window: None, soft_cap: None },
-    Variant { window: Some(1), soft_cap: None },
-    Variant { window: Some(37), soft_cap: Some(0.7) },
-    Variant { window: Some(128), soft_cap: None },
+const VARIANTS: [Variant; 8] = [
+    USUAL,
+    Variant { window: Some(1), ..USUAL },
+    Variant { window: Some(37), soft_cap: Some(0.7), ..USUAL },
+    Variant { window: Some(128), ..USUAL },
+    Variant { reach: Reach::Both, ..USUAL },
+    Variant { reach: Reach::Both, window: Some(1), ..USUAL },
+    Variant { reach: Reach::Both, window: Some(37), soft_cap: Some(0.7) },
+    Variant { reach: Reach::Both, window: Some(200), ..USUAL },
 ];
+
+impl Variant {
+    /// The tokens of a sequence of `len` that the one at `position` attends.
+    fn seen(&self, position: usize, len: usize) -> std::ops::Range<usize> {
+        match (self.reach, self.window) {
+            (Reach::Back, window) => {
+                let seen = position + 1;
+                window.map_or(0, |window| seen.saturating_sub(window))..seen
+            }
+            (Reach::Both, None) => 0..len,
+            (Reach::Both, Some(window)) => {
+                position.saturating_sub(window / 2)..len.min(position + window / 2 + 1)
+            }
+        }
+    }
+}
 
 pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     for kv_type in [KvType::F16, KvType::F32] {
@@ -88,18 +111,17 @@ fn batch<B: Backend>(
     let queries = checker.numbers(rows * heads * shape.head_dim);
     let q = checker.buffer(&queries)?;
     let mut out = checker.poisoned(queries.len())?;
-    let Variant { window, soft_cap } = variant;
-    let call = Attention { layer, heads, scale, soft_cap, window, spans: &spans };
+    let Variant { reach, window, soft_cap } = variant;
+    let call = Attention { layer, heads, scale, soft_cap, reach, window, spans: &spans };
     checker.backend.attention(&kv, &call, &q, &mut out)?;
     let mut truth = vec![f64::NAN; queries.len()];
     let width = heads * shape.head_dim;
     for (span, sequence) in spans.iter().zip(&sequences) {
         for row in 0..span.rows {
             let at = (span.first_row + row) * width..(span.first_row + row + 1) * width;
-            let seen = span.past + row + 1;
             let (q, out) = (&queries[at.clone()], &mut truth[at]);
-            let start = window.map_or(0, |window| seen.saturating_sub(window));
-            attend((q, out), sequence, start..seen, (group, f64::from(scale), soft_cap), shape);
+            let seen = variant.seen(span.past + row, sequence.len);
+            attend((q, out), sequence, seen, (group, f64::from(scale), soft_cap), shape);
         }
     }
     checker.compare(("attention", case), &out, &truth, BOUND);

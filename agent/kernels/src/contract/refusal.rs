@@ -2,7 +2,7 @@
 
 use super::{Checker, Fault};
 use crate::backend::{
-    Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, RopeStyle, Span,
+    Attention, Backend, BackendError, KvShape, KvType, Product, Reach, RopeShape, RopeStyle, Span,
 };
 use crate::format::Format;
 
@@ -15,8 +15,15 @@ const SHAPE: KvShape = KvShape {
     kv_type: KvType::F16,
 };
 
-const CALL: Attention<'_> =
-    Attention { layer: 0, heads: 2, scale: 1.0, soft_cap: None, window: None, spans: &[] };
+const CALL: Attention<'_> = Attention {
+    layer: 0,
+    heads: 2,
+    scale: 1.0,
+    soft_cap: None,
+    reach: Reach::Back,
+    window: None,
+    spans: &[],
+};
 
 pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     weights(checker);
@@ -25,12 +32,17 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
 }
 
 impl<B: Backend> Checker<'_, B> {
-    fn refused<T>(&mut self, op: &'static str, case: &str, result: &Result<T, BackendError>) {
+    pub(super) fn refused<T>(
+        &mut self,
+        op: &'static str,
+        case: &str,
+        result: &Result<T, BackendError>,
+    ) {
         self.note(op, case, result.is_ok().then_some(Fault::Accepted));
     }
 
     /// That not one element of a poisoned buffer has been written.
-    fn untouched(&mut self, op: &'static str, out: &B::Buffer) {
+    pub(super) fn untouched(&mut self, op: &'static str, out: &B::Buffer) {
         self.compare((op, "outputs after a refusal"), out, &[], 0.0);
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::backend::{
-    Attention, Backend, KvShape, KvType, Product, RopeShape, RopeStyle, Span, StepLimits,
+    Attention, Backend, KvShape, KvType, Product, Reach, RopeShape, RopeStyle, Span, StepLimits,
 };
 use crate::contract;
 use crate::cpu::{Cpu, Isa};
@@ -181,7 +181,9 @@ proptest! {
             let mut out = cpu.buffer(mine.len()).unwrap();
             let spans = [Span { first_row: 0, rows, past: first, blocks: &blocks }];
             let heads = kv_heads * group;
-            let call = Attention { layer: 0, heads, scale: 0.25, soft_cap, window, spans: &spans };
+            let reach = Reach::Back;
+            let call =
+                Attention { layer: 0, heads, scale: 0.25, soft_cap, reach, window, spans: &spans };
             cpu.attention(&kv, &call, &q, &mut out).unwrap();
             let mut values = vec![0.0; mine.len()];
             cpu.read(&out, 0, &mut values).unwrap();
