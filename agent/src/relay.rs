@@ -146,10 +146,13 @@ impl Tenants for Relay {
         let info = |grant: &realm_core::desired::ModelGrant| {
             let is_here = runtime.hosts(&rights.name, &grant.model);
             let context = runtime.context(&grant.model).filter(|_| is_here);
+            let abilities = runtime.abilities(&grant.model).filter(|_| is_here);
+            let context_max = rights.limits.context_max;
             ModelInfo {
                 alias: grant.alias.clone(),
                 ready: is_here || routes.has_peer(&grant.model),
-                context: context.map(|context| context.min(rights.limits.context_max)),
+                context: context.map(|context| context.min(context_max)),
+                abilities: abilities.map(|abilities| abilities.within(context_max)),
             }
         };
         rights.models.iter().map(info).collect()

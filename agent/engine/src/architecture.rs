@@ -66,6 +66,9 @@ struct Traits {
     parts: &'static [Part],
     /// Whether it only reads: it attends both ways, and has no logits.
     reads_only: bool,
+    /// Whether its models of texts are trained so that the first numbers of a vector are one.
+    /// Those of nomic-bert are scaled by all numbers before they are cut, and so are not.
+    shortens: bool,
     /// How experts are weighed, where there may be some.
     experts: Option<Shares>,
     /// Where only some layers attend a window: each layer of that number attends all.
@@ -81,6 +84,7 @@ const PLAIN: Traits = Traits {
     rope: RopeStyle::Neox,
     parts: &[],
     reads_only: false,
+    shortens: false,
     experts: None,
     global_every: None,
     local_base: None,
@@ -92,7 +96,7 @@ const KNOWN: &[Traits] = &[
     Traits { name: "llama", rope: RopeStyle::Norm, experts: Some(Shares::AmongChosen), ..PLAIN },
     Traits { name: "qwen2", parts: &[Part::Biases], ..PLAIN },
     Traits { name: "qwen2moe", parts: &[Part::Biases], experts: Some(Shares::AmongAll), ..PLAIN },
-    Traits { name: "qwen3", parts: &[Part::HeadNorms], ..PLAIN },
+    Traits { name: "qwen3", parts: &[Part::HeadNorms], shortens: true, ..PLAIN },
     Traits {
         name: "qwen3moe",
         parts: &[Part::HeadNorms],
@@ -119,6 +123,7 @@ const KNOWN: &[Traits] = &[
         name: "gemma-embedding",
         parts: &[Part::HeadNorms, Part::PostNorms, Part::ScaledEmbedding, Part::Gelu],
         reads_only: true,
+        shortens: true,
         global_every: Some(6),
         local_base: Some(10_000.0),
         ..PLAIN
@@ -185,6 +190,8 @@ pub(crate) struct Architecture {
     pub(crate) reach: Reach,
     /// How it makes one vector of a text, where its file says so.
     pub(crate) pooling: Option<Pooling>,
+    /// Whether the first numbers of such a vector are one themselves.
+    pub(crate) shortens: bool,
     /// Rows of the matrices that such a vector goes through, one after the other.
     pub(crate) dense: Vec<usize>,
     pub(crate) rope: RopeStyle,
@@ -299,6 +306,7 @@ impl Architecture {
             generates: is_causal && !traits.reads_only,
             reach: if is_causal { Reach::Back } else { Reach::Both },
             pooling: pooling::pooling(&reader)?,
+            shortens: traits.shortens,
             dense: pooling::dense(&reader, width)?,
             rope: traits.rope,
             positions: Positions::of(&reader, head_dim, traits.local_base)?,

@@ -18,7 +18,7 @@ use std::{
 use realm_core::{
     auth::Caller,
     call::Resume,
-    embed::{EmbedError, EmbedInfo, EmbeddedReply, TextBatch},
+    embed::{EmbedError, EmbedInfo, TakenTexts, TextBatch},
     engine::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
         TokenStream,
@@ -200,8 +200,7 @@ impl EngineHandle {
     /// Refuses what the thread need not see.
     fn check(&self, prompt: &[u32], resume: Option<&Resume>) -> Result<(), Refusal> {
         if !self.generates {
-            let message = format!("model `{}` reads texts and generates none", self.info.model);
-            return Err(Refusal::Invalid(message));
+            return Err(self.abilities().lacks(self.info.model.as_str(), "generate"));
         }
         let tokens_max = self.info.context as usize;
         if prompt.len() >= tokens_max {
@@ -260,14 +259,19 @@ impl Engine for EngineHandle {
         Ok(stream)
     }
 
+    fn generates(&self) -> bool {
+        self.generates
+    }
+
     fn embeds(&self) -> Option<EmbedInfo> {
         self.embeds
     }
 
-    fn embed(&self, caller: &Caller, batch: TextBatch) -> Result<EmbeddedReply, EmbedError> {
-        let info = self
-            .embeds
-            .ok_or_else(|| EmbedError::NoPooling { model: self.info.model.to_string() })?;
+    fn embed(&self, caller: &Caller, batch: TextBatch) -> Result<TakenTexts, EmbedError> {
+        let info = self.embeds.ok_or_else(|| EmbedError::NoPooling {
+            model: self.info.model.clone(),
+            abilities: self.abilities(),
+        })?;
         let at = Instant::now();
         let rights = caller.rights();
         let reader = embedding::Reader {
@@ -284,10 +288,11 @@ impl Engine for EngineHandle {
         let (embedding, reply) =
             Embedding::new(caller.tenant().clone(), &read, (figures, batch.milestones), at);
         let tenant = (caller.tenant().clone(), rights.weight);
+        let tokens = u32::try_from(read.tokens).unwrap_or(u32::MAX);
         let call = TextCall::new(self.number().0, tenant, read.texts, deadline);
         let command = Command::Embed(Box::new((call, embedding)));
         self.send(caller, command).map_err(EmbedError::Refused)?;
-        Ok(reply)
+        Ok(TakenTexts { tokens, reply })
     }
 
     fn draw_seed(&self) -> u64 {

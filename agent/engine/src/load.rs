@@ -241,8 +241,11 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
         model: options.name,
         architecture: architecture.name,
         generates: architecture.generates,
-        embeds: embeds
-            .map(|tokens_max| EmbedInfo { dimensions: architecture.vector_len(), tokens_max }),
+        embeds: embeds.map(|tokens_max| EmbedInfo {
+            dimensions: architecture.vector_len(),
+            tokens_max,
+            shortens: architecture.shortens,
+        }),
         context,
         tokenizer,
         template,

@@ -17,6 +17,7 @@
 //! ```
 
 mod answer;
+pub mod embed;
 mod params;
 
 pub use answer::{Asked, answer, answer_with, open};
@@ -25,7 +26,8 @@ pub use bindings::{
     realm::tenant::{
         config, log,
         model::{
-            Generation, Info, Model, Params as GenerateParams, Sampling, Summary, list_models,
+            Abilities, EmbedInfo, EmbedParams, Embedded, Generation, Info, Model,
+            Params as GenerateParams, Sampling, Summary, Text, list_models,
         },
         reply,
         types::{Error, Finish, Message, Token, TokenId, TokenLimit, Usage},

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Instant};
 
 use realm_core::{
     embed::{
-        EmbedError, EmbedInfo, Embedded, EmbeddedReply, TEXTS_MAX, TOKENS_MAX, Text, TextBatch,
+        EmbedError, EmbedInfo, Embedded, EmbeddedReply, NUMBERS_MAX, TEXTS_MAX, TOKENS_MAX, Text,
+        TextBatch,
     },
     engine::{Milestones, TextError, Usage},
     name::TenantName,
@@ -24,8 +25,17 @@ pub(super) struct Reader<'a> {
 /// A call's texts, each of which can be computed.
 pub(super) struct Read {
     pub(super) texts: Vec<Vec<u32>>,
-    /// How much of each vector is wanted.
+    /// Of all texts.
+    pub(super) tokens: usize,
+    wanted: Wanted,
+}
+
+/// What is wanted of each vector.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    /// Its first numbers.
     dimensions: usize,
+    normalize: bool,
 }
 
 impl Reader<'_> {
@@ -37,11 +47,8 @@ impl Reader<'_> {
         if texts > TEXTS_MAX {
             return Err(EmbedError::TooManyTexts { texts, texts_max: TEXTS_MAX });
         }
-        let most = self.info.dimensions;
-        let dimensions = batch.dimensions.unwrap_or(most);
-        if dimensions == 0 || dimensions > most {
-            return Err(EmbedError::Dimensions { asked: dimensions, dimensions: most });
-        }
+        let dimensions = self.dimensions(batch.dimensions)?;
+        check_numbers(texts, dimensions)?;
         // What comes after the last token that fits is not even read.
         let (mut read, mut all) = (Vec::with_capacity(texts), 0);
         for (at, text) in batch.texts.iter().enumerate() {
@@ -52,7 +59,21 @@ impl Reader<'_> {
             }
             read.push(ids);
         }
-        Ok(Read { texts: read, dimensions })
+        let wanted = Wanted { dimensions, normalize: batch.normalize };
+        Ok(Read { texts: read, tokens: all, wanted })
+    }
+
+    fn dimensions(&self, asked: Option<usize>) -> Result<usize, EmbedError> {
+        let dimensions = self.info.dimensions;
+        match asked {
+            None => Ok(dimensions),
+            Some(asked) if asked == dimensions => Ok(asked),
+            Some(asked) if asked == 0 || asked > dimensions => {
+                Err(EmbedError::Dimensions { asked, dimensions })
+            }
+            Some(asked) if self.info.shortens => Ok(asked),
+            Some(asked) => Err(EmbedError::NotShortened { asked, dimensions }),
+        }
     }
 
     fn ids(&self, at: usize, text: &Text) -> Result<Vec<u32>, EmbedError> {
@@ -76,6 +97,14 @@ impl Reader<'_> {
     }
 }
 
+/// Refuses what could be computed and not be answered.
+const fn check_numbers(texts: usize, dimensions: usize) -> Result<(), EmbedError> {
+    if texts.saturating_mul(dimensions) <= NUMBERS_MAX {
+        return Ok(());
+    }
+    Err(EmbedError::TooManyNumbers { texts, dimensions, numbers_max: NUMBERS_MAX })
+}
+
 /// A call in the thread's care.
 pub(super) struct Embedding {
     tenant: TenantName,
@@ -83,7 +112,7 @@ pub(super) struct Embedding {
     /// What is there of the answer; vectors that are not computed yet are empty.
     embedded: Embedded,
     left: usize,
-    dimensions: usize,
+    wanted: Wanted,
     figures: Arc<Figures>,
     milestones: Option<Arc<Milestones>>,
     submitted_at: Instant,
@@ -105,13 +134,13 @@ impl Embedding {
         let tokens: Vec<u32> = read.texts.iter().map(count).collect();
         let left = tokens.len();
         let embedded = Embedded { vectors: vec![Vec::new(); left], tokens };
-        let dimensions = read.dimensions;
+        let wanted = read.wanted;
         let embedding = Self {
             tenant,
             reply: sender,
             embedded,
             left,
-            dimensions,
+            wanted,
             figures,
             milestones,
             submitted_at,
@@ -138,9 +167,11 @@ impl Embedding {
 
     /// Takes the vector of text number `at`; `true` if it was the last one.
     pub(super) fn put(&mut self, at: usize, vector: &[f32]) -> Result<bool, NoDirection> {
-        let wanted = vector.get(..self.dimensions).ok_or(NoDirection)?;
+        let Wanted { dimensions, normalize } = self.wanted;
+        let wanted = vector.get(..dimensions).ok_or(NoDirection)?;
         if let Some(place) = self.embedded.vectors.get_mut(at) {
-            *place = scaled(wanted).ok_or(NoDirection)?;
+            let scaled = scaled(wanted).ok_or(NoDirection)?;
+            *place = if normalize { scaled } else { wanted.to_vec() };
             self.left = self.left.saturating_sub(1);
         }
         Ok(self.left == 0)
@@ -170,6 +201,15 @@ fn scaled(vector: &[f32]) -> Option<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vectors_that_no_message_holds_are_refused() {
+        check_numbers(TEXTS_MAX, NUMBERS_MAX / TEXTS_MAX).unwrap();
+        let refused = check_numbers(TEXTS_MAX, 768).unwrap_err();
+        let told = "2048 vectors of 768 numbers; 1500000 numbers are the most of a call";
+        assert_eq!(refused.to_string(), told);
+        assert!(matches!(refused.refusal(), Refusal::Invalid(_)));
+    }
 
     #[test]
     fn a_vector_is_scaled_to_length_one_and_one_without_direction_is_none() {

@@ -106,7 +106,7 @@ fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
         model: ModelName::new("default", "scripted").unwrap(),
         architecture: "scripted",
         generates: true,
-        embeds: Some(EmbedInfo { dimensions: 2, tokens_max: 40 }),
+        embeds: Some(EmbedInfo { dimensions: 2, tokens_max: 40, shortens: true }),
         context: 64,
         tokenizer: tokenizer(),
         template: None,

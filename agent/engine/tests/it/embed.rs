@@ -1,7 +1,7 @@
 //! Texts through a whole engine: read, computed in the batch of all tenants, and scaled.
 
 use realm_core::{
-    embed::{EmbedError, EmbedInfo, Embedded, TEXTS_MAX, TOKENS_MAX, Text, TextBatch},
+    embed::{EmbedError, EmbedInfo, Embedded, TEXTS_MAX, TOKENS_MAX, TakenTexts, Text, TextBatch},
     engine::{Engine, TextError},
     refusal::Refusal,
 };
@@ -59,7 +59,7 @@ fn bert() -> (EngineHandle, TempDir) {
 }
 
 fn batch(texts: Vec<Text>) -> TextBatch {
-    TextBatch { texts, dimensions: None, deadline: None, milestones: None }
+    TextBatch { texts, dimensions: None, normalize: true, deadline: None, milestones: None }
 }
 
 fn words(texts: &[&str]) -> TextBatch {
@@ -67,8 +67,11 @@ fn words(texts: &[&str]) -> TextBatch {
 }
 
 fn embed(engine: &EngineHandle, of: &str, batch: TextBatch) -> Result<Embedded, EmbedError> {
-    let reply = engine.embed(&caller(of), batch)?;
-    reply.blocking_recv().expect("a call says how it ends").map_err(EmbedError::Refused)
+    let TakenTexts { tokens, reply } = engine.embed(&caller(of), batch)?;
+    let embedded = reply.blocking_recv().expect("a call says how it ends");
+    let embedded = embedded.map_err(EmbedError::Refused)?;
+    assert_eq!(tokens, embedded.tokens.iter().sum::<u32>(), "what is paid for is what was read");
+    Ok(embedded)
 }
 
 fn length(vector: &[f32]) -> f32 {
@@ -78,7 +81,8 @@ fn length(vector: &[f32]) -> f32 {
 #[test]
 fn texts_become_vectors_of_length_one_in_the_order_of_the_call() {
     let (engine, _folder) = bert();
-    assert_eq!(engine.embeds(), Some(EmbedInfo { dimensions: 64, tokens_max: 80 }));
+    let info = EmbedInfo { dimensions: 64, tokens_max: 80, shortens: false };
+    assert_eq!(engine.embeds(), Some(info));
     let all = embed(&engine, "a", words(&["The sea", "is", "the sea is wide"])).unwrap();
     // Begun and ended as such models want it.
     assert_eq!(all.tokens, [4, 3, 6]);
@@ -119,8 +123,9 @@ fn text_that_spells_a_control_token_stays_text() {
 
 #[test]
 fn fewer_dimensions_are_the_first_ones_scaled_anew() {
-    let (engine, _folder) = bert();
+    let (engine, _folder) = both();
     let whole = embed(&engine, "a", words(&["the sea"])).unwrap();
+    let most = whole.vectors[0].len();
     let short = TextBatch { dimensions: Some(16), ..words(&["the sea"]) };
     let short = embed(&engine, "a", short).unwrap();
     let of_whole = &whole.vectors[0][..16];
@@ -129,10 +134,33 @@ fn fewer_dimensions_are_the_first_ones_scaled_anew() {
     for (short, whole) in short.vectors[0].iter().zip(of_whole) {
         assert!((short - whole / scale).abs() < 1e-6);
     }
-    for asked in [0, 65] {
+    for asked in [0, most + 1] {
         let wrong = TextBatch { dimensions: Some(asked), ..words(&["the sea"]) };
-        let error = EmbedError::Dimensions { asked, dimensions: 64 };
+        let error = EmbedError::Dimensions { asked, dimensions: most };
         assert_eq!(embed(&engine, "a", wrong), Err(error));
+    }
+}
+
+#[test]
+fn a_model_that_was_not_trained_for_fewer_dimensions_gives_all_or_none() {
+    let (engine, _folder) = bert();
+    let asked = |dimensions| TextBatch { dimensions, ..words(&["the sea"]) };
+    let whole = embed(&engine, "a", asked(None)).unwrap();
+    assert_eq!(embed(&engine, "a", asked(Some(64))).unwrap(), whole);
+    let error = EmbedError::NotShortened { asked: 16, dimensions: 64 };
+    assert_eq!(embed(&engine, "a", asked(Some(16))), Err(error));
+}
+
+#[test]
+fn a_vector_that_is_not_to_be_scaled_is_as_long_as_the_model_makes_it() {
+    let (engine, _folder) = bert();
+    let scaled = embed(&engine, "a", words(&["the sea"])).unwrap();
+    let raw = TextBatch { normalize: false, ..words(&["the sea"]) };
+    let raw = embed(&engine, "a", raw).unwrap();
+    let scale = length(&raw.vectors[0]);
+    assert!((scale - 1.0).abs() > 1e-3, "{scale}");
+    for (raw, scaled) in raw.vectors[0].iter().zip(&scaled.vectors[0]) {
+        assert!((raw / scale - scaled).abs() < 1e-6);
     }
 }
 
@@ -144,7 +172,8 @@ fn a_text_longer_than_the_model_reads_is_refused_and_not_cut() {
     let long = WORDS.repeat(20).join(" ");
     let error = EmbedError::TooLong { at: 1, tokens: 82, tokens_max: 80 };
     assert_eq!(embed(&engine, "a", words(&["the", &long])), Err(error.clone()));
-    assert_eq!(error.refusal(), Refusal::TooLong { tokens: 82, tokens_max: 80 });
+    let refusal = Refusal::TextTooLong { at: 1, tokens: 82, tokens_max: 80 };
+    assert_eq!(error.refusal(), refusal);
 }
 
 #[test]
@@ -187,7 +216,8 @@ fn tokens_that_are_none_are_refused() {
 fn a_model_that_only_reads_generates_nothing_and_holds_no_blocks() {
     let (engine, folder) = bert();
     let refused = engine.generate(&caller("a"), generation(vec![4, 5], 3)).unwrap_err();
-    assert!(matches!(&refused, Refusal::Invalid(why) if why.contains("generates none")));
+    let told = "model `default/tiny` cannot `generate`; it can `embed`";
+    assert_eq!(refused, Refusal::Unsupported(told.to_owned()));
     assert_eq!(engine.load().kv_blocks_total, 0);
     let facts = realm_engine::examine(&folder.path().join("bert.gguf"), KvType::F16).unwrap();
     let memory = facts.memory.unwrap();
@@ -205,19 +235,27 @@ fn a_model_that_generates_embeds_only_where_its_file_says_how() {
     let (engine, _folder) = tiny_engine(16);
     assert_eq!(engine.embeds(), None);
     let refused = embed(&engine, "a", words(&["the end"]));
-    assert!(matches!(&refused, Err(EmbedError::NoPooling { .. })), "{refused:?}");
+    let Refusal::Unsupported(told) = refused.unwrap_err().refusal() else { panic!("typed") };
+    assert!(told.contains("cannot `embed`; it can `generate`"), "{told}");
 }
 
-#[test]
-fn one_engine_generates_and_embeds_at_once() {
+/// One that generates, and embeds as well.
+fn both() -> (EngineHandle, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("both.gguf");
-    let Reference { model, texts, vectors } = Reference::of("qwen3-embedding").pooled(3);
+    let Reference { model, .. } = Reference::of("qwen3-embedding").pooled(3);
     let pairs = model.pairs(tokenizer(model.vocabulary().into()));
     let mut bytes = Vec::new();
     writer::write(&mut bytes, &pairs, &model.tensors()).unwrap();
     std::fs::write(&path, bytes).unwrap();
     let (engine, _) = realm_engine::open(&path, options(16)).unwrap();
+    (engine, folder)
+}
+
+#[test]
+fn one_engine_generates_and_embeds_at_once() {
+    let (engine, _folder) = both();
+    let Reference { texts, vectors, .. } = Reference::of("qwen3-embedding");
     let alone = read(engine.generate(&caller("a"), generation(vec![4, 5, 6], 40)).unwrap());
     let stream = engine.generate(&caller("a"), generation(vec![4, 5, 6], 40)).unwrap();
     let ids = texts.iter().cloned().map(Text::Tokens).collect();

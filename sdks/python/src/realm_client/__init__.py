@@ -27,6 +27,8 @@ from realm_client.errors import (
 )
 from realm_client.reply import (
     Chunk,
+    Embeddings,
+    EmbedInfo,
     FunctionInfo,
     Health,
     Metadata,
@@ -50,6 +52,8 @@ __all__ = [
     "ConnectionLost",
     "DeadlineExceeded",
     "Draining",
+    "EmbedInfo",
+    "Embeddings",
     "FunctionInfo",
     "Health",
     "InsecureServer",

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use realm_core::embed::{Embedded, Text};
+use realm_core::embed::{Embedded, EmbeddedReply, Text};
 
 use super::*;
 
 fn batch(texts: &[&[u32]]) -> TextBatch {
     let texts = texts.iter().map(|text| Text::Tokens(text.to_vec())).collect();
-    TextBatch { texts, dimensions: None, deadline: None, milestones: None }
+    TextBatch { texts, dimensions: None, normalize: true, deadline: None, milestones: None }
 }
 
 fn ask(engine: &EngineHandle, texts: &[&[u32]]) -> EmbeddedReply {
-    engine.embed(&caller("a"), batch(texts)).unwrap()
+    engine.embed(&caller("a"), batch(texts)).unwrap().reply
 }
 
 fn answer(reply: EmbeddedReply) -> Result<Embedded, Refusal> {
@@ -63,11 +63,11 @@ fn texts_whose_reply_is_gone_are_computed_no_further() {
 fn texts_whose_time_is_over_are_refused() {
     let (engine, _) = engine();
     let late = TextBatch { deadline: Some(Instant::now()), ..batch(&[&[1]]) };
-    let reply = engine.embed(&caller("a"), late).unwrap();
-    assert_eq!(answer(reply), Err(Refusal::DeadlineExceeded { deadline_ms: 0 }));
+    let taken = engine.embed(&caller("a"), late).unwrap();
+    assert_eq!(answer(taken.reply), Err(Refusal::DeadlineExceeded { deadline_ms: 0 }));
     let roomy = Some(Instant::now() + Duration::from_mins(10));
     let early = TextBatch { deadline: roomy, ..batch(&[&[1]]) };
-    assert!(answer(engine.embed(&caller("a"), early).unwrap()).is_ok());
+    assert!(answer(engine.embed(&caller("a"), early).unwrap().reply).is_ok());
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_tenant_may_not_fill_the_queue_with_calls() {
     assert!(matches!(refused, Err(EmbedError::Refused(Refusal::Busy { .. }))), "{refused:?}");
     let other = engine.embed(&caller("b"), batch(&[&[1]])).unwrap();
     drop(closed);
-    assert!(answer(other).is_ok());
+    assert!(answer(other.reply).is_ok());
     for reply in open {
         assert!(answer(reply).is_ok());
     }

@@ -93,7 +93,7 @@ fn what_fits_nowhere_is_reported_with_numbers_and_holds_nobody_up() {
     assert_eq!(world.problems(), ["Model default/big spec DoesNotFit"]);
     assert_eq!(
         world.message("big"),
-        "a replica needs 8 MiB (8 MiB of weights, 0 MiB for 2 KV blocks, 0 MiB to compute in); \
+        "a replica needs 8 MiB (8 MiB of weights, 0 MiB to compute in); \
          the largest free is 7 MiB on node n1"
     );
     world.join("n2", 9 << 20);
