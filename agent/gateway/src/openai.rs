@@ -39,7 +39,6 @@ use logprobs::Telling;
 pub(crate) use problem::Problem;
 use request::Asked;
 use response::{Form, Head, Said};
-use stream::Wanted;
 
 /// `POST /v1/chat/completions`
 pub(crate) async fn chat(
@@ -116,15 +115,15 @@ async fn serve(
         .inspect_err(|refusal| door.count_refusal(tenant, function, refusal))?;
     let asked = request::read(form, &body)
         .inspect_err(|_| door.metrics().refused(tenant, function, "invalid"))?;
-    let Asked { model, params, stream, include_usage, logprobs } = asked;
+    let Asked { model, params, stream, wanted } = asked;
     let head = Head { id: new_id(form)?, form, created: unix_now(), model };
     let id = CallId(head.id.clone());
     let call = Call::new(id, function, params.into());
     let running = door.start(credential, call, &arrival)?;
     if stream {
-        stream::respond(door, running, head, Wanted { usage: include_usage, logprobs }).await
+        stream::respond(door, running, head, wanted).await
     } else {
-        let telling = Telling::new(form, logprobs);
+        let telling = Telling::new(form, wanted.logprobs);
         in_one_piece(&door, running, &head, telling).await
     }
 }

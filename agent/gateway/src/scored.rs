@@ -22,7 +22,7 @@ fn scored(ScoredToken { id, bytes, logprob }: ScoredToken) -> ws::ScoredToken {
 /// The number with the fewest digits that single precision reads as `logprob`: sixteen digits would
 /// say no more, and are most of what a client is sent.
 pub(crate) fn decimal(logprob: f32) -> f64 {
-    logprob.to_string().parse().unwrap_or(f64::from(logprob))
+    logprob.to_string().parse().unwrap_or_else(|_| logprob.into())
 }
 
 #[cfg(test)]

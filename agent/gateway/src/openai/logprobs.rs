@@ -93,27 +93,29 @@ impl Telling {
 }
 
 fn content_json(Logprobs { chosen, top }: Logprobs) -> Value {
-    let top: Value = top.iter().map(token_json).collect();
+    let top = top.iter().map(token_json).map(Value::from).collect();
     let mut content = token_json(&chosen);
-    content["top_logprobs"] = top;
-    content
+    content.insert("top_logprobs".into(), top);
+    content.into()
 }
 
-fn token_json(ScoredToken { id: _, bytes, logprob }: &ScoredToken) -> Value {
-    let text = String::from_utf8_lossy(bytes);
-    json!({"token": text, "logprob": decimal(*logprob), "bytes": bytes})
+fn token_json(ScoredToken { id: _, bytes, logprob }: &ScoredToken) -> Map<String, Value> {
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    Map::from_iter([
+        ("token".to_owned(), text.into()),
+        ("logprob".to_owned(), decimal(*logprob).into()),
+        ("bytes".to_owned(), bytes.as_slice().into()),
+    ])
 }
 
-/// A token's text, or its bytes in the API's chosen manner where it has none by itself: two tokens
+/// A token's text, or its bytes in the API's own manner where it has none by itself: two tokens
 /// must not have one name.
 fn name_of(token: &ScoredToken) -> String {
-    match std::str::from_utf8(&token.bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => {
-            let bytes = token.bytes.iter().map(|byte| format!("\\x{byte:02x}"));
-            format!("bytes:{}", bytes.collect::<String>())
-        }
+    if let Ok(text) = std::str::from_utf8(&token.bytes) {
+        return text.to_owned();
     }
+    let bytes = token.bytes.iter().map(|byte| format!("\\x{byte:02x}"));
+    format!("bytes:{}", bytes.collect::<String>())
 }
 
 /// How many characters begin in these bytes.
@@ -189,17 +191,18 @@ mod tests {
     #[test]
     fn a_completion_has_columns_whose_offsets_go_on_from_piece_to_piece() {
         let mut telling = Telling::new(Form::Completion, true);
-        let mut columns = json!({
-            "tokens": ["bytes:\\x20\\xc3", "bytes:\\xa9"],
-            "token_logprobs": [-0.5, -1.0],
-            "top_logprobs": [
-                {" a": -0.1, "bytes:\\x20\\xc3": -0.5},
-                {"bytes:\\xa9": -1.0},
-            ],
-            "text_offset": [0, 2],
-        });
-        assert_eq!(telling.piece(told()), columns);
-        columns["text_offset"] = json!([2, 4]);
-        assert_eq!(telling.piece(told()), columns);
+        let columns = |offsets: [usize; 2]| {
+            json!({
+                "tokens": ["bytes:\\x20\\xc3", "bytes:\\xa9"],
+                "token_logprobs": [-0.5, -1.0],
+                "top_logprobs": [
+                    {" a": -0.1, "bytes:\\x20\\xc3": -0.5},
+                    {"bytes:\\xa9": -1.0},
+                ],
+                "text_offset": offsets,
+            })
+        };
+        assert_eq!(telling.piece(told()), columns([0, 2]));
+        assert_eq!(telling.piece(told()), columns([2, 4]));
     }
 }

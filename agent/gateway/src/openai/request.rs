@@ -16,8 +16,15 @@ pub(super) struct Asked {
     pub(super) model: String,
     pub(super) params: Map<String, Value>,
     pub(super) stream: bool,
-    pub(super) include_usage: bool,
-    /// Whether the probabilities of its tokens are to be told.
+    pub(super) wanted: Wanted,
+}
+
+/// What an answer has besides its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// At the end of a stream, where it is left out otherwise.
+    pub(super) usage: bool,
+    /// The probabilities of its tokens.
     pub(super) logprobs: bool,
 }
 
@@ -98,7 +105,8 @@ fn common(form: Form, mut body: Map<String, Value>) -> Result<Asked, Problem> {
     }
     let model = model.ok_or_else(|| missing("model"))?;
     params.insert("model".into(), model.clone().into());
-    Ok(Asked { model, params, stream, include_usage, logprobs: logprobs.is_some() })
+    let wanted = Wanted { usage: include_usage, logprobs: logprobs.is_some() };
+    Ok(Asked { model, params, stream, wanted })
 }
 
 fn wants_usage(options: Map<String, Value>) -> Result<bool, Problem> {

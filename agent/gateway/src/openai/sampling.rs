@@ -2,10 +2,7 @@
 //! refuse is refused here, where the parameter has a place of its own beside the message.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
-use realm_core::{
-    refusal::Refusal,
-    sampling::{BIAS, BIASES_MAX, RANGES, check_stop},
-};
+use realm_core::sampling::{BIAS, BIASES_MAX, RANGES, check_stop};
 use serde_json::{Map, Value};
 
 use super::Problem;
@@ -43,7 +40,7 @@ pub(super) fn check(name: &str, value: &Value) -> Result<(), Problem> {
 fn number(name: &str, value: &Value) -> Result<(), String> {
     let Some(range) = RANGES.iter().find(|range| range.name == name) else { return Ok(()) };
     let number = value.as_f64().ok_or_else(|| format!("`{name}` must be a number"))?;
-    range.check(number).map_err(said)
+    range.check(number).map_err(|refusal| refusal.to_string())
 }
 
 fn whole(name: &str, value: &Value, max: u64) -> Result<(), String> {
@@ -61,7 +58,7 @@ fn stop(value: &Value) -> Result<(), String> {
     };
     let texts: Vec<String> =
         texts.ok_or_else(|| "`stop` must be a text or a list of texts".to_owned())?;
-    check_stop(&texts).map_err(said)
+    check_stop(&texts).map_err(|refusal| refusal.to_string())
 }
 
 /// Which tokens the model has is known only where it is.
@@ -77,13 +74,9 @@ fn bias(value: &Value) -> Result<(), String> {
             return Err(format!("the keys of `{name}` must be ids of tokens"));
         }
         let by = by.as_f64().ok_or_else(|| format!("`{name}` must hold numbers"))?;
-        BIAS.check(by).map_err(said)?;
+        BIAS.check(by).map_err(|refusal| refusal.to_string())?;
     }
     Ok(())
-}
-
-fn said(refusal: Refusal) -> String {
-    refusal.to_string()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{self, error::SendTimeoutError};
 use super::{
     Problem,
     logprobs::Telling,
+    request::Wanted,
     response::{Head, Said},
 };
 use crate::{door::Door, running::Running, whole::not_text};
@@ -27,12 +28,6 @@ const EVENTS_MAX: usize = 16;
 
 /// The end of every stream that was not broken.
 const DONE: &[u8] = b"data: [DONE]\n\n";
-
-/// What a stream has besides its text.
-pub(super) struct Wanted {
-    pub(super) usage: bool,
-    pub(super) logprobs: bool,
-}
 
 /// Answers with a stream once the call has something to say: what is refused before that still
 /// has a status of its own.
