@@ -34,15 +34,18 @@ use crate::{
 };
 
 mod embeddings;
+mod logprobs;
 mod problem;
 mod request;
 mod response;
+mod sampling;
 mod stream;
 
 pub(crate) use embeddings::embed;
+use logprobs::Telling;
 pub(crate) use problem::Problem;
 use request::Asked;
-use response::{Form, Head};
+use response::{Form, Head, Said};
 
 /// `POST /v1/chat/completions`
 pub(crate) async fn chat(
@@ -132,19 +135,25 @@ async fn serve(
     let (tenant, body) = open(&door, credential, function, body).await?;
     let asked = request::read(form, &body)
         .inspect_err(|_| door.metrics().refused(tenant.as_str(), function, "invalid"))?;
-    let Asked { model, params, stream, include_usage } = asked;
+    let Asked { model, params, stream, wanted } = asked;
     let head = Head { id: new_id(form.id_prefix())?, form, created: unix_now(), model };
     let id = CallId(head.id.clone());
     let call = Call::new(id, function, params.into());
     let running = door.start(credential, call, &arrival)?;
     if stream {
-        stream::respond(door, running, head, include_usage).await
+        stream::respond(door, running, head, wanted).await
     } else {
-        in_one_piece(&door, running, &head).await
+        let telling = Telling::new(form, wanted.logprobs);
+        in_one_piece(&door, running, &head, telling).await
     }
 }
 
-async fn in_one_piece(door: &Door, mut running: Running, head: &Head) -> Result<Response, Problem> {
+async fn in_one_piece(
+    door: &Door,
+    mut running: Running,
+    head: &Head,
+    mut telling: Telling,
+) -> Result<Response, Problem> {
     let mut whole = Whole::new(running.caller().rights().limits.program.output_bytes_max);
     loop {
         let event = tokio::select! {
@@ -156,9 +165,10 @@ async fn in_one_piece(door: &Door, mut running: Running, head: &Head) -> Result<
                 whole.push(chunk).map_err(|refusal| fail(&mut running, refusal, head))?;
             }
             ReplyEvent::Done(Done { data: _, finish, usage }) => {
-                let text =
+                let (text, told) =
                     whole.into_text().map_err(|refusal| fail(&mut running, refusal, head))?;
-                return Ok(head.headed(Json(head.whole(&text, finish, usage))));
+                let said = Said { text: &text, logprobs: telling.whole(told) };
+                return Ok(head.headed(Json(head.whole(said, finish, usage))));
             }
             ReplyEvent::Failed(refusal) => return Err(Problem::of_call(refusal, head.form)),
         }

@@ -26,11 +26,11 @@ pub use bindings::{
     realm::tenant::{
         config, log,
         model::{
-            Abilities, EmbedInfo, EmbedParams, Embedded, Generation, Info, Model,
+            Abilities, Bias, EmbedInfo, EmbedParams, Embedded, Generation, Info, Model,
             Params as GenerateParams, Sampling, Summary, Text, list_models,
         },
         reply,
-        types::{Error, Finish, Message, Token, TokenId, TokenLimit, Usage},
+        types::{Error, Finish, Logprobs, Message, ScoredToken, Token, TokenId, TokenLimit, Usage},
     },
 };
 pub use miniserde::json;

@@ -362,7 +362,7 @@ impl Worker {
             return;
         }
         open.count_token(now);
-        let logprobs = open.output.sampler.logprobs(logits, token);
+        let logprobs = open.output.logprobs(logits, token, &self.tokenizer);
         let length = self.scheduler.advance(id, token);
         let (mut token, finish) = open.output.push(token, length, &self.tokenizer);
         token.logprobs = logprobs;
