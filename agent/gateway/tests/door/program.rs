@@ -198,7 +198,7 @@ async fn embed(texts: &Value, to: &ReplySender) -> Result<(), Dropped> {
     match texts[..] {
         ["unsupported"] => fail(Refusal::Unsupported("m cannot".into())).await,
         ["late"] => fail(Refusal::DeadlineExceeded { deadline_ms: 5 }).await,
-        ["chat"] => say(to, "I am no vector").await,
+        ["chat"] => say(to, "I am no vector", &Value::Null).await,
         ["nothing"] => done(to, Value::Null, Usage::default()).await,
         _ => {
             let vector = |text: &&str| match text.len() {

@@ -184,6 +184,16 @@ fn a_model_that_must_leave_a_node_serves_there_until_it_serves_elsewhere() {
 }
 
 #[test]
+fn a_model_that_must_leave_stays_where_the_only_other_node_cannot_load_it() {
+    let mut world = World::new(2, [model("a", 1)]);
+    assert_eq!(world.models(), ["n0: a", "n1:"]);
+    world.failures.insert(("n1".to_owned(), "a".to_owned()));
+    world.demand([model_with("a", "placement: {nodeSelector: {node: n1}}")]);
+    world.settle();
+    assert_eq!(world.models(), ["n0: a", "n1:"]);
+}
+
+#[test]
 fn a_model_that_is_still_to_be_loaded_leaves_at_once_where_it_may_not_be() {
     let mut world = World::empty(1);
     world.join("n0", 100);

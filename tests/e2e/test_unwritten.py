@@ -1,4 +1,4 @@
-"""An agent whose disk is full goes on with what it had, and the operator says so."""
+"""An agent that cannot write goes on with what it had, and the operator says so."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ async def test_a_tenant_is_not_ready_while_an_agent_cannot_keep_its_newest_spec(
 ) -> None:
     full, well = agents
     disk = temporary_file(full)
-    # A device that has no space left.
-    disk.symlink_to("/dev/full")
+    # Where nothing can be written until somebody makes room.
+    disk.mkdir()
     plane.apply("Tenant", "acme", tenant(is_suspended=True))
 
     found = plane.await_condition("tenant", "acme", "False")
     assert found["reason"] == "StateRefused"
-    assert found["message"].startswith(f"{full.node} goes on with an older spec: DiskFull")
+    assert found["message"].startswith(f"{full.node} goes on with an older spec: LedgerUnwritable")
     assert plane.condition("tenant", "acme", "Stalled")["status"] == "True"
     with pytest.raises(NotAllowed):
         async with well.client("acme") as client:
@@ -62,7 +62,7 @@ async def test_a_tenant_is_not_ready_while_an_agent_cannot_keep_its_newest_spec(
     async with full.client("acme") as client:
         assert await answer(client, QUESTIONS[0], max_tokens=4), "it has the older spec"
 
-    disk.unlink()
+    disk.rmdir()
     plane.await_condition("tenant", "acme", "True")
     assert plane.condition("tenant", "acme", "Stalled") is None
     with pytest.raises(NotAllowed):
