@@ -59,9 +59,14 @@ const fn at_once(stage: Stage) -> usize {
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// The least time between two reports, and from a change to the report of it: whoever tells them on
-/// has a longer one, and a report is as long as everything that is desired. Other rights or another
-/// weight of a tenant are there by then, so that nobody is told that they were on their way.
+/// has a longer one, and a report is as long as everything that is desired.
 const REPORT_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a report of a change waits for steps that are mostly short. Other rights or another
+/// weight of a tenant are there by then even on a busy node, so that nobody is told that they were
+/// on their way, and that a tenant which is served was not ready. A program that is compiled takes
+/// longer, and its tenant is told to be on its way.
+const SHORT_STEP: Duration = Duration::from_secs(1);
 
 /// Drives `residents` towards the newest of `desired` and says in `report` how far they are.
 /// Ends when the sender of `desired` is gone. Whatever is under way is cancelled when this
@@ -73,17 +78,17 @@ pub async fn run<R: Residents + 'static>(
 ) {
     let mut converger = Converger::new(residents.clone(), desired.borrow_and_update().clone());
     let progress = converger.progress.clone();
-    let mut report_at = Instant::now();
-    let mut is_reported = false;
+    let mut reports = Reports { reported_at: None, changed_at: Some(Instant::now()) };
     loop {
         let now = Instant::now();
         converger.start_what_is_due(now);
-        if !is_reported && report_at <= now {
+        let mut report_due = reports.due(converger.short_steps_end(now));
+        if report_due.is_some_and(|due| due <= now) {
             publish(&report, converger.report());
-            (is_reported, report_at) = (true, now + REPORT_EVERY);
+            reports = Reports { reported_at: Some(now), changed_at: None };
+            report_due = None;
         }
         let retry = converger.next_retry(now);
-        let report_due = (!is_reported).then_some(report_at);
         tokio::select! {
             // With the next turn.
             () = sleep_until(report_due) => continue,
@@ -102,9 +107,26 @@ pub async fn run<R: Residents + 'static>(
             () = sleep_until(retry) => {}
             () = throttled(&progress) => {}
         }
-        if is_reported {
-            (is_reported, report_at) = (false, report_at.max(Instant::now() + REPORT_EVERY));
-        }
+        reports.changed_at.get_or_insert_with(Instant::now);
+    }
+}
+
+/// When the next report is due.
+struct Reports {
+    reported_at: Option<Instant>,
+    /// Since when there is something that the last report does not say.
+    changed_at: Option<Instant>,
+}
+
+impl Reports {
+    /// None while there is nothing new. Steps that are short end by `short_steps_end`, if there are
+    /// any, and are waited for, one after the other no longer than for one.
+    fn due(&self, short_steps_end: Option<Instant>) -> Option<Instant> {
+        let changed_at = self.changed_at?;
+        // What there is at the start is not gathered first.
+        let gathered = self.reported_at.map_or(changed_at, |_| changed_at + REPORT_EVERY);
+        let waited = short_steps_end.map(|end| end.min(changed_at + SHORT_STEP));
+        Some(waited.map_or(gathered, |waited| waited.max(gathered)))
     }
 }
 
@@ -179,6 +201,7 @@ struct Running {
     task: Id,
     abort: AbortHandle,
     step: Step,
+    began: Instant,
     phase: watch::Receiver<ModelPhase>,
     /// Whether the item stopped serving by itself meanwhile.
     is_lost: bool,
@@ -220,7 +243,7 @@ impl<R: Residents + 'static> Converger<R> {
             let key = step.key();
             let is_due = self.retries.get(&key).is_none_or(|retry| retry.is_due(&step, now));
             if is_due && !self.running.contains_key(&key) && self.has_room_for(&step) {
-                self.start(key, step);
+                self.start(key, step, now);
             }
         }
     }
@@ -234,7 +257,7 @@ impl<R: Residents + 'static> Converger<R> {
         others.count() < at_once(stage)
     }
 
-    fn start(&mut self, key: Key, step: Step) {
+    fn start(&mut self, key: Key, step: Step, now: Instant) {
         if let Step::Put(_) = step {
             self.holding.insert(key.clone(), Held::Unknown);
         }
@@ -253,7 +276,14 @@ impl<R: Residents + 'static> Converger<R> {
             }
         };
         let abort = self.tasks.spawn(perform(self.residents.clone(), step.clone(), tell));
-        self.running.insert(key, Running { task: abort.id(), abort, step, phase, is_lost: false });
+        let task = abort.id();
+        self.running.insert(key, Running { task, abort, step, began: now, phase, is_lost: false });
+    }
+
+    /// By when the steps end that may be short ones, if any is under way. Those of models are not.
+    fn short_steps_end(&self, now: Instant) -> Option<Instant> {
+        let short = self.running.values().filter(|running| stage_of(&running.step).is_none());
+        short.map(|running| running.began + SHORT_STEP).filter(|end| now < *end).max()
     }
 
     fn finish(&mut self, ended: Result<(Id, Result<Fact, Failure>), JoinError>, now: Instant) {

@@ -23,6 +23,8 @@ enum Habit {
     Hang,
     /// Stops serving before the put has ended.
     Lose,
+    /// Takes so long.
+    Last(Duration),
 }
 
 /// Residents that keep a list of what was done to them.
@@ -94,6 +96,7 @@ impl Fake {
                 return Err(Failure { reason: "Broken", message: "as told".to_owned() });
             }
             Some(Habit::Panic) => panic!("as told"),
+            Some(Habit::Last(long)) => time::sleep(long).await,
             Some(Habit::Lose) => {
                 self.lost.0.send(ModelName::parse(&item).unwrap()).await.unwrap();
                 // There is room again once it has been heard.
@@ -264,6 +267,59 @@ async fn a_change_that_is_there_at_once_is_never_told_to_be_on_its_way() {
     agent.want(changed);
     let first = agent.report(|report| report.generation == 2).await;
     assert_eq!(first.tenants[0].phase, Phase::Ready);
+}
+
+/// What is told of a tenant that has another weight, and when, if its put takes so long.
+async fn told_first_of_a_change(long: Duration) -> (Phase, Duration) {
+    let mut agent = agent();
+    agent.want(arbitrary::sample());
+    agent.ready(1).await;
+    time::sleep(Duration::from_mins(1)).await;
+    agent.residents.set("default/acme", Some(Habit::Last(long)));
+    let mut changed = arbitrary::sample();
+    changed.generation = 2;
+    changed.tenants[0].weight = 5;
+    let began = Instant::now();
+    agent.want(changed);
+    let first = agent.report(|report| report.generation == 2).await;
+    (first.tenants[0].phase.clone(), began.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_waits_for_steps_that_are_short_and_not_for_others() {
+    let tenth = Duration::from_millis(100);
+    let (phase, after) = told_first_of_a_change(SHORT_STEP - tenth).await;
+    assert_eq!(phase, Phase::Ready);
+    assert!(after < SHORT_STEP, "{after:?}");
+    let (phase, after) = told_first_of_a_change(Duration::from_mins(1)).await;
+    assert_eq!(phase, Phase::Pending);
+    assert!(after < SHORT_STEP + tenth, "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_that_are_short_one_after_the_other_hold_up_no_report() {
+    let agent = agent();
+    let mut report = agent.report.clone();
+    let changes = async {
+        for generation in 1.. {
+            let mut changed = arbitrary::sample();
+            changed.generation = generation;
+            changed.tenants[0].weight = u32::try_from(generation).unwrap();
+            agent.residents.set("default/acme", Some(Habit::Last(SHORT_STEP * 2)));
+            agent.want(changed);
+            time::sleep(SHORT_STEP / 4).await;
+        }
+    };
+    let told = async {
+        for _ in 0..5 {
+            let new = time::timeout(SHORT_STEP * 2, report.changed()).await;
+            new.expect("a report comes all the same").unwrap();
+        }
+    };
+    tokio::select! {
+        () = changes => {}
+        () = told => {}
+    }
 }
 
 #[tokio::test(start_paused = true)]
