@@ -30,7 +30,10 @@ use crate::{
     context::Context,
     fleet::{handle::Command, standing::Standing},
     metrics::{Requeue, StatusWrite},
-    status::apply::{self, ApplyError, Kinded},
+    status::{
+        apply::{self, ApplyError, Kinded},
+        conditions,
+    },
     throttle::News,
 };
 
@@ -144,6 +147,11 @@ async fn tell<K: Served>(
         return Ok(Action::requeue(NEWS_RETRY));
     };
     let status = object.build(&standing, context, Timestamp::now());
+    if object.status() == Some(&status) {
+        context.throttle.settle(K::KIND, name);
+        context.metrics.status(K::KIND, StatusWrite::Unchanged);
+        return Ok(Action::requeue(RESYNC));
+    }
     let version = apply::version(object);
     let news = news(object, &status, &standing);
     if let Some(wait) = context.throttle.wait((K::KIND, name), version, news, Instant::now()) {
@@ -186,10 +194,13 @@ fn news<K: Served>(object: &K, status: &K::Status, standing: &Standing) -> News 
     let now = K::conditions(status);
     let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
     let generation = |each: &Condition| each.observed_generation;
-    if !before.iter().map(said).eq(now.iter().map(said)) {
+    let change = |is_answered| News::Change { generation: standing.generation, is_answered };
+    if conditions::is_under_way(before, now) {
+        change(false)
+    } else if !before.iter().map(said).eq(now.iter().map(said)) {
         News::Turn
     } else if !before.iter().map(generation).eq(now.iter().map(generation)) {
-        News::Spec { generation: standing.generation, is_answered: standing.is_answered }
+        change(standing.is_answered)
     } else {
         News::Progress
     }

@@ -50,7 +50,7 @@ pub struct FleetMetrics {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StatusWrite {
     Written,
-    /// The object said so already.
+    /// The object said so already, or is gone.
     Unchanged,
     Failed,
 }

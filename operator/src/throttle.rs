@@ -9,7 +9,7 @@ use std::{
 use realm_plan::{Kind, Name};
 use tokio::time::Instant;
 
-use self::News::{Progress, Spec, Turn};
+use self::News::{Change, Progress, Turn};
 
 /// The least pause between two writes of one status in which no condition turned: bytes that
 /// arrive are news once in a while. A turn is written at once, as long as there are not many.
@@ -19,42 +19,66 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// serving by fewer turns.
 const AT_ONCE_MAX: u32 = 8;
 
-/// How long a new spec in which no condition has turned waits for all agents to answer, when mostly
-/// that is all that there is to say of it: the next state of an agent that does not answer waits
-/// five seconds, and a report takes less than one.
-const ANSWER_WAIT: Duration = Duration::from_secs(6);
+/// How long a change of what is served waits for all agents to answer, when mostly that is all that
+/// there is to say of it: the next state of an agent that does not answer waits five seconds, a
+/// report takes one, and a hundred of them on few cores take their time.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// The least pause between two writes of progress, whatever they are of. Each agent that comes or
+/// goes is news in the numbers of every tenant: a thousand of them are told within fifty seconds,
+/// by twenty writes a second, which an API server does not feel.
+const PROGRESS_GAP: Duration = Duration::from_millis(50);
 
 /// What is new in a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum News {
     /// A condition came, went, or turned.
     Turn,
-    /// Every condition is as it was, of another generation of the spec.
-    Spec { generation: i64, is_answered: bool },
+    /// Every condition is as it was, of another generation of the spec; or what was ready is so on
+    /// some nodes and on its way on others, and serves meanwhile as it did.
+    Change { generation: i64, is_answered: bool },
     /// Messages and numbers.
     Progress,
 }
 
 /// When each object's status was last written, and what version that made of it.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<BTreeMap<(Kind, Name), Pace>>);
+pub(crate) struct Throttle(Mutex<Paces>);
+
+#[derive(Debug, Default)]
+struct Paces {
+    of: BTreeMap<(Kind, Name), Pace>,
+    /// The first moment at which nobody's progress is to be written.
+    free_at: Option<Instant>,
+}
 
 #[derive(Debug, Default)]
 struct Pace {
     written: Option<Written>,
     /// When all writes at once are in hand again.
     whole_at: Option<Instant>,
-    /// The newest spec that is to be told, and since when.
-    spec: Option<(i64, Instant)>,
+    /// The newest spec whose change is to be told, and since when.
+    change: Option<(i64, Instant)>,
+    /// When its progress has its turn.
+    turn_at: Option<Instant>,
 }
 
 impl Pace {
-    /// Since when a spec of this generation is to be told.
+    /// Since when a change of a spec of this generation is to be told.
     fn since(&mut self, generation: i64, now: Instant) -> Instant {
-        match self.spec {
+        match self.change {
             Some((known, since)) if known == generation => since,
-            _ => self.spec.insert((generation, now)).1,
+            _ => self.change.insert((generation, now)).1,
         }
+    }
+
+    /// When progress has its turn; the first that is free, if it has none.
+    fn turn(&mut self, free_at: &mut Option<Instant>, now: Instant) -> Instant {
+        *self.turn_at.get_or_insert_with(|| {
+            let turn_at = free_at.map_or(now, |free_at| free_at.max(now));
+            *free_at = Some(turn_at + PROGRESS_GAP);
+            turn_at
+        })
     }
 }
 
@@ -77,8 +101,8 @@ impl Throttle {
         news: News,
         now: Instant,
     ) -> Option<Duration> {
-        let mut all = self.lock();
-        let pace = all.entry((kind, name.clone())).or_default();
+        let Paces { of, free_at } = &mut *self.lock();
+        let pace = of.entry((kind, name.clone())).or_default();
         let last = pace.written;
         let paused = last.map_or(now, |last| last.at + PAUSE);
         let seen = last.and_then(|last| last.version).zip(version);
@@ -87,28 +111,36 @@ impl Throttle {
         let allowed = pace.whole_at.and_then(|at| at.checked_sub(PAUSE * (AT_ONCE_MAX - 1)));
         let allowed = allowed.unwrap_or(now);
         let due = match news {
-            Turn | Spec { is_answered: true, .. } if is_seen => allowed,
-            Spec { generation, .. } if is_seen => {
+            Turn | Change { is_answered: true, .. } if is_seen => allowed,
+            Change { generation, .. } if is_seen => {
                 allowed.max(pace.since(generation, now) + ANSWER_WAIT)
             }
-            Turn | Spec { .. } | Progress => paused,
+            Turn | Change { .. } => paused,
+            Progress => paused.max(pace.turn(free_at, now)),
         };
         Some(due.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
     }
 
     pub(crate) fn wrote(&self, kind: Kind, name: &Name, version: Option<u64>, at: Instant) {
         let mut all = self.lock();
-        let pace = all.entry((kind, name.clone())).or_default();
+        let pace = all.of.entry((kind, name.clone())).or_default();
         let whole_at = pace.whole_at.map_or(at, |whole_at| whole_at.max(at)) + PAUSE;
         let written = Some(Written { version, at });
-        *pace = Pace { written, whole_at: Some(whole_at), spec: None };
+        *pace = Pace { written, whole_at: Some(whole_at), change: None, turn_at: None };
+    }
+
+    /// Notes that an object shows all that there is to say of it.
+    pub(crate) fn settle(&self, kind: Kind, name: &Name) {
+        if let Some(pace) = self.lock().of.get_mut(&(kind, name.clone())) {
+            (pace.change, pace.turn_at) = (None, None);
+        }
     }
 
     pub(crate) fn forget(&self, kind: Kind, name: &Name) {
-        self.lock().remove(&(kind, name.clone()));
+        self.lock().of.remove(&(kind, name.clone()));
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Kind, Name), Pace>> {
+    fn lock(&self) -> MutexGuard<'_, Paces> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,21 +178,48 @@ mod tests {
     }
 
     #[test]
-    fn a_new_spec_that_turns_nothing_waits_for_its_agents_and_no_longer_than_they_have() {
+    fn a_change_waits_for_its_agents_and_no_longer_than_they_have() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let name = Name::new("default", "acme").unwrap();
         let wait = |news, now| throttle.wait((Kind::Tenant, &name), Some(3), news, now);
-        let spec = |generation, is_answered| Spec { generation, is_answered };
-        assert_eq!(wait(spec(2, false), now), Some(ANSWER_WAIT));
+        let change = |generation, is_answered| Change { generation, is_answered };
+        assert_eq!(wait(change(2, false), now), Some(ANSWER_WAIT));
         assert_eq!(wait(Turn, now), None);
-        assert_eq!(wait(spec(2, true), now), None);
+        assert_eq!(wait(change(2, true), now), None);
         let half = ANSWER_WAIT / 2;
-        assert_eq!(wait(spec(2, false), now + half), Some(half));
-        assert_eq!(wait(spec(2, false), now + ANSWER_WAIT), None);
+        assert_eq!(wait(change(2, false), now + half), Some(half));
+        assert_eq!(wait(change(2, false), now + ANSWER_WAIT), None);
         // Another one waits anew.
-        assert_eq!(wait(spec(3, false), now + half), Some(ANSWER_WAIT));
+        assert_eq!(wait(change(3, false), now + half), Some(ANSWER_WAIT));
         throttle.wrote(Kind::Tenant, &name, Some(3), now + half);
-        assert_eq!(wait(spec(3, false), now + half), Some(ANSWER_WAIT));
+        assert_eq!(wait(change(3, false), now + half), Some(ANSWER_WAIT));
+    }
+
+    #[test]
+    fn a_change_that_went_by_untold_does_not_hasten_the_next() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let name = Name::new("default", "acme").unwrap();
+        let change = Change { generation: 2, is_answered: false };
+        let wait = |now| throttle.wait((Kind::Tenant, &name), Some(3), change, now);
+        assert_eq!(wait(now), Some(ANSWER_WAIT));
+        throttle.settle(Kind::Tenant, &name);
+        assert_eq!(wait(now + ANSWER_WAIT), Some(ANSWER_WAIT));
+    }
+
+    #[test]
+    fn the_progress_of_many_is_written_one_after_the_other() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let name = |n: u32| Name::new("default", &format!("t{n}")).unwrap();
+        let wait = |n, now| throttle.wait((Kind::Tenant, &name(n)), Some(3), Progress, now);
+        for n in 0..1000 {
+            let turn = PROGRESS_GAP * n;
+            assert_eq!(wait(n, now), Some(turn).filter(|turn| !turn.is_zero()));
+            assert_eq!(wait(n, now + turn), None, "its turn is kept for it");
+        }
+        assert_eq!(throttle.wait((Kind::Tenant, &name(1000)), Some(3), Turn, now), None);
+        // Whoever has said something else meanwhile waits for another turn.
+        throttle.wrote(Kind::Tenant, &name(7), Some(3), now);
+        assert_eq!(wait(7, now), Some(PROGRESS_GAP * 1000));
     }
 
     #[test]

@@ -60,15 +60,12 @@ pub(crate) trait Kinded:
     fn conditions(status: &Self::Status) -> &[Condition];
 }
 
-/// Writes `status` unless the object says so already. Gives the object that it made.
+/// Writes `status`. Gives the object that it made, if it is still there.
 pub(crate) async fn status<K: Kinded>(
     client: &Client,
     object: &K,
     status: &K::Status,
 ) -> Result<Option<K>, ApplyError> {
-    if object.status() == Some(status) {
-        return Ok(None);
-    }
     let patch = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": K::kind(&()),

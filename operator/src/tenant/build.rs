@@ -8,7 +8,7 @@ use realm_proto::link::versions::Versions;
 use crate::{
     fleet::standing::{Standing, Standings, Tally, TenantStanding},
     link::report::Failure,
-    status::conditions::{Finding, Truth, conditions, held_back, progress},
+    status::conditions::{Finding, PREPARING, Truth, conditions, held_back, progress},
 };
 
 /// Reasons that `KeysValid` tells of.
@@ -97,7 +97,7 @@ fn program(tenant: &TenantStanding) -> Finding {
             Finding::new("ProgramReady", Truth::Unknown, NO_AGENTS, message)
         }
         (_, 0) => Finding::new("ProgramReady", Truth::True, "Ready", message),
-        _ => Finding::new("ProgramReady", Truth::False, "Preparing", message),
+        _ => Finding::new("ProgramReady", Truth::False, PREPARING, message),
     }
 }
 
