@@ -114,6 +114,7 @@ def foreign(thing: Json) -> bool:
         ("doors.service.port=0", "/doors/service/port"),
         ("traces.sampleRatio=2", "/traces/sampleRatio"),
         ("traces.endpoint=collector:4318", "/traces/endpoint"),
+        ("monitoring.prometheusRule.runbookUrl=runbook", "/prometheusRule/runbookUrl"),
         ("doors.tls.secretName=A/B", "/doors/tls/secretName"),
         ("tenantNamespaces={A_B}", "/tenantNamespaces/0"),
         ("networkPolicy.apiServer.ports={https}", "/networkPolicy/apiServer/ports/0"),
@@ -313,6 +314,16 @@ def test_dashboards_and_alerts_are_carried_as_they_stand() -> None:
     kinds = [each["kind"] for each in objects]
     assert (kinds.count("ServiceMonitor"), kinds.count("PodMonitor")) == (1, 1)
     assert not [each for each in render() if foreign(each)]
+
+
+def test_alerts_lead_to_the_runbook_wherever_it_is_published() -> None:
+    url = "https://wiki.example.com/realm/runbook"
+    flags = ("--set", f"monitoring.prometheusRule.runbookUrl={url}")
+    rules = only(render(example("monitoring"), *flags), "PrometheusRule")["spec"]["groups"]
+    alerts = [rule for group in rules for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    for rule in alerts:
+        assert rule["annotations"]["runbook_url"] == f"{url}#{rule['alert'].lower()}"
 
 
 def test_agents_send_traces_to_the_collector_and_may_reach_it_and_none_without_one() -> None:
