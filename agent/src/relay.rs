@@ -165,6 +165,10 @@ impl Tenants for Relay {
     fn lacks(&self, tenant: &TenantName) -> Option<Refusal> {
         self.0.runtime.lacks(tenant)
     }
+
+    fn in_hand(&self) -> u32 {
+        self.0.runtime.in_hand()
+    }
 }
 
 /// Keeps `routes` those of the newest desired state, as seen from `node`, for as long as there are

@@ -245,4 +245,4 @@ fn unprepared(error: &ProgramError) -> Failure {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -69,3 +69,36 @@ impl Tenants {
         self.limiter.retain(|name| known.tenants.contains_key(name));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use realm_core::{
+        auth::{self, Credential},
+        refusal::Refusal,
+    };
+
+    use super::*;
+    use crate::residents::tests::tenant;
+
+    #[test]
+    fn every_tenant_is_yet_to_come_until_it_has_been_put_or_all_have_been_tried() {
+        let (tenants, acme, zeta) = (Tenants::new(), tenant("acme"), tenant("zeta"));
+        assert!(tenants.is_yet_to_come(&acme.name));
+        tenants.put(acme.clone());
+        assert!(!tenants.is_yet_to_come(&acme.name), "a change of it takes effect at once");
+        assert!(tenants.is_yet_to_come(&zeta.name));
+        tenants.are_all();
+        assert!(!tenants.is_yet_to_come(&zeta.name), "it is new, and nobody waits for it");
+    }
+
+    #[test]
+    fn an_unknown_key_is_a_wrong_one_once_all_tenants_have_been_tried() {
+        let tenants = Tenants::new();
+        let verify = || auth::verify(&tenants.subscribe().borrow(), Credential::of("key"), 0);
+        assert_eq!(verify().err(), Some(Refusal::Starting));
+        tenants.are_all();
+        assert_eq!(verify().err(), Some(Refusal::Unauthenticated));
+        tenants.put(tenant("acme"));
+        assert!(verify().is_ok());
+    }
+}

@@ -28,7 +28,10 @@ use tokio::time::Instant;
 use self::wanted::Wanted;
 use crate::{
     context::Context,
-    fleet::{handle::Command, standing::Standing},
+    fleet::{
+        handle::Command,
+        standing::{Hold, Holders, Standing},
+    },
     metrics::{Requeue, StatusWrite},
     status::{
         apply::{self, ApplyError, Kinded},
@@ -147,18 +150,30 @@ async fn tell<K: Served>(
         return Ok(Action::requeue(NEWS_RETRY));
     };
     let status = object.build(&standing, context, Timestamp::now());
-    if object.status() == Some(&status) {
+    let news = news(object, &status, &standing);
+    write(object, name, &status, news, context).await
+}
+
+/// Writes a status that is not what the object says already and tells of its turn, or comes back
+/// when it is time to.
+async fn write<K: Served>(
+    object: &K,
+    name: &Name,
+    status: &K::Status,
+    news: News,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    if object.status() == Some(status) {
         context.throttle.settle(K::KIND, name);
         context.metrics.status(K::KIND, StatusWrite::Unchanged);
         return Ok(Action::requeue(RESYNC));
     }
     let version = apply::version(object);
-    let news = news(object, &status, &standing);
     if let Some(wait) = context.throttle.wait((K::KIND, name), version, news, Instant::now()) {
         context.metrics.requeued(K::KIND, Requeue::Throttled);
         return Ok(Action::requeue(wait));
     }
-    let written = apply::status(&context.client, object, &status).await;
+    let written = apply::status(&context.client, object, status).await;
     context.metrics.status(
         K::KIND,
         match &written {
@@ -169,7 +184,7 @@ async fn tell<K: Served>(
     );
     if let Some(written) = written.map_err(ReconcileError::Apply)? {
         context.throttle.wrote(K::KIND, name, apply::version(&written), Instant::now());
-        apply::event(&context.recorder, object, &status).await;
+        apply::event(&context.recorder, object, status).await;
     }
     Ok(Action::requeue(RESYNC))
 }
@@ -180,12 +195,38 @@ async fn release<K: Served>(
     name: &Name,
     context: &Context,
 ) -> Result<Action, ReconcileError> {
-    context.throttle.forget(K::KIND, name);
-    if context.fleet.is_held(K::KIND, name) {
-        return Ok(Action::requeue(NEWS_RETRY));
+    match context.fleet.hold(K::KIND, name) {
+        Hold::Nobody => {
+            context.throttle.forget(K::KIND, name);
+            apply::finalizer(&context.client, object, false)
+                .await
+                .map_err(ReconcileError::Apply)?;
+            Ok(Action::await_change())
+        }
+        Hold::Unsaid => Ok(Action::requeue(NEWS_RETRY)),
+        Hold::By(holders) => tell_holders(object, name, &holders, context).await,
     }
-    apply::finalizer(&context.client, object, false).await.map_err(ReconcileError::Apply)?;
-    Ok(Action::await_change())
+}
+
+/// Says in a deleted object's status for whom it waits. Most agents let go before there is anything
+/// to say: its end is a change, which they have their time to answer.
+async fn tell_holders<K: Served>(
+    object: &K,
+    name: &Name,
+    holders: &Holders,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    let mut status = object.status().cloned().unwrap_or_default();
+    let before = K::conditions(&status);
+    let generation = generation(object);
+    let news = if conditions::are_of_leaving(before) {
+        News::Progress
+    } else {
+        News::Change { generation, is_answered: false }
+    };
+    let told = conditions::leaving(before, holders, generation, Timestamp::now());
+    *K::conditions_mut(&mut status) = told;
+    write(object, name, &status, news, context).await
 }
 
 /// What is new in `status` for whoever sees what the object shows.

@@ -29,6 +29,10 @@ impl Kinded for Model {
     fn conditions(status: &ModelStatus) -> &[Condition] {
         &status.conditions
     }
+
+    fn conditions_mut(status: &mut ModelStatus) -> &mut Vec<Condition> {
+        &mut status.conditions
+    }
 }
 
 impl Served for Model {

@@ -23,6 +23,10 @@ impl Kinded for Pipeline {
     fn conditions(status: &PipelineStatus) -> &[Condition] {
         &status.conditions
     }
+
+    fn conditions_mut(status: &mut PipelineStatus) -> &mut Vec<Condition> {
+        &mut status.conditions
+    }
 }
 
 impl Served for Pipeline {

@@ -26,6 +26,10 @@ impl Kinded for Tenant {
     fn conditions(status: &TenantStatus) -> &[Condition] {
         &status.conditions
     }
+
+    fn conditions_mut(status: &mut TenantStatus) -> &mut Vec<Condition> {
+        &mut status.conditions
+    }
 }
 
 impl Served for Tenant {

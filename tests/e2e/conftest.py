@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from harness.cluster import Cluster
+from harness.daemon import cluster_folders
 from harness.folder import Folder
 from harness.plane import Plane
 from harness.server import Server
@@ -101,13 +103,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def definitions(cluster: Cluster) -> Sequence[httpx.Response]:
     """What the API server answered to the definitions of Realm's resources."""
-    return put_definitions(cluster)
+    return put_definitions(cluster, *DEFINITIONS.glob("*.yaml"))
 
 
-def put_definitions(cluster: Cluster) -> Sequence[httpx.Response]:
-    """Applies the definitions of Realm's resources."""
+def put_definitions(cluster: Cluster, *files: Path) -> Sequence[httpx.Response]:
+    """Applies definitions of resources."""
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    things = [yaml.safe_load(file.read_text()) for file in sorted(DEFINITIONS.glob("*.yaml"))]
+    things = [yaml.safe_load(file.read_text()) for file in sorted(files)]
     return [cluster.admin.patch(f"{path}/{each['metadata']['name']}", each) for each in things]
 
 
@@ -120,7 +122,15 @@ def resources(cluster: Cluster, definitions: Sequence[httpx.Response]) -> Cluste
 
 def define(cluster: Cluster) -> None:
     """Makes a cluster serve Realm's resources."""
-    await_definitions(cluster, put_definitions(cluster))
+    await_definitions(cluster, put_definitions(cluster, *DEFINITIONS.glob("*.yaml")))
+
+
+@pytest.fixture(scope="session")
+def all_kinds(resources: Cluster) -> Cluster:
+    """The same API server, once it also knows the kinds of other projects that the chart has."""
+    files = [folder.glob("*.yaml") for folder in cluster_folders()]
+    await_definitions(resources, put_definitions(resources, *chain.from_iterable(files)))
+    return resources
 
 
 def await_definitions(cluster: Cluster, definitions: Sequence[httpx.Response]) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from conftest import DEFINITIONS
-from harness.chart import CHART, EXAMPLES, LEAST, given, helm, only, render, template
+from harness.chart import CHART, EXAMPLES, LEAST, Done, given, helm, only, render, template
 from harness.cluster import Cluster
 from harness.folder import Json
 
@@ -25,7 +26,7 @@ GPU_NODES = "agent.pools.gpu.nodeSelector.kind=gpu"
 
 RULES = "requiredDuringSchedulingIgnoredDuringExecution"
 
-#: Kinds of other projects, which an API server without their definitions does not know.
+#: Groups of other projects' kinds, which an API server without their definitions does not know.
 FOREIGN = ("cert-manager.io/", "monitoring.coreos.com/")
 
 
@@ -43,26 +44,56 @@ def test_helm_finds_no_fault_in_an_example(values: Path) -> None:
 
 @pytest.mark.parametrize("values", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_api_server_takes_every_object_and_only_a_host_cache_is_against_pod_security(
-    values: Path, resources: Cluster
+    values: Path, all_kinds: Cluster
 ) -> None:
-    namespace = resources.namespace()
+    namespace = all_kinds.namespace()
     label = "pod-security.kubernetes.io/warn=restricted"
-    resources.admin.kubectl("label", "namespace", namespace, label)
-    objects = [each for each in render(values, namespace=namespace) if not foreign(each)]
+    all_kinds.admin.kubectl("label", "namespace", namespace, label)
+    objects = render(values, namespace=namespace)
     for each in objects:
         # Namespaces of tenants are not there.
         if "namespace" in each["metadata"]:
             each["metadata"]["namespace"] = namespace
     # A Pod of its own is looked at with its account.
     accounts = [each for each in objects if each["kind"] == "ServiceAccount"]
-    resources.admin.apply(*accounts)
-    how = ("--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict")
-    given = yaml.safe_dump_all(objects)
-    done = resources.admin.kubectl("apply", *how, "--filename", "-", given=given)
+    all_kinds.admin.apply(*accounts)
+    done = try_out(all_kinds, objects)
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if "Warning" in line]
     is_exception = values.stem == "host-cache-values"
     assert ["hostPath" in line for line in warnings] == [True] * is_exception
+
+
+def try_out(cluster: Cluster, objects: Sequence[Json]) -> Done:
+    """What an API server says to objects, of which it keeps none."""
+    how = ("--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict")
+    given = yaml.safe_dump_all(objects)
+    return cluster.admin.kubectl("apply", *how, "--filename", "-", given=given)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "field"),
+    [
+        ("monitoring", "ServiceMonitor", "spec.endpoints[0].every"),
+        ("monitoring", "PodMonitor", "spec.podMetricsEndpoints[0].every"),
+        ("monitoring", "PrometheusRule", "spec.groups[0].rules[0].title"),
+        ("cert-manager", "Certificate", "spec.issuerRef.title"),
+    ],
+)
+def test_objects_of_other_projects_kinds_are_held_to_their_definitions(
+    values: str, kind: str, field: str, all_kinds: Cluster
+) -> None:
+    namespace = all_kinds.namespace()
+    thing = only(render(example(values), namespace=namespace), kind)
+    assert foreign(thing)
+    done = try_out(all_kinds, [thing])
+    assert done.returncode == 0, done.stderr
+    *path, last = re.findall(r"\w+", field)
+    within = reduce(lambda at, key: at[int(key) if key.isdigit() else key], path, thing)
+    within[last] = "x"
+    done = try_out(all_kinds, [thing])
+    assert done.returncode != 0
+    assert f".{last}: field not declared in schema" in done.stderr, done.stderr
 
 
 def foreign(thing: Json) -> bool:
@@ -83,6 +114,7 @@ def foreign(thing: Json) -> bool:
         ("doors.service.port=0", "/doors/service/port"),
         ("traces.sampleRatio=2", "/traces/sampleRatio"),
         ("traces.endpoint=collector:4318", "/traces/endpoint"),
+        ("monitoring.prometheusRule.runbookUrl=runbook", "/prometheusRule/runbookUrl"),
         ("doors.tls.secretName=A/B", "/doors/tls/secretName"),
         ("tenantNamespaces={A_B}", "/tenantNamespaces/0"),
         ("networkPolicy.apiServer.ports={https}", "/networkPolicy/apiServer/ports/0"),
@@ -282,6 +314,16 @@ def test_dashboards_and_alerts_are_carried_as_they_stand() -> None:
     kinds = [each["kind"] for each in objects]
     assert (kinds.count("ServiceMonitor"), kinds.count("PodMonitor")) == (1, 1)
     assert not [each for each in render() if foreign(each)]
+
+
+def test_alerts_lead_to_the_runbook_wherever_it_is_published() -> None:
+    url = "https://wiki.example.com/realm/runbook"
+    flags = ("--set", f"monitoring.prometheusRule.runbookUrl={url}")
+    rules = only(render(example("monitoring"), *flags), "PrometheusRule")["spec"]["groups"]
+    alerts = [rule for group in rules for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    for rule in alerts:
+        assert rule["annotations"]["runbook_url"] == f"{url}#{rule['alert'].lower()}"
 
 
 def test_agents_send_traces_to_the_collector_and_may_reach_it_and_none_without_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,52 @@ def test_a_deleted_object_goes_when_the_agents_have_let_go(plane: Plane) -> None
         "delete", "tenant", "brief", "--namespace", plane.tenants, "--timeout=30s"
     )
     assert done.returncode == 0, done.stderr
+
+
+async def test_a_deleted_object_waits_for_a_frozen_agent_says_so_and_is_then_served_by_nobody(
+    plane: Plane, served: list[Agent], model: Path
+) -> None:
+    frozen = served[0]
+    source = [model.absolute().as_uri()]
+    plane.apply("Model", "waning", {"sources": source, "replicas": 2, "kvBlocks": 256})
+    plane.key("leaving")
+    keys = [{"secretName": "leaving-keys"}]
+    plane.apply("Tenant", "leaving", {"models": [{"name": "waning"}], "apiKeys": keys})
+    objects = (("model", "waning"), ("tenant", "leaving"))
+    for kind, name in objects:
+        plane.await_condition(kind, name, "True", within_s=90.0)
+    until(
+        lambda: plane.get("model", "waning")["status"]["replicas"] == len(served),
+        "both agents hold the model",
+    )
+    frozen.daemon.pause()
+    try:
+        names = [f"{kind}/{name}" for kind, name in objects]
+        plane.cluster.admin.kubectl("delete", *names, "--namespace", plane.tenants, "--wait=false")
+        for kind, name in objects:
+            until(partial(is_leaving, plane, kind, name), f"{kind} {name} says whom it waits for")
+            # The other one has let go long before anything is said.
+            message = plane.condition(kind, name)["message"]
+            assert message == f"agents that have not let go of it: {frozen.node}"
+            assert plane.get(kind, name)["metadata"]["finalizers"] == ["realm.dev/agents"]
+    finally:
+        frozen.daemon.resume()
+    done = plane.cluster.admin.kubectl(
+        *("wait", "--for=delete", *names, "--namespace", plane.tenants, "--timeout=60s")
+    )
+    assert done.returncode == 0, done.stderr
+    for agent in served:
+        with pytest.raises(Unauthenticated):
+            async with agent.client("leaving") as client:
+                await client.health()
+
+
+def is_leaving(plane: Plane, kind: str, name: str) -> bool:
+    """Whether an object says, and has told, that agents still hold it."""
+    return bool(
+        plane.condition(kind, name)["reason"] == "Deleting"
+        and ("Normal", "Deleting") in events_of(plane, name)
+    )
 
 
 def events_of(plane: Plane, name: str) -> list[tuple[str, str]]:

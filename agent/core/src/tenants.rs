@@ -34,6 +34,9 @@ pub trait Tenants: Send + Sync {
     /// Why calls of `tenant` are not served on this node although its program should be here: it
     /// does not come. `None` where it is here, on its way, or not meant to be here.
     fn lacks(&self, tenant: &TenantName) -> Option<Refusal>;
+
+    /// Sequences that the models on this node have in hand for anybody, running or waiting.
+    fn in_hand(&self) -> u32;
 }
 
 /// A function, described well enough to be called.

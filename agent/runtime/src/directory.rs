@@ -111,6 +111,17 @@ impl Directory {
         awaited.is_some_and(|(_, before)| std::mem::replace(before, why) != why)
     }
 
+    /// Sequences of all models, running or waiting.
+    pub(crate) fn in_hand(&self) -> u32 {
+        let loads = self.models.values().filter_map(|model| match model {
+            Model::Ready(engine) => Some(engine.load()),
+            Model::Awaited(_) => None,
+        });
+        loads.fold(0, |sum, load| {
+            sum.saturating_add(load.sequences_queued).saturating_add(load.sequences_running)
+        })
+    }
+
     /// Why the tenant's first program, which should be here, is not.
     pub(crate) fn awaited(&self, name: &TenantName) -> Option<Awaited> {
         self.awaited.get(name).map(|(_, why)| *why)

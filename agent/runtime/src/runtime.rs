@@ -343,4 +343,8 @@ impl Tenants for Runtime {
             Awaited::Fetching | Awaited::Loading => None,
         }
     }
+
+    fn in_hand(&self) -> u32 {
+        self.read().in_hand()
+    }
 }

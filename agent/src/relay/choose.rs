@@ -3,13 +3,16 @@
 //! Calls that begin alike go to the same node, whose cache then holds how they begin: the nodes
 //! are ranked by a hash of the beginning and their name, which is the same at every door and needs
 //! no memory of who served what. Only a node that has clearly more to do than another is passed
-//! over.
+//! over: by the calls of this door, which it knows, and by those of others, of which nodes tell with
+//! their answers. What was told is old, and all doors hear the same; none runs for the node with
+//! least to do, but each for the best ranked of those that have not much more.
 
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{self, Write},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use realm_core::{
@@ -26,6 +29,10 @@ const BEGINNING_BYTES: usize = 1 << 10;
 /// Calls that the favourite may have in hand beyond the least of all before it is passed over. To
 /// compute a beginning anew costs about as much as these make each other wait in one batch.
 const FAVOUR_CALLS: u32 = 4;
+
+/// How long a node is believed what it said that it has in hand: for as long as a short answer takes,
+/// after which most of it has ended. A node that is passed over says nothing, and is tried again.
+const HEARD_FOR: Duration = Duration::from_secs(5);
 
 /// How calls of one tenant for one model begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,37 +75,74 @@ impl Write for Head {
     }
 }
 
+/// What a node has in hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Calls {
+    /// Of this door.
+    own: u32,
+    /// Of everybody else.
+    others: u32,
+}
+
+impl Calls {
+    const fn all(self) -> u32 {
+        self.own.saturating_add(self.others)
+    }
+}
+
 /// The node that such a call should go to: its favourite, unless that has clearly more in hand than
 /// another one. `None` where each has as many as it takes from one door.
 pub(super) fn choose<'a>(
     peers: &[&'a Peer],
     beginning: Beginning,
-    in_hand: impl Fn(&Peer) -> u32,
+    in_hand: impl Fn(&Peer) -> Calls,
 ) -> Option<&'a Peer> {
     let calls = peers.iter().map(|peer| (*peer, in_hand(peer)));
-    let calls: Vec<_> = calls.filter(|(_, calls)| *calls < CALLS_MAX).collect();
+    let calls = calls.filter(|(_, calls)| calls.own < CALLS_MAX);
+    let calls: Vec<_> = calls.map(|(peer, calls)| (peer, calls.all())).collect();
     let least = calls.iter().map(|(_, calls)| *calls).min()?;
     let is_open = |calls: u32| calls <= least.saturating_add(FAVOUR_CALLS);
     let open = calls.into_iter().filter(|(_, calls)| is_open(*calls)).map(|(peer, _)| peer);
     open.max_by_key(|peer| beginning.rank(peer))
 }
 
-/// The calls that this door has in hand at each node. Clones are the same.
+/// What each node has in hand, as far as this door knows. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct InHand(Arc<Mutex<HashMap<String, u32>>>);
+pub(super) struct InHand(Arc<Mutex<HashMap<String, AtNode>>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct AtNode {
+    own: u32,
+    /// What others had there, and when.
+    heard: Option<(u32, Instant)>,
+}
+
+impl AtNode {
+    fn others(self, now: Instant) -> Option<u32> {
+        let (others, at) = self.heard?;
+        (now < at + HEARD_FOR).then_some(others)
+    }
+}
 
 impl InHand {
-    pub(super) fn of(&self, peer: &Peer) -> u32 {
-        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.get(&peer.node).copied().unwrap_or(0)
+    pub(super) fn of(&self, peer: &Peer, now: Instant) -> Calls {
+        let nodes = self.lock();
+        let node = nodes.get(&peer.node).copied().unwrap_or_default();
+        Calls { own: node.own, others: node.others(now).unwrap_or(0) }
     }
 
-    /// One more, for as long as what is returned lives.
-    pub(super) fn add(&self, peer: &Peer) -> OneInHand {
-        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = calls.entry(peer.node.clone()).or_default();
-        *count = count.saturating_add(1);
+    /// One more, for as long as what is returned lives. What is known of other nodes for no reason
+    /// any more is forgotten, so that there are never more than have been called of late.
+    pub(super) fn add(&self, peer: &Peer, now: Instant) -> OneInHand {
+        let mut nodes = self.lock();
+        nodes.retain(|_, node| node.own > 0 || node.others(now).is_some());
+        let node = nodes.entry(peer.node.clone()).or_default();
+        node.own = node.own.saturating_add(1);
         OneInHand { all: self.clone(), node: peer.node.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, AtNode>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,15 +153,22 @@ pub(super) struct OneInHand {
     node: String,
 }
 
+impl OneInHand {
+    /// Notes how many sequences the node has for anybody, of which those of this door are known
+    /// better.
+    pub(super) fn hear(&self, in_hand: u32, now: Instant) {
+        let mut nodes = self.all.lock();
+        if let Some(node) = nodes.get_mut(&self.node) {
+            node.heard = Some((in_hand.saturating_sub(node.own), now));
+        }
+    }
+}
+
 impl Drop for OneInHand {
     fn drop(&mut self) {
-        let mut calls = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = calls.get_mut(&self.node) {
-            *count = count.saturating_sub(1);
-            // Nodes that are gone leave nothing behind.
-            if *count == 0 {
-                calls.remove(&self.node);
-            }
+        let mut nodes = self.all.lock();
+        if let Some(node) = nodes.get_mut(&self.node) {
+            node.own = node.own.saturating_sub(1);
         }
     }
 }
@@ -135,8 +186,16 @@ mod tests {
         Beginning::of(&TenantName::parse("default/acme").unwrap(), &name("m"), params)
     }
 
+    const fn own(own: u32) -> Calls {
+        Calls { own, others: 0 }
+    }
+
     /// Where a call goes that begins so, with so many calls in hand at each of three nodes.
     fn check(prompt: &str, calls: [u32; 3]) -> String {
+        check_all(prompt, calls.map(own))
+    }
+
+    fn check_all(prompt: &str, calls: [Calls; 3]) -> String {
         let peers = ["n0", "n1", "n2"].map(peer);
         let in_hand = |peer: &Peer| {
             let index = peers.iter().position(|known| known == peer).unwrap();
@@ -171,6 +230,19 @@ mod tests {
     }
 
     #[test]
+    fn calls_of_others_count_as_much_and_only_its_own_make_a_node_full_for_a_door() {
+        let favourite = check("hello", [0; 3]);
+        let index = ["n0", "n1", "n2"].iter().position(|node| *node == favourite).unwrap();
+        let mut calls = [Calls { own: 3, others: 4 }; 3];
+        calls[index] = Calls { own: 5, others: 6 };
+        assert_eq!(check_all("hello", calls), favourite);
+        calls[index].others += 1;
+        assert_ne!(check_all("hello", calls), favourite);
+        let busy = Calls { own: 0, others: CALLS_MAX };
+        assert_eq!(check_all("hello", [busy; 3]), favourite);
+    }
+
+    #[test]
     fn a_node_that_takes_no_more_from_this_door_is_passed_over() {
         let favourite = check("hello", [CALLS_MAX - 1; 3]);
         let index = ["n0", "n1", "n2"].iter().position(|node| *node == favourite).unwrap();
@@ -179,7 +251,7 @@ mod tests {
         assert_ne!(check("hello", calls), favourite);
         let peers = [peer("n0"), peer("n1")];
         let all: Vec<_> = peers.iter().collect();
-        assert_eq!(choose(&all, beginning(&json!(null)), |_| CALLS_MAX), None);
+        assert_eq!(choose(&all, beginning(&json!(null)), |_| own(CALLS_MAX)), None);
     }
 
     #[test]
@@ -203,17 +275,45 @@ mod tests {
 
     #[test]
     fn there_is_nobody_to_choose_among_nobody() {
-        assert_eq!(choose(&[], beginning(&json!(null)), |_| 0), None);
+        assert_eq!(choose(&[], beginning(&json!(null)), |_| own(0)), None);
     }
 
     #[test]
     fn calls_in_hand_are_counted_while_they_last() {
-        let in_hand = InHand::default();
-        let (one, two) = (in_hand.add(&peer("n1")), in_hand.add(&peer("n1")));
-        assert_eq!((in_hand.of(&peer("n1")), in_hand.of(&peer("n2"))), (2, 0));
+        let (in_hand, now) = (InHand::default(), Instant::now());
+        let own = |node: &str| in_hand.of(&peer(node), now).own;
+        let (one, two) = (in_hand.add(&peer("n1"), now), in_hand.add(&peer("n1"), now));
+        assert_eq!((own("n1"), own("n2")), (2, 0));
         drop(one);
-        assert_eq!(in_hand.of(&peer("n1")), 1);
+        assert_eq!(own("n1"), 1);
         drop(two);
-        assert!(in_hand.0.lock().unwrap().is_empty());
+        let _other = in_hand.add(&peer("n2"), now);
+        assert_eq!(in_hand.lock().keys().collect::<Vec<_>>(), ["n2"], "n1 is forgotten");
+    }
+
+    #[test]
+    fn a_node_is_believed_for_a_while_what_others_have_there() {
+        let (in_hand, now) = (InHand::default(), Instant::now());
+        let (one, two) = (in_hand.add(&peer("n1"), now), in_hand.add(&peer("n1"), now));
+        one.hear(7, now);
+        let at = |now| in_hand.of(&peer("n1"), now);
+        assert_eq!(at(now), Calls { own: 2, others: 5 });
+        // It may not have counted yet what is on its way.
+        two.hear(1, now);
+        assert_eq!(at(now), Calls { own: 2, others: 0 });
+        two.hear(6, now);
+        drop((one, two));
+        let last = now + HEARD_FOR;
+        let before = last.checked_sub(Duration::from_millis(1)).unwrap();
+        assert_eq!(
+            at(before),
+            Calls { own: 0, others: 4 },
+            "calls that end take nothing with them"
+        );
+        assert_eq!(at(last), Calls::default());
+        let _other = in_hand.add(&peer("n2"), before);
+        assert!(in_hand.lock().contains_key("n1"));
+        let _other = in_hand.add(&peer("n2"), last);
+        assert!(!in_hand.lock().contains_key("n1"));
     }
 }

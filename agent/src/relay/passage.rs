@@ -148,7 +148,8 @@ impl Passage {
         match (look, self.lacks(tenant)) {
             (Look::There(model, peers), _) => {
                 let beginning = Beginning::of(tenant, model, &call.call().params);
-                let chosen = choose(&peers, beginning, |peer| self.door.in_hand.of(peer));
+                let now = Instant::now();
+                let chosen = choose(&peers, beginning, |peer| self.door.in_hand.of(peer, now));
                 match chosen.cloned() {
                     Some(peer) => self.ask(call, &peer, &model.clone()).await,
                     None => Step::Ended(Err(Refusal::Busy { retry_after_ms: FULL_RETRY_MS })),
@@ -248,7 +249,7 @@ impl Passage {
         if self.sender.is_closed() {
             return Step::Ended(Err(Refusal::Cancelled));
         }
-        let place = self.door.in_hand.add(peer);
+        let place = self.door.in_hand.add(peer, Instant::now());
         let mut span = call.call().trace.begin(SpanName::Forward);
         span.set(Key::Node, peer.node.as_str());
         span.set(Key::ModelName, model.as_str());
@@ -334,9 +335,9 @@ impl Passage {
         &mut self,
         call: &Admitted,
         mut reply: PeerReply,
-        _place: OneInHand,
+        place: OneInHand,
     ) -> Answered {
-        let answered = self.bring(call, &mut reply).await;
+        let answered = self.bring(call, &mut reply, &place).await;
         match answered {
             Answered::NotBegun(_) => self.bill.lose(),
             // What was computed before the client was slow or gone, or the call was over.
@@ -352,7 +353,12 @@ impl Passage {
     }
 
     /// Brings the answer to the client, and pays what it costs as that becomes known.
-    async fn bring(&mut self, call: &Admitted, reply: &mut PeerReply) -> Answered {
+    async fn bring(
+        &mut self,
+        call: &Admitted,
+        reply: &mut PeerReply,
+        place: &OneInHand,
+    ) -> Answered {
         let limits = &call.caller().rights().limits.program;
         let whole = Deadline::after(Instant::now(), limits.deadline_ms);
         let deadline = call.call().deadline.map_or(whole, |asked| asked.earliest(whole));
@@ -365,12 +371,16 @@ impl Passage {
                 () = &mut patience => return Answered::Ended(Err(deadline.refusal())),
                 heard = reply.next() => heard,
             };
-            let PeerEvent { spent, event } = match heard {
+            let PeerEvent { spent, in_hand, event } = match heard {
                 Ok(event) => event,
                 Err(error) if has_begun => return Answered::Cut(error),
                 Err(error) => return Answered::NotBegun(error),
             };
-            let may_go_on = self.bill.pay(call, spent, Instant::now());
+            let now = Instant::now();
+            if let Some(in_hand) = in_hand {
+                place.hear(in_hand, now);
+            }
+            let may_go_on = self.bill.pay(call, spent, now);
             let went_on = match event {
                 // It is over, and whole.
                 Some(ReplyEvent::Done(done)) => return Answered::Ended(Ok(done)),

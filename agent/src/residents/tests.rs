@@ -1,9 +1,16 @@
-//! A model whose engine fails, which no file can make a good one do.
+//! A model whose engine fails, which no file can make a good one do, and tenants in the moment
+//! before their program is there.
+
+use std::{
+    collections::BTreeMap,
+    pin::pin,
+    task::{Context, Waker},
+};
 
 use realm_core::{
-    auth::Caller,
+    auth::{self, Caller, Credential},
     credentials::Credentials,
-    desired::{Accelerator, Desired},
+    desired::{Accelerator, ApiKey, Desired, Limits, ProgramLimits},
     engine::{ChatMessage, Engine, EngineInfo, EngineLoad, Generation, TextError, TokenStream},
     refusal::Refusal,
     report::{ModelReport, Report},
@@ -66,20 +73,71 @@ async fn until(
     seen.models[0].clone()
 }
 
+/// An agent that computes nothing, and keeps what it has in `dir`.
+fn agent(dir: &Path) -> Arc<Agent> {
+    let options = AgentOptions {
+        store_dir: dir.join("store"),
+        store: StoreOptions::new(Site::OneMachine),
+        credentials: Credentials::default(),
+        threads: Some(1),
+    };
+    Arc::new(Agent::new(options).unwrap())
+}
+
+/// A tenant with the built-in program whose key is `key`.
+pub(crate) fn tenant(name: &str) -> Arc<DesiredTenant> {
+    let sha256 = Credential::of("key").digest();
+    Arc::new(DesiredTenant {
+        name: TenantName::new("default", name).unwrap(),
+        weight: 1,
+        suspended: false,
+        limits: Limits {
+            requests_per_minute: 1,
+            input_tokens_per_minute: 1,
+            output_tokens_per_minute: 1,
+            calls_max: 1,
+            context_max: 1,
+            kv_blocks_max: 1,
+            program: ProgramLimits {
+                memory_bytes_max: 1 << 24,
+                fuel_max: 1,
+                host_calls_max: 1,
+                output_bytes_max: 1,
+                deadline_ms: 1,
+            },
+        },
+        models: Vec::new(),
+        pipelines: BTreeMap::new(),
+        keys: vec![ApiKey { name: "laptop".into(), sha256, expires_at: None, disabled: false }],
+        program: Some(HostedProgram::built_in()),
+    })
+}
+
+#[tokio::test]
+async fn the_key_of_a_tenant_of_the_start_waits_for_the_built_in_program_and_that_of_a_new_one_does_not()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, tenant) = (agent(dir.path()), tenant("acme"));
+    let is_known = || auth::verify(&agent.roster().borrow(), Credential::of("key"), 0).is_ok();
+    let is_known_at_first = || {
+        let mut put = pin!(agent.put_tenant(&tenant));
+        let begun = put.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(begun.is_pending(), "a program takes its time to be compiled");
+        is_known()
+    };
+    assert!(!is_known_at_first());
+    agent.tenants.are_all();
+    assert!(is_known_at_first());
+    agent.put_tenant(&tenant).await.unwrap();
+    assert!(is_known());
+}
+
 #[tokio::test]
 async fn a_model_whose_engine_gives_up_is_reported_and_loaded_anew() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tiny.gguf");
     std::fs::write(&path, tiny_gguf::tiny_llama(Format::Q8_0)).unwrap();
-    let agent = Arc::new(
-        Agent::new(AgentOptions {
-            store_dir: dir.path().join("store"),
-            store: StoreOptions::new(Site::OneMachine),
-            credentials: Credentials::default(),
-            threads: Some(1),
-        })
-        .unwrap(),
-    );
+    let agent = agent(dir.path());
     let name = ModelName::parse("tests/tiny").unwrap();
     let model = DesiredModel {
         name: name.clone(),

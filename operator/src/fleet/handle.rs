@@ -10,7 +10,7 @@ use futures_util::{Stream, stream};
 use realm_plan::{Demand, Estimate, Kind, Name, Problem, validate::ValidSecret};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use super::standing::{Snapshot, Standing};
+use super::standing::{Hold, Snapshot, Standing};
 
 /// What the fleet is told.
 #[derive(Debug)]
@@ -106,9 +106,9 @@ impl Handle {
         self.snapshot.borrow().clone()
     }
 
-    /// Whether a node still says that it holds the object, or has yet to say.
-    pub fn is_held(&self, kind: Kind, name: &Name) -> bool {
-        self.snapshot.borrow().is_held(kind, name)
+    /// Whether a node still says that it holds the object.
+    pub fn hold(&self, kind: Kind, name: &Name) -> Hold {
+        self.snapshot.borrow().hold(kind, name)
     }
 
     /// The objects of `kind` of which there is news, again and again. What changes several times

@@ -15,7 +15,7 @@ use realm_proto::link::versions::Versions;
 use tokio::time::Instant;
 
 use super::standing::{
-    ModelOnNode, ModelStanding, PipelineStanding, Standings, Tally, TenantStanding,
+    Holders, ModelOnNode, ModelStanding, PipelineStanding, Standings, Tally, TenantStanding,
 };
 use crate::link::{
     registry::NodeView,
@@ -166,6 +166,30 @@ impl Said {
         let tenants = self.tenants.keys().map(|name| (Kind::Tenant, name.clone()));
         let pipelines = self.pipelines.keys().map(|name| (Kind::Pipeline, name.clone()));
         models.chain(tenants).chain(pipelines).collect()
+    }
+
+    /// Which nodes hold each of these objects. A look at every report, unless there are none.
+    pub(super) fn holders<'a>(
+        &self,
+        objects: impl Iterator<Item = &'a (Kind, Name)>,
+    ) -> BTreeMap<(Kind, Name), Holders> {
+        let mut all: BTreeMap<_, _> =
+            objects.map(|object| (object.clone(), Holders::default())).collect();
+        if all.is_empty() {
+            return all;
+        }
+        for (node, report) in &self.reports {
+            let Report { generation: _, models, tenants, pipelines } = &**report;
+            let models = models.iter().map(|model| (Kind::Model, &model.name));
+            let tenants = tenants.iter().map(|tenant| (Kind::Tenant, &tenant.name));
+            let pipelines = pipelines.iter().map(|pipeline| (Kind::Pipeline, &pipeline.name));
+            for (kind, name) in models.chain(tenants).chain(pipelines) {
+                if let Some(holders) = all.get_mut(&(kind, name.clone())) {
+                    holders.add(node);
+                }
+            }
+        }
+        all
     }
 
     /// What became of one object, by the last plan and by what nodes say.

@@ -14,13 +14,48 @@ use realm_proto::link::versions::Versions;
 use super::{answers::Answers, said::Said};
 use crate::link::report::{Failure, ModelFacts, ModelPhase};
 
+/// Nodes named of those that hold an object: enough to look at, and a message that can be read.
+const HOLDERS_NAMED_MAX: usize = 8;
+
 /// Every object's standing, and what nodes still hold. Whole, and never changed once it is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     standings: BTreeMap<(Kind, Name), Arc<Standing>>,
     held: BTreeSet<(Kind, Name)>,
+    /// Who holds what nobody wants any more.
+    holders: BTreeMap<(Kind, Name), Holders>,
     /// Whether every agent that was there before this leader has answered it, or been waited for.
     is_settled: bool,
+}
+
+/// Whether any node holds an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    Nobody,
+    /// Some node may: it has yet to say, or to be told that nobody wants the object any more.
+    Unsaid,
+    /// These do, though nobody wants it any more.
+    By(Holders),
+}
+
+/// The nodes that hold an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// The first of them, by name.
+    pub named: Vec<String>,
+    /// How many there are besides.
+    pub others: u32,
+}
+
+impl Holders {
+    /// One more node; they come in the order of their names.
+    pub(super) fn add(&mut self, node: &str) {
+        if self.named.len() < HOLDERS_NAMED_MAX {
+            self.named.push(node.to_owned());
+        } else {
+            self.others = self.others.saturating_add(1);
+        }
+    }
 }
 
 /// What became of one object.
@@ -109,8 +144,12 @@ impl Snapshot {
         self.standings.get(&(kind, name.clone()))
     }
 
-    pub(super) fn is_held(&self, kind: Kind, name: &Name) -> bool {
-        !self.is_settled || self.held.contains(&(kind, name.clone()))
+    pub(super) fn hold(&self, kind: Kind, name: &Name) -> Hold {
+        let object = (kind, name.clone());
+        if self.is_settled && !self.held.contains(&object) {
+            return Hold::Nobody;
+        }
+        self.holders.get(&object).cloned().map_or(Hold::Unsaid, Hold::By)
     }
 
     /// The same, with every standing that did not change shared with `last`, so that a change is
@@ -126,7 +165,8 @@ impl Snapshot {
         self
     }
 
-    /// Objects of `kind` whose standing, or whose being held, is not as it was in `seen`.
+    /// Objects of `kind` whose standing, or whose being held, is not as it was in `seen`; of those
+    /// that are wanted it is no news who holds them.
     pub(super) fn changed_since(&self, seen: &Self, kind: Kind) -> Vec<Name> {
         let of_kind = |object: &&(Kind, Name)| object.0 == kind;
         let is_new = |(object, standing): &(&(Kind, Name), &Arc<Standing>)| {
@@ -135,7 +175,11 @@ impl Snapshot {
         let standings = self.standings.iter().filter(|(object, _)| object.0 == kind);
         let changed = standings.filter(is_new).map(|(object, _)| object);
         let let_go = seen.held.difference(&self.held).filter(of_kind);
-        let changed: BTreeSet<_> = changed.chain(let_go).collect();
+        let held_by = self.holders.iter().filter(|(object, holders)| {
+            object.0 == kind && seen.holders.get(*object) != Some(*holders)
+        });
+        let held_by = held_by.map(|(object, _)| object);
+        let changed: BTreeSet<_> = changed.chain(let_go).chain(held_by).collect();
         changed.into_iter().map(|(_, name)| name.clone()).collect()
     }
 }
@@ -149,6 +193,8 @@ pub(super) fn snapshot(
     is_settled: bool,
 ) -> Snapshot {
     let mut standings = BTreeMap::new();
+    let held = said.held();
+    let mut holders = BTreeMap::new();
     // Before the first plan nothing is known, and "nothing" must not be written into a status; nor
     // must what is true only because the agents of the last leader are still on their way.
     if fleet.is_synced() && is_settled {
@@ -165,6 +211,7 @@ pub(super) fn snapshot(
             };
             standings.insert((*kind, name.clone()), Arc::new(standing));
         }
+        holders = said.holders(held.iter().filter(|object| !observed.contains_key(*object)));
     }
-    Snapshot { standings, held: said.held(), is_settled }
+    Snapshot { standings, held, holders, is_settled }
 }

@@ -2,7 +2,7 @@ use futures_util::StreamExt as _;
 use realm_plan::{Problem, Reason, validate};
 use serde_json::json;
 
-use super::*;
+use super::{standing::Hold, *};
 use crate::{lease::Given, metrics::Metrics};
 
 fn start() -> (Handle, Metrics) {
@@ -59,11 +59,11 @@ async fn nothing_is_said_of_any_object_before_all_have_been_read() {
     handle.tell(refuse(0, 1)).await;
     tokio::time::advance(GATHER * 4).await;
     assert!(handle.standing(Kind::Tenant, &name(0)).is_none());
-    assert!(handle.is_held(Kind::Tenant, &name(0)), "who knows");
+    assert_eq!(handle.hold(Kind::Tenant, &name(0)), Hold::Unsaid, "who knows");
     let mut changes = Box::pin(handle.changes(Kind::Tenant));
     sync(&handle).await;
     assert_eq!(changes.next().await, Some(name(0)));
-    assert!(!handle.is_held(Kind::Tenant, &name(0)));
+    assert_eq!(handle.hold(Kind::Tenant, &name(0)), Hold::Nobody);
 }
 
 #[tokio::test(start_paused = true)]

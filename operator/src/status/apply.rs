@@ -53,11 +53,13 @@ pub(crate) trait Kinded:
     + Sync
     + 'static
 {
-    type Status: Serialize + PartialEq + Send + Sync;
+    type Status: Serialize + Clone + Default + PartialEq + Send + Sync;
 
     fn status(&self) -> Option<&Self::Status>;
 
     fn conditions(status: &Self::Status) -> &[Condition];
+
+    fn conditions_mut(status: &mut Self::Status) -> &mut Vec<Condition>;
 }
 
 /// Writes `status`. Gives the object that it made, if it is still there.

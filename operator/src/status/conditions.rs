@@ -1,13 +1,18 @@
 //! Conditions after KEP-1623: what is true of an object, why, and since when. Pure.
 
+use std::iter;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use realm_plan::Problem;
 
-use crate::link::report::Failure;
+use crate::{fleet::standing::Holders, link::report::Failure};
 
 /// Longest message, in bytes: what the API server takes of a condition.
 const MESSAGE_LEN_MAX: usize = 32_768;
+
+/// The reason of an object that is deleted and still held.
+const DELETING: &str = "Deleting";
 
 /// Problems named in one message; the rest are counted.
 const PROBLEMS_NAMED_MAX: usize = 8;
@@ -108,6 +113,30 @@ pub(crate) fn held_back(
     findings
 }
 
+/// The conditions of a deleted object that these nodes still hold: `Ready` says so, and the others
+/// are what they were.
+pub(crate) fn leaving(
+    before: &[Condition],
+    holders: &Holders,
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let Holders { named, others } = holders;
+    let others = if *others > 0 { format!(" and {others} more") } else { String::new() };
+    let message = format!("agents that have not let go of it: {}{others}", named.join(", "));
+    let ready = Finding::new("Ready", Truth::False, DELETING, message);
+    let progress = progress(&ready, false);
+    let is_kept = |old: &&Condition| !["Ready", "Reconciling", "Stalled"].contains(&&*old.type_);
+    let kept = before.iter().filter(is_kept).cloned();
+    let findings = iter::once(ready).chain(progress).collect();
+    kept.chain(conditions(findings, before, generation, now)).collect()
+}
+
+/// Whether conditions say that an object is deleted and still held.
+pub(crate) fn are_of_leaving(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|each| each.type_ == "Ready" && each.reason == DELETING)
+}
+
 /// The conditions that say `findings` of the spec's `generation`; those whose status is as it was
 /// in `before` keep the time of their last transition.
 pub(crate) fn conditions(
@@ -196,6 +225,28 @@ mod tests {
         assert_eq!(held_back(waits.clone(), refused.as_ref()), waits, "that comes first");
         let done = ready(Truth::True, "Serving");
         assert_eq!(held_back(done.clone(), None), done);
+    }
+
+    #[test]
+    fn a_deleted_object_names_who_holds_it_and_keeps_what_else_was_said_of_it() {
+        let mut holders = Holders { named: vec!["n1".to_owned(), "n2".to_owned()], others: 0 };
+        let valid = Finding::new("KeysValid", Truth::True, "Valid", "2 keys open the doors");
+        let findings = [vec![valid], ready(Truth::True, "Serving")].concat();
+        let before = conditions(findings, &[], 1, at(10));
+        assert!(!are_of_leaving(&before));
+        let told = leaving(&before, &holders, 2, at(20));
+        assert!(are_of_leaving(&told));
+        let said: Vec<_> = told.iter().map(|c| (c.type_.as_str(), c.status.as_str())).collect();
+        assert_eq!(said, [("KeysValid", "True"), ("Ready", "False"), ("Reconciling", "True")]);
+        assert_eq!(told[0], before[0]);
+        assert_eq!(told[1].message, "agents that have not let go of it: n1, n2");
+        assert_eq!(told[1].observed_generation, Some(2));
+
+        holders.others = 3;
+        let later = leaving(&told, &holders, 2, at(30));
+        assert_eq!(later.len(), told.len());
+        assert_eq!(later[1].message, "agents that have not let go of it: n1, n2 and 3 more");
+        assert_eq!(later[1].last_transition_time, Time(at(20)));
     }
 
     /// What is written in CamelCase between quotes in a source file: types of conditions and

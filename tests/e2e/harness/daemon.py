@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,10 +20,16 @@ LEAVE_S_MAX = 60.0
 TAIL_LINES_MAX = 30
 
 
-def binary(name: str) -> str:
-    """A program of the cluster, or one of Realm's own."""
+def cluster_folders() -> Sequence[Path]:
+    """Where the programs of a cluster are, and the definitions of other projects' resources."""
     folders = os.environ.get("REALM_TEST_CLUSTER")
     assert folders is not None, "REALM_TEST_CLUSTER is not set; start these tests with tests/run"
+    return [Path(folder) for folder in folders.split(os.pathsep)]
+
+
+def binary(name: str) -> str:
+    """A program of the cluster, or one of Realm's own."""
+    folders = os.pathsep.join(str(folder) for folder in cluster_folders())
     found = shutil.which(name, path=folders) or shutil.which(name)
     assert found is not None, f"there is no {name} on PATH or in {folders}; tests/run builds it"
     return found

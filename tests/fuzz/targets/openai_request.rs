@@ -53,6 +53,10 @@ impl Tenants for Silent {
         None
     }
 
+    fn in_hand(&self) -> u32 {
+        0
+    }
+
     fn models(&self, _: &Caller) -> Vec<ModelInfo> {
         Vec::new()
     }

@@ -51,6 +51,10 @@ impl Tenants for Mute {
     fn lacks(&self, _: &TenantName) -> Option<Refusal> {
         None
     }
+
+    fn in_hand(&self) -> u32 {
+        0
+    }
 }
 
 fn tenant() -> DesiredTenant {

@@ -90,6 +90,10 @@ impl Tenants for Script {
     fn lacks(&self, _: &TenantName) -> Option<Refusal> {
         None
     }
+
+    fn in_hand(&self) -> u32 {
+        0
+    }
 }
 
 /// The door dropped the reply.

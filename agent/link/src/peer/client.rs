@@ -39,10 +39,12 @@ const UNREAD_MAX: usize = WINDOW_BYTES as usize / 12;
 const DESCRIBE_WAIT: Duration = Duration::from_secs(5);
 
 /// What has happened in a call that was handed on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PeerEvent {
     /// Everything that the call has spent until now.
     pub spent: Usage,
+    /// Sequences that the peer has in hand for anybody, where it says so.
+    pub in_hand: Option<u32>,
     /// `None` where nothing is new but what was spent.
     pub event: Option<ReplyEvent>,
 }
@@ -57,9 +59,7 @@ impl PeerReply {
     /// The next step of the answer. Not to be called after the last.
     pub async fn next(&mut self) -> Result<PeerEvent, PeerError> {
         let reply = self.events.message().await.map_err(PeerError::Broken)?;
-        let (spent, event) =
-            convert::reply_from(reply.ok_or(PeerError::Ended)?).map_err(PeerError::Message)?;
-        Ok(PeerEvent { spent, event })
+        convert::reply_from(reply.ok_or(PeerError::Ended)?).map_err(PeerError::Message)
     }
 
     /// Everything that the call has spent by the newest of the steps that have come and that nobody

@@ -19,6 +19,7 @@ use realm_core::{
 use realm_proto::peer::v1 as proto;
 use serde_json::Value;
 
+use super::client::PeerEvent;
 use crate::convert::{ConvertError, named, required};
 
 mod refusal;
@@ -123,19 +124,18 @@ fn resume_from(resume: proto::Resume) -> Result<Resume, ConvertError> {
     Resume::new(tokens, text_bytes, seed).map_err(|_refused| ConvertError::TooMany { field })
 }
 
-pub(super) fn reply_to(spent: Usage, event: Option<ReplyEvent>) -> proto::CallReply {
+pub(super) fn reply_to(event: PeerEvent) -> proto::CallReply {
+    let PeerEvent { spent, in_hand, event } = event;
     let event = event.map(|event| match event {
         ReplyEvent::Chunk(chunk) => proto::call_reply::Event::Chunk(chunk_to(chunk)),
         ReplyEvent::Done(done) => proto::call_reply::Event::Done(done_to(&done)),
         ReplyEvent::Failed(refusal) => proto::call_reply::Event::Failed(refusal_to(refusal)),
     });
-    proto::CallReply { spent: Some(usage_to(spent)), event }
+    proto::CallReply { spent: Some(usage_to(spent)), in_hand, event }
 }
 
-pub(super) fn reply_from(
-    reply: proto::CallReply,
-) -> Result<(Usage, Option<ReplyEvent>), ConvertError> {
-    let proto::CallReply { spent, event } = reply;
+pub(super) fn reply_from(reply: proto::CallReply) -> Result<PeerEvent, ConvertError> {
+    let proto::CallReply { spent, in_hand, event } = reply;
     let event = event.map(|event| {
         Ok(match event {
             proto::call_reply::Event::Chunk(chunk) => ReplyEvent::Chunk(chunk_from(chunk)?),
@@ -143,7 +143,8 @@ pub(super) fn reply_from(
             proto::call_reply::Event::Failed(refusal) => ReplyEvent::Failed(refusal_from(refusal)?),
         })
     });
-    Ok((usage_from(required("reply.spent", spent)?), event.transpose()?))
+    let spent = usage_from(required("reply.spent", spent)?);
+    Ok(PeerEvent { spent, in_hand, event: event.transpose()? })
 }
 
 fn usage_to(usage: Usage) -> proto::Usage {

@@ -1,6 +1,7 @@
 //! The door for other agents: from a socket to HTTP/2 over TLS that has proven both ends.
 
 use std::{
+    convert::Infallible,
     pin::pin,
     sync::{
         Arc,
@@ -19,13 +20,14 @@ use realm_core::{
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1::peer_server::PeerServer};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::{Status, codegen::Service as _};
+use tonic::{Status, body::Body, codegen::Service as Answers};
 
 use super::{
     CONNECTION_WINDOW_BYTES, ERROR_RESETS_MAX, PENDING_RESETS_MAX, PING_EVERY, PING_WAIT,
@@ -225,12 +227,13 @@ async fn is_disbelieved(mut identity: watch::Receiver<Option<Arc<Identity>>>, pr
     }
 }
 
-async fn serve(
-    stream: TlsStream<TcpStream>,
-    peer: &VerifiedPeer,
-    service: PeerServer<Service>,
-    old: impl Future<Output = Old>,
-) {
+async fn serve<C, S>(stream: C, peer: &VerifiedPeer, service: S, old: impl Future<Output = Old>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: Answers<hyper::Request<Incoming>, Response = hyper::Response<Body>, Error = Infallible>
+        + Clone,
+    S::Future: Send + 'static,
+{
     let node = peer.node();
     let is_old = Arc::new(AtomicBool::new(false));
     let service = service_fn({
@@ -277,3 +280,6 @@ async fn serve(
         tracing::debug!(%error, node, "a connection of another agent broke");
     }
 }
+
+#[cfg(test)]
+mod tests;

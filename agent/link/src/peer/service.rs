@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -14,17 +15,22 @@ use realm_core::{
     name::TenantName,
     refusal::{ProgramLimit, Refusal},
     reply::{Reply, ReplyEvent},
+    tenants::Tenants,
     trace::{Key, OK, Open},
 };
 use realm_proto::peer::{MESSAGE_BYTES_MAX, v1 as proto};
 use tokio::{sync::watch, time};
 use tonic::{Code, Request, Response, Status};
 
-use super::{convert, door::PeerPorts, trace};
+use super::{client::PeerEvent, convert, door::PeerPorts, trace};
 
 /// Longest time in which a door does not hear what a silent call has spent: what it does not know
 /// when the call is cut it cannot charge, and twice a second is nothing beside the tokens.
 const SPENT_GAP: Duration = Duration::from_millis(500);
+
+/// Least time between two steps in the middle of an answer that say what this node has in hand: doors
+/// believe it for some seconds.
+const IN_HAND_GAP: Duration = Duration::from_secs(1);
 
 type Replies = Pin<Box<dyn Stream<Item = Result<proto::CallReply, Status>> + Send>>;
 
@@ -86,20 +92,26 @@ impl Service {
         call.trace = span.scope();
         let admitted = limit::lend(handed_on, call, left, now);
         let spent = admitted.spent();
-        let reply = self.ports.tenants.start(admitted);
-        let told = Usage::default();
-        Ok(Answer { reply, span, spent, told, told_at: None, has_ended: false }.into_stream())
+        let tenants = self.ports.tenants.clone();
+        let reply = tenants.start(admitted);
+        let (told, told_at, in_hand_at) = (Usage::default(), None, None);
+        let has_ended = false;
+        let answer = Answer { tenants, reply, span, spent, told, told_at, in_hand_at, has_ended };
+        Ok(answer.into_stream())
     }
 }
 
 /// One call's answer on its way back.
 struct Answer {
+    tenants: Arc<dyn Tenants>,
     reply: Reply,
     span: Open,
     spent: watch::Receiver<Usage>,
     /// What the door has been told.
     told: Usage,
     told_at: Option<time::Instant>,
+    /// When the door was last told what is in hand here.
+    in_hand_at: Option<time::Instant>,
     has_ended: bool,
 }
 
@@ -135,8 +147,10 @@ impl Answer {
             Some(ReplyEvent::Chunk(_)) | None => {}
         }
         self.told = *self.spent.borrow_and_update();
-        self.told_at = Some(time::Instant::now());
-        let reply = convert::reply_to(self.told, event);
+        let now = time::Instant::now();
+        self.told_at = Some(now);
+        let in_hand = self.in_hand(now);
+        let reply = convert::reply_to(PeerEvent { spent: self.told, in_hand, event });
         if reply.encoded_len() <= MESSAGE_BYTES_MAX {
             return reply;
         }
@@ -144,7 +158,18 @@ impl Answer {
         let max = u64::try_from(MESSAGE_BYTES_MAX).unwrap_or(u64::MAX);
         let refusal = Refusal::ProgramLimit { limit: ProgramLimit::Output, max };
         self.end(refusal.code());
-        convert::reply_to(self.told, Some(ReplyEvent::Failed(refusal)))
+        let event = Some(ReplyEvent::Failed(refusal));
+        convert::reply_to(PeerEvent { spent: self.told, in_hand, event })
+    }
+
+    /// What is in hand here, where it is time to say so.
+    fn in_hand(&mut self, now: time::Instant) -> Option<u32> {
+        let is_early = self.in_hand_at.is_some_and(|at| now < at + IN_HAND_GAP);
+        if is_early && !self.has_ended {
+            return None;
+        }
+        self.in_hand_at = Some(now);
+        Some(self.tenants.in_hand())
     }
 }
 
@@ -179,7 +204,8 @@ fn starting() -> Status {
 }
 
 fn refused(refusal: Refusal) -> Replies {
-    let reply = convert::reply_to(Usage::default(), Some(ReplyEvent::Failed(refusal)));
+    let event = Some(ReplyEvent::Failed(refusal));
+    let reply = convert::reply_to(PeerEvent { event, ..PeerEvent::default() });
     Box::pin(stream::once(std::future::ready(Ok(reply))))
 }
 

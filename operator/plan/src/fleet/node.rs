@@ -12,6 +12,9 @@ use crate::{
 /// What `Any` takes of a node that computes in several ways: the fastest.
 const BEST_FIRST: [Accelerator; 3] = [Accelerator::Cuda, Accelerator::WebGpu, Accelerator::Cpu];
 
+/// The label of the zone that fails as one.
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// What a connected node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSupply {
@@ -83,6 +86,11 @@ impl Node {
     /// cannot reach it.
     pub(super) fn away(&self) -> Option<&NodeSupply> {
         self.supply.as_ref().filter(|supply| !self.is_connected && supply.is_ready)
+    }
+
+    /// Which zone the node is in. Those that do not say, or have not come back yet, count as one.
+    pub(super) fn zone(&self) -> Option<&str> {
+        self.supply.as_ref()?.labels.get(ZONE).map(String::as_str)
     }
 
     pub(super) fn held(&self, model: &Name) -> Option<&ModelHeld> {

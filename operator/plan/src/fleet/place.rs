@@ -1,8 +1,8 @@
 //! Which nodes hold which models.
 //!
 //! A replica stays where it is while its node is known, admits the model and has not failed to
-//! load it. Missing ones go to nodes with room, the largest first. One that must leave serves
-//! until another one does.
+//! load it. Missing ones go to nodes with room, the largest first, and to the zones that have
+//! fewest of the model's. One that must leave serves until another one does.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -79,8 +79,8 @@ fn keep(scene: Scene<'_>, last: &Placement) -> Placement {
     scene.models.keys().map(|name| (name.clone(), seats(name))).collect()
 }
 
-/// Takes away what is not wanted: first what serves nobody, then from the fullest nodes. What must
-/// leave is not looked at here ([`retire`]).
+/// Takes away what is not wanted: first what serves nobody, then from the zones that have most of
+/// the model's, then from the fullest nodes. What must leave is not looked at here ([`retire`]).
 fn trim(scene: Scene<'_>, placement: &mut Placement) {
     let mut load = BTreeMap::<String, usize>::new();
     for node in placement.values().flat_map(BTreeMap::keys) {
@@ -92,11 +92,13 @@ fn trim(scene: Scene<'_>, placement: &mut Placement) {
         let surplus = clean.clone().count().saturating_sub(wanted(scene, name));
         let mut clean: Vec<_> = clean.cloned().collect();
         for _ in 0..surplus {
+            let zones = Zones::of(scene, clean.iter());
             let rank = |(_, name): &(usize, &String)| {
                 let node = scene.nodes.get(*name);
                 let is_connected = node.is_some_and(|node| node.is_connected);
                 let is_loaded = node.is_some_and(|node| node.has_loaded(model.name()));
-                (!is_connected, !is_loaded, load.get(*name).copied())
+                let crowd = node.map(|node| zones.count(node));
+                (!is_connected, !is_loaded, crowd, load.get(*name).copied())
             };
             let Some((index, _)) = clean.iter().enumerate().max_by_key(rank) else { break };
             let node = clean.remove(index);
@@ -193,6 +195,23 @@ fn need_bytes(scene: Scene<'_>, name: &Name, model: &ValidModel, seat: Option<&S
     estimate.bytes(chosen.unwrap_or_else(|| estimate.kv_blocks_min(model)))
 }
 
+/// How many replicas of one model each zone has.
+struct Zones<'a>(BTreeMap<Option<&'a str>, usize>);
+
+impl<'a> Zones<'a> {
+    fn of<'b>(scene: Scene<'a>, seats: impl Iterator<Item = &'b String>) -> Self {
+        let mut counts = BTreeMap::new();
+        for node in seats.filter_map(|seat| scene.nodes.get(seat)) {
+            *counts.entry(node.zone()).or_default() += 1;
+        }
+        Self(counts)
+    }
+
+    fn count(&self, node: &Node) -> usize {
+        self.0.get(&node.zone()).copied().unwrap_or(0)
+    }
+}
+
 /// Which nodes a replica may go to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tried {
@@ -247,8 +266,9 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// The best node for one more replica: one that has it loaded, else one that has its file,
-    /// else the one with fewest models, else with most free memory.
+    /// The best node for one more replica: one that has it loaded, else one in a zone with fewer of
+    /// its replicas, else one that has its file, else the one with fewest models, else with most
+    /// free memory.
     fn pick(
         &self,
         model: &ValidModel,
@@ -257,6 +277,9 @@ impl<'a> Board<'a> {
     ) -> Option<(usize, Accelerator)> {
         let study = self.scene.studies.get(model.name());
         let has_failed = |name: &str| study.is_some_and(|study| study.failed_on.contains(name));
+        // One that must leave is no reason to keep its successor out of its zone.
+        let staying = seats.keys().filter(|node| is_clean(self.scene, model, node));
+        let zones = Zones::of(self.scene, staying);
         let candidates = self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let supply = slot.node.serving()?;
             let is_heard = slot.node.heard.is_some() || self.scene.site == Site::OneMachine;
@@ -267,7 +290,9 @@ impl<'a> Board<'a> {
                 && has_failed(slot.name) == (tried == Tried::Failed)
                 && self.has_room(model, slot, free);
             let stage = slot.node.stage(model.name()).filter(|stage| *stage > Stage::Inspect);
-            let rank = (Reverse(stage), slot.models, Reverse(free));
+            let is_loaded = stage == Some(Stage::Load);
+            let crowd = zones.count(slot.node);
+            let rank = (!is_loaded, crowd, Reverse(stage), slot.models, Reverse(free));
             is_open.then_some((rank, index, accelerator))
         });
         let (_, index, accelerator) = candidates.min_by_key(|(rank, ..)| *rank)?;

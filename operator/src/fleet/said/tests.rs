@@ -117,3 +117,28 @@ fn what_a_node_said_holds_while_it_is_away_and_not_once_it_is_lost() {
     said.update(&away, |_| false, Instant::now());
     assert!(said.held().is_empty());
 }
+
+#[test]
+fn the_holders_of_an_object_are_named_up_to_a_number_and_counted_beyond() {
+    let holding = |models: &[u8]| {
+        let model = |index: &u8| ModelReport {
+            name: name(*index),
+            phase: ModelPhase::Loading,
+            stage: None,
+            kv_blocks: None,
+            facts: None,
+        };
+        (Report { models: models.iter().map(model).collect(), ..Report::default() }, true)
+    };
+    let nodes = (0..12).map(|node| (node, holding(if node == 3 { &[1] } else { &[0, 1] })));
+    let mut said = Said::default();
+    said.update(&views(&nodes.collect()), |_| true, Instant::now());
+    let object = (Kind::Model, name(0));
+    let mut found = said.holders([&object, &(Kind::Tenant, name(0))].into_iter());
+    let of_nobody = found.remove(&(Kind::Tenant, name(0)));
+    assert_eq!(of_nobody, Some(Holders::default()), "no tenant has that name");
+    let Holders { named, others } = found.remove(&object).unwrap();
+    assert_eq!((named.len(), others), (8, 3));
+    assert!(!named.iter().any(|node| node.ends_with('3')), "{named:?}");
+    assert!(found.is_empty());
+}

@@ -63,6 +63,24 @@ async fn a_call_that_nobody_wants_any_more_ends_where_it_runs() {
 }
 
 #[tokio::test]
+async fn a_node_that_has_much_in_hand_for_others_is_passed_over_once_it_has_said_so() {
+    let world = World::start().await;
+    let hosts = [Host::start(&world, "n1").await, Host::start(&world, "n2").await];
+    let door = Door::start(&world, &[&hosts[0].peer, &hosts[1].peer]).await;
+    let asked = || hosts.each_ref().map(|host| *host.script.asked.borrow());
+    for calls in 1..=3 {
+        assert_eq!(read(door.call("say")).await.0, "abc");
+        assert!(asked().contains(&calls), "one is the favourite: {:?}", asked());
+    }
+    let favourite = asked().iter().position(|asked| *asked > 0).unwrap();
+    hosts[favourite].script.in_hand.store(100, Ordering::SeqCst);
+    assert_eq!(read(door.call("say")).await.0, "abc");
+    assert_eq!(asked()[favourite], 4, "it has said nothing yet");
+    assert_eq!(read(door.call("say")).await.0, "abc");
+    assert_eq!((asked()[favourite], asked()[1 - favourite]), (4, 1));
+}
+
+#[tokio::test]
 async fn a_prompt_is_paid_although_its_answer_never_begins() {
     let world = World::start().await;
     let host = Host::start(&world, "n1").await;

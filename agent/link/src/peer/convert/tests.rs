@@ -151,10 +151,14 @@ fn model() -> ModelName {
 
 proptest! {
     #[test]
-    fn a_step_of_an_answer_comes_as_it_went(spent in usage(), event in option::of(event())) {
-        let (heard, came) = reply_from(reply_to(spent, event.clone())).unwrap();
-        prop_assert_eq!(heard, spent);
-        prop_assert_eq!(format!("{came:?}"), format!("{event:?}"));
+    fn a_step_of_an_answer_comes_as_it_went(
+        spent in usage(),
+        in_hand: Option<u32>,
+        event in option::of(event()),
+    ) {
+        let went = PeerEvent { spent, in_hand, event };
+        let came = reply_from(reply_to(went.clone())).unwrap();
+        prop_assert_eq!(format!("{came:?}"), format!("{went:?}"));
     }
 
     #[test]
@@ -227,7 +231,8 @@ fn a_request_that_says_nonsense_is_refused_by_its_field() {
 fn an_answer_that_says_nonsense_is_refused_by_its_field() {
     use proto::call_reply::Event;
     let check = |event: Event, says: &str| {
-        let reply = proto::CallReply { spent: Some(proto::Usage::default()), event: Some(event) };
+        let spent = Some(proto::Usage::default());
+        let reply = proto::CallReply { spent, event: Some(event), in_hand: None };
         let error = reply_from(reply).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     };
@@ -237,19 +242,20 @@ fn an_answer_that_says_nonsense_is_refused_by_its_field() {
     check(Event::Done(done.clone()), "`done.usage` is missing");
     check(Event::Done(proto::Done { finish: 0, ..done.clone() }), "`done.finish` is missing");
     check(Event::Done(proto::Done { finish: 9, ..done.clone() }), "unknown value 9");
-    let error = reply_from(proto::CallReply { spent: None, event: None }).unwrap_err();
+    let error = reply_from(proto::CallReply::default()).unwrap_err();
     assert!(error.to_string().contains("`reply.spent` is missing"));
 }
 
 #[test]
 fn an_event_that_is_yet_to_come_is_passed_over_and_what_was_spent_is_heard() {
     let spent = proto::Usage { prompt_tokens: 3, ..proto::Usage::default() };
-    let known = proto::CallReply { spent: Some(spent), event: None }.encode_to_vec();
+    let known = proto::CallReply { spent: Some(spent), ..proto::CallReply::default() };
+    let known = known.encode_to_vec();
     // Field 99, two bytes.
     let reply = [&known[..], &[0x9a, 0x06, 2, 7, 7]].concat();
-    let (spent, event) = reply_from(proto::CallReply::decode(&*reply).unwrap()).unwrap();
-    assert!(event.is_none());
-    assert_eq!(spent.prompt_tokens, 3);
+    let heard = reply_from(proto::CallReply::decode(&*reply).unwrap()).unwrap();
+    assert!(heard.event.is_none() && heard.in_hand.is_none(), "an older agent says neither");
+    assert_eq!(heard.spent.prompt_tokens, 3);
 }
 
 #[test]
@@ -260,7 +266,8 @@ fn what_a_tenant_says_is_in_no_debug_text() {
     let request = request_to(&admitted(call, now), &model(), now);
     let body = ChunkBody::Text("a secret".into());
     let chunk = Chunk { step: None, body, logprobs: Vec::new(), progress: None };
-    let reply = reply_to(Usage::default(), Some(ReplyEvent::Chunk(chunk)));
+    let event = Some(ReplyEvent::Chunk(chunk));
+    let reply = reply_to(PeerEvent { event, ..PeerEvent::default() });
     let shown = format!("{request:?} {reply:?}");
     assert!(!shown.contains("secret"), "{shown}");
 }

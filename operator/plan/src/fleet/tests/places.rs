@@ -1,12 +1,59 @@
 //! Which nodes models go to, and when they move.
 
 use super::*;
+use crate::fleet::node::ZONE;
 
 #[test]
 fn replicas_spread_over_the_emptiest_nodes() {
     let world = World::new(3, [model("a", 2), model("b", 1), model("c", 3)]);
     assert_eq!(world.models(), ["n0: a c", "n1: a c", "n2: b c"]);
     assert_eq!(world.problems(), Vec::<String>::new());
+}
+
+/// Four nodes, of which the first two are in one zone.
+fn zoned(demands: impl IntoIterator<Item = Demand>) -> World {
+    let mut world = World::empty(1);
+    for (node, zone) in [("n0", "a"), ("n1", "a"), ("n2", "b"), ("n3", "c")] {
+        world.join(node, 1000);
+        world.change(node, |supply| drop(supply.labels.insert(ZONE.into(), zone.into())));
+    }
+    world.demand(demands);
+    world.settle();
+    world
+}
+
+#[test]
+fn replicas_of_a_model_spread_over_zones_before_nodes() {
+    let mut world = zoned([model("a", 2), model("b", 3)]);
+    assert_eq!(world.models(), ["n0: b", "n1: a", "n2: a b", "n3: b"]);
+    world.demand([model("b", 4)]);
+    world.settle();
+    assert_eq!(world.models(), ["n0: b", "n1: a b", "n2: a b", "n3: b"], "a zone may have two");
+    world.demand([model("b", 2)]);
+    world.settle();
+    assert_eq!(world.models(), ["n0: b", "n1: a", "n2: a", "n3: b"], "which come out first");
+}
+
+#[test]
+fn a_zone_that_is_empty_again_draws_nothing_that_serves() {
+    let mut world = zoned([model("a", 3)]);
+    assert_eq!(world.models(), ["n0: a", "n1:", "n2: a", "n3: a"]);
+    world.lose("n3");
+    world.settle();
+    assert_eq!(world.models(), ["n0: a", "n1: a", "n2: a"]);
+    world.join("n3", 1000);
+    world.change("n3", |supply| drop(supply.labels.insert(ZONE.into(), "c".into())));
+    world.settle();
+    assert_eq!(world.models(), ["n0: a", "n1: a", "n2: a", "n3:"]);
+}
+
+#[test]
+fn the_successor_of_what_must_leave_goes_to_its_zone() {
+    let mut world = zoned([model("a", 3)]);
+    world.failures.insert(("a".to_owned(), "n0".to_owned()));
+    world.demand([model_with("a", "replicas: 3, context: 32")]);
+    world.settle();
+    assert_eq!(world.models(), ["n0:", "n1: a", "n2: a", "n3: a"]);
 }
 
 #[test]

@@ -25,8 +25,9 @@ async fn is_refused(door: &Door, host: &Host) -> bool {
 #[tokio::test]
 async fn agents_believe_the_newest_bundle_though_their_operator_is_away() {
     let mut world = World::start().await;
-    // What whoever has taken the key of the authority can show.
-    let thief = Door::with_identity(identity(&world, "door").await).await;
+    // What whoever has taken the key of the authority can show. They have no token to come back with.
+    let shown = watch::Sender::new(identity(&world, "door").await.borrow().clone());
+    let thief = Door::with_identity(shown.subscribe()).await;
     drop((Host::start(&world, "n1").await, Door::start(&world, &[]).await));
     world.close_door().await;
     world.authority.send_replace(Arc::new(Authority::create(SystemTime::now()).unwrap()));
@@ -39,6 +40,7 @@ async fn agents_believe_the_newest_bundle_though_their_operator_is_away() {
     assert_eq!(*host.script.running.borrow(), 0);
     world.open_door().await;
     assert_eq!(read(door.call("say")).await.0, "abc");
+    assert!(is_refused(&thief, &host).await);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Instant,
 };
@@ -71,6 +71,8 @@ pub(super) struct Script {
     /// Whether the model is here, and how often somebody wanted to know.
     pub(super) has_model: AtomicBool,
     pub(super) asked: watch::Sender<usize>,
+    /// What the node says that it has in hand.
+    pub(super) in_hand: AtomicU32,
     /// Calls that run, and those that nobody wanted any more.
     pub(super) running: watch::Sender<usize>,
     pub(super) cancelled: watch::Sender<usize>,
@@ -87,6 +89,7 @@ impl Script {
         Arc::new(Self {
             has_model: AtomicBool::new(true),
             asked: watch::Sender::new(0),
+            in_hand: AtomicU32::new(0),
             running: watch::Sender::new(0),
             cancelled: watch::Sender::new(0),
             poured: watch::Sender::new(0),
@@ -139,6 +142,10 @@ impl Tenants for Script {
 
     fn lacks(&self, _: &TenantName) -> Option<Refusal> {
         self.lacks.borrow().clone()
+    }
+
+    fn in_hand(&self) -> u32 {
+        self.in_hand.load(Ordering::SeqCst)
     }
 }
 
