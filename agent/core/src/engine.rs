@@ -15,6 +15,8 @@ use crate::{
     refusal::Refusal,
 };
 
+pub use crate::constraint::Constraint;
+
 /// A loaded model that every tenant with the right to it shares.
 ///
 /// Nothing here waits: the engine has its own thread, and what it produces comes through a
@@ -141,6 +143,9 @@ pub struct Generation {
     pub tokens_max: Option<u32>,
     /// The text ends before the first of these; it is never part of the text.
     pub stop: Vec<String>,
+    /// What the answer keeps to, before all else that chooses tokens. It ends as soon as it is
+    /// whole.
+    pub constraint: Option<Constraint>,
     pub deadline: Option<Instant>,
     /// The answer to go on with, as if it had never been cut: its tokens follow the prompt, and
     /// count within `tokens_max` and for `stop`. What it was drawn with is `sampling.seed`.

@@ -69,6 +69,19 @@ impl Batch {
         self.spans.push(Rows { sequence, first_row, count: tokens.len(), past, table });
     }
 
+    /// The sequences whose logits were wanted, each with its place among the outputs.
+    pub(crate) fn finished(&self) -> impl Iterator<Item = (SequenceId, usize)> {
+        let mut output = 0;
+        self.spans.iter().filter_map(move |span| {
+            let last = span.first_row + span.count - 1;
+            let is_wanted = self.outputs.get(output).is_some_and(|&row| row as usize == last);
+            is_wanted.then(|| {
+                output += 1;
+                (span.sequence, output - 1)
+            })
+        })
+    }
+
     /// Asks for the logits of the last row.
     pub(crate) fn want_last(&mut self) {
         self.outputs.push(row_number(self.tokens.len() - 1));

@@ -17,9 +17,10 @@ use std::{
 use realm_core::{
     auth::Caller,
     call::Resume,
+    constraint::Constraint,
     engine::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
-        TokenStream,
+        TokenEvent, TokenStream,
     },
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -31,6 +32,10 @@ use self::{board::Board, figures::Figures, worker::Worker};
 use crate::{
     batch::SequenceId,
     budget::Reservation,
+    constraint::{
+        compiler::{Compiler, Wanted},
+        masks::Begin,
+    },
     forward::Executor,
     kv::Namespace,
     output::Output,
@@ -47,6 +52,8 @@ const COMMANDS_MAX: usize = crate::load::QUEUED_MAX;
 /// end of its stream is gone.
 enum Command {
     Submit(Box<Submitted>),
+    /// What turned out to be no sequence before it came here.
+    Refuse(Box<Submitted>, Refusal),
     Drain,
 }
 
@@ -54,6 +61,8 @@ enum Command {
 struct Submitted {
     submission: Submission,
     output: Output,
+    /// Of a constrained one.
+    begin: Option<Begin>,
     figures: Arc<Figures>,
     milestones: Option<Arc<Milestones>>,
     at: Instant,
@@ -81,7 +90,9 @@ pub struct EngineHandle {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     namespace: Namespace,
-    commands: SyncSender<Command>,
+    /// Alone in holding this: what is still being compiled keeps no engine alive.
+    commands: Arc<SyncSender<Command>>,
+    compiler: Compiler,
     board: Arc<Board>,
     sequences: AtomicU64,
 }
@@ -113,8 +124,18 @@ impl EngineHandle {
         thread::Builder::new().name("realm-engine".to_owned()).spawn(move || {
             worker.run(reservation);
         })?;
-        let sequences = AtomicU64::new(0);
-        Ok(Self { info, device, tokenizer, template, namespace, commands, board, sequences })
+        let compiler = Compiler::new(tokenizer.clone());
+        Ok(Self {
+            info,
+            device,
+            tokenizer,
+            template,
+            namespace,
+            commands: Arc::new(commands),
+            compiler,
+            board,
+            sequences: AtomicU64::new(0),
+        })
     }
 
     /// Becomes `true` when the engine has given up and serves no more.
@@ -170,6 +191,40 @@ impl EngineHandle {
         }
     }
 
+    fn submit(&self, submitted: Submitted) -> Result<(), Refusal> {
+        let sent = self.commands.try_send(Command::Submit(Box::new(submitted)));
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Busy { retry_after_ms: BUSY_RETRY_MS },
+            TrySendError::Disconnected(_) => Refusal::Internal,
+        })
+    }
+
+    /// Sends a sequence by way of the compiler.
+    fn compile(&self, mut submitted: Submitted, constraint: Constraint) -> Result<(), Refusal> {
+        let Submission { tenant, prompt, resumed, .. } = &submitted.submission;
+        let tenant = tenant.clone();
+        let resumed = prompt.get(prompt.len().saturating_sub(*resumed)..).unwrap_or_default();
+        let resumed = resumed.to_vec();
+        let (commands, sender) = (Arc::downgrade(&self.commands), submitted.output.sender());
+        let reader = sender.clone();
+        let has_reader = Box::new(move || !reader.is_closed());
+        let then = Box::new(move |begin: Result<Begin, Refusal>| {
+            let command = match begin {
+                Ok(begin) => {
+                    submitted.begin = Some(begin);
+                    Command::Submit(Box::new(submitted))
+                }
+                Err(refusal) => Command::Refuse(Box::new(submitted), refusal),
+            };
+            // Waits, if the queue is full, for the end of a step.
+            let sent = commands.upgrade().is_some_and(|commands| commands.send(command).is_ok());
+            if !sent {
+                let _ = sender.try_send(TokenEvent::Failed(Refusal::Draining));
+            }
+        });
+        self.compiler.compile(Wanted { tenant, constraint, resumed, has_reader, then })
+    }
+
     /// Refuses what the thread need not see.
     fn check(&self, prompt: &[u32], resume: Option<&Resume>) -> Result<(), Refusal> {
         let tokens_max = self.info.context as usize;
@@ -211,27 +266,29 @@ impl Engine for EngineHandle {
         template.encode(messages, &self.tokenizer)
     }
 
-    fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal> {
+    fn generate(
+        &self,
+        caller: &Caller,
+        mut generation: Generation,
+    ) -> Result<TokenStream, Refusal> {
         self.check(&generation.prompt, generation.resume.as_ref())?;
         let (id, seed) = self.number();
         let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
         let at = Instant::now();
         let milestones = generation.milestones.clone();
+        let constraint = generation.constraint.take();
         let submission = Self::submission(id, caller, generation, at);
         let figures = self.board.enter(caller.tenant(), &self.info.model)?;
-        let submitted = Submitted { submission, output, figures, milestones, at };
-        let command = Command::Submit(Box::new(submitted));
-        match self.commands.try_send(command) {
-            Ok(()) => Ok(stream),
-            Err(TrySendError::Full(_)) => {
-                self.board.turn_back(caller.tenant());
-                Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })
-            }
-            Err(TrySendError::Disconnected(_)) => {
-                self.board.turn_back(caller.tenant());
-                Err(Refusal::Internal)
-            }
+        let submitted = Submitted { submission, output, begin: None, figures, milestones, at };
+        let sent = match constraint {
+            None => self.submit(submitted),
+            Some(constraint) => self.compile(submitted, constraint),
+        };
+        if let Err(refusal) = sent {
+            self.board.turn_back(caller.tenant());
+            return Err(refusal);
         }
+        Ok(stream)
     }
 
     fn draw_seed(&self) -> u64 {
@@ -247,6 +304,7 @@ impl Engine for EngineHandle {
     }
 
     fn forget(&self, tenant: &TenantName) {
+        self.compiler.forget(tenant);
         self.board.forget(tenant);
     }
 }

@@ -15,6 +15,7 @@ mod batch;
 mod forward;
 mod weights;
 
+mod constraint;
 mod kv;
 mod output;
 mod sampler;

@@ -147,6 +147,7 @@ fn start(engine: &EngineHandle, prompt: &[u32]) -> Result<TokenStream, Refusal> 
             bias: Vec::new(),
             tokens_max: Some(3),
             stop: Vec::new(),
+            constraint: None,
             deadline: None,
             resume: None,
             milestones: None,

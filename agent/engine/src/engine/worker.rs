@@ -12,7 +12,7 @@ use std::{
 };
 
 use realm_core::{
-    engine::{Milestones, TokenEvent, Usage},
+    engine::{Logprobs, Milestones, TokenEvent, Usage},
     name::TenantName,
     refusal::Refusal,
 };
@@ -22,6 +22,11 @@ use super::{Command, Submitted, board::Board, figures::Figures};
 use crate::{
     batch::{Batch, SequenceId},
     budget::Reservation,
+    constraint::{
+        self,
+        guide::Guide,
+        masks::{Computed, Masks},
+    },
     forward::Executor,
     output::Output,
     sampler::Scratch,
@@ -38,10 +43,17 @@ const FAILURES_MAX: u32 = 3;
 /// looks, and seldom enough that a thousand tenants cost a step nothing.
 const TENANTS_SHOWN_EVERY: Duration = Duration::from_millis(200);
 
+/// How long a step's end waits for the masks of its sequences. Most are there long before it, or
+/// come within a fraction of this; a sequence whose mask takes longer misses a step, which takes
+/// ten times this at the least.
+const MASKS_WAIT: Duration = Duration::from_millis(1);
+
 /// A sequence in the thread's care.
 struct Open {
     tenant: TenantName,
     output: Output,
+    /// Of a constrained one.
+    guide: Option<Guide>,
     figures: Arc<Figures>,
     /// Each is noted once; nothing of it grows with the tokens.
     milestones: Option<Arc<Milestones>>,
@@ -62,6 +74,14 @@ impl Open {
         }
     }
 
+    /// The token that these logits lead to, and what is told of it.
+    fn choose(&self, logits: &[f32], position: usize, scratch: &mut Scratch) -> Option<Chosen> {
+        let mask = self.guide.as_ref().and_then(Guide::mask);
+        let sampler = &self.output.sampler;
+        let id = sampler.pick(logits, mask, position, scratch)?;
+        Some(Chosen { id, logprobs: sampler.logprobs(logits, id) })
+    }
+
     /// Counts the first step, at `now`.
     fn count_start(&self, usage: Usage, now: Instant) {
         self.figures.started(usage, now.saturating_duration_since(self.submitted_at));
@@ -69,6 +89,12 @@ impl Open {
             milestones.started.get_or_init(|| (now, usage.cached_tokens));
         }
     }
+}
+
+/// A token that was chosen.
+struct Chosen {
+    id: u32,
+    logprobs: Option<Logprobs>,
 }
 
 pub(super) struct Worker {
@@ -79,6 +105,7 @@ pub(super) struct Worker {
     tokenizer: Arc<Tokenizer>,
     board: Arc<Board>,
     open: HashMap<SequenceId, Open>,
+    masks: Masks,
     batch: Batch,
     scratch: Scratch,
     /// Events of this step, sent once the board shows what they mean.
@@ -106,6 +133,7 @@ impl Worker {
             tokenizer,
             board,
             open: HashMap::new(),
+            masks: Masks::default(),
             batch: Batch::default(),
             scratch: Scratch::default(),
             outbox: Vec::new(),
@@ -119,12 +147,16 @@ impl Worker {
     pub(super) fn run(mut self, reservation: Reservation) {
         while self.take_commands() {
             self.drop_unread();
+            self.take_masks(Duration::ZERO);
             let now = Instant::now();
             for (id, refusal) in self.scheduler.plan_batch(now, &mut self.batch) {
                 self.fail(id, refusal);
             }
             self.tell_starts(now);
-            if !self.batch.is_empty() {
+            if self.batch.is_empty() {
+                // Every sequence that runs waits for its mask.
+                self.take_masks(MASKS_WAIT);
+            } else {
                 self.step();
             }
             self.publish_and_send();
@@ -161,6 +193,7 @@ impl Worker {
     fn apply(&mut self, command: Command) {
         match command {
             Command::Submit(submit) => self.submit(*submit),
+            Command::Refuse(submit, refusal) => self.refuse(*submit, refusal),
             Command::Drain => self.scheduler.drain(),
         }
     }
@@ -173,23 +206,30 @@ impl Worker {
     /// say how it ends.
     fn refuse_the_rest(&mut self) {
         while let Ok(command) = self.commands.recv() {
-            if let Command::Submit(submit) = command {
-                let id = submit.submission.id;
-                self.arrive(*submit);
-                self.fail(id, Refusal::Internal);
-                self.publish_and_send();
+            match command {
+                Command::Submit(submit) => self.refuse(*submit, Refusal::Internal),
+                Command::Refuse(submit, refusal) => self.refuse(*submit, refusal),
+                Command::Drain => {}
             }
+            self.publish_and_send();
         }
     }
 
     /// Takes a sequence into care; gives what the scheduler is to have of it.
     fn arrive(&mut self, submitted: Submitted) -> Submission {
-        let Submitted { submission, output, figures, milestones, at: submitted_at } = submitted;
+        let Submitted { submission, output, begin, figures, milestones, at: submitted_at } =
+            submitted;
         self.arrived += 1;
-        let tenant = submission.tenant.clone();
-        let open = Open { tenant, output, figures, milestones, submitted_at, token_at: None };
+        let (tenant, guide) = (submission.tenant.clone(), begin.map(Guide::new));
+        let open =
+            Open { tenant, output, guide, figures, milestones, submitted_at, token_at: None };
         self.open.insert(submission.id, open);
         submission
+    }
+
+    fn refuse(&mut self, submitted: Submitted, refusal: Refusal) {
+        let submission = self.arrive(submitted);
+        self.fail(submission.id, refusal);
     }
 
     fn submit(&mut self, submitted: Submitted) {
@@ -221,14 +261,23 @@ impl Worker {
     }
 
     fn tell_starts(&mut self, now: Instant) {
-        let Self { scheduler, open, outbox, .. } = self;
+        let Self { scheduler, open, masks, outbox, .. } = self;
+        let mut stuck = Vec::new();
         for (id, usage) in scheduler.started() {
-            let Some(open) = open.get(id) else { continue };
+            let Some(open) = open.get_mut(id) else { continue };
             open.count_start(*usage, now);
+            if let Some(begin) = open.guide.as_mut().and_then(Guide::begin)
+                && !masks.begin(*id, &open.tenant, begin)
+            {
+                stuck.push(*id);
+            }
             if usage.cached_tokens > 0 {
                 // Now, for whoever pays for the whole prompt meanwhile.
                 outbox.push((open.output.sender(), TokenEvent::Cached(usage.cached_tokens)));
             }
+        }
+        for id in stuck {
+            self.fail(id, Refusal::Internal);
         }
     }
 
@@ -276,25 +325,92 @@ impl Worker {
     /// Gives every sequence whose logits were computed its next token.
     fn sample(&mut self) {
         let batch = std::mem::take(&mut self.batch);
+        self.take_masks(Duration::ZERO);
+        self.await_masks(&batch);
         let now = Instant::now();
-        let mut output = 0;
-        for span in &batch.spans {
-            let last = span.first_row + span.count - 1;
-            if batch.outputs.get(output).is_some_and(|&row| row as usize == last) {
-                self.advance(span.sequence, output, now);
-                output += 1;
-            }
+        for (id, output) in batch.finished() {
+            self.advance(id, output, now);
         }
         self.batch = batch;
     }
 
-    fn advance(&mut self, id: SequenceId, output: usize, now: Instant) {
-        let Some((open, executor)) = self.open.get_mut(&id).zip(self.executor.as_ref()) else {
-            return;
+    /// Waits a moment for masks that this step's logits need.
+    fn await_masks(&mut self, batch: &Batch) {
+        let lacks_mask = |id: SequenceId| {
+            let guide = self.open.get(&id).and_then(|open| open.guide.as_ref());
+            guide.is_some_and(|guide| guide.mask().is_none())
         };
+        let mut lacking = batch.finished().filter(|(id, _)| lacks_mask(*id)).count();
+        let until = Instant::now() + MASKS_WAIT;
+        while lacking > 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(computed) = self.masks.take(left) else { return };
+            lacking -= usize::from(batch.finished().any(|(id, _)| id == computed.id));
+            self.guide(computed);
+        }
+    }
+
+    /// Takes the masks that are there, and one that comes within `wait`. Sequences whose logits
+    /// were waiting for theirs get their next token.
+    fn take_masks(&mut self, wait: Duration) {
+        let mut wait = wait;
+        while let Some(computed) = self.masks.take(wait) {
+            wait = Duration::ZERO;
+            self.guide(computed);
+        }
+    }
+
+    fn guide(&mut self, computed: Computed) {
+        let Computed { id, matcher, mask } = computed;
+        // Otherwise the sequence has ended meanwhile.
+        let Some(guide) = self.guide_of(id) else { return };
+        match mask {
+            Ok(mask) => guide.set(matcher, mask),
+            Err(error) => {
+                self.fail(id, constraint::refusal(&error));
+                return;
+            }
+        }
+        let Some(logits) = guide.take_logits() else { return };
+        // Otherwise it was preempted, and what they were computed of is computed again.
+        if self.scheduler.awaits_token(id) {
+            self.choose(id, &logits, Instant::now());
+        }
+        if let Some(guide) = self.guide_of(id) {
+            guide.reuse(logits);
+        }
+    }
+
+    fn guide_of(&mut self, id: SequenceId) -> Option<&mut Guide> {
+        self.open.get_mut(&id)?.guide.as_mut()
+    }
+
+    /// Gives a sequence its next token, once there are both logits and, where it needs one, a mask.
+    fn advance(&mut self, id: SequenceId, output: usize, now: Instant) {
+        let Self { open, executor: Some(executor), .. } = self else { return };
+        let Some(open) = open.get_mut(&id) else { return };
         let logits = executor.logits(output);
-        let position = self.scheduler.position(id);
-        let Some(token) = open.output.sampler.pick(logits, position, &mut self.scratch) else {
+        match &mut open.guide {
+            Some(guide) if guide.mask().is_none() => guide.hold(logits),
+            _ => {
+                let position = self.scheduler.position(id);
+                let chosen = open.choose(logits, position, &mut self.scratch);
+                self.give(id, chosen, now);
+            }
+        }
+    }
+
+    /// As [`Worker::advance`], with logits that have waited.
+    fn choose(&mut self, id: SequenceId, logits: &[f32], now: Instant) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        let chosen = open.choose(logits, self.scheduler.position(id), &mut self.scratch);
+        self.give(id, chosen, now);
+    }
+
+    /// Adds a token to its answer and asks for what decides about the next one.
+    fn give(&mut self, id: SequenceId, chosen: Option<Chosen>, now: Instant) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        let Some(Chosen { id: token, logprobs }) = chosen else {
             tracing::warn!("a forward pass gave logits from which no token can be picked");
             self.fail(id, Refusal::Internal);
             return;
@@ -304,14 +420,19 @@ impl Worker {
             return;
         }
         open.count_token(now);
-        let logprobs = open.output.sampler.logprobs(logits, token);
         let length = self.scheduler.advance(id, token);
-        let (mut token, finish) = open.output.push(token, length, &self.tokenizer);
-        token.logprobs = logprobs;
-        self.outbox.push((open.output.sender(), TokenEvent::Token(token)));
-        let Some(finish) = finish else { return };
-        let Some(usage) = self.scheduler.end(id) else { return };
-        self.close(id, TokenEvent::Finished { finish, usage });
+        let matcher = open.guide.as_mut().and_then(Guide::go_on);
+        let (mut event, finish) = open.output.push(token, length, &self.tokenizer);
+        event.logprobs = logprobs;
+        self.outbox.push((open.output.sender(), TokenEvent::Token(event)));
+        if let Some(finish) = finish {
+            let Some(usage) = self.scheduler.end(id) else { return };
+            self.close(id, TokenEvent::Finished { finish, usage });
+        } else if let Some(matcher) = matcher
+            && !self.masks.next(id, &open.tenant, matcher, token)
+        {
+            self.fail(id, Refusal::Internal);
+        }
     }
 
     fn fail(&mut self, id: SequenceId, refusal: Refusal) {

@@ -13,6 +13,7 @@ mod tiny_gguf;
 mod support;
 
 mod architectures;
+mod constraint;
 mod converted;
 mod files;
 mod generate;

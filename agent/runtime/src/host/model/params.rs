@@ -50,6 +50,7 @@ pub(super) fn check(
         bias: Vec::new(),
         tokens_max: Some(tokens_max.map_or(rest, |tokens_max| tokens_max.min(rest))),
         stop,
+        constraint: None,
         deadline: Some(deadline.at()),
         resume: None,
         milestones: None,
