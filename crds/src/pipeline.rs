@@ -30,6 +30,17 @@ pub const TEXT_LEN_MAX: u32 = 16_384;
 /// Longest name of an input, a step or an output.
 pub const FIELD_LEN_MAX: u32 = 63;
 
+/// Tokens to choose among: more than any vocabulary has.
+pub const TOP_K_MAX: u32 = 1_000_000;
+
+/// Largest seed: as many bits as a double holds, which is what many clients read numbers into.
+pub const SEED_MAX: u64 = (1 << 53) - 1;
+
+/// Stop strings of one step, and the longest, in characters here and in bytes where one is read:
+/// every token is held against all of them.
+pub const STOPS_MAX: u32 = 16;
+pub const STOP_LEN_MAX: u32 = 256;
+
 /// A letter, then letters, digits, `_` and `-`.
 pub(crate) const FIELD_PATTERN: &str = "^[A-Za-z][A-Za-z0-9_-]*$";
 
@@ -158,6 +169,57 @@ pub struct PipelineStep {
     #[serde(default)]
     #[schemars(range(min = 0, max = 2))]
     pub temperature: f64,
+
+    /// The model chooses among so many of the likeliest tokens; 0 keeps all. What a step does not
+    /// say of this and what follows is up to the tenant's program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = TOP_K_MAX))]
+    pub top_k: Option<u32>,
+
+    /// The model chooses among the likeliest tokens whose probabilities sum to this; 1 keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 0.0, "exclusiveMinimum" = true, "maximum" = 1.0))]
+    pub top_p: Option<f64>,
+
+    /// The model chooses among tokens at least this likely relative to the likeliest; 0 keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub min_p: Option<f64>,
+
+    /// The model chooses among the tokens that tell about as much as can be expected whose
+    /// probabilities sum to this; 1 keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 0.0, "exclusiveMinimum" = true, "maximum" = 1.0))]
+    pub typical_p: Option<f64>,
+
+    /// Divides the logits of tokens that the prompt or the answer has; 1 changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 0.0, "exclusiveMinimum" = true, "maximum" = 10.0))]
+    pub repetition_penalty: Option<f64>,
+
+    /// Taken from a token's logit for each time the answer has it; 0 changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -2, max = 2))]
+    pub frequency_penalty: Option<f64>,
+
+    /// Taken from a token's logit once if the answer has it; 0 changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -2, max = 2))]
+    pub presence_penalty: Option<f64>,
+
+    /// Same seed, same prompt, same model: same answer. One is drawn for each call when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = SEED_MAX))]
+    pub seed: Option<u64>,
+
+    /// The step's text ends before the first of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = STOPS_MAX),
+        inner(length(min = 1, max = STOP_LEN_MAX)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub stop: Vec<String>,
 
     /// Milliseconds the step may take.
     #[serde(default = "deadline_ms")]

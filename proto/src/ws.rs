@@ -5,7 +5,8 @@ mod server;
 
 pub use client::{CallFrame, ClientFrame, ID_BYTES_MAX, Resume};
 pub use server::{
-    ConnectionFrame, ErrorBody, Finish, Piece, Progress, Quota, ReplyFrame, ServerFrame, Usage,
+    ConnectionFrame, ErrorBody, Finish, Logprobs, Piece, Progress, Quota, ReplyFrame, ScoredToken,
+    ServerFrame, Usage,
 };
 
 /// What both sides offer and select as `Sec-WebSocket-Protocol`.

@@ -134,12 +134,14 @@ async def test_the_completions_door_answers_as_generate_does(server: Server, key
 async def test_the_official_node_client_gets_the_same_answer(
     server: Server, key: str, whole: str, node_folder: Path, streams: bool
 ) -> None:
-    body = request(stream=streams)
+    body = request(stream=streams, logprobs=True, top_logprobs=2)
     if streams:
         body["stream_options"] = {"include_usage": True}
     got = await node(node_folder, server, key, body)
     assert got["error"] is None
     assert got["text"] == whole
+    assert "".join(token for token, _ in got["tokens"]) == whole
+    assert {count for _, count in got["tokens"]} == {2}
     assert got["models"] == [MODEL]
     assert (len(got["pieces"]) > TOKENS // 2) == streams
     assert got["usage"]["completion_tokens"] <= TOKENS
@@ -157,7 +159,7 @@ async def test_the_official_clients_know_a_wrong_key_and_an_unknown_model(
             await client.chat.completions.create(**request(model="gpt-4"))
         assert unknown.value.code == "model_not_found"
         with pytest.raises(openai.BadRequestError) as refused:
-            await client.chat.completions.create(**request(logit_bias={"5": 1}))
+            await client.chat.completions.create(**request(logit_bias={"5": 101}))
         assert refused.value.param == "logit_bias"
     got = await node(node_folder, server, "rk_wrong", request())
     assert got["error"] == {"name": "AuthenticationError", "status": 401, "code": "invalid_api_key"}

@@ -149,10 +149,13 @@ async def test_the_official_client_streams_through_that_door_too(
             messages=[{"role": "user", "content": QUESTION}],
             max_tokens=TOKENS,
             temperature=0,
+            logprobs=True,
             stream=True,
         )
-        pieces = [chunk.choices[0].delta.content or "" async for chunk in streamed]
-    assert "".join(pieces) == whole
+        choices = [chunk.choices[0] async for chunk in streamed]
+    assert "".join(choice.delta.content or "" for choice in choices) == whole
+    told = [choice.logprobs.content or [] for choice in choices if choice.logprobs]
+    assert "".join(token.token for each in told for token in each) == whole
 
 
 @pytest.mark.usefixtures("placed")

@@ -53,10 +53,12 @@ ENDINGS = {
     "eat_memory": "program_memory",
     "flood_host_calls": "program_host_calls",
     "flood_output": "program_output",
+    "flood_logprobs": "program_output",
     "trap": "program_failed",
     "overflow_stack": "program_failed",
     "garbage_json": "program_failed",
     "garbage_data": "program_failed",
+    "garbage_logprobs": "program_failed",
 }
 
 

@@ -46,6 +46,11 @@ RANGES = [
     ("Pipeline", "steps[0].maxTokens", 1, 16_777_216),
     ("Pipeline", "steps[0].deadlineMs", 1, 86_400_000),
     ("Pipeline", "steps[0].temperature", 0, 2),
+    ("Pipeline", "steps[0].topK", 0, 1_000_000),
+    ("Pipeline", "steps[0].minP", 0, 1),
+    ("Pipeline", "steps[0].frequencyPenalty", -2, 2),
+    ("Pipeline", "steps[0].presencePenalty", -2, 2),
+    ("Pipeline", "steps[0].seed", 0, 9_007_199_254_740_991),
 ]
 
 #: Texts with the longest that is taken.
@@ -61,6 +66,7 @@ LENGTHS = [
     ("Pipeline", "steps[0].system", 16_384),
     ("Pipeline", "steps[0].prompt", 16_384),
     ("Pipeline", "steps[1].onError.use", 16_384),
+    ("Pipeline", "steps[1].stop[0]", 256),
     ("Pipeline", "tenants[0]", 63),
 ]
 
@@ -86,6 +92,7 @@ LISTS = [
     Entries("Pipeline", "outputs", 1, 16, lambda i: {"name": f"o{i}", "step": "s"}),
     Entries("Pipeline", "tenants", 1, 64, lambda i: f"t{i}"),
     Entries("Pipeline", "steps[0].dependsOn", 0, 16, lambda i: f"s{i}"),
+    Entries("Pipeline", "steps[0].stop", 0, 16, lambda i: f"stop {i}"),
 ]
 
 
@@ -98,6 +105,8 @@ class Wrong(NamedTuple):
     field: str
     says: str
 
+
+PENALTY = "steps[0].repetitionPenalty"
 
 REFUSED = [
     Wrong("Model", "sources", ["ftp://example.org/m"], "sources", "a source starts with"),
@@ -139,6 +148,17 @@ REFUSED = [
     Wrong("Pipeline", "steps[0].prompt", None, "steps[0].prompt", "Required value"),
     Wrong("Pipeline", "steps[0].model", None, "steps[0].model", "Required value"),
     Wrong("Pipeline", "steps[0].maxTokens", None, "steps[0].maxTokens", "Required value"),
+    Wrong("Pipeline", "steps[0].topP", 0, "steps[0].topP", "greater than 0"),
+    Wrong("Pipeline", "steps[0].topP", 1.1, "steps[0].topP", "less than or equal to 1"),
+    Wrong("Pipeline", "steps[0].typicalP", 0, "steps[0].typicalP", "greater than 0"),
+    Wrong(
+        "Pipeline", "steps[0].repetitionPenalty", 0, "steps[0].repetitionPenalty", "greater than 0"
+    ),
+    Wrong(
+        "Pipeline", "steps[0].repetitionPenalty", 11, "steps[0].repetitionPenalty", "equal to 10"
+    ),
+    Wrong("Pipeline", "steps[0].stop", [""], "steps[0].stop[0]", "at least 1 chars"),
+    Wrong("Pipeline", "steps[0].stop", ["a", "a"], "steps[0].stop[1]", "Duplicate value"),
     Wrong("Pipeline", "steps[1].dependsOn", ["s", "s"], "steps[1].dependsOn[1]", "Duplicate value"),
     Wrong("Pipeline", "steps[1].onError", {}, "steps[1].onError.use", "Required value"),
     Wrong("Pipeline", "outputs[0].step", "nothing", "", "an output names a step"),
@@ -158,7 +178,7 @@ UNKNOWN = [
     ("Tenant", "program.image"),
     ("Pipeline", "step"),
     ("Pipeline", "inputs[0].default"),
-    ("Pipeline", "steps[0].stop"),
+    ("Pipeline", "steps[0].logitBias"),
     ("Pipeline", "steps[0].onError.retry"),
     ("Pipeline", "outputs[0].type"),
 ]

@@ -236,7 +236,23 @@ pub struct PipelineStep {
     pub tokens_max: u32,
     pub deadline_ms: u64,
     pub temperature: f32,
+    pub choice: Choice,
     pub on_error: OnError,
+}
+
+/// How a step's tokens are chosen besides its temperature. What is absent is up to the tenant's
+/// program.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    pub top_k: Option<u32>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub typical_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    pub presence_penalty: Option<f32>,
+    pub seed: Option<u64>,
+    pub stop: Vec<String>,
 }
 
 /// What a pipeline does when a step fails.

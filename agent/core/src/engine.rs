@@ -15,7 +15,7 @@ use crate::{
     refusal::Refusal,
 };
 
-pub use crate::constraint::Constraint;
+pub use crate::{constraint::Constraint, sampling::Sampling};
 
 /// A loaded model that every tenant with the right to it shares.
 ///
@@ -163,52 +163,6 @@ pub struct Milestones {
     pub ended: OnceLock<Instant>,
 }
 
-/// How the next token is chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// Keep the `top_k` likeliest tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Keep the likeliest tokens whose probabilities sum to this; 1 keeps all.
-    pub top_p: f32,
-    /// Keep tokens at least this likely relative to the likeliest; 0 keeps all.
-    pub min_p: f32,
-    /// Keep the tokens that tell about as much as can be expected, those nearest to it first, whose
-    /// probabilities sum to this; 1 keeps all.
-    pub typical_p: f32,
-    /// Makes tokens of the prompt and the answer less likely: positive logits are divided by it,
-    /// negative ones multiplied; 1 changes nothing.
-    pub repetition_penalty: f32,
-    /// Taken from a token's logit for each time the answer has it; 0 changes nothing.
-    pub frequency_penalty: f32,
-    /// Taken from a token's logit once if the answer has it; 0 changes nothing.
-    pub presence_penalty: f32,
-    /// How many of the likeliest tokens to tell with each token, with their probabilities; `None`
-    /// tells nothing, 0 the token's own.
-    pub logprobs: Option<u32>,
-    /// Same seed, same prompt, same model: same tokens, since a draw depends on the seed and the
-    /// place in the answer alone. `None` draws one.
-    pub seed: Option<u64>,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            typical_p: 1.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logprobs: None,
-            seed: None,
-        }
-    }
-}
-
 /// Tokens that may wait for a slow program, by the reasoning of
 /// [`crate::reply::CHUNKS_BUFFERED_MAX`].
 pub const TOKENS_BUFFERED_MAX: usize = 256;
@@ -237,18 +191,44 @@ pub struct Token {
     pub id: u32,
     /// Whole characters only: empty while a character, or a possible stop string, is incomplete.
     pub text: String,
-    /// Where [`Sampling::logprobs`] asks for them.
+    /// Where [`Sampling::logprobs`] asks for them. `None` with the token that ends the answer,
+    /// which is no part of it.
     pub logprobs: Option<Logprobs>,
 }
 
 /// How likely a token was to the model itself, before penalties, biases and temperature, and which
-/// tokens were likeliest. Natural logarithms.
+/// tokens were likeliest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
-    pub own: f32,
-    /// Ids, the likeliest first and the lowest of equals first.
-    pub top: Vec<(u32, f32)>,
+    pub chosen: ScoredToken,
+    /// The likeliest first, and of equals the one with the lowest id.
+    pub top: Vec<ScoredToken>,
 }
+
+impl Logprobs {
+    /// About what these take of an answer, in bytes, whatever its form.
+    pub fn output_bytes(&self) -> usize {
+        /// An id, a number of seven digits, and the names of both.
+        const TOKEN_BYTES: usize = 64;
+        let tokens = self.top.iter().chain([&self.chosen]);
+        let bytes = tokens.map(|token| token.bytes.len().saturating_add(TOKEN_BYTES));
+        bytes.fold(0, usize::saturating_add)
+    }
+}
+
+/// A token and how likely it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredToken {
+    pub id: u32,
+    /// What it is in a text, which need not be whole characters; of a control token its spelling.
+    pub bytes: Vec<u8>,
+    /// The natural logarithm of its probability, at least [`LOGPROB_MIN`].
+    pub logprob: f32,
+}
+
+/// The logarithm of a probability that is next to nothing: JSON has no infinity, and the common
+/// APIs say this number.
+pub const LOGPROB_MIN: f32 = -9999.0;
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

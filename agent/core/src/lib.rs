@@ -14,6 +14,7 @@ pub mod engine;
 pub mod limit;
 pub mod refusal;
 pub mod reply;
+pub mod sampling;
 pub mod tenants;
 pub mod trace;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::{
-    engine::{Finish, Usage},
+    engine::{Finish, Logprobs, Usage},
     refusal::Refusal,
 };
 
@@ -25,11 +25,14 @@ pub enum ReplyEvent {
 }
 
 /// A piece of a streamed reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
     /// The pipeline step it belongs to.
     pub step: Option<Arc<str>>,
     pub body: ChunkBody,
+    /// How likely the tokens since the chunk before were, where the client has asked for it. Their
+    /// text is in this chunk, but for what a stop string or a cut character keeps of it.
+    pub logprobs: Vec<Logprobs>,
     /// Where the answer can be resumed behind this chunk; `None` where it cannot be.
     pub progress: Option<Progress>,
 }

@@ -5,14 +5,18 @@
 
 use realm_core::{
     call::Resume,
-    engine::{Finish, Generation, TOKENS_BUFFERED_MAX, Token, TokenEvent, TokenStream},
+    engine::{
+        Finish, Generation, LOGPROB_MIN, Logprobs, ScoredToken, TOKENS_BUFFERED_MAX, Token,
+        TokenEvent, TokenStream,
+    },
     refusal::Refusal,
+    sampling::check_stop,
 };
 use tokio::sync::mpsc;
 
 use crate::{
-    sampler::Sampler,
-    stop::{STOP_BYTES_MAX, STOPS_MAX, StopWatch},
+    sampler::{Likely, Sampler},
+    stop::StopWatch,
     tokenizer::{Detokenizer, Tokenizer},
 };
 
@@ -45,13 +49,7 @@ impl Output {
         seed: u64,
         tokenizer: &Tokenizer,
     ) -> Result<(Self, TokenStream), Refusal> {
-        let refuse = |message: String| Err(Refusal::Invalid(message));
-        if generation.stop.len() > STOPS_MAX {
-            return refuse(format!("more than {STOPS_MAX} stop strings"));
-        }
-        if generation.stop.iter().any(|stop| stop.is_empty() || stop.len() > STOP_BYTES_MAX) {
-            return refuse(format!("a stop string must have 1 to {STOP_BYTES_MAX} bytes"));
-        }
+        check_stop(&generation.stop)?;
         // One place more than tokens may take, so that the end always has room.
         let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX + 1);
         let mut output = Self {
@@ -115,6 +113,26 @@ impl Output {
     /// Whether the reader lags by all that may wait for it.
     pub(crate) fn is_full(&self) -> bool {
         self.sender.capacity() <= 1
+    }
+
+    /// How likely the token was that these logits led to, where the reader asks for it and the
+    /// token is a part of the answer.
+    pub(crate) fn logprobs(
+        &self,
+        logits: &[f32],
+        id: u32,
+        tokenizer: &Tokenizer,
+    ) -> Option<Logprobs> {
+        if tokenizer.is_ending(id) {
+            return None;
+        }
+        let Likely { own, top } = self.sampler.logprobs(logits, id)?;
+        let scored = |(id, logprob): (u32, f32)| ScoredToken {
+            id,
+            bytes: tokenizer.piece(id).to_vec(),
+            logprob: logprob.max(LOGPROB_MIN),
+        };
+        Some(Logprobs { chosen: scored((id, own)), top: top.into_iter().map(scored).collect() })
     }
 
     /// The event of a token, and why the sequence is over if it is. `length` says that there is no

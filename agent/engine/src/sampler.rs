@@ -9,13 +9,13 @@ mod keep;
 mod logprobs;
 
 use realm_core::{
-    engine::{Generation, Logprobs, Sampling},
+    engine::{Generation, Sampling},
     refusal::Refusal,
 };
 use realm_grammar::Mask;
 
 use self::adjust::Adjustment;
-pub(crate) use self::logprobs::LOGPROBS_MAX;
+pub(crate) use self::logprobs::Likely;
 
 /// A checked way to choose tokens, with its seed and what it remembers of the answer.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl Sampler {
         vocabulary: usize,
     ) -> Result<Self, Refusal> {
         let sampling = generation.sampling;
-        check(&sampling)?;
+        sampling.check()?;
         let adjustment = Adjustment::new(generation, vocabulary)?;
         Ok(Self { sampling, seed: sampling.seed.unwrap_or(seed), adjustment })
     }
@@ -99,7 +99,7 @@ impl Sampler {
     }
 
     /// What the settings ask to be told of a token that these logits led to.
-    pub(crate) fn logprobs(&self, logits: &[f32], id: u32) -> Option<Logprobs> {
+    pub(crate) fn logprobs(&self, logits: &[f32], id: u32) -> Option<Likely> {
         self.sampling.logprobs.map(|count| logprobs::of(logits, id, count as usize))
     }
 
@@ -122,43 +122,6 @@ impl Sampler {
             keep::nucleus(candidates, f64::from(top_p));
         }
     }
-}
-
-/// The comparisons are written so that NaN fails each of them.
-fn check(sampling: &Sampling) -> Result<(), Refusal> {
-    let Sampling {
-        temperature,
-        top_k: _,
-        top_p,
-        min_p,
-        typical_p,
-        repetition_penalty,
-        frequency_penalty,
-        presence_penalty,
-        logprobs,
-        seed: _,
-    } = *sampling;
-    let share = |p: f32| p > 0.0 && p <= 1.0;
-    let penalty = |p: f32| (-2.0..=2.0).contains(&p);
-    let rules = [
-        ((0.0..=100.0).contains(&temperature), "`temperature` must be from 0 to 100"),
-        (share(top_p), "`top_p` must be above 0 and at most 1"),
-        ((0.0..=1.0).contains(&min_p), "`min_p` must be from 0 to 1"),
-        (share(typical_p), "`typical_p` must be above 0 and at most 1"),
-        (
-            repetition_penalty > 0.0 && repetition_penalty <= 10.0,
-            "`repetition_penalty` must be above 0 and at most 10",
-        ),
-        (penalty(frequency_penalty), "`frequency_penalty` must be from -2 to 2"),
-        (penalty(presence_penalty), "`presence_penalty` must be from -2 to 2"),
-    ];
-    if let Some((_, message)) = rules.into_iter().find(|(holds, _)| !holds) {
-        return Err(Refusal::Invalid(message.to_owned()));
-    }
-    if logprobs.is_some_and(|count| count > LOGPROBS_MAX) {
-        return Err(Refusal::Invalid(format!("`logprobs` must be at most {LOGPROBS_MAX}")));
-    }
-    Ok(())
 }
 
 /// The id of the largest logit, the lowest of equals. NaN is never the largest.

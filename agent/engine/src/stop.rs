@@ -1,10 +1,5 @@
 //! Stop strings: the text ends before the first of them, wherever tokens happen to be cut.
 
-/// Stop strings one generation may name: four times what the common APIs allow.
-pub(crate) const STOPS_MAX: usize = 16;
-/// Bytes of one stop string. With [`STOPS_MAX`] it bounds the work for each token.
-pub(crate) const STOP_BYTES_MAX: usize = 256;
-
 /// Watches a text for stop strings and holds back what may become one.
 #[derive(Debug, Default)]
 pub(crate) struct StopWatch {

@@ -80,7 +80,9 @@ fn encode(frame: &ServerFrame) -> Message {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use realm_proto::ws::{CallFrame, Finish, Piece, Progress, Quota, Resume, Usage};
+    use realm_proto::ws::{
+        CallFrame, Finish, Logprobs, Piece, Progress, Quota, Resume, ScoredToken, Usage,
+    };
     use serde_json::{Map, Value, json};
 
     use super::*;
@@ -141,11 +143,14 @@ mod tests {
         let error = (".{0,16}", ".{0,64}", any::<Option<u64>>()).prop_map(
             |(code, message, retry_after_ms)| ErrorBody { code, message, retry_after_ms },
         );
-        let piece = (any::<Option<String>>(), any::<String>()).prop_map(|(step, text)| Piece {
-            step,
-            text: Some(text),
-            value: None,
-        });
+        let token = (any::<(u32, String, Option<Vec<u8>>)>(), -1e4_f64..=0.0)
+            .prop_map(|((id, text, bytes), logprob)| ScoredToken { id, text, bytes, logprob });
+        let top = prop::collection::vec(token.clone(), 0..3);
+        let logprobs = (token, top).prop_map(|(chosen, top)| Logprobs { chosen, top });
+        let logprobs = prop::collection::vec(logprobs, 0..3);
+        let piece = (any::<Option<String>>(), any::<String>(), logprobs).prop_map(
+            |(step, text, logprobs)| Piece { step, text: Some(text), value: None, logprobs },
+        );
         let usage = any::<(u32, u32, u32)>().prop_map(
             |(prompt_tokens, cached_tokens, completion_tokens)| Usage {
                 prompt_tokens,
@@ -224,7 +229,7 @@ mod tests {
         let frame = |bytes: usize| ReplyFrame::Streaming {
             id: "1".into(),
             index: 0,
-            data: Piece { step: None, text: None, value: Some("x".repeat(bytes).into()) },
+            data: Piece { value: Some("x".repeat(bytes).into()), ..Piece::default() },
             progress: None,
         };
         let around = encode_reply(frame(0)).len();

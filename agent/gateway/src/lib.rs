@@ -24,6 +24,7 @@ mod door;
 mod drain;
 mod own;
 mod running;
+mod scored;
 mod trace;
 mod whole;
 

@@ -28,14 +28,17 @@ use crate::{
     whole::Whole,
 };
 
+mod logprobs;
 mod problem;
 mod request;
 mod response;
+mod sampling;
 mod stream;
 
+use logprobs::Telling;
 pub(crate) use problem::Problem;
 use request::Asked;
-use response::{Form, Head};
+use response::{Form, Head, Said};
 
 /// `POST /v1/chat/completions`
 pub(crate) async fn chat(
@@ -112,19 +115,25 @@ async fn serve(
         .inspect_err(|refusal| door.count_refusal(tenant, function, refusal))?;
     let asked = request::read(form, &body)
         .inspect_err(|_| door.metrics().refused(tenant, function, "invalid"))?;
-    let Asked { model, params, stream, include_usage } = asked;
+    let Asked { model, params, stream, wanted } = asked;
     let head = Head { id: new_id(form)?, form, created: unix_now(), model };
     let id = CallId(head.id.clone());
     let call = Call::new(id, function, params.into());
     let running = door.start(credential, call, &arrival)?;
     if stream {
-        stream::respond(door, running, head, include_usage).await
+        stream::respond(door, running, head, wanted).await
     } else {
-        in_one_piece(&door, running, &head).await
+        let telling = Telling::new(form, wanted.logprobs);
+        in_one_piece(&door, running, &head, telling).await
     }
 }
 
-async fn in_one_piece(door: &Door, mut running: Running, head: &Head) -> Result<Response, Problem> {
+async fn in_one_piece(
+    door: &Door,
+    mut running: Running,
+    head: &Head,
+    mut telling: Telling,
+) -> Result<Response, Problem> {
     let mut whole = Whole::new(running.caller().rights().limits.program.output_bytes_max);
     loop {
         let event = tokio::select! {
@@ -136,9 +145,10 @@ async fn in_one_piece(door: &Door, mut running: Running, head: &Head) -> Result<
                 whole.push(chunk).map_err(|refusal| fail(&mut running, refusal, head))?;
             }
             ReplyEvent::Done(Done { data: _, finish, usage }) => {
-                let text =
+                let (text, told) =
                     whole.into_text().map_err(|refusal| fail(&mut running, refusal, head))?;
-                return Ok(head.headed(Json(head.whole(&text, finish, usage))));
+                let said = Said { text: &text, logprobs: telling.whole(told) };
+                return Ok(head.headed(Json(head.whole(said, finish, usage))));
             }
             ReplyEvent::Failed(refusal) => return Err(Problem::of_call(refusal, head.form)),
         }

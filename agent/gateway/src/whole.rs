@@ -1,11 +1,14 @@
 //! The result of a call in one piece.
 
 use realm_core::{
+    engine::Logprobs,
     refusal::{ProgramLimit, Refusal},
     reply::{Chunk, ChunkBody},
 };
 use realm_proto::ws::SERVER_MESSAGE_BYTES_MAX;
 use serde_json::{Value, json};
+
+use crate::scored;
 
 /// All that is gathered for one call, which either door sends in one piece.
 const WHOLE_BYTES_MAX: u64 = SERVER_MESSAGE_BYTES_MAX as u64;
@@ -15,25 +18,27 @@ const WHOLE_BYTES_MAX: u64 = SERVER_MESSAGE_BYTES_MAX as u64;
 #[derive(Debug)]
 pub(crate) struct Whole {
     text: String,
+    logprobs: Vec<Logprobs>,
     values: Vec<Value>,
     bytes: u64,
     bytes_max: u64,
 }
 
 impl Whole {
-    pub(crate) const fn new(bytes_max: u64) -> Self {
-        let bytes_max = if bytes_max < WHOLE_BYTES_MAX { bytes_max } else { WHOLE_BYTES_MAX };
-        Self { text: String::new(), values: Vec::new(), bytes: 0, bytes_max }
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        let (text, logprobs, values) = (String::new(), Vec::new(), Vec::new());
+        Self { text, logprobs, values, bytes: 0, bytes_max: bytes_max.min(WHOLE_BYTES_MAX) }
     }
 
     /// Takes a piece. What a pipeline's step wrote is left out: its text comes by name, among
     /// the outputs.
     pub(crate) fn push(&mut self, chunk: Chunk) -> Result<(), Refusal> {
-        let Chunk { step: None, body, progress: _ } = chunk else { return Ok(()) };
+        let Chunk { step: None, body, logprobs, progress: _ } = chunk else { return Ok(()) };
         let bytes = match &body {
             ChunkBody::Text(text) => text.len(),
             ChunkBody::Json(value) => value.to_string().len(),
         };
+        let bytes = logprobs.iter().map(Logprobs::output_bytes).fold(bytes, usize::saturating_add);
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
         if self.bytes > self.bytes_max {
             return Err(Refusal::ProgramLimit { limit: ProgramLimit::Output, max: self.bytes_max });
@@ -42,22 +47,27 @@ impl Whole {
             ChunkBody::Text(text) => self.text.push_str(&text),
             ChunkBody::Json(value) => self.values.push(value),
         }
+        self.logprobs.extend(logprobs);
         Ok(())
     }
 
-    /// The text alone, where the door can carry nothing else.
-    pub(crate) fn into_text(self) -> Result<String, Refusal> {
-        if self.values.is_empty() { Ok(self.text) } else { Err(not_text()) }
+    /// The text with its tokens' probabilities, where the door can carry nothing else.
+    pub(crate) fn into_text(self) -> Result<(String, Vec<Logprobs>), Refusal> {
+        if self.values.is_empty() { Ok((self.text, self.logprobs)) } else { Err(not_text()) }
     }
 
     /// The `data` of the last frame: what the function returned where that is all, otherwise
     /// what it wrote with what it returned beside it.
     pub(crate) fn into_data(self, result: Value) -> Value {
-        let Self { text, values, bytes: _, bytes_max: _ } = self;
+        let Self { text, logprobs, values, bytes: _, bytes_max: _ } = self;
         if text.is_empty() && values.is_empty() && !result.is_null() {
             return result;
         }
         let mut data = json!({ "text": text });
+        if !logprobs.is_empty() {
+            data["logprobs"] =
+                logprobs.into_iter().map(|told| json!(scored::frame(told))).collect();
+        }
         if !values.is_empty() {
             data["values"] = Value::Array(values);
         }
@@ -78,7 +88,8 @@ mod tests {
     use super::*;
 
     fn text(text: &str) -> Chunk {
-        Chunk { step: None, body: ChunkBody::Text(text.into()), progress: None }
+        let body = ChunkBody::Text(text.into());
+        Chunk { step: None, body, logprobs: Vec::new(), progress: None }
     }
 
     #[test]

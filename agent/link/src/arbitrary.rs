@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use realm_core::{
     desired::{
-        Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
-        HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
-        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
+        Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline,
+        DesiredTenant, HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput,
+        PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template,
+        TemplatePart,
     },
     name::{ModelName, PipelineName, TenantName},
 };
@@ -68,6 +69,7 @@ fn step(name: &str, prompt: Vec<TemplatePart>) -> PipelineStep {
         tokens_max: 64,
         deadline_ms: 10_000,
         temperature: 0.0,
+        choice: Choice::default(),
         on_error: OnError::Fail,
     }
 }
@@ -252,12 +254,31 @@ fn template(step: usize) -> impl Strategy<Value = Template> {
     vec(proptest::strategy::Union::new(parts), 0..4).prop_map(Template)
 }
 
+fn choice() -> impl Strategy<Value = Choice> {
+    let number = || option::of(-2.0_f32..2.0);
+    let shares = (number(), number(), number());
+    let penalties = (number(), number(), number());
+    (any::<(Option<u32>, Option<u64>)>(), shares, penalties, vec(".{1,4}", 0..3)).prop_map(
+        |((top_k, seed), shares, penalties, stop)| Choice {
+            top_k,
+            top_p: shares.0,
+            min_p: shares.1,
+            typical_p: shares.2,
+            repetition_penalty: penalties.0,
+            frequency_penalty: penalties.1,
+            presence_penalty: penalties.2,
+            seed,
+            stop,
+        },
+    )
+}
+
 fn steps(count: usize) -> impl Strategy<Value = Vec<PipelineStep>> {
     let step = |step: usize| {
         let on_error = prop_oneof![Just(OnError::Fail), ".{0,8}".prop_map(OnError::Use)];
         let texts = (option::of(template(step)), template(step));
-        (texts, any::<u32>(), any::<u64>(), 0.0_f32..2.0, on_error).prop_map(
-            move |((system, prompt), tokens_max, deadline_ms, temperature, on_error)| {
+        (texts, any::<u32>(), any::<u64>(), (0.0_f32..2.0, choice()), on_error).prop_map(
+            move |((system, prompt), tokens_max, deadline_ms, (temperature, choice), on_error)| {
                 PipelineStep {
                     name: format!("step-{step}"),
                     model: ModelName::parse("n/a").unwrap(),
@@ -266,6 +287,7 @@ fn steps(count: usize) -> impl Strategy<Value = Vec<PipelineStep>> {
                     tokens_max,
                     deadline_ms,
                     temperature,
+                    choice,
                     on_error,
                 }
             },

@@ -20,10 +20,12 @@ use realm_core::{
 use realm_proto::link::v1 as proto;
 use thiserror::Error;
 
+mod choice;
 mod credentials;
 mod report;
 mod supply;
 
+use choice::{choice_from, choice_to};
 pub(crate) use credentials::credentials_from;
 pub(crate) use report::{failure_to, report_to};
 pub(crate) use supply::supply_to;
@@ -437,6 +439,7 @@ fn step_to(step: &PipelineStep) -> proto::pipeline::Step {
         tokens_max,
         deadline_ms,
         temperature,
+        choice,
         on_error,
     } = step;
     let action = match on_error {
@@ -454,6 +457,7 @@ fn step_to(step: &PipelineStep) -> proto::pipeline::Step {
         deadline_ms: *deadline_ms,
         temperature: *temperature,
         on_error: Some(proto::pipeline::OnError { action: Some(action) }),
+        choice: choice_to(choice),
     }
 }
 
@@ -467,6 +471,7 @@ fn step_from(step: proto::pipeline::Step) -> Result<PipelineStep, ConvertError> 
         deadline_ms,
         temperature,
         on_error,
+        choice,
     } = step;
     if !temperature.is_finite() {
         return Err(ConvertError::NotFinite { field: "pipeline.steps.temperature" });
@@ -486,6 +491,7 @@ fn step_from(step: proto::pipeline::Step) -> Result<PipelineStep, ConvertError> 
         tokens_max,
         deadline_ms,
         temperature,
+        choice: choice.map(choice_from).transpose()?.unwrap_or_default(),
         on_error,
     })
 }

@@ -4,6 +4,7 @@ mod config;
 pub(crate) mod log;
 pub(crate) mod model;
 mod reply;
+mod scored;
 
 use std::sync::Arc;
 

@@ -7,7 +7,9 @@ use std::{collections::HashMap, time::Instant};
 
 use realm_core::{
     call::Deadline,
-    desired::{DesiredPipeline, DesiredTenant, OnError, PipelineStep, Template, TemplatePart},
+    desired::{
+        Choice, DesiredPipeline, DesiredTenant, OnError, PipelineStep, Template, TemplatePart,
+    },
     engine::Finish,
     refusal::{ProgramLimit, Refusal},
     trace::{self, Key, SpanName},
@@ -131,12 +133,43 @@ fn params(
         messages.push(json!({ "role": "system", "content": filling.fill(system)? }));
     }
     messages.push(json!({ "role": "user", "content": filling.fill(&step.prompt)? }));
-    Ok(json!({
+    let mut params = json!({
         "messages": messages,
         "model": grant.alias,
         "max_tokens": step.tokens_max,
         "temperature": step.temperature,
-    }))
+    });
+    for (name, value) in choice_params(&step.choice) {
+        if let Some(value) = value {
+            params[name] = value;
+        }
+    }
+    Ok(params)
+}
+
+fn choice_params(choice: &Choice) -> [(&'static str, Option<Value>); 9] {
+    let Choice {
+        top_k,
+        top_p,
+        min_p,
+        typical_p,
+        repetition_penalty,
+        frequency_penalty,
+        presence_penalty,
+        seed,
+        stop,
+    } = choice;
+    [
+        ("top_k", top_k.map(Value::from)),
+        ("top_p", top_p.map(Value::from)),
+        ("min_p", min_p.map(Value::from)),
+        ("typical_p", typical_p.map(Value::from)),
+        ("repetition_penalty", repetition_penalty.map(Value::from)),
+        ("frequency_penalty", frequency_penalty.map(Value::from)),
+        ("presence_penalty", presence_penalty.map(Value::from)),
+        ("seed", seed.map(Value::from)),
+        ("stop", (!stop.is_empty()).then(|| stop.as_slice().into())),
+    ]
 }
 
 impl Filling {
@@ -182,6 +215,31 @@ mod tests {
         let thrice = Template(vec![TemplatePart::Input("x".into()); 3]);
         let refusal = filling.fill(&thrice).unwrap_err();
         assert_eq!(refusal, Refusal::TooLarge { bytes_max: PROMPT_BYTES_MAX });
+    }
+
+    #[test]
+    fn a_step_passes_on_what_it_says_and_leaves_the_rest_to_the_program() {
+        let said = |choice: &Choice| -> Map<String, Value> {
+            let said = choice_params(choice).into_iter();
+            said.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+        };
+        assert!(said(&Choice::default()).is_empty());
+        let choice = Choice {
+            top_k: Some(5),
+            top_p: Some(0.5),
+            min_p: Some(0.0),
+            typical_p: Some(1.0),
+            repetition_penalty: Some(1.5),
+            frequency_penalty: Some(-2.0),
+            presence_penalty: Some(2.0),
+            seed: Some(7),
+            stop: vec!["a".into()],
+        };
+        let expected = json!({
+            "top_k": 5, "top_p": 0.5, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.5,
+            "frequency_penalty": -2.0, "presence_penalty": 2.0, "seed": 7, "stop": ["a"],
+        });
+        assert_eq!(Value::from(said(&choice)), expected);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use realm_core::{
+    engine::Logprobs,
     refusal::Refusal,
     reply::{Chunk, ChunkBody, Done, ReplyEvent, ReplySender},
 };
@@ -82,20 +83,32 @@ impl Writer {
     }
 
     pub(crate) async fn write_text(&mut self, text: String) -> Result<(), Ended> {
+        self.write_scored(text, Vec::new()).await
+    }
+
+    /// Text, and how likely the tokens were that the client is told of with it.
+    pub(crate) async fn write_scored(
+        &mut self,
+        text: String,
+        mut logprobs: Vec<Logprobs>,
+    ) -> Result<(), Ended> {
         self.count(&text)?;
-        if text.is_empty() {
+        self.take(logprobs.iter().map(Logprobs::output_bytes).fold(0, usize::saturating_add))?;
+        if text.is_empty() && logprobs.is_empty() {
             return Ok(());
         }
         if let Some(step) = &mut self.step {
             step.text.push_str(&text);
         }
         if text.len() <= TEXT_BYTES_MAX {
-            return self.send(ChunkBody::Text(text)).await;
+            return self.send(ChunkBody::Text(text), logprobs).await;
         }
         let mut rest = text.as_str();
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.floor_char_boundary(TEXT_BYTES_MAX));
-            self.send(ChunkBody::Text(piece.to_owned())).await?;
+            // Like `progress`, they go with the first piece.
+            let logprobs = std::mem::take(&mut logprobs);
+            self.send(ChunkBody::Text(piece.to_owned()), logprobs).await?;
             rest = after;
         }
         Ok(())
@@ -104,7 +117,7 @@ impl Writer {
     pub(crate) async fn write_json(&mut self, json: &str) -> Result<(), Ended> {
         let value = self.parse(json)?;
         self.tracker.stop();
-        self.send(ChunkBody::Json(value)).await
+        self.send(ChunkBody::Json(value), Vec::new()).await
     }
 
     /// Reads JSON of the program's making, as part of its output.
@@ -121,15 +134,19 @@ impl Writer {
     }
 
     fn count(&self, text: &str) -> Result<(), Ended> {
-        self.bytes.take(u64::try_from(text.len()).unwrap_or(u64::MAX))
+        self.take(text.len())
     }
 
-    async fn send(&mut self, body: ChunkBody) -> Result<(), Ended> {
+    fn take(&self, bytes: usize) -> Result<(), Ended> {
+        self.bytes.take(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+
+    async fn send(&mut self, body: ChunkBody, logprobs: Vec<Logprobs>) -> Result<(), Ended> {
         let step = self.step.as_ref().map(|step| step.name.clone());
         // Of a long text the first piece names the tokens, so that a client never has text of
         // tokens that it does not know.
         let progress = self.tracker.tell();
-        deliver(&self.sender, Chunk { step, body, progress }).await.map_err(Ended)
+        deliver(&self.sender, Chunk { step, body, logprobs, progress }).await.map_err(Ended)
     }
 }
 
@@ -150,6 +167,7 @@ pub async fn deliver(sender: &ReplySender, chunk: Chunk) -> Result<(), Refusal> 
 #[cfg(test)]
 mod tests {
     use realm_core::{
+        engine::ScoredToken,
         refusal::ProgramLimit,
         reply::{CHUNKS_BUFFERED_MAX, channel},
     };
@@ -196,6 +214,22 @@ mod tests {
             pieces.push(piece);
         }
         assert_eq!((pieces.len(), pieces.concat()), (3, text));
+    }
+
+    #[tokio::test]
+    async fn probabilities_go_once_with_the_first_piece_even_where_there_is_no_text() {
+        let (sender, mut reply) = channel();
+        let chosen = ScoredToken { id: 1, bytes: vec![b'a'], logprob: -1.0 };
+        let told = vec![Logprobs { chosen, top: Vec::new() }];
+        let mut writer = writer(sender);
+        writer.write_scored("a".repeat(TEXT_BYTES_MAX + 1), told.clone()).await.unwrap();
+        writer.write_scored(String::new(), told.clone()).await.unwrap();
+        drop(writer);
+        let mut seen = Vec::new();
+        while let Some(ReplyEvent::Chunk(Chunk { logprobs, .. })) = reply.recv().await {
+            seen.push(logprobs);
+        }
+        assert_eq!(seen, [told.clone(), Vec::new(), told]);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A frame from a server: about one call, or about the connection.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum ServerFrame {
     Connection(ConnectionFrame),
@@ -33,7 +33,7 @@ pub enum ConnectionFrame {
 }
 
 /// A frame about one call. All but `Streaming` are the call's last.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ReplyFrame {
     Streaming {
@@ -62,7 +62,7 @@ pub enum ReplyFrame {
 }
 
 /// A piece of a streamed reply: `text`, or a `value` of the program's own making.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Piece {
     /// The pipeline step it belongs to.
@@ -72,6 +72,32 @@ pub struct Piece {
     pub text: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,
+    /// How likely the tokens since the piece before were, for who has asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logprobs: Vec<Logprobs>,
+}
+
+/// How likely a token was, and which ones were likeliest in its place.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logprobs {
+    pub chosen: ScoredToken,
+    /// The likeliest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<ScoredToken>,
+}
+
+/// A token and how likely it was.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScoredToken {
+    pub id: u32,
+    pub text: String,
+    /// Where it is not whole characters, which `text` then has something else in place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Vec<u8>>,
+    /// The natural logarithm of its probability.
+    pub logprob: f64,
 }
 
 /// How far an answer is, in tokens.

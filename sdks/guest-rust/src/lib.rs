@@ -25,10 +25,10 @@ pub use bindings::{
     realm::tenant::{
         config, log,
         model::{
-            Generation, Info, Model, Params as GenerateParams, Sampling, Summary, list_models,
+            Bias, Generation, Info, Model, Params as GenerateParams, Sampling, Summary, list_models,
         },
         reply,
-        types::{Error, Finish, Message, Token, TokenId, TokenLimit, Usage},
+        types::{Error, Finish, Logprobs, Message, ScoredToken, Token, TokenId, TokenLimit, Usage},
     },
 };
 pub use miniserde::json;

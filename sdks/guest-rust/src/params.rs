@@ -2,7 +2,7 @@
 
 use miniserde::json::{self, Array, Number, Object, Value};
 
-use crate::{Error, Message, Result};
+use crate::{Bias, Error, Message, Result};
 
 /// A function's parameters. Take what the function knows, then call [`Params::finish`].
 pub struct Params {
@@ -56,19 +56,26 @@ impl Params {
     }
 
     /// A number. Its range is the host's to check.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        reason = "samplers work in single precision"
-    )]
     pub fn number(&mut self, name: &str) -> Result<Option<f32>> {
-        match self.take(name) {
-            None => Ok(None),
-            Some(Value::Number(Number::U64(number))) => Ok(Some(number as f32)),
-            Some(Value::Number(Number::I64(number))) => Ok(Some(number as f32)),
-            Some(Value::Number(Number::F64(number))) => Ok(Some(number as f32)),
-            Some(_) => Err(wrong(name, "a number")),
-        }
+        let Some(value) = self.take(name) else { return Ok(None) };
+        single(&value).map(Some).ok_or_else(|| wrong(name, "a number"))
+    }
+
+    /// What is added to the logits of tokens: an object of numbers, by the tokens' ids. Their range
+    /// and count are the host's to check.
+    pub fn biases(&mut self, name: &str) -> Result<Vec<Bias>> {
+        let biases = match self.take(name) {
+            None => return Ok(Vec::new()),
+            Some(Value::Object(biases)) => biases,
+            Some(_) => return Err(wrong(name, "an object of numbers by token ids")),
+        };
+        let bias = |(key, value): (String, Value)| {
+            let id = key.parse().ok().filter(|id: &u32| id.to_string() == key);
+            let id = id.ok_or_else(|| wrong(name, "an object whose keys are token ids"))?;
+            let by = single(&value).ok_or_else(|| wrong(&format!("{name}.{id}"), "a number"))?;
+            Ok(Bias { id, by })
+        };
+        biases.into_iter().map(bias).collect()
     }
 
     /// One text or a list of texts.
@@ -105,6 +112,20 @@ impl Params {
             None => Ok(()),
             Some(name) => Err(Error::Invalid(format!("unknown parameter `{name}`"))),
         }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "samplers work in single precision"
+)]
+const fn single(value: &Value) -> Option<f32> {
+    match value {
+        Value::Number(Number::U64(number)) => Some(*number as f32),
+        Value::Number(Number::I64(number)) => Some(*number as f32),
+        Value::Number(Number::F64(number)) => Some(*number as f32),
+        _ => None,
     }
 }
 

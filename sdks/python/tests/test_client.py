@@ -157,6 +157,35 @@ async def test_the_functions_send_their_parameters_and_read_their_results() -> N
     ]
 
 
+async def test_the_probabilities_of_tokens_are_those_of_the_whole_answer_either_way() -> None:
+    asked: list[Any] = []
+
+    def told(text: str) -> dict[str, Any]:
+        chosen = {"id": len(text), "text": text, "logprob": -0.5}
+        return {"text": text, "logprobs": [{"chosen": chosen}]}
+
+    async def script(peer: Peer) -> None:
+        while True:
+            frame = await peer.frame()
+            asked.append(frame["params"])
+            pieces = [told("Hel"), told("lo")]
+            if not frame["stream"]:
+                whole = [piece["logprobs"][0] for piece in pieces]
+                await peer.complete(frame["id"], {"text": "Hello", "logprobs": whole})
+                continue
+            for index, data in enumerate(pieces):
+                head = {"id": frame["id"], "status": "streaming", "index": index}
+                await peer.send(head | {"data": data})
+            await peer.complete(frame["id"])
+
+    async with RealmServer(script) as server, Client(server.url, KEY) as client:
+        whole = await client.generate("a", logprobs=0, logit_bias={7: -100})
+        stream = client.generate_stream("a", logprobs=0)
+        assert (await stream.result()).logprobs == whole.logprobs
+    assert [told.chosen.bytes for told in whole.logprobs] == [b"Hel", b"lo"]
+    assert asked[0] == {"prompt": "a", "logprobs": 0, "logit_bias": {"7": -100}}
+
+
 async def test_chunks_of_a_pipeline_name_their_step() -> None:
     async def script(peer: Peer) -> None:
         frame = await peer.frame()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from realm_client import errors, protocol
 from realm_client.frames import MESSAGE_BYTES_MAX
 from realm_client.protocol import Connection
+from realm_client.reply import Logprobs, ScoredToken
 from realm_client.request import Request
 
 READY = {"type": "ready", "protocol": "realm.v1", "tenant": "default/acme", "version": "0.0.0"}
@@ -37,6 +38,12 @@ def tell(connection: Connection, frame: Any, now: float = 0.0) -> None:
 
 def chunk(call_id: str, index: int, text: str = "x") -> dict[str, Any]:
     return {"id": call_id, "status": "streaming", "index": index, "data": {"text": text}}
+
+
+def scored(**token: Any) -> dict[str, Any]:
+    """The data of a piece with the probability of one token."""
+    chosen = {"id": 1, "text": "x", "logprob": -1.0} | token
+    return {"text": "x", "logprobs": [{"chosen": chosen}]}
 
 
 def complete(call_id: str) -> dict[str, Any]:
@@ -129,6 +136,21 @@ def test_a_chunk_may_carry_a_value_and_a_step() -> None:
     assert (event.chunk.text, event.chunk.value, event.chunk.step) == (None, None, "s")
 
 
+def test_a_chunk_may_say_how_likely_its_tokens_were() -> None:
+    connection = ready()
+    call_id = connection.start(Request("generate", {"logprobs": 1}), 0.0)
+    half = {"id": 7, "text": " \ufffd", "bytes": [32, 195], "logprob": -2.5}
+    told = {"chosen": half, "top": [{"id": 5, "text": " é", "logprob": 0}]}
+    frame = chunk(call_id, 0)
+    frame["data"]["logprobs"] = [told, {"chosen": half}]
+    tell(connection, frame)
+    scored = ScoredToken(7, " \ufffd", b" \xc3", -2.5)
+    expected = Logprobs(scored, (ScoredToken(5, " é", " é".encode(), 0),)), Logprobs(scored)
+    (event,) = connection.take_events()
+    assert isinstance(event, protocol.ChunkReceived)
+    assert event.chunk.logprobs == expected
+
+
 @pytest.mark.parametrize("index", [0, 2, 7])
 def test_a_repeated_or_skipped_chunk_ends_its_call_alone(index: int) -> None:
     connection = ready()
@@ -154,6 +176,9 @@ def test_a_repeated_or_skipped_chunk_ends_its_call_alone(index: int) -> None:
         {"status": "streaming", "index": 0, "data": {}},
         {"status": "streaming", "index": 0, "data": {"text": 1}},
         {"status": "streaming", "index": 0, "data": []},
+        {"status": "streaming", "index": 0, "data": {"text": "x", "logprobs": [{}]}},
+        {"status": "streaming", "index": 0, "data": scored(logprob=0.5)},
+        {"status": "streaming", "index": 0, "data": scored(bytes=[256])},
         {"status": "complete", "data": {}, "usage": {"prompt_tokens": 1}},
         {"status": "error", "error": "no"},
         {"status": "error", "error": {"code": "busy"}},

@@ -18,6 +18,7 @@ FILE = "file:///models/model.gguf"
 PLURALS = {"Model": "models", "Pipeline": "pipelines", "Tenant": "tenants"}
 
 STEP = {"name": "s", "model": {"name": "m"}, "prompt": "{{ inputs.text }}", "maxTokens": 9}
+SECOND = {"name": "t", "dependsOn": ["s"], "stop": ["END"], "onError": {"use": ""}}
 PROGRAM = {"sources": [HTTPS], "sha256": SHA256, "config": {"voice": "a pirate"}}
 
 #: A good object of each kind, with everything in it that tests change.
@@ -30,7 +31,7 @@ SPECS: dict[str, Json] = {
     },
     "Pipeline": {
         "inputs": [{"name": "text"}],
-        "steps": [STEP, STEP | {"name": "t", "dependsOn": ["s"], "onError": {"use": ""}}],
+        "steps": [STEP, STEP | SECOND],
         "outputs": [{"name": "o", "step": "s"}],
         "tenants": ["acme"],
     },

@@ -178,6 +178,7 @@ fn step(step: &plan::PipelineStep) -> Result<agent::PipelineStep, NameError> {
         tokens_max,
         deadline_ms,
         temperature,
+        choice: chosen,
         on_error,
     } = step;
     Ok(agent::PipelineStep {
@@ -188,11 +189,37 @@ fn step(step: &plan::PipelineStep) -> Result<agent::PipelineStep, NameError> {
         tokens_max: *tokens_max,
         deadline_ms: *deadline_ms,
         temperature: *temperature,
+        choice: choice(chosen),
         on_error: match on_error {
             plan::OnError::Fail => agent::OnError::Fail,
             plan::OnError::Use(text) => agent::OnError::Use(text.clone()),
         },
     })
+}
+
+fn choice(choice: &plan::Choice) -> agent::Choice {
+    let plan::Choice {
+        top_k,
+        top_p,
+        min_p,
+        typical_p,
+        repetition_penalty,
+        frequency_penalty,
+        presence_penalty,
+        seed,
+        stop,
+    } = choice;
+    agent::Choice {
+        top_k: *top_k,
+        top_p: *top_p,
+        min_p: *min_p,
+        typical_p: *typical_p,
+        repetition_penalty: *repetition_penalty,
+        frequency_penalty: *frequency_penalty,
+        presence_penalty: *presence_penalty,
+        seed: *seed,
+        stop: stop.clone(),
+    }
 }
 
 fn template(template: &plan::Template) -> agent::Template {
@@ -216,4 +243,44 @@ fn model_name(name: &Name) -> Result<ModelName, NameError> {
 
 fn pipeline_name(name: &Name) -> Result<PipelineName, NameError> {
     PipelineName::new(name.namespace(), name.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_core::sampling::{RANGES, Range, STOP_BYTES_MAX, STOPS_MAX, TEMPERATURE};
+    use serde_json::{Value, json};
+
+    /// The definition of a step's fields, as the API server has it.
+    fn step_schema() -> Value {
+        let [_, pipeline, _] = realm_crds::definitions();
+        let definition = json!(pipeline);
+        let steps = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/steps";
+        let step = definition.pointer(&format!("{steps}/items/properties"));
+        step.unwrap_or_else(|| panic!("{definition:#}")).clone()
+    }
+
+    fn camel_case(name: &str) -> String {
+        let mut parts = name.split('_');
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |name, part| format!("{name}{}{}", part[..1].to_uppercase(), &part[1..]))
+    }
+
+    #[test]
+    fn a_step_takes_what_every_sampler_takes_and_nothing_else() {
+        let step = step_schema();
+        for Range { name, min, max, is_open } in RANGES {
+            let field = &step[camel_case(name)];
+            // An answer that is drawn hotter than 2 is noise, which no pipeline wants.
+            let max = if name == TEMPERATURE.name { 2.0 } else { max };
+            assert_eq!(
+                (&field["minimum"], &field["maximum"]),
+                (&json!(min), &json!(max)),
+                "{name}"
+            );
+            assert_eq!(field["exclusiveMinimum"] == json!(true), is_open, "{name}");
+        }
+        let stop = &step["stop"];
+        assert_eq!(stop["maxItems"], json!(STOPS_MAX));
+        assert_eq!(stop["items"]["maxLength"], json!(STOP_BYTES_MAX));
+    }
 }

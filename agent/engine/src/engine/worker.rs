@@ -74,12 +74,17 @@ impl Open {
         }
     }
 
-    /// The token that these logits lead to, and what is told of it.
-    fn choose(&self, logits: &[f32], position: usize, scratch: &mut Scratch) -> Option<Chosen> {
+    /// The token at `position` that these logits lead to, and what is told of it.
+    fn choose(
+        &self,
+        logits: &[f32],
+        position: usize,
+        scratch: &mut Scratch,
+        tokenizer: &Tokenizer,
+    ) -> Option<Chosen> {
         let mask = self.guide.as_ref().and_then(Guide::mask);
-        let sampler = &self.output.sampler;
-        let id = sampler.pick(logits, mask, position, scratch)?;
-        Some(Chosen { id, logprobs: sampler.logprobs(logits, id) })
+        let id = self.output.sampler.pick(logits, mask, position, scratch)?;
+        Some(Chosen { id, logprobs: self.output.logprobs(logits, id, tokenizer) })
     }
 
     /// Counts the first step, at `now`.
@@ -394,7 +399,7 @@ impl Worker {
             Some(guide) if guide.mask().is_none() => guide.hold(logits),
             _ => {
                 let position = self.scheduler.position(id);
-                let chosen = open.choose(logits, position, &mut self.scratch);
+                let chosen = open.choose(logits, position, &mut self.scratch, &self.tokenizer);
                 self.give(id, chosen, now);
             }
         }
@@ -403,7 +408,8 @@ impl Worker {
     /// As [`Worker::advance`], with logits that have waited.
     fn choose(&mut self, id: SequenceId, logits: &[f32], now: Instant) {
         let Some(open) = self.open.get_mut(&id) else { return };
-        let chosen = open.choose(logits, self.scheduler.position(id), &mut self.scratch);
+        let position = self.scheduler.position(id);
+        let chosen = open.choose(logits, position, &mut self.scratch, &self.tokenizer);
         self.give(id, chosen, now);
     }
 

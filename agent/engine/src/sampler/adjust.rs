@@ -5,12 +5,8 @@ use std::collections::HashMap;
 use realm_core::{
     engine::{Generation, Sampling},
     refusal::Refusal,
+    sampling::check_bias,
 };
-
-/// Biases one generation may name: three times what the common APIs take.
-const BIASES_MAX: usize = 1024;
-/// The most a bias may add or take; it bans a token, or leaves nothing else.
-const BIAS_MAX: f32 = 100.0;
 
 /// Penalties for tokens that came before, and biases.
 #[derive(Clone, Debug)]
@@ -27,7 +23,8 @@ pub(super) struct Adjustment {
 impl Adjustment {
     /// `None` if nothing is to be changed.
     pub(super) fn new(generation: &Generation, vocabulary: usize) -> Result<Option<Self>, Refusal> {
-        check(&generation.bias, vocabulary)?;
+        let size = u32::try_from(vocabulary).unwrap_or(u32::MAX);
+        check_bias(&generation.bias, size)?;
         let Sampling { repetition_penalty, frequency_penalty, presence_penalty, .. } =
             generation.sampling;
         let repeats = (repetition_penalty - 1.0).abs() > 0.0;
@@ -71,20 +68,4 @@ impl Adjustment {
             }
         }
     }
-}
-
-fn check(bias: &[(u32, f32)], vocabulary: usize) -> Result<(), Refusal> {
-    if bias.len() > BIASES_MAX {
-        return Err(Refusal::Invalid(format!("more than {BIASES_MAX} biases")));
-    }
-    for &(id, by) in bias {
-        if id as usize >= vocabulary {
-            return Err(Refusal::Invalid(format!("a bias for token {id} of {vocabulary}")));
-        }
-        if !(-BIAS_MAX..=BIAS_MAX).contains(&by) {
-            let message = format!("a bias must be from -{BIAS_MAX} to {BIAS_MAX}");
-            return Err(Refusal::Invalid(message));
-        }
-    }
-    Ok(())
 }

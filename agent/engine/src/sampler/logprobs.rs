@@ -1,12 +1,15 @@
 //! How likely tokens were.
 
-use realm_core::engine::Logprobs;
-
-/// Tokens that may be told with each token: as many as the common APIs tell.
-pub(crate) const LOGPROBS_MAX: u32 = 20;
+/// Logarithms of probabilities: of a token, and of those that were likeliest, by their ids.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Likely {
+    pub(crate) own: f32,
+    /// The likeliest first, and of equals the one with the lowest id.
+    pub(crate) top: Vec<(u32, f32)>,
+}
 
 /// Of token `id`, and of the `count` likeliest. A logit that is no number was never likely.
-pub(super) fn of(logits: &[f32], id: u32, count: usize) -> Logprobs {
+pub(super) fn of(logits: &[f32], id: u32, count: usize) -> Likely {
     let numbers = || logits.iter().copied().filter(|logit| !logit.is_nan());
     let most = numbers().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = numbers().map(|logit| (f64::from(logit) - f64::from(most)).exp()).sum();
@@ -25,5 +28,5 @@ pub(super) fn of(logits: &[f32], id: u32, count: usize) -> Logprobs {
         *logit = of(*logit);
     }
     let own = logits.get(id as usize).copied().filter(|logit| !logit.is_nan());
-    Logprobs { own: own.map_or(f32::NEG_INFINITY, of), top }
+    Likely { own: own.map_or(f32::NEG_INFINITY, of), top }
 }

@@ -8,8 +8,8 @@ use std::{
 
 use realm_core::{
     engine::{
-        ChatMessage, Engine, EngineLoad, Finish, Generation, Sampling, TOKENS_BUFFERED_MAX,
-        TokenEvent,
+        ChatMessage, Engine, EngineLoad, Finish, Generation, Logprobs, Sampling,
+        TOKENS_BUFFERED_MAX, TokenEvent,
     },
     refusal::Refusal,
 };
@@ -23,6 +23,9 @@ use crate::{
     },
     tiny_gguf,
 };
+
+/// The token of the tiny model that ends an answer.
+const EOS: u32 = 2;
 
 fn prompt(len: u32, salt: u32) -> Vec<u32> {
     (0..len).map(|i| 3 + (i * 7 + salt * 13) % 250).collect()
@@ -207,6 +210,38 @@ fn the_same_seed_gives_the_same_answer_and_no_seed_another() {
     assert_eq!(ids(Some(1)), ids(Some(1)));
     assert_ne!(ids(Some(1)), ids(Some(2)));
     assert_ne!(ids(None), ids(None));
+}
+
+/// What each token tells, and how the answer ended.
+fn told(engine: &EngineHandle, wanted: Generation) -> (Vec<Option<Logprobs>>, Finish) {
+    let mut stream = engine.generate(&caller("a"), wanted).unwrap();
+    let mut told = Vec::new();
+    loop {
+        match stream.blocking_recv().unwrap() {
+            TokenEvent::Token(token) => told.push(token.logprobs),
+            TokenEvent::Cached(_) => {}
+            TokenEvent::Finished { finish, .. } => return (told, finish),
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+#[test]
+fn each_token_but_the_one_that_ends_the_answer_tells_how_likely_it_was() {
+    let (engine, _folder) = tiny_engine(64);
+    let sampling = Sampling { logprobs: Some(3), ..Sampling::default() };
+    let wanted = Generation { sampling, ..generation(prompt(8, 1), 20) };
+    let ids = read(engine.generate(&caller("a"), wanted.clone()).unwrap()).ids;
+    let (all, _) = told(&engine, wanted.clone());
+    assert_eq!(all.len(), ids.len());
+    for (told, id) in all.into_iter().zip(ids) {
+        let Logprobs { chosen, top } = told.unwrap();
+        assert_eq!((chosen.id, top.len(), &top[0]), (id, 3, &chosen));
+        assert!(chosen.logprob <= 0.0 && !chosen.bytes.is_empty());
+    }
+    let ended = Generation { bias: vec![(EOS, 100.0)], ..wanted };
+    assert_eq!(told(&engine, ended), (vec![None], Finish::Stop));
+    assert_eq!(told(&engine, generation(prompt(8, 1), 2)).0, [None, None], "nobody asked");
 }
 
 #[test]

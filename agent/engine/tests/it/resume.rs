@@ -69,13 +69,22 @@ fn an_answer_cut_anywhere_goes_on_with_the_same_tokens_and_the_same_text() {
         0..50_u32,
         prop_oneof![Just(0.0_f32), 0.1..2.0_f32],
         prop_oneof![Just(1.0_f32), Just(0.9)],
+        prop_oneof![Just(0.0_f32), Just(0.7)],
         any::<u64>(),
         1..40_u32,
         any::<prop::sample::Index>(),
         prop::option::of(any::<prop::sample::Index>()),
     );
-    let run = runner.run(&cases, |(len, salt, temperature, top_p, seed, tokens, at, stop)| {
-        let sampling = Sampling { temperature, top_p, seed: Some(seed), ..Sampling::default() };
+    let run = runner.run(&cases, |case| {
+        let (len, salt, temperature, top_p, penalty, seed, tokens, at, stop) = case;
+        let sampling = Sampling {
+            temperature,
+            top_p,
+            repetition_penalty: 1.0 + penalty,
+            frequency_penalty: penalty,
+            seed: Some(seed),
+            ..Sampling::default()
+        };
         let mut wanted = Generation { sampling, ..generation(prompt(len, salt), tokens) };
         if let Some(stop) = stop {
             // Some two characters of the answer itself, which end it there.

@@ -1,12 +1,13 @@
 //! What a request asks for, in the parameters of the tenant's program.
 //!
 //! A parameter is passed on, or has no meaning here and is harmless, or is refused by name.
-//! Nothing that would change the answer is ignored. The program checks the values it is passed.
+//! Nothing that would change the answer is ignored. The program checks the values it is passed, and
+//! those that this door knows the bounds of are checked here before.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use serde_json::{Map, Value, json};
 
-use super::{Problem, response::Form};
+use super::{Problem, logprobs, response::Form, sampling};
 use crate::frame::clip;
 
 /// A request that can be passed on.
@@ -15,7 +16,16 @@ pub(super) struct Asked {
     pub(super) model: String,
     pub(super) params: Map<String, Value>,
     pub(super) stream: bool,
-    pub(super) include_usage: bool,
+    pub(super) wanted: Wanted,
+}
+
+/// What an answer has besides its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// At the end of a stream, where it is left out otherwise.
+    pub(super) usage: bool,
+    /// The probabilities of its tokens.
+    pub(super) logprobs: bool,
 }
 
 /// Reads the body of a request.
@@ -61,14 +71,16 @@ fn missing(param: &str) -> Problem {
 }
 
 /// What both forms have in common.
-fn common(form: Form, body: Map<String, Value>) -> Result<Asked, Problem> {
+fn common(form: Form, mut body: Map<String, Value>) -> Result<Asked, Problem> {
+    // The official clients write absent values as null.
+    body.retain(|_, value| !value.is_null());
+    let mut params = Map::new();
+    let logprobs = logprobs::take(form, &mut body)?;
+    params.extend(logprobs.map(|count| ("logprobs".to_owned(), count.into())));
     let mut model = None;
     let (mut stream, mut include_usage) = (false, false);
-    let mut params = Map::new();
     for (name, value) in body {
         match (name.as_str(), value) {
-            // The official clients write absent values as null.
-            (_, Value::Null) => {}
             ("model", Value::String(name)) => model = Some(name),
             ("stream", Value::Bool(value)) => stream = value,
             ("stream_options", Value::Object(options)) => include_usage = wants_usage(options)?,
@@ -82,15 +94,19 @@ fn common(form: Form, body: Map<String, Value>) -> Result<Asked, Problem> {
                     return Err(Problem::parameter(name, message));
                 }
             }
-            ("temperature" | "top_p" | "top_k" | "min_p" | "seed" | "stop", value) => {
-                params.insert(name, value);
+            (setting, value) if sampling::has(setting) => {
+                sampling::check(setting, &value)?;
+                if !sampling::is_neutral(setting, &value) {
+                    params.insert(name, value);
+                }
             }
             (_, value) => check_rest(form, &name, &value)?,
         }
     }
     let model = model.ok_or_else(|| missing("model"))?;
     params.insert("model".into(), model.clone().into());
-    Ok(Asked { model, params, stream, include_usage })
+    let wanted = Wanted { usage: include_usage, logprobs: logprobs.is_some() };
+    Ok(Asked { model, params, stream, wanted })
 }
 
 fn wants_usage(options: Map<String, Value>) -> Result<bool, Problem> {
@@ -122,10 +138,7 @@ fn check_rest(form: Form, name: &str, value: &Value) -> Result<(), Problem> {
         "tool_choice" => matches!(value.as_str(), Some("none" | "auto")),
         "service_tier" => matches!(value.as_str(), Some("auto" | "default")),
         "n" => value.as_u64() == Some(1),
-        "frequency_penalty" | "presence_penalty" => value.as_f64() == Some(0.0),
-        "logit_bias" => value.as_object().is_some_and(Map::is_empty),
         "tools" | "functions" if form == Form::Chat => value.as_array().is_some_and(Vec::is_empty),
-        "logprobs" if form == Form::Chat => value == &Value::Bool(false),
         "response_format" if form == Form::Chat => value == &json!({"type": "text"}),
         "modalities" if form == Form::Chat => value == &json!(["text"]),
         "best_of" if form == Form::Completion => value.as_u64() == Some(1),
@@ -224,8 +237,13 @@ mod tests {
 
     #[test]
     fn parameters_of_sampling_are_passed_on() {
-        let sampling = json!({"temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["a"]});
+        let sampling = json!({
+            "temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["a"], "top_k": 3, "min_p": 0.1,
+            "typical_p": 0.5, "repetition_penalty": 1.1, "frequency_penalty": 0.1,
+            "presence_penalty": -2, "logit_bias": {"5": -100},
+        });
         check_chat(&sampling, Ok(sampling.clone()));
+        check_chat(&json!({"logprobs": true, "top_logprobs": 3}), Ok(json!({"logprobs": 3})));
         check_chat(&json!({"max_completion_tokens": 5}), Ok(json!({"max_tokens": 5})));
         check_chat(
             &json!({"max_tokens": 5, "max_completion_tokens": 5}),
@@ -241,14 +259,15 @@ mod tests {
                 "user": "u", "metadata": {}, "store": false, "n": 1, "presence_penalty": 0,
                 "frequency_penalty": 0.0, "tools": [], "logprobs": false, "logit_bias": null,
                 "response_format": {"type": "text"}, "stream_options": {"include_usage": true},
+                "repetition_penalty": 1,
             }),
             Ok(json!({})),
         );
         for (name, value) in [
             ("n", json!(2)),
-            ("presence_penalty", json!(0.1)),
+            ("presence_penalty", json!(2.1)),
             ("tools", json!([{"type": "function"}])),
-            ("logprobs", json!(true)),
+            ("logprobs", json!(1)),
             ("response_format", json!({"type": "json_object"})),
             ("stream", json!("yes")),
             ("colour", json!("red")),

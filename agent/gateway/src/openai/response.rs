@@ -36,6 +36,13 @@ impl Form {
     }
 }
 
+/// A text, and the probabilities of its tokens in the API's form.
+#[derive(Debug)]
+pub(super) struct Said<'a> {
+    pub(super) text: &'a str,
+    pub(super) logprobs: Value,
+}
+
 /// What every object of one answer repeats.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
@@ -48,7 +55,8 @@ pub(super) struct Head {
 
 impl Head {
     /// The whole answer.
-    pub(super) fn whole(&self, text: &str, finish: Finish, usage: Usage) -> Value {
+    pub(super) fn whole(&self, said: Said<'_>, finish: Finish, usage: Usage) -> Value {
+        let Said { text, logprobs } = said;
         let finish = finish_reason(finish);
         let (object, choice) = match self.form {
             Form::Chat => {
@@ -56,18 +64,19 @@ impl Head {
                 (
                     "chat.completion",
                     json!({
-                        "index": 0, "message": message, "logprobs": null, "finish_reason": finish,
+                        "index": 0, "message": message, "logprobs": logprobs,
+                        "finish_reason": finish,
                     }),
                 )
             }
             Form::Completion => (
                 "text_completion",
                 json!({
-                    "index": 0, "text": text, "logprobs": null, "finish_reason": finish,
+                    "index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish,
                 }),
             ),
         };
-        let mut whole = self.object(object, &[choice]);
+        let mut whole = self.object(object, vec![choice]);
         whole["usage"] = usage_json(usage);
         whole
     }
@@ -75,15 +84,19 @@ impl Head {
     /// The first piece of a chat, which says who speaks. A completion has none.
     pub(super) fn opening(&self) -> Option<Value> {
         match self.form {
-            Form::Chat => Some(self.chat_piece(&json!({"role": "assistant", "content": ""}), None)),
+            Form::Chat => {
+                let delta = json!({"role": "assistant", "content": ""});
+                Some(self.chat_piece(&delta, Value::Null, None))
+            }
             Form::Completion => None,
         }
     }
 
-    pub(super) fn piece(&self, text: &str) -> Value {
+    pub(super) fn piece(&self, said: Said<'_>) -> Value {
+        let Said { text, logprobs } = said;
         match self.form {
-            Form::Chat => self.chat_piece(&json!({ "content": text }), None),
-            Form::Completion => self.completion_piece(text, None),
+            Form::Chat => self.chat_piece(&json!({ "content": text }), logprobs, None),
+            Form::Completion => self.completion_piece(text, logprobs, None),
         }
     }
 
@@ -91,26 +104,28 @@ impl Head {
     pub(super) fn ending(&self, finish: Finish) -> Value {
         let finish = Some(finish_reason(finish));
         match self.form {
-            Form::Chat => self.chat_piece(&json!({}), finish),
-            Form::Completion => self.completion_piece("", finish),
+            Form::Chat => self.chat_piece(&json!({}), Value::Null, finish),
+            Form::Completion => self.completion_piece("", Value::Null, finish),
         }
     }
 
     /// The piece after the last that says what it cost, for those who asked.
     pub(super) fn cost(&self, usage: Usage) -> Value {
-        let mut piece = self.object(self.piece_object(), &[]);
+        let mut piece = self.object(self.piece_object(), Vec::new());
         piece["usage"] = usage_json(usage);
         piece
     }
 
-    fn chat_piece(&self, delta: &Value, finish: Option<&str>) -> Value {
-        let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish});
-        self.object(self.piece_object(), &[choice])
+    fn chat_piece(&self, delta: &Value, logprobs: Value, finish: Option<&str>) -> Value {
+        let mut choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
+        choice["logprobs"] = logprobs;
+        self.object(self.piece_object(), vec![choice])
     }
 
-    fn completion_piece(&self, text: &str, finish: Option<&str>) -> Value {
-        let choice = json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish});
-        self.object(self.piece_object(), &[choice])
+    fn completion_piece(&self, text: &str, logprobs: Value, finish: Option<&str>) -> Value {
+        let mut choice = json!({"index": 0, "text": text, "finish_reason": finish});
+        choice["logprobs"] = logprobs;
+        self.object(self.piece_object(), vec![choice])
     }
 
     const fn piece_object(&self) -> &'static str {
@@ -120,11 +135,11 @@ impl Head {
         }
     }
 
-    fn object(&self, object: &str, choices: &[Value]) -> Value {
+    fn object(&self, object: &str, choices: Vec<Value>) -> Value {
         let Self { id, form: _, created, model } = self;
-        json!({
-            "id": id, "object": object, "created": created, "model": model, "choices": choices,
-        })
+        let mut whole = json!({"id": id, "object": object, "created": created, "model": model});
+        whole["choices"] = Value::Array(choices);
+        whole
     }
 
     /// Marks a response with the answer's id, which the official clients show in their errors.

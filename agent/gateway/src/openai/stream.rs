@@ -15,7 +15,12 @@ use realm_core::{
 use serde_json::Value;
 use tokio::sync::mpsc::{self, error::SendTimeoutError};
 
-use super::{Problem, response::Head};
+use super::{
+    Problem,
+    logprobs::Telling,
+    request::Wanted,
+    response::{Head, Said},
+};
 use crate::{door::Door, running::Running, whole::not_text};
 
 /// Events that wait for the connection: enough to fill a packet, too few to hide a slow reader.
@@ -30,7 +35,7 @@ pub(super) async fn respond(
     door: Arc<Door>,
     mut running: Running,
     head: Head,
-    include_usage: bool,
+    wanted: Wanted,
 ) -> Result<Response, Problem> {
     let first = tokio::select! {
         first = running.next() => first,
@@ -46,7 +51,9 @@ pub(super) async fn respond(
             waiting.poll_recv(cx).map(|event| event.map(Ok::<Bytes, Infallible>))
         })),
     ));
-    let pump = Pump { door, running, head, include_usage, events };
+    let Wanted { usage: include_usage, logprobs } = wanted;
+    let telling = Telling::new(head.form, logprobs);
+    let pump = Pump { door, running, head, telling, include_usage, events };
     tokio::spawn(pump.run(first));
     Ok(response)
 }
@@ -57,6 +64,7 @@ struct Pump {
     door: Arc<Door>,
     running: Running,
     head: Head,
+    telling: Telling,
     include_usage: bool,
     events: mpsc::Sender<Bytes>,
 }
@@ -77,8 +85,9 @@ impl Pump {
         let mut event = first;
         loop {
             match event {
-                ReplyEvent::Chunk(Chunk { body: ChunkBody::Text(text), .. }) => {
-                    self.send(&self.head.piece(&text)).await?;
+                ReplyEvent::Chunk(Chunk { body: ChunkBody::Text(text), logprobs, .. }) => {
+                    let logprobs = self.telling.piece(logprobs);
+                    self.send(&self.head.piece(Said { text: &text, logprobs })).await?;
                 }
                 ReplyEvent::Chunk(Chunk { body: ChunkBody::Json(_), .. }) => {
                     return self.give_up(not_text()).await;

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::calls::Registered;
-use crate::{door::Door, frame, running::Running, whole::Whole};
+use crate::{door::Door, frame, running::Running, scored, whole::Whole};
 
 /// A call that was started, and where its frames go.
 pub(super) struct Answer {
@@ -124,12 +124,14 @@ async fn unless_stopped<T>(
 }
 
 fn piece(chunk: Chunk) -> (Piece, Option<Progress>) {
-    let Chunk { step, body, progress } = chunk;
+    let Chunk { step, body, logprobs, progress } = chunk;
     let step = step.map(|step| (*step).to_owned());
-    let piece = match body {
-        ChunkBody::Text(text) => Piece { step, text: Some(text), value: None },
-        ChunkBody::Json(value) => Piece { step, text: None, value: Some(value) },
+    let (text, value) = match body {
+        ChunkBody::Text(text) => (Some(text), None),
+        ChunkBody::Json(value) => (None, Some(value)),
     };
+    let logprobs = logprobs.into_iter().map(scored::frame).collect();
+    let piece = Piece { step, text, value, logprobs };
     let progress =
         progress.map(|reply::Progress { first, tokens, seed }| Progress { first, tokens, seed });
     (piece, progress)

@@ -75,6 +75,51 @@ async fn a_chat_streams_events_and_ends_with_usage_and_done() {
 }
 
 #[tokio::test]
+async fn a_chat_tells_the_probabilities_of_its_tokens_whole_or_streamed() {
+    let server = Server::start(|_| ()).await;
+    let mut body = chat("one two", false);
+    body["logprobs"] = json!(true);
+    body["top_logprobs"] = json!(1);
+    let top = json!([{"token": "x", "logprob": -2.5, "bytes": [120]}]);
+    let told = |token: &str| {
+        json!({
+            "token": token, "logprob": -0.25, "bytes": token.as_bytes(), "top_logprobs": top,
+        })
+    };
+    let whole = server.post("/v1/chat/completions", &body).await.json();
+    let expected = json!({"content": [told("one "), told("two")], "refusal": null});
+    assert_eq!(whole["choices"][0]["logprobs"], expected);
+    body["stream"] = json!(true);
+    let answer = server.post("/v1/chat/completions", &body).await;
+    let pieces = answer.events().into_iter().filter(|event| *event != "[DONE]");
+    let pieces: Vec<Value> = pieces
+        .map(|event| serde_json::from_str::<Value>(event).unwrap()["choices"][0]["logprobs"].take())
+        .collect();
+    let piece = |token: &str| json!({"content": [told(token)], "refusal": null});
+    assert_eq!(pieces, [Value::Null, piece("one "), piece("two"), Value::Null]);
+}
+
+#[tokio::test]
+async fn a_completion_tells_them_in_columns() {
+    let server = Server::start(|_| ()).await;
+    let mut body = json!({"model": "m", "prompt": "one two", "logprobs": 1});
+    let whole = server.post("/v1/completions", &body).await.json();
+    let expected = json!({
+        "tokens": ["one ", "two"], "token_logprobs": [-0.25, -0.25], "text_offset": [0, 4],
+        "top_logprobs": [{"one ": -0.25, "x": -2.5}, {"two": -0.25, "x": -2.5}],
+    });
+    assert_eq!(whole["choices"][0]["logprobs"], expected);
+    body["stream"] = json!(true);
+    let answer = server.post("/v1/completions", &body).await;
+    let second: Value = serde_json::from_str(answer.events()[1]).unwrap();
+    let expected = json!({
+        "tokens": ["two"], "token_logprobs": [-0.25], "text_offset": [4],
+        "top_logprobs": [{"two": -0.25, "x": -2.5}],
+    });
+    assert_eq!(second["choices"][0]["logprobs"], expected);
+}
+
+#[tokio::test]
 async fn a_completion_comes_in_one_piece_or_streamed() {
     let server = Server::start(|_| ()).await;
     let mut body = json!({"model": "m", "prompt": "one two"});

@@ -6,7 +6,7 @@ use realm_core::{
     auth::{Caller, Credential, Roster},
     call::Call,
     desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ModelGrant, ProgramLimits},
-    engine::{Finish, Usage},
+    engine::{Finish, Logprobs, ScoredToken, Usage},
     limit::Admitted,
     name::{ModelName, PipelineName, TenantName},
     refusal::Refusal,
@@ -89,7 +89,7 @@ async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), D
             let refusal = Refusal::TooLong { tokens: 65, tokens_max: 64 };
             send(to, ReplyEvent::Failed(refusal)).await
         }
-        "generate" => say(to, params["prompt"].as_str().unwrap_or_default()).await,
+        "generate" => say(to, params["prompt"].as_str().unwrap_or_default(), params).await,
         "chat" => {
             let last = params["messages"].as_array().and_then(|messages| messages.last());
             let text = last.and_then(|last| last["content"].as_str()).unwrap_or_default();
@@ -98,7 +98,7 @@ async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), D
                 "flood" => flood(to).await,
                 text => match refusal(text) {
                     Some(refusal) => send(to, ReplyEvent::Failed(refusal)).await,
-                    None => say(to, text).await,
+                    None => say(to, text, params).await,
                 },
             }
         }
@@ -112,16 +112,16 @@ async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), D
             let bytes = params["bytes"].as_u64().unwrap_or_default();
             let bulk = Value::from("x".repeat(usize::try_from(bytes).unwrap()));
             if params["as"] == "value" {
-                let body = ChunkBody::Json(bulk);
-                send(to, ReplyEvent::Chunk(Chunk { step: None, body, progress: None })).await?;
+                send(to, chunk(ChunkBody::Json(bulk))).await?;
                 return done(to, Value::Null, Usage::default()).await;
             }
             done(to, bulk, Usage::default()).await
         }
         "value" => {
             let body = ChunkBody::Json(json!({"score": 0.5}));
+            let logprobs = Vec::new();
             let step = Some("judge".into());
-            send(to, ReplyEvent::Chunk(Chunk { step, body, progress: None })).await?;
+            send(to, ReplyEvent::Chunk(Chunk { step, body, logprobs, progress: None })).await?;
             done(to, json!({"outputs": {}}), Usage::default()).await
         }
         function => {
@@ -148,18 +148,26 @@ async fn send(to: &ReplySender, event: ReplyEvent) -> Result<(), Dropped> {
 }
 
 async fn word(to: &ReplySender, text: impl Into<String>) -> Result<(), Dropped> {
-    let body = ChunkBody::Text(text.into());
-    send(to, ReplyEvent::Chunk(Chunk { step: None, body, progress: None })).await
+    send(to, chunk(ChunkBody::Text(text.into()))).await
+}
+
+fn chunk(body: ChunkBody) -> ReplyEvent {
+    ReplyEvent::Chunk(Chunk { step: None, body, logprobs: Vec::new(), progress: None })
 }
 
 async fn done(to: &ReplySender, data: Value, usage: Usage) -> Result<(), Dropped> {
     send(to, ReplyEvent::Done(Done { data, finish: Finish::Stop, usage })).await
 }
 
-async fn say(to: &ReplySender, text: &str) -> Result<(), Dropped> {
+/// Says a text word by word, each a token that was as good as certain.
+async fn say(to: &ReplySender, text: &str, params: &Value) -> Result<(), Dropped> {
     let mut words = 0;
     for piece in text.split_inclusive(' ') {
-        word(to, piece).await?;
+        let (body, chosen) = (ChunkBody::Text(piece.into()), scored(piece, -0.25));
+        let top = params["logprobs"].as_u64().map(|count| (0..count).map(|_| scored("x", -2.5)));
+        let logprobs = top.map(|top| Logprobs { chosen, top: top.collect() });
+        let logprobs = Vec::from_iter(logprobs);
+        send(to, ReplyEvent::Chunk(Chunk { step: None, body, logprobs, progress: None })).await?;
         words += 1;
     }
     let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: words };
@@ -169,10 +177,14 @@ async fn say(to: &ReplySender, text: &str) -> Result<(), Dropped> {
 /// Says what was resumed, and how far it is where that is asked for.
 async fn go_on(call: &Admitted, to: &ReplySender) -> Result<(), Dropped> {
     let Call { resume, resumable, .. } = call.call();
-    let body = ChunkBody::Text(format!("{resume:?}"));
+    let (body, logprobs) = (ChunkBody::Text(format!("{resume:?}")), Vec::new());
     let progress = resumable.then(|| Progress { first: 2, tokens: vec![5, 6], seed: Some(7) });
-    send(to, ReplyEvent::Chunk(Chunk { step: None, body, progress })).await?;
+    send(to, ReplyEvent::Chunk(Chunk { step: None, body, logprobs, progress })).await?;
     done(to, Value::Null, Usage::default()).await
+}
+
+fn scored(text: &str, logprob: f32) -> ScoredToken {
+    ScoredToken { id: 7, bytes: text.into(), logprob }
 }
 
 async fn hold(to: &ReplySender, go: &Semaphore) -> Result<(), Dropped> {

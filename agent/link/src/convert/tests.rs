@@ -47,6 +47,8 @@ fn a_missing_or_malformed_field_is_refused_by_its_name() {
     check(|d| d.pipelines[0].inputs[0].kind = 9, "unknown value 9");
     check(|d| d.pipelines[0].steps[0].on_error = None, "`pipeline.steps.on_error` is missing");
     check(|d| d.pipelines[0].steps[0].temperature = f32::NAN, "not a finite number");
+    let choice = proto::pipeline::Choice { top_p: Some(f32::INFINITY), ..Default::default() };
+    check(|d| d.pipelines[0].steps[0].choice = Some(choice), "not a finite number");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Instant;
 use realm_core::{
     auth::Caller,
     call::{Call, CallId, Deadline, Resume},
-    engine::{Finish, Usage},
+    engine::{Finish, Logprobs, ScoredToken, Usage},
     limit::{Admitted, Left},
     name::{ModelName, TenantName},
     reply::{Chunk, ChunkBody, Done, Progress, ReplyEvent},
@@ -157,25 +157,48 @@ fn usage_from(usage: proto::Usage) -> Usage {
 }
 
 fn chunk_to(chunk: Chunk) -> proto::Chunk {
-    let Chunk { step, body, progress } = chunk;
+    let Chunk { step, body, logprobs, progress } = chunk;
     let body = match body {
         ChunkBody::Text(text) => proto::chunk::Body::Text(text),
         ChunkBody::Json(value) => proto::chunk::Body::Json(value.to_string()),
     };
     let progress =
         progress.map(|Progress { first, tokens, seed }| proto::Progress { first, tokens, seed });
-    proto::Chunk { step: step.map(|step| (*step).to_owned()), body: Some(body), progress }
+    let logprobs = logprobs.into_iter().map(logprobs_to).collect();
+    proto::Chunk { step: step.map(|step| (*step).to_owned()), body: Some(body), progress, logprobs }
 }
 
 fn chunk_from(chunk: proto::Chunk) -> Result<Chunk, ConvertError> {
-    let proto::Chunk { step, body, progress } = chunk;
+    let proto::Chunk { step, body, progress, logprobs } = chunk;
     let body = match required("chunk.body", body)? {
         proto::chunk::Body::Text(text) => ChunkBody::Text(text),
         proto::chunk::Body::Json(text) => ChunkBody::Json(json("chunk.json", &text)?),
     };
     let progress =
         progress.map(|proto::Progress { first, tokens, seed }| Progress { first, tokens, seed });
-    Ok(Chunk { step: step.map(Into::into), body, progress })
+    let logprobs = logprobs.into_iter().map(logprobs_from).collect::<Result<_, _>>()?;
+    Ok(Chunk { step: step.map(Into::into), body, logprobs, progress })
+}
+
+fn logprobs_to(Logprobs { chosen, top }: Logprobs) -> proto::Logprobs {
+    let scored = |ScoredToken { id, bytes, logprob }| proto::ScoredToken { id, bytes, logprob };
+    proto::Logprobs { chosen: Some(scored(chosen)), top: top.into_iter().map(scored).collect() }
+}
+
+fn logprobs_from(logprobs: proto::Logprobs) -> Result<Logprobs, ConvertError> {
+    let proto::Logprobs { chosen, top } = logprobs;
+    let chosen = scored_from(required("logprobs.chosen", chosen)?)?;
+    let top = top.into_iter().map(scored_from).collect::<Result<_, _>>()?;
+    Ok(Logprobs { chosen, top })
+}
+
+fn scored_from(token: proto::ScoredToken) -> Result<ScoredToken, ConvertError> {
+    let proto::ScoredToken { id, bytes, logprob } = token;
+    let field = "logprobs.logprob";
+    if !logprob.is_finite() {
+        return Err(ConvertError::NotFinite { field });
+    }
+    Ok(ScoredToken { id, bytes, logprob })
 }
 
 fn done_to(done: &Done) -> proto::Done {

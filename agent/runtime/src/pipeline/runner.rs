@@ -135,7 +135,7 @@ impl Apart {
 
 async fn write(writer: &mut Writer, chunk: Chunk) -> Result<(), Refusal> {
     let written = match chunk.body {
-        ChunkBody::Text(text) => writer.write_text(text).await,
+        ChunkBody::Text(text) => writer.write_scored(text, chunk.logprobs).await,
         ChunkBody::Json(value) => writer.write_json(&value.to_string()).await,
     };
     written.map_err(|Ended(refusal)| refusal)

@@ -118,6 +118,27 @@ async fn a_tenant_that_floods_output_is_stopped_at_its_limit() {
 }
 
 #[tokio::test]
+async fn a_tenant_that_floods_probabilities_is_stopped_at_its_limit() {
+    let limits = limited(|limits| limits.program.output_bytes_max = 100_500);
+    let street = Street::new("logprobs", limits).await;
+    let told = street.attack("flood_logprobs", json!({})).await;
+    assert_eq!(told.logprobs.concat().len(), 1000);
+    let max = 100_500;
+    let expected = Refusal::ProgramLimit { limit: ProgramLimit::Output, max };
+    assert_eq!(told.end.unwrap_err(), expected);
+}
+
+#[tokio::test]
+async fn a_probability_that_is_no_number_is_the_programs_failure() {
+    let street = Street::new("no-number", LIMITS).await;
+    let told = street.attack("garbage_logprobs", json!({})).await;
+    let refusal = told.end.unwrap_err();
+    let Refusal::ProgramFailed(message) = refusal else { panic!("{refusal:?}") };
+    assert!(message.contains("logprob"), "{message}");
+    assert!(told.chunks.is_empty());
+}
+
+#[tokio::test]
 async fn a_tenant_that_floods_the_log_gains_nothing() {
     let street = Street::new("log", LIMITS).await;
     street.attack("flood_log", json!({})).await.end.unwrap();

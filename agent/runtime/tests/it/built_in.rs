@@ -1,11 +1,13 @@
 use realm_core::{
     engine::{Finish, Usage},
     refusal::{ProgramLimit, Refusal},
+    reply::ChunkBody,
+    sampling::{BIAS, BIASES_MAX, LOGPROBS_MAX, RANGES, Range, Sampling},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    echo::{Echo, Mood},
+    echo::{self, Echo, Mood},
     town::{Citizen, town},
 };
 
@@ -59,7 +61,9 @@ async fn generate_hands_every_parameter_to_the_engine() {
     assert_eq!(told.text(), "abc");
     let params = json!({
         "prompt": "abc", "model": "hands-2", "max_tokens": 2, "temperature": 1, "top_k": 5,
-        "top_p": 0.5, "min_p": 0.25, "seed": u64::MAX, "stop": ["x", "yz"],
+        "top_p": 0.5, "min_p": 0.25, "seed": u64::MAX, "stop": ["x", "yz"], "typical_p": 0.75,
+        "repetition_penalty": 1.5, "frequency_penalty": -2, "presence_penalty": 0.5,
+        "logit_bias": { "7": -100, "255": 0.5 }, "logprobs": 3,
     });
     let told = citizen.done(&town.runtime, "generate", &params).await;
     assert_eq!(told.text(), "ab");
@@ -67,14 +71,37 @@ async fn generate_hands_every_parameter_to_the_engine() {
 
     let asked = first.asked.lock().unwrap().pop().unwrap();
     assert_eq!((asked.tokens_max, asked.stop), (Some(512), vec![]));
-    assert_eq!((asked.sampling.temperature, asked.sampling.top_p), (0.7, 0.95));
-    assert_eq!((asked.sampling.top_k, asked.sampling.min_p, asked.sampling.seed), (0, 0.0, None));
+    let neutral = Sampling { temperature: 0.7, top_p: 0.95, ..Sampling::default() };
+    assert_eq!((asked.sampling, asked.bias), (neutral, vec![]));
     let asked = second.asked.lock().unwrap().pop().unwrap();
     assert_eq!((asked.tokens_max, asked.stop), (Some(2), vec!["x".into(), "yz".into()]));
     assert_eq!((asked.sampling.temperature, asked.sampling.top_p), (1.0, 0.5));
     assert_eq!((asked.sampling.top_k, asked.sampling.min_p), (5, 0.25));
     assert_eq!(asked.sampling.seed, Some(u64::MAX));
+    assert_eq!((asked.sampling.typical_p, asked.sampling.repetition_penalty), (0.75, 1.5));
+    let penalties = (asked.sampling.frequency_penalty, asked.sampling.presence_penalty);
+    assert_eq!((penalties, asked.sampling.logprobs), ((-2.0, 0.5), Some(3)));
+    assert_eq!(asked.bias, [(255, 0.5), (7, -100.0)]);
     assert!(asked.deadline.is_some());
+}
+
+#[tokio::test]
+async fn probabilities_of_tokens_come_with_their_text_to_who_asks() {
+    let town = town().await;
+    let citizen = Citizen::new("scored")
+        .with_model(&town.runtime, Echo::new("tests/scored", Mood::Echo))
+        .moves_into(&town.runtime, &town.built_in);
+    let mut params = json!({ "prompt": "abc" });
+    let told = citizen.done(&town.runtime, "generate", &params).await;
+    assert!(told.logprobs.concat().is_empty());
+    params["logprobs"] = json!(2);
+    let told = citizen.done(&town.runtime, "generate", &params).await;
+    assert_eq!(told.text(), "abc");
+    for ((_, body), logprobs) in told.chunks.iter().zip(&told.logprobs) {
+        let chosen: Vec<u8> = logprobs.iter().flat_map(|of| of.chosen.bytes.clone()).collect();
+        assert_eq!(*body, ChunkBody::Text(String::from_utf8(chosen).unwrap()));
+    }
+    assert_eq!(told.logprobs.concat(), [97, 98, 99].map(|id| echo::logprobs(id, 2)));
 }
 
 #[tokio::test]
@@ -132,6 +159,18 @@ async fn a_parameter_that_is_wrong_is_named() {
         ("generate", json!({ "prompt": "a", "top_p": 0 }), "`top_p`"),
         ("generate", json!({ "prompt": "a", "top_p": 1.1 }), "`top_p`"),
         ("generate", json!({ "prompt": "a", "min_p": 2 }), "`min_p`"),
+        ("generate", json!({ "prompt": "a", "typical_p": 0 }), "`typical_p`"),
+        ("generate", json!({ "prompt": "a", "repetition_penalty": 0 }), "`repetition_penalty`"),
+        ("generate", json!({ "prompt": "a", "frequency_penalty": 2.1 }), "`frequency_penalty`"),
+        ("generate", json!({ "prompt": "a", "presence_penalty": -1e300 }), "`presence_penalty`"),
+        ("generate", json!({ "prompt": "a", "logprobs": 21 }), "`logprobs` must be from 0 to 20"),
+        ("generate", json!({ "prompt": "a", "logprobs": true }), "`logprobs`"),
+        ("generate", json!({ "prompt": "a", "logit_bias": [] }), "`logit_bias`"),
+        ("generate", json!({ "prompt": "a", "logit_bias": { "a": 1 } }), "`logit_bias`"),
+        ("generate", json!({ "prompt": "a", "logit_bias": { "01": 1 } }), "`logit_bias`"),
+        ("generate", json!({ "prompt": "a", "logit_bias": { "1": "x" } }), "`logit_bias.1`"),
+        ("generate", json!({ "prompt": "a", "logit_bias": { "1": 101 } }), "from -100 to 100"),
+        ("generate", json!({ "prompt": "a", "logit_bias": { "256": 1 } }), "vocabulary of 256"),
         ("generate", json!({ "prompt": "a", "seed": -1 }), "`seed`"),
         ("generate", json!({ "prompt": "a", "stop": 1 }), "`stop`"),
         ("generate", json!({ "prompt": "a", "stop": [1] }), "`stop`"),
@@ -152,6 +191,33 @@ async fn a_parameter_that_is_wrong_is_named() {
         let refusal = citizen.refused(&town.runtime, function, &params).await;
         let Refusal::Invalid(message) = &refusal else { panic!("{params}: {refusal:?}") };
         assert!(message.contains(named), "{params}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn the_built_in_program_names_the_bounds_that_the_host_holds_it_to() {
+    let town = town().await;
+    for name in ["generate", "chat"] {
+        let functions = town.built_in.functions();
+        let function = functions.iter().find(|function| function.name == name).unwrap();
+        let properties = &function.params_schema["properties"];
+        let number = |bound: &Value| bound.as_f64();
+        for Range { name, min, max, is_open } in RANGES {
+            let (least, other) = if is_open {
+                ("exclusiveMinimum", "minimum")
+            } else {
+                ("minimum", "exclusiveMinimum")
+            };
+            let property = &properties[name];
+            assert_eq!(number(&property[least]), Some(min), "{name}");
+            assert_eq!((number(&property["maximum"]), &property[other]), (Some(max), &Value::Null));
+        }
+        let bias = &properties[BIAS.name];
+        let entry = &bias["additionalProperties"];
+        assert_eq!(number(&entry["minimum"]), Some(BIAS.min));
+        assert_eq!(number(&entry["maximum"]), Some(BIAS.max));
+        assert_eq!(bias["maxProperties"], json!(BIASES_MAX));
+        assert_eq!(properties["logprobs"]["maximum"], json!(LOGPROBS_MAX));
     }
 }
 

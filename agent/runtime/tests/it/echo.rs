@@ -9,8 +9,8 @@ use std::sync::{
 use realm_core::{
     auth::Caller,
     engine::{
-        ChatMessage, Engine, EngineInfo, EngineLoad, Finish, Generation, TOKENS_BUFFERED_MAX,
-        TextError, Token, TokenEvent, TokenStream, Usage,
+        ChatMessage, Engine, EngineInfo, EngineLoad, Finish, Generation, Logprobs, ScoredToken,
+        TOKENS_BUFFERED_MAX, TextError, Token, TokenEvent, TokenStream, Usage,
     },
     name::ModelName,
     refusal::Refusal,
@@ -126,7 +126,8 @@ async fn answer(
     }
     for (index, id) in generation.prompt.iter().take(count).enumerate().skip(resumed) {
         let text = char::from(u8::try_from(*id).unwrap()).to_string();
-        let token = TokenEvent::Token(Token { id: *id, text, logprobs: None });
+        let logprobs = generation.sampling.logprobs.map(|count| logprobs(*id, count));
+        let token = TokenEvent::Token(Token { id: *id, text, logprobs });
         if sender.send(token).await.is_err() {
             return;
         }
@@ -149,4 +150,12 @@ async fn answer(
     };
     let finish = if count < generation.prompt.len() { Finish::Length } else { Finish::Stop };
     drop(sender.send(TokenEvent::Finished { finish, usage }).await);
+}
+
+/// Of a token whose logarithm is its id below 0, among the ids below it.
+#[expect(clippy::cast_precision_loss, reason = "ids are bytes")]
+pub(crate) fn logprobs(id: u32, count: u32) -> Logprobs {
+    let scored =
+        |id: u32| ScoredToken { id, bytes: vec![u8::try_from(id).unwrap()], logprob: -(id as f32) };
+    Logprobs { chosen: scored(id), top: (0..count).map(scored).collect() }
 }

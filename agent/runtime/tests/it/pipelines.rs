@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use realm_core::{
     desired::{
-        DesiredPipeline, InputKind, OnError, PipelineInput, PipelineOutput, PipelineStep,
+        Choice, DesiredPipeline, InputKind, OnError, PipelineInput, PipelineOutput, PipelineStep,
         ProgramLimits, Template, TemplatePart,
     },
     engine::{Engine as _, Finish, Usage},
@@ -28,6 +28,7 @@ fn step(name: &str, model: &ModelName, prompt: Vec<TemplatePart>) -> PipelineSte
         tokens_max: 1000,
         deadline_ms: 100_000,
         temperature: 0.5,
+        choice: Choice::default(),
         on_error: OnError::Fail,
     }
 }

@@ -11,7 +11,7 @@ use realm_core::{
     auth::{self, Caller, Credential, Roster},
     call::{Call, CallId},
     desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ModelGrant, ProgramLimits},
-    engine::Engine,
+    engine::{Engine, Logprobs},
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -156,6 +156,8 @@ impl Citizen {
 pub(crate) struct Told {
     /// Each chunk, with its step.
     pub(crate) chunks: Vec<(Option<String>, ChunkBody)>,
+    /// What each chunk tells of its tokens.
+    pub(crate) logprobs: Vec<Vec<Logprobs>>,
     /// What came with each chunk that came with something.
     pub(crate) progress: Vec<Progress>,
     pub(crate) end: Result<Done, Refusal>,
@@ -192,18 +194,19 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
 
 /// Reads a reply to its end.
 pub(crate) async fn read(mut reply: Reply) -> Told {
-    let (mut chunks, mut progress) = (Vec::new(), Vec::new());
+    let (mut chunks, mut logprobs, mut progress) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         let end = match next(&mut reply).await {
             ReplyEvent::Chunk(chunk) => {
                 progress.extend(chunk.progress);
                 chunks.push((chunk.step.map(|step| step.to_string()), chunk.body));
+                logprobs.push(chunk.logprobs);
                 continue;
             }
             ReplyEvent::Done(done) => Ok(done),
             ReplyEvent::Failed(refusal) => Err(refusal),
         };
         assert!(reply.recv().await.is_none(), "an end is last");
-        return Told { chunks, progress, end };
+        return Told { chunks, logprobs, progress, end };
     }
 }

@@ -158,7 +158,7 @@ fn check_names<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::{OnError, TemplatePart};
+    use crate::desired::{Choice, OnError, TemplatePart};
 
     /// The pipeline in `spec`, or its problems as `path reason`.
     fn check(spec: &str) -> Result<ValidPipeline, Vec<String>> {
@@ -289,6 +289,53 @@ mod tests {
             let problems = check_steps(&[("s", more.as_str())]).unwrap_err();
             assert_eq!(problems, ["spec.steps[0].temperature OutOfRange"]);
         }
+    }
+
+    #[test]
+    fn a_step_says_how_its_tokens_are_chosen() {
+        let more = "prompt: x, topK: 5, topP: 0.5, minP: 0, typicalP: 1, repetitionPenalty: 10, \
+                    frequencyPenalty: -2, presencePenalty: 2, seed: 9007199254740991, stop: [a, b]";
+        let pipeline = check_steps(&[("s", more)]).unwrap();
+        let expected = Choice {
+            top_k: Some(5),
+            top_p: Some(0.5),
+            min_p: Some(0.0),
+            typical_p: Some(1.0),
+            repetition_penalty: Some(10.0),
+            frequency_penalty: Some(-2.0),
+            presence_penalty: Some(2.0),
+            seed: Some((1 << 53) - 1),
+            stop: vec!["a".to_owned(), "b".to_owned()],
+        };
+        assert_eq!(pipeline.desired.steps[0].choice, expected);
+        let pipeline = check_steps(&[("s", "prompt: x")]).unwrap();
+        assert_eq!(pipeline.desired.steps[0].choice, Choice::default());
+    }
+
+    #[test]
+    fn what_no_sampler_takes_is_refused_where_it_stands() {
+        for (more, problem) in [
+            ("topK: 1000001", "topK OutOfRange"),
+            ("topP: 0", "topP OutOfRange"),
+            ("topP: 1.0e-60", "topP OutOfRange"),
+            ("topP: 1.01", "topP OutOfRange"),
+            ("minP: .nan", "minP OutOfRange"),
+            ("typicalP: -1", "typicalP OutOfRange"),
+            ("repetitionPenalty: .inf", "repetitionPenalty OutOfRange"),
+            ("frequencyPenalty: 2.1", "frequencyPenalty OutOfRange"),
+            ("presencePenalty: -2.1", "presencePenalty OutOfRange"),
+            ("seed: 9007199254740992", "seed OutOfRange"),
+            ("stop: [a, '']", "stop[1] InvalidLength"),
+            ("stop: [a, a]", "stop[1] Duplicate"),
+        ] {
+            let problems = check_steps(&[("s", &format!("prompt: x, {more}"))]).unwrap_err();
+            assert_eq!(problems, [format!("spec.steps[0].{problem}")], "{more}");
+        }
+        let stop = |text: String| check_steps(&[("s", &format!("prompt: x, stop: [{text}]"))]);
+        stop("é".repeat(128)).unwrap();
+        assert_eq!(stop("é".repeat(129)).unwrap_err(), ["spec.steps[0].stop[0] InvalidLength"]);
+        let many = (0..17).map(|i| format!("s{i}")).collect::<Vec<_>>().join(", ");
+        assert_eq!(stop(many).unwrap_err(), ["spec.steps[0].stop InvalidCount"]);
     }
 
     #[test]

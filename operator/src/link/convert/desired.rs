@@ -9,12 +9,13 @@ use prost::{Message as _, bytes::Bytes};
 use realm_plan::{
     Name,
     desired::{
-        Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
-        HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
-        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
+        Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline,
+        DesiredTenant, HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput,
+        PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template,
+        TemplatePart,
     },
 };
-use realm_proto::link::v1 as proto;
+use realm_proto::link::{v1 as proto, versions::CHOICE_SINCE};
 
 /// Encoded tenants that are kept although nobody holds them any more, before they are looked for:
 /// what a change of every tenant leaves behind in an installation of a thousand.
@@ -32,6 +33,8 @@ struct Encoded {
     /// How many tenants make it worth looking for those that are gone.
     tenants_max: usize,
     pipelines: Last<DesiredPipeline>,
+    /// Those that an agent of an older version understands as they are meant.
+    plain_pipelines: Last<DesiredPipeline>,
     routes: Last<Route>,
 }
 
@@ -39,9 +42,16 @@ struct Encoded {
 type Last<T> = Option<(Arc<[T]>, Bytes)>;
 
 impl Encoder {
+    /// For an agent that speaks `version` of the link. A pipeline that it would run otherwise than
+    /// it is meant is left out, and there its calls are refused.
+    ///
     /// A list of protobuf is the same in pieces, so that the pieces of a state are put one after
     /// the other.
-    pub(in crate::link) fn desired_to(&self, desired: &Desired) -> proto::OperatorMessage {
+    pub(in crate::link) fn desired_to(
+        &self,
+        desired: &Desired,
+        version: u32,
+    ) -> proto::OperatorMessage {
         let Desired { generation, models, tenants, pipelines, routes, doors } = desired;
         let own = proto::Desired {
             generation: *generation,
@@ -51,17 +61,21 @@ impl Encoder {
         };
         let mut bytes = own.encode_to_vec();
         let mut encoded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Encoded { pipelines: last_pipelines, routes: last_routes, .. } = &mut *encoded;
-        let all_pipelines = |pipelines: &[DesiredPipeline]| proto::Desired {
-            pipelines: pipelines.iter().map(pipeline_to).collect(),
-            ..proto::Desired::default()
+        let Encoded { tenants: _, tenants_max: _, pipelines: all, plain_pipelines, routes: last } =
+            &mut *encoded;
+        let reads_choice = CHOICE_SINCE <= version;
+        let last_pipelines = if reads_choice { all } else { plain_pipelines };
+        let all_pipelines = |pipelines: &[DesiredPipeline]| {
+            let told = pipelines.iter().filter(|pipeline| reads_choice || is_plain(pipeline));
+            let pipelines = told.map(pipeline_to).collect();
+            proto::Desired { pipelines, ..proto::Desired::default() }
         };
         let all_routes = |routes: &[Route]| proto::Desired {
             routes: routes.iter().map(route_to).collect(),
             ..proto::Desired::default()
         };
         bytes.extend_from_slice(&newest(last_pipelines, pipelines, all_pipelines));
-        bytes.extend_from_slice(&newest(last_routes, routes, all_routes));
+        bytes.extend_from_slice(&newest(last, routes, all_routes));
         for tenant in tenants {
             bytes.extend_from_slice(encoded.tenant(tenant));
         }
@@ -225,6 +239,11 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
     }
 }
 
+/// Whether no step says how its tokens are chosen besides its temperature.
+fn is_plain(pipeline: &DesiredPipeline) -> bool {
+    pipeline.steps.iter().all(|step| step.choice == Choice::default())
+}
+
 fn pipeline_to(pipeline: &DesiredPipeline) -> proto::Pipeline {
     let DesiredPipeline { name, inputs, steps, outputs } = pipeline;
     proto::Pipeline {
@@ -255,6 +274,7 @@ fn step_to(step: &PipelineStep) -> proto::pipeline::Step {
         tokens_max,
         deadline_ms,
         temperature,
+        choice,
         on_error,
     } = step;
     let action = match on_error {
@@ -272,7 +292,35 @@ fn step_to(step: &PipelineStep) -> proto::pipeline::Step {
         deadline_ms: *deadline_ms,
         temperature: *temperature,
         on_error: Some(proto::pipeline::OnError { action: Some(action) }),
+        choice: choice_to(choice),
     }
+}
+
+/// `None` where it says nothing: a step of before has none.
+fn choice_to(choice: &Choice) -> Option<proto::pipeline::Choice> {
+    let Choice {
+        top_k,
+        top_p,
+        min_p,
+        typical_p,
+        repetition_penalty,
+        frequency_penalty,
+        presence_penalty,
+        seed,
+        stop,
+    } = choice;
+    let said = proto::pipeline::Choice {
+        top_k: *top_k,
+        top_p: *top_p,
+        min_p: *min_p,
+        typical_p: *typical_p,
+        repetition_penalty: *repetition_penalty,
+        frequency_penalty: *frequency_penalty,
+        presence_penalty: *presence_penalty,
+        seed: *seed,
+        stop: stop.clone(),
+    };
+    (*choice != Choice::default()).then_some(said)
 }
 
 fn template_to(template: &Template) -> proto::Template {

@@ -2,7 +2,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 use prost::Message as _;
-use realm_plan::desired::{Desired, DesiredTenant, Limits, Peer, ProgramLimits, Route};
+use realm_plan::desired::{
+    Choice, Desired, DesiredPipeline, DesiredTenant, Limits, OnError, Peer, PipelineStep,
+    ProgramLimits, Route, Template,
+};
+use realm_proto::link::versions::CHOICE_SINCE;
 
 use super::*;
 
@@ -209,8 +213,8 @@ fn a_state_of_pieces_that_were_encoded_before_reads_as_one_that_was_not() {
             doors: 3,
             ..Desired::default()
         };
-        let fresh = Encoder::default().desired_to(&desired);
-        assert_eq!(read(&encoder.desired_to(&desired)), read(&fresh));
+        let fresh = Encoder::default().desired_to(&desired, CHOICE_SINCE);
+        assert_eq!(read(&encoder.desired_to(&desired, CHOICE_SINCE)), read(&fresh));
         let weights: Vec<u32> = tenants.iter().map(|tenant| tenant.weight).collect();
         assert_eq!(read(&fresh), (generation.into(), weights, usize::from(generation < 5)));
     }
@@ -221,7 +225,42 @@ fn tenants_that_nobody_holds_are_not_kept_encoded() {
     let encoder = Encoder::default();
     for round in 0..10 {
         let tenants = (0..1000).map(|index| tenant(index, round)).collect();
-        encoder.desired_to(&Desired { tenants, doors: 3, ..Desired::default() });
+        let desired = Desired { tenants, doors: 3, ..Desired::default() };
+        encoder.desired_to(&desired, CHOICE_SINCE);
     }
     assert!(encoder.kept() <= 3000, "{} are", encoder.kept());
+}
+
+fn pipeline(name: &str, choice: Choice) -> DesiredPipeline {
+    let step = PipelineStep {
+        name: "s".to_owned(),
+        model: Name::new("default", "tiny").unwrap(),
+        system: None,
+        prompt: Template(Vec::new()),
+        tokens_max: 1,
+        deadline_ms: 1,
+        temperature: 0.0,
+        choice,
+        on_error: OnError::Fail,
+    };
+    let name = Name::new("default", name).unwrap();
+    DesiredPipeline { name, inputs: Vec::new(), steps: vec![step], outputs: Vec::new() }
+}
+
+#[test]
+fn an_agent_that_would_run_a_pipeline_otherwise_is_not_told_of_it() {
+    let encoder = Encoder::default();
+    let choice = Choice { seed: Some(7), ..Choice::default() };
+    let pipelines = Arc::from([pipeline("plain", Choice::default()), pipeline("drawn", choice)]);
+    let desired = Desired { pipelines, doors: 3, ..Desired::default() };
+    let told = |version: u32| {
+        let message = encoder.desired_to(&desired, version).message;
+        let Some(proto::operator_message::Message::Desired(bytes)) = message else { panic!() };
+        let told = proto::Desired::decode(bytes).unwrap().pipelines.into_iter();
+        told.map(|pipeline| pipeline.name).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        assert_eq!(told(CHOICE_SINCE - 1), ["default/plain"]);
+        assert_eq!(told(CHOICE_SINCE), ["default/plain", "default/drawn"]);
+    }
 }

@@ -87,7 +87,7 @@ pub(super) fn start(
         sent: Orders::default(),
         answered,
         unanswered: None,
-        is_answered: ACCEPTED_SINCE <= version,
+        version,
         encoder,
         beat: beat(heartbeat),
         ending,
@@ -218,8 +218,9 @@ pub(super) struct Outbound {
     answered: watch::Receiver<u64>,
     /// The last state, until it is answered, and when that has been waited for long enough.
     unanswered: Option<(u64, Instant)>,
-    /// Whether the agent says that it took a state. Where it does not, nothing is waited for.
-    is_answered: bool,
+    /// Of the link. An agent of an older one than [`ACCEPTED_SINCE`] does not say that it took a
+    /// state, and nothing is waited for.
+    version: u32,
     encoder: Arc<Encoder>,
     beat: Interval,
     ending: oneshot::Receiver<Ending>,
@@ -298,14 +299,14 @@ impl Outbound {
             return None;
         }
         let desired = desired.filter(|desired| !is_same(self.sent.desired.as_ref(), desired))?;
-        let message = self.encoder.desired_to(&desired);
+        let message = self.encoder.desired_to(&desired, self.version);
         let generation = desired.generation;
         self.sent.desired = Some(desired);
         let bytes = message.encoded_len();
         if bytes <= OPERATOR_MESSAGE_BYTES_MAX {
             tracing::debug!(node = self.claim.node, generation, bytes, "told");
             let answer = (generation, Instant::now() + ANSWER_WAIT);
-            self.unanswered = self.is_answered.then_some(answer);
+            self.unanswered = (ACCEPTED_SINCE <= self.version).then_some(answer);
             return Some(message);
         }
         // Sent again and again it would end every stream; the fleet hears of it instead.

@@ -113,7 +113,7 @@ fn a_node_whose_agent_speaks_another_link_is_named_with_both_versions() {
         let unspoken = Some(("n7".to_owned(), Versions::said(9, 9)));
         program(&TenantStanding { tally, unspoken, ..TenantStanding::default() }).message
     };
-    let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 2";
+    let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 3";
     assert_eq!(message(tally(0, 0, None)), format!("no agent is connected; {said}"));
     assert_eq!(message(tally(2, 0, None)), format!("on 2 of 2 nodes; {said}"));
     let failed = message(tally(0, 0, Some("SourceGone")));

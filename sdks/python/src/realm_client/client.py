@@ -59,8 +59,14 @@ class Sampling(TypedDict, total=False):
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float]  # by the tokens' ids
     seed: int
     stop: str | Sequence[str]
+    logprobs: int  # how many of the likeliest tokens to tell with each; 0 tells its own
 
 
 class Client:
@@ -159,14 +165,14 @@ class Client:
         self, prompt: str, *, deadline_s: float | None = None, **sampling: Unpack[Sampling]
     ) -> TextReply:
         """Continues a prompt, and answers with the whole text."""
-        params = {"prompt": prompt, **sampling}
+        params = {"prompt": prompt, **_params(sampling)}
         return await self._whole("generate", params, deadline_s, results.to_text_reply)
 
     def generate_stream(
         self, prompt: str, *, deadline_s: float | None = None, **sampling: Unpack[Sampling]
     ) -> Stream[TextReply]:
         """Continues a prompt, text by text."""
-        params = {"prompt": prompt, **sampling}
+        params = {"prompt": prompt, **_params(sampling)}
         return self._stream("generate", params, deadline_s, results.to_text_reply)
 
     async def chat(
@@ -177,7 +183,7 @@ class Client:
         **sampling: Unpack[Sampling],
     ) -> TextReply:
         """Answers a conversation with the whole text."""
-        params = {"messages": list(messages), **sampling}
+        params = {"messages": list(messages), **_params(sampling)}
         return await self._whole("chat", params, deadline_s, results.to_text_reply)
 
     def chat_stream(
@@ -188,7 +194,7 @@ class Client:
         **sampling: Unpack[Sampling],
     ) -> Stream[TextReply]:
         """Answers a conversation, text by text."""
-        params = {"messages": list(messages), **sampling}
+        params = {"messages": list(messages), **_params(sampling)}
         return self._stream("chat", params, deadline_s, results.to_text_reply)
 
     async def pipeline(
@@ -343,3 +349,11 @@ class Client:
     async def _watch(self, session: Session) -> None:
         await session.wait_closed()
         self._sessions.discard(session)
+
+
+def _params(sampling: Sampling) -> dict[str, Json]:
+    """As JSON has them: the keys of an object are texts."""
+    params: dict[str, Json] = dict(sampling)
+    if "logit_bias" in sampling:
+        params["logit_bias"] = {str(token): by for token, by in sampling["logit_bias"].items()}
+    return params

@@ -55,6 +55,13 @@ class Fields:
             raise FieldError(f"{self._where}.{key} is not a number")
         return value
 
+    def logarithm(self, key: str) -> float:
+        """The logarithm of a probability: a number that is not positive."""
+        value = self._fields.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value <= 0:
+            raise FieldError(f"{self._where}.{key} is not a logarithm of a probability")
+        return value
+
     def flag(self, key: str) -> bool:
         """A boolean."""
         value = self._fields.get(key)

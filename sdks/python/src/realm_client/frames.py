@@ -11,6 +11,7 @@ from realm_client.errors import InvalidRequest, RealmError, from_code
 from realm_client.fields import FieldError, Fields, item_count
 from realm_client.reply import Chunk, Completion, Json, Progress, Quota, Usage
 from realm_client.request import Request
+from realm_client.scored import decode_logprobs
 
 #: The name both sides agree on in the upgrade.
 SUBPROTOCOL = "realm.v1"
@@ -209,7 +210,14 @@ def _decode_chunk(fields: Fields) -> Chunk:
         raise FieldError("frame.data has neither text nor value")
     step = data.optional("step", data.text)
     progress = _decode_progress(fields.object("progress")) if fields.has("progress") else None
-    return Chunk(index=index, text=text, step=step, value=data.raw("value"), progress=progress)
+    return Chunk(
+        index=index,
+        text=text,
+        step=step,
+        value=data.raw("value"),
+        progress=progress,
+        logprobs=decode_logprobs(data),
+    )
 
 
 def _decode_progress(fields: Fields) -> Progress:

@@ -20,6 +20,24 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token, and the natural logarithm of what the model gave it; -9999 is next to nothing."""
+
+    id: int
+    text: str  # with something else in place of what is no whole character
+    bytes: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """How likely a token was to the model itself, and which ones were likeliest in its place."""
+
+    chosen: ScoredToken
+    top: tuple[ScoredToken, ...] = ()  # the likeliest first
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a streamed reply: text, or a value of the program's own making."""
 
@@ -28,6 +46,7 @@ class Chunk:
     step: str | None = None  # the pipeline step it belongs to
     value: Json = None
     progress: Progress | None = None  # of an answer that can be resumed
+    logprobs: tuple[Logprobs, ...] = ()  # of the tokens since the chunk before, where asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +96,7 @@ class TextReply:
     finish: str
     usage: Usage
     quota: Quota | None
+    logprobs: tuple[Logprobs, ...] = ()  # of every token, where they were asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from realm_client.reply import (
     FunctionInfo,
     Health,
     Json,
+    Logprobs,
     Metadata,
     ModelInfo,
     PipelineReply,
@@ -18,6 +19,7 @@ from realm_client.reply import (
     TextReply,
     Tokens,
 )
+from realm_client.scored import decode_logprobs
 
 
 def to_reply(chunks: Sequence[Chunk], end: Completion) -> Reply:
@@ -29,7 +31,8 @@ def to_text_reply(chunks: Sequence[Chunk], end: Completion) -> TextReply:
     """`generate` and `chat`."""
     if end.finish is None or end.usage is None:
         raise FieldError("the last frame has no finish or no usage")
-    return TextReply(_text(chunks, end), end.finish, end.usage, end.quota)
+    logprobs = _logprobs(chunks, end)
+    return TextReply(_text(chunks, end), end.finish, end.usage, end.quota, logprobs)
 
 
 def to_pipeline_reply(_chunks: Sequence[Chunk], end: Completion) -> PipelineReply:
@@ -69,6 +72,13 @@ def _text(chunks: Sequence[Chunk], end: Completion) -> str:
         return "".join(chunk.text or "" for chunk in chunks)
     whole = end.data.get("text") if isinstance(end.data, dict) else None
     return whole if isinstance(whole, str) else ""
+
+
+def _logprobs(chunks: Sequence[Chunk], end: Completion) -> tuple[Logprobs, ...]:
+    """Those of the streamed tokens, or of the whole answer of a call that was not streamed."""
+    if chunks:
+        return tuple(told for chunk in chunks for told in chunk.logprobs)
+    return decode_logprobs(Fields(end.data, "data")) if isinstance(end.data, dict) else ()
 
 
 def _function(value: Json) -> FunctionInfo:

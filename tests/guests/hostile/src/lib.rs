@@ -1,23 +1,25 @@
 //! A program of attacks on its host, one a function. None of them may work.
 
 use realm_guest::{
-    Error, Finish, FunctionInfo, GenerateParams, Model, Outcome, Params, Program, Result, Sampling,
-    config, log, open, reply,
+    Error, Finish, FunctionInfo, GenerateParams, Logprobs, Model, Outcome, Params, Program, Result,
+    ScoredToken, config, log, open, reply,
 };
 
 struct Hostile;
 
-const ATTACKS: [&str; 13] = [
+const ATTACKS: [&str; 15] = [
     "loop",
     "eat_memory",
     "flood_host_calls",
     "flood_output",
+    "flood_logprobs",
     "flood_log",
     "trap",
     "overflow_stack",
     "steal_model",
     "garbage_json",
     "garbage_data",
+    "garbage_logprobs",
     "hoard_handles",
     "swallow_refusal",
     "disguise_refusal",
@@ -44,6 +46,9 @@ impl Program for Hostile {
             "flood_output" => loop {
                 reply::write_text(&"x".repeat(1000));
             },
+            "flood_logprobs" => loop {
+                reply::write_scored("", &vec![scored(0.0); 1000]);
+            },
             "flood_log" => {
                 flood_log();
                 Ok(done(None))
@@ -56,6 +61,10 @@ impl Program for Hostile {
                 Ok(done(None))
             }
             "garbage_data" => Ok(done(Some("nonsense}".into()))),
+            "garbage_logprobs" => {
+                reply::write_scored("", &[scored(f32::NAN)]);
+                Ok(done(None))
+            }
             "hoard_handles" => hoard_handles(),
             "swallow_refusal" => swallow_refusal(),
             "disguise_refusal" => disguise_refusal(),
@@ -66,6 +75,12 @@ impl Program for Hostile {
 
 fn done(data: Option<String>) -> Outcome {
     Outcome { finish: Finish::Stop, data }
+}
+
+/// Probabilities of a token that has no text.
+fn scored(logprob: f32) -> Logprobs {
+    let chosen = ScoredToken { id: 1, bytes: Vec::new(), logprob };
+    Logprobs { chosen, top: Vec::new() }
 }
 
 fn spin() -> ! {
@@ -108,16 +123,11 @@ fn hoard_handles() -> Result {
     }
 }
 
-fn endless() -> GenerateParams {
-    let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: None };
-    GenerateParams { sampling, tokens_max: None, stop: Vec::new() }
-}
-
 /// Goes on as if the host had not refused.
 fn swallow_refusal() -> Result {
     let model = open(None)?;
     let prompt = vec![1; 1_000_000];
-    let refused = model.generate(&prompt, &endless()).is_err();
+    let refused = model.generate(&prompt, &GenerateParams::default()).is_err();
     Ok(done(Some(refused.to_string())))
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use realm_plan::desired::{
-    Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
+    Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
     HostedProgram, InputKind, Limits, ModelGrant, OnError, PipelineInput, PipelineOutput,
     PipelineStep, Program, ProgramLimits, Sha256, Stage, Template, TemplatePart,
 };
@@ -82,6 +82,7 @@ fn pipeline(index: usize) -> DesiredPipeline {
         tokens_max: 512,
         deadline_ms: 30_000,
         temperature: 0.2,
+        choice: Choice::default(),
         on_error: OnError::Fail,
     };
     DesiredPipeline {

@@ -133,11 +133,30 @@ fn template() -> impl Strategy<Value = plan::Template> {
     vec(prop_oneof![text, input], 0..4).prop_map(plan::Template)
 }
 
+fn choice() -> impl Strategy<Value = plan::Choice> {
+    let number = || option::of(-2.0_f32..2.0);
+    let shares = (number(), number(), number());
+    let penalties = (number(), number(), number());
+    (any::<(Option<u32>, Option<u64>)>(), shares, penalties, vec(".{1,4}", 0..3)).prop_map(
+        |((top_k, seed), shares, penalties, stop)| plan::Choice {
+            top_k,
+            top_p: shares.0,
+            min_p: shares.1,
+            typical_p: shares.2,
+            repetition_penalty: penalties.0,
+            frequency_penalty: penalties.1,
+            presence_penalty: penalties.2,
+            seed,
+            stop,
+        },
+    )
+}
+
 fn step(index: usize) -> impl Strategy<Value = plan::PipelineStep> {
     let on_error = prop_oneof![Just(plan::OnError::Fail), ".{0,8}".prop_map(plan::OnError::Use)];
     let texts = (option::of(template()), template());
-    (texts, any::<u32>(), any::<u64>(), 0.0_f32..2.0, on_error).prop_map(
-        move |((system, mut prompt), tokens_max, deadline_ms, temperature, on_error)| {
+    (texts, any::<u32>(), any::<u64>(), (0.0_f32..2.0, choice()), on_error).prop_map(
+        move |((system, mut prompt), tokens_max, deadline_ms, (temperature, choice), on_error)| {
             if index > 0 {
                 prompt.0.push(plan::TemplatePart::Step(format!("step-{}", index - 1)));
             }
@@ -149,6 +168,7 @@ fn step(index: usize) -> impl Strategy<Value = plan::PipelineStep> {
                 tokens_max,
                 deadline_ms,
                 temperature,
+                choice,
                 on_error,
             }
         },

@@ -89,11 +89,17 @@ fn progress() -> impl Strategy<Value = Progress> {
         .prop_map(|(first, tokens, seed)| Progress { first, tokens, seed })
 }
 
+fn logprobs() -> impl Strategy<Value = Logprobs> {
+    let token = (any::<u32>(), vec(any::<u8>(), 0..4), -9999.0_f32..=0.0)
+        .prop_map(|(id, bytes, logprob)| ScoredToken { id, bytes, logprob });
+    (token.clone(), vec(token, 0..3)).prop_map(|(chosen, top)| Logprobs { chosen, top })
+}
+
 fn event() -> impl Strategy<Value = ReplyEvent> {
     let body = prop_oneof![".{0,16}".prop_map(ChunkBody::Text), value().prop_map(ChunkBody::Json),];
-    let chunk =
-        (option::of(".{0,8}"), body, option::of(progress())).prop_map(|(step, body, progress)| {
-            ReplyEvent::Chunk(Chunk { step: step.map(Into::into), body, progress })
+    let chunk = (option::of(".{0,8}"), body, vec(logprobs(), 0..3), option::of(progress()))
+        .prop_map(|(step, body, logprobs, progress)| {
+            ReplyEvent::Chunk(Chunk { step: step.map(Into::into), body, logprobs, progress })
         });
     let done = (value(), any::<bool>(), usage()).prop_map(|(data, stop, usage)| {
         let finish = if stop { Finish::Stop } else { Finish::Length };
@@ -246,7 +252,8 @@ fn what_a_tenant_says_is_in_no_debug_text() {
     let params = serde_json::json!({ "prompt": "a secret" });
     let call = Call::new(CallId("1".into()), "chat", params);
     let request = request_to(&admitted(call, now), &model(), now);
-    let chunk = Chunk { step: None, body: ChunkBody::Text("a secret".into()), progress: None };
+    let body = ChunkBody::Text("a secret".into());
+    let chunk = Chunk { step: None, body, logprobs: Vec::new(), progress: None };
     let reply = reply_to(Usage::default(), Some(ReplyEvent::Chunk(chunk)));
     let shown = format!("{request:?} {reply:?}");
     assert!(!shown.contains("secret"), "{shown}");

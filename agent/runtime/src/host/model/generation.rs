@@ -15,6 +15,7 @@ use crate::{
         model::Summary,
         types::{self, Token},
     },
+    host::scored,
     meter::TokenMeter,
     refusal::internal,
 };
@@ -111,10 +112,12 @@ impl Generation {
         }
         match event {
             Some(TokenEvent::Cached(_)) => {}
-            Some(TokenEvent::Rest(text)) => tokens.push(Token { id: self.resumed, text }),
-            Some(TokenEvent::Token(token)) => {
-                self.made.push(token.id);
-                tokens.push(Token { id: token.id, text: token.text });
+            Some(TokenEvent::Rest(text)) => {
+                tokens.push(Token { id: self.resumed, text, logprobs: None });
+            }
+            Some(TokenEvent::Token(engine::Token { id, text, logprobs })) => {
+                self.made.push(id);
+                tokens.push(Token { id, text, logprobs: logprobs.map(scored::tell) });
             }
             Some(TokenEvent::Finished { finish, usage }) => {
                 self.end = Some(Ok(summary(finish, usage)));

@@ -6,16 +6,10 @@ use realm_core::{
     desired::DesiredTenant,
     engine::{EngineInfo, Generation, Sampling},
     refusal::Refusal,
+    sampling::{check_bias, check_stop},
 };
 
-use crate::bindings::realm::tenant::model::Params;
-
-/// Beyond this every token is as likely as the next.
-const TEMPERATURE_MAX: f32 = 5.0;
-
-/// Stop strings of a generation, and bytes of each: every token is held against all of them.
-const STOPS_MAX: usize = 16;
-const STOP_BYTES_MAX: usize = 256;
+use crate::bindings::realm::tenant::model::{self, Bias, Params};
 
 /// Checks ranges and cuts the answer to what the context and the tenant's limit leave of it.
 pub(super) fn check(
@@ -25,7 +19,7 @@ pub(super) fn check(
     prompt: Vec<u32>,
     params: Params,
 ) -> Result<Generation, Refusal> {
-    let Params { sampling, tokens_max, stop } = params;
+    let Params { sampling, bias, logprobs, tokens_max, stop } = params;
     if prompt.is_empty() {
         return Err(invalid("the prompt has no tokens"));
     }
@@ -43,11 +37,15 @@ pub(super) fn check(
     if tokens_max == Some(0) {
         return Err(invalid("`max_tokens` must be at least 1"));
     }
+    let sampling = sampling_of(sampling, logprobs);
+    sampling.check()?;
+    let bias: Vec<_> = bias.into_iter().map(|Bias { id, by }| (id, by)).collect();
+    check_bias(&bias, info.vocabulary)?;
     check_stop(&stop)?;
     Ok(Generation {
         prompt,
-        sampling: check_sampling(&sampling)?,
-        bias: Vec::new(),
+        sampling,
+        bias,
         tokens_max: Some(tokens_max.map_or(rest, |tokens_max| tokens_max.min(rest))),
         stop,
         constraint: None,
@@ -57,31 +55,30 @@ pub(super) fn check(
     })
 }
 
-fn check_stop(stop: &[String]) -> Result<(), Refusal> {
-    let proper = |stop: &String| !stop.is_empty() && stop.len() <= STOP_BYTES_MAX;
-    if stop.len() <= STOPS_MAX && stop.iter().all(proper) {
-        return Ok(());
+fn sampling_of(sampling: model::Sampling, logprobs: Option<u32>) -> Sampling {
+    let model::Sampling {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        typical_p,
+        repetition_penalty,
+        frequency_penalty,
+        presence_penalty,
+        seed,
+    } = sampling;
+    Sampling {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        typical_p,
+        repetition_penalty,
+        frequency_penalty,
+        presence_penalty,
+        logprobs,
+        seed,
     }
-    let message = format!("`stop` holds at most {STOPS_MAX} texts of 1 to {STOP_BYTES_MAX} bytes");
-    Err(Refusal::Invalid(message))
-}
-
-/// The comparisons are written so that NaN fails each of them.
-fn check_sampling(
-    sampling: &crate::bindings::realm::tenant::model::Sampling,
-) -> Result<Sampling, Refusal> {
-    let crate::bindings::realm::tenant::model::Sampling { temperature, top_k, top_p, min_p, seed } =
-        *sampling;
-    if !(0.0..=TEMPERATURE_MAX).contains(&temperature) {
-        return Err(Refusal::Invalid(format!("`temperature` must be from 0 to {TEMPERATURE_MAX}")));
-    }
-    if !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(invalid("`top_p` must be above 0 and at most 1"));
-    }
-    if !(0.0..=1.0).contains(&min_p) {
-        return Err(invalid("`min_p` must be from 0 to 1"));
-    }
-    Ok(Sampling { temperature, top_k, top_p, min_p, seed, ..Sampling::default() })
 }
 
 fn invalid(message: &str) -> Refusal {

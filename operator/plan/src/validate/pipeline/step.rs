@@ -2,19 +2,51 @@
 
 use realm_crds::{
     model::CONTEXT_MAX,
-    pipeline::{OnError as RawOnError, PipelineStep as RawStep, STEPS_MAX, TEXT_LEN_MAX},
+    pipeline::{
+        OnError as RawOnError, PipelineStep as RawStep, SEED_MAX, STEPS_MAX, STOP_LEN_MAX,
+        STOPS_MAX, TEXT_LEN_MAX, TOP_K_MAX,
+    },
     tenant::{DEADLINE_MS_MAX, ModelRef},
 };
 
 use crate::{
-    desired::{OnError, PipelineInput, PipelineStep, Template, TemplatePart},
+    desired::{Choice, OnError, PipelineInput, PipelineStep, Template, TemplatePart},
     name::Name,
     problem::{Findings, Reason},
     validate::{field, template},
 };
 
+/// What a number of a step may be, under its name there.
+struct Range {
+    field: &'static str,
+    min: f64,
+    max: f64,
+    /// Whether `min` itself is too little.
+    is_open: bool,
+}
+
+impl Range {
+    const fn from(field: &'static str, min: f64, max: f64) -> Self {
+        Self { field, min, max, is_open: false }
+    }
+
+    const fn above(field: &'static str, min: f64, max: f64) -> Self {
+        Self { field, min, max, is_open: true }
+    }
+}
+
 /// How freely a model may choose: beyond 2 answers are noise.
-const TEMPERATURE_MAX: f64 = 2.0;
+const TEMPERATURE: Range = Range::from("temperature", 0.0, 2.0);
+/// The others are what samplers take.
+const TOP_P: Range = Range::above("topP", 0.0, 1.0);
+const MIN_P: Range = Range::from("minP", 0.0, 1.0);
+const TYPICAL_P: Range = Range::above("typicalP", 0.0, 1.0);
+const REPETITION_PENALTY: Range = Range::above("repetitionPenalty", 0.0, 10.0);
+const FREQUENCY_PENALTY: Range = Range::from("frequencyPenalty", -2.0, 2.0);
+const PRESENCE_PENALTY: Range = Range::from("presencePenalty", -2.0, 2.0);
+
+/// Bytes of a stop string, which has as many characters at most.
+const STOP_BYTES_MAX: usize = STOP_LEN_MAX as usize;
 
 /// Where a step stands, and what it may refer to.
 pub(super) struct StepReader<'a> {
@@ -34,6 +66,15 @@ impl StepReader<'_> {
             prompt,
             max_tokens,
             temperature,
+            top_k: _,
+            top_p: _,
+            min_p: _,
+            typical_p: _,
+            repetition_penalty: _,
+            frequency_penalty: _,
+            presence_penalty: _,
+            seed: _,
+            stop: _,
             deadline_ms,
             depends_on,
             on_error,
@@ -43,7 +84,8 @@ impl StepReader<'_> {
         let system = system.as_ref().map(|text| self.template("system", text));
         let prompt = self.template("prompt", prompt);
         self.check_numbers(*max_tokens, *deadline_ms);
-        let temperature = self.temperature(*temperature);
+        let temperature = self.number(*temperature, &TEMPERATURE);
+        let choice = self.choice(raw);
         let on_error = self.on_error(on_error.as_ref());
         let mut after = self.depends_on(depends_on);
         for template in system.iter().chain([&prompt]).flatten() {
@@ -61,6 +103,7 @@ impl StepReader<'_> {
                 tokens_max: *max_tokens,
                 deadline_ms: *deadline_ms,
                 temperature,
+                choice,
                 on_error,
             })
         })();
@@ -74,14 +117,59 @@ impl StepReader<'_> {
         field::range(&path, deadline_ms, (1, DEADLINE_MS_MAX), self.findings);
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "a temperature needs no more than 24 bits")]
-    fn temperature(&mut self, value: f64) -> f32 {
-        // Written so that NaN is refused too.
-        if !(0.0..=TEMPERATURE_MAX).contains(&value) {
-            let message = format!("{value} is not from 0 to {TEMPERATURE_MAX}");
-            self.findings.add(format!("{}.temperature", self.path), Reason::OutOfRange, message);
+    fn choice(&mut self, raw: &RawStep) -> Choice {
+        if let Some(top_k) = raw.top_k {
+            let path = format!("{}.topK", self.path);
+            field::range(&path, top_k, (0, TOP_K_MAX), self.findings);
         }
-        value as f32
+        if let Some(seed) = raw.seed {
+            let path = format!("{}.seed", self.path);
+            field::range(&path, seed, (0, SEED_MAX), self.findings);
+        }
+        self.check_stop(&raw.stop);
+        let mut number = |value: Option<f64>, range| value.map(|value| self.number(value, range));
+        Choice {
+            top_k: raw.top_k,
+            top_p: number(raw.top_p, &TOP_P),
+            min_p: number(raw.min_p, &MIN_P),
+            typical_p: number(raw.typical_p, &TYPICAL_P),
+            repetition_penalty: number(raw.repetition_penalty, &REPETITION_PENALTY),
+            frequency_penalty: number(raw.frequency_penalty, &FREQUENCY_PENALTY),
+            presence_penalty: number(raw.presence_penalty, &PRESENCE_PENALTY),
+            seed: raw.seed,
+            stop: raw.stop.clone(),
+        }
+    }
+
+    /// The comparisons are written so that NaN fails each of them.
+    #[expect(clippy::cast_possible_truncation, reason = "samplers work with 24 bits")]
+    fn number(&mut self, value: f64, range: &Range) -> f32 {
+        let Range { field, min, max, is_open } = *range;
+        let single = value as f32;
+        // As the sampler has it: a number that is next to nothing may be nothing there.
+        let is_enough = if is_open { f64::from(single) > min } else { value >= min };
+        if !(is_enough && value <= max) {
+            let from = if is_open { "above" } else { "from" };
+            let message = format!("{value} is not {from} {min} to {max}");
+            self.findings.add(format!("{}.{field}", self.path), Reason::OutOfRange, message);
+        }
+        single
+    }
+
+    fn check_stop(&mut self, stop: &[String]) {
+        let path = format!("{}.stop", self.path);
+        if !field::count(&path, stop.len(), (0, STOPS_MAX), self.findings) {
+            return;
+        }
+        let entry = |i: usize| format!("{path}[{i}]");
+        field::unique(stop.iter().map(String::as_str), entry, self.findings);
+        for (i, text) in stop.iter().enumerate() {
+            let bytes = text.len();
+            if !(1..=STOP_BYTES_MAX).contains(&bytes) {
+                let message = format!("{bytes} bytes are not from 1 to {STOP_BYTES_MAX}");
+                self.findings.add(entry(i), Reason::InvalidLength, message);
+            }
+        }
     }
 
     fn on_error(&mut self, raw: Option<&RawOnError>) -> OnError {

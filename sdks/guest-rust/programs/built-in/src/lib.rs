@@ -20,6 +20,12 @@ macro_rules! answer_schema {
             r#""top_k":{"type":"integer","minimum":0,"default":0,"description":"0 keeps all tokens."},"#,
             r#""top_p":{"type":"number","exclusiveMinimum":0,"maximum":1,"default":0.95},"#,
             r#""min_p":{"type":"number","minimum":0,"maximum":1,"default":0},"#,
+            r#""typical_p":{"type":"number","exclusiveMinimum":0,"maximum":1,"default":1},"#,
+            r#""repetition_penalty":{"type":"number","exclusiveMinimum":0,"maximum":10,"default":1,"description":"Divides the logits of tokens that came before, in the prompt or the answer."},"#,
+            r#""frequency_penalty":{"type":"number","minimum":-2,"maximum":2,"default":0,"description":"Taken from a token's logit for each time the answer has it."},"#,
+            r#""presence_penalty":{"type":"number","minimum":-2,"maximum":2,"default":0,"description":"Taken from a token's logit once if the answer has it."},"#,
+            r#""logit_bias":{"type":"object","maxProperties":1024,"propertyNames":{"pattern":"^(0|[1-9][0-9]*)$"},"additionalProperties":{"type":"number","minimum":-100,"maximum":100},"description":"Added to the logits of tokens, by their ids: -100 bans one, 100 leaves nothing else."},"#,
+            r#""logprobs":{"type":"integer","minimum":0,"maximum":20,"description":"So many of the likeliest tokens are told with each token; 0 tells the token's own probability."},"#,
             r#""seed":{"type":"integer","minimum":0,"description":"Same seed, same answer."},"#,
             r#""stop":{"description":"The answer ends before the first of these.","anyOf":[{"type":"string"},{"type":"array","items":{"type":"string"}}]}}}"#
         )

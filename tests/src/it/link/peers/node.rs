@@ -144,7 +144,10 @@ impl Tenants for Script {
 
 async fn send(sender: &ReplySender, text: &str) -> Option<()> {
     let body = ChunkBody::Text(text.into());
-    sender.send(ReplyEvent::Chunk(Chunk { step: None, body, progress: None })).await.ok()
+    sender
+        .send(ReplyEvent::Chunk(Chunk { step: None, body, logprobs: Vec::new(), progress: None }))
+        .await
+        .ok()
 }
 
 /// Says one letter after the other, each in a message of its own: as many as the call's parameters
