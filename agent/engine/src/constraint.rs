@@ -13,11 +13,9 @@ pub(crate) mod compiler;
 pub(crate) mod guide;
 pub(crate) mod masks;
 
-use realm_grammar::MatcherError;
+use realm_core::{constraint::PARAMETER, refusal::Refusal};
 
-use realm_core::refusal::Refusal;
-
-/// How a sequence ends whose grammar does not go on.
-pub(crate) fn refusal(error: &MatcherError) -> Refusal {
-    Refusal::Invalid(format!("`response_format`: {error}"))
+/// How a sequence ends whose constraint cannot be kept to.
+pub(crate) fn refusal(reason: &impl std::fmt::Display) -> Refusal {
+    Refusal::Invalid(format!("`{PARAMETER}`: {reason}"))
 }

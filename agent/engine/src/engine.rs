@@ -272,6 +272,7 @@ impl Engine for EngineHandle {
         mut generation: Generation,
     ) -> Result<TokenStream, Refusal> {
         self.check(&generation.prompt, generation.resume.as_ref())?;
+        generation.constraint.as_ref().map_or(Ok(()), Constraint::check)?;
         let (id, seed) = self.number();
         let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
         let at = Instant::now();

@@ -28,6 +28,7 @@ use crate::{
     whole::Whole,
 };
 
+mod format;
 mod logprobs;
 mod problem;
 mod request;

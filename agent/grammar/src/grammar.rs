@@ -7,15 +7,12 @@ use llguidance::{
     api::{GrammarWithLexer, ParserLimits, TopLevelGrammar},
     panic_utils,
 };
-use realm_core::constraint::Constraint;
+use realm_core::constraint::{Constraint, SOURCE_BYTES_MAX};
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::matcher::Matcher;
 
-/// Bytes of the longest constraint that is read: four times the largest schemas that people write
-/// by hand, and what a chain of rules as long as it needs of [`STACK_BYTES`].
-pub const SOURCE_BYTES_MAX: usize = 64 << 10;
 /// Stack that compiling may take, of which it touches what it needs: rules that name each other in
 /// a chain are compiled one within the other, five thousand of them at some kilobytes each.
 pub const STACK_BYTES: usize = 256 << 20;

@@ -12,7 +12,7 @@ mod mask;
 mod matcher;
 mod vocabulary;
 
-pub use grammar::{Grammar, GrammarError, SOURCE_BYTES_MAX, STACK_BYTES};
+pub use grammar::{Grammar, GrammarError, STACK_BYTES};
 pub use mask::Mask;
 pub use matcher::{Matcher, MatcherError};
 pub use vocabulary::{TOKEN_BYTES_MAX, VOCABULARY_MAX, Vocabulary, VocabularyError};

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use realm_core::constraint::Constraint;
+use realm_core::constraint::{Constraint, SOURCE_BYTES_MAX};
 use serde_json::{Value, json};
 
 use super::*;

@@ -17,7 +17,9 @@
 //! ```
 
 mod answer;
+mod format;
 mod params;
+mod raw;
 
 pub use answer::{Asked, answer, answer_with, open};
 pub use bindings::{
@@ -25,7 +27,7 @@ pub use bindings::{
     realm::tenant::{
         config, log,
         model::{
-            Bias, Generation, Info, Model, Params as GenerateParams, Sampling, Summary, list_models,
+            Bias, Constraint, Generation, Info, Model, Params as GenerateParams, Sampling, Summary, list_models,
         },
         reply,
         types::{Error, Finish, Logprobs, Message, ScoredToken, Token, TokenId, TokenLimit, Usage},

@@ -132,11 +132,10 @@ impl Shop {
         if let Some(grammar) = self.cache().get(tenant, &constraint) {
             return Ok(grammar);
         }
-        let refuse = |reason: String| Refusal::Invalid(format!("`response_format`: {reason}"));
         let vocabulary = self.vocabulary.get_or_init(|| vocabulary(&self.tokenizer));
-        let vocabulary = vocabulary.as_ref().map_err(|error| refuse(error.to_string()))?;
+        let vocabulary = vocabulary.as_ref().map_err(super::refusal)?;
         let grammar = vocabulary.compile(&constraint);
-        let grammar = Arc::new(grammar.map_err(|error| refuse(error.to_string()))?);
+        let grammar = Arc::new(grammar.map_err(|error| super::refusal(&error))?);
         self.cache().keep(tenant, constraint, grammar.clone());
         Ok(grammar)
     }

@@ -331,7 +331,7 @@ impl Worker {
     fn sample(&mut self) {
         let batch = std::mem::take(&mut self.batch);
         self.take_masks(Duration::ZERO);
-        self.await_masks(&batch);
+        self.expect_masks(&batch);
         let now = Instant::now();
         for (id, output) in batch.finished() {
             self.advance(id, output, now);
@@ -340,7 +340,7 @@ impl Worker {
     }
 
     /// Waits a moment for masks that this step's logits need.
-    fn await_masks(&mut self, batch: &Batch) {
+    fn expect_masks(&mut self, batch: &Batch) {
         let lacks_mask = |id: SequenceId| {
             let guide = self.open.get(&id).and_then(|open| open.guide.as_ref());
             guide.is_some_and(|guide| guide.mask().is_none())

@@ -25,6 +25,7 @@ from realm_client.errors import (
     SlowReader,
     Unauthenticated,
 )
+from realm_client.formats import ResponseFormat
 from realm_client.reply import (
     Chunk,
     FunctionInfo,
@@ -70,6 +71,7 @@ __all__ = [
     "RateLimited",
     "RealmError",
     "Reply",
+    "ResponseFormat",
     "Sampling",
     "ScoredToken",
     "ServerError",
