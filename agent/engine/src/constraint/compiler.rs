@@ -8,13 +8,18 @@ use std::{
 use realm_core::{constraint::Constraint, name::TenantName, refusal::Refusal};
 use realm_grammar::{Grammar, Matcher, MatcherError, STACK_BYTES, Vocabulary, VocabularyError};
 
-use super::{cache::Cache, masks::Begin, turns::Turns};
+use super::{
+    cache::Cache,
+    masks::Begin,
+    turns::{Limits, Turns},
+};
 use crate::{scheduler::BUSY_RETRY_MS, tokenizer::Tokenizer};
 
 /// Threads: a second one keeps a constraint that takes its longest from holding up the others.
 const THREADS: usize = 2;
-/// Constraints that may wait: four for each of sixteen busy tenants. Most compile in milliseconds.
-const WAITING_MAX: usize = 64;
+/// Constraints that may wait, and those of one tenant: sixteen for each of sixteen busy tenants. Most
+/// compile in milliseconds, and no tenant takes the places of the others.
+const WAITING_MAX: Limits = Limits { all: 256, of_tenant: 16 };
 
 /// What is done with the outcome; called once, on a thread of the compiler.
 pub(crate) type Then = Box<dyn FnOnce(Result<Begin, Refusal>) + Send>;

@@ -12,7 +12,7 @@ use std::{
 use realm_core::name::TenantName;
 use realm_grammar::{Grammar, Mask, Matcher, MatcherError, STACK_BYTES};
 
-use super::turns::Turns;
+use super::turns::{Limits, Turns};
 use crate::{
     batch::SequenceId,
     load::{QUEUED_MAX, RUNNING_MAX},
@@ -23,7 +23,8 @@ use crate::{
 const THREADS: usize = 2;
 /// Masks that may be asked for at once: each sequence asks for one at a time, and one that was
 /// preempted may still wait for its own.
-const ASKED_MAX: usize = QUEUED_MAX + RUNNING_MAX;
+const ASKED_MAX: Limits =
+    Limits { all: QUEUED_MAX + RUNNING_MAX, of_tenant: QUEUED_MAX + RUNNING_MAX };
 
 /// What an answer begins with.
 pub(crate) enum Begin {

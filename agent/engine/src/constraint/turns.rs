@@ -8,12 +8,19 @@ use std::{
 
 use realm_core::name::TenantName;
 
-/// Work that waits, up to a limit.
+/// Work that waits, up to a limit for all tenants and one for each.
 #[derive(Debug)]
 pub(super) struct Turns<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
-    len_max: usize,
+    limits: Limits,
+}
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) all: usize,
+    pub(super) of_tenant: usize,
 }
 
 #[derive(Debug)]
@@ -27,10 +34,10 @@ struct State<T> {
 }
 
 impl<T> Turns<T> {
-    pub(super) fn new(len_max: usize) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         let state =
             State { waiting: HashMap::new(), turns: VecDeque::new(), len: 0, closed: false };
-        Self { state: Mutex::new(state), changed: Condvar::new(), len_max }
+        Self { state: Mutex::new(state), changed: Condvar::new(), limits }
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -41,7 +48,8 @@ impl<T> Turns<T> {
     /// Queues work; gives it back if there is too much already, or nobody to do it.
     pub(super) fn push(&self, tenant: &TenantName, work: T) -> Result<(), T> {
         let mut state = self.state();
-        if state.closed || state.len >= self.len_max {
+        let of_tenant = state.waiting.get(tenant).map_or(0, VecDeque::len);
+        if state.closed || state.len >= self.limits.all || of_tenant >= self.limits.of_tenant {
             return Err(work);
         }
         state.len += 1;
@@ -102,10 +110,11 @@ mod tests {
 
     #[test]
     fn a_tenant_that_floods_waits_for_itself_alone() {
-        let turns = Turns::new(8);
+        let turns = Turns::new(Limits { all: 8, of_tenant: 4 });
         for work in ["a1", "a2", "a3", "a4"] {
             turns.push(&tenant("a"), work).unwrap();
         }
+        assert_eq!(turns.push(&tenant("a"), "a5"), Err("a5"), "the rest is for others");
         for work in ["b1", "b2"] {
             turns.push(&tenant("b"), work).unwrap();
         }
@@ -117,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_is_too_much_or_too_late_comes_back() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(Limits { all: 1, of_tenant: 1 });
         turns.push(&tenant("a"), 1).unwrap();
         assert_eq!(turns.push(&tenant("b"), 2), Err(2));
         assert_eq!(turns.pop(), Some(1));
