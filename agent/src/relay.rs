@@ -2,9 +2,9 @@
 //!
 //! [`need`] says which model a call is for, [`look`] whether that is here, there or nowhere yet,
 //! and [`choose`] which of several nodes is asked; [`hold`] keeps the calls that wait for a model
-//! to be loaded somewhere, [`bill`] what a call has cost at the nodes that had it, and [`passage`]
-//! takes one call from the door to its end. A pipeline is run by its door, and each of its steps is
-//! a call that goes wherever its model is.
+//! to be loaded somewhere, [`tried`] the nodes that did not take one, [`bill`] what it has cost at
+//! those that did, and [`passage`] takes it from the door to its end. A pipeline is run by its door,
+//! and each of its steps is a call that goes wherever its model is.
 
 mod bill;
 mod choose;
@@ -13,6 +13,7 @@ mod hold;
 mod look;
 mod need;
 mod passage;
+mod tried;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -126,7 +127,7 @@ impl Tenants for Relay {
         let (inner, caller) = (self.0.clone(), caller.clone());
         Box::pin(async move {
             let peers = inner.routes.borrow().peers_of(caller.rights());
-            for peer in peers.into_iter().take(passage::TRIES_MAX) {
+            for peer in peers.into_iter().take(tried::FAULTS_MAX) {
                 match inner.peers.describe(&peer, &caller).await {
                     Ok(functions) => return functions,
                     Err(error) => {
@@ -145,10 +146,13 @@ impl Tenants for Relay {
         let info = |grant: &realm_core::desired::ModelGrant| {
             let is_here = runtime.hosts(&rights.name, &grant.model);
             let context = runtime.context(&grant.model).filter(|_| is_here);
+            let abilities = runtime.abilities(&grant.model).filter(|_| is_here);
+            let context_max = rights.limits.context_max;
             ModelInfo {
                 alias: grant.alias.clone(),
                 ready: is_here || routes.has_peer(&grant.model),
-                context: context.map(|context| context.min(rights.limits.context_max)),
+                context: context.map(|context| context.min(context_max)),
+                abilities: abilities.map(|abilities| abilities.within(context_max)),
             }
         };
         rights.models.iter().map(info).collect()

@@ -286,12 +286,13 @@ pub struct ProgramLimits {
 impl Default for ProgramLimits {
     /// Room for a program that handles every token of the longest default context itself: about
     /// ten host calls and a million instructions a token, and five minutes for a slow processor.
+    /// Its output may fill the largest message that a client gets, as the vectors of many texts do.
     fn default() -> Self {
         Self {
             memory_bytes: 64 * 1024 * 1024,
             fuel: 10_000_000_000,
             host_calls: 100_000,
-            output_bytes: 4 * 1024 * 1024,
+            output_bytes: 8 * 1024 * 1024,
             deadline_ms: 300_000,
         }
     }

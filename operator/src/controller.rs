@@ -41,9 +41,6 @@ const RESYNC: Duration = Duration::from_mins(10);
 /// there is news of it.
 const NEWS_RETRY: Duration = Duration::from_secs(30);
 
-/// The wait after an error, doubled by the number of errors in a row up to six times.
-const RETRY_MIN: Duration = Duration::from_secs(1);
-
 /// Reconciles of one kind at once: each waits for the API server, not for a core.
 const AT_ONCE: u16 = 16;
 
@@ -123,25 +120,37 @@ async fn reconcile<K: Served>(
         // The definition's rules let no such object in.
         return Ok(Action::await_change());
     };
-    if object.meta().deletion_timestamp.is_some() {
-        return release(&*object, &name, &context).await;
-    }
-    let generation = generation(&*object);
-    apply::finalizer(&context.client, &*object, true).await.map_err(ReconcileError::Apply)?;
-    let standing = context.fleet.standing(K::KIND, &name);
+    let action = if object.meta().deletion_timestamp.is_some() {
+        release(&*object, &name, &context).await?
+    } else {
+        tell(&*object, &name, &context).await?
+    };
+    context.retries.forget(K::KIND, &name);
+    Ok(action)
+}
+
+/// Says in the object's status what became of it.
+async fn tell<K: Served>(
+    object: &K,
+    name: &Name,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    let generation = generation(object);
+    apply::finalizer(&context.client, object, true).await.map_err(ReconcileError::Apply)?;
+    let standing = context.fleet.standing(K::KIND, name);
     let Some(standing) = standing.filter(|standing| standing.generation == generation) else {
         // Planned first; its standing brings the object back here. While all objects are listed
         // anew it may do so before the newest form can be seen here.
         return Ok(Action::requeue(NEWS_RETRY));
     };
-    let status = object.build(&standing, &context, Timestamp::now());
-    let version = apply::version(&*object);
-    let news = news(&*object, &status, &standing);
-    if let Some(wait) = context.throttle.wait((K::KIND, &name), version, news, Instant::now()) {
+    let status = object.build(&standing, context, Timestamp::now());
+    let version = apply::version(object);
+    let news = news(object, &status, &standing);
+    if let Some(wait) = context.throttle.wait((K::KIND, name), version, news, Instant::now()) {
         context.metrics.requeued(K::KIND, Requeue::Throttled);
         return Ok(Action::requeue(wait));
     }
-    let written = apply::status(&context.client, &*object, &status).await;
+    let written = apply::status(&context.client, object, &status).await;
     context.metrics.status(
         K::KIND,
         match &written {
@@ -151,8 +160,8 @@ async fn reconcile<K: Served>(
         },
     );
     if let Some(written) = written.map_err(ReconcileError::Apply)? {
-        context.throttle.wrote(K::KIND, &name, apply::version(&written), Instant::now());
-        apply::event(&context.recorder, &*object, &status).await;
+        context.throttle.wrote(K::KIND, name, apply::version(&written), Instant::now());
+        apply::event(&context.recorder, object, &status).await;
     }
     Ok(Action::requeue(RESYNC))
 }
@@ -196,5 +205,8 @@ fn retry<K: Served>(object: Arc<K>, error: &ReconcileError, context: Arc<Context
     tracing::warn!(kind = %K::KIND, name, error = error as &dyn std::error::Error, "not reconciled");
     context.metrics.reconcile_failed(K::KIND);
     context.metrics.requeued(K::KIND, Requeue::Error);
-    Action::requeue(RETRY_MIN)
+    match Name::of(object.meta()) {
+        Ok(name) => Action::requeue(context.retries.wait(K::KIND, &name)),
+        Err(_) => Action::await_change(),
+    }
 }

@@ -279,17 +279,12 @@ impl FleetLoop {
             .tell(plans.iter().map(|plan| (plan.node.clone(), plan.desired.generation)).collect());
         self.publish(plans);
         self.reopen(&views);
-        self.said.update(&views, began);
-        self.answers.hear(|node, generation| self.nodes.has_answered(node, generation));
+        self.said.update(&views, |node| self.nodes.is_known(node), began);
+        self.answers.hear(|node, generation| self.nodes.answer(node, generation));
         // Who is awaited is known once every object has been read, and not before.
         let is_settled = self.fleet.is_synced() && self.nodes.is_settled(began);
-        let next = standing::snapshot(
-            &self.fleet,
-            &self.observed,
-            &self.said,
-            &self.answers.awaited(),
-            is_settled,
-        );
+        let next =
+            standing::snapshot(&self.fleet, &self.observed, &self.said, &self.answers, is_settled);
         self.snapshot.send_if_modified(|last| {
             let next = next.sharing(last);
             let is_new = next != **last;

@@ -14,6 +14,7 @@ mod controller;
 mod model;
 mod nodes;
 mod pipeline;
+mod retries;
 mod secrets;
 mod tenant;
 mod throttle;

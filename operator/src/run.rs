@@ -40,6 +40,7 @@ use crate::{
     },
     metrics::Metrics,
     nodes,
+    retries::Retries,
     review::ApiServer,
     secrets,
     status::apply::MANAGER,
@@ -127,6 +128,7 @@ async fn work(
         fleet: handle.clone(),
         recorder: Recorder::new(client.clone(), reporter),
         throttle: Throttle::default(),
+        retries: Retries::default(),
         metrics: metrics.clone(),
         agent_selector: args.agent_selector.clone(),
     });

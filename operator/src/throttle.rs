@@ -12,8 +12,12 @@ use tokio::time::Instant;
 use self::News::{Progress, Spec, Turn};
 
 /// The least pause between two writes of one status in which no condition turned: bytes that
-/// arrive are news once in a while. A turn is written at once.
+/// arrive are news once in a while. A turn is written at once, as long as there are not many.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// Writes at once that a status has in hand; each pause gives one back. A model goes from nothing to
+/// serving by fewer turns.
+const AT_ONCE_MAX: u32 = 8;
 
 /// How long a new spec in which no condition has turned waits for all agents to answer, when mostly
 /// that is all that there is to say of it: the next state of an agent that does not answer waits
@@ -38,6 +42,8 @@ pub(crate) struct Throttle(Mutex<BTreeMap<(Kind, Name), Pace>>);
 #[derive(Debug, Default)]
 struct Pace {
     written: Option<Written>,
+    /// When all writes at once are in hand again.
+    whole_at: Option<Instant>,
     /// The newest spec that is to be told, and since when.
     spec: Option<(i64, Instant)>,
 }
@@ -77,17 +83,25 @@ impl Throttle {
         let paused = last.map_or(now, |last| last.at + PAUSE);
         let seen = last.and_then(|last| last.version).zip(version);
         let is_seen = seen.is_none_or(|(last, now)| last <= now);
+        // When one is in hand again.
+        let allowed = pace.whole_at.and_then(|at| at.checked_sub(PAUSE * (AT_ONCE_MAX - 1)));
+        let allowed = allowed.unwrap_or(now);
         let due = match news {
-            Turn | Spec { is_answered: true, .. } if is_seen => now,
-            Spec { generation, .. } if is_seen => pace.since(generation, now) + ANSWER_WAIT,
+            Turn | Spec { is_answered: true, .. } if is_seen => allowed,
+            Spec { generation, .. } if is_seen => {
+                allowed.max(pace.since(generation, now) + ANSWER_WAIT)
+            }
             Turn | Spec { .. } | Progress => paused,
         };
         Some(due.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
     }
 
     pub(crate) fn wrote(&self, kind: Kind, name: &Name, version: Option<u64>, at: Instant) {
-        let pace = Pace { written: Some(Written { version, at }), spec: None };
-        self.lock().insert((kind, name.clone()), pace);
+        let mut all = self.lock();
+        let pace = all.entry((kind, name.clone())).or_default();
+        let whole_at = pace.whole_at.map_or(at, |whole_at| whole_at.max(at)) + PAUSE;
+        let written = Some(Written { version, at });
+        *pace = Pace { written, whole_at: Some(whole_at), spec: None };
     }
 
     pub(crate) fn forget(&self, kind: Kind, name: &Name) {
@@ -113,6 +127,22 @@ mod tests {
         assert_eq!(wait(Progress, now), Some(PAUSE));
         assert_eq!(wait(Turn, now), None);
         assert_eq!(wait(Progress, now + PAUSE), None);
+    }
+
+    #[test]
+    fn a_status_that_turns_and_turns_is_written_at_a_pace() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let name = Name::new("default", "tiny").unwrap();
+        let wait = |now| throttle.wait((Kind::Model, &name), Some(3), Turn, now);
+        for _ in 0..AT_ONCE_MAX {
+            assert_eq!(wait(now), None);
+            throttle.wrote(Kind::Model, &name, Some(3), now);
+        }
+        assert_eq!(wait(now), Some(PAUSE));
+        assert_eq!(wait(now + PAUSE), None);
+        throttle.wrote(Kind::Model, &name, Some(3), now + PAUSE);
+        assert_eq!(wait(now + PAUSE), Some(PAUSE));
+        assert_eq!(wait(now + PAUSE * AT_ONCE_MAX), None);
     }
 
     #[test]

@@ -72,10 +72,7 @@ impl Trust {
             read(&secret)?
         } else {
             let authority = Authority::create(now).map_err(TrustError::Make)?;
-            let secret = secret_of(&authority);
-            // Made, not applied: of two that find none, one makes it.
-            let created = self.secrets.create(&PostParams::default(), &secret).await;
-            created.map_err(|error| TrustError::Write(Box::new(error)))?;
+            self.create(&authority).await?;
             authority
         };
         self.publish(&authority).await?;
@@ -103,24 +100,50 @@ impl Trust {
         }
     }
 
-    /// Keeps the next authority before anybody sees it.
+    /// Keeps the next authority before anybody sees it, or takes up the one that is kept, if that
+    /// is another than `current`. What is to be trusted is published at each look: a write of a
+    /// leader that has ended may come late.
     async fn advance(
         &self,
         current: &Authority,
         now: SystemTime,
     ) -> Result<Option<Authority>, TrustError> {
-        let Some(next) = current.advanced(now).map_err(TrustError::Make)? else { return Ok(None) };
+        let kept = self.secrets.get_opt(NAME).await.map_err(|e| TrustError::Read(Box::new(e)))?;
+        let Some(kept) = kept else {
+            // Somebody deleted it: with another authority nobody would believe anybody.
+            self.create(current).await?;
+            return Ok(None);
+        };
+        let found = read(&kept)?;
+        let next = match found.advanced(now).map_err(TrustError::Make)? {
+            Some(next) => {
+                self.keep(&next, kept.metadata.resource_version).await?;
+                next
+            }
+            None => found,
+        };
+        self.publish(&next).await?;
+        Ok((next.bundle() != current.bundle()).then_some(next))
+    }
+
+    /// Made, not applied: of two that find none, one makes it.
+    async fn create(&self, authority: &Authority) -> Result<(), TrustError> {
+        let created = self.secrets.create(&PostParams::default(), &secret_of(authority)).await;
+        created.map(drop).map_err(|error| TrustError::Write(Box::new(error)))
+    }
+
+    /// Writes the authority over the version of the Secret that it was made from, and over no
+    /// other: a write that comes late does not take back what was kept meanwhile.
+    async fn keep(&self, next: &Authority, version: Option<String>) -> Result<(), TrustError> {
         let patch = Patch::Apply(json!({
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": { "name": NAME },
-            "data": secret_of(&next).data,
+            "metadata": { "name": NAME, "resourceVersion": version },
+            "data": secret_of(next).data,
         }));
         let params = PatchParams::apply(MANAGER).force();
         let written = self.secrets.patch(NAME, &params, &patch).await;
-        written.map_err(|error| TrustError::Write(Box::new(error)))?;
-        self.publish(&next).await?;
-        Ok(Some(next))
+        written.map(drop).map_err(|error| TrustError::Write(Box::new(error)))
     }
 
     async fn publish(&self, authority: &Authority) -> Result<(), TrustError> {
@@ -155,3 +178,6 @@ fn secret_of(authority: &Authority) -> Secret {
         ..Secret::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,12 @@ def model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def encoder() -> Path:
+    """A model of sentences, which embeds and does not generate."""
+    return from_environment("REALM_TEST_ENCODER")
+
+
+@pytest.fixture(scope="session")
 def node_folder() -> Path:
     """The folder with `node_modules`."""
     return from_environment("REALM_TEST_NODE")

@@ -238,7 +238,15 @@ async def test_the_server_describes_itself(server: Server, key: str) -> None:
     assert health.status == "ok"
     assert health.version == metadata.version == client.server_version
     functions = {function.name: function for function in metadata.functions}
-    assert {"generate", "chat", "tokenize", "pipeline", "health", "metadata"} == functions.keys()
+    assert {
+        "generate",
+        "chat",
+        "embed",
+        "tokenize",
+        "pipeline",
+        "health",
+        "metadata",
+    } == functions.keys()
     assert functions["chat"].streams
     assert functions["chat"].params_schema["required"] == ["messages"]
     [model] = metadata.models

@@ -29,7 +29,7 @@ UNSEEN = {"realm_agent_model_fetched_bytes", "realm_relay_calls_held"}
 
 #: How a call may end.
 CODE = re.compile(
-    "ok|unauthenticated|suspended|not_allowed|unknown_(function|model|pipeline)|invalid|too_large|"
+    "ok|unauthenticated|suspended|not_allowed|unsupported|unknown_(function|model|pipeline)|invalid|too_large|"
     "too_many_(requests|tokens|calls)|too_long|model_not_ready|busy|draining|deadline_exceeded|"
     "slow_reader|cancelled|moved|program_(memory|fuel|host_calls|output|failed|not_ready)|"
     "starting|internal"

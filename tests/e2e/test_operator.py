@@ -160,6 +160,7 @@ async def test_agents_serve_on_while_their_operator_is_killed_and_lose_nothing_w
     for agent, generations in pairs:
         after = agent.generations()[len(generations) :]
         assert all(each["models"] == 1 and each["tenants"] >= 1 for each in after), after
+        assert not agent.refused(), "nor was it told anything smaller that it did not take"
 
 
 async def test_a_killed_agent_serves_from_its_ledger_before_it_has_reached_anybody(

@@ -17,6 +17,7 @@ from harness.folder import Json, step
 from harness.metrics import parse
 from harness.plane import HOSTNAME, Agent, Operator, Plane
 from harness.talk import QUESTIONS, TOKENS, answer, asked, stream
+from harness.vectors import APART_MAX, ENCODER, apart, reference
 from harness.wait import eventually, raises
 from realm_client import Busy, Client, Moved, RateLimited, RealmError, Unauthenticated
 
@@ -208,6 +209,53 @@ async def test_what_runs_elsewhere_is_charged_once_and_at_its_door(
         assert own.quota is not None
         assert own.quota.output_tokens is not None
         assert own.quota.output_tokens >= 15
+
+
+@pytest.mark.usefixtures("placed")
+async def test_texts_become_vectors_through_the_door_of_a_node_without_their_model(
+    plane: Plane, alpha: Agent, beta: Agent, encoder: Path
+) -> None:
+    spec = {"sources": [encoder.absolute().as_uri()], "placement": only_on(alpha.node)}
+    plane.apply("Model", ENCODER, spec)
+    assert plane.await_condition("model", ENCODER, "True", within_s=SOON_S)["reason"] == "Serving"
+    # It keeps no answer's past, and asks for no memory to keep it in.
+    status = plane.get("model", ENCODER)["status"]
+    assert status["architecture"] == "bert"
+    assert status["estimate"]["kvBytesPerBlock"] == 0
+    assert plane.condition("model", ENCODER, "Fits")["status"] == "True"
+    limits = {"inputTokensPerMinute": 2000}
+    tenant(plane, "reader", ENCODER, limits=limits)
+    known = reference()
+    await opened(beta, "reader")
+
+    async def embeds() -> bool:
+        try:
+            async with beta.client("reader") as client:
+                return bool(await client.embed("a"))
+        except RealmError:
+            return False
+
+    await eventually(embeds, "the tenant's program is where its model is", within_s=SOON_S)
+    before = handed_on(beta, "served")
+    async with beta.client("reader") as client:
+        found = await client.embed(known.texts)
+        with pytest.raises(RealmError) as refused:
+            await client.embed(["a", "sea " * 600])
+    assert refused.value.code == "too_long"
+    assert refused.value.message.startswith("text 1 has 602 tokens")
+    assert handed_on(beta, "served") == before + 1
+    for vector, expected in zip(found.vectors, known.vectors, strict=True):
+        assert apart(vector, expected) <= APART_MAX
+    assert found.quota is not None
+    # Half of the limit is one door's.
+    assert found.quota.input_tokens is not None
+    assert 0 <= 1000 - known.tokens - found.quota.input_tokens <= 20
+    async with alpha.client("reader") as client:
+        # It has served them and has charged only its own.
+        own = await client.embed("a")
+    assert own.quota is not None
+    assert own.quota.input_tokens is not None
+    assert own.quota.input_tokens >= 990
 
 
 @pytest.mark.usefixtures("placed")

@@ -72,7 +72,7 @@ def test_what_is_left_out_is_filled_in(admin: User) -> None:
         "memoryBytes": 67_108_864,
         "fuel": 10_000_000_000,
         "hostCalls": 100_000,
-        "outputBytes": 4_194_304,
+        "outputBytes": 8_388_608,
         "deadlineMs": 300_000,
     }
     limits = {

@@ -1,8 +1,9 @@
 //! The command line, read into values.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use realm_engine::quantise::recipe::Recipe;
 
 /// One shared inference plane for many tenants.
 #[derive(Debug, Parser)]
@@ -36,7 +37,7 @@ pub(crate) enum Command {
     /// Create, list and revoke API keys.
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
-    /// List, pull and look into models.
+    /// List, pull, look into and quantize models.
     #[command(subcommand)]
     Models(ModelsCommand),
     /// List pipelines, and run one through a door.
@@ -277,6 +278,33 @@ pub(crate) enum ModelsCommand {
         #[command(flatten)]
         target: TargetArgs,
     },
+    /// Write a model file anew in another format.
+    Quantize(QuantizeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuantizeArgs {
+    /// The GGUF file to read.
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// The GGUF file to write.
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// One for every matrix but the head: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K,
+    /// Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS or MXFP4; or a mix: Q3_K_S, Q3_K_M, Q3_K_L, Q4_K_S, Q4_K_M,
+    /// Q5_K_S or Q5_K_M.
+    #[arg(long)]
+    pub(crate) format: Recipe,
+    /// Round weights that are quantized already once more, which costs more than rounding the
+    /// originals.
+    #[arg(long)]
+    pub(crate) allow_requantize: bool,
+    /// Replace a file that is there.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Threads that compute; all that the process may use when absent.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! `realm models`: the model files of this machine, or the models of a cluster.
 
+mod quantize;
 mod show;
 
 use std::{
@@ -43,6 +44,7 @@ pub(crate) async fn run(home: &Home, command: ModelsCommand) -> anyhow::Result<E
             output::line(format!("{sha256}  {bytes} bytes  {}", path.display()))?;
         }
         ModelsCommand::Info { model, target } => info(home, model.as_deref(), &target).await?,
+        ModelsCommand::Quantize(args) => quantize::quantize(args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -61,7 +63,7 @@ fn open(home: &Home) -> anyhow::Result<(Store, Owner)> {
 }
 
 async fn pull(store: &Store, artifact: &Artifact, owner: &Owner) -> anyhow::Result<Stored> {
-    let bar = std::sync::Mutex::new(Bar::default());
+    let bar = std::sync::Mutex::new(Bar::new("fetching the model"));
     let show = |Progress { bytes_done, bytes_total }| {
         if let Ok(mut bar) = bar.lock() {
             bar.show(bytes_done, bytes_total);

@@ -76,7 +76,7 @@ fn sampling(args: &RunArgs) -> Map<String, Value> {
 
 /// Waits until the model and the tenant are there, with a bar for what is fetched.
 async fn wait_until_ready(machine: &mut Machine) -> anyhow::Result<()> {
-    let mut bar = bar::Bar::default();
+    let mut bar = bar::Bar::new("fetching the model");
     loop {
         match standing(&machine.report.borrow_and_update()) {
             Standing::Ready => return Ok(()),

@@ -112,7 +112,8 @@ impl Resume {
 #[derive(Clone)]
 pub struct Call {
     pub id: CallId,
-    /// `generate`, `chat`, `tokenize`, `pipeline`, or any function the tenant's program exports.
+    /// `generate`, `chat`, `embed`, `tokenize`, `pipeline`, or any function that the tenant's
+    /// program exports.
     pub function: String,
     /// The function's own parameters; read by whoever runs it.
     pub params: serde_json::Value,

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::{
     auth::Caller,
     call::Resume,
+    embed::{Abilities, EmbedError, EmbedInfo, TakenTexts, TextBatch},
     name::{ModelName, TenantName},
     refusal::Refusal,
 };
@@ -37,6 +38,28 @@ pub trait Engine: Send + Sync {
     /// Queues a generation for `caller`. Dropping the stream cancels it and frees its KV blocks
     /// at the next step.
     fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal>;
+
+    /// Whether the model generates; one that only reads does not.
+    fn generates(&self) -> bool {
+        true
+    }
+
+    /// What the model makes of texts; `None` where it embeds none.
+    fn embeds(&self) -> Option<EmbedInfo> {
+        None
+    }
+
+    /// Queues texts of `caller` to turn into vectors. Dropping the reply cancels them: no more are
+    /// computed from the next step on.
+    fn embed(&self, _caller: &Caller, _texts: TextBatch) -> Result<TakenTexts, EmbedError> {
+        Err(EmbedError::NoPooling { model: self.info().model.clone(), abilities: self.abilities() })
+    }
+
+    /// What the model can be asked for.
+    fn abilities(&self) -> Abilities {
+        let (generates, embeds) = (self.generates(), self.embeds());
+        Abilities { generates, chats: generates && self.info().has_chat_template, embeds }
+    }
 
     /// A seed that no other generation gets, for one that names none and must know its own.
     fn draw_seed(&self) -> u64;

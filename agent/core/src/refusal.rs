@@ -25,7 +25,7 @@ pub enum ProgramLimit {
 
 /// Why a call was not served, or not to its end: the caller's fault or one of our limits.
 ///
-/// Closed: each variant is one code on the wire and one metric label. The message is for people
+/// Closed: each variant has its code on the wire, which is a metric label. The message is for people
 /// and carries the numbers; it never says which of several reasons a key was refused for.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
@@ -53,6 +53,12 @@ pub enum Refusal {
     TooManyCalls { calls_max: u32 },
     #[error("the prompt has {tokens} tokens and the context holds {tokens_max}")]
     TooLong { tokens: usize, tokens_max: usize },
+    /// Of the texts of a call, number `at` from 0 on.
+    #[error("text {at} has {tokens} tokens and {tokens_max} are the most; none is cut")]
+    TextTooLong { at: usize, tokens: usize, tokens_max: usize },
+    /// The model is there and cannot do this.
+    #[error("{0}")]
+    Unsupported(String),
     #[error("model `{model}` is not ready: {reason}")]
     ModelNotReady { model: String, reason: String },
     /// The key is a good one, and what would run its calls is not there.
@@ -105,7 +111,8 @@ impl Refusal {
             Self::TooManyRequests { .. } => "too_many_requests",
             Self::TooManyTokens { .. } => "too_many_tokens",
             Self::TooManyCalls { .. } => "too_many_calls",
-            Self::TooLong { .. } => "too_long",
+            Self::TooLong { .. } | Self::TextTooLong { .. } => "too_long",
+            Self::Unsupported(_) => "unsupported",
             Self::ModelNotReady { .. } => "model_not_ready",
             Self::ProgramNotReady { .. } => "program_not_ready",
             Self::Busy { .. } => "busy",

@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use crate::{
     auth::Caller,
+    embed::Abilities,
     limit::Admitted,
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -54,4 +55,6 @@ pub struct ModelInfo {
     pub ready: bool,
     /// Tokens of context, once loaded on this node.
     pub context: Option<u32>,
+    /// What it can be asked for, once loaded on this node.
+    pub abilities: Option<Abilities>,
 }

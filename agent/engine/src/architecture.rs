@@ -1,13 +1,14 @@
 //! What a model is made of, as data: one forward pass serves every architecture listed here.
 
+mod pooling;
 mod positions;
 mod reader;
 
-use realm_kernels::backend::RopeStyle;
+use realm_kernels::backend::{Curve, Reach, RopeStyle};
 use thiserror::Error;
 
-pub(crate) use self::positions::Positions;
 use self::reader::Reader;
+pub(crate) use self::{pooling::Pooling, positions::Positions};
 use crate::gguf::{Gguf, GgufError, required};
 
 /// What a layer has beside what every layer has.
@@ -19,14 +20,25 @@ pub(crate) enum Part {
     HeadNorms,
     /// What attention and feed-forward give is normed before it is added.
     PostNorms,
-    /// Queries, keys and values are one matrix, gate and up another.
-    Fused,
+    /// Queries, keys and values are one matrix.
+    FusedQkv,
+    /// Gate and up are one matrix.
+    FusedGate,
     /// Embeddings are multiplied with the square root of their width.
     ScaledEmbedding,
     /// Scores and logits are bounded.
     SoftCaps,
     /// The gate is a GELU; elsewhere it is a SiLU.
     Gelu,
+    /// Embeddings and each sum of them with what a layer adds are normed, by mean and variance;
+    /// what goes into a layer is not.
+    SumNorms,
+    /// Positions are vectors that are added to embeddings; elsewhere they turn queries and keys.
+    LearnedPositions,
+    /// What attention gives has a bias, and so have both matrices of a feed-forward.
+    OutputBiases,
+    /// The feed-forward has no gate: a GELU bends it.
+    Ungated,
 }
 
 /// The experts of each layer.
@@ -52,6 +64,11 @@ struct Traits {
     name: &'static str,
     rope: RopeStyle,
     parts: &'static [Part],
+    /// Whether it only reads: it attends both ways, and has no logits.
+    reads_only: bool,
+    /// Whether its models of texts are trained so that the first numbers of a vector are one.
+    /// Those of nomic-bert are scaled by all numbers before they are cut, and so are not.
+    shortens: bool,
     /// How experts are weighed, where there may be some.
     experts: Option<Shares>,
     /// Where only some layers attend a window: each layer of that number attends all.
@@ -66,6 +83,8 @@ const PLAIN: Traits = Traits {
     name: "",
     rope: RopeStyle::Neox,
     parts: &[],
+    reads_only: false,
+    shortens: false,
     experts: None,
     global_every: None,
     local_base: None,
@@ -77,14 +96,14 @@ const KNOWN: &[Traits] = &[
     Traits { name: "llama", rope: RopeStyle::Norm, experts: Some(Shares::AmongChosen), ..PLAIN },
     Traits { name: "qwen2", parts: &[Part::Biases], ..PLAIN },
     Traits { name: "qwen2moe", parts: &[Part::Biases], experts: Some(Shares::AmongAll), ..PLAIN },
-    Traits { name: "qwen3", parts: &[Part::HeadNorms], ..PLAIN },
+    Traits { name: "qwen3", parts: &[Part::HeadNorms], shortens: true, ..PLAIN },
     Traits {
         name: "qwen3moe",
         parts: &[Part::HeadNorms],
         experts: Some(Shares::AmongChosen),
         ..PLAIN
     },
-    Traits { name: "phi3", parts: &[Part::Fused], ..PLAIN },
+    Traits { name: "phi3", parts: &[Part::FusedQkv, Part::FusedGate], ..PLAIN },
     Traits {
         name: "gemma2",
         parts: &[Part::PostNorms, Part::ScaledEmbedding, Part::SoftCaps, Part::Gelu],
@@ -98,6 +117,33 @@ const KNOWN: &[Traits] = &[
         global_every: Some(6),
         local_base: Some(10_000.0),
         scaled_by_width: Some(62),
+        ..PLAIN
+    },
+    Traits {
+        name: "gemma-embedding",
+        parts: &[Part::HeadNorms, Part::PostNorms, Part::ScaledEmbedding, Part::Gelu],
+        reads_only: true,
+        shortens: true,
+        global_every: Some(6),
+        local_base: Some(10_000.0),
+        ..PLAIN
+    },
+    Traits {
+        name: "bert",
+        parts: &[
+            Part::Biases,
+            Part::SumNorms,
+            Part::LearnedPositions,
+            Part::OutputBiases,
+            Part::Ungated,
+        ],
+        reads_only: true,
+        ..PLAIN
+    },
+    Traits {
+        name: "nomic-bert",
+        parts: &[Part::FusedQkv, Part::SumNorms],
+        reads_only: true,
         ..PLAIN
     },
 ];
@@ -138,7 +184,16 @@ pub(crate) struct Architecture {
     pub(crate) feed_forward: usize,
     pub(crate) experts: Option<Experts>,
     pub(crate) context: u32,
-    pub(crate) rms_eps: f32,
+    pub(crate) norm_eps: f32,
+    /// Whether it has logits, and rows attend nothing behind them.
+    pub(crate) generates: bool,
+    pub(crate) reach: Reach,
+    /// How it makes one vector of a text, where its file says so.
+    pub(crate) pooling: Option<Pooling>,
+    /// Whether the first numbers of such a vector are one themselves.
+    pub(crate) shortens: bool,
+    /// Rows of the matrices that such a vector goes through, one after the other.
+    pub(crate) dense: Vec<usize>,
     pub(crate) rope: RopeStyle,
     pub(crate) positions: Positions,
     /// What products of queries and keys are multiplied with.
@@ -156,6 +211,11 @@ impl Architecture {
         self.parts.contains(&part)
     }
 
+    /// How far the gates of feed-forwards open.
+    pub(crate) fn curve(&self) -> Curve {
+        if self.has(Part::Gelu) { Curve::Gelu } else { Curve::Silu }
+    }
+
     /// How many tokens a layer attends; `None` is all.
     pub(crate) fn window(&self, layer: usize) -> Option<usize> {
         let is_global =
@@ -167,6 +227,11 @@ impl Architecture {
     pub(crate) fn feed_forward_max(&self) -> usize {
         let shared = self.experts.and_then(|experts| experts.shared);
         self.feed_forward.max(shared.unwrap_or(0))
+    }
+
+    /// The width of the vector of a text.
+    pub(crate) fn vector_len(&self) -> usize {
+        self.dense.last().copied().unwrap_or(self.width)
     }
 
     /// What embeddings are multiplied with, if anything.
@@ -182,7 +247,8 @@ impl Architecture {
         let attention = self.width * (2 * queries + 2 * keys);
         let (used, shared) =
             self.experts.map_or((1, 0), |experts| (experts.used, experts.shared.unwrap_or(0)));
-        let feed_forward = 3 * self.width * (self.feed_forward * used + shared);
+        let matrices = if self.has(Part::Ungated) { 2 } else { 3 };
+        let feed_forward = matrices * self.width * (self.feed_forward * used + shared);
         2 * (self.layers * (attention + feed_forward)) as u64
     }
 }
@@ -216,6 +282,12 @@ impl Architecture {
             let cap = reader.float(name)?;
             Ok(cap.filter(|_| traits.parts.contains(&Part::SoftCaps)))
         };
+        let is_causal = reader.boolean("attention.causal")?.unwrap_or(!traits.reads_only);
+        let norm_eps = if traits.parts.contains(&Part::SumNorms) {
+            "attention.layer_norm_epsilon"
+        } else {
+            "attention.layer_norm_rms_epsilon"
+        };
         Ok(Self {
             name: traits.name,
             parts: traits.parts,
@@ -230,7 +302,12 @@ impl Architecture {
             },
             experts: experts(&reader, traits)?,
             context,
-            rms_eps: reader.number("attention.layer_norm_rms_epsilon")?,
+            norm_eps: reader.number(norm_eps)?,
+            generates: is_causal && !traits.reads_only,
+            reach: if is_causal { Reach::Back } else { Reach::Both },
+            pooling: pooling::pooling(&reader)?,
+            shortens: traits.shortens,
+            dense: pooling::dense(&reader, width)?,
             rope: traits.rope,
             positions: Positions::of(&reader, head_dim, traits.local_base)?,
             attention_scale: attention_scale(&reader, traits, (layers, width, heads), head_dim)?,

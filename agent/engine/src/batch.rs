@@ -1,4 +1,10 @@
-//! What one step computes: the rows of several sequences side by side.
+//! What one step computes: the rows of several sequences side by side, or of several texts.
+
+/// Tokens in one block of what a step of texts attends: as few as a backend takes, for most texts end
+/// within a block.
+pub(crate) const TEXT_BLOCK_TOKENS: usize = 16;
+/// Texts in one step: as many as sequences run at once.
+pub(crate) const TEXTS_MAX: usize = 64;
 
 /// A sequence's number in its engine, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,17 +36,20 @@ pub(crate) struct Batch {
     pub(crate) tables: Vec<u32>,
     /// Rows whose logits are wanted, ascending.
     pub(crate) outputs: Vec<u32>,
+    /// Of a step of texts: which of its call's texts each span is.
+    pub(crate) texts: Vec<usize>,
 }
 
 impl Batch {
     pub(crate) fn clear(&mut self) {
-        let Self { tokens, positions, slots, spans, tables, outputs } = self;
+        let Self { tokens, positions, slots, spans, tables, outputs, texts } = self;
         tokens.clear();
         positions.clear();
         slots.clear();
         spans.clear();
         tables.clear();
         outputs.clear();
+        texts.clear();
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -80,6 +89,22 @@ impl Batch {
                 (span.sequence, output - 1)
             })
         })
+    }
+
+    /// Adds a whole text, number `text` of its call. It holds blocks for the length of the step
+    /// only, so texts take one after the other.
+    pub(crate) fn push_text(&mut self, call: SequenceId, text: usize, tokens: &[u32]) {
+        let (first_row, first_block) = (self.tokens.len(), self.tables.len());
+        let blocks = first_block..first_block + tokens.len().div_ceil(TEXT_BLOCK_TOKENS);
+        self.tables.extend(blocks.clone().map(row_number));
+        self.tokens.extend(tokens);
+        for position in 0..tokens.len() {
+            self.positions.push(row_number(position));
+            self.slots.push(row_number(first_block * TEXT_BLOCK_TOKENS + position));
+        }
+        let rows = Rows { sequence: call, first_row, count: tokens.len(), past: 0, table: blocks };
+        self.spans.push(rows);
+        self.texts.push(text);
     }
 
     /// Asks for the logits of the last row.

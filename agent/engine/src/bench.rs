@@ -27,6 +27,8 @@ use crate::{
 pub enum BenchError {
     #[error("loading the model")]
     Load(#[source] LoadError),
+    #[error("the model reads texts and generates none")]
+    ReadsOnly,
     #[error("the scheduler refused the work: {0}")]
     Refused(realm_core::refusal::Refusal),
     #[error("computing")]
@@ -60,6 +62,9 @@ impl Bench {
     /// Loads a model for runs of at most `context` tokens a sequence.
     pub fn open(path: &Path, context: u32, threads: Option<usize>) -> Result<Self, BenchError> {
         let opened = Opened::read(path).map_err(BenchError::Load)?;
+        if !opened.architecture.generates {
+            return Err(BenchError::ReadsOnly);
+        }
         let trained = opened.architecture.context;
         if context > trained {
             let too_long = LoadError::Context { wanted: context, context: trained };
@@ -73,6 +78,7 @@ impl Bench {
         };
         let capacity = Capacity {
             rows: limits.batch_tokens,
+            text_rows: 0,
             outputs: limits.running,
             blocks: limits.context.div_ceil(BLOCK_TOKENS) * SEQUENCES_MAX,
             block_tokens: BLOCK_TOKENS,

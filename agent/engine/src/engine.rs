@@ -1,6 +1,7 @@
 //! A loaded model behind the port: everything that waits or computes is on the engine's thread.
 
 mod board;
+mod embedding;
 mod figures;
 mod worker;
 
@@ -18,6 +19,7 @@ use realm_core::{
     auth::Caller,
     call::Resume,
     constraint::Constraint,
+    embed::{EmbedError, EmbedInfo, TakenTexts, TextBatch},
     engine::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
         TokenEvent, TokenStream,
@@ -28,7 +30,7 @@ use realm_core::{
 
 use tokio::sync::watch;
 
-use self::{board::Board, figures::Figures, worker::Worker};
+use self::{board::Board, embedding::Embedding, figures::Figures, worker::Worker};
 use crate::{
     batch::SequenceId,
     budget::Reservation,
@@ -39,7 +41,7 @@ use crate::{
     forward::Executor,
     kv::Namespace,
     output::Output,
-    scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission},
+    scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission, TextCall},
     template::ChatTemplate,
     tokenizer::{Special, Tokenizer},
 };
@@ -54,6 +56,7 @@ enum Command {
     Submit(Box<Submitted>),
     /// What turned out to be no sequence before it came here.
     Refuse(Box<Submitted>, Refusal),
+    Embed(Box<(TextCall, Embedding)>),
     Drain,
 }
 
@@ -72,6 +75,8 @@ struct Submitted {
 pub(crate) struct Parts {
     pub(crate) model: ModelName,
     pub(crate) architecture: &'static str,
+    pub(crate) generates: bool,
+    pub(crate) embeds: Option<EmbedInfo>,
     pub(crate) context: u32,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<ChatTemplate>,
@@ -86,6 +91,8 @@ pub(crate) struct Parts {
 /// sequences that run.
 pub struct EngineHandle {
     info: EngineInfo,
+    generates: bool,
+    embeds: Option<EmbedInfo>,
     device: String,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
@@ -100,6 +107,7 @@ pub struct EngineHandle {
 impl EngineHandle {
     pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
         let Parts { model, architecture, context, tokenizer, template, namespace, .. } = parts;
+        let (generates, embeds) = (parts.generates, parts.embeds);
         let block_tokens = parts.scheduler.block_tokens();
         let info = EngineInfo {
             model,
@@ -127,6 +135,8 @@ impl EngineHandle {
         let compiler = Compiler::new(tokenizer.clone());
         Ok(Self {
             info,
+            generates,
+            embeds,
             device,
             tokenizer,
             template,
@@ -169,10 +179,7 @@ impl EngineHandle {
         now: Instant,
     ) -> Submission {
         let rights = caller.rights();
-        let deadline = generation.deadline.map(|at| {
-            let left = at.saturating_duration_since(now).as_millis();
-            Deadline { at, ms: u64::try_from(left).unwrap_or(u64::MAX) }
-        });
+        let deadline = generation.deadline.map(|at| deadline(at, now));
         let mut prompt = generation.prompt;
         let resumed = generation.resume.as_ref().map_or(0, |resume| {
             prompt.extend(resume.tokens());
@@ -191,15 +198,18 @@ impl EngineHandle {
         }
     }
 
-    fn submit(&self, submitted: Submitted) -> Result<(), Refusal> {
-        let sent = self.commands.try_send(Command::Submit(Box::new(submitted)));
-        sent.map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::Busy { retry_after_ms: BUSY_RETRY_MS },
-            TrySendError::Disconnected(_) => Refusal::Internal,
-        })
+    /// Sends what the board has counted in.
+    fn send(&self, caller: &Caller, command: Command) -> Result<(), Refusal> {
+        let refusal = match self.commands.try_send(command) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(_)) => Refusal::Busy { retry_after_ms: BUSY_RETRY_MS },
+            Err(TrySendError::Disconnected(_)) => Refusal::Internal,
+        };
+        self.board.turn_back(caller.tenant());
+        Err(refusal)
     }
 
-    /// Sends a sequence by way of the compiler.
+    /// Sends a sequence that the board has counted in by way of the compiler.
     fn compile(&self, mut submitted: Submitted, constraint: Constraint) -> Result<(), Refusal> {
         let Submission { tenant, prompt, resumed, .. } = &submitted.submission;
         let tenant = tenant.clone();
@@ -222,11 +232,15 @@ impl EngineHandle {
                 let _ = sender.try_send(TokenEvent::Failed(Refusal::Draining));
             }
         });
-        self.compiler.compile(Wanted { tenant, constraint, resumed, has_reader, then })
+        let wanted = Wanted { tenant: tenant.clone(), constraint, resumed, has_reader, then };
+        self.compiler.compile(wanted).inspect_err(|_| self.board.turn_back(&tenant))
     }
 
     /// Refuses what the thread need not see.
     fn check(&self, prompt: &[u32], resume: Option<&Resume>) -> Result<(), Refusal> {
+        if !self.generates {
+            return Err(self.abilities().lacks(self.info.model.as_str(), "generate"));
+        }
         let tokens_max = self.info.context as usize;
         if prompt.len() >= tokens_max {
             return Err(Refusal::TooLong { tokens: prompt.len(), tokens_max });
@@ -246,6 +260,11 @@ impl EngineHandle {
             None => Ok(()),
         }
     }
+}
+
+fn deadline(at: Instant, now: Instant) -> Deadline {
+    let left = at.saturating_duration_since(now).as_millis();
+    Deadline { at, ms: u64::try_from(left).unwrap_or(u64::MAX) }
 }
 
 impl Engine for EngineHandle {
@@ -281,15 +300,47 @@ impl Engine for EngineHandle {
         let submission = Self::submission(id, caller, generation, at);
         let figures = self.board.enter(caller.tenant(), &self.info.model)?;
         let submitted = Submitted { submission, output, begin: None, figures, milestones, at };
-        let sent = match constraint {
-            None => self.submit(submitted),
-            Some(constraint) => self.compile(submitted, constraint),
-        };
-        if let Err(refusal) = sent {
-            self.board.turn_back(caller.tenant());
-            return Err(refusal);
+        match constraint {
+            None => self.send(caller, Command::Submit(Box::new(submitted)))?,
+            Some(constraint) => self.compile(submitted, constraint)?,
         }
         Ok(stream)
+    }
+
+    fn generates(&self) -> bool {
+        self.generates
+    }
+
+    fn embeds(&self) -> Option<EmbedInfo> {
+        self.embeds
+    }
+
+    fn embed(&self, caller: &Caller, batch: TextBatch) -> Result<TakenTexts, EmbedError> {
+        let info = self.embeds.ok_or_else(|| EmbedError::NoPooling {
+            model: self.info.model.clone(),
+            abilities: self.abilities(),
+        })?;
+        let at = Instant::now();
+        let rights = caller.rights();
+        let reader = embedding::Reader {
+            info: EmbedInfo {
+                tokens_max: info.tokens_max.min(rights.limits.context_max as usize),
+                ..info
+            },
+            tokenizer: &self.tokenizer,
+        };
+        let read = reader.read(&batch)?;
+        let figures = self.board.enter(caller.tenant(), &self.info.model);
+        let figures = figures.map_err(EmbedError::Refused)?;
+        let deadline = batch.deadline.map(|until| deadline(until, at));
+        let (embedding, reply) =
+            Embedding::new(caller.tenant().clone(), &read, (figures, batch.milestones), at);
+        let tenant = (caller.tenant().clone(), rights.weight);
+        let tokens = u32::try_from(read.tokens).unwrap_or(u32::MAX);
+        let call = TextCall::new(self.number().0, tenant, read.texts, deadline);
+        let command = Command::Embed(Box::new((call, embedding)));
+        self.send(caller, command).map_err(EmbedError::Refused)?;
+        Ok(TakenTexts { tokens, reply })
     }
 
     fn draw_seed(&self) -> u64 {

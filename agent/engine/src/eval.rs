@@ -1,4 +1,5 @@
-//! Logits and perplexity of given tokens, through the very forward pass that serves.
+//! Logits and perplexity of given tokens, and vectors of texts, through the very forward pass that
+//! serves.
 
 use std::path::Path;
 
@@ -44,6 +45,10 @@ pub enum EvalError {
     UnknownToken { id: u32, vocabulary: usize },
     #[error("a text of {tokens} tokens has no whole chunk of {chunk}")]
     TooShort { tokens: usize, chunk: usize },
+    #[error("the model reads texts and generates none")]
+    ReadsOnly,
+    #[error("the model's file does not say how to make one vector of a text")]
+    NoPooling,
     #[error("computing")]
     Forward(#[source] BackendError),
 }
@@ -60,6 +65,8 @@ pub struct Evaluation {
     executor: Box<dyn Executor>,
     tokenizer: Tokenizer,
     context: usize,
+    generates: bool,
+    embeds: bool,
     batch: Batch,
 }
 
@@ -71,23 +78,46 @@ impl Evaluation {
     pub fn of(gguf: Gguf, options: &EvalOptions) -> Result<Self, EvalError> {
         let opened = Opened::of(gguf).map_err(EvalError::Load)?;
         let context = options.context as usize;
-        let capacity = Capacity {
-            rows: ROWS,
-            outputs: ROWS,
-            blocks: context.div_ceil(BLOCK_TOKENS),
-            block_tokens: BLOCK_TOKENS,
-            kv_type: options.kv_type,
-            context: options.context,
-        };
+        let blocks = u32::try_from(context.div_ceil(BLOCK_TOKENS)).unwrap_or(u32::MAX);
+        let own = opened.capacity(blocks, options.kv_type, options.context);
+        let capacity = Capacity { rows: ROWS, outputs: own.outputs.min(ROWS), ..own };
+        let generates = opened.architecture.generates;
+        let embeds = opened.architecture.pooling.is_some();
         let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
         let executor = opened.on_cpu(cpu, capacity).map_err(EvalError::Load)?;
         let Opened { tokenizer, .. } = opened;
-        Ok(Self { executor, tokenizer, context, batch: Batch::default() })
+        let batch = Batch::default();
+        Ok(Self { executor, tokenizer, context, generates, embeds, batch })
     }
 
     /// The ids of `text`, read as text.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, EvalError> {
         self.tokenizer.encode(text, Special::Text).map_err(EvalError::Text)
+    }
+
+    /// The vectors of `texts`, which are computed together, before they are scaled to any length.
+    pub fn vectors(&mut self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvalError> {
+        if !self.embeds {
+            return Err(EvalError::NoPooling);
+        }
+        self.batch.clear();
+        for (at, text) in texts.iter().enumerate() {
+            self.check(text)?;
+            self.batch.push_text(SequenceId(0), at, text);
+        }
+        self.executor.embed(&self.batch).map_err(EvalError::Forward)?;
+        Ok((0..texts.len()).map(|at| self.executor.vector(at).to_vec()).collect())
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), EvalError> {
+        if tokens.len() > self.context {
+            return Err(EvalError::TooLong { tokens: tokens.len(), context: self.context });
+        }
+        let vocabulary = self.tokenizer.len();
+        match tokens.iter().find(|&&id| id as usize >= vocabulary) {
+            Some(&id) => Err(EvalError::UnknownToken { id, vocabulary }),
+            None => Ok(()),
+        }
     }
 
     /// Computes `tokens` as one sequence and shows the logits behind each token from `from` on:
@@ -98,13 +128,10 @@ impl Evaluation {
         from: usize,
         visit: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), EvalError> {
-        if tokens.len() > self.context {
-            return Err(EvalError::TooLong { tokens: tokens.len(), context: self.context });
+        if !self.generates {
+            return Err(EvalError::ReadsOnly);
         }
-        let vocabulary = self.tokenizer.len();
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(EvalError::UnknownToken { id, vocabulary });
-        }
+        self.check(tokens)?;
         let blocks = u32::try_from(self.context.div_ceil(BLOCK_TOKENS)).unwrap_or(u32::MAX);
         let table: Vec<u32> = (0..blocks).collect();
         for (chunk, rows) in tokens.chunks(ROWS).enumerate() {

@@ -1,19 +1,21 @@
 //! The forward pass: one for every architecture and every backend.
 //!
 //! Rows of several sequences go through the layers together, whether they are one sequence's next
-//! token or a chunk of another's prompt; only attention looks at whose rows they are.
+//! token or a chunk of another's prompt; only attention looks at whose rows they are. Texts to embed
+//! go through the same layers, each whole and in steps of their own ([`texts`]).
 
 mod experts;
+mod texts;
 
 use realm_kernels::backend::{
-    Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, Span, StepLimits,
+    Attention, Backend, BackendError, Curve, KvShape, KvType, Product, RopeShape, Span, StepLimits,
 };
 
-use self::experts::ExpertStep;
+use self::{experts::ExpertStep, texts::Texts};
 use crate::{
     architecture::{Architecture, Part},
-    batch::Batch,
-    weights::{FeedForward, Gated, Layer, Weights},
+    batch::{Batch, TEXTS_MAX},
+    weights::{FeedForward, Gated, Layer, Norm, Plain, Weights},
 };
 
 /// A loaded model that computes batches.
@@ -26,6 +28,12 @@ pub(crate) trait Executor: Send {
     /// The logits of the batch's output number `output`: `(vocabulary)`.
     fn logits(&self, output: usize) -> &[f32];
 
+    /// Computes a batch of texts; their vectors can be read until the next one.
+    fn embed(&mut self, batch: &Batch) -> Result<(), BackendError>;
+
+    /// The vector of the batch's text number `text`, as long as the model makes it.
+    fn vector(&self, text: usize) -> &[f32];
+
     /// The device in words.
     fn describe(&self) -> String;
 }
@@ -33,8 +41,10 @@ pub(crate) trait Executor: Send {
 /// The largest step and cache a model is loaded for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
-    /// Tokens in one batch.
+    /// Tokens in one batch of sequences; 0 where the model generates nothing.
     pub(crate) rows: usize,
+    /// Tokens in one batch of texts; 0 where the model embeds none.
+    pub(crate) text_rows: usize,
     /// Rows of one batch whose logits are wanted.
     pub(crate) outputs: usize,
     pub(crate) blocks: usize,
@@ -64,7 +74,12 @@ impl Capacity {
         let inner = 3 * a.feed_forward_max();
         let per_row = 3 * a.width + 2 * heads + head_norms + inner + experts;
         let per_output = 2 * a.width + 2 * vocabulary;
-        ((self.rows * per_row + self.outputs * per_output) as u64).saturating_mul(4)
+        let floats = self.rows_max() * per_row + self.outputs * per_output;
+        (floats.saturating_add(texts::floats(self, a)) as u64).saturating_mul(4)
+    }
+
+    const fn rows_max(&self) -> usize {
+        if self.rows > self.text_rows { self.rows } else { self.text_rows }
     }
 }
 
@@ -108,7 +123,7 @@ impl<B: Backend> Activations<B> {
         capacity: &Capacity,
         vocabulary: usize,
     ) -> Result<Self, BackendError> {
-        let (rows, outputs) = (capacity.rows, capacity.outputs);
+        let (rows, outputs) = (capacity.rows_max(), capacity.outputs);
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
         let heads_normed = if a.has(Part::HeadNorms) {
             Some([backend.buffer(rows * q)?, backend.buffer(rows * kv)?])
@@ -142,7 +157,10 @@ pub(crate) struct Forward<B: Backend> {
     backend: B,
     architecture: Architecture,
     weights: Weights<B>,
-    kv: B::KvCache,
+    /// Of sequences; `None` where the model generates nothing.
+    kv: Option<B::KvCache>,
+    /// `None` where the model embeds nothing.
+    texts: Option<Texts<B>>,
     activations: Activations<B>,
     /// The logits of the last batch: `(outputs, vocabulary)`.
     logits: Vec<f32>,
@@ -160,47 +178,29 @@ impl<B: Backend> Forward<B> {
         capacity: Capacity,
     ) -> Result<Self, BackendError> {
         let a = &architecture;
-        let widest = a.width.max(a.feed_forward_max()).max(a.heads * a.head_dim);
-        backend.reserve(StepLimits { rows: capacity.rows, cols: widest })?;
-        let kv = backend.kv_cache(capacity.kv_shape(a))?;
+        let dense = a.dense.iter().copied().max().unwrap_or(0);
+        let widest = a.width.max(a.feed_forward_max()).max(a.heads * a.head_dim).max(dense);
+        backend.reserve(StepLimits { rows: capacity.rows_max(), cols: widest })?;
+        let shape = capacity.kv_shape(a);
+        let kv = a.generates.then(|| backend.kv_cache(shape)).transpose()?;
+        let texts = Texts::new(&mut backend, a, &capacity)?;
         let activations = Activations::new(&mut backend, a, &capacity, vocabulary)?;
         let logits = vec![0.0; capacity.outputs * vocabulary];
-        Ok(Self { backend, architecture, weights, kv, activations, logits, vocabulary, capacity })
+        Ok(Self {
+            backend,
+            architecture,
+            weights,
+            kv,
+            texts,
+            activations,
+            logits,
+            vocabulary,
+            capacity,
+        })
     }
 
-    fn check(&self, batch: &Batch) -> Result<(), BackendError> {
-        let within = |what, have, need| {
-            if have <= need {
-                Ok(())
-            } else {
-                Err(BackendError::Shape { op: "forward", what, need, have })
-            }
-        };
-        within("rows of the batch", batch.tokens.len(), self.capacity.rows)?;
-        within("outputs of the batch", batch.outputs.len(), self.capacity.outputs)
-    }
-
-    /// The logits of the wanted rows, left in `self.logits`.
-    fn head(&mut self, outputs: &[u32]) -> Result<(), BackendError> {
-        let Self { backend, architecture: a, weights, activations: t, .. } = self;
-        let rows = outputs.len();
-        if rows == 0 {
-            return Ok(());
-        }
-        backend.gather_rows(&t.x, a.width, outputs, &mut t.last)?;
-        backend.rms_norm(&t.last, &weights.output_norm, a.rms_eps, rows, &mut t.last_normed)?;
-        let mut product = [Product { matrix: weights.head(), out: &mut t.logits }];
-        backend.matmul(&t.last_normed, rows, &mut product)?;
-        if let Some(cap) = a.logits_cap {
-            backend.soft_cap(&mut t.logits, cap, rows * self.vocabulary)?;
-        }
-        backend.read(&t.logits, 0, &mut self.logits[..rows * self.vocabulary])
-    }
-}
-
-impl<B: Backend> Executor for Forward<B> {
-    fn forward(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        self.check(batch)?;
+    /// The last layer's output for every row, left in the activations' `x`.
+    fn layers(&mut self, batch: &Batch) -> Result<(), BackendError> {
         let spans: Vec<Span<'_>> = batch
             .spans
             .iter()
@@ -211,30 +211,64 @@ impl<B: Backend> Executor for Forward<B> {
                 blocks: &batch.tables[span.table.clone()],
             })
             .collect();
-        let Self { backend, architecture, weights, kv, activations, .. } = self;
-        backend.embed(&weights.embedding, &batch.tokens, &mut activations.x)?;
-        if let Some(by) = architecture.embedding_scale() {
-            backend.scale(&mut activations.x, by, batch.tokens.len() * architecture.width)?;
-        }
+        let Self { backend, architecture, weights, kv, texts, activations, .. } = self;
+        let of_texts = !batch.texts.is_empty();
+        let kv = if of_texts { texts.as_mut().map(Texts::kv) } else { kv.as_mut() };
+        // Never so: who plans knows what the model does.
+        let kv =
+            kv.ok_or(BackendError::Shape { op: "forward", what: "cache", need: 1, have: 0 })?;
+        let mut step = LayerStep {
+            backend,
+            a: architecture,
+            weights,
+            t: activations,
+            rows: batch.tokens.len(),
+        };
+        step.embed(batch)?;
         for (index, layer) in weights.layers.iter().enumerate() {
-            let mut step = LayerStep {
-                backend,
-                a: architecture,
-                layer,
-                t: activations,
-                rows: batch.tokens.len(),
-            };
             let call = Attention {
-                layer: index,
+                // What a step of texts attends is needed until the next layer only.
+                layer: if of_texts { 0 } else { index },
                 heads: architecture.heads,
                 scale: architecture.attention_scale,
                 soft_cap: architecture.attention_cap,
+                reach: architecture.reach,
                 window: architecture.window(index),
                 spans: &spans,
             };
-            step.attend(&call, batch, weights.frequencies(call.window), kv)?;
-            step.feed_forward()?;
+            step.attend(layer, &call, batch, kv)?;
+            step.feed_forward(layer)?;
         }
+        Ok(())
+    }
+
+    /// The logits of the wanted rows, left in `self.logits`.
+    fn head(&mut self, outputs: &[u32]) -> Result<(), BackendError> {
+        let Self { backend, architecture: a, weights, activations: t, .. } = self;
+        let rows = outputs.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        backend.gather_rows(&t.x, a.width, outputs, &mut t.last)?;
+        let mut product = [Product { matrix: weights.head(), out: &mut t.logits }];
+        if let Some(norm) = &weights.output_norm {
+            backend.rms_norm(&t.last, norm, a.norm_eps, rows, &mut t.last_normed)?;
+            backend.matmul(&t.last_normed, rows, &mut product)?;
+        } else {
+            backend.matmul(&t.last, rows, &mut product)?;
+        }
+        if let Some(cap) = a.logits_cap {
+            backend.soft_cap(&mut t.logits, cap, rows * self.vocabulary)?;
+        }
+        backend.read(&t.logits, 0, &mut self.logits[..rows * self.vocabulary])
+    }
+}
+
+impl<B: Backend> Executor for Forward<B> {
+    fn forward(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        within("rows of the batch", batch.tokens.len(), self.capacity.rows)?;
+        within("outputs of the batch", batch.outputs.len(), self.capacity.outputs)?;
+        self.layers(batch)?;
         self.head(&batch.outputs)
     }
 
@@ -242,88 +276,195 @@ impl<B: Backend> Executor for Forward<B> {
         &self.logits[output * self.vocabulary..][..self.vocabulary]
     }
 
+    fn embed(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        within("rows of the batch", batch.tokens.len(), self.capacity.text_rows)?;
+        within("texts of the batch", batch.texts.len(), TEXTS_MAX)?;
+        self.layers(batch)?;
+        self.pool(batch)
+    }
+
+    fn vector(&self, text: usize) -> &[f32] {
+        let len = self.architecture.vector_len();
+        self.texts.as_ref().map_or(&[], |texts| texts.vector(text, len))
+    }
+
     fn describe(&self) -> String {
         self.backend.describe()
     }
 }
 
-/// One layer at work on one batch.
+fn within(what: &'static str, have: usize, need: usize) -> Result<(), BackendError> {
+    if have <= need { Ok(()) } else { Err(BackendError::Shape { op: "forward", what, need, have }) }
+}
+
+/// The layers at work on one batch, one after the other.
 struct LayerStep<'a, B: Backend> {
     backend: &'a mut B,
     a: &'a Architecture,
-    layer: &'a Layer<B>,
+    weights: &'a Weights<B>,
     t: &'a mut Activations<B>,
     rows: usize,
 }
 
+/// A half of a layer.
+#[derive(Clone, Copy)]
+enum Half {
+    Attention,
+    FeedForward,
+}
+
+impl Half {
+    const fn of<T>(self, [attention, feed_forward]: &[T; 2]) -> &T {
+        match self {
+            Self::Attention => attention,
+            Self::FeedForward => feed_forward,
+        }
+    }
+}
+
 impl<B: Backend> LayerStep<'_, B> {
+    /// `x = norm(scale * embedding(token) + position + kind)`, of which most models have the embedding
+    /// alone.
+    fn embed(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        let Self { backend, a, weights, t, rows } = self;
+        let (rows, len) = (*rows, *rows * a.width);
+        backend.embed(&weights.embedding, &batch.tokens, &mut t.x)?;
+        if let Some(by) = a.embedding_scale() {
+            backend.scale(&mut t.x, by, len)?;
+        }
+        if let Some(positions) = &weights.reading.positions {
+            backend.embed(positions, &batch.positions, &mut t.projected)?;
+            backend.add(&mut t.x, &t.projected, len)?;
+        }
+        if let Some(kind) = &weights.reading.kind {
+            backend.add_bias(&mut t.x, kind, rows)?;
+        }
+        match &weights.reading.norm {
+            Some(norm) => self.norm(norm),
+            None => Ok(()),
+        }
+    }
+
+    /// `x = norm(x)`, by mean and variance.
+    fn norm(&mut self, norm: &Norm<B>) -> Result<(), BackendError> {
+        let Self { backend, a, t, rows, .. } = self;
+        let both = [&norm.weight, &norm.bias];
+        backend.layer_norm(&t.x, both, a.norm_eps, *rows, &mut t.normed)?;
+        std::mem::swap(&mut t.x, &mut t.normed);
+        Ok(())
+    }
+
+    /// Leaves in `normed` what goes into a half of a layer, where that is normed.
+    fn norm_input(&mut self, layer: &Layer<B>, half: Half) -> Result<(), BackendError> {
+        let Self { backend, a, t, rows, .. } = self;
+        match &layer.input_norms {
+            Some(norms) => backend.rms_norm(&t.x, half.of(norms), a.norm_eps, *rows, &mut t.normed),
+            None => Ok(()),
+        }
+    }
+
     /// `x = x + out(attention(rope(q(norm(x))), rope(k(norm(x))), v(norm(x))))`
     fn attend(
         &mut self,
+        layer: &Layer<B>,
         call: &Attention<'_>,
         batch: &Batch,
-        frequencies: &B::Buffer,
         kv: &mut B::KvCache,
     ) -> Result<(), BackendError> {
-        let Self { backend, a, layer, t, rows } = self;
-        let rows = *rows;
-        backend.rms_norm(&t.x, &layer.attention_norm, a.rms_eps, rows, &mut t.normed)?;
-        let mut products = [
-            Product { matrix: &layer.q, out: &mut t.q },
-            Product { matrix: &layer.k, out: &mut t.k },
-            Product { matrix: &layer.v, out: &mut t.v },
-        ];
-        backend.matmul(&t.normed, rows, &mut products)?;
-        if let Some([q, k, v]) = &layer.biases {
-            backend.add_bias(&mut t.q, q, rows)?;
-            backend.add_bias(&mut t.k, k, rows)?;
-            backend.add_bias(&mut t.v, v, rows)?;
+        self.project(layer)?;
+        self.turn(batch, self.weights.frequencies(call.window))?;
+        let Self { backend, t, rows, .. } = self;
+        backend.kv_store(kv, call.layer, &batch.slots, &t.k, &t.v)?;
+        backend.attention(kv, call, &t.q, &mut t.attended)?;
+        let mut product = [Product { matrix: &layer.attention_out, out: &mut t.projected }];
+        backend.matmul(&t.attended, *rows, &mut product)?;
+        if let Some(bias) = &layer.attention_out_bias {
+            backend.add_bias(&mut t.projected, bias, *rows)?;
         }
-        if let (Some([q, k]), Some(normed)) = (&layer.head_norms, &mut t.heads_normed) {
-            backend.rms_norm(&t.q, q, a.rms_eps, rows * a.heads, &mut normed[0])?;
-            backend.rms_norm(&t.k, k, a.rms_eps, rows * a.kv_heads, &mut normed[1])?;
-            std::mem::swap(&mut t.q, &mut normed[0]);
-            std::mem::swap(&mut t.k, &mut normed[1]);
+        self.add(layer, Half::Attention)
+    }
+
+    /// Queries, keys and values, biased and normed where the architecture does that.
+    fn project(&mut self, layer: &Layer<B>) -> Result<(), BackendError> {
+        self.norm_input(layer, Half::Attention)?;
+        let Self { backend, a, t, rows, .. } = self;
+        let rows = *rows;
+        let Activations { x, normed, q, k, v, heads_normed, .. } = &mut **t;
+        let input = if layer.input_norms.is_some() { normed } else { x };
+        let mut products = [
+            Product { matrix: &layer.q, out: &mut *q },
+            Product { matrix: &layer.k, out: &mut *k },
+            Product { matrix: &layer.v, out: &mut *v },
+        ];
+        backend.matmul(input, rows, &mut products)?;
+        if let Some([of_q, of_k, of_v]) = &layer.biases {
+            backend.add_bias(q, of_q, rows)?;
+            backend.add_bias(k, of_k, rows)?;
+            backend.add_bias(v, of_v, rows)?;
+        }
+        if let (Some([of_q, of_k]), Some(normed)) = (&layer.head_norms, heads_normed) {
+            backend.rms_norm(q, of_q, a.norm_eps, rows * a.heads, &mut normed[0])?;
+            backend.rms_norm(k, of_k, a.norm_eps, rows * a.kv_heads, &mut normed[1])?;
+            std::mem::swap(q, &mut normed[0]);
+            std::mem::swap(k, &mut normed[1]);
+        }
+        Ok(())
+    }
+
+    /// Turns queries and keys by their positions, unless those are learned.
+    fn turn(&mut self, batch: &Batch, frequencies: &B::Buffer) -> Result<(), BackendError> {
+        let Self { backend, a, t, .. } = self;
+        if a.has(Part::LearnedPositions) {
+            return Ok(());
         }
         let magnitude = a.positions.magnitude;
         let shape = |heads| RopeShape { heads, head_dim: a.head_dim, style: a.rope, magnitude };
         backend.rope(&mut t.q, &batch.positions, frequencies, shape(a.heads))?;
-        backend.rope(&mut t.k, &batch.positions, frequencies, shape(a.kv_heads))?;
-        backend.kv_store(kv, call.layer, &batch.slots, &t.k, &t.v)?;
-        backend.attention(kv, call, &t.q, &mut t.attended)?;
-        let mut product = [Product { matrix: &layer.attention_out, out: &mut t.projected }];
-        backend.matmul(&t.attended, rows, &mut product)?;
-        self.add(|[attention, _]| attention)
+        backend.rope(&mut t.k, &batch.positions, frequencies, shape(a.kv_heads))
     }
 
     /// `x = x + down(act(gate(norm(x))) * up(norm(x)))`, or what each row's experts make of it.
-    fn feed_forward(&mut self) -> Result<(), BackendError> {
-        let Self { backend, a, layer, t, rows } = self;
+    fn feed_forward(&mut self, layer: &Layer<B>) -> Result<(), BackendError> {
+        self.norm_input(layer, Half::FeedForward)?;
+        let Self { backend, a, t, rows, .. } = self;
         let rows = *rows;
-        backend.rms_norm(&t.x, &layer.feed_forward_norm, a.rms_eps, rows, &mut t.normed)?;
+        let Activations { x, normed, gate, up, hidden, projected, .. } = &mut **t;
+        let input = if layer.input_norms.is_some() { normed } else { x };
         match &layer.feed_forward {
             FeedForward::Dense(gated) => {
-                let Activations { normed, gate, up, hidden, projected, .. } = &mut **t;
                 let inner = Inner { gate, up, hidden, width: a.feed_forward };
-                inner.compute(*backend, gated, a.has(Part::Gelu), (&*normed, rows), projected)?;
-                self.add(|[_, feed_forward]| feed_forward)
+                inner.compute(*backend, gated, a.curve(), (&*input, rows), projected)?;
             }
-            FeedForward::Experts(experts) => self.experts(experts),
+            FeedForward::Plain(Plain { up, down, biases }) => {
+                backend.matmul(input, rows, &mut [Product { matrix: up, out: &mut *hidden }])?;
+                if let Some([of_up, _]) = biases {
+                    backend.add_bias(hidden, of_up, rows)?;
+                }
+                backend.gelu(hidden, rows * a.feed_forward)?;
+                let mut product = [Product { matrix: down, out: &mut *projected }];
+                backend.matmul(hidden, rows, &mut product)?;
+                if let Some([_, of_down]) = biases {
+                    backend.add_bias(projected, of_down, rows)?;
+                }
+            }
+            FeedForward::Experts(experts) => return self.experts(experts),
         }
+        self.add(layer, Half::FeedForward)
     }
 
-    /// `x = x + projected`, or what one of the layer's norms makes of it.
-    fn add(
-        &mut self,
-        norm: impl FnOnce(&[B::Buffer; 2]) -> &B::Buffer,
-    ) -> Result<(), BackendError> {
-        let Self { backend, a, layer, t, rows } = self;
+    /// `x = x + projected`, of which one or the other may be normed.
+    fn add(&mut self, layer: &Layer<B>, half: Half) -> Result<(), BackendError> {
+        let Self { backend, a, t, rows, .. } = self;
         let (rows, len) = (*rows, *rows * a.width);
-        let Some(norms) = &layer.post_norms else {
-            return backend.add(&mut t.x, &t.projected, len);
-        };
-        backend.rms_norm(&t.projected, norm(norms), a.rms_eps, rows, &mut t.normed)?;
-        backend.add(&mut t.x, &t.normed, len)
+        if let Some(norms) = &layer.post_norms {
+            backend.rms_norm(&t.projected, half.of(norms), a.norm_eps, rows, &mut t.normed)?;
+            return backend.add(&mut t.x, &t.normed, len);
+        }
+        backend.add(&mut t.x, &t.projected, len)?;
+        match &layer.sum_norms {
+            Some(norms) => self.norm(half.of(norms)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -341,7 +482,7 @@ impl<B: Backend> Inner<'_, B> {
         self,
         backend: &mut B,
         weights: &Gated<B>,
-        is_gelu: bool,
+        curve: Curve,
         (x, rows): (&B::Buffer, usize),
         out: &mut B::Buffer,
     ) -> Result<(), BackendError> {
@@ -351,11 +492,7 @@ impl<B: Backend> Inner<'_, B> {
             Product { matrix: &weights.up, out: &mut *up },
         ];
         backend.matmul(x, rows, &mut products)?;
-        if is_gelu {
-            backend.gelu_mul(gate, up, rows * width, hidden)?;
-        } else {
-            backend.silu_mul(gate, up, rows * width, hidden)?;
-        }
+        backend.gated(curve, gate, up, rows * width, hidden)?;
         backend.matmul(hidden, rows, &mut [Product { matrix: &weights.down, out }])
     }
 }

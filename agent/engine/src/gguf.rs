@@ -65,7 +65,7 @@ pub enum GgufError {
     DuplicateTensor(String),
     #[error("the alignment {0} is not a power of two from 8 to {ALIGNMENT_MAX}")]
     Alignment(u64),
-    #[error("tensor `{tensor}` is in format {format}; F32, F16, BF16, Q8_0 and Q4_1 are read")]
+    #[error("tensor `{tensor}` is in format {format}, which is not read")]
     Format { tensor: String, format: String },
     #[error("tensor `{tensor}` has the shape {shape:?}, which no memory holds")]
     Shape { tensor: String, shape: Vec<u64> },

@@ -3,9 +3,10 @@
 //! In the order of a request: [`tokenizer`] and the chat template make ids of text, the scheduler
 //! plans a step over all tenants' sequences, the forward pass computes it on a backend, the sampler
 //! picks tokens, and a bounded stream takes them out. [`open`] makes the engine of a model file;
-//! [`eval`] and [`bench`] run the same parts without it.
+//! [`eval`] and [`bench`] run the same parts without it; [`quantise`] writes model files.
 
 pub mod gguf;
+pub mod quantise;
 
 mod template;
 pub mod tokenizer;

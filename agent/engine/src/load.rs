@@ -4,6 +4,7 @@ use std::path::Path;
 
 use realm_core::{
     desired::Sha256,
+    embed::EmbedInfo,
     name::ModelName,
     report::{MemoryFacts, ModelFacts},
 };
@@ -37,6 +38,9 @@ pub(crate) const RUNNING_MAX: usize = 64;
 /// Sequences that may wait: as many again for each that runs, sixteen times over; at a second an
 /// answer the last of them waits a quarter of a minute.
 pub(crate) const QUEUED_MAX: usize = 1024;
+/// Tokens of one text to embed: what today's models of texts are trained for. It is computed in one
+/// step, which nothing can cut short, and takes a small model a second on two cores.
+const TEXT_TOKENS_MAX: u32 = 2048;
 /// Whole contexts that the cache holds where nobody says how many blocks it should have.
 const CONTEXTS_DEFAULT: u32 = 4;
 
@@ -133,19 +137,32 @@ impl Opened {
 
     /// What loading the model takes besides its weights.
     fn memory(&self, kv_type: KvType) -> MemoryFacts {
-        let capacity = Capacity {
-            rows: BATCH_TOKENS,
-            outputs: RUNNING_MAX,
-            blocks: 1,
-            block_tokens: BLOCK_TOKENS,
-            kv_type,
-            context: self.architecture.context,
-        };
+        let capacity = self.capacity(1, kv_type, self.architecture.context);
         let kv = capacity.kv_shape(&self.architecture).bytes();
         MemoryFacts {
             kv_bytes_per_block: kv.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX),
             activation_bytes: capacity.activation_bytes(&self.architecture, self.tokenizer.len()),
         }
+    }
+
+    /// What serving takes, with so many blocks where the model needs any.
+    pub(crate) fn capacity(&self, blocks: u32, kv_type: KvType, context: u32) -> Capacity {
+        let a = &self.architecture;
+        let generating = |size: usize| if a.generates { size } else { 0 };
+        Capacity {
+            rows: generating(BATCH_TOKENS),
+            text_rows: self.text_tokens(context).map_or(0, |longest| longest.max(BATCH_TOKENS)),
+            outputs: generating(RUNNING_MAX),
+            blocks: generating(blocks as usize),
+            block_tokens: BLOCK_TOKENS,
+            kv_type,
+            context,
+        }
+    }
+
+    /// Tokens that one text to embed may have, if the model embeds any.
+    pub(crate) fn text_tokens(&self, context: u32) -> Option<usize> {
+        self.architecture.pooling.map(|_| context.min(TEXT_TOKENS_MAX) as usize)
     }
 
     /// Copies the weights to the CPU and allocates what steps will need.
@@ -203,6 +220,7 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
     let (capacity, reservation) = capacity(&opened, &options, context)?;
     let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
     let memory = opened.memory(options.kv_type);
+    let embeds = opened.text_tokens(context);
     let executor = opened.on_cpu(cpu, capacity)?;
     let Opened { gguf, mut facts, architecture, tokenizer } = opened;
     facts.memory = Some(memory);
@@ -222,6 +240,12 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
     let handle = EngineHandle::start(Parts {
         model: options.name,
         architecture: architecture.name,
+        generates: architecture.generates,
+        embeds: embeds.map(|tokens_max| EmbedInfo {
+            dimensions: architecture.vector_len(),
+            tokens_max,
+            shortens: architecture.shortens,
+        }),
         context,
         tokenizer,
         template,
@@ -242,14 +266,7 @@ fn capacity(
 ) -> Result<(Capacity, Reservation), LoadError> {
     let block_tokens = u32::try_from(BLOCK_TOKENS).unwrap_or(u32::MAX);
     let context_blocks = context.div_ceil(block_tokens);
-    let with = |blocks: u32| Capacity {
-        rows: BATCH_TOKENS,
-        outputs: RUNNING_MAX,
-        blocks: blocks as usize,
-        block_tokens: BLOCK_TOKENS,
-        kv_type: options.kv_type,
-        context,
-    };
+    let with = |blocks: u32| opened.capacity(blocks, options.kv_type, context);
     let max = options.memory_bytes_max.unwrap_or(u64::MAX);
     let reserve = |blocks: u32| {
         let needed = opened.memory_bytes(&with(blocks));
@@ -257,7 +274,7 @@ fn capacity(
         reservation.map(|reservation| (with(blocks), reservation))
     };
     let (reserved, least) = match options.kv_blocks {
-        Some(blocks) if blocks < context_blocks => {
+        Some(blocks) if blocks < context_blocks && opened.architecture.generates => {
             return Err(LoadError::TooFewBlocks { blocks, context });
         }
         Some(blocks) => (reserve(blocks), blocks),

@@ -3,9 +3,11 @@
 //! A step is planned in order: sequences past their deadline end, a tenant below its share gets
 //! room from the one most above its own, every running sequence decodes its next token, then
 //! chunks of prompts fill the rest of the step, always from the tenant that has been served least.
+//! Texts to embed have steps of their own ([`texts`]), turn about with those of sequences.
 
 mod account;
 mod sequence;
+mod texts;
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -15,10 +17,13 @@ use realm_core::{
     refusal::Refusal,
 };
 
-pub(crate) use self::sequence::{Deadline, Submission};
 use self::{
     account::Account,
     sequence::{Running, Sequence},
+};
+pub(crate) use self::{
+    sequence::{Deadline, Submission},
+    texts::TextCall,
 };
 use crate::{
     batch::{Batch, SequenceId},
@@ -67,6 +72,8 @@ pub(crate) struct Scheduler {
     totals: Totals,
     /// Sequences that the last plan started for the first time, and what of them was cached.
     started: Vec<(SequenceId, Usage)>,
+    /// Whether the last step was one of texts.
+    had_texts: bool,
     draining: bool,
 }
 
@@ -81,6 +88,7 @@ impl Scheduler {
             accounts: BTreeMap::new(),
             totals: Totals::default(),
             started: Vec::new(),
+            had_texts: false,
             draining: false,
         }
     }
@@ -93,8 +101,9 @@ impl Scheduler {
         self.block_tokens
     }
 
+    /// Sequences and calls with texts that wait.
     pub(crate) fn queued(&self) -> usize {
-        self.accounts.values().map(|account| account.waiting.len()).sum()
+        self.accounts.values().map(|account| account.waiting.len() + account.calls.len()).sum()
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -126,12 +135,7 @@ impl Scheduler {
 
     /// Queues a sequence; says how it has ended if what was resumed leaves it nothing to do.
     pub(crate) fn submit(&mut self, submission: Submission) -> Result<Option<Finish>, Refusal> {
-        if self.draining {
-            return Err(Refusal::Draining);
-        }
-        if self.queued() >= self.limits.queued {
-            return Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS });
-        }
+        self.check_room()?;
         let blocks_max = (submission.kv_blocks_max as usize).min(self.pool.total());
         let tokens_max = self
             .limits
@@ -142,14 +146,30 @@ impl Scheduler {
         if sequence.is_full() {
             return Ok(Some(Finish::Length));
         }
-        let least_served = self.accounts.values().filter(|a| a.is_active()).map(|a| a.served).min();
-        let account = self.accounts.entry(sequence.tenant.clone()).or_default();
-        if !account.is_active() {
-            account.wake(least_served);
-        }
-        account.weight = sequence.weight;
+        let account = self.wake(&sequence.tenant, sequence.weight);
         account.waiting.push_back(sequence);
         Ok(None)
+    }
+
+    fn check_room(&self) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        if self.queued() >= self.limits.queued {
+            return Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS });
+        }
+        Ok(())
+    }
+
+    /// The account of a tenant that has something to do from now on.
+    fn wake(&mut self, tenant: &TenantName, weight: u32) -> &mut Account {
+        let least_served = self.accounts.values().filter(|a| a.is_busy()).map(|a| a.served).min();
+        let account = self.accounts.entry(tenant.clone()).or_default();
+        if !account.is_busy() {
+            account.wake(least_served);
+        }
+        account.weight = weight;
+        account
     }
 
     /// Plans the next step into `batch`. Returns the sequences whose time is over, which are gone.
@@ -160,6 +180,11 @@ impl Scheduler {
     ) -> Vec<(SequenceId, Refusal)> {
         self.started.clear();
         let ended = self.expire(now);
+        self.had_texts = self.is_turn_of_texts();
+        if self.had_texts {
+            self.fill_with_texts(batch);
+            return ended;
+        }
         self.make_room();
         self.plan_decodes();
         self.plan_prefills();
@@ -170,12 +195,14 @@ impl Scheduler {
     fn expire(&mut self, now: Instant) -> Vec<(SequenceId, Refusal)> {
         let running = self.running.values().map(|running| &running.sequence);
         let waiting = self.accounts.values().flat_map(|account| &account.waiting);
-        let ended: Vec<_> = running
-            .chain(waiting)
-            .filter_map(|sequence| {
-                let deadline = sequence.deadline.filter(|deadline| deadline.at <= now)?;
-                let refusal = Refusal::DeadlineExceeded { deadline_ms: deadline.ms };
-                Some((sequence.id, refusal))
+        let sequences = running.chain(waiting).map(|sequence| (sequence.id, sequence.deadline));
+        let calls = self.accounts.values().flat_map(|account| &account.calls);
+        let calls = calls.map(|call| (call.id(), call.deadline()));
+        let ended: Vec<_> = sequences
+            .chain(calls)
+            .filter_map(|(id, deadline)| {
+                let deadline = deadline.filter(|deadline| deadline.at <= now)?;
+                Some((id, Refusal::DeadlineExceeded { deadline_ms: deadline.ms }))
             })
             .collect();
         for (id, _) in &ended {
@@ -450,22 +477,25 @@ impl Scheduler {
         self.running.get(&id).map_or(0, |running| place(&running.sequence))
     }
 
-    /// Ends a sequence, however far it is, and frees its blocks. `None` if it is gone already.
+    /// Ends a sequence, however far it is, and frees its blocks; or a call with texts, of which
+    /// no more are computed. `None` if it is no sequence, or gone already.
     pub(crate) fn end(&mut self, id: SequenceId) -> Option<Usage> {
-        let sequence =
-            if let Some(Running { sequence, table, planned: _ }) = self.running.remove(&id) {
-                self.pool.release(table);
-                self.accounts.get_mut(&sequence.tenant)?.running -= 1;
-                sequence
-            } else {
-                let mut accounts = self.accounts.values_mut();
-                accounts.find_map(|account| account.take_waiting(id))?
-            };
+        let sequence = self.take(id);
         if self.is_idle() {
             // No one was kept waiting, so no one is owed anything.
             self.accounts.clear();
         }
-        Some(sequence.usage())
+        sequence.map(|sequence| sequence.usage())
+    }
+
+    fn take(&mut self, id: SequenceId) -> Option<Sequence> {
+        if let Some(Running { sequence, table, planned: _ }) = self.running.remove(&id) {
+            self.pool.release(table);
+            self.accounts.get_mut(&sequence.tenant)?.running -= 1;
+            return Some(sequence);
+        }
+        self.accounts.values_mut().for_each(|account| account.drop_call(id));
+        self.accounts.values_mut().find_map(|account| account.take_waiting(id))
     }
 
     /// Blocks that each tenant's running sequences hold.

@@ -199,7 +199,21 @@ impl Tokenizer {
 
     /// The ids of `text`. With [`Special::Token`], begun and ended as the file asks.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TextError> {
-        let [begin, end] = self.frame.map(|id| id.filter(|_| special == Special::Token));
+        self.encode_framed(text, special, special == Special::Token)
+    }
+
+    /// The ids of a whole text of a stranger: read as text, begun and ended as the file asks.
+    pub(crate) fn encode_whole(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.encode_framed(text, Special::Text, true)
+    }
+
+    fn encode_framed(
+        &self,
+        text: &str,
+        special: Special,
+        is_framed: bool,
+    ) -> Result<Vec<u32>, TextError> {
+        let [begin, end] = self.frame.map(|id| id.filter(|_| is_framed));
         let mut ids = Vec::from_iter(begin);
         self.encode_into(text, special, None, &mut ids)?;
         ids.extend(end);

@@ -1,5 +1,6 @@
 //! A model's weights on a device: every tensor of the file accounted for, every shape checked.
 
+mod encoding;
 mod experts;
 
 use std::collections::BTreeSet;
@@ -33,11 +34,15 @@ pub enum WeightsError {
     Device { tensor: String, source: BackendError },
 }
 
-pub(crate) use self::experts::{Experts, FeedForward, Gated};
+pub(crate) use self::{
+    encoding::{Norm, Reading},
+    experts::{Experts, FeedForward, Gated, Plain},
+};
 
 /// The weights of one layer.
 pub(crate) struct Layer<B: Backend> {
-    pub(crate) attention_norm: B::Buffer,
+    /// Of what goes into the layer's halves, where that is normed.
+    pub(crate) input_norms: Option<[B::Buffer; 2]>,
     pub(crate) q: B::Matrix,
     pub(crate) k: B::Matrix,
     pub(crate) v: B::Matrix,
@@ -46,17 +51,21 @@ pub(crate) struct Layer<B: Backend> {
     /// Of each head of queries and keys.
     pub(crate) head_norms: Option<[B::Buffer; 2]>,
     pub(crate) attention_out: B::Matrix,
-    pub(crate) feed_forward_norm: B::Buffer,
+    pub(crate) attention_out_bias: Option<B::Buffer>,
     pub(crate) feed_forward: FeedForward<B>,
     /// Of what attention and feed-forward give.
     pub(crate) post_norms: Option<[B::Buffer; 2]>,
+    /// Of the sums with what attention and feed-forward give.
+    pub(crate) sum_norms: Option<[Norm<B>; 2]>,
 }
 
 /// The weights of a model.
 pub(crate) struct Weights<B: Backend> {
     pub(crate) embedding: B::Matrix,
     pub(crate) layers: Vec<Layer<B>>,
-    pub(crate) output_norm: B::Buffer,
+    /// `None` where the last layer's sum has been normed already.
+    pub(crate) output_norm: Option<B::Buffer>,
+    pub(crate) reading: Reading<B>,
     /// `None` where the embedding is the head too.
     output: Option<B::Matrix>,
     frequencies: B::Buffer,
@@ -78,7 +87,12 @@ impl<B: Backend> Weights<B> {
         let weights = Self {
             embedding: loader.matrix("token_embd.weight", vocabulary, a.width)?,
             layers: (0..a.layers).map(|i| loader.layer(i, a)).collect::<Result<_, _>>()?,
-            output_norm: loader.vector("output_norm.weight", a.width)?,
+            output_norm: if a.has(Part::SumNorms) {
+                None
+            } else {
+                Some(loader.vector("output_norm.weight", a.width)?)
+            },
+            reading: loader.reading(a)?,
             output: match gguf.tensor("output.weight") {
                 Some(_) => Some(loader.matrix("output.weight", vocabulary, a.width)?),
                 None => None,
@@ -113,10 +127,10 @@ pub(crate) fn loaded_bytes(tensor: &TensorInfo, a: &Architecture) -> u64 {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
     let part = tensor.name.splitn(3, '.').nth(2).unwrap_or_default();
     match (part, tensor.shape.as_slice()) {
-        ("attn_qkv.weight", [cols, _]) if a.has(Part::Fused) => {
+        ("attn_qkv.weight", [cols, _]) if a.has(Part::FusedQkv) => {
             [q, kv, kv].map(|rows| matrix(rows, *cols)).into_iter().fold(0, u64::saturating_add)
         }
-        ("ffn_up.weight", [cols, _]) if a.has(Part::Fused) => {
+        ("ffn_up.weight", [cols, _]) if a.has(Part::FusedGate) => {
             matrix(a.feed_forward, *cols).saturating_mul(2)
         }
         ("ffn_gate_inp_shexp.weight", [cols]) => matrix(1, *cols),
@@ -136,8 +150,10 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn layer(&mut self, index: usize, a: &Architecture) -> Result<Layer<B>, WeightsError> {
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         let (q_rows, kv_rows) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-        let attention_norm = self.vector(&name("attn_norm"), a.width)?;
-        let [q, k, v] = if a.has(Part::Fused) {
+        let vectors = Vectors { index };
+        let input_norms = [("attn_norm.weight", a.width), ("ffn_norm.weight", a.width)];
+        let input_norms = vectors.load_if(self, !a.has(Part::SumNorms), input_norms)?;
+        let [q, k, v] = if a.has(Part::FusedQkv) {
             self.matrices(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], a.width)?
         } else {
             [
@@ -146,30 +162,32 @@ impl<'a, B: Backend> Loader<'a, B> {
                 self.matrix(&name("attn_v"), kv_rows, a.width)?,
             ]
         };
-        let vectors = Vectors { index, a };
         Ok(Layer {
-            attention_norm,
+            input_norms,
             q,
             k,
             v,
-            biases: vectors.load(
+            biases: vectors.load_if(
                 self,
-                Part::Biases,
+                a.has(Part::Biases),
                 [("attn_q.bias", q_rows), ("attn_k.bias", kv_rows), ("attn_v.bias", kv_rows)],
             )?,
-            head_norms: vectors.load(
+            head_norms: vectors.load_if(
                 self,
-                Part::HeadNorms,
+                a.has(Part::HeadNorms),
                 [("attn_q_norm.weight", a.head_dim), ("attn_k_norm.weight", a.head_dim)],
             )?,
             attention_out: self.matrix(&name("attn_output"), a.width, q_rows)?,
-            feed_forward_norm: self.vector(&name("ffn_norm"), a.width)?,
+            attention_out_bias: vectors
+                .load_if(self, a.has(Part::OutputBiases), [("attn_output.bias", a.width)])?
+                .map(|[bias]| bias),
             feed_forward: self.feed_forward(index, a)?,
-            post_norms: vectors.load(
+            post_norms: vectors.load_if(
                 self,
-                Part::PostNorms,
+                a.has(Part::PostNorms),
                 [("post_attention_norm.weight", a.width), ("post_ffw_norm.weight", a.width)],
             )?,
+            sum_norms: self.sum_norms(index, a)?,
         })
     }
 
@@ -229,13 +247,16 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     fn numbers(&mut self, name: &str, len: usize) -> Result<Vec<f32>, WeightsError> {
         let tensor = self.take(name, &[len])?;
+        Self::numbers_of(tensor, self.gguf.tensor_bytes(tensor), len)
+    }
+
+    /// The first `len` values of a tensor, which `bytes` are.
+    fn numbers_of(tensor: &TensorInfo, bytes: &[u8], len: usize) -> Result<Vec<f32>, WeightsError> {
         let mut values = vec![0.0; len];
-        formats::dequantise(tensor.format, self.gguf.tensor_bytes(tensor), &mut values).map_err(
-            |_| WeightsError::Numbers {
-                tensor: name.to_owned(),
-                format: tensor.format.to_string(),
-            },
-        )?;
+        formats::dequantise(tensor.format, bytes, &mut values).map_err(|_| {
+            let (tensor, format) = (tensor.name.clone(), tensor.format.to_string());
+            WeightsError::Numbers { tensor, format }
+        })?;
         Ok(values)
     }
 
@@ -276,19 +297,18 @@ impl<'a, B: Backend> Loader<'a, B> {
 }
 
 /// The vectors that only some architectures have, of one layer.
-struct Vectors<'a> {
+struct Vectors {
     index: usize,
-    a: &'a Architecture,
 }
 
-impl Vectors<'_> {
-    fn load<B: Backend, const N: usize>(
+impl Vectors {
+    fn load_if<B: Backend, const N: usize>(
         &self,
         loader: &mut Loader<'_, B>,
-        part: Part,
+        is_there: bool,
         vectors: [(&str, usize); N],
     ) -> Result<Option<[B::Buffer; N]>, WeightsError> {
-        if !self.a.has(part) {
+        if !is_there {
             return Ok(None);
         }
         let index = self.index;

@@ -25,6 +25,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/ws", get(ws::upgrade))
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::complete))
+        .route("/v1/embeddings", post(openai::embed))
         .route("/v1/models", get(openai::list_models))
         .route("/v1/models/{*model}", get(openai::show_model))
         .method_not_allowed_fallback(wrong_method)

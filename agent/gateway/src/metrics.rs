@@ -218,6 +218,7 @@ pub(crate) fn label(function: &str) -> &'static str {
     match function {
         "generate" => "generate",
         "chat" => "chat",
+        "embed" => "embed",
         "tokenize" => "tokenize",
         "pipeline" => "pipeline",
         "health" => "health",

@@ -1,21 +1,25 @@
-//! The door that speaks OpenAI's HTTP API: chat, completions, models.
+//! The door that speaks OpenAI's HTTP API: chat, completions, embeddings, models.
 //!
 //! A request passes: `request` (what is asked, in the program's own parameters), the door
 //! (verify, admit, start), then `response` in one piece or `stream` as server-sent events.
+//! `embeddings` are asked for and answered in a form of their own.
 
 use std::sync::Arc;
 
 use axum::{
     Json,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
+use http::{HeaderName, HeaderValue};
 use realm_core::{
     auth::Credential,
     call::{Call, CallId},
+    name::TenantName,
     refusal::Refusal,
     reply::{Done, ReplyEvent},
+    tenants::ModelInfo,
 };
 use serde_json::{Value, json};
 
@@ -23,11 +27,13 @@ use crate::{
     door::{Door, unix_now},
     http::{Bearer, read_body},
     metrics::STRANGER,
+    own,
     running::Running,
     trace::Arrival,
     whole::Whole,
 };
 
+mod embeddings;
 mod format;
 mod logprobs;
 mod problem;
@@ -36,6 +42,7 @@ mod response;
 mod sampling;
 mod stream;
 
+pub(crate) use embeddings::embed;
 use logprobs::Telling;
 pub(crate) use problem::Problem;
 use request::Asked;
@@ -70,7 +77,7 @@ pub(crate) async fn list_models(
     let caller = listing.caller();
     let models = door.tenants().models(caller).into_iter();
     let models: Vec<Value> =
-        models.map(|model| model_json(&door, caller.tenant().as_str(), &model.alias)).collect();
+        models.map(|model| model_json(&door, caller.tenant().as_str(), &model)).collect();
     Ok(Json(json!({"object": "list", "data": models})).into_response())
 }
 
@@ -83,22 +90,41 @@ pub(crate) async fn show_model(
     let listing = door.admit_listing(credential)?;
     let caller = listing.caller();
     let models = door.tenants().models(caller);
-    if models.iter().any(|model| model.alias == alias) {
-        Ok(Json(model_json(&door, caller.tenant().as_str(), &alias)).into_response())
-    } else {
-        Err(Refusal::UnknownModel(alias).into())
+    match models.iter().find(|model| model.alias == alias) {
+        Some(model) => Ok(Json(model_json(&door, caller.tenant().as_str(), model)).into_response()),
+        None => Err(Refusal::UnknownModel(alias).into()),
     }
 }
 
-/// A model as the API knows it. `created` is when this door began to offer it.
-fn model_json(door: &Door, tenant: &str, alias: &str) -> Value {
-    json!({
-        "id": alias, "object": "model", "created": door.started_unix(), "owned_by": tenant,
-    })
+/// A model as the API knows it, with what it can be asked for. `created` is when this door began
+/// to offer it.
+fn model_json(door: &Door, tenant: &str, model: &ModelInfo) -> Value {
+    let mut json = json!({
+        "id": model.alias, "object": "model", "created": door.started_unix(), "owned_by": tenant,
+    });
+    own::describe_abilities(model.abilities.as_ref(), &mut json);
+    json
 }
 
-/// Reads a request, starts its call and answers. The key is looked at before the body:
-/// strangers' bodies are not worth reading.
+/// Who sends a request, and its body. The key is looked at first: strangers' bodies are not worth
+/// reading.
+async fn open(
+    door: &Door,
+    credential: Credential,
+    function: &str,
+    body: Body,
+) -> Result<(TenantName, Bytes), Problem> {
+    let caller = door
+        .verify(credential)
+        .inspect_err(|refusal| door.count_refusal(STRANGER, function, refusal))?;
+    let tenant = caller.tenant().clone();
+    let body = read_body(body, door.limits.message_bytes_max, door.limits.body_wait)
+        .await
+        .inspect_err(|refusal| door.count_refusal(tenant.as_str(), function, refusal))?;
+    Ok((tenant, body))
+}
+
+/// Reads a request, starts its call and answers.
 async fn serve(
     door: Arc<Door>,
     arrival: Arrival,
@@ -107,17 +133,11 @@ async fn serve(
     body: Body,
 ) -> Result<Response, Problem> {
     let function = form.function();
-    let caller = door
-        .verify(credential)
-        .inspect_err(|refusal| door.count_refusal(STRANGER, function, refusal))?;
-    let tenant = caller.tenant().as_str();
-    let body = read_body(body, door.limits.message_bytes_max, door.limits.body_wait)
-        .await
-        .inspect_err(|refusal| door.count_refusal(tenant, function, refusal))?;
+    let (tenant, body) = open(&door, credential, function, body).await?;
     let asked = request::read(form, &body)
-        .inspect_err(|_| door.metrics().refused(tenant, function, "invalid"))?;
+        .inspect_err(|_| door.metrics().refused(tenant.as_str(), function, "invalid"))?;
     let Asked { model, params, stream, wanted } = asked;
-    let head = Head { id: new_id(form)?, form, created: unix_now(), model };
+    let head = Head { id: new_id(form.id_prefix())?, form, created: unix_now(), model };
     let id = CallId(head.id.clone());
     let call = Call::new(id, function, params.into());
     let running = door.start(credential, call, &arrival)?;
@@ -162,11 +182,19 @@ fn fail(running: &mut Running, refusal: Refusal, head: &Head) -> Problem {
 }
 
 /// An id as random as a UUID, in the API's manner.
-fn new_id(form: Form) -> Result<String, Problem> {
+fn new_id(prefix: &str) -> Result<String, Problem> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
         tracing::error!(%error, "the system has no random bytes");
         Problem::from(Refusal::Internal)
     })?;
-    Ok(format!("{}-{:032x}", form.id_prefix(), u128::from_ne_bytes(bytes)))
+    Ok(format!("{prefix}-{:032x}", u128::from_ne_bytes(bytes)))
+}
+
+/// Marks a response with the answer's id, which the official clients show in their errors.
+fn headed(id: &str, response: impl IntoResponse) -> Response {
+    let mut response = response.into_response();
+    let id = HeaderValue::try_from(id).expect("an id is letters, digits and a dash");
+    response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
+    response
 }

@@ -3,11 +3,12 @@
 use realm_core::{
     auth::Caller,
     call::Call,
+    embed::{Abilities, EmbedInfo},
     engine::{Finish, Usage},
     limit::Admitted,
     refusal::Refusal,
     reply::{self, Done, Reply, ReplyEvent, ReplySender},
-    tenants::{FunctionInfo, Functions},
+    tenants::{FunctionInfo, Functions, ModelInfo},
 };
 use serde_json::{Value, json};
 
@@ -80,9 +81,7 @@ struct Known {
 
 impl Known {
     fn of(door: &Door, caller: &Caller) -> Self {
-        let models = door.tenants().models(caller).into_iter().map(
-            |model| json!({"alias": model.alias, "ready": model.ready, "context": model.context}),
-        );
+        let models = door.tenants().models(caller).into_iter().map(model_json);
         Self {
             functions: door.tenants().functions(caller),
             models: models.collect(),
@@ -103,6 +102,23 @@ impl Known {
         json!({
             "version": VERSION, "functions": functions, "models": models, "pipelines": pipelines,
         })
+    }
+}
+
+fn model_json(model: ModelInfo) -> Value {
+    let ModelInfo { alias, ready, context, abilities } = model;
+    let mut json = json!({"alias": alias, "ready": ready, "context": context});
+    describe_abilities(abilities.as_ref(), &mut json);
+    json
+}
+
+/// Adds what a model can be asked for: `null` where that is not known at this door.
+pub(crate) fn describe_abilities(abilities: Option<&Abilities>, json: &mut Value) {
+    json["functions"] = json!(abilities.map(Abilities::functions));
+    if let Some(info) = abilities.and_then(|abilities| abilities.embeds) {
+        let EmbedInfo { dimensions, tokens_max, shortens } = info;
+        json["embeds"] =
+            json!({"dimensions": dimensions, "tokens_max": tokens_max, "shortens": shortens});
     }
 }
 

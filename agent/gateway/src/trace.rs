@@ -97,6 +97,7 @@ fn describe(span: &mut Open, rights: &DesiredTenant, call: &Call) {
     let operation = match function {
         "chat" => "chat",
         "generate" => "text_completion",
+        "embed" => "embeddings",
         _ => return,
     };
     span.set(Key::Operation, operation);

@@ -87,6 +87,16 @@ pub enum RopeStyle {
     Neox,
 }
 
+/// How far a gate of a feed-forward opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Curve {
+    /// `x / (1 + exp(-x))`
+    Silu,
+    /// `x / (1 + exp(-2 u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`: the form with a
+    /// hyperbolic tangent.
+    Gelu,
+}
+
 /// The heads that [`Backend::rope`] turns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeShape {
@@ -108,7 +118,7 @@ pub struct Product<'a, B: Backend> {
 
 /// The rows of one sequence in a batch, and where its keys and values lie.
 ///
-/// Row `first_row + i` is the token at position `past + i` and attends positions `0..=past + i`.
+/// Row `first_row + i` is the token at position `past + i`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span<'a> {
     /// The first row of the batch that belongs to this sequence.
@@ -119,6 +129,15 @@ pub struct Span<'a> {
     pub past: usize,
     /// The sequence's blocks, in order; at least enough for `past + rows` tokens.
     pub blocks: &'a [u32],
+}
+
+/// Which tokens of its sequence a row attends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// Itself and those before it.
+    Back,
+    /// Those before and behind it alike: models that read a text and write none.
+    Both,
 }
 
 /// One layer's attention over a batch.
@@ -132,7 +151,9 @@ pub struct Attention<'a> {
     pub scale: f32,
     /// Bounds each scaled product by `cap * tanh(product / cap)`.
     pub soft_cap: Option<f32>,
-    /// How many tokens a row attends, itself and those just before it; `None` is all.
+    pub reach: Reach,
+    /// How many tokens a row attends, itself and those just before it; `None` is all. Where it
+    /// attends both ways, those at most half a window away.
     pub window: Option<usize>,
     pub spans: &'a [Span<'a>],
 }
@@ -246,7 +267,7 @@ pub trait Backend: Send + Sized + 'static {
         v: &Self::Buffer,
     ) -> Result<(), BackendError>;
 
-    /// Causal attention of each span's rows over its sequence, or over a window of it:
+    /// Attention of each span's rows over its sequence, or over what they reach of it:
     /// `softmax(soft_cap(q * k * scale)) * v`.
     ///
     /// `q` and `out`: `(rows of the batch, heads, head_dim)`. The keys and values of the spans' own
@@ -260,19 +281,10 @@ pub trait Backend: Send + Sized + 'static {
         out: &mut Self::Buffer,
     ) -> Result<(), BackendError>;
 
-    /// `out = gate / (1 + exp(-gate)) * up` over the first `len` elements.
-    fn silu_mul(
+    /// `out = curve(gate) * up` over the first `len` elements.
+    fn gated(
         &mut self,
-        gate: &Self::Buffer,
-        up: &Self::Buffer,
-        len: usize,
-        out: &mut Self::Buffer,
-    ) -> Result<(), BackendError>;
-
-    /// `out = gate / (1 + exp(-2 u)) * up` with `u = sqrt(2 / pi) * (gate + 0.044715 gate^3)` over
-    /// the first `len` elements: the GELU in its form with a hyperbolic tangent.
-    fn gelu_mul(
-        &mut self,
+        curve: Curve,
         gate: &Self::Buffer,
         up: &Self::Buffer,
         len: usize,
@@ -320,4 +332,19 @@ pub trait Backend: Send + Sized + 'static {
         rows: &[u32],
         out: &mut Self::Buffer,
     ) -> Result<(), BackendError>;
+
+    /// `out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias`, row by row.
+    ///
+    /// `x` and `out`: `(rows, weight.len)`; weight and bias are exactly as long as a row.
+    fn layer_norm(
+        &mut self,
+        x: &Self::Buffer,
+        weight_and_bias: [&Self::Buffer; 2],
+        eps: f32,
+        rows: usize,
+        out: &mut Self::Buffer,
+    ) -> Result<(), BackendError>;
+
+    /// `x = x / 2 * (1 + erf(x / sqrt(2)))` over the first `len` elements: the GELU as it is defined.
+    fn gelu(&mut self, x: &mut Self::Buffer, len: usize) -> Result<(), BackendError>;
 }

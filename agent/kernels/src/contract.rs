@@ -6,6 +6,7 @@
 //! number belongs or the other way round.
 
 mod attention;
+mod encoding;
 mod matmul;
 mod refusal;
 mod rows;
@@ -51,6 +52,7 @@ pub fn run<B: Backend>(backend: &mut B) -> Outcome {
     rows::check(&mut checker);
     variants::check(&mut checker);
     attention::check(&mut checker);
+    encoding::check(&mut checker);
     refusal::check(&mut checker);
     checker.outcome
 }

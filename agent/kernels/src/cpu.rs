@@ -2,12 +2,15 @@
 //! are.
 //!
 //! The files follow the data: [`simd`] (lanes), [`pool`] and [`grid`] (who computes what),
-//! [`panels`] and [`kv`] (how weights, keys and values lie), [`activations`] and [`matmul`],
-//! [`attention`], [`rows`] (the rest), [`variants`] (what only some architectures need). Results do not depend on the number of threads, on the other
-//! rows of a batch, or on the instruction set.
+//! [`panels`] with its [`codes`] and [`scales`] and [`kv`] (how weights, keys and values lie),
+//! [`activations`] and [`matmul`], [`attention`], [`rows`] (the rest), [`variants`] (what only some
+//! architectures need), [`encoding`] (what only models need that write no text). Results do not
+//! depend on the number of threads, on the other rows of a batch, or on the instruction set.
 
 pub(crate) mod activations;
 pub(crate) mod attention;
+pub(crate) mod codes;
+pub(crate) mod encoding;
 pub(crate) mod grid;
 pub(crate) mod isa;
 pub(crate) mod kv;
@@ -15,10 +18,13 @@ pub(crate) mod matmul;
 pub(crate) mod panels;
 pub(crate) mod pool;
 pub(crate) mod rows;
+pub(crate) mod scales;
 pub(crate) mod simd;
 pub(crate) mod variants;
 
-use crate::backend::{Attention, Backend, BackendError, KvShape, Product, RopeShape, StepLimits};
+use crate::backend::{
+    Attention, Backend, BackendError, Curve, KvShape, Product, RopeShape, StepLimits,
+};
 use crate::format::Format;
 use activations::{ActivationBlock, Kind, pack, partner, quantise, round_bf16, tile_rows};
 use grid::Grid;
@@ -81,7 +87,7 @@ impl CpuBuffer {
 impl Cpu {
     /// Bytes that a matrix takes once loaded; `None` where no matrix has that size.
     pub fn matrix_bytes(format: Format, rows: usize, cols: usize) -> Option<usize> {
-        format.tensor_bytes(rows.checked_next_multiple_of(LANES)?, cols)
+        CpuMatrix::bytes(format, rows, cols)
     }
 
     /// A backend with exactly these instructions and so many threads, the caller's among them.
@@ -421,34 +427,20 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn silu_mul(
+    fn gated(
         &mut self,
+        curve: Curve,
         gate: &CpuBuffer,
         up: &CpuBuffer,
         len: usize,
         out: &mut CpuBuffer,
     ) -> Result<(), BackendError> {
-        let gate = part("silu_mul", "gate", gate, len)?;
-        let up = part("silu_mul", "up", up, len)?;
-        let out = part_mut("silu_mul", "out", out, len)?;
+        let gate = part("gated", "gate", gate, len)?;
+        let up = part("gated", "up", up, len)?;
+        let out = part_mut("gated", "out", out, len)?;
         if len > 0 {
-            with_simd!(self.proof, simd => rows::silu_mul(simd, &mut self.pool, gate, up, out));
-        }
-        Ok(())
-    }
-
-    fn gelu_mul(
-        &mut self,
-        gate: &CpuBuffer,
-        up: &CpuBuffer,
-        len: usize,
-        out: &mut CpuBuffer,
-    ) -> Result<(), BackendError> {
-        let gate = part("gelu_mul", "gate", gate, len)?;
-        let up = part("gelu_mul", "up", up, len)?;
-        let out = part_mut("gelu_mul", "out", out, len)?;
-        if len > 0 {
-            with_simd!(self.proof, simd => variants::gelu_mul(simd, &mut self.pool, gate, up, out));
+            let x = (gate, up);
+            with_simd!(self.proof, simd => rows::gated(simd, &mut self.pool, curve, x, out));
         }
         Ok(())
     }
@@ -528,6 +520,35 @@ impl Backend for Cpu {
         check_ids("gather_rows", "row", rows, x.len / cols)?;
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(cols)) {
             out.copy_from_slice(&x.as_slice()[*row as usize * cols..][..cols]);
+        }
+        Ok(())
+    }
+
+    fn layer_norm(
+        &mut self,
+        x: &CpuBuffer,
+        [weight, bias]: [&CpuBuffer; 2],
+        eps: f32,
+        rows: usize,
+        out: &mut CpuBuffer,
+    ) -> Result<(), BackendError> {
+        let (op, need) = ("layer_norm", weight.len);
+        if bias.len != need {
+            return Err(BackendError::Shape { op, what: "bias", need, have: bias.len });
+        }
+        let x = part(op, "x", x, area(rows, need))?;
+        let out = part_mut(op, "out", out, area(rows, need))?;
+        if !out.is_empty() {
+            let norm = encoding::Norm { weight: weight.as_slice(), bias: bias.as_slice(), eps };
+            with_simd!(self.proof, simd => encoding::layer_norm(simd, &mut self.pool, x, norm, out));
+        }
+        Ok(())
+    }
+
+    fn gelu(&mut self, x: &mut CpuBuffer, len: usize) -> Result<(), BackendError> {
+        let x = part_mut("gelu", "x", x, len)?;
+        if len > 0 {
+            with_simd!(self.proof, simd => encoding::gelu(simd, &mut self.pool, x));
         }
         Ok(())
     }

@@ -220,10 +220,15 @@ impl Directory {
 
 impl Grant {
     pub(crate) fn info(&self, context_max: u32) -> ModelInfo {
-        let context = match &self.state {
-            ModelState::Ready(engine) => Some(engine.info().context.min(context_max)),
+        let engine = match &self.state {
+            ModelState::Ready(engine) => Some(engine),
             ModelState::NotReady(_) => None,
         };
-        ModelInfo { alias: self.alias.clone(), ready: context.is_some(), context }
+        ModelInfo {
+            alias: self.alias.clone(),
+            ready: engine.is_some(),
+            context: engine.map(|engine| engine.info().context.min(context_max)),
+            abilities: engine.map(|engine| engine.abilities().within(context_max)),
+        }
     }
 }

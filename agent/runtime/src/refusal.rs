@@ -79,7 +79,8 @@ pub(crate) fn tell(refusal: &Refusal) -> Told {
         Refusal::UnknownFunction(name) => Told::UnknownFunction(name.clone()),
         Refusal::UnknownModel(name) => Told::UnknownModel(name.clone()),
         Refusal::Invalid(message) => Told::Invalid(message.clone()),
-        Refusal::TooLong { tokens, tokens_max } => Told::TooLong(TokenLimit {
+        Refusal::TooLong { tokens, tokens_max }
+        | Refusal::TextTooLong { at: _, tokens, tokens_max } => Told::TooLong(TokenLimit {
             tokens: u64::try_from(*tokens).unwrap_or(u64::MAX),
             tokens_max: u64::try_from(*tokens_max).unwrap_or(u64::MAX),
         }),
@@ -89,6 +90,7 @@ pub(crate) fn tell(refusal: &Refusal) -> Told {
         | Refusal::Suspended
         | Refusal::NotAllowed(_)
         | Refusal::UnknownPipeline(_)
+        | Refusal::Unsupported(_)
         | Refusal::TooLarge { .. }
         | Refusal::TooManyRequests { .. }
         | Refusal::TooManyTokens { .. }

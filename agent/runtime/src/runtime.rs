@@ -325,7 +325,8 @@ impl Tenants for Runtime {
         // Without its program nothing is served, and the tenant has its rights all the same.
         let Some(Resident { tenant, .. }) = directory.resident(caller.tenant()) else {
             let granted = caller.rights().models.iter().map(|grant| grant.alias.clone());
-            return granted.map(|alias| ModelInfo { alias, ready: false, context: None }).collect();
+            let unknown = |alias| ModelInfo { alias, ready: false, context: None, abilities: None };
+            return granted.map(unknown).collect();
         };
         let context_max = tenant.limits.context_max;
         directory.grants(tenant).iter().map(|grant| grant.info(context_max)).collect()

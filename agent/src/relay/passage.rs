@@ -2,7 +2,6 @@
 //! brought back event by event.
 
 use std::{
-    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,11 +29,8 @@ use super::{
     hold::Held,
     look::{Look, Routes},
     need::Need,
+    tried::Tried,
 };
-
-/// Nodes that are asked before the call waits for a change: one that is overtaken by its own news
-/// is rare, and three at once are not news but a fault.
-pub(super) const TRIES_MAX: usize = 3;
 
 /// Longest wait for a model that nobody serves yet: a model of some tens of gigabytes comes from a
 /// node's own disk in that time, and proxies in front of doors give up an answer that has not
@@ -70,10 +66,7 @@ pub(super) struct Passage {
     arrivals: watch::Receiver<()>,
     need: Need,
     sender: ReplySender,
-    /// Nodes that have not taken the call since it last waited.
-    tried: HashSet<Peer>,
-    /// What those of them said whose tenant's program does not come.
-    lacking: Vec<Refusal>,
+    tried: Tried,
     held: Option<Waiting>,
     not_taken: u32,
     bill: Bill,
@@ -111,9 +104,8 @@ impl Passage {
         sender: ReplySender,
     ) -> Self {
         let arrivals = door.runtime.arrivals();
-        let (tried, lacking) = (HashSet::new(), Vec::new());
-        let (held, not_taken, bill) = (None, 0, Bill::default());
-        Self { door, routes, arrivals, need, sender, tried, lacking, held, not_taken, bill }
+        let (tried, held, not_taken, bill) = (Tried::default(), None, 0, Bill::default());
+        Self { door, routes, arrivals, need, sender, tried, held, not_taken, bill }
     }
 
     /// Takes the call to its end. What it holds is given back before its end is told.
@@ -148,10 +140,11 @@ impl Passage {
         if self.need.models.iter().any(|model| self.door.runtime.hosts(tenant, model)) {
             return Step::Here;
         }
-        // Nodes without the tenant's program are no fault of theirs, and each is asked once.
-        let faults = self.tried.len().saturating_sub(self.lacking.len());
-        let look =
-            if faults < TRIES_MAX { routes.look(&self.need, &self.tried) } else { Look::Nowhere };
+        let look = if self.tried.may_ask() {
+            routes.look(&self.need, self.tried.peers())
+        } else {
+            Look::Nowhere
+        };
         match (look, self.lacks(tenant)) {
             (Look::There(model, peers), _) => {
                 let beginning = Beginning::of(tenant, model, &call.call().params);
@@ -194,11 +187,11 @@ impl Passage {
     /// What keeps the tenant's program from every node that could serve the call, where nothing else
     /// is to be waited for.
     fn lacks(&self, tenant: &TenantName) -> Option<Refusal> {
-        if self.lacking.len() < self.tried.len() {
+        if !self.tried.none_at_fault() {
             return None;
         }
         let own = || self.door.runtime.lacks(tenant).filter(|_| self.has_model());
-        self.lacking.last().cloned().or_else(own)
+        self.tried.last_lack().cloned().or_else(own)
     }
 
     /// Whether a model that the call could do with is on this node, if not its tenant's program.
@@ -235,7 +228,6 @@ impl Passage {
         let deadline = call.call().deadline.map(|deadline| deadline.at().into());
         let again = (!self.tried.is_empty()).then(|| time::Instant::now() + ASK_AGAIN);
         self.tried.clear();
-        self.lacking.clear();
         tokio::select! {
             biased;
             // First, so that nobody is asked in vain for a client that has gone.
@@ -303,8 +295,7 @@ impl Passage {
                 let cause = report::chain(&error);
                 tracing::debug!(peer = peer.node, cause, "a peer did not take a call");
                 self.door.figures.count(Outcome::NotTaken);
-                self.lacking.extend(error.lacks());
-                self.tried.insert(peer.clone());
+                self.tried.add(peer.clone(), error.lacks());
                 Step::Again
             }
         }

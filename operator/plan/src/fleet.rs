@@ -41,6 +41,10 @@ use crate::{
 pub use estimate::Estimate;
 pub use node::{ModelHeld, NodeReport, NodeSupply};
 
+/// How far ahead of a fleet the generations in a node's ledger may be: those of six years at twenty
+/// a second. A fleet is behind its nodes where the Lease, which keeps count, was deleted.
+const LEAP_MAX: u64 = 1 << 32;
+
 /// A proven object that somebody wants served.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Demand {
@@ -156,9 +160,11 @@ impl Fleet {
         self.unsynced.is_empty() && self.is_labelled
     }
 
-    /// Gives out no generation up to this one, which some node has in its ledger.
+    /// Gives out no generation up to this one, which some node has in its ledger. One that no fleet
+    /// can have given out is not believed: generations of all nodes would end with it.
     pub const fn outgrow(&mut self, generation: u64) {
-        if self.next_generation <= generation {
+        let leap = generation.saturating_sub(self.next_generation);
+        if self.next_generation <= generation && leap <= LEAP_MAX {
             self.next_generation = generation.saturating_add(1);
         }
     }

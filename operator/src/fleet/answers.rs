@@ -1,10 +1,25 @@
-//! Which objects have a new spec that an agent has yet to say anything of.
+//! What agents say of the newest specs: who has yet to answer, and who has refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use realm_plan::{Kind, Name};
 
+use crate::link::report::Failure;
+
 type Object = (Kind, Name);
+
+/// What became of the state of a generation, or of a later one, at an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The agent has said nothing of it yet.
+    Awaited,
+    /// It holds it, or is lost.
+    Taken,
+    /// It cannot say, and is not waited for.
+    Away,
+    /// It goes on with an older one.
+    Refused(Failure),
+}
 
 /// Turns that told agents of new specs, until all of those agents have answered.
 #[derive(Debug, Default)]
@@ -14,6 +29,8 @@ pub(super) struct Answers {
     /// As many as there are turns in the time that the slowest connected agent takes to answer or
     /// to be given up.
     rounds: Vec<Round>,
+    /// By agent, until it has taken a later state.
+    refusals: BTreeMap<String, Refusal>,
 }
 
 #[derive(Debug)]
@@ -21,6 +38,15 @@ struct Round {
     objects: BTreeSet<Object>,
     /// The generation of the state that each agent got.
     told: BTreeMap<String, u64>,
+}
+
+/// What an agent has of older specs than it was told.
+#[derive(Debug)]
+struct Refusal {
+    objects: BTreeSet<Object>,
+    /// The newest generation that it refused.
+    generation: u64,
+    failure: Failure,
 }
 
 impl Answers {
@@ -31,8 +57,10 @@ impl Answers {
 
     pub(super) fn forget(&mut self, object: &Object) {
         self.untold.remove(object);
-        for round in &mut self.rounds {
-            round.objects.remove(object);
+        let rounds = self.rounds.iter_mut().map(|round| &mut round.objects);
+        let refusals = self.refusals.values_mut().map(|refusal| &mut refusal.objects);
+        for objects in rounds.chain(refusals) {
+            objects.remove(object);
         }
     }
 
@@ -44,11 +72,21 @@ impl Answers {
         }
     }
 
-    /// Forgets what `is_answered`: whether a node has said what became of a generation, or is not
-    /// there to be waited for.
-    pub(super) fn hear(&mut self, is_answered: impl Fn(&str, u64) -> bool) {
-        self.rounds.retain_mut(|Round { objects, told }| {
-            told.retain(|node, generation| !is_answered(node, *generation));
+    /// Takes in what each agent answers to the state of a generation.
+    pub(super) fn hear(&mut self, answer: impl Fn(&str, u64) -> Answer) {
+        let Self { untold: _, rounds, refusals } = self;
+        refusals.retain(|node, refusal| {
+            !refusal.objects.is_empty() && answer(node, refusal.generation) != Answer::Taken
+        });
+        rounds.retain_mut(|Round { objects, told }| {
+            told.retain(|node, generation| match answer(node, *generation) {
+                Answer::Awaited => true,
+                Answer::Taken | Answer::Away => false,
+                Answer::Refused(failure) => {
+                    refuse(refusals, node, objects, *generation, failure);
+                    false
+                }
+            });
             !told.is_empty() && !objects.is_empty()
         });
     }
@@ -56,6 +94,33 @@ impl Answers {
     /// Objects of which somebody has yet to answer.
     pub(super) fn awaited(&self) -> BTreeSet<&Object> {
         self.rounds.iter().flat_map(|round| &round.objects).chain(&self.untold).collect()
+    }
+
+    /// Objects of whose newest spec an agent has refused the state, with one such agent and why.
+    pub(super) fn refused(&self) -> BTreeMap<&Object, (&str, &Failure)> {
+        let refusals = self.refusals.iter().rev();
+        let said = refusals.flat_map(|(node, Refusal { objects, generation: _, failure })| {
+            objects.iter().map(move |object| (object, (node.as_str(), failure)))
+        });
+        said.collect()
+    }
+}
+
+fn refuse(
+    refusals: &mut BTreeMap<String, Refusal>,
+    node: &str,
+    objects: &BTreeSet<Object>,
+    generation: u64,
+    failure: Failure,
+) {
+    let objects = objects.iter().cloned();
+    if let Some(refusal) = refusals.get_mut(node) {
+        refusal.objects.extend(objects);
+        refusal.generation = refusal.generation.max(generation);
+        refusal.failure = failure;
+    } else {
+        let refusal = Refusal { objects: objects.collect(), generation, failure };
+        refusals.insert(node.to_owned(), refusal);
     }
 }
 
@@ -75,6 +140,17 @@ mod tests {
         answers.awaited().into_iter().map(|(_, name)| name.to_string()).collect()
     }
 
+    /// Takes every state for which this is so, and says nothing of the others.
+    fn taken(is_taken: impl Fn(&str, u64) -> bool) -> impl Fn(&str, u64) -> Answer {
+        move |node, generation| {
+            if is_taken(node, generation) { Answer::Taken } else { Answer::Awaited }
+        }
+    }
+
+    fn full() -> Failure {
+        Failure { reason: "LedgerFull".to_owned(), message: "no space".to_owned() }
+    }
+
     #[test]
     fn an_object_is_answered_when_everybody_who_was_told_has_said_so() {
         let mut answers = Answers::default();
@@ -83,11 +159,11 @@ mod tests {
         answers.tell(told(&[("n1", 7), ("n2", 7)]));
         answers.expect(object("b"));
         answers.tell(told(&[("n2", 8)]));
-        answers.hear(|node, generation| node == "n1" && generation <= 8);
+        answers.hear(taken(|node, generation| node == "n1" && generation <= 8));
         assert_eq!(awaited(&answers), ["default/a", "default/b"]);
-        answers.hear(|_, generation| generation <= 7);
+        answers.hear(taken(|_, generation| generation <= 7));
         assert_eq!(awaited(&answers), ["default/b"]);
-        answers.hear(|_, generation| generation <= 8);
+        answers.hear(taken(|_, generation| generation <= 8));
         assert!(awaited(&answers).is_empty() && answers.rounds.is_empty());
     }
 
@@ -100,7 +176,7 @@ mod tests {
         answers.expect(object("a"));
         answers.tell(told(&[("n1", 7)]));
         answers.forget(&object("a"));
-        answers.hear(|_, _| false);
+        answers.hear(taken(|_, _| false));
         assert!(awaited(&answers).is_empty() && answers.rounds.is_empty());
     }
 
@@ -111,7 +187,44 @@ mod tests {
             answers.expect(object("a"));
             answers.tell(told(&[("n1", generation)]));
         }
-        answers.hear(|_, generation| generation <= 7);
+        answers.hear(taken(|_, generation| generation <= 7));
         assert_eq!(awaited(&answers), ["default/a"]);
+    }
+
+    #[test]
+    fn a_refusal_is_an_answer_that_stands_until_the_agent_takes_a_later_state() {
+        let mut answers = Answers::default();
+        answers.expect(object("a"));
+        answers.tell(told(&[("n1", 7), ("n2", 7)]));
+        answers.hear(|node, _| match node {
+            "n1" => Answer::Taken,
+            _ => Answer::Refused(full()),
+        });
+        assert!(awaited(&answers).is_empty());
+        assert_eq!(answers.refused(), BTreeMap::from([(&object("a"), ("n2", &full()))]));
+
+        answers.expect(object("b"));
+        answers.tell(told(&[("n2", 8)]));
+        answers.hear(taken(|_, _| false));
+        assert_eq!(answers.refused().len(), 1, "a refuses until it has said otherwise");
+        answers.hear(|_, _| Answer::Refused(full()));
+        assert_eq!(answers.refused().len(), 2);
+        answers.hear(taken(|_, generation| generation <= 7));
+        assert_eq!(answers.refused().len(), 2, "what it has taken is older");
+        answers.hear(|_, _| Answer::Away);
+        assert_eq!(answers.refused().len(), 2, "it took nothing by going");
+        answers.hear(taken(|_, generation| generation <= 8));
+        assert!(answers.refused().is_empty() && answers.refusals.is_empty());
+    }
+
+    #[test]
+    fn what_is_gone_is_refused_by_nobody() {
+        let mut answers = Answers::default();
+        answers.expect(object("a"));
+        answers.tell(told(&[("n1", 7)]));
+        answers.hear(|_, _| Answer::Refused(full()));
+        answers.forget(&object("a"));
+        answers.hear(|_, _| Answer::Refused(full()));
+        assert!(answers.refused().is_empty() && answers.refusals.is_empty());
     }
 }

@@ -12,9 +12,10 @@ use realm_plan::{
 };
 use tokio::time::Instant;
 
+use super::answers::Answer;
 use crate::link::{
     registry::NodeView,
-    report::{ModelFacts, ModelPhase, ModelReport, Report},
+    report::{ModelFacts, ModelPhase, ModelReport, Refused, Report},
     supply::{Credentials, DeviceKind, Supply},
 };
 
@@ -69,15 +70,18 @@ enum Away {
 struct Heard {
     supply: Option<Arc<Supply>>,
     report: Option<Arc<Report>>,
-    /// The generation that the node refused last.
-    refused: Option<u64>,
+    /// What the node refused last.
+    refused: Option<Refused>,
 }
 
 impl Heard {
-    /// Whether the node has said what became of the state of a generation, or of a later one.
-    fn answers(&self, generation: u64) -> bool {
-        let reported = self.report.as_ref().map(|report| report.generation);
-        reported.max(self.refused) >= Some(generation)
+    /// What the node says of the state of a generation, or of a later one.
+    fn answer(&self, generation: u64) -> Answer {
+        if self.report.as_ref().is_some_and(|report| generation <= report.generation) {
+            return Answer::Taken;
+        }
+        let refused = self.refused.as_ref().filter(|refused| generation <= refused.generation);
+        refused.map_or(Answer::Awaited, |refused| Answer::Refused(refused.failure.clone()))
     }
 }
 
@@ -113,9 +117,18 @@ impl Nodes {
         }
     }
 
-    /// Whether a node has said what became of a generation, or is not there to be waited for.
-    pub(super) fn has_answered(&self, node: &str, generation: u64) -> bool {
-        self.heard.get(node).is_none_or(|heard| heard.answers(generation))
+    /// Whether a node is there, or has not been away for long.
+    pub(super) fn is_known(&self, node: &str) -> bool {
+        self.known.contains_key(node)
+    }
+
+    /// What a node says of a generation.
+    pub(super) fn answer(&self, node: &str, generation: u64) -> Answer {
+        match self.heard.get(node) {
+            Some(heard) => heard.answer(generation),
+            None if self.is_known(node) => Answer::Away,
+            None => Answer::Taken,
+        }
     }
 
     /// Whether every node that held something before this leader's time has answered its first
@@ -127,7 +140,9 @@ impl Nodes {
         }
         let answered: BTreeSet<&String> = told
             .iter()
-            .filter(|(node, told)| self.heard.get(*node).is_some_and(|it| it.answers(**told)))
+            .filter(|(node, told)| {
+                self.heard.get(*node).is_some_and(|it| it.answer(**told) != Answer::Awaited)
+            })
             .map(|(node, _)| node)
             .collect();
         awaited.retain(|node| !answered.contains(node));
@@ -208,7 +223,7 @@ impl Nodes {
         *heard = Heard {
             supply: view.supply.clone(),
             report: view.report.clone(),
-            refused: view.refused.as_ref().map(|refused| refused.generation),
+            refused: view.refused.clone(),
         };
     }
 }

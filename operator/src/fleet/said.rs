@@ -1,4 +1,4 @@
-//! What all connected nodes say, object by object: kept from turn to turn, so that a report costs
+//! What all nodes say, object by object: kept from turn to turn, so that a report costs
 //! what is new in it. A hundred doors say of a thousand tenants that nothing has changed.
 
 use std::{
@@ -55,15 +55,20 @@ struct Counts {
 }
 
 impl Said {
-    /// Takes in what is new.
-    pub(super) fn update(&mut self, views: &BTreeMap<String, NodeView>, now: Instant) {
+    /// Takes in what is new. What a node said holds for as long as it `is_known`, whether or not it
+    /// can be reached: most come back at once.
+    pub(super) fn update(
+        &mut self,
+        views: &BTreeMap<String, NodeView>,
+        is_known: impl Fn(&str) -> bool,
+        now: Instant,
+    ) {
         let comes = |view: &NodeView| view.heard_at.is_some_and(|at| now < at + COMES_WITHIN);
         let there = views.iter().filter(|(_, view)| comes(view));
         let mut unspoken = there.filter_map(|(node, view)| Some((node, view.unspoken?)));
         self.unspoken = unspoken.next().map(|(node, said)| (node.clone(), said));
-        let is_there = |node: &String| views.get(node).is_some_and(|view| view.is_connected);
         let gone: Vec<String> =
-            self.reports.keys().filter(|node| !is_there(node)).cloned().collect();
+            self.reports.keys().filter(|node| !is_known(node)).cloned().collect();
         for node in gone {
             if let Some(old) = self.reports.remove(&node) {
                 self.replace(&node, &old, &Report::default());

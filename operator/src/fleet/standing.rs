@@ -11,7 +11,7 @@ use realm_plan::{
 };
 use realm_proto::link::versions::Versions;
 
-use super::said::Said;
+use super::{answers::Answers, said::Said};
 use crate::link::report::{Failure, ModelFacts, ModelPhase};
 
 /// Every object's standing, and what nodes still hold. Whole, and never changed once it is told.
@@ -31,6 +31,8 @@ pub struct Standing {
     /// Whether every connected agent that was told of it has said what became of it, be it only
     /// that it refuses its state.
     pub is_answered: bool,
+    /// One of the agents that go on with an older spec, and why.
+    pub refused: Option<(String, Failure)>,
     pub problems: Vec<Problem>,
     pub nodes: Standings,
 }
@@ -53,7 +55,7 @@ pub struct ModelStanding {
     /// What the header alone had said, where the whole file says otherwise.
     pub claimed: Option<Estimate>,
     pub facts: Option<ModelFacts>,
-    /// By name of the node, connected ones only.
+    /// By name of the node, lost ones not.
     pub nodes: BTreeMap<String, ModelOnNode>,
 }
 
@@ -87,7 +89,7 @@ pub struct PipelineStanding {
     pub models_missing: Vec<Name>,
 }
 
-/// How far an object is on all connected nodes.
+/// How far an object is on all nodes that are not lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub ready: u32,
@@ -143,17 +145,21 @@ pub(super) fn snapshot(
     fleet: &Fleet,
     observed: &BTreeMap<(Kind, Name), i64>,
     said: &Said,
-    awaited: &BTreeSet<&(Kind, Name)>,
+    answers: &Answers,
     is_settled: bool,
 ) -> Snapshot {
     let mut standings = BTreeMap::new();
     // Before the first plan nothing is known, and "nothing" must not be written into a status; nor
     // must what is true only because the agents of the last leader are still on their way.
     if fleet.is_synced() && is_settled {
+        let (awaited, refused) = (answers.awaited(), answers.refused());
         for (object @ (kind, name), generation) in observed {
+            let refused =
+                refused.get(object).map(|(node, why)| ((*node).to_owned(), (*why).clone()));
             let standing = Standing {
                 generation: *generation,
                 is_answered: !awaited.contains(object),
+                refused,
                 problems: fleet.problems(*kind, name).to_vec(),
                 nodes: said.of_object(fleet, *kind, name),
             };

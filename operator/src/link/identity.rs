@@ -40,6 +40,11 @@ const REVIEWS_AT_ONCE: usize = 16;
 /// Longest wait for a review, its turn included: past it the agent tries again elsewhere.
 const REVIEW_WAIT: Duration = Duration::from_secs(10);
 
+/// How long an agent that is connected is believed before its token is reviewed again, at least; at
+/// most twice as long, so that a thousand which came together are not reviewed together. Five
+/// thousand nodes cost the API server about ten reviews a second.
+const PROVEN_FOR: Duration = Duration::from_mins(5);
+
 /// The agent that a token proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentIdentity {
@@ -260,6 +265,19 @@ impl<R: TokenReviewer> Identities<R> {
             Ok::<_, IdentityError>(identity)
         };
         time::timeout(REVIEW_WAIT, review).await.unwrap_or(Err(IdentityError::Busy))
+    }
+
+    /// Returns once `token` proves no agent any more: its pod is gone, or its time is over. While the
+    /// API server does not answer, its last word holds.
+    pub(super) async fn refuted(self: Arc<Self>, token: Box<str>) -> IdentityError {
+        let [spread, ..] = cache::digest(&token);
+        loop {
+            time::sleep(PROVEN_FOR + PROVEN_FOR * u32::from(spread) / 255).await;
+            match self.identify(&token).await {
+                Ok(_) | Err(IdentityError::Review(_) | IdentityError::Busy) => {}
+                Err(error) => return error,
+            }
+        }
     }
 
     fn cached(&self, digest: &[u8; 32]) -> Option<Arc<AgentIdentity>> {

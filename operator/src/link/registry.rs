@@ -137,16 +137,25 @@ impl Registry {
         Ok(())
     }
 
-    /// Forgets a node that is no longer part of the cluster, and ends its connection.
+    /// Forgets a node that is lost, unless it has come back since.
     pub fn forget(&self, node: &str) {
-        self.lock().by_name.remove(node);
+        let mut nodes = self.lock();
+        if nodes.by_name.get(node).is_some_and(|node| !node.view.is_connected) {
+            nodes.by_name.remove(node);
+        }
     }
 
-    /// Forgets a node that is no longer part of the cluster and whose agent was never taken in.
-    pub fn dismiss(&self, node: &str) {
+    /// Ends the connection of a node that is no longer part of the cluster. What its agent has said
+    /// is kept until it is lost: a Node object may come again, and its agent with it.
+    pub fn dismiss(&self, name: &str) {
         let mut nodes = self.lock();
-        if nodes.by_name.get(node).is_some_and(|node| node.view.agent.is_none()) {
-            nodes.by_name.remove(node);
+        let Some(node) = nodes.by_name.get_mut(name) else { return };
+        if node.view.agent.is_none() {
+            nodes.by_name.remove(name);
+        } else if node.connection.take().is_some() {
+            node.view.is_connected = false;
+            drop(nodes);
+            self.inner.changed.notify_one();
         }
     }
 
@@ -230,6 +239,10 @@ impl Registry {
             older.replaced.send_replace(true);
         }
         node.view.is_connected = true;
+        if node.view.agent.as_ref().is_some_and(|agent| agent.boot_id != boot_id) {
+            // Of another process, which may have held what this one does not.
+            (node.view.report, node.view.refused) = (None, None);
+        }
         node.view.agent = Some(Agent { version: agent_version, boot_id, generation });
         node.view.supply = Some(Arc::new(supply));
         node.view.heard_at = Some(now);

@@ -10,11 +10,18 @@ use realm_plan::{Estimate, Problem, Reason, desired::Stage};
 use crate::{
     fleet::standing::{ModelOnNode, ModelStanding, Standing, Standings},
     link::report::{Failure, ModelPhase},
-    status::conditions::{Finding, Truth, conditions, progress},
+    status::conditions::{Finding, Truth, conditions, held_back, progress},
 };
 
 /// Reasons that say a model has no room, which `Fits` tells of.
 const NO_ROOM: [Reason; 3] = [Reason::DoesNotFit, Reason::NotEnoughNodes, Reason::NoNodeAdmits];
+
+/// Nodes that a status names: a status with as many failures of them is far from the 1.5 MB that the
+/// API server stores of an object.
+const NODES_SHOWN_MAX: usize = 256;
+
+/// Nodes that a message names as fetching; the rest are counted.
+const FETCHING_NAMED_MAX: usize = 8;
 
 pub(super) fn status(
     model: &Model,
@@ -24,7 +31,7 @@ pub(super) fn status(
 ) -> ModelStatus {
     let Standings::Model(of_model) = &standing.nodes else { return ModelStatus::default() };
     let before = model.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = findings(of_model, &standing.problems);
+    let findings = held_back(findings(of_model, &standing.problems), standing.refused.as_ref());
     let facts = of_model.facts.as_ref();
     ModelStatus {
         observed_generation: Some(standing.generation),
@@ -38,8 +45,17 @@ pub(super) fn status(
         licence: facts.and_then(|facts| facts.licence.clone()),
         estimate: of_model.estimate.map(takes),
         claimed: of_model.claimed.map(takes),
-        nodes: of_model.nodes.iter().map(|(name, on_node)| node(name, on_node)).collect(),
+        nodes: shown(of_model).map(|(name, on_node)| node(name, on_node)).collect(),
     }
+}
+
+/// The nodes that a status names: those that load the model before those that only keep its file.
+fn shown(model: &ModelStanding) -> impl Iterator<Item = (&String, &ModelOnNode)> {
+    let loads = |(_, on_node): &(&String, &ModelOnNode)| {
+        on_node.is_to_load || on_node.stage == Some(Stage::Load)
+    };
+    let (first, rest) = (model.nodes.iter().filter(loads), model.nodes.iter());
+    first.chain(rest.filter(move |node| !loads(node))).take(NODES_SHOWN_MAX)
 }
 
 const fn takes(estimate: Estimate) -> ModelEstimate {
@@ -100,8 +116,12 @@ fn fetched(model: &ModelStanding) -> Finding {
         _ => None,
     });
     let total = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |b| b.to_string());
-    let fetching: Vec<String> =
+    let mut fetching: Vec<String> =
         fetching.map(|(node, done, of)| format!("{node}: {done} of {} bytes", total(of))).collect();
+    if let Some(more) = fetching.len().checked_sub(FETCHING_NAMED_MAX).filter(|more| *more > 0) {
+        fetching.truncate(FETCHING_NAMED_MAX);
+        fetching.push(format!("and {more} more"));
+    }
     let has_file = |node: &&ModelOnNode| node.stage >= Some(Stage::Prefetch);
     let have = model.nodes.values().filter(has_file).count();
     if !fetching.is_empty() {

@@ -6,7 +6,7 @@ use realm_plan::Problem;
 
 use crate::{
     fleet::standing::{PipelineStanding, Standing, Standings},
-    status::conditions::{Finding, Truth, conditions, progress},
+    status::conditions::{Finding, Truth, conditions, held_back, progress},
 };
 
 pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -> PipelineStatus {
@@ -14,7 +14,7 @@ pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -
         return PipelineStatus::default();
     };
     let before = pipeline.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = findings(of_pipeline, &standing.problems);
+    let findings = held_back(findings(of_pipeline, &standing.problems), standing.refused.as_ref());
     PipelineStatus {
         observed_generation: Some(standing.generation),
         conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),

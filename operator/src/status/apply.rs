@@ -72,7 +72,8 @@ pub(crate) async fn status<K: Kinded>(
     let patch = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": K::kind(&()),
-        "metadata": { "name": object.name_any() },
+        // With the uid, so that another object of the name is told nothing of this one.
+        "metadata": { "name": object.name_any(), "uid": object.uid() },
         "status": status,
     });
     let params = PatchParams::apply(MANAGER).force();
@@ -81,7 +82,7 @@ pub(crate) async fn status<K: Kinded>(
     match written {
         Ok(written) => Ok(Some(written)),
         // Deleted meanwhile: nobody is left to be told.
-        Err(kube::Error::Api(error)) if error.code == 404 => Ok(None),
+        Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409) => Ok(None),
         Err(source) => {
             Err(ApplyError::Status { object: described(object), source: Box::new(source) })
         }

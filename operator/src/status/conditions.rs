@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use realm_plan::Problem;
 
+use crate::link::report::Failure;
+
 /// Longest message, in bytes: what the API server takes of a condition.
 const MESSAGE_LEN_MAX: usize = 32_768;
 
@@ -80,6 +82,22 @@ pub(crate) fn progress(ready: &Finding, is_stalled: bool) -> Option<Finding> {
     }
 }
 
+/// The same findings of an object of whose spec an agent has refused the state: one that goes on
+/// with an older spec, in rights and limits too, is told of where everything else is well.
+pub(crate) fn held_back(
+    mut findings: Vec<Finding>,
+    refused: Option<&(String, Failure)>,
+) -> Vec<Finding> {
+    let ready = findings.iter_mut().find(|finding| finding.type_ == "Ready" && finding.is_true());
+    if let (Some(ready), Some((node, Failure { reason, message }))) = (ready, refused) {
+        let message = format!("{node} goes on with an older spec: {reason}: {message}");
+        *ready = Finding::new("Ready", Truth::False, "StateRefused", message);
+        let stalled = progress(ready, true);
+        findings.extend(stalled);
+    }
+    findings
+}
+
 /// The conditions that say `findings` of the spec's `generation`; those whose status is as it was
 /// in `before` keep the time of their last transition.
 pub(crate) fn conditions(
@@ -142,6 +160,22 @@ mod tests {
         assert_eq!(progress(&waits, true).unwrap().type_, "Stalled");
         let [done] = ready(Truth::True, "Serving").try_into().unwrap();
         assert_eq!(progress(&done, true), None);
+    }
+
+    #[test]
+    fn an_object_whose_newest_spec_an_agent_refused_is_not_ready() {
+        let full = Failure { reason: "Full".to_owned(), message: "no space".to_owned() };
+        let refused = Some(("n2".to_owned(), full));
+        let told = held_back(ready(Truth::True, "Serving"), refused.as_ref());
+        let [ready_now, stalled] = told.try_into().unwrap();
+        assert_eq!((ready_now.status, ready_now.reason.as_str()), (Truth::False, "StateRefused"));
+        assert_eq!(ready_now.message, "n2 goes on with an older spec: Full: no space");
+        assert_eq!((stalled.type_, stalled.status), ("Stalled", Truth::True));
+
+        let waits = ready(Truth::False, "Fetching");
+        assert_eq!(held_back(waits.clone(), refused.as_ref()), waits, "that comes first");
+        let done = ready(Truth::True, "Serving");
+        assert_eq!(held_back(done.clone(), None), done);
     }
 
     /// What is written in CamelCase between quotes in a source file: types of conditions and

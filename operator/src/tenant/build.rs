@@ -8,7 +8,7 @@ use realm_proto::link::versions::Versions;
 use crate::{
     fleet::standing::{Standing, Standings, Tally, TenantStanding},
     link::report::Failure,
-    status::conditions::{Finding, Truth, conditions, progress},
+    status::conditions::{Finding, Truth, conditions, held_back, progress},
 };
 
 /// Reasons that `KeysValid` tells of.
@@ -29,7 +29,7 @@ const NO_AGENTS: &str = "NoAgents";
 pub(super) fn status(tenant: &Tenant, standing: &Standing, now: Timestamp) -> TenantStatus {
     let Standings::Tenant(of_tenant) = &standing.nodes else { return TenantStatus::default() };
     let before = tenant.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = findings(of_tenant, &standing.problems);
+    let findings = held_back(findings(of_tenant, &standing.problems), standing.refused.as_ref());
     TenantStatus {
         observed_generation: Some(standing.generation),
         conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),

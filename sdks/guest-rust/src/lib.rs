@@ -17,6 +17,7 @@
 //! ```
 
 mod answer;
+pub mod embed;
 mod format;
 mod params;
 mod raw;
@@ -27,7 +28,8 @@ pub use bindings::{
     realm::tenant::{
         config, log,
         model::{
-            Bias, Constraint, Generation, Info, Model, Params as GenerateParams, Sampling, Summary, list_models,
+            Abilities, Bias, Constraint, EmbedInfo, EmbedParams, Embedded, Generation, Info, Model,
+            Params as GenerateParams, Sampling, Summary, Text, list_models,
         },
         reply,
         types::{Error, Finish, Logprobs, Message, ScoredToken, Token, TokenId, TokenLimit, Usage},

@@ -39,6 +39,15 @@ impl Params {
         self.text(name)?.ok_or_else(|| missing(name))
     }
 
+    /// Yes or no.
+    pub fn flag(&mut self, name: &str) -> Result<Option<bool>> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(_) => Err(wrong(name, "true or false")),
+        }
+    }
+
     /// A whole number of at least 0.
     pub fn whole(&mut self, name: &str) -> Result<Option<u64>> {
         match self.take(name) {

@@ -489,9 +489,10 @@ def test_interleaved_streams_reach_their_own_calls_in_order(order: list[str]) ->
 
 CODES = (
     "unauthenticated suspended not_allowed unknown_function unknown_model unknown_pipeline invalid "
-    "too_large too_many_requests too_many_tokens too_many_calls too_long model_not_ready "
-    "program_not_ready busy starting draining deadline_exceeded slow_reader cancelled "
-    "program_memory program_fuel program_host_calls program_output program_failed internal"
+    "too_large too_many_requests too_many_tokens too_many_calls too_long unsupported "
+    "model_not_ready program_not_ready busy starting draining deadline_exceeded slow_reader "
+    "cancelled program_memory program_fuel program_host_calls program_output program_failed "
+    "internal"
 )
 
 

@@ -286,6 +286,10 @@ class Agent:
             for generation, models, tenants in found
         ]
 
+    def refused(self) -> Sequence[str]:
+        """Every state that the ledger did not take: with `generations`, all that ever came."""
+        return re.findall(r"a desired state is refused.*", self.daemon.text())
+
     @property
     def http(self) -> str:
         """The door for OpenAI's clients."""

@@ -1,6 +1,6 @@
 //! The body of an OpenAI request, sent to a door on loopback as a client sends it.
 //!
-//! The first byte says which of the two forms.
+//! The first byte says which of the three forms.
 #![no_main]
 
 use std::{cell::RefCell, collections::BTreeMap, io, net::SocketAddr, sync::Arc};
@@ -27,13 +27,16 @@ use tokio_util::sync::CancellationToken;
 
 const KEY: &str = "rk_fuzz";
 
-/// Tenants whose programs answer every call with nothing.
+/// Tenants whose programs answer every call with nothing, or with a vector for each of its texts.
 struct Silent;
 
 impl Tenants for Silent {
-    fn start(&self, _call: Admitted) -> Reply {
+    fn start(&self, call: Admitted) -> Reply {
         let (sender, reply) = reply::channel();
-        let done = Done { data: "done".into(), finish: Finish::Stop, usage: Usage::default() };
+        let texts = call.call().params.get("texts").and_then(|texts| texts.as_array());
+        let vectors = vec!["AACAPw=="; texts.map_or(0, Vec::len)];
+        let data = serde_json::json!({ "vectors": vectors });
+        let done = Done { data, finish: Finish::Stop, usage: Usage::default() };
         sender.try_send(ReplyEvent::Done(done)).expect("a new reply has room");
         reply
     }
@@ -70,7 +73,11 @@ thread_local! {
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((form, body)) = bytes.split_first() else { return };
-    let path = if form % 2 == 0 { "/v1/chat/completions" } else { "/v1/completions" };
+    let path = match form % 3 {
+        0 => "/v1/chat/completions",
+        1 => "/v1/completions",
+        _ => "/v1/embeddings",
+    };
     WORLD.with(|world| world.ask(path, body));
 });
 

@@ -127,10 +127,11 @@ pub(super) fn lines(model: &Model) -> Vec<String> {
     ];
     if let Some(ModelEstimate { weights_bytes: _, kv_bytes_per_block, activation_bytes }) = estimate
     {
-        lines.push(format!(
-            "memory        the weights, {kv_bytes_per_block} bytes for each block of KV cache, \
-             {activation_bytes} bytes for a step"
-        ));
+        let kv = match kv_bytes_per_block {
+            0 => "no KV cache".to_owned(),
+            bytes => format!("{bytes} bytes for each block of KV cache"),
+        };
+        lines.push(format!("memory        the weights, {kv}, {activation_bytes} bytes for a step"));
     }
     lines.extend(model.spec.sources.iter().map(|source| format!("source        {source}")));
     let mut lines: Vec<_> = lines.iter().map(|line| one_line(line)).collect();

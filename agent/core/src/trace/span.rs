@@ -91,6 +91,8 @@ words!(
         Detokenize = "detokenize",
         /// One sequence of an engine.
         Generate = "generate",
+        /// Texts that an engine embeds.
+        Embed = "embed",
         /// Until the sequence is first in a step.
         Queue = "queue",
         /// Until its first token.
@@ -113,6 +115,7 @@ impl SpanName {
             | Self::TokenizeChat
             | Self::Detokenize
             | Self::Generate
+            | Self::Embed
             | Self::Queue
             | Self::Prefill
             | Self::Decode => Role::Internal,

@@ -29,6 +29,11 @@ impl Reader<'_> {
         }
     }
 
+    /// A truth value that may be absent.
+    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, ArchitectureError> {
+        self.gguf.boolean(&self.key(name)).map_err(ArchitectureError::Metadata)
+    }
+
     /// A number from 1 to `max` that must be there.
     pub(super) fn count(&self, name: &str, max: u32) -> Result<usize, ArchitectureError> {
         let value =

@@ -15,6 +15,8 @@ use realm_core::{
 };
 use realm_kernels::backend::{BackendError, KvType};
 
+mod embedding;
+
 use super::*;
 use crate::{
     batch::Batch,
@@ -31,6 +33,8 @@ struct Scripted {
     forwards: Arc<AtomicUsize>,
     gate: Arc<Mutex<()>>,
     late: bool,
+    /// The sum of each text's tokens.
+    vectors: Vec<[f32; 2]>,
 }
 
 const ERROR: u32 = 2;
@@ -53,6 +57,18 @@ impl Executor for Scripted {
     fn logits(&self, _: usize) -> &[f32] {
         assert!(!self.late, "told to, where no forward is");
         &LOGITS
+    }
+
+    fn embed(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        self.forward(batch)?;
+        let texts = batch.spans.iter().map(|span| &batch.tokens[span.first_row..][..span.count]);
+        self.vectors = texts.map(|text| [text.iter().sum::<u32>() as f32, 0.0]).collect();
+        Ok(())
+    }
+
+    fn vector(&self, text: usize) -> &[f32] {
+        assert!(!self.late, "told to, where no forward is");
+        &self.vectors[text]
     }
 
     fn describe(&self) -> String {
@@ -89,12 +105,19 @@ fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
     let handle = EngineHandle::start(Parts {
         model: ModelName::new("default", "scripted").unwrap(),
         architecture: "scripted",
+        generates: true,
+        embeds: Some(EmbedInfo { dimensions: 2, tokens_max: 40, shortens: true }),
         context: 64,
         tokenizer: tokenizer(),
         template: None,
         namespace,
         scheduler: Scheduler::new(limits, BLOCK, pool),
-        executor: Box::new(Scripted { forwards: forwards.clone(), gate, late: false }),
+        executor: Box::new(Scripted {
+            forwards: forwards.clone(),
+            gate,
+            late: false,
+            vectors: Vec::new(),
+        }),
         reservation: MemoryBudget::fixed(1).reserve(1).unwrap(),
     });
     (handle.unwrap(), forwards)

@@ -18,7 +18,7 @@ use realm_core::{
 };
 use tokio::sync::mpsc;
 
-use super::{Command, Submitted, board::Board, figures::Figures};
+use super::{Command, Submitted, board::Board, embedding::Embedding, figures::Figures};
 use crate::{
     batch::{Batch, SequenceId},
     budget::Reservation,
@@ -30,7 +30,7 @@ use crate::{
     forward::Executor,
     output::Output,
     sampler::Scratch,
-    scheduler::{Scheduler, Submission},
+    scheduler::{Scheduler, Submission, TextCall},
     tokenizer::Tokenizer,
 };
 
@@ -110,12 +110,16 @@ pub(super) struct Worker {
     tokenizer: Arc<Tokenizer>,
     board: Arc<Board>,
     open: HashMap<SequenceId, Open>,
+    /// Calls with texts, numbered as sequences are.
+    calls: HashMap<SequenceId, Embedding>,
     masks: Masks,
     batch: Batch,
     scratch: Scratch,
     /// Events of this step, sent once the board shows what they mean.
     outbox: Vec<(mpsc::Sender<TokenEvent>, TokenEvent)>,
-    /// Sequences that arrived since the board was last written.
+    /// Calls with texts that have ended in this step, and why if not well.
+    answered: Vec<(Embedding, Option<Refusal>)>,
+    /// Sequences and calls that arrived since the board was last written.
     arrived: u32,
     /// When what each tenant holds was last shown.
     shown_at: Instant,
@@ -138,10 +142,12 @@ impl Worker {
             tokenizer,
             board,
             open: HashMap::new(),
+            calls: HashMap::new(),
             masks: Masks::default(),
             batch: Batch::default(),
             scratch: Scratch::default(),
             outbox: Vec::new(),
+            answered: Vec::new(),
             arrived: 0,
             shown_at: Instant::now(),
             failures: 0,
@@ -199,6 +205,7 @@ impl Worker {
         match command {
             Command::Submit(submit) => self.submit(*submit),
             Command::Refuse(submit, refusal) => self.refuse(*submit, refusal),
+            Command::Embed(texts) => self.submit_texts(*texts),
             Command::Drain => self.scheduler.drain(),
         }
     }
@@ -211,12 +218,28 @@ impl Worker {
     /// say how it ends.
     fn refuse_the_rest(&mut self) {
         while let Ok(command) = self.commands.recv() {
-            match command {
-                Command::Submit(submit) => self.refuse(*submit, Refusal::Internal),
-                Command::Refuse(submit, refusal) => self.refuse(*submit, refusal),
-                Command::Drain => {}
-            }
+            let id = match command {
+                Command::Submit(submit) | Command::Refuse(submit, _) => self.arrive(*submit).id,
+                Command::Embed(texts) => self.arrive_with_texts(*texts).id(),
+                Command::Drain => continue,
+            };
+            self.fail(id, Refusal::Internal);
             self.publish_and_send();
+        }
+    }
+
+    /// Takes a call into care; gives what the scheduler is to have of it.
+    fn arrive_with_texts(&mut self, (call, embedding): (TextCall, Embedding)) -> TextCall {
+        self.arrived += 1;
+        self.calls.insert(call.id(), embedding);
+        call
+    }
+
+    fn submit_texts(&mut self, texts: (TextCall, Embedding)) {
+        let call = self.arrive_with_texts(texts);
+        let id = call.id();
+        if let Err(refusal) = self.scheduler.submit_texts(call) {
+            self.fail(id, refusal);
         }
     }
 
@@ -266,9 +289,12 @@ impl Worker {
     }
 
     fn tell_starts(&mut self, now: Instant) {
-        let Self { scheduler, open, masks, outbox, .. } = self;
+        let Self { scheduler, open, calls, masks, outbox, .. } = self;
         let mut stuck = Vec::new();
         for (id, usage) in scheduler.started() {
+            if let Some(call) = calls.get(id) {
+                call.count_start(*usage, now);
+            }
             let Some(open) = open.get_mut(id) else { continue };
             open.count_start(*usage, now);
             if let Some(begin) = open.guide.as_mut().and_then(Guide::begin)
@@ -286,11 +312,13 @@ impl Worker {
         }
     }
 
-    /// Ends the sequences whose stream nobody holds any more.
+    /// Ends the sequences whose stream nobody holds any more, and the calls likewise.
     fn drop_unread(&mut self) {
         let unread = self.open.iter().filter(|(_, open)| open.output.is_closed());
-        let unread: Vec<SequenceId> = unread.map(|(id, _)| *id).collect();
-        for id in unread {
+        let unasked = self.calls.iter().filter(|(_, call)| call.is_closed());
+        let ids = unread.map(|(id, _)| *id).chain(unasked.map(|(id, _)| *id));
+        let ids: Vec<SequenceId> = ids.collect();
+        for id in ids {
             self.fail(id, Refusal::Cancelled);
         }
     }
@@ -299,8 +327,15 @@ impl Worker {
         let Self { executor: Some(executor), batch, .. } = &mut *self else { return };
         // The scheduler has not changed since the plan, and what a failed forward leaves in the
         // cache belongs to sequences that end below, unsealed: nobody will find it.
-        let computed = catch_unwind(AssertUnwindSafe(|| executor.forward(batch)));
+        let of_texts = !batch.texts.is_empty();
+        let computed = catch_unwind(AssertUnwindSafe(|| {
+            if of_texts { executor.embed(batch) } else { executor.forward(batch) }
+        }));
         match computed {
+            Ok(Ok(())) if of_texts => {
+                self.failures = 0;
+                self.take_vectors();
+            }
             Ok(Ok(())) => {
                 self.failures = 0;
                 self.scheduler.commit();
@@ -325,6 +360,29 @@ impl Worker {
         for id in ids {
             self.fail(id, Refusal::Internal);
         }
+    }
+
+    /// Gives every call the vectors of its texts that were computed.
+    fn take_vectors(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        for (output, (span, &text)) in batch.spans.iter().zip(&batch.texts).enumerate() {
+            let id = span.sequence;
+            let Some((call, executor)) = self.calls.get_mut(&id).zip(self.executor.as_ref()) else {
+                continue;
+            };
+            match call.put(text, executor.vector(output)) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.scheduler.end(id);
+                    self.answer(id, None);
+                }
+                Err(_) => {
+                    tracing::warn!("a forward pass gave a vector that has no direction");
+                    self.fail(id, Refusal::Internal);
+                }
+            }
+        }
+        self.batch = batch;
     }
 
     /// Gives every sequence whose logits were computed its next token.
@@ -443,11 +501,15 @@ impl Worker {
 
     fn fail(&mut self, id: SequenceId, refusal: Refusal) {
         self.scheduler.end(id);
-        self.close(id, TokenEvent::Failed(refusal));
+        if self.calls.contains_key(&id) {
+            self.answer(id, Some(refusal));
+        } else {
+            self.close(id, TokenEvent::Failed(refusal));
+        }
     }
 
     fn fail_all(&mut self, refusal: &Refusal) {
-        let ids: Vec<SequenceId> = self.open.keys().copied().collect();
+        let ids: Vec<SequenceId> = self.open.keys().chain(self.calls.keys()).copied().collect();
         for id in ids {
             self.fail(id, refusal.clone());
         }
@@ -460,6 +522,19 @@ impl Worker {
         for (_, Open { tenant, output, .. }) in self.open.drain() {
             self.board.leave(&tenant);
             let _ = output.sender().try_send(TokenEvent::Failed(Refusal::Internal));
+        }
+        let unsent = self.calls.drain().map(|(_, call)| call);
+        for call in unsent {
+            self.board.leave(call.tenant());
+            call.end(Some(Refusal::Internal));
+        }
+    }
+
+    /// Ends a call with texts: its vectors are sent, or why there are none.
+    fn answer(&mut self, id: SequenceId, refusal: Option<Refusal>) {
+        if let Some(call) = self.calls.remove(&id) {
+            self.board.leave(call.tenant());
+            self.answered.push((call, refusal));
         }
     }
 
@@ -484,6 +559,9 @@ impl Worker {
         for (sender, event) in self.outbox.drain(..) {
             // There is room, or the reader is gone: a full stream was ended instead of written to.
             let _ = sender.try_send(event);
+        }
+        for (call, refusal) in self.answered.drain(..) {
+            call.end(refusal);
         }
     }
 }

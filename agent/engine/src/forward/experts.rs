@@ -8,7 +8,7 @@ use realm_kernels::backend::{Backend, BackendError, Product};
 
 use super::{Activations, Inner, LayerStep};
 use crate::{
-    architecture::{self, Part, Shares},
+    architecture::{self, Shares},
     weights::Experts,
 };
 
@@ -44,7 +44,7 @@ impl<B: Backend> LayerStep<'_, B> {
     /// `x = x + sum(share * expert(norm(x)))` over each row's experts.
     pub(super) fn experts(&mut self, weights: &Experts<B>) -> Result<(), BackendError> {
         let Self { backend, a, t, rows, .. } = self;
-        let (rows, is_gelu) = (*rows, a.has(Part::Gelu));
+        let (rows, curve) = (*rows, a.curve());
         let Activations { x, normed, gate, up, hidden, experts, .. } = &mut **t;
         let Some(ExpertStep { shape, scores, input, output, routing }) = experts else {
             return Ok(());
@@ -60,7 +60,7 @@ impl<B: Backend> LayerStep<'_, B> {
             }
             backend.gather_rows(normed, a.width, chosen, input)?;
             let inner = Inner { gate, up, hidden, width: a.feed_forward };
-            inner.compute(*backend, weights, is_gelu, (input, chosen.len()), output)?;
+            inner.compute(*backend, weights, curve, (input, chosen.len()), output)?;
             backend.add_rows(x, a.width, chosen, shares, output)?;
         }
         let Some((wanted, expert)) = &weights.shared else { return Ok(()) };
@@ -69,7 +69,7 @@ impl<B: Backend> LayerStep<'_, B> {
         backend.read(scores, 0, routing.scores(rows))?;
         let (all, shares) = routing.by_wish();
         let inner = Inner { gate, up, hidden, width: shape.shared.unwrap_or(0) };
-        inner.compute(*backend, expert, is_gelu, (normed, rows), output)?;
+        inner.compute(*backend, expert, curve, (normed, rows), output)?;
         backend.add_rows(x, a.width, all, shares, output)
     }
 }

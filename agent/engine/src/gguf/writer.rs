@@ -15,6 +15,16 @@ pub struct Tensor {
     pub bytes: Vec<u8>,
 }
 
+/// What a header says of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    pub name: &'a str,
+    pub shape: &'a [u64],
+    pub format: Format,
+    /// How many follow, before its [`padding`].
+    pub bytes: u64,
+}
+
 /// The value of `general.file_type` for a file that mostly holds `format`.
 pub fn file_type(format: Format) -> Option<Value> {
     kind::file_type(format).map(Value::U32)
@@ -26,45 +36,57 @@ pub fn write(
     metadata: &[(String, Value)],
     tensors: &[Tensor],
 ) -> io::Result<()> {
+    let entries = tensors.iter().map(|Tensor { name, shape, format, bytes }| Entry {
+        name,
+        shape,
+        format: *format,
+        bytes: length(bytes.len()),
+    });
+    out.write_all(&header(metadata, &entries.collect::<Vec<_>>()))?;
+    for tensor in tensors {
+        out.write_all(&tensor.bytes)?;
+        out.write_all(&padding(length(tensor.bytes.len())))?;
+    }
+    Ok(())
+}
+
+/// What a file begins with; the tensors follow in the order of their entries, each with its padding.
+pub fn header(metadata: &[(String, Value)], entries: &[Entry<'_>]) -> Vec<u8> {
     let pairs = metadata.iter().filter(|(key, _)| key != "general.alignment");
     let mut header = Vec::new();
     header.extend(b"GGUF");
     header.extend(3_u32.to_le_bytes());
-    put_len(&mut header, tensors.len());
+    put_len(&mut header, entries.len());
     put_len(&mut header, pairs.clone().count());
     for (key, value) in pairs {
         put_string(&mut header, key);
         put_value(&mut header, value);
     }
     let mut offset = 0_u64;
-    for tensor in tensors {
-        put_string(&mut header, &tensor.name);
-        header.extend(u32::try_from(tensor.shape.len()).unwrap_or(u32::MAX).to_le_bytes());
-        tensor.shape.iter().for_each(|d| header.extend(d.to_le_bytes()));
-        header.extend(kind::number(tensor.format).to_le_bytes());
+    for Entry { name, shape, format, bytes } in entries {
+        put_string(&mut header, name);
+        header.extend(u32::try_from(shape.len()).unwrap_or(u32::MAX).to_le_bytes());
+        shape.iter().for_each(|d| header.extend(d.to_le_bytes()));
+        header.extend(kind::number(*format).to_le_bytes());
         header.extend(offset.to_le_bytes());
-        offset = offset.saturating_add(padded(tensor.bytes.len()));
+        offset = offset.saturating_add(padded(*bytes));
     }
-    pad(&mut header);
-    out.write_all(&header)?;
-    for tensor in tensors {
-        out.write_all(&tensor.bytes)?;
-        let padding = padded(tensor.bytes.len()).saturating_sub(length(tensor.bytes.len()));
-        out.write_all(&vec![0; usize::try_from(padding).unwrap_or(0)])?;
-    }
-    Ok(())
+    header.extend(padding(length(header.len())));
+    header
+}
+
+/// Bytes that a tensor of so many takes with its padding.
+pub fn padded(bytes: u64) -> u64 {
+    bytes.next_multiple_of(ALIGNMENT_DEFAULT)
+}
+
+/// The zeros behind so many bytes.
+pub fn padding(bytes: u64) -> Vec<u8> {
+    vec![0; usize::try_from(padded(bytes).saturating_sub(bytes)).unwrap_or(0)]
 }
 
 fn length(len: usize) -> u64 {
     u64::try_from(len).expect("lengths count in 64 bits")
-}
-
-fn padded(len: usize) -> u64 {
-    length(len).next_multiple_of(ALIGNMENT_DEFAULT)
-}
-
-fn pad(bytes: &mut Vec<u8>) {
-    bytes.resize(usize::try_from(padded(bytes.len())).unwrap_or(bytes.len()), 0);
 }
 
 fn put_len(out: &mut Vec<u8>, len: usize) {

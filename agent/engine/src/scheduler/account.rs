@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::sequence::Sequence;
+use super::{sequence::Sequence, texts::TextCall};
 use crate::batch::SequenceId;
 
 /// Units in which service is counted: one token for a tenant of weight 1. Large, so that dividing
@@ -16,18 +16,25 @@ pub(super) struct Account {
     pub(super) served: u64,
     pub(super) waiting: VecDeque<Sequence>,
     pub(super) running: usize,
+    /// Calls with texts that are not computed yet, the oldest first.
+    pub(super) calls: VecDeque<TextCall>,
 }
 
 impl Default for Account {
     fn default() -> Self {
-        Self { weight: 1, served: 0, waiting: VecDeque::new(), running: 0 }
+        Self { weight: 1, served: 0, waiting: VecDeque::new(), running: 0, calls: VecDeque::new() }
     }
 }
 
 impl Account {
-    /// Whether the tenant has anything to do.
+    /// Whether the tenant has sequences to run, for which it is owed places and blocks.
     pub(super) fn is_active(&self) -> bool {
         self.running > 0 || self.is_waiting()
+    }
+
+    /// Whether the tenant has anything to do.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_active() || !self.calls.is_empty()
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -51,6 +58,10 @@ impl Account {
     /// Gives back what was charged for rows that are not computed after all.
     pub(super) fn refund(&mut self, tokens: usize) {
         self.served = self.served.saturating_sub(self.units(tokens));
+    }
+
+    pub(super) fn drop_call(&mut self, id: SequenceId) {
+        self.calls.retain(|call| call.id() != id);
     }
 
     pub(super) fn take_waiting(&mut self, id: SequenceId) -> Option<Sequence> {

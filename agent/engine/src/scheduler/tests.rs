@@ -1,3 +1,5 @@
+mod texts;
+
 use std::{collections::HashMap, time::Duration};
 
 use proptest::prelude::*;

@@ -2,13 +2,22 @@
 
 use realm_kernels::backend::Backend;
 
-use super::{Loader, WeightsError, all_of};
+use super::{Loader, Vectors, WeightsError, all_of};
 use crate::architecture::{self, Architecture, Part};
 
 /// What a layer's second half computes with.
 pub(crate) enum FeedForward<B: Backend> {
     Dense(Gated<B>),
+    Plain(Plain<B>),
     Experts(Experts<B>),
+}
+
+/// `down(gelu(up(x)))`
+pub(crate) struct Plain<B: Backend> {
+    pub(crate) up: B::Matrix,
+    pub(crate) down: B::Matrix,
+    /// Of `up` and `down`.
+    pub(crate) biases: Option<[B::Buffer; 2]>,
 }
 
 /// `down(act(gate(x)) * up(x))`
@@ -36,7 +45,15 @@ impl<B: Backend> Loader<'_, B> {
         if let Some(experts) = a.experts {
             return self.experts(&name, a, experts).map(FeedForward::Experts);
         }
-        let gated = if a.has(Part::Fused) {
+        if a.has(Part::Ungated) {
+            let biases = [("ffn_up.bias", a.feed_forward), ("ffn_down.bias", a.width)];
+            return Ok(FeedForward::Plain(Plain {
+                up: self.matrix(&name("ffn_up"), a.feed_forward, a.width)?,
+                down: self.matrix(&name("ffn_down"), a.width, a.feed_forward)?,
+                biases: Vectors { index: i }.load_if(self, a.has(Part::OutputBiases), biases)?,
+            }));
+        }
+        let gated = if a.has(Part::FusedGate) {
             let [gate, up] = self.matrices(&name("ffn_up"), [a.feed_forward; 2], a.width)?;
             Gated { gate, up, down: self.matrix(&name("ffn_down"), a.width, a.feed_forward)? }
         } else {

@@ -1,42 +1,43 @@
-//! The default model in other formats, made from its own weights.
+//! Models in other formats, made as `realm models quantize` makes them.
 
-use realm_engine::gguf::{
-    Gguf, TensorInfo,
-    writer::{self, Tensor},
+use std::{num::NonZeroUsize, ops::ControlFlow};
+
+use realm_engine::{
+    gguf::Gguf,
+    quantise::{Plan, QuantiseError, Requantise, recipe::Recipe},
 };
-use realm_kernels::{format::Format, formats};
+use realm_kernels::format::Format;
 
 use crate::support::smollm2;
 
 /// The default model with every matrix in `format`.
 pub(crate) fn smollm2_in(format: Format) -> Gguf {
-    smollm2_through(&[format])
+    smollm2_through(&[Recipe::Plain(format)])
 }
 
-/// The default model with every matrix rounded to each of `steps` in turn.
-pub(crate) fn smollm2_through(steps: &[Format]) -> Gguf {
-    let gguf = Gguf::open(&smollm2()).unwrap();
-    let tensors: Vec<Tensor> = gguf.tensors().iter().map(|t| convert(&gguf, t, steps)).collect();
-    let mut bytes = Vec::new();
-    writer::write(&mut bytes, gguf.metadata(), &tensors).unwrap();
-    Gguf::parse(bytes).unwrap()
+/// The default model written by each of `steps` in turn.
+pub(crate) fn smollm2_through(steps: &[Recipe]) -> Gguf {
+    let source = Gguf::open(&smollm2()).unwrap();
+    steps.iter().fold(source, |gguf, &recipe| {
+        Gguf::parse(bytes_of(&gguf, recipe, Requantise::Allowed).unwrap()).unwrap()
+    })
 }
 
-fn convert(gguf: &Gguf, tensor: &TensorInfo, steps: &[Format]) -> Tensor {
-    let is_matrix = tensor.shape.len() > 1;
-    let mut format = tensor.format;
-    let mut bytes = gguf.tensor_bytes(tensor).to_vec();
-    for &step in steps.iter().filter(|_| is_matrix) {
-        if step != format {
-            bytes = requantise(format, step, &bytes, usize::try_from(tensor.elements()).unwrap());
-            format = step;
-        }
-    }
-    Tensor { name: tensor.name.clone(), shape: tensor.shape.clone(), format, bytes }
-}
-
-fn requantise(from: Format, to: Format, bytes: &[u8], len: usize) -> Vec<u8> {
-    let mut values = vec![0.0; len];
-    formats::dequantise(from, bytes, &mut values).unwrap();
-    formats::quantise(to, &values).unwrap()
+/// The file that a recipe makes of another.
+pub(crate) fn bytes_of(
+    gguf: &Gguf,
+    recipe: Recipe,
+    requantise: Requantise,
+) -> Result<Vec<u8>, QuantiseError> {
+    let plan = Plan::new(gguf, recipe, requantise)?;
+    let mut out = Vec::new();
+    let threads = NonZeroUsize::new(2).unwrap();
+    let mut read = 0;
+    plan.write(&mut out, threads, &mut |bytes| {
+        read += bytes;
+        ControlFlow::Continue(())
+    })?;
+    assert_eq!(u64::try_from(out.len()).unwrap(), plan.bytes_to_write());
+    assert_eq!(read, plan.bytes_to_read());
+    Ok(out)
 }

@@ -152,6 +152,19 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     assert!(matches!(error(&[one.clone(), one]), GgufError::DuplicateTensor(_)));
 }
 
+#[test]
+fn weights_in_a_format_of_activations_are_refused_by_tensor_and_format() {
+    for format in [Format::Q8_1, Format::Q8K] {
+        let bytes = vec![0; format.tensor_bytes(1, 256).unwrap()];
+        let tensor = Tensor { name: "t".to_owned(), shape: vec![256, 1], format, bytes };
+        let mut bytes = Vec::new();
+        writer::write(&mut bytes, &[], &[tensor]).unwrap();
+        let error = Gguf::parse(bytes).unwrap_err();
+        let GgufError::Format { tensor, format: found } = error else { panic!("{error:?}") };
+        assert_eq!((tensor.as_str(), found.as_str()), ("t", format.name()));
+    }
+}
+
 /// The tiny model with one pair changed, or left out.
 fn with_pair(key: &str, value: Option<Value>) -> Vec<u8> {
     let mut metadata = tiny_gguf::metadata(Format::Q8_0);
@@ -194,6 +207,8 @@ fn what_the_engine_does_not_know_is_refused_with_what_it_knows() {
         ("llama.attention.head_count", Some(Value::U32(u32::MAX)), ["head_count", "sane"]),
         ("llama.block_count", Some(Value::U32(3)), ["blk.2.attn_norm.weight", "missing"]),
         ("llama.block_count", Some(Value::U32(1)), ["blk.1.attn_norm.weight", "no place"]),
+        ("llama.pooling_type", Some(Value::U32(4)), ["pooling_type", "0 to 3"]),
+        ("llama.dense_2_feat_out", Some(Value::U32(8)), ["dense_2.weight", "missing"]),
         ("llama.feed_forward_length", Some(Value::U32(96)), ["ffn_gate", "shape"]),
         ("llama.rope.freq_base", Some(Value::F32(f32::NAN)), ["freq_base", "NaN"]),
         ("general.alignment", Some(Value::U32(3)), ["", ""]),

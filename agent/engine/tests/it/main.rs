@@ -10,15 +10,20 @@
 #[path = "../../../../tests/src/tiny_gguf.rs"]
 mod tiny_gguf;
 
+mod reference_model;
 mod support;
 
 mod architectures;
 mod constraint;
 mod converted;
+mod embed;
+mod encoders;
 mod files;
+mod formats;
 mod generate;
 mod logits;
 mod perplexity;
+mod quantise;
 mod resume;
 mod tokens;
 mod vocabularies;

@@ -32,6 +32,11 @@ impl Problem {
         Self { param: Some(param.into()), ..problem }
     }
 
+    /// A refusal for something that one parameter says.
+    pub(super) fn about(refusal: Refusal, param: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::from(refusal) }
+    }
+
     /// The refusal of a call that was made in `form`, which names what was too long.
     pub(super) fn of_call(refusal: Refusal, form: Form) -> Self {
         let param = matches!(refusal, Refusal::TooLong { .. }).then(|| form.input().to_owned());
@@ -121,6 +126,9 @@ impl From<Refusal> for Problem {
                 (StatusCode::NOT_FOUND, INVALID, refusal.code(), Some("model"))
             }
             Refusal::Invalid(_) => (StatusCode::BAD_REQUEST, INVALID, refusal.code(), None),
+            Refusal::Unsupported(_) => {
+                (StatusCode::BAD_REQUEST, INVALID, refusal.code(), Some("model"))
+            }
             Refusal::TooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, INVALID, refusal.code(), None)
             }
@@ -130,7 +138,7 @@ impl From<Refusal> for Problem {
             Refusal::TooManyTokens { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "tokens", "rate_limit_exceeded", None)
             }
-            Refusal::TooLong { .. } => {
+            Refusal::TooLong { .. } | Refusal::TextTooLong { .. } => {
                 (StatusCode::BAD_REQUEST, INVALID, "context_length_exceeded", None)
             }
             Refusal::ModelNotReady { .. }

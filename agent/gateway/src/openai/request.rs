@@ -60,14 +60,14 @@ fn completion(body: &[u8]) -> Result<Asked, Problem> {
     Ok(asked)
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         let message = format!("the body is not a JSON object: {error}");
         realm_core::refusal::Refusal::Invalid(clip(&message).to_owned()).into()
     })
 }
 
-fn missing(param: &str) -> Problem {
+pub(super) fn missing(param: &str) -> Problem {
     Problem::parameter(param, format!("`{param}` is missing"))
 }
 

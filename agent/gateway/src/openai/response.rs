@@ -1,7 +1,6 @@
 //! The API's objects: an answer in one piece, and the pieces of a stream.
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue};
 use realm_core::engine::{Finish, Usage};
 use serde_json::{Value, json};
 
@@ -142,12 +141,9 @@ impl Head {
         whole
     }
 
-    /// Marks a response with the answer's id, which the official clients show in their errors.
+    /// A response that carries the answer's id.
     pub(super) fn headed(&self, response: impl IntoResponse) -> Response {
-        let mut response = response.into_response();
-        let id = HeaderValue::try_from(&self.id).expect("an id is letters, digits and a dash");
-        response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
-        response
+        super::headed(&self.id, response)
     }
 }
 

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
+mod embeddings;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod limits;

@@ -6,6 +6,7 @@ use realm_core::{
     auth::{Caller, Credential, Roster},
     call::Call,
     desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ModelGrant, ProgramLimits},
+    embed::{Abilities, EmbedInfo},
     engine::{Finish, Logprobs, ScoredToken, Usage},
     limit::Admitted,
     name::{ModelName, PipelineName, TenantName},
@@ -23,6 +24,13 @@ pub(crate) enum Event {
     /// The door dropped the reply.
     Cancelled(String),
 }
+
+/// What every model here can be asked for.
+const ABILITIES: Abilities = Abilities {
+    generates: false,
+    chats: false,
+    embeds: Some(EmbedInfo { dimensions: 4, tokens_max: 8, shortens: true }),
+};
 
 pub(crate) struct Script {
     /// A permit lets one `hold` go on.
@@ -66,7 +74,12 @@ impl Tenants for Script {
     fn models(&self, caller: &Caller) -> Vec<ModelInfo> {
         let grants = caller.rights().models.iter();
         grants
-            .map(|grant| ModelInfo { alias: grant.alias.clone(), ready: true, context: Some(64) })
+            .map(|grant| ModelInfo {
+                alias: grant.alias.clone(),
+                ready: true,
+                context: Some(64),
+                abilities: Some(ABILITIES),
+            })
             .collect()
     }
 
@@ -102,6 +115,7 @@ async fn play(call: &Admitted, to: &ReplySender, go: &Semaphore) -> Result<(), D
                 },
             }
         }
+        "embed" => embed(&params["texts"], to).await,
         "go on" => go_on(call, to).await,
         "tokenize" => done(to, json!({"tokens": [1, 2], "count": 2}), Usage::default()).await,
         "hold" => hold(to, go).await,
@@ -172,6 +186,31 @@ async fn say(to: &ReplySender, text: &str, params: &Value) -> Result<(), Dropped
     }
     let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: words };
     done(to, Value::Null, usage).await
+}
+
+/// Makes a vector of a text, of its length and a half; or does what the text asks for.
+async fn embed(texts: &Value, to: &ReplySender) -> Result<(), Dropped> {
+    let texts: Vec<&str> = texts.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let fail = |refusal| send(to, ReplyEvent::Failed(refusal));
+    if let Some(at) = texts.iter().position(|text| *text == "too long") {
+        return fail(Refusal::TextTooLong { at, tokens: 65, tokens_max: 64 }).await;
+    }
+    match texts[..] {
+        ["unsupported"] => fail(Refusal::Unsupported("m cannot".into())).await,
+        ["late"] => fail(Refusal::DeadlineExceeded { deadline_ms: 5 }).await,
+        ["chat"] => say(to, "I am no vector", &Value::Null).await,
+        ["nothing"] => done(to, Value::Null, Usage::default()).await,
+        _ => {
+            let vector = |text: &&str| match text.len() {
+                1 => "AACAPwAAAD8=",
+                _ => "AAAAQAAAAD8=",
+            };
+            let vectors: Vec<&str> = texts.iter().map(vector).collect();
+            let prompt_tokens = texts.iter().map(|text| u32::try_from(text.len()).unwrap()).sum();
+            let usage = Usage { prompt_tokens, ..Usage::default() };
+            done(to, json!({"vectors": vectors, "dimensions": 2}), usage).await
+        }
+    }
 }
 
 /// Says what was resumed, and how far it is where that is asked for.

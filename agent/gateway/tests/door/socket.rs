@@ -311,7 +311,11 @@ async fn metadata_lists_what_the_caller_may_use() {
     let mut socket = server.socket().await;
     socket.call("1", "metadata", &json!({})).await;
     let data = &socket.frame().await["data"];
-    assert_eq!(data["models"], json!([{"alias": "m", "ready": true, "context": 64}]));
+    let embeds = json!({"dimensions": 4, "tokens_max": 8, "shortens": true});
+    let model = json!({
+        "alias": "m", "ready": true, "context": 64, "functions": ["embed"], "embeds": embeds,
+    });
+    assert_eq!(data["models"], json!([model]));
     assert_eq!(data["pipelines"], json!(["digest"]));
     let names: Vec<&str> = data["functions"]
         .as_array()

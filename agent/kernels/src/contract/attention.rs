@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::{Checker, SIZES};
-use crate::backend::{Attention, Backend, BackendError, KvShape, KvType, Span};
+use crate::backend::{Attention, Backend, BackendError, KvShape, KvType, Reach, Span};
 
 /// Keys and values are rounded alike in the truth; what is left is the softmax in f32.
 const BOUND: f64 = 1e-7;
@@ -14,17 +14,40 @@ const GROUPS: [usize; 4] = [1, 3, 4, 9];
 /// How a layer attends otherwise than usual.
 #[derive(Clone, Copy, Debug)]
 struct Variant {
+    reach: Reach,
     window: Option<usize>,
     soft_cap: Option<f32>,
 }
 
+const USUAL: Variant = Variant { reach: Reach::Back, window: None, soft_cap: None };
+
 /// Windows of less than, about and more than the tokens that a kernel takes at once.
-const VARIANTS: [Variant; 4] = [
-    Variant { window: None, soft_cap: None },
-    Variant { window: Some(1), soft_cap: None },
-    Variant { window: Some(37), soft_cap: Some(0.7) },
-    Variant { window: Some(128), soft_cap: None },
+const VARIANTS: [Variant; 8] = [
+    USUAL,
+    Variant { window: Some(1), ..USUAL },
+    Variant { window: Some(37), soft_cap: Some(0.7), ..USUAL },
+    Variant { window: Some(128), ..USUAL },
+    Variant { reach: Reach::Both, ..USUAL },
+    Variant { reach: Reach::Both, window: Some(1), ..USUAL },
+    Variant { reach: Reach::Both, window: Some(37), soft_cap: Some(0.7) },
+    Variant { reach: Reach::Both, window: Some(200), ..USUAL },
 ];
+
+impl Variant {
+    /// The tokens of a sequence of `len` that the one at `position` attends.
+    fn seen(&self, position: usize, len: usize) -> std::ops::Range<usize> {
+        match (self.reach, self.window) {
+            (Reach::Back, window) => {
+                let seen = position + 1;
+                window.map_or(0, |window| seen.saturating_sub(window))..seen
+            }
+            (Reach::Both, None) => 0..len,
+            (Reach::Both, Some(window)) => {
+                position.saturating_sub(window / 2)..len.min(position + window / 2 + 1)
+            }
+        }
+    }
+}
 
 pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     for kv_type in [KvType::F16, KvType::F32] {
@@ -53,12 +76,15 @@ fn check_shapes<B: Backend>(checker: &mut Checker<'_, B>, group: usize, shapes: 
     }
 }
 
-/// One sequence: its keys and values as stored, `(token, kv head, head_dim)`, and its blocks.
+/// One sequence: its keys and values, `(token, kv head, head_dim)`, and its blocks.
 struct Sequence {
     len: usize,
     past: usize,
     keys: Vec<f32>,
     values: Vec<f32>,
+    /// As the cache rounds them.
+    exact_keys: Vec<f64>,
+    exact_values: Vec<f64>,
     blocks: Vec<u32>,
 }
 
@@ -88,18 +114,17 @@ fn batch<B: Backend>(
     let queries = checker.numbers(rows * heads * shape.head_dim);
     let q = checker.buffer(&queries)?;
     let mut out = checker.poisoned(queries.len())?;
-    let Variant { window, soft_cap } = variant;
-    let call = Attention { layer, heads, scale, soft_cap, window, spans: &spans };
+    let Variant { reach, window, soft_cap } = variant;
+    let call = Attention { layer, heads, scale, soft_cap, reach, window, spans: &spans };
     checker.backend.attention(&kv, &call, &q, &mut out)?;
     let mut truth = vec![f64::NAN; queries.len()];
     let width = heads * shape.head_dim;
     for (span, sequence) in spans.iter().zip(&sequences) {
         for row in 0..span.rows {
             let at = (span.first_row + row) * width..(span.first_row + row + 1) * width;
-            let seen = span.past + row + 1;
             let (q, out) = (&queries[at.clone()], &mut truth[at]);
-            let start = window.map_or(0, |window| seen.saturating_sub(window));
-            attend((q, out), sequence, start..seen, (group, f64::from(scale), soft_cap), shape);
+            let seen = variant.seen(span.past + row, sequence.len);
+            attend((q, out), sequence, seen, (group, f64::from(scale), soft_cap), shape);
         }
     }
     checker.compare(("attention", case), &out, &truth, BOUND);
@@ -114,9 +139,18 @@ fn sequences<B: Backend>(checker: &mut Checker<'_, B>, shape: KvShape) -> Vec<Se
         let blocks = free.split_off(free.len() - len.div_ceil(shape.block_tokens));
         let past = checker.random.below(len);
         let (keys, values) = (checker.numbers(len * width), checker.numbers(len * width));
-        sequences.push(Sequence { len, past, keys, values, blocks });
+        let [exact_keys, exact_values] = [&keys, &values].map(|all| rounded(all, shape.kv_type));
+        sequences.push(Sequence { len, past, keys, values, exact_keys, exact_values, blocks });
     }
     sequences
+}
+
+fn rounded(values: &[f32], kv_type: KvType) -> Vec<f64> {
+    let round = |value: &f32| match kv_type {
+        KvType::F16 => f16::from_f32(*value).to_f64(),
+        KvType::F32 => f64::from(*value),
+    };
+    values.iter().map(round).collect()
 }
 
 /// Fills every slot of every layer with NaN.
@@ -157,33 +191,23 @@ fn attend(
     shape: KvShape,
 ) {
     let dim = shape.head_dim;
-    let rounded = |value: f32| match shape.kv_type {
-        KvType::F16 => f16::from_f32(value).to_f64(),
-        KvType::F32 => f64::from(value),
-    };
-    let at = |from: &[f32], token: usize, head: usize, i: usize| {
-        rounded(from[(token * shape.kv_heads + head) * dim + i])
-    };
     let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim));
     for (head, (q, out)) in heads.enumerate() {
-        let head = head / group;
-        let score = |token| {
-            let products = q
-                .iter()
-                .enumerate()
-                .map(|(i, q)| f64::from(*q) * at(&sequence.keys, token, head, i));
+        let at = |token| (token * shape.kv_heads + head / group) * dim;
+        out.fill(0.0);
+        let mut total = 0.0;
+        for token in seen.clone() {
+            let (key, value) =
+                (&sequence.exact_keys[at(token)..], &sequence.exact_values[at(token)..]);
+            let products = q.iter().zip(key).map(|(q, key)| f64::from(*q) * key);
             let product = products.sum::<f64>() * scale;
-            soft_cap.map(f64::from).map_or(product, |cap| (product / cap).tanh() * cap)
-        };
-        let weights: Vec<f64> = seen.clone().map(|token| score(token).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        for (i, out) in out.iter_mut().enumerate() {
-            let sum: f64 = weights
-                .iter()
-                .zip(seen.clone())
-                .map(|(weight, token)| weight * at(&sequence.values, token, head, i))
-                .sum();
-            *out = sum / total;
+            let score = soft_cap.map(f64::from).map_or(product, |cap| (product / cap).tanh() * cap);
+            let weight = score.exp();
+            total += weight;
+            out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+        }
+        for out in out {
+            *out /= total;
         }
     }
 }

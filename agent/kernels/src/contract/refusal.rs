@@ -2,7 +2,8 @@
 
 use super::{Checker, Fault};
 use crate::backend::{
-    Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, RopeStyle, Span,
+    Attention, Backend, BackendError, Curve, KvShape, KvType, Product, Reach, RopeShape, RopeStyle,
+    Span,
 };
 use crate::format::Format;
 
@@ -15,8 +16,15 @@ const SHAPE: KvShape = KvShape {
     kv_type: KvType::F16,
 };
 
-const CALL: Attention<'_> =
-    Attention { layer: 0, heads: 2, scale: 1.0, soft_cap: None, window: None, spans: &[] };
+const CALL: Attention<'_> = Attention {
+    layer: 0,
+    heads: 2,
+    scale: 1.0,
+    soft_cap: None,
+    reach: Reach::Back,
+    window: None,
+    spans: &[],
+};
 
 pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     weights(checker);
@@ -25,12 +33,17 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
 }
 
 impl<B: Backend> Checker<'_, B> {
-    fn refused<T>(&mut self, op: &'static str, case: &str, result: &Result<T, BackendError>) {
+    pub(super) fn refused<T>(
+        &mut self,
+        op: &'static str,
+        case: &str,
+        result: &Result<T, BackendError>,
+    ) {
         self.note(op, case, result.is_ok().then_some(Fault::Accepted));
     }
 
     /// That not one element of a poisoned buffer has been written.
-    fn untouched(&mut self, op: &'static str, out: &B::Buffer) {
+    pub(super) fn untouched(&mut self, op: &'static str, out: &B::Buffer) {
         self.compare((op, "outputs after a refusal"), out, &[], 0.0);
     }
 }
@@ -42,8 +55,10 @@ fn weights<B: Backend>(checker: &mut Checker<'_, B>) {
     checker.refused("matrix", "half a block", &partial);
     let huge = checker.backend.matrix(Format::F32, usize::MAX, 2, &[0; 8]);
     checker.refused("matrix", "sizes that overflow", &huge);
-    let activations = checker.backend.matrix(Format::Q8_1, 1, 32, &[0; 36]);
-    checker.refused("matrix", "a format that holds activations only", &activations);
+    for (format, cols, bytes) in [(Format::Q8_1, 32, 36), (Format::Q8K, 256, 292)] {
+        let activations = checker.backend.matrix(format, 1, cols, &vec![0; bytes]);
+        checker.refused("matrix", "a format that holds activations only", &activations);
+    }
     let room = checker.backend.buffer(usize::MAX / 8);
     checker.refused("buffer", "more than there is", &room);
 }
@@ -72,10 +87,10 @@ fn buffers<B: Backend>(checker: &mut Checker<'_, B>) -> Result<(), BackendError>
     checker.refused("rms_norm", "more rows than x has", &result);
     let result = checker.backend.gather_rows(&x, 2, &[4], &mut out);
     checker.refused("gather_rows", "a row beyond x", &result);
-    let result = checker.backend.silu_mul(&x, &x, 9, &mut out);
-    checker.refused("silu_mul", "more elements than there are", &result);
-    let result = checker.backend.gelu_mul(&x, &x, 9, &mut out);
-    checker.refused("gelu_mul", "more elements than there are", &result);
+    for curve in [Curve::Silu, Curve::Gelu] {
+        let result = checker.backend.gated(curve, &x, &x, 9, &mut out);
+        checker.refused("gated", "more elements than there are", &result);
+    }
     let result = checker.backend.soft_cap(&mut out, 1.0, super::GUARD + 1);
     checker.refused("soft_cap", "more elements than there are", &result);
     let result = checker.backend.scale(&mut out, 2.0, super::GUARD + 1);

@@ -1,7 +1,7 @@
 //! Norms, rotations, activations, sums and copies.
 
 use super::{Checker, SIZES};
-use crate::backend::{Backend, BackendError, RopeShape, RopeStyle};
+use crate::backend::{Backend, BackendError, Curve, RopeShape, RopeStyle};
 
 /// Sums of a few thousand f32 products.
 const FLOAT: f64 = 1e-10;
@@ -27,7 +27,10 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     for len in SIZES.into_iter().chain([4096, 20_000]) {
         let case = format!("{len} elements");
         checker.case("add", &case, |checker| add(checker, &case, len));
-        checker.case("silu_mul", &case, |checker| silu_mul(checker, &case, len));
+        for curve in [Curve::Silu, Curve::Gelu] {
+            let case = format!("{curve:?}, {case}");
+            checker.case("gated", &case, |checker| gated(checker, &case, curve, len));
+        }
     }
 }
 
@@ -83,21 +86,30 @@ fn add<B: Backend>(
     Ok(())
 }
 
-fn silu_mul<B: Backend>(
+fn gated<B: Backend>(
     checker: &mut Checker<'_, B>,
     case: &str,
+    curve: Curve,
     len: usize,
 ) -> Result<(), BackendError> {
-    // Up to 60, so that the exponential runs through its range in both directions.
-    let gate: Vec<f32> = checker.numbers(len).iter().map(|x| x * 60.0).collect();
+    // A SiLU's exponential runs through its range in both directions up to 60; a GELU's gate has
+    // long been open or shut at 12.
+    let most = if curve == Curve::Silu { 60.0 } else { 12.0 };
+    let gate: Vec<f32> = checker.numbers(len).iter().map(|x| x * most).collect();
     let up = checker.numbers(len);
     let (g, u) = (checker.buffer(&gate)?, checker.buffer(&up)?);
     let mut out = checker.poisoned(len)?;
-    checker.backend.silu_mul(&g, &u, len, &mut out)?;
-    let silu = |x: f64| x / (1.0 + (-x).exp());
-    let truth: Vec<f64> =
-        gate.iter().zip(&up).map(|(g, u)| silu(f64::from(*g)) * f64::from(*u)).collect();
-    checker.compare(("silu_mul", case), &out, &truth, FLOAT);
+    checker.backend.gated(curve, &g, &u, len, &mut out)?;
+    let opened = |x: f64| match curve {
+        Curve::Silu => x / (1.0 + (-x).exp()),
+        Curve::Gelu => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+    };
+    let pairs = gate.iter().zip(&up);
+    let truth: Vec<f64> = pairs.map(|(g, u)| opened(f64::from(*g)) * f64::from(*u)).collect();
+    checker.compare(("gated", case), &out, &truth, FLOAT);
     Ok(())
 }
 

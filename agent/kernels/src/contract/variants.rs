@@ -1,4 +1,4 @@
-//! What only some architectures need: other gates, caps, scales and biases.
+//! What only some architectures need: caps, scales and biases.
 
 use super::{Checker, SIZES};
 use crate::backend::{Backend, BackendError};
@@ -9,7 +9,6 @@ const FLOAT: f64 = 1e-10;
 pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
     for len in SIZES.into_iter().chain([4096, 20_000]) {
         let case = format!("{len} elements");
-        checker.case("gelu_mul", &case, |checker| gelu_mul(checker, &case, len));
         checker.case("soft_cap", &case, |checker| soft_cap(checker, &case, len));
         checker.case("scale", &case, |checker| scale(checker, &case, len));
     }
@@ -31,27 +30,6 @@ fn guarded<B: Backend>(
     let exact = values.iter().map(|x| f64::from(*x)).collect();
     values.resize(len + super::GUARD, f32::NAN);
     Ok((checker.buffer(&values)?, exact))
-}
-
-fn gelu_mul<B: Backend>(
-    checker: &mut Checker<'_, B>,
-    case: &str,
-    len: usize,
-) -> Result<(), BackendError> {
-    // Up to 12, where the gate has long been open or shut.
-    let gate: Vec<f32> = checker.numbers(len).iter().map(|x| x * 12.0).collect();
-    let up = checker.numbers(len);
-    let (g, u) = (checker.buffer(&gate)?, checker.buffer(&up)?);
-    let mut out = checker.poisoned(len)?;
-    checker.backend.gelu_mul(&g, &u, len, &mut out)?;
-    let gelu = |x: f64| {
-        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-        0.5 * x * (1.0 + inner.tanh())
-    };
-    let pairs = gate.iter().zip(&up);
-    let truth: Vec<f64> = pairs.map(|(g, u)| gelu(f64::from(*g)) * f64::from(*u)).collect();
-    checker.compare(("gelu_mul", case), &out, &truth, FLOAT);
-    Ok(())
 }
 
 fn soft_cap<B: Backend>(

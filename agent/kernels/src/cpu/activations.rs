@@ -15,15 +15,36 @@ use crate::format::Format;
 use crate::formats::q8_0::inverse;
 
 /// 32 activations of one row, quantised.
+///
+/// What follows from the bytes and most formats need stands here too, for it is needed again for
+/// each panel; a tile of them should fit the L1 cache, so the rest is computed when it is needed.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ActivationBlock {
-    pub(crate) q: [i8; 32],
+    pub(crate) q: [[i8; LANES]; 2],
     /// The scale, rounded to f16 as the format stores it.
     pub(crate) d: f32,
     /// Scale times sum, rounded to f16 as Q8_1 stores it.
     pub(crate) s: f32,
-    /// -128 times the sum of `q`: what [`Simd::dot_signed`] may want to start from.
+    /// The rounded scale times the sum, which f32 holds exactly.
+    pub(crate) sum: f32,
+    /// -128 times the sum of `q`, from which the sums of weights that are not in `q`'s range start.
     pub(crate) lift: i32,
+    /// The sum of each half of `q`.
+    halves: [i16; 2],
+}
+
+impl ActivationBlock {
+    /// As `sum`, of one half.
+    #[inline(always)]
+    pub(crate) fn half_sum(&self, half: usize) -> f32 {
+        self.d * f32::from(self.halves[half])
+    }
+
+    /// As `lift`, of one half.
+    #[inline(always)]
+    pub(crate) fn half_lift(&self, half: usize) -> i32 {
+        i32::from(self.halves[half]) * -128
+    }
 }
 
 /// Rows per tile for a batch of `rows`, when a kernel holds at most `most`.
@@ -42,8 +63,9 @@ pub(crate) const fn partner(weights: Format) -> Format {
         Format::F32 | Format::F16 => Format::F32,
         // As processors with bf16 products do it, so that a model's answers do not depend on them.
         Format::BF16 => Format::BF16,
-        Format::Q8_0 => Format::Q8_0,
-        Format::Q4_1 | Format::Q8_1 => Format::Q8_1,
+        Format::Q4_1 | Format::Q5_1 | Format::Q8_1 => Format::Q8_1,
+        // Super-blocks too: a scale for each 32 activations is closer than one for 256.
+        _ => Format::Q8_0,
     }
 }
 
@@ -64,7 +86,7 @@ impl Kind {
         match partner(format) {
             Format::F32 | Format::F16 => Self::Floats,
             Format::BF16 => Self::Rounded,
-            Format::Q8_0 | Format::Q4_1 | Format::Q8_1 => Self::Blocks,
+            _ => Self::Blocks,
         }
     }
 }
@@ -148,12 +170,14 @@ fn quantise_block<S: Simd>(simd: S, x: &[f32; 32], out: &mut ActivationBlock) {
     let largest = simd.largest(simd.max(simd.abs(low), simd.abs(high)));
     let d = largest / 127.0;
     let inverse = simd.splat(inverse(d));
-    let [q_low, q_high] = out.q.as_chunks_mut::<LANES>().0 else { return };
+    let [q_low, q_high] = &mut out.q;
     simd.to_bytes(simd.round(simd.mul(low, inverse)), q_low);
     simd.to_bytes(simd.round(simd.mul(high, inverse)), q_high);
-    let sum: i32 = out.q.iter().map(|q| i32::from(*q)).sum();
+    out.halves = out.q.each_ref().map(|half| half.iter().map(|q| i16::from(*q)).sum());
+    let sum = out.halves.iter().map(|half| i32::from(*half)).sum::<i32>();
     out.d = simd.round_f16(d);
     out.s = simd.round_f16(d * sum as f32);
+    out.sum = out.d * sum as f32;
     out.lift = sum * -128;
 }
 
@@ -166,11 +190,12 @@ mod tests {
     fn values_too_small_for_an_inverse_become_zero_with_every_instruction_set() {
         let mut pool = Pool::new(1);
         for isa in Isa::available() {
-            let mut out = [ActivationBlock { q: [9; 32], ..ActivationBlock::default() }];
+            let q = [[9; LANES]; 2];
+            let mut out = [ActivationBlock { q, ..ActivationBlock::default() }];
             let x = [1e-40_f32; 32];
             let proof = Proof::of(isa).unwrap();
             with_simd!(proof, simd => quantise(simd, &mut pool, &x, (32, 1), &mut out));
-            assert_eq!((out[0].q, out[0].lift), ([0; 32], 0), "{isa}");
+            assert_eq!((out[0].q, out[0].lift), ([[0; LANES]; 2], 0), "{isa}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `out = softmax(q * k * scale, causal) * v` over paged keys and values.
+//! `out = softmax(q * k * scale, reach) * v` over paged keys and values.
 //!
 //! The work is cut into units of a few rows of one sequence times the query heads that share one KV
 //! head, so each key and value is converted from f16 once for up to twelve queries. A unit walks the
@@ -14,7 +14,7 @@ use super::matmul::Element;
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Lanes, Simd, exp};
 use super::variants::soft_cap_lanes;
-use crate::backend::{Attention, KvShape, Span};
+use crate::backend::{Attention, KvShape, Reach, Span};
 
 /// Tokens between two corrections of the running maximum.
 const STEP: usize = 128;
@@ -124,13 +124,20 @@ impl Unit<'_> {
     }
 
     /// Tokens that query `query` attends.
-    fn len(&self, query: usize) -> usize {
-        self.span.past + self.first + self.query(query).0 + 1
-    }
-
-    /// The first token that a query of that many attends.
-    fn start(&self, len: usize) -> usize {
-        self.call.window.map_or(0, |window| len.saturating_sub(window))
+    fn seen(&self, query: usize) -> std::ops::Range<usize> {
+        let own = self.span.past + self.first + self.query(query).0;
+        let window = self.call.window;
+        match self.call.reach {
+            Reach::Back => {
+                let len = own + 1;
+                window.map_or(0, |window| len.saturating_sub(window))..len
+            }
+            Reach::Both => {
+                let len = self.span.past + self.span.rows;
+                let half = window.map_or(len, |window| window / 2);
+                own.saturating_sub(half)..len.min(own.saturating_add(half).saturating_add(1))
+            }
+        }
     }
 
     fn block_of(&self, token: usize) -> usize {
@@ -178,7 +185,7 @@ impl<T: Element> Walk<'_, T> {
         let dim = unit.shape.head_dim;
         // (head_dim, query); queries that do not exist are zero and attend nothing.
         let mut q = [[0.0; N]; HEAD_DIM_MAX];
-        let mut lens = [0; N];
+        let (mut starts, mut lens) = ([0; N], [0; N]);
         for query in 0..queries {
             let (row, head) = unit.query(first + query);
             let row = unit.span.first_row + unit.first + row;
@@ -186,10 +193,9 @@ impl<T: Element> Walk<'_, T> {
             for (q, from) in q.iter_mut().zip(from) {
                 q[query] = *from;
             }
-            lens[query] = unit.len(first + query);
+            std::ops::Range { start: starts[query], end: lens[query] } = unit.seen(first + query);
         }
         let longest = lens.iter().copied().max().unwrap_or(0);
-        let starts = lens.map(|len| unit.start(len));
         let begin = starts[..queries].iter().copied().min().unwrap_or(0) / STEP * STEP;
         let mut gathered = Gathered {
             largest: [f32::NEG_INFINITY; N],

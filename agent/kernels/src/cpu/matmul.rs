@@ -8,15 +8,18 @@
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
-use std::ops::Range;
+mod blocks;
+mod floats;
 
-use half::{bf16, f16};
+use std::ops::Range;
 
 use super::activations::ActivationBlock;
 use super::grid::{Grid, Place, Tile, even, over};
-use super::panels::{CpuMatrix, NibbleScales, Panels, SignedScales};
+use super::panels::{CpuMatrix, Panels, quantised};
 use super::pool::Pool;
-use super::simd::{Kernel, LANES, Line, PAIR_ROWS, Simd, store_part};
+use super::simd::{Kernel, LANES, PAIR_ROWS, Simd, store_part};
+
+pub(crate) use floats::Element;
 
 /// Bytes of packed activations that one pass over the weights works on.
 ///
@@ -74,7 +77,18 @@ pub(crate) fn multiply<S: Simd>(
             let matrix = matrices[matrix];
             let first_panel = group * GROUP;
             let panels = first_panel..matrix.len().min(first_panel + GROUP);
-            simd.run(Group { matrix, panels, activations, batch, first, rows: rows.len(), out });
+            let part = Part { panels, batch, first, rows: rows.len(), out };
+            // One entry for each format, so that the compiler sees one kernel at a time.
+            match (&matrix.panels, activations) {
+                (Panels::F32(w), Activations::Floats(x)) => simd.run(Group { w, x, part }),
+                (Panels::F16(w), Activations::Floats(x)) => simd.run(Group { w, x, part }),
+                (Panels::BF16(w), Activations::Floats(x)) => simd.run(Group { w, x, part }),
+                (panels, Activations::Blocks(x)) => {
+                    quantised!(panels, w => simd.run(Group { w, x, part }), _floats => {});
+                }
+                // `multiply` is given the activations that its matrices need.
+                _ => {}
+            }
         });
     }
 }
@@ -94,11 +108,44 @@ fn locate(matrices: &[&CpuMatrix], mut unit: usize) -> (usize, usize) {
     (matrices.len(), unit)
 }
 
+/// The weights of a matrix in one format.
+trait Weights {
+    /// The activations that they are multiplied with.
+    type X;
+    /// Columns in one of these.
+    const STEP: usize;
+
+    /// The product of panel `panel` of `cols` columns with one tile of activations.
+    fn tile<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        panel: (usize, usize),
+        x: &[[Self::X; R]],
+    ) -> [S::F; R];
+    /// The same of two panels, each activation that is fetched meeting both.
+    fn pair<S: Simd>(
+        &self,
+        simd: S,
+        panel: (usize, usize),
+        x: &[[Self::X; PAIR_ROWS]],
+    ) -> [[S::F; PAIR_ROWS]; 2];
+    /// One row times a whole group of panels side by side, where that is worth while.
+    #[inline(always)]
+    fn group<S: Simd>(&self, _simd: S, _panel: usize, _x: &[Self::X]) -> Option<[S::F; GROUP]> {
+        None
+    }
+}
+
 /// A few panels of weights times some rows.
-struct Group<'a> {
-    matrix: &'a CpuMatrix,
+struct Group<'a, W: Weights> {
+    w: &'a W,
+    x: &'a [W::X],
+    part: Part<'a>,
+}
+
+/// Which part of a product.
+struct Part<'a> {
     panels: Range<usize>,
-    activations: Activations<'a>,
     batch: Batch,
     /// The first row of this pass, a multiple of `batch.tile_rows`.
     first: usize,
@@ -106,12 +153,12 @@ struct Group<'a> {
     out: Tile<'a, f32>,
 }
 
-impl Kernel for Group<'_> {
+impl<W: Weights> Kernel for Group<'_, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let (tile_rows, panels) = (self.batch.tile_rows, self.panels.clone());
+        let (tile_rows, panels) = (self.part.batch.tile_rows, self.part.panels.clone());
         if tile_rows == 1 && self.side_by_side(simd) {
             return;
         }
@@ -125,17 +172,25 @@ impl Kernel for Group<'_> {
     }
 }
 
-impl Group<'_> {
+impl<W: Weights> Group<'_, W> {
     /// The tiles of activations that this pass is about.
     fn tiles(&self, tile_rows: usize) -> Range<usize> {
-        self.first / tile_rows..(self.first + self.rows).div_ceil(tile_rows)
+        let (first, rows) = (self.part.first, self.part.rows);
+        first / tile_rows..(first + rows).div_ceil(tile_rows)
+    }
+
+    #[inline(always)]
+    fn tile_of<const R: usize>(&self, tile: usize) -> &[[W::X; R]] {
+        let steps = self.part.batch.cols / W::STEP;
+        &self.x.as_chunks::<R>().0[tile * steps..][..steps]
     }
 
     #[inline(always)]
     fn one_by_one<S: Simd, const R: usize>(&mut self, simd: S, panels: Range<usize>) {
+        let cols = self.part.batch.cols;
         for panel in panels {
             for tile in self.tiles(R) {
-                let sums = self.tile::<S, R>(simd, panel, tile);
+                let sums = self.w.tile(simd, (panel, cols), self.tile_of::<R>(tile));
                 self.put(simd, (panel, tile), sums);
             }
         }
@@ -144,11 +199,12 @@ impl Group<'_> {
     /// Two panels at a time: each activation that is fetched meets both.
     #[inline(always)]
     fn two_by_two<S: Simd>(&mut self, simd: S) {
-        let (start, odd) = (self.panels.start, self.panels.len() % 2);
-        let end = self.panels.end - odd;
+        let Part { ref panels, batch: Batch { cols, .. }, .. } = self.part;
+        let (start, odd) = (panels.start, panels.len() % 2);
+        let end = panels.end - odd;
         for panel in (start..end).step_by(2) {
             for tile in self.tiles(PAIR_ROWS) {
-                let [low, high] = self.pair(simd, panel, tile);
+                let [low, high] = self.w.pair(simd, (panel, cols), self.tile_of(tile));
                 self.put(simd, (panel, tile), low);
                 self.put(simd, (panel + 1, tile), high);
             }
@@ -164,93 +220,29 @@ impl Group<'_> {
         (panel, tile): (usize, usize),
         sums: [S::F; R],
     ) {
-        let start = tile * R - self.first;
-        let col = (panel - self.panels.start) * LANES;
-        for (row, sum) in (start..self.rows).zip(sums) {
-            store(simd, sum, &mut self.out.row(row)[col..]);
+        let part = &mut self.part;
+        let start = tile * R - part.first;
+        let col = (panel - part.panels.start) * LANES;
+        for (row, sum) in (start..part.rows).zip(sums) {
+            store(simd, sum, &mut part.out.row(row)[col..]);
         }
     }
 
-    /// The product of two panels with one tile of activations.
-    #[inline(always)]
-    fn pair<S: Simd>(&self, simd: S, panel: usize, tile: usize) -> [[S::F; PAIR_ROWS]; 2] {
-        let Batch { cols, .. } = self.batch;
-        match (&self.matrix.panels, self.activations) {
-            (Panels::F32(w), Activations::Floats(x)) => {
-                float_pair(simd, [0, 1].map(|i| lines(w, panel + i, cols)), tile_of(x, tile, cols))
-            }
-            (Panels::F16(w), Activations::Floats(x)) => {
-                float_pair(simd, [0, 1].map(|i| lines(w, panel + i, cols)), tile_of(x, tile, cols))
-            }
-            (Panels::BF16(w), Activations::Floats(x)) => {
-                float_pair(simd, [0, 1].map(|i| lines(w, panel + i, cols)), tile_of(x, tile, cols))
-            }
-            (Panels::Q8_0(w), Activations::Blocks(x)) => {
-                let x = tile_of(x, tile, cols / 32);
-                block_pair(simd, [0, 1].map(|i| w.panel(panel + i, cols)), x)
-            }
-            (Panels::Q4_1(w), Activations::Blocks(x)) => {
-                let x = tile_of(x, tile, cols / 32);
-                block_pair(simd, [0, 1].map(|i| w.panel(panel + i, cols)), x)
-            }
-            // `multiply` is given the activations that its matrices need.
-            _ => [[simd.splat(f32::NAN); PAIR_ROWS]; 2],
-        }
-    }
-
-    /// The product of one panel with one tile of activations.
-    #[inline(always)]
-    fn tile<S: Simd, const R: usize>(&self, simd: S, panel: usize, tile: usize) -> [S::F; R] {
-        let Batch { cols, .. } = self.batch;
-        match (&self.matrix.panels, self.activations) {
-            (Panels::F32(w), Activations::Floats(x)) => {
-                floats::<S, f32, R>(simd, lines(w, panel, cols), tile_of(x, tile, cols))
-            }
-            (Panels::F16(w), Activations::Floats(x)) => {
-                floats::<S, f16, R>(simd, lines(w, panel, cols), tile_of(x, tile, cols))
-            }
-            (Panels::BF16(w), Activations::Floats(x)) => {
-                floats::<S, bf16, R>(simd, lines(w, panel, cols), tile_of(x, tile, cols))
-            }
-            (Panels::Q8_0(w), Activations::Blocks(x)) => {
-                let x = tile_of(x, tile, cols / 32);
-                blocks::<S, SignedScales, 8, R>(simd, w.panel(panel, cols), x)
-            }
-            (Panels::Q4_1(w), Activations::Blocks(x)) => {
-                let x = tile_of(x, tile, cols / 32);
-                blocks::<S, NibbleScales, 4, R>(simd, w.panel(panel, cols), x)
-            }
-            // `multiply` is given the activations that its matrices need.
-            _ => [simd.splat(f32::NAN); R],
-        }
-    }
-
-    /// One row times a whole group of float panels; false where that does not apply.
+    /// One row times a whole group of panels; false where that does not apply.
     #[inline(always)]
     fn side_by_side<S: Simd>(&mut self, simd: S) -> bool {
-        let Activations::Floats(x) = self.activations else { return false };
-        if self.panels.len() != GROUP || self.rows != 1 {
+        let Part { ref panels, batch, first, rows, ref mut out } = self.part;
+        if panels.len() != GROUP || rows != 1 {
             return false;
         }
-        let (first, cols) = (self.panels.start, self.batch.cols);
-        let x = &x[self.first * cols..][..cols];
-        let sums = match &self.matrix.panels {
-            Panels::F32(w) => four(simd, &w[first * cols..], x),
-            Panels::F16(w) => four(simd, &w[first * cols..], x),
-            Panels::BF16(w) => four(simd, &w[first * cols..], x),
-            Panels::Q8_0(_) | Panels::Q4_1(_) => return false,
-        };
-        for (sum, out) in sums.into_iter().zip(self.out.row(0).chunks_mut(LANES)) {
+        let steps = batch.cols / W::STEP;
+        let x = &self.x[first * steps..][..steps];
+        let Some(sums) = self.w.group(simd, panels.start, x) else { return false };
+        for (sum, out) in sums.into_iter().zip(out.row(0).chunks_mut(LANES)) {
             store(simd, sum, out);
         }
         true
     }
-}
-
-/// The values of one panel.
-#[inline(always)]
-fn lines<T>(values: &[T], panel: usize, cols: usize) -> &[T] {
-    &values[panel * cols..][..cols]
 }
 
 /// Stores sixteen lanes, or as many as `out` has room for.
@@ -259,223 +251,5 @@ fn store<S: Simd>(simd: S, sum: S::F, out: &mut [f32]) {
     match out.first_chunk_mut() {
         Some(out) => simd.store(sum, out),
         None => store_part(simd, sum, out),
-    }
-}
-
-#[inline(always)]
-fn tile_of<T, const R: usize>(x: &[T], tile: usize, steps: usize) -> &[[T; R]] {
-    &x.as_chunks::<R>().0[tile * steps..][..steps]
-}
-
-/// A float format, sixteen values at a time.
-pub(crate) trait Element: Copy {
-    fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::F;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::F {
-        simd.load(from)
-    }
-}
-
-impl Element for f16 {
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::F {
-        simd.load_f16(from)
-    }
-}
-
-impl Element for bf16 {
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::F {
-        simd.load_bf16(from)
-    }
-}
-
-/// `sum[r] += w[col] * x[col][r]`, column by column.
-#[inline(always)]
-fn floats<S: Simd, E: Element, const R: usize>(
-    simd: S,
-    weights: &[[E; LANES]],
-    x: &[[f32; R]],
-) -> [S::F; R] {
-    let mut sums = [simd.splat(0.0); R];
-    for (weights, x) in weights.iter().zip(x) {
-        let weights = E::load(simd, weights);
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum = simd.mul_add(weights, simd.splat(*x), *sum);
-        }
-    }
-    sums
-}
-
-/// As [`floats`] for two panels.
-#[inline(always)]
-fn float_pair<S: Simd, E: Element>(
-    simd: S,
-    [a, b]: [&[[E; LANES]]; 2],
-    x: &[[f32; PAIR_ROWS]],
-) -> [[S::F; PAIR_ROWS]; 2] {
-    let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
-    let [low, high] = &mut sums;
-    for ((a, b), x) in a.iter().zip(b).zip(x) {
-        let (a, b) = (E::load(simd, a), E::load(simd, b));
-        for ((low, high), x) in low.iter_mut().zip(high.iter_mut()).zip(x) {
-            let x = simd.splat(*x);
-            *low = simd.mul_add(a, x, *low);
-            *high = simd.mul_add(b, x, *high);
-        }
-    }
-    sums
-}
-
-/// As [`floats`] for one row and four panels of as many columns each.
-#[inline(always)]
-fn four<S: Simd, E: Element>(simd: S, weights: &[[E; LANES]], x: &[f32]) -> [S::F; GROUP] {
-    let mut panels = weights.chunks_exact(x.len());
-    let [first, second, third, fourth] =
-        std::array::from_fn(|_| panels.next().unwrap_or_default().iter());
-    let mut sums = [simd.splat(0.0); GROUP];
-    for ((((w0, w1), w2), w3), x) in first.zip(second).zip(third).zip(fourth).zip(x) {
-        let x = simd.splat(*x);
-        for (sum, weights) in sums.iter_mut().zip([w0, w1, w2, w3]) {
-            *sum = simd.mul_add(E::load(simd, weights), x, *sum);
-        }
-    }
-    sums
-}
-
-/// A quantised format, sixteen rows of one block at a time.
-trait Scales<const LINES: usize>: Copy {
-    /// The block's weights in eight groups of four columns.
-    fn unpack<S: Simd>(simd: S, lines: &[Line; LINES]) -> [S::Q; 8];
-    /// The scales and, where the format has them, the offsets.
-    fn load<S: Simd>(&self, simd: S) -> (S::F, Option<S::F>);
-    /// The integer product of each row.
-    fn dot<S: Simd>(simd: S, weights: &[S::Q; 8], x: &ActivationBlock) -> S::F;
-    /// The integer products of two panels and several rows of activations.
-    fn dots<S: Simd>(
-        simd: S,
-        lines: [&[Line; LINES]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[S::F; PAIR_ROWS]; 2];
-}
-
-impl Scales<8> for SignedScales {
-    #[inline(always)]
-    fn unpack<S: Simd>(simd: S, lines: &[Line; 8]) -> [S::Q; 8] {
-        let [first, ..] = lines;
-        let mut groups = [simd.signed(first); 8];
-        for (group, line) in groups.iter_mut().zip(lines) {
-            *group = simd.signed(line);
-        }
-        groups
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(&self, simd: S) -> (S::F, Option<S::F>) {
-        (simd.load_f16(&self.d), None)
-    }
-
-    #[inline(always)]
-    fn dot<S: Simd>(simd: S, weights: &[S::Q; 8], x: &ActivationBlock) -> S::F {
-        simd.dot_signed(weights, &x.q, x.lift)
-    }
-
-    #[inline(always)]
-    fn dots<S: Simd>(
-        simd: S,
-        lines: [&[Line; 8]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[S::F; PAIR_ROWS]; 2] {
-        simd.dots_signed(lines, x)
-    }
-}
-
-impl Scales<4> for NibbleScales {
-    #[inline(always)]
-    fn unpack<S: Simd>(simd: S, lines: &[Line; 4]) -> [S::Q; 8] {
-        let [a, b, c, d] = lines;
-        let (a, b) = (simd.nibbles(a), simd.nibbles(b));
-        let (c, d) = (simd.nibbles(c), simd.nibbles(d));
-        [a.0, b.0, c.0, d.0, a.1, b.1, c.1, d.1]
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(&self, simd: S) -> (S::F, Option<S::F>) {
-        (simd.load_f16(&self.d), Some(simd.load_f16(&self.m)))
-    }
-
-    #[inline(always)]
-    fn dot<S: Simd>(simd: S, weights: &[S::Q; 8], x: &ActivationBlock) -> S::F {
-        simd.dot_nibbles(weights, &x.q)
-    }
-
-    #[inline(always)]
-    fn dots<S: Simd>(
-        simd: S,
-        lines: [&[Line; 4]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[S::F; PAIR_ROWS]; 2] {
-        simd.dots_nibbles(lines, x)
-    }
-}
-
-/// `sum[r] += d * dx[r] * dot(w, x[r]) + m * s[r]`, block by block.
-#[inline(always)]
-fn blocks<S: Simd, C: Scales<LINES>, const LINES: usize, const R: usize>(
-    simd: S,
-    (scales, quants): (&[C], &[[Line; LINES]]),
-    x: &[[ActivationBlock; R]],
-) -> [S::F; R] {
-    let mut sums = [simd.splat(0.0); R];
-    for ((scales, lines), x) in scales.iter().zip(quants).zip(x) {
-        let weights = C::unpack(simd, lines);
-        let scales = scales.load(simd);
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum = accumulate(simd, scales, C::dot(simd, &weights, x), x, *sum);
-        }
-    }
-    sums
-}
-
-/// As [`blocks`] for two panels.
-#[inline(always)]
-fn block_pair<S: Simd, C: Scales<LINES>, const LINES: usize>(
-    simd: S,
-    [a, b]: [(&[C], &[[Line; LINES]]); 2],
-    x: &[[ActivationBlock; PAIR_ROWS]],
-) -> [[S::F; PAIR_ROWS]; 2] {
-    let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
-    let [low, high] = &mut sums;
-    let panels = a.0.iter().zip(a.1).zip(b.0.iter().zip(b.1));
-    for (((a, a_lines), (b, b_lines)), x) in panels.zip(x) {
-        let [low_dots, high_dots] = C::dots(simd, [a_lines, b_lines], x);
-        let scales = a.load(simd);
-        for ((sum, dot), x) in low.iter_mut().zip(low_dots).zip(x) {
-            *sum = accumulate(simd, scales, dot, x, *sum);
-        }
-        let scales = b.load(simd);
-        for ((sum, dot), x) in high.iter_mut().zip(high_dots).zip(x) {
-            *sum = accumulate(simd, scales, dot, x, *sum);
-        }
-    }
-    sums
-}
-
-/// `sum + d * dx * dot + m * s`
-#[inline(always)]
-fn accumulate<S: Simd>(
-    simd: S,
-    (d, m): (S::F, Option<S::F>),
-    dot: S::F,
-    x: &ActivationBlock,
-    sum: S::F,
-) -> S::F {
-    let sum = simd.mul_add(dot, simd.mul(d, simd.splat(x.d)), sum);
-    match m {
-        Some(m) => simd.mul_add(m, simd.splat(x.s), sum),
-        None => sum,
     }
 }

@@ -3,15 +3,25 @@
 //! A register then holds sixteen rows at the same column (or at the same four columns, for
 //! integers), so a product needs no sum across lanes, the sums of each row are added in the order of
 //! the columns whatever the instruction set, and weights stream from memory in one direction. The
-//! bytes are those of the file in another order: nothing grows. Rows missing in the last panel are
-//! zero.
+//! bytes are those of the file in another order; only the scales of super-blocks grow a little, to
+//! whole bytes, so that none has to be put together from parts while a product waits. Rows missing
+//! in the last panel are zero.
 
 use half::{bf16, f16};
 
+use super::codes::{Codes, Eight, Five, Four, Lookup, Six, Three, Two};
+use super::scales::{Halved, Offset, Plain, Power, Scaled, Scales, Shifted};
+use super::simd::scalar::Scalar;
 use super::simd::{LANES, Line};
 use crate::backend::BackendError;
 use crate::format::Format;
-use crate::formats::{q4_1::BlockQ4_1, q8_0::BlockQ8_0};
+use crate::formats::block::Block;
+use crate::formats::grid::{Fp4, NonLinear};
+use crate::formats::{
+    iq4_nl::BlockIq4Nl, iq4_xs::BlockIq4Xs, mxfp4::BlockMxfp4, q2_k::BlockQ2K, q3_k::BlockQ3K,
+    q4_0::BlockQ4_0, q4_1::BlockQ4_1, q4_k::BlockQ4K, q5_0::BlockQ5_0, q5_1::BlockQ5_1,
+    q5_k::BlockQ5K, q6_k::BlockQ6K, q8_0::BlockQ8_0,
+};
 
 /// Weights of `rows` outputs and `cols` inputs.
 pub struct CpuMatrix {
@@ -20,32 +30,101 @@ pub struct CpuMatrix {
     pub(crate) panels: Panels,
 }
 
-/// Panel after panel, within a panel column after column (or block after block).
-pub(crate) enum Panels {
-    F32(Vec<[f32; LANES]>),
-    F16(Vec<[f16; LANES]>),
-    BF16(Vec<[bf16; LANES]>),
-    Q8_0(Blocks<SignedScales, 8>),
-    Q4_1(Blocks<NibbleScales, 4>),
+/// Defines the panels of all formats from how the quantised ones lie.
+macro_rules! panels {
+    ($($Format:ident: $Block:ty, $Codes:ty, $Scales:ty, $row:expr;)*) => {
+        /// Panel after panel, within a panel column after column (or block after block).
+        pub(crate) enum Panels {
+            F32(Vec<[f32; LANES]>),
+            F16(Vec<[f16; LANES]>),
+            BF16(Vec<[bf16; LANES]>),
+            $($Format(Blocks<$Codes, $Scales>),)*
+        }
+
+        impl Panels {
+            fn pack(format: Format, source: &Source<'_>) -> Result<Self, BackendError> {
+                Ok(match format {
+                    Format::F32 => Self::F32(source.interleave(|b| f32::from_le_bytes(*b))?),
+                    Format::F16 => Self::F16(source.interleave(|b| f16::from_le_bytes(*b))?),
+                    Format::BF16 => Self::BF16(source.interleave(|b| bf16::from_le_bytes(*b))?),
+                    $(Format::$Format => Self::$Format(source.pack(<$Block>::from_bytes, $row)?),)*
+                    Format::Q8_1 | Format::Q8K => {
+                        return Err(BackendError::UnsupportedFormat { format });
+                    }
+                })
+            }
+
+            fn format(&self) -> Format {
+                match self {
+                    Self::F32(_) => Format::F32,
+                    Self::F16(_) => Format::F16,
+                    Self::BF16(_) => Format::BF16,
+                    $(Self::$Format(_) => Format::$Format,)*
+                }
+            }
+
+            /// Bytes of one block of one row, once it is packed.
+            const fn block_bytes(format: Format) -> usize {
+                match format {
+                    $(Format::$Format => Blocks::<$Codes, $Scales>::BYTES / LANES,)*
+                    other => other.block_bytes(),
+                }
+            }
+        }
+    };
 }
 
-/// Blocks of 32 columns of sixteen rows; scales apart so that each line of quants is aligned.
-pub(crate) struct Blocks<S, const LINES: usize> {
-    pub(crate) scales: Vec<S>,
-    pub(crate) quants: Vec<[Line; LINES]>,
+panels! {
+    Q4_0: BlockQ4_0, Four<8>, Plain, |b| b.d;
+    Q4_1: BlockQ4_1, Four<0>, Offset, |b| (b.d, b.m);
+    Q5_0: BlockQ5_0, Five<16>, Plain, |b| b.d;
+    Q5_1: BlockQ5_1, Five<0>, Offset, |b| (b.d, b.m);
+    Q8_0: BlockQ8_0, Eight, Plain, |b| b.d;
+    Q2K: BlockQ2K, Two<0>, Halved, |b| (b.d, b.min, b.factors);
+    Q3K: BlockQ3K, Three<4>, Scaled<16>, |b| (b.d, b.factors());
+    Q4K: BlockQ4K, Four<0>, Shifted, |b| (b.d, b.min, b.factors.unpack());
+    Q5K: BlockQ5K, Five<0>, Shifted, |b| (b.d, b.min, b.factors.unpack());
+    Q6K: BlockQ6K, Six<32>, Scaled<16>, |b| (b.d, b.factors);
+    IQ4NL: BlockIq4Nl, Lookup<NonLinear>, Plain, |b| b.d;
+    IQ4XS: BlockIq4Xs, Lookup<NonLinear>, Scaled<8>, |b| (b.d, b.factors());
+    MXFP4: BlockMxfp4, Lookup<Fp4>, Power, |b| bf16::from_f32(BlockMxfp4::scale(b.e));
 }
 
-/// The scale of each row.
-#[derive(Clone, Copy)]
-pub(crate) struct SignedScales {
-    pub(crate) d: [f16; LANES],
+/// Does something with quantised panels, whatever their format, or something else with floats.
+macro_rules! quantised {
+    ($panels:expr, $blocks:ident => $then:expr, $floats:ident => $else:expr) => {
+        match $panels {
+            Panels::Q4_0($blocks) => $then,
+            Panels::Q4_1($blocks) => $then,
+            Panels::Q5_0($blocks) => $then,
+            Panels::Q5_1($blocks) => $then,
+            Panels::Q8_0($blocks) => $then,
+            Panels::Q2K($blocks) => $then,
+            Panels::Q3K($blocks) => $then,
+            Panels::Q4K($blocks) => $then,
+            Panels::Q5K($blocks) => $then,
+            Panels::Q6K($blocks) => $then,
+            Panels::IQ4NL($blocks) => $then,
+            Panels::IQ4XS($blocks) => $then,
+            Panels::MXFP4($blocks) => $then,
+            $floats @ (Panels::F32(_) | Panels::F16(_) | Panels::BF16(_)) => $else,
+        }
+    };
+}
+pub(crate) use quantised;
+
+/// Blocks of sixteen rows; scales apart so that each line of codes is aligned.
+pub(crate) struct Blocks<C: Codes, T> {
+    scales: Vec<T>,
+    lines: Vec<C::Lines>,
 }
 
-/// The scale and the offset of each row.
-#[derive(Clone, Copy)]
-pub(crate) struct NibbleScales {
-    pub(crate) d: [f16; LANES],
-    pub(crate) m: [f16; LANES],
+/// The blocks of one panel.
+pub(crate) struct Panel<'a, C: Codes, T> {
+    /// One for each block of the format.
+    pub(crate) scales: &'a [T],
+    /// One for each 32 columns.
+    pub(crate) lines: &'a [C::Lines],
 }
 
 impl CpuMatrix {
@@ -69,25 +148,19 @@ impl CpuMatrix {
             return Err(BackendError::Shape { op: "matrix", what: "bytes", need, have });
         }
         let source = Source { bytes, row_bytes, rows, steps: cols / block };
-        let panels = match format {
-            Format::F32 => Panels::F32(source.interleave(|b| f32::from_le_bytes(*b))?),
-            Format::F16 => Panels::F16(source.interleave(|b| f16::from_le_bytes(*b))?),
-            Format::BF16 => Panels::BF16(source.interleave(|b| bf16::from_le_bytes(*b))?),
-            Format::Q8_0 => Panels::Q8_0(source.signed()?),
-            Format::Q4_1 => Panels::Q4_1(source.nibbles()?),
-            Format::Q8_1 => return Err(BackendError::UnsupportedFormat { format }),
-        };
+        let panels = Panels::pack(format, &source)?;
         Ok(Self { rows, cols, panels })
     }
 
+    /// Bytes that a matrix takes once loaded; `None` where no matrix has that size.
+    pub(crate) fn bytes(format: Format, rows: usize, cols: usize) -> Option<usize> {
+        let blocks = format.row_bytes(cols)? / format.block_bytes();
+        let row = blocks.checked_mul(Panels::block_bytes(format))?;
+        row.checked_mul(rows.checked_next_multiple_of(LANES)?)
+    }
+
     pub(crate) fn format(&self) -> Format {
-        match self.panels {
-            Panels::F32(_) => Format::F32,
-            Panels::F16(_) => Format::F16,
-            Panels::BF16(_) => Format::BF16,
-            Panels::Q8_0(_) => Format::Q8_0,
-            Panels::Q4_1(_) => Format::Q4_1,
-        }
+        self.panels.format()
     }
 
     /// How many panels of sixteen rows there are.
@@ -98,48 +171,50 @@ impl CpuMatrix {
     /// Row `row` as floats. The row must exist and `out` be as long as it.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
         let (panel, lane) = (row / LANES, row % LANES);
-        match &self.panels {
-            Panels::F32(values) => lane_of(values, panel, self.cols, out, |v| v[lane]),
-            Panels::F16(values) => lane_of(values, panel, self.cols, out, |v| v[lane].to_f32()),
-            Panels::BF16(values) => lane_of(values, panel, self.cols, out, |v| v[lane].to_f32()),
-            Panels::Q8_0(blocks) => blocks.each(panel, self.cols, out, |scales, lines, out| {
-                let mut q = [0; 32];
-                for (four, line) in q.as_chunks_mut::<4>().0.iter_mut().zip(lines) {
-                    *four = line.0.as_chunks::<4>().0[lane].map(u8::cast_signed);
-                }
-                BlockQ8_0 { d: scales.d[lane], q }.dequantise(out);
-            }),
-            Panels::Q4_1(blocks) => blocks.each(panel, self.cols, out, |scales, lines, out| {
-                let mut q = [0; 16];
-                for (four, line) in q.as_chunks_mut::<4>().0.iter_mut().zip(lines) {
-                    *four = line.0.as_chunks::<4>().0[lane];
-                }
-                BlockQ4_1 { d: scales.d[lane], m: scales.m[lane], q }.dequantise(out);
-            }),
-        }
+        quantised!(
+            &self.panels,
+            blocks => blocks.row(panel, lane, out),
+            floats => match floats {
+                Panels::F16(v) => lane_of(v, panel, self.cols, out, |v| v[lane].to_f32()),
+                Panels::BF16(v) => lane_of(v, panel, self.cols, out, |v| v[lane].to_f32()),
+                Panels::F32(v) => lane_of(v, panel, self.cols, out, |v| v[lane]),
+                _ => {}
+            }
+        );
     }
 }
 
-impl<S, const LINES: usize> Blocks<S, LINES> {
-    /// The scales and quants of one panel.
+impl<C: Codes, T: Scales> Blocks<C, T> {
+    /// Of one block of sixteen rows.
+    const BYTES: usize = size_of::<T>() + T::BLOCKS * size_of::<C::Lines>();
+
     #[inline]
-    pub(crate) fn panel(&self, panel: usize, cols: usize) -> (&[S], &[[Line; LINES]]) {
-        let blocks = cols / 32;
-        let range = panel * blocks..(panel + 1) * blocks;
-        (&self.scales[range.clone()], &self.quants[range])
+    pub(crate) fn panel(&self, panel: usize, cols: usize) -> Panel<'_, C, T> {
+        let lines = cols / 32;
+        let steps = lines / T::BLOCKS;
+        Panel {
+            scales: &self.scales[panel * steps..][..steps],
+            lines: &self.lines[panel * lines..][..lines],
+        }
     }
 
-    fn each(
-        &self,
-        panel: usize,
-        cols: usize,
-        out: &mut [f32],
-        decode: impl Fn(&S, &[Line; LINES], &mut [f32; 32]),
-    ) {
-        let (scales, quants) = self.panel(panel, cols);
-        let blocks = scales.iter().zip(quants);
-        for ((scales, lines), out) in blocks.zip(out.as_chunks_mut::<32>().0) {
-            decode(scales, lines, out);
+    /// Row `lane` of a panel as floats, unpacked as the scalar kernel does it.
+    fn row(&self, panel: usize, lane: usize, out: &mut [f32]) {
+        let panel = self.panel(panel, out.len());
+        let steps = panel.scales.iter().zip(panel.lines.chunks_exact(T::BLOCKS));
+        for ((scales, lines), out) in steps.zip(out.chunks_exact_mut(T::BLOCKS * 32)) {
+            let loaded = scales.load(Scalar);
+            for (half, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                let (d, m) = scales.of_run(Scalar, loaded, half * T::RUNS / 2);
+                let weights = C::half(Scalar, &lines[half / 2], half % 2);
+                let w = |byte: u8| {
+                    let scaled = f32::from(byte.wrapping_sub(C::BIAS).cast_signed()) * d[lane];
+                    m.map_or(scaled, |m| scaled + m[lane])
+                };
+                for (out, weights) in out.as_chunks_mut::<4>().0.iter_mut().zip(weights) {
+                    *out = weights.as_chunks::<4>().0[lane].map(w);
+                }
+            }
         }
     }
 }
@@ -194,43 +269,34 @@ impl Source<'_> {
         Ok(out)
     }
 
-    fn signed(&self) -> Result<Blocks<SignedScales, 8>, BackendError> {
+    fn pack<C: Codes, T: Scales, B: Block<LEN, BYTES>, const LEN: usize, const BYTES: usize>(
+        &self,
+        decode: impl Fn(&[u8; BYTES]) -> B,
+        row: impl Fn(&B) -> T::Row,
+    ) -> Result<Blocks<C, T>, BackendError> {
         let mut scales = reserved(self.panel_steps())?;
-        let mut quants = reserved(self.panel_steps())?;
+        let mut lines = reserved(self.panel_steps().saturating_mul(T::BLOCKS))?;
         self.each_step(|rows| {
-            let rows = rows.map(|row| row.map(BlockQ8_0::from_bytes));
-            scales.push(SignedScales { d: rows.map(|row| row.map_or(f16::ZERO, |row| row.d)) });
-            let mut lines = [Line([0; 64]); 8];
-            for (lane, row) in rows.iter().enumerate() {
-                let Some(row) = row else { continue };
-                for (line, four) in lines.iter_mut().zip(row.q.as_chunks::<4>().0) {
-                    line.0.as_chunks_mut::<4>().0[lane] = four.map(i8::cast_unsigned);
+            let rows = rows.map(|row| decode(row.unwrap_or(&[0; BYTES])));
+            scales.push(T::interleave(rows.each_ref().map(&row)));
+            let codes = rows.each_ref().map(Block::codes);
+            lines.extend((0..T::BLOCKS).map(|block| {
+                let mut packed = C::EMPTY;
+                for (lane, codes) in codes.iter().enumerate() {
+                    let bytes = codes.as_chunks().0.get(block).map_or([0; 32], C::pack);
+                    put_lane(packed.as_mut(), lane, &bytes);
                 }
-            }
-            quants.push(lines);
+                packed
+            }));
         });
-        Ok(Blocks { scales, quants })
+        Ok(Blocks { scales, lines })
     }
+}
 
-    fn nibbles(&self) -> Result<Blocks<NibbleScales, 4>, BackendError> {
-        let mut scales = reserved(self.panel_steps())?;
-        let mut quants = reserved(self.panel_steps())?;
-        self.each_step(|rows| {
-            let rows = rows.map(|row| row.map(BlockQ4_1::from_bytes));
-            scales.push(NibbleScales {
-                d: rows.map(|row| row.map_or(f16::ZERO, |row| row.d)),
-                m: rows.map(|row| row.map_or(f16::ZERO, |row| row.m)),
-            });
-            let mut lines = [Line([0; 64]); 4];
-            for (lane, row) in rows.iter().enumerate() {
-                let Some(row) = row else { continue };
-                for (line, four) in lines.iter_mut().zip(row.q.as_chunks::<4>().0) {
-                    line.0.as_chunks_mut::<4>().0[lane] = *four;
-                }
-            }
-            quants.push(lines);
-        });
-        Ok(Blocks { scales, quants })
+/// Puts the bytes of one row into its four bytes of each line.
+fn put_lane(lines: &mut [Line], lane: usize, bytes: &[u8; 32]) {
+    for (line, four) in lines.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        line.0.as_chunks_mut::<4>().0[lane] = *four;
     }
 }
 

@@ -6,7 +6,7 @@ use super::activations::SHARED_FROM;
 use super::grid::{Grid, Place, even, over};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Simd, exp, load_part, store_part};
-use crate::backend::{RopeShape, RopeStyle};
+use crate::backend::{Curve, RopeShape, RopeStyle};
 
 /// Elements that one thread works on at a time in element-wise operations: 16 KiB of each operand,
 /// which fits the L1 cache.
@@ -52,47 +52,69 @@ pub(crate) fn add(pool: &mut Pool, x: &mut [f32], y: &[f32]) {
     });
 }
 
-/// `out = gate / (1 + exp(-gate)) * up`
-pub(crate) fn silu_mul<S: Simd>(
+/// `out = curve(gate) * up`
+pub(crate) fn gated<S: Simd>(
     simd: S,
     pool: &mut Pool,
-    gate: &[f32],
-    up: &[f32],
+    curve: Curve,
+    (gate, up): (&[f32], &[f32]),
     out: &mut [f32],
 ) {
     by_chunk(pool, out, |first, out| {
         let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
-        simd.run(SiluMul { gate, up, out });
+        simd.run(Gated { curve, gate, up, out });
     });
 }
 
-struct SiluMul<'a> {
+struct Gated<'a> {
+    curve: Curve,
     gate: &'a [f32],
     up: &'a [f32],
     out: &'a mut [f32],
 }
 
-impl Kernel for SiluMul<'_> {
+impl Kernel for Gated<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        match self.curve {
+            Curve::Silu => self.each(simd, |gate| silu(simd, gate)),
+            Curve::Gelu => self.each(simd, |gate| gelu(simd, gate)),
+        }
+    }
+}
+
+impl Gated<'_> {
+    #[inline(always)]
+    fn each<S: Simd>(self, simd: S, curve: impl Fn(S::F) -> S::F) {
         let (gate, gate_rest) = self.gate.as_chunks::<LANES>();
         let (up, up_rest) = self.up.as_chunks::<LANES>();
         let (out, out_rest) = self.out.as_chunks_mut::<LANES>();
         for ((gate, up), out) in gate.iter().zip(up).zip(out) {
-            simd.store(silu_mul_lanes(simd, simd.load(gate), simd.load(up)), out);
+            simd.store(simd.mul(curve(simd.load(gate)), simd.load(up)), out);
         }
         let (gate, up) = (load_part(simd, gate_rest), load_part(simd, up_rest));
-        store_part(simd, silu_mul_lanes(simd, gate, up), out_rest);
+        store_part(simd, simd.mul(curve(gate), up), out_rest);
     }
 }
 
 #[inline(always)]
-fn silu_mul_lanes<S: Simd>(simd: S, gate: S::F, up: S::F) -> S::F {
-    let falling = exp(simd, simd.mul(gate, simd.splat(-1.0)));
-    let silu = simd.div(gate, simd.add(falling, simd.splat(1.0)));
-    simd.mul(silu, up)
+fn silu<S: Simd>(simd: S, x: S::F) -> S::F {
+    let falling = exp(simd, simd.mul(x, simd.splat(-1.0)));
+    simd.div(x, simd.add(falling, simd.splat(1.0)))
+}
+
+/// `x (1 + tanh(u)) / 2` is `x / (1 + exp(-2 u))`.
+#[inline(always)]
+fn gelu<S: Simd>(simd: S, x: S::F) -> S::F {
+    /// `-2 sqrt(2 / pi)`.
+    const FALL: f32 = -1.595_769;
+    const CUBE: f32 = 0.044_715;
+    let square = simd.mul(x, x);
+    let factor = simd.mul_add(square, simd.splat(CUBE), simd.splat(1.0));
+    let falling = exp(simd, simd.mul(simd.mul(x, factor), simd.splat(FALL)));
+    simd.div(x, simd.add(falling, simd.splat(1.0)))
 }
 
 /// `out = x / sqrt(mean(x * x) + eps) * weight`

@@ -16,8 +16,6 @@ pub(crate) mod avx512;
 
 use half::{bf16, f16};
 
-use super::activations::ActivationBlock;
-
 /// How many values one operation works on: a 512-bit register of f32.
 pub(crate) const LANES: usize = 16;
 
@@ -47,7 +45,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Sixteen f32.
     type F: Copy;
-    /// Sixty-four bytes of weights, ready for an integer product.
+    /// Sixteen i32.
+    type I: Copy;
+    /// Sixty-four bytes of weights.
     type Q: Copy;
 
     /// Runs a kernel with the instructions of this set enabled.
@@ -58,6 +58,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn store(self, value: Self::F, to: &mut Lanes);
     fn load_f16(self, from: &[f16; LANES]) -> Self::F;
     fn load_bf16(self, from: &[bf16; LANES]) -> Self::F;
+    fn load_i8(self, from: &[i8; LANES]) -> Self::F;
+    /// The low and the high halves of bytes.
+    fn load_nibbles(self, from: &[u8; LANES]) -> (Self::F, Self::F);
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
@@ -80,40 +83,36 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Integers in `-127..=127` to bytes.
     fn to_bytes(self, value: Self::F, to: &mut [i8; LANES]);
 
-    /// Signed bytes.
+    /// Signed bytes, for [`Simd::dot_signed`].
     fn signed(self, line: &Line) -> Self::Q;
-    /// The low and the high nibbles of each byte.
-    fn nibbles(self, line: &Line) -> (Self::Q, Self::Q);
-    /// The product of sixteen rows of 32 [`Simd::signed`] weights with 32 activations, none of them
-    /// -128; `lift` is -128 times the sum of the activations.
-    fn dot_signed(self, weights: &[Self::Q; 8], activations: &[i8; 32], lift: i32) -> Self::F;
-    /// The product of sixteen rows of 32 [`Simd::nibbles`] with 32 activations.
-    fn dot_nibbles(self, weights: &[Self::Q; 8], activations: &[i8; 32]) -> Self::F;
-    /// [`Simd::dot_signed`] of two panels with eight rows of activations.
-    #[inline(always)]
-    fn dots_signed(
+    /// Bytes as they are.
+    fn bytes(self, line: &Line) -> Self::Q;
+    /// Each byte `shift` bits to the right, to the left where that is negative, as far as `mask`
+    /// has bits.
+    fn field(self, bytes: Self::Q, shift: i32, mask: u8) -> Self::Q;
+    fn or(self, a: Self::Q, b: Self::Q) -> Self::Q;
+    /// What `table` has for each byte, all below sixteen, for [`Simd::dot_signed`].
+    fn lookup(self, bytes: Self::Q, table: &[i8; 16]) -> Self::Q;
+    /// The same sum in all lanes.
+    fn start(self, sum: i32) -> Self::I;
+    /// What sums of [`Simd::dot_signed`] start from; `lift` is -128 times the sum of all activations.
+    fn start_signed(self, lift: i32) -> Self::I;
+    /// Adds the products of sixteen rows of sixteen bytes from [`Simd::signed`] or
+    /// [`Simd::lookup`], of each of `P` panels, with sixteen activations, none of them -128.
+    fn dot_signed<const P: usize>(
         self,
-        lines: [&[Line; 8]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[Self::F; PAIR_ROWS]; 2] {
-        lines.map(|lines| {
-            let weights = lines.each_ref().map(|line| self.signed(line));
-            x.each_ref().map(|x| self.dot_signed(&weights, &x.q, x.lift))
-        })
-    }
-    /// [`Simd::dot_nibbles`] of two panels with eight rows of activations.
-    #[inline(always)]
-    fn dots_nibbles(
+        sums: [Self::I; P],
+        weights: &[[Self::Q; 4]; P],
+        x: &[i8; 16],
+    ) -> [Self::I; P];
+    /// As [`Simd::dot_signed`] with unsigned weights of `BITS` bits, six at most.
+    fn dot<const BITS: u32, const P: usize>(
         self,
-        lines: [&[Line; 4]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[Self::F; PAIR_ROWS]; 2] {
-        lines.map(|lines| {
-            let [a, b, c, d] = lines.each_ref().map(|line| self.nibbles(line));
-            let weights = [a.0, b.0, c.0, d.0, a.1, b.1, c.1, d.1];
-            x.each_ref().map(|x| self.dot_nibbles(&weights, &x.q))
-        })
-    }
+        sums: [Self::I; P],
+        weights: &[[Self::Q; 4]; P],
+        x: &[i8; 16],
+    ) -> [Self::I; P];
+    fn to_floats(self, sums: Self::I) -> Self::F;
     /// As many integer products as `rounds` asks for, in registers; returns how many multiplies and
     /// adds that was, and a number that depends on all of them.
     fn spin_dots(self, rounds: u64) -> (u64, i32);

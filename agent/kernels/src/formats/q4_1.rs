@@ -4,7 +4,10 @@
 
 use half::f16;
 
-use super::{q8_0::inverse, q8_1::BlockQ8_1};
+use super::block::{Block, Parts, join};
+use super::grid::{Counted, Grid};
+use super::plane::Plane;
+use super::q8_0::inverse;
 
 /// One block as it lies in a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,64 +20,39 @@ pub struct BlockQ4_1 {
 
 const _: () = assert!(size_of::<BlockQ4_1>() == 20);
 
-impl BlockQ4_1 {
-    pub fn from_bytes(bytes: &[u8; 20]) -> Self {
-        let [d0, d1, m0, m1, q @ ..] = *bytes;
-        Self { d: f16::from_le_bytes([d0, d1]), m: f16::from_le_bytes([m0, m1]), q }
+impl Block<32, 20> for BlockQ4_1 {
+    type Grid = Counted<16>;
+
+    fn from_bytes(bytes: &[u8; 20]) -> Self {
+        let mut parts = Parts(bytes);
+        let (d, m) = (f16::from_le_bytes(parts.take()), f16::from_le_bytes(parts.take()));
+        Self { d, m, q: parts.take() }
     }
 
-    pub fn to_bytes(&self) -> [u8; 20] {
-        let ([d0, d1], [m0, m1]) = (self.d.to_le_bytes(), self.m.to_le_bytes());
-        let mut bytes = [d0, d1, m0, m1].into_iter().chain(self.q);
-        std::array::from_fn(|_| bytes.next().unwrap_or_default())
+    fn to_bytes(&self) -> [u8; 20] {
+        join(&[&self.d.to_le_bytes(), &self.m.to_le_bytes(), &self.q])
     }
 
-    /// The block that spans the smallest to the largest value in 15 equal steps.
-    pub fn quantise(values: &[f32; 32]) -> Self {
-        let smallest = values.iter().copied().fold(f32::INFINITY, f32::min);
-        let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let d = (largest - smallest) / 15.0;
-        let inverse = inverse(d);
-        let (low, high) = values.split_at(16);
-        let mut halves = low.iter().zip(high);
-        let q = std::array::from_fn(|_| {
-            halves.next().map_or(0, |(low, high)| {
-                nibble((low - smallest) * inverse) | (nibble((high - smallest) * inverse) << 4)
-            })
-        });
-        Self { d: f16::from_f32(d), m: f16::from_f32(smallest), q }
+    fn quantise(values: &[f32; 32]) -> Self {
+        let (d, m, codes) = spanning::<Self::Grid>(values);
+        Self { d, m, q: Plane::<4, 16>::pack(&codes, 0) }
     }
 
-    pub fn dequantise(&self, out: &mut [f32; 32]) {
-        let (d, m) = (self.d.to_f32(), self.m.to_f32());
-        for (out, q) in out.iter_mut().zip(self.nibbles()) {
-            *out = f32::from(q) * d + m;
-        }
+    fn codes(&self) -> [u8; 32] {
+        Plane::<4, 16>::fields(&self.q)
     }
 
-    /// The product with a block of activations.
-    pub fn dot(&self, activations: &BlockQ8_1) -> f64 {
-        let sum: i32 = self
-            .nibbles()
-            .zip(activations.q)
-            .map(|(w, y)| i32::from(w).wrapping_mul(i32::from(y)))
-            .sum();
-        f64::from(sum) * self.d.to_f64() * activations.d.to_f64()
-            + self.m.to_f64() * activations.s.to_f64()
-    }
-
-    /// The 32 values in order.
-    pub(crate) fn nibbles(&self) -> impl Iterator<Item = u8> {
-        self.q.into_iter().map(|q| q & 15).chain(self.q.into_iter().map(|q| q >> 4))
+    fn scales(&self) -> impl Iterator<Item = (f32, f32)> {
+        [(self.d.to_f32(), -self.m.to_f32())].into_iter()
     }
 }
 
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a step is in 0..=15 and a hair, and is cut at 15"
-)]
-fn nibble(step: f32) -> u8 {
-    ((step + 0.5) as u8).min(15)
+/// The scale, the offset and the codes that span the smallest to the largest value in equal steps.
+pub(super) fn spanning<G: Grid>(values: &[f32; 32]) -> (f16, f16, [u8; 32]) {
+    let smallest = values.iter().copied().fold(f32::INFINITY, f32::min);
+    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let d = (largest - smallest) / G::HIGHEST;
+    let inverse = inverse(d);
+    let codes = values.map(|value| G::code((value - smallest) * inverse));
+    (f16::from_f32(d), f16::from_f32(smallest), codes)
 }

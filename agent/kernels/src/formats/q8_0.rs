@@ -2,6 +2,9 @@
 
 use half::f16;
 
+use super::block::{Block, Parts, Rounded, join};
+use super::grid::Bytes;
+
 /// One block as it lies in a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
@@ -12,41 +15,37 @@ pub struct BlockQ8_0 {
 
 const _: () = assert!(size_of::<BlockQ8_0>() == 34);
 
-impl BlockQ8_0 {
-    pub fn from_bytes(bytes: &[u8; 34]) -> Self {
-        let [d0, d1, q @ ..] = *bytes;
-        Self { d: f16::from_le_bytes([d0, d1]), q: q.map(u8::cast_signed) }
+impl Block<32, 34> for BlockQ8_0 {
+    type Grid = Bytes;
+
+    fn from_bytes(bytes: &[u8; 34]) -> Self {
+        let mut parts = Parts(bytes);
+        let d = f16::from_le_bytes(parts.take());
+        Self { d, q: parts.take().map(u8::cast_signed) }
     }
 
-    pub fn to_bytes(&self) -> [u8; 34] {
-        let [d0, d1] = self.d.to_le_bytes();
-        let mut q = self.q.iter().map(|q| q.cast_unsigned());
-        let mut d = [d0, d1].into_iter();
-        std::array::from_fn(|_| d.next().or_else(|| q.next()).unwrap_or_default())
+    fn to_bytes(&self) -> [u8; 34] {
+        join(&[&self.d.to_le_bytes(), &self.codes()])
     }
 
     /// The nearest block: `d = max |x| / 127`, each `q` the nearest integer to `x / d`.
-    pub fn quantise(values: &[f32; 32]) -> Self {
+    fn quantise(values: &[f32; 32]) -> Self {
         let (d, q) = nearest(values);
         Self { d: f16::from_f32(d), q }
     }
 
-    pub fn dequantise(&self, out: &mut [f32; 32]) {
-        let d = self.d.to_f32();
-        for (out, q) in out.iter_mut().zip(self.q) {
-            *out = f32::from(q) * d;
-        }
+    fn codes(&self) -> [u8; 32] {
+        self.q.map(i8::cast_unsigned)
     }
 
-    /// The product with a block of activations.
-    pub fn dot(&self, activations: &Self) -> f64 {
-        let sum: i32 = self
-            .q
-            .iter()
-            .zip(activations.q)
-            .map(|(w, y)| i32::from(*w).wrapping_mul(i32::from(y)))
-            .sum();
-        f64::from(sum) * self.d.to_f64() * activations.d.to_f64()
+    fn scales(&self) -> impl Iterator<Item = (f32, f32)> {
+        [(self.d.to_f32(), 0.0)].into_iter()
+    }
+}
+
+impl BlockQ8_0 {
+    pub(super) fn rounded(&self) -> Rounded {
+        Rounded { d: self.d.to_f64(), q: self.q, s: None }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use super::block::{Parts, Rounded, join};
 use super::q8_0;
 
 /// One block of activations.
@@ -18,19 +19,13 @@ const _: () = assert!(size_of::<BlockQ8_1>() == 36);
 
 impl BlockQ8_1 {
     pub fn from_bytes(bytes: &[u8; 36]) -> Self {
-        let [d0, d1, s0, s1, q @ ..] = *bytes;
-        Self {
-            d: f16::from_le_bytes([d0, d1]),
-            s: f16::from_le_bytes([s0, s1]),
-            q: q.map(u8::cast_signed),
-        }
+        let mut parts = Parts(bytes);
+        let (d, s) = (f16::from_le_bytes(parts.take()), f16::from_le_bytes(parts.take()));
+        Self { d, s, q: parts.take().map(u8::cast_signed) }
     }
 
     pub fn to_bytes(&self) -> [u8; 36] {
-        let ([d0, d1], [s0, s1]) = (self.d.to_le_bytes(), self.s.to_le_bytes());
-        let mut scales = [d0, d1, s0, s1].into_iter();
-        let mut q = self.q.iter().map(|q| q.cast_unsigned());
-        std::array::from_fn(|_| scales.next().or_else(|| q.next()).unwrap_or_default())
+        join(&[&self.d.to_le_bytes(), &self.s.to_le_bytes(), &self.q.map(i8::cast_unsigned)])
     }
 
     #[expect(
@@ -48,5 +43,8 @@ impl BlockQ8_1 {
         for (out, q) in out.iter_mut().zip(self.q) {
             *out = f32::from(q) * d;
         }
+    }
+    pub(super) fn rounded(&self) -> Rounded {
+        Rounded { d: self.d.to_f64(), q: self.q, s: Some(self.s.to_f64()) }
     }
 }

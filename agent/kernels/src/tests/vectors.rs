@@ -12,7 +12,26 @@ use crate::formats::{dequantise, dot, quantise};
 const ROWS: usize = 16;
 const COLS: usize = 256;
 
-const VECTORS: [Format; 4] = [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_1];
+/// Formats whose scales follow from a formula, so that everybody makes the same bytes.
+const BY_FORMULA: [Format; 5] =
+    [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_1, Format::Q5_1];
+
+/// Formats whose scales are searched for, by everybody in another way.
+const BY_SEARCH: [Format; 9] = [
+    Format::Q4_0,
+    Format::Q5_0,
+    Format::Q2K,
+    Format::Q3K,
+    Format::Q4K,
+    Format::Q5K,
+    Format::Q6K,
+    Format::IQ4NL,
+    Format::IQ4XS,
+];
+
+fn vectors() -> impl Iterator<Item = Format> {
+    BY_FORMULA.into_iter().chain(BY_SEARCH)
+}
 
 fn bytes(name: &str) -> Vec<u8> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/blocks");
@@ -21,6 +40,12 @@ fn bytes(name: &str) -> Vec<u8> {
 
 fn floats(name: &str) -> Vec<f32> {
     bytes(name).as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
+}
+
+fn floats_of(format: Format, bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![0.0; ROWS * COLS];
+    dequantise(format, bytes, &mut out).unwrap();
+    out
 }
 
 #[derive(Deserialize)]
@@ -44,39 +69,60 @@ fn products(format: Format) -> Products {
 /// What another implementation rounds activations to before this format.
 fn partner(format: Format) -> Format {
     match format {
-        Format::Q4_1 => Format::Q8_1,
-        other => other,
+        Format::Q4_1 | Format::Q5_1 => Format::Q8_1,
+        Format::Q4_0 | Format::Q5_0 | Format::IQ4NL => Format::Q8_0,
+        Format::F16 | Format::BF16 | Format::Q8_0 => format,
+        _ => Format::Q8K,
     }
 }
 
 #[test]
 fn dequantised_blocks_are_bit_equal() {
-    for format in VECTORS {
-        let mut out = vec![0.0; ROWS * COLS];
-        dequantise(format, &bytes(&format!("{format}.bin")), &mut out).unwrap();
-        assert_eq!(out, floats(&format!("{format}.deq.f32")), "{format}");
+    for format in vectors() {
+        let out = floats_of(format, &bytes(&format!("{format}.bin")));
+        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert!(bits(out) == bits(floats(&format!("{format}.deq.f32"))), "{format}");
     }
 }
 
 #[test]
 fn quantised_blocks_are_byte_equal() {
-    for format in VECTORS.into_iter().chain([Format::Q8_1]) {
+    for format in BY_FORMULA.into_iter().chain([Format::Q8_1, Format::Q8K]) {
         let made = quantise(format, &floats("input_w.f32")).unwrap();
-        assert_eq!(made, bytes(&format!("{format}.bin")), "{format}");
+        assert!(made == bytes(&format!("{format}.bin")), "{format}");
+    }
+}
+
+/// The square error of each row of the input as these bytes have it.
+fn errors(format: Format, bytes: &[u8]) -> Vec<f64> {
+    let (values, back) = (floats("input_w.f32"), floats_of(format, bytes));
+    let pairs: Vec<_> = values.into_iter().zip(back).collect();
+    let error = |(a, b): &(f32, f32)| (f64::from(*a) - f64::from(*b)).powi(2);
+    pairs.chunks(COLS).map(|row| row.iter().map(error).sum()).collect()
+}
+
+#[test]
+fn a_search_finds_scales_as_good_as_those_of_the_reference() {
+    for format in BY_SEARCH {
+        let theirs = errors(format, &bytes(&format!("{format}.bin")));
+        let ours = errors(format, &quantise(format, &floats("input_w.f32")).unwrap());
+        for (row, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+            assert!(*ours <= 1.02 * theirs, "{format} {row}: {ours}, and not {theirs}");
+        }
     }
 }
 
 #[test]
 fn quantised_activations_are_byte_equal() {
-    for format in VECTORS {
+    for format in vectors() {
         let made = quantise(partner(format), &floats("input_y.f32")).unwrap();
-        assert_eq!(made, bytes(&format!("{format}.act.bin")), "{format}");
+        assert!(made == bytes(&format!("{format}.act.bin")), "{format}");
     }
 }
 
 #[test]
 fn products_of_rows_are_those_of_the_reference() {
-    for format in VECTORS {
+    for format in vectors() {
         let weights = bytes(&format!("{format}.bin"));
         let activations = bytes(&format!("{format}.act.bin"));
         let with = partner(format);
@@ -96,6 +142,10 @@ fn products_of_rows_are_those_of_the_reference() {
     }
 }
 
+/// Formats that the CPU multiplies with the activations of the reference.
+const SAME_PARTNER: [Format; 6] =
+    [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q8_0, Format::IQ4NL];
+
 #[test]
 fn every_instruction_set_multiplies_as_the_reference_does() {
     for isa in Isa::available() {
@@ -103,7 +153,7 @@ fn every_instruction_set_multiplies_as_the_reference_does() {
         cpu.reserve(StepLimits { rows: ROWS, cols: COLS }).unwrap();
         let mut x = cpu.buffer(ROWS * COLS).unwrap();
         cpu.write(&mut x, 0, &floats("input_y.f32")).unwrap();
-        for format in [Format::Q8_0, Format::Q4_1] {
+        for format in SAME_PARTNER {
             let weights = bytes(&format!("{format}.bin"));
             let matrix = cpu.matrix(format, ROWS, COLS, &weights).unwrap();
             let mut out = cpu.buffer(ROWS * ROWS).unwrap();

@@ -1,5 +1,6 @@
 //! `realm:tenant/model`: the models of the program's own tenant.
 
+mod embedding;
 mod generation;
 mod params;
 mod sequence;
@@ -16,10 +17,11 @@ use wasmtime::component::Resource;
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub use generation::Generation;
 
+use self::embedding::Embedding;
 use super::{Host, HostCall};
 use crate::{
     bindings::realm::tenant::{
-        model::{self, Info, Params, Summary},
+        model::{self, Abilities, EmbedParams, Embedded, Info, Params, Summary, Text},
         types::{Message, Token},
     },
     directory::ModelState,
@@ -74,6 +76,16 @@ impl Host {
 
     fn model(&self, model: &Resource<OpenModel>) -> Result<&OpenModel, HostError> {
         Ok(self.table.get(model)?)
+    }
+
+    /// Why a model does not do what it is asked for, by the name that its tenant knows it by.
+    fn lacks(
+        &self,
+        model: &Resource<OpenModel>,
+        function: &'static str,
+    ) -> Result<Refusal, HostError> {
+        let OpenModel { name, engine } = self.model(model)?;
+        Ok(engine.abilities().lacks(name, function))
     }
 
     fn engine(&self, model: &Resource<OpenModel>) -> Result<Arc<dyn Engine>, HostError> {
@@ -197,6 +209,10 @@ impl model::HostModel for Host {
     ) -> Result<Vec<u32>, HostError> {
         let bytes = messages.iter().map(bytes_of).fold(0, usize::saturating_add);
         let (engine, work) = self.enter_text(&model, bytes)?;
+        if !engine.generates() {
+            // Its template is the least that it lacks.
+            return Err(self.lacks(&model, "chat")?.into());
+        }
         let messages: Vec<_> = messages
             .into_iter()
             .map(|Message { role, content }| ChatMessage { role, content })
@@ -214,6 +230,9 @@ impl model::HostModel for Host {
         // An answer that is resumed is gone through again, which is work on a text of that length.
         let bytes = size_of_val(self.call()?.writer.tracker().resumed());
         let (engine, work) = self.enter_text(&model, bytes)?;
+        if !engine.generates() {
+            return Err(self.lacks(&model, "generate")?.into());
+        }
         let call = self.call()?;
         let mut generation =
             params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
@@ -224,6 +243,33 @@ impl model::HostModel for Host {
         let start = move || Ok(Generation::start(&*engine, tokens, generation, span));
         let generation = work.run(start).await??;
         Ok(self.table.push(generation)?)
+    }
+
+    async fn abilities(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<Abilities> {
+        let context_max = self.enter()?.tenant.limits.context_max;
+        let engine = &self.table.get(&model)?.engine;
+        Ok(embedding::abilities(engine.abilities(), context_max))
+    }
+
+    async fn embed(
+        &mut self,
+        model: Resource<OpenModel>,
+        texts: Vec<Text>,
+        params: EmbedParams,
+    ) -> Result<Embedded, HostError> {
+        let bytes = texts.iter().map(embedding::bytes_of).fold(0, usize::saturating_add);
+        let (engine, work) = self.enter_text(&model, bytes)?;
+        if engine.embeds().is_none() {
+            return Err(self.lacks(&model, "embed")?.into());
+        }
+        let call = self.call()?;
+        let batch = embedding::batch(texts, params, call.deadline);
+        let tokens = call.tokens.clone();
+        let mut span = self.begin(SpanName::Embed);
+        span.set(Key::ModelName, engine.info().model.as_str());
+        let start = move || Ok(Embedding::start(&*engine, &tokens, batch, span));
+        // Many texts that say nothing are work too, so they are read where that may take long.
+        Ok(work.run_apart(start).await??.end().await?)
     }
 
     async fn drop(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<()> {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use realm_core::{
     desired::DesiredPipeline,
+    embed::Abilities,
     limit::Admitted,
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -82,6 +83,11 @@ impl Runtime {
     /// Tokens of context of a model that is served here.
     pub fn context(&self, model: &ModelName) -> Option<u32> {
         self.read().engine(model).map(|engine| engine.info().context)
+    }
+
+    /// What a model that is served here can be asked for.
+    pub fn abilities(&self, model: &ModelName) -> Option<Abilities> {
+        self.read().engine(model).map(|engine| engine.abilities())
     }
 
     /// Changes whenever something else may become of a call that is not served here now.

@@ -293,8 +293,8 @@ async fn what_the_tenant_does_not_have_is_unknown() {
     let citizen = Citizen::new("unknown")
         .with_model(&town.runtime, Echo::new("tests/unknown", Mood::Echo))
         .moves_into(&town.runtime, &town.built_in);
-    let refusal = citizen.refused(&town.runtime, "embed", &json!({})).await;
-    assert_eq!(refusal, Refusal::UnknownFunction("embed".into()));
+    let refusal = citizen.refused(&town.runtime, "dance", &json!({})).await;
+    assert_eq!(refusal, Refusal::UnknownFunction("dance".into()));
     let params = json!({ "prompt": "a", "model": "gpt" });
     let refusal = citizen.refused(&town.runtime, "generate", &params).await;
     assert_eq!(refusal, Refusal::UnknownModel("gpt".into()));

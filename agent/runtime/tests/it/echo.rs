@@ -8,6 +8,7 @@ use std::sync::{
 
 use realm_core::{
     auth::Caller,
+    embed::{EmbedError, EmbedInfo, Embedded, TakenTexts, Text, TextBatch},
     engine::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Finish, Generation, Logprobs, ScoredToken,
         TOKENS_BUFFERED_MAX, TextError, Token, TokenEvent, TokenStream, Usage,
@@ -15,7 +16,7 @@ use realm_core::{
     name::ModelName,
     refusal::Refusal,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What an engine does with a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,13 @@ pub(crate) enum Mood {
     Fail,
     /// Goes away without an end.
     Vanish,
+    /// Generates nothing, and makes a vector of a text: how long it is, and what it begins with.
+    /// One that begins with 0 it makes only when it is told to.
+    Reads,
+    /// Makes the largest vectors of which two thousand fit in an answer.
+    Wide,
+    /// Takes texts and never says what became of them.
+    Forgets,
     /// Tokenizes only when it is told to; a thread that may block waits for it.
     Stall,
 }
@@ -36,6 +44,7 @@ pub(crate) struct Echo {
     info: EngineInfo,
     mood: Mood,
     pub(crate) asked: Mutex<Vec<Generation>>,
+    pub(crate) texts: Mutex<Vec<TextBatch>>,
     pub(crate) running: Arc<AtomicUsize>,
     pub(crate) release: watch::Sender<bool>,
 }
@@ -50,8 +59,8 @@ impl Echo {
             block_tokens: 16,
             has_chat_template: true,
         };
-        let (asked, running) = (Mutex::default(), Arc::default());
-        Arc::new(Self { info, mood, asked, running, release: watch::Sender::new(false) })
+        let (asked, texts, running) = (Mutex::default(), Mutex::default(), Arc::default());
+        Arc::new(Self { info, mood, asked, texts, running, release: watch::Sender::new(false) })
     }
 }
 
@@ -99,6 +108,58 @@ impl Engine for Echo {
         Ok(stream)
     }
 
+    fn generates(&self) -> bool {
+        self.embeds().is_none()
+    }
+
+    fn embeds(&self) -> Option<EmbedInfo> {
+        let info = EmbedInfo { dimensions: 2, tokens_max: 1000, shortens: false };
+        matches!(self.mood, Mood::Reads | Mood::Wide | Mood::Forgets).then_some(info)
+    }
+
+    fn embed(&self, _caller: &Caller, batch: TextBatch) -> Result<TakenTexts, EmbedError> {
+        self.texts.lock().unwrap().push(batch.clone());
+        let ids = |text: &Text| match text {
+            Text::Words(words) => words.bytes().map(u32::from).collect(),
+            Text::Tokens(ids) => ids.clone(),
+        };
+        let texts: Vec<Vec<u32>> = batch.texts.iter().map(ids).collect();
+        let length = |text: &Vec<u32>| u32::try_from(text.len()).unwrap();
+        let tokens: Vec<u32> = texts.iter().map(length).collect();
+        if let Some(at) = tokens.iter().position(|&tokens| tokens > 1000) {
+            return Err(EmbedError::TooLong { at, tokens: texts[at].len(), tokens_max: 1000 });
+        }
+        let (sender, reply) = oneshot::channel();
+        let all = tokens.iter().sum();
+        let wide = if self.mood == Mood::Wide { 748 } else { 0 };
+        let vector = |text: &Vec<u32>| {
+            let first = text.first().copied().unwrap_or(0);
+            let (length, first) = (text.len() as f32, first as f32);
+            [vec![length, first], vec![0.1; wide]].concat()
+        };
+        let vectors: Vec<Vec<f32>> = texts.iter().map(vector).collect();
+        let holds = vectors.iter().any(|vector| vector[1] == 0.0);
+        let (mood, running, mut release) =
+            (self.mood, self.running.clone(), self.release.subscribe());
+        running.fetch_add(1, Ordering::SeqCst);
+        // As an engine's thread does, which no runtime of anybody's is.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut sender = sender;
+            let is_wanted = runtime.block_on(async {
+                tokio::select! {
+                    () = sender.closed() => false,
+                    _ = release.wait_for(|released| *released || !holds) => true,
+                }
+            });
+            if is_wanted && mood != Mood::Forgets {
+                drop(sender.send(Ok(Embedded { vectors, tokens })));
+            }
+            running.fetch_sub(1, Ordering::SeqCst);
+        });
+        Ok(TakenTexts { tokens: all, reply })
+    }
+
     fn draw_seed(&self) -> u64 {
         u64::MAX
     }
@@ -139,7 +200,13 @@ async fn answer(
                 return drop(sender.send(TokenEvent::Failed(refusal)).await);
             }
             Mood::Vanish => return,
-            Mood::Echo | Mood::Hold | Mood::Busy | Mood::Stall => {}
+            Mood::Echo
+            | Mood::Hold
+            | Mood::Busy
+            | Mood::Stall
+            | Mood::Reads
+            | Mood::Wide
+            | Mood::Forgets => {}
         }
     }
     let tokens = |count: usize| u32::try_from(count).unwrap();

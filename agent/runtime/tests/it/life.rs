@@ -8,6 +8,7 @@ use std::{
 use realm_core::{
     call::{Call, CallId, Deadline},
     desired::{DesiredTenant, HostedProgram},
+    embed::Abilities,
     name::ModelName,
     refusal::Refusal,
     reply::{Reply, ReplyEvent},
@@ -20,6 +21,12 @@ use crate::{
     echo::{Echo, Mood},
     town::{Citizen, Town, next, read, town, until},
 };
+
+/// What a model that is there can be asked for.
+const fn able(ready: bool) -> Option<Abilities> {
+    let all = Abilities { generates: true, chats: true, embeds: None };
+    if ready { Some(all) } else { None }
+}
 
 /// A tenant whose model answers after its first token only when it is told to.
 struct Held {
@@ -172,7 +179,8 @@ async fn a_model_that_is_not_there_yet_says_why() {
     town.runtime.await_model(model.clone(), failed);
     let refusal = citizen.refused(&town.runtime, "generate", &params).await;
     assert_eq!(refusal, not_ready("failed: DigestMismatch"));
-    let info = |ready, context| ModelInfo { alias: "slow".into(), ready, context };
+    let info =
+        |ready, context| ModelInfo { alias: "slow".into(), ready, context, abilities: able(ready) };
     assert_eq!(town.runtime.models(&citizen.caller()), [info(false, None)]);
 
     town.runtime.put_model(model.clone(), Echo::new("tests/slow", Mood::Echo));
@@ -231,7 +239,9 @@ async fn calls_of_a_tenant_whose_first_program_is_not_there_are_told_why() {
         .await_tenant(Arc::new(DesiredTenant { program: Some(other), ..citizen.tenant.clone() }));
     assert_eq!(runtime.lacks(name), None);
     assert!(!runtime.hosts(name, model));
-    let info = |ready, context| [ModelInfo { alias: "new".into(), ready, context }];
+    let info = |ready, context| {
+        [ModelInfo { alias: "new".into(), ready, context, abilities: able(ready) }]
+    };
     assert_eq!(runtime.models(&citizen.caller()), info(false, None));
 
     runtime.put_tenant(tenant.clone(), built_in);

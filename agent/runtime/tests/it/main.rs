@@ -8,6 +8,7 @@ mod town;
 mod attacks;
 mod built_in;
 mod components;
+mod embed;
 mod life;
 mod pipelines;
 mod pirate;

@@ -11,7 +11,7 @@ use std::{
 use realm_crds::model::Prefetch;
 
 use super::{
-    node::{Node, admitted},
+    node::{Node, NodeSupply, admitted},
     place::{Placement, Scene},
     resolve::Resolved,
 };
@@ -116,33 +116,41 @@ fn reuse(old: &[Arc<DesiredTenant>], new: Vec<DesiredTenant>) -> Vec<Arc<Desired
     reused.collect()
 }
 
-/// Where calls for each model can be handed to now. A model that nobody serves has a route too where
-/// it scales or is on its way to a node: to nowhere yet, which tells doors to hold its calls.
+/// Where calls for each model can be handed to now. Nodes that nobody can reach are named where
+/// there is no other: doors find out what is left of them. A model that nobody serves has a route too
+/// where it scales or will be on a node: to nowhere yet, which tells doors to hold its calls.
 fn routes(scene: Scene<'_>, placement: &Placement) -> Vec<Route> {
-    let peer = |model: &Name, name: &String| {
-        let node = scene.nodes.get(name)?;
-        let address = node.serving()?.peer_address.clone()?;
-        node.has_loaded(model).then(|| Peer { node: name.clone(), address })
-    };
     let route = |(name, model): (&Name, &ValidModel)| {
         let seats = placement.get(name).into_iter().flat_map(BTreeMap::keys);
-        let peers: Vec<Peer> = seats.filter_map(|node| peer(name, node)).collect();
+        let peers = |reach: fn(&Node) -> Option<&NodeSupply>| -> Vec<Peer> {
+            let found = seats.clone().filter_map(|seat| {
+                let node = scene.nodes.get(seat).filter(|node| node.has_loaded(name))?;
+                let address = reach(node)?.peer_address.clone()?;
+                Some(Peer { node: seat.clone(), address })
+            });
+            found.collect()
+        };
+        let mut found = peers(Node::serving);
+        if found.is_empty() {
+            found = peers(Node::away);
+        }
         let is_held =
             matches!(model.replicas, Replicas::Scaled(_)) || is_coming(scene, name, placement);
-        (is_held || !peers.is_empty()).then(|| Route { model: name.clone(), peers })
+        (is_held || !found.is_empty()).then(|| Route { model: name.clone(), peers: found })
     };
     scene.models.iter().filter_map(route).collect()
 }
 
-/// Whether a node is to load a model that has not and has not failed to.
+/// Whether a node is to serve a model that it does not serve now, and has not failed to load.
 fn is_coming(scene: Scene<'_>, model: &Name, placement: &Placement) -> bool {
     let study = scene.studies.get(model);
     let has_failed = |node: &String| study.is_some_and(|study| study.failed_on.contains(node));
-    let is_loading = |node: &String| {
-        scene.nodes.get(node).is_some_and(|known| !known.has_loaded(model)) && !has_failed(node)
+    let is_awaited = |node: &String| {
+        let serves = |known: &Node| known.serving().is_some() && known.has_loaded(model);
+        scene.nodes.get(node).is_some_and(|known| !serves(known)) && !has_failed(node)
     };
     let mut seats = placement.get(model).into_iter().flat_map(BTreeMap::keys);
-    scene.site == Site::Cluster && seats.any(is_loading)
+    scene.site == Site::Cluster && seats.any(is_awaited)
 }
 
 /// The models of each node, in the order of nodes and of names.

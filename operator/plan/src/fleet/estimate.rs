@@ -49,12 +49,15 @@ impl Estimate {
 
     /// The parts of what `kv_blocks` blocks take, for people.
     pub(super) fn explain(&self, kv_blocks: u32) -> String {
-        let kv = self.kv_bytes_per_block.saturating_mul(u64::from(kv_blocks));
+        let kv = match self.kv_bytes_per_block.saturating_mul(u64::from(kv_blocks)) {
+            // It reads texts, and keeps nothing of them.
+            0 => String::new(),
+            kv => format!(", {} for {kv_blocks} KV blocks", Bytes(kv)),
+        };
         format!(
-            "{} ({} of weights, {} for {kv_blocks} KV blocks, {} to compute in)",
+            "{} ({} of weights{kv}, {} to compute in)",
             Bytes(self.bytes(kv_blocks)),
             Bytes(self.weights_bytes),
-            Bytes(kv),
             Bytes(self.activation_bytes)
         )
     }
@@ -67,5 +70,22 @@ pub(super) struct Bytes(pub(super) u64);
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} MiB", self.0.div_ceil(1 << 20))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explained(kv_bytes_per_block: u64) -> String {
+        let (weights_bytes, activation_bytes) = (8 << 20, 1 << 20);
+        Estimate { weights_bytes, kv_bytes_per_block, activation_bytes, context: 64 }.explain(2)
+    }
+
+    #[test]
+    fn a_model_without_a_cache_is_explained_without_one() {
+        let with = "11 MiB (8 MiB of weights, 2 MiB for 2 KV blocks, 1 MiB to compute in)";
+        assert_eq!(explained(1 << 20), with);
+        assert_eq!(explained(0), "9 MiB (8 MiB of weights, 1 MiB to compute in)");
     }
 }

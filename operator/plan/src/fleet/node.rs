@@ -79,6 +79,12 @@ impl Node {
         self.supply.as_ref().filter(|supply| self.is_connected && supply.is_ready)
     }
 
+    /// The supply of a node that went without a word, and may well serve on where only the operator
+    /// cannot reach it.
+    pub(super) fn away(&self) -> Option<&NodeSupply> {
+        self.supply.as_ref().filter(|supply| !self.is_connected && supply.is_ready)
+    }
+
     pub(super) fn held(&self, model: &Name) -> Option<&ModelHeld> {
         self.heard.as_ref()?.models.get(model)
     }

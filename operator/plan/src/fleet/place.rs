@@ -45,8 +45,9 @@ pub(super) struct Scene<'a> {
 pub(super) fn place(scene: Scene<'_>, last: &Placement) -> Placement {
     let mut placement = keep(scene, last);
     trim(scene, &mut placement);
-    // A seat that is given up makes room, so it is looked at again; each round gives up one at
-    // least.
+    // A seat that is given up makes room, so it is looked at again. This ends: a seat that is as it
+    // should be is never given up here, and one for want of others is given out only where it will
+    // be kept until such a one takes its place.
     loop {
         let mut board = Board::new(scene, &placement);
         for (name, model) in by_need(scene) {
@@ -120,7 +121,7 @@ fn fill(scene: Scene<'_>, board: &mut Board<'_>, model: &ValidModel, seats: &mut
         if wanted <= clean {
             return;
         }
-        let kept = seats.keys().filter(|node| may_stay(scene, model, node)).count();
+        let kept = seats.keys().filter(|node| is_of_use(scene, model, node)).count();
         let pick = board.pick(model, seats, Tried::Not);
         let pick = pick
             .or_else(|| (kept < wanted).then(|| board.pick(model, seats, Tried::Failed)).flatten());
@@ -137,8 +138,7 @@ fn retire(scene: Scene<'_>, placement: &mut Placement) -> bool {
     let mut is_changed = false;
     for (name, model) in scene.models {
         let Some(seats) = placement.get_mut(name) else { continue };
-        let is_loaded =
-            |node: &str| scene.nodes.get(node).is_some_and(|node| node.has_loaded(name));
+        let is_loaded = |node: &str| has_loaded(scene, model, node);
         let (clean, mut leaving): (Vec<_>, Vec<_>) =
             seats.keys().cloned().partition(|node| is_clean(scene, model, node));
         let loaded = clean.iter().filter(|node| is_loaded(node)).count();
@@ -147,7 +147,7 @@ fn retire(scene: Scene<'_>, placement: &mut Placement) -> bool {
         let mut kept = 0;
         for node in leaving {
             let others = if is_loaded(&node) { loaded } else { clean.len() };
-            let is_of_use = is_loaded(&node) || may_stay(scene, model, &node);
+            let is_of_use = is_of_use(scene, model, &node);
             if is_of_use && kept < wanted(scene, name).saturating_sub(others) {
                 kept += 1;
             } else {
@@ -163,6 +163,15 @@ pub(super) fn wanted(scene: Scene<'_>, name: &Name) -> usize {
     // A `u32` always fits where Realm runs; where it did not, no list could be that long either.
     let wanted = scene.wanted.get(name).copied().unwrap_or(0);
     usize::try_from(wanted).unwrap_or(usize::MAX)
+}
+
+fn has_loaded(scene: Scene<'_>, model: &ValidModel, node: &str) -> bool {
+    scene.nodes.get(node).is_some_and(|node| node.has_loaded(model.name()))
+}
+
+/// Whether a seat on `node` serves, or could.
+fn is_of_use(scene: Scene<'_>, model: &ValidModel, node: &str) -> bool {
+    has_loaded(scene, model, node) || may_stay(scene, model, node)
 }
 
 /// Whether a seat on `node` can be as it should.

@@ -1,7 +1,7 @@
 use realm_plan::validate::Site;
 
 use super::*;
-use crate::link::report::{Failure, Refused};
+use crate::link::report::Failure;
 
 /// The generation of the first state that the leader leaves for a node.
 const FIRST: u64 = 7;

@@ -83,9 +83,11 @@ proptest! {
     ) {
         let mut kept = Said::default();
         for turn in turns {
-            kept.update(&views(&turn), Instant::now());
+            let views = views(&turn);
+            let is_there = |node: &str| views.get(node).is_some_and(|view| view.is_connected);
+            kept.update(&views, is_there, Instant::now());
             let mut anew = Said::default();
-            anew.update(&views(&turn), Instant::now());
+            anew.update(&views, is_there, Instant::now());
             prop_assert_eq!(answers(&kept), answers(&anew));
         }
     }
@@ -102,12 +104,16 @@ fn a_difference_is_what_changed_and_not_what_moved_along() {
 }
 
 #[test]
-fn a_node_that_is_gone_has_said_nothing() {
+fn what_a_node_said_holds_while_it_is_away_and_not_once_it_is_lost() {
     let tenants = vec![TenantReport { name: name(0), phase: Phase::Ready, program: None }];
     let report = Report { tenants, ..Report::default() };
     let mut said = Said::default();
-    said.update(&views(&BTreeMap::from([(0, (report.clone(), true))])), Instant::now());
-    assert_eq!(said.held(), BTreeSet::from([(Kind::Tenant, name(0))]));
-    said.update(&views(&BTreeMap::from([(0, (report, false))])), Instant::now());
+    let there = views(&BTreeMap::from([(0, (report.clone(), true))]));
+    let away = views(&BTreeMap::from([(0, (report, false))]));
+    for views in [&there, &away] {
+        said.update(views, |_| true, Instant::now());
+        assert_eq!(said.held(), BTreeSet::from([(Kind::Tenant, name(0))]));
+    }
+    said.update(&away, |_| false, Instant::now());
     assert!(said.held().is_empty());
 }

@@ -1,4 +1,7 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use super::*;
 
@@ -93,6 +96,33 @@ async fn a_good_token_is_reviewed_once_in_a_while_and_a_bad_one_each_time() {
     time::advance(Duration::from_mins(1)).await;
     identities.identify("good").await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 4);
+}
+
+/// Says of every token what it is told to say, or nothing.
+#[derive(Clone)]
+struct Told(Arc<Mutex<Result<TokenReview, ()>>>);
+
+impl TokenReviewer for Told {
+    async fn review(&self, _token: &str, _audience: &str) -> Result<TokenReview, ReviewError> {
+        let told = self.0.lock().unwrap().clone();
+        told.map_err(|()| ReviewError { message: "503".to_owned() })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_reviewed_for_as_long_as_its_agent_is_connected() {
+    let told = Told(Arc::new(Mutex::new(Ok(review()))));
+    let identities = Arc::new(Identities::new(told.clone(), account()));
+    let mut refuted = Box::pin(identities.refuted("good".into()));
+    let an_hour = Duration::from_hours(1);
+    let waited = time::timeout(an_hour, refuted.as_mut()).await;
+    assert!(waited.is_err(), "it is as good as it was");
+    *told.0.lock().unwrap() = Err(());
+    let waited = time::timeout(an_hour, refuted.as_mut()).await;
+    assert!(waited.is_err(), "an API server that is away says nothing");
+    *told.0.lock().unwrap() = Ok(TokenReview::default());
+    let error = time::timeout(PROVEN_FOR * 2, refuted).await.unwrap();
+    assert!(matches!(error, IdentityError::NotAuthenticated { .. }), "{error}");
 }
 
 /// Never answers.

@@ -97,13 +97,25 @@ fn a_refusal_is_known_until_the_agent_reports_on_it_or_is_left_another_state() {
 }
 
 #[test]
-fn a_forgotten_node_ends_its_connection_and_is_heard_no_more() {
+fn a_lost_node_is_forgotten_and_one_that_has_come_back_is_not() {
     let (registry, now) = (Registry::new(), Instant::now());
     let agent = registry.connect(hello("n"), now).unwrap();
     registry.forget("n");
-    agent.replaced.has_changed().unwrap_err();
-    registry.report("n", agent.id, report(1), now);
+    assert!(view(&registry, "n").is_connected);
+    registry.disconnect("n", agent.id);
+    registry.forget("n");
     assert!(registry.snapshot().is_empty());
+}
+
+#[test]
+fn what_another_process_said_is_not_what_this_one_says() {
+    let (registry, now) = (Registry::new(), Instant::now());
+    let agent = registry.connect(hello("n"), now).unwrap();
+    registry.report("n", agent.id, report(1), now);
+    registry.connect(hello("n"), now).unwrap();
+    assert!(view(&registry, "n").report.is_some(), "the same one is back");
+    registry.connect(Hello { boot_id: "another".to_owned(), ..hello("n") }, now).unwrap();
+    assert_eq!(view(&registry, "n").report, None);
 }
 
 #[test]
@@ -142,12 +154,16 @@ fn an_agent_that_speaks_no_version_of_ours_is_news_once_and_until_one_that_does_
 }
 
 #[test]
-fn a_node_that_goes_before_its_agent_was_ever_taken_in_is_forgotten() {
+fn a_node_that_goes_loses_its_connection_and_is_forgotten_if_it_never_had_one() {
     let (registry, now) = (Registry::new(), Instant::now());
     registry.note_unspoken("new", Versions::said(9, 9), Instant::now()).unwrap();
-    registry.connect(hello("known"), now).unwrap();
+    let agent = registry.connect(hello("known"), now).unwrap();
     for node in ["new", "known", "unheard-of"] {
         registry.dismiss(node);
     }
     assert_eq!(registry.snapshot().into_keys().collect::<Vec<_>>(), ["known"]);
+    agent.replaced.has_changed().unwrap_err();
+    registry.report("known", agent.id, report(1), now);
+    let known = view(&registry, "known");
+    assert_eq!((known.is_connected, known.report), (false, None));
 }

@@ -20,6 +20,8 @@ pub(super) enum Ending {
     NoToken,
     #[error("the token proves no agent")]
     Identity(#[source] IdentityError),
+    #[error("the agent's token proves nothing any more; it comes again with a newer one")]
+    Refuted(#[source] IdentityError),
     #[error("the agent says that it is on `{said}`; its token is bound to `{proven}`")]
     OtherNode { said: String, proven: String },
     #[error("no hello within the time for it")]
@@ -58,6 +60,7 @@ impl Ending {
             Self::NoToken => "NoToken",
             Self::Identity(IdentityError::Review(_) | IdentityError::Busy) => "Review",
             Self::Identity(_) => "Identity",
+            Self::Refuted(_) => "Refuted",
             Self::OtherNode { .. } => "OtherNode",
             Self::NoHello => "NoHello",
             Self::Version { .. } => "Version",
@@ -79,6 +82,7 @@ impl Ending {
             Self::Identity(error) => error.stranger(),
             Self::OtherNode { .. } => Some(Stranger::OtherNode),
             Self::NotLeading
+            | Self::Refuted(_)
             | Self::NoHello
             | Self::Version { .. }
             | Self::NotAHello
@@ -99,7 +103,7 @@ impl Ending {
         let code = match &self {
             Self::NotLeading => Code::Unavailable,
             Self::NoToken => Code::Unauthenticated,
-            Self::Identity(error) => identity_code(error),
+            Self::Identity(error) | Self::Refuted(error) => identity_code(error),
             Self::OtherNode { .. } => Code::PermissionDenied,
             Self::NoHello | Self::Silent { .. } => Code::DeadlineExceeded,
             Self::NotAHello | Self::SecondHello | Self::Message(_) => Code::InvalidArgument,

@@ -33,7 +33,7 @@ const HELLO_WAIT: Duration = Duration::from_secs(10);
 
 /// Both methods of the link.
 pub(super) struct Service<R> {
-    identities: Identities<R>,
+    identities: Arc<Identities<R>>,
     registry: Registry,
     encoder: Arc<Encoder>,
     authority: watch::Receiver<Arc<Authority>>,
@@ -49,7 +49,8 @@ impl<R: TokenReviewer> Service<R> {
         leading: Leading,
         heartbeat: Duration,
     ) -> Self {
-        Self { identities, registry, encoder: Arc::default(), authority, leading, heartbeat }
+        let (identities, encoder) = (Arc::new(identities), Arc::default());
+        Self { identities, registry, encoder, authority, leading, heartbeat }
     }
 
     /// The agent that a request's token proves, if this operator leads.
@@ -73,6 +74,8 @@ impl<R: TokenReviewer> Service<R> {
         request: Request<Streaming<proto::AgentMessage>>,
     ) -> Result<session::Outbound, Ending> {
         let identity = self.prove(request.metadata()).await?;
+        let token = bearer(request.metadata()).ok_or(Ending::NoToken)?;
+        let refuted = self.identities.clone().refuted(token.into());
         let life = request.extensions().get::<watch::Sender<Life>>().cloned();
         let mut inbound = request.into_inner();
         let first = time::timeout(HELLO_WAIT, inbound.message());
@@ -88,7 +91,7 @@ impl<R: TokenReviewer> Service<R> {
             self.registry.connect(hello, Instant::now()).map_err(Ending::TooManyNodes)?;
         let leading = self.leading.clone();
         let (registry, encoder) = (self.registry.clone(), self.encoder.clone());
-        let ports = session::Ports { registry, encoder, leading, life };
+        let ports = session::Ports { registry, encoder, leading, life, refuted: Box::pin(refuted) };
         let agreed = Agreed { heartbeat: self.heartbeat, version };
         Ok(session::start(connected, inbound, ports, agreed))
     }

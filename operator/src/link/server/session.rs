@@ -25,6 +25,7 @@ use crate::{
     lease::leading::Leading,
     link::{
         convert::{self, Encoder},
+        identity::IdentityError,
         registry::{Connected, ConnectionId, Orders, Registry},
         report::{Failure, Refused},
     },
@@ -46,12 +47,16 @@ const ANSWER_WAIT: Duration = Duration::from_secs(5);
 pub(super) type Replies =
     Pin<Box<dyn Stream<Item = Result<proto::OperatorMessage, Status>> + Send>>;
 
+/// Comes when the agent has not proven itself any more.
+pub(super) type Refuted = Pin<Box<dyn Future<Output = IdentityError> + Send>>;
+
 /// What a session hears and tells.
 pub(super) struct Ports {
     pub(super) registry: Registry,
     pub(super) encoder: Arc<Encoder>,
     pub(super) leading: Leading,
     pub(super) life: Option<watch::Sender<Life>>,
+    pub(super) refuted: Refuted,
 }
 
 /// What both ends keep to.
@@ -71,14 +76,15 @@ pub(super) fn start(
 ) -> Outbound {
     let Agreed { heartbeat, version } = agreed;
     let Connected { node, id, orders, replaced } = connected;
-    let Ports { registry, encoder, leading, life } = ports;
+    let Ports { registry, encoder, leading, life, refuted } = ports;
     set_life(life.as_ref(), Life::Proven);
     let (ended, ending) = oneshot::channel();
     let (answer, answered) = watch::channel(0);
     let ears = Ears { node: node.clone(), id, registry: registry.clone(), inbound, answer };
     let task = tokio::spawn({
         let (leading, life) = (leading.clone(), life.clone());
-        async move { ears.run(leading, replaced, heartbeat, ended, life).await }
+        let ends = Ends { leading, replaced, refuted };
+        async move { ears.run(ends, heartbeat, ended, life).await }
     });
     let claim = Claim { node, id, registry, life, hearing: task.abort_handle() };
     Outbound {
@@ -139,13 +145,19 @@ struct Ears {
     answer: watch::Sender<u64>,
 }
 
+/// What ends a stream besides what its agent says.
+struct Ends {
+    leading: Leading,
+    replaced: watch::Receiver<bool>,
+    refuted: Refuted,
+}
+
 impl Ears {
     /// Hears until something ends the stream, then says what, to the registry at once and to the
     /// agent when it listens. Not listening does not keep its connection.
     async fn run(
         mut self,
-        mut leading: Leading,
-        mut replaced: watch::Receiver<bool>,
+        Ends { mut leading, mut replaced, refuted }: Ends,
         heartbeat: Duration,
         ended: oneshot::Sender<Ending>,
         life: Option<watch::Sender<Life>>,
@@ -156,6 +168,7 @@ impl Ears {
                 Ok(_) => Ending::Replaced,
                 Err(_) => Ending::Forgotten,
             },
+            error = refuted => Ending::Refuted(error),
             ending = self.hear(heartbeat) => ending,
         };
         tracing::info!(node = self.node, cause = ending::chain(&ending), "agent disconnected");

@@ -39,8 +39,13 @@ fn status_of(of_model: ModelStanding, problems: Vec<Problem>) -> ModelStatus {
         "spec": { "sources": ["file:///tiny.gguf"] },
     }))
     .unwrap();
-    let standing =
-        Standing { generation: 3, is_answered: true, problems, nodes: Standings::Model(of_model) };
+    let standing = Standing {
+        generation: 3,
+        is_answered: true,
+        refused: None,
+        problems,
+        nodes: Standings::Model(of_model),
+    };
     status(&model, &standing, "app=agent", Timestamp::from_second(NOW).unwrap())
 }
 

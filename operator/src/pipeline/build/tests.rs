@@ -16,6 +16,7 @@ fn check(models_missing: Vec<Name>, problems: Vec<Problem>, expected: &[&str]) {
     let standing = Standing {
         generation: 3,
         is_answered: true,
+        refused: None,
         problems,
         nodes: Standings::Pipeline(of_pipeline),
     };

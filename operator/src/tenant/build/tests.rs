@@ -29,6 +29,7 @@ fn status_of(tally: Tally, problems: Vec<Problem>) -> TenantStatus {
     let standing = Standing {
         generation: 3,
         is_answered: true,
+        refused: None,
         problems,
         nodes: Standings::Tenant(of_tenant),
     };

@@ -28,6 +28,8 @@ from realm_client.errors import (
 from realm_client.formats import ResponseFormat
 from realm_client.reply import (
     Chunk,
+    Embeddings,
+    EmbedInfo,
     FunctionInfo,
     Health,
     Logprobs,
@@ -53,6 +55,8 @@ __all__ = [
     "ConnectionLost",
     "DeadlineExceeded",
     "Draining",
+    "EmbedInfo",
+    "Embeddings",
     "FunctionInfo",
     "Health",
     "InsecureServer",

@@ -18,6 +18,7 @@ from realm_client.policy import Policy
 from realm_client.reply import (
     Chunk,
     Completion,
+    Embeddings,
     Health,
     Json,
     Metadata,
@@ -219,6 +220,32 @@ class Client:
         """The tokens of a text."""
         params = {"text": text} if model is None else {"text": text, "model": model}
         return await self._whole("tokenize", params, deadline_s, results.to_tokens)
+
+    async def embed(
+        self,
+        texts: str | Sequence[str | Sequence[int]],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        deadline_s: float | None = None,
+    ) -> Embeddings:
+        """A vector for each text; each text is a string or token ids.
+
+        `dimensions` takes the first numbers of each vector, where the model was trained for that.
+        Vectors have the length 1 unless `normalize` is false.
+        """
+        listed = [texts] if isinstance(texts, str) else texts
+        params: dict[str, Json] = {
+            "texts": [text if isinstance(text, str) else list(text) for text in listed]
+        }
+        if model is not None:
+            params["model"] = model
+        if dimensions is not None:
+            params["dimensions"] = dimensions
+        if not normalize:
+            params["normalize"] = False
+        return await self._whole("embed", params, deadline_s, results.to_embeddings)
 
     async def health(self, *, deadline_s: float | None = None) -> Health:
         """Whether the server is well."""

@@ -127,6 +127,7 @@ _CLASSES: dict[str, type[RealmError]] = {
     "invalid": InvalidRequest,
     "too_large": InvalidRequest,
     "too_long": InvalidRequest,
+    "unsupported": InvalidRequest,
     "too_many_requests": RateLimited,
     "too_many_tokens": RateLimited,
     "too_many_calls": RateLimited,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -117,6 +118,21 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector for each text, in their order, each of `dimensions` single-precision numbers.
+
+    `array.array` is a sequence of floats; numpy reads all of it with `numpy.array(vectors)`.
+    `tokens` has what each text took.
+    """
+
+    vectors: Sequence[array[float]]
+    dimensions: int
+    tokens: Sequence[int]
+    usage: Usage | None
+    quota: Quota | None
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """`status` is `ok` or `draining`."""
 
@@ -136,12 +152,31 @@ class FunctionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedInfo:
+    """What a model makes of texts.
+
+    A vector has `dimensions` numbers, of which fewer may be asked for where it `shortens`; a text
+    may have `tokens_max` tokens.
+    """
+
+    dimensions: int
+    tokens_max: int
+    shortens: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model this tenant may use. `context` is in tokens."""
+    """A model this tenant may use. `context` is in tokens.
+
+    `functions` has those of `generate`, `chat` and `embed` that it can be asked for; `None` where
+    this door does not know, because the model is not loaded on its node.
+    """
 
     alias: str
     ready: bool
     context: int | None
+    functions: Sequence[str] | None = None
+    embeds: EmbedInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from realm_client import vectors
 from realm_client.fields import FieldError, Fields, item_count, item_text
 from realm_client.reply import (
     Chunk,
     Completion,
+    Embeddings,
+    EmbedInfo,
     FunctionInfo,
     Health,
     Json,
@@ -47,6 +50,16 @@ def to_tokens(_chunks: Sequence[Chunk], end: Completion) -> Tokens:
     """`tokenize`."""
     data = Fields(end.data, "data")
     return Tokens(data.items("tokens", item_count), data.count("count"))
+
+
+def to_embeddings(_chunks: Sequence[Chunk], end: Completion) -> Embeddings:
+    """`embed`."""
+    data = Fields(end.data, "data")
+    read = data.items("vectors", vectors.read)
+    dimensions = data.count("dimensions")
+    if any(len(vector) != dimensions for vector in read):
+        raise FieldError(f"data.vectors has others than of {dimensions} numbers")
+    return Embeddings(read, dimensions, data.items("tokens", item_count), end.usage, end.quota)
 
 
 def to_health(_chunks: Sequence[Chunk], end: Completion) -> Health:
@@ -93,5 +106,18 @@ def _function(value: Json) -> FunctionInfo:
 
 def _model(value: Json) -> ModelInfo:
     fields = Fields(value, "model")
-    context = fields.optional("context", fields.count)
-    return ModelInfo(fields.text("alias"), fields.flag("ready"), context)
+    return ModelInfo(
+        alias=fields.text("alias"),
+        ready=fields.flag("ready"),
+        context=fields.optional("context", fields.count),
+        functions=fields.items("functions", item_text) if fields.has("functions") else None,
+        embeds=_embed_info(fields.object("embeds")) if fields.has("embeds") else None,
+    )
+
+
+def _embed_info(fields: Fields) -> EmbedInfo:
+    return EmbedInfo(
+        dimensions=fields.count("dimensions"),
+        tokens_max=fields.count("tokens_max"),
+        shortens=fields.flag("shortens"),
+    )

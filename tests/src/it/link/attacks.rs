@@ -124,12 +124,12 @@ async fn a_certificate_is_signed_for_nobody_without_the_right_token() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_forgotten_loses_its_stream() {
+async fn a_node_that_is_no_longer_part_of_the_cluster_loses_its_stream() {
     let world = World::start().await;
     world.registry.set_desired("worker-1", Arc::new(nothing(1))).unwrap();
     let agent = world.agent("worker-1").await;
     agent.until_held(1).await;
-    world.registry.forget("worker-1");
+    world.registry.dismiss("worker-1");
     let message = agent.until_refused("Broken").await;
     assert!(message.contains("no longer part of the cluster"), "{message}");
 }

@@ -5,15 +5,17 @@
 
 use std::arch::x86_64::{
     __m256, __m256i, _CMP_GE_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_cvtph_ps,
-    _mm_cvtps_ph, _mm_cvtss_f32, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehl_ps,
-    _mm_set_ss, _mm_shuffle_ps, _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps,
-    _mm256_and_ps, _mm256_and_si256, _mm256_andnot_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
-    _mm256_cmp_ps, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32,
-    _mm256_div_ps, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
+    _mm_cvtps_ph, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_max_ps, _mm_max_ss,
+    _mm_movehl_ps, _mm_set_ss, _mm_shuffle_ps, _mm_unpackhi_epi64, _mm256_abs_epi8,
+    _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_and_si256,
+    _mm256_andnot_ps, _mm256_broadcastsi128_si256, _mm256_castps256_ps128, _mm256_castsi256_ps,
+    _mm256_cmp_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+    _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_div_ps,
+    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_or_si256,
     _mm256_round_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps,
-    _mm256_storeu_si256,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_sll_epi16,
+    _mm256_slli_epi32, _mm256_srl_epi16, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
 };
 
 use half::{bf16, f16};
@@ -55,6 +57,7 @@ impl Simd for Avx2 {
     const ROWS: usize = 4;
 
     type F = [__m256; 2];
+    type I = [__m256i; 2];
     type Q = [__m256i; 2];
 
     #[inline(always)]
@@ -103,6 +106,39 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
             ]
+        })
+    }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> [__m256; 2] {
+        proven!(self, {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            let high = _mm_unpackhi_epi64(bytes, bytes);
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn load_nibbles(self, from: &[u8; LANES]) -> ([__m256; 2], [__m256; 2]) {
+        proven!(self, {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            let high = _mm_unpackhi_epi64(bytes, bytes);
+            let low = _mm256_cvtepu8_epi32(bytes);
+            let high = _mm256_cvtepu8_epi32(high);
+            let mask = _mm256_set1_epi32(15);
+            (
+                [
+                    _mm256_cvtepi32_ps(_mm256_and_si256(low, mask)),
+                    _mm256_cvtepi32_ps(_mm256_and_si256(high, mask)),
+                ],
+                [
+                    _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(low)),
+                    _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(high)),
+                ],
+            )
         })
     }
 
@@ -211,34 +247,79 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn nibbles(self, line: &Line) -> ([__m256i; 2], [__m256i; 2]) {
+    fn bytes(self, line: &Line) -> [__m256i; 2] {
+        proven!(self, halves(line))
+    }
+
+    #[inline(always)]
+    fn field(self, bytes: [__m256i; 2], shift: i32, mask: u8) -> [__m256i; 2] {
         proven!(self, {
-            let [a, b] = halves(line);
-            let mask = _mm256_set1_epi8(15);
-            let low = [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)];
-            let high = [
-                _mm256_and_si256(_mm256_srli_epi16::<4>(a), mask),
-                _mm256_and_si256(_mm256_srli_epi16::<4>(b), mask),
-            ];
-            (low, high)
+            let mask = _mm256_set1_epi8(mask.cast_signed());
+            let by = _mm_cvtsi32_si128(shift.abs());
+            // The bits that a shift of pairs brings over from the other byte are masked away.
+            let [low, high] = if shift < 0 {
+                [_mm256_sll_epi16(bytes[0], by), _mm256_sll_epi16(bytes[1], by)]
+            } else {
+                [_mm256_srl_epi16(bytes[0], by), _mm256_srl_epi16(bytes[1], by)]
+            };
+            [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)]
         })
+    }
+
+    #[inline(always)]
+    fn or(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        proven!(self, [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn lookup(self, bytes: [__m256i; 2], table: &[i8; 16]) -> [__m256i; 2] {
+        proven!(self, {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, bytes[0]), _mm256_shuffle_epi8(table, bytes[1])]
+        })
+    }
+
+    #[inline(always)]
+    fn start(self, sum: i32) -> [__m256i; 2] {
+        proven!(self, [_mm256_set1_epi32(sum); 2])
+    }
+
+    #[inline(always)]
+    fn start_signed(self, _lift: i32) -> [__m256i; 2] {
+        self.start(0)
     }
 
     /// `|w| * (y with the sign of w)`: pairs reach at most 2 * 128 * 127, below the 32767 at which
     /// `vpmaddubsw` would saturate.
     #[inline(always)]
-    fn dot_signed(
+    fn dot_signed<const P: usize>(
         self,
-        weights: &[[__m256i; 2]; 8],
-        activations: &[i8; 32],
-        _: i32,
-    ) -> [__m256; 2] {
-        proven!(self, dot_signed(weights, activations))
+        mut sums: [[__m256i; 2]; P],
+        weights: &[[[__m256i; 2]; 4]; P],
+        x: &[i8; 16],
+    ) -> [[__m256i; 2]; P] {
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = proven!(self, dot_signed(*sum, weights, x));
+        }
+        sums
     }
 
     #[inline(always)]
-    fn dot_nibbles(self, weights: &[[__m256i; 2]; 8], activations: &[i8; 32]) -> [__m256; 2] {
-        proven!(self, dot_nibbles(weights, activations))
+    fn dot<const BITS: u32, const P: usize>(
+        self,
+        mut sums: [[__m256i; 2]; P],
+        weights: &[[[__m256i; 2]; 4]; P],
+        x: &[i8; 16],
+    ) -> [[__m256i; 2]; P] {
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = proven!(self, dot::<BITS>(*sum, weights, x));
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn to_floats(self, sums: [__m256i; 2]) -> [__m256; 2] {
+        proven!(self, [_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])])
     }
 
     /// Six independent chains: each round is a byte product, a widening and a sum.
@@ -278,10 +359,10 @@ fn halves(line: &Line) -> [__m256i; 2] {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_signed(weights: &[[__m256i; 2]; 8], activations: &[i8; 32]) -> [__m256; 2] {
+fn dot_signed(sum: [__m256i; 2], weights: &[[__m256i; 2]; 4], x: &[i8; 16]) -> [__m256i; 2] {
     let ones = _mm256_set1_epi16(1);
-    let mut sums = [_mm256_setzero_si256(); 2];
-    for (weights, four) in weights.iter().zip(activations.as_chunks::<4>().0) {
+    let mut sums = sum;
+    for (weights, four) in weights.iter().zip(x.as_chunks::<4>().0) {
         let four = _mm256_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)));
         for (sum, weights) in sums.iter_mut().zip(weights) {
             let pairs =
@@ -289,23 +370,36 @@ fn dot_signed(weights: &[[__m256i; 2]; 8], activations: &[i8; 32]) -> [__m256; 2
             *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
         }
     }
-    [_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])]
+    sums
 }
 
-/// A pair of nibble products is at most 2 * 15 * 127, so eight pairs add up within 16 bits.
+/// Pairs reach 2 * (2^BITS - 1) * 127. Sixteen bits hold four of them up to five bits, and two of
+/// six bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_nibbles(weights: &[[__m256i; 2]; 8], activations: &[i8; 32]) -> [__m256; 2] {
-    let mut sums = [_mm256_setzero_si256(); 2];
-    for (weights, four) in weights.iter().zip(activations.as_chunks::<4>().0) {
+fn dot<const BITS: u32>(
+    sum: [__m256i; 2],
+    weights: &[[__m256i; 2]; 4],
+    x: &[i8; 16],
+) -> [__m256i; 2] {
+    const { assert!(BITS <= 6) };
+    let ones = _mm256_set1_epi16(1);
+    let mut sums = sum;
+    let [mut low, mut high] = [[_mm256_setzero_si256(); 2]; 2];
+    for (group, (weights, four)) in weights.iter().zip(x.as_chunks::<4>().0).enumerate() {
         let four = _mm256_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)));
-        for (sum, weights) in sums.iter_mut().zip(weights) {
-            *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(*weights, four));
+        let pairs = if group < 2 { &mut low } else { &mut high };
+        for (pairs, weights) in pairs.iter_mut().zip(weights) {
+            *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(*weights, four));
         }
     }
-    let ones = _mm256_set1_epi16(1);
-    [
-        _mm256_cvtepi32_ps(_mm256_madd_epi16(sums[0], ones)),
-        _mm256_cvtepi32_ps(_mm256_madd_epi16(sums[1], ones)),
-    ]
+    for (sum, (low, high)) in sums.iter_mut().zip(low.into_iter().zip(high)) {
+        let products = if BITS <= 5 {
+            _mm256_madd_epi16(_mm256_add_epi16(low, high), ones)
+        } else {
+            _mm256_add_epi32(_mm256_madd_epi16(low, ones), _mm256_madd_epi16(high, ones))
+        };
+        *sum = _mm256_add_epi32(*sum, products);
+    }
+    sums
 }

@@ -5,20 +5,21 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _CMP_GE_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_cvtph_ps,
-    _mm_cvtps_ph, _mm_cvtss_f32, _mm_set_ss, _mm_storeu_si128, _mm256_loadu_si256, _mm512_abs_ps,
-    _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask,
-    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512,
-    _mm512_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
-    _mm512_reduce_add_epi32, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_set1_epi8,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_xor_si512,
+    _mm_cvtps_ph, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set_ss, _mm_storeu_si128,
+    _mm256_loadu_si256, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
+    _mm512_broadcast_i32x4, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
+    _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_load_si512, _mm512_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_or_si512, _mm512_reduce_add_epi32, _mm512_reduce_max_ps,
+    _mm512_roundscale_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi16, _mm512_slli_epi32,
+    _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_xor_si512,
 };
 
 use half::{bf16, f16};
 
 use super::{Kernel, LANES, Lanes, Line, PAIR_ROWS, Simd};
-use crate::cpu::activations::ActivationBlock;
 
 /// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,7 @@ impl Simd for Avx512 {
     const ROWS: usize = PAIR_ROWS;
 
     type F = __m512;
+    type I = __m512i;
     type Q = __m512i;
 
     #[inline(always)]
@@ -91,6 +93,25 @@ impl Simd for Avx512 {
         proven!(self, {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> __m512 {
+        proven!(self, {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+        })
+    }
+
+    #[inline(always)]
+    fn load_nibbles(self, from: &[u8; LANES]) -> (__m512, __m512) {
+        proven!(self, {
+            let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            (
+                _mm512_cvtepi32_ps(_mm512_and_si512(wide, _mm512_set1_epi32(15))),
+                _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(wide)),
+            )
         })
     }
 
@@ -181,59 +202,69 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn nibbles(self, line: &Line) -> (__m512i, __m512i) {
+    fn bytes(self, line: &Line) -> __m512i {
+        proven!(self, _mm512_load_si512(line.0.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn field(self, bytes: __m512i, shift: i32, mask: u8) -> __m512i {
         proven!(self, {
-            let bytes = _mm512_load_si512(line.0.as_ptr().cast());
-            let mask = _mm512_set1_epi8(15);
-            let low = _mm512_and_si512(bytes, mask);
-            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
-            (low, high)
+            let by = _mm_cvtsi32_si128(shift.abs());
+            // The bits that a shift of pairs brings over from the other byte are masked away.
+            let shifted =
+                if shift < 0 { _mm512_sll_epi16(bytes, by) } else { _mm512_srl_epi16(bytes, by) };
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask.cast_signed()))
         })
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(self, _mm512_or_si512(a, b))
+    }
+
+    /// Plus 128, as [`Self::signed`].
+    #[inline(always)]
+    fn lookup(self, bytes: __m512i, table: &[i8; 16]) -> __m512i {
+        proven!(self, {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(_mm512_xor_si512(table, _mm512_set1_epi8(i8::MIN)), bytes)
+        })
+    }
+
+    #[inline(always)]
+    fn start(self, sum: i32) -> __m512i {
+        proven!(self, _mm512_set1_epi32(sum))
     }
 
     /// `lift` takes back the 128 that [`Self::signed`] added to each weight.
     #[inline(always)]
-    fn dot_signed(self, weights: &[__m512i; 8], activations: &[i8; 32], lift: i32) -> __m512 {
-        proven!(self, dot(weights, activations, _mm512_set1_epi32(lift)))
+    fn start_signed(self, lift: i32) -> __m512i {
+        self.start(lift)
     }
 
     #[inline(always)]
-    fn dot_nibbles(self, weights: &[__m512i; 8], activations: &[i8; 32]) -> __m512 {
-        proven!(self, dot(weights, activations, _mm512_setzero_si512()))
-    }
-
-    #[inline(always)]
-    fn dots_signed(
+    fn dot_signed<const P: usize>(
         self,
-        lines: [&[Line; 8]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[__m512; PAIR_ROWS]; 2] {
-        let mut sums = [[proven!(self, _mm512_setzero_si512()); PAIR_ROWS]; 2];
-        for (i, x) in x.iter().enumerate() {
-            let start = proven!(self, _mm512_set1_epi32(x.lift));
-            sums[0][i] = start;
-            sums[1][i] = start;
-        }
-        let [[a0, a1, a2, a3, a4, a5, a6, a7], [b0, b1, b2, b3, b4, b5, b6, b7]] = lines;
-        let weights = [[a0, a1, a2, a3], [b0, b1, b2, b3]];
-        self.dots_half::<0>(weights.map(|half| half.map(|line| self.signed(line))), x, &mut sums);
-        let weights = [[a4, a5, a6, a7], [b4, b5, b6, b7]];
-        self.dots_half::<1>(weights.map(|half| half.map(|line| self.signed(line))), x, &mut sums);
-        self.to_floats(&sums)
+        sums: [__m512i; P],
+        weights: &[[__m512i; 4]; P],
+        x: &[i8; 16],
+    ) -> [__m512i; P] {
+        proven!(self, dot(sums, weights, x))
     }
 
     #[inline(always)]
-    fn dots_nibbles(
+    fn dot<const BITS: u32, const P: usize>(
         self,
-        lines: [&[Line; 4]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-    ) -> [[__m512; PAIR_ROWS]; 2] {
-        let mut sums = [[proven!(self, _mm512_setzero_si512()); PAIR_ROWS]; 2];
-        let low = lines.map(|lines| lines.each_ref().map(|line| self.nibbles(line).0));
-        self.dots_half::<0>(low, x, &mut sums);
-        let high = lines.map(|lines| lines.each_ref().map(|line| self.nibbles(line).1));
-        self.dots_half::<1>(high, x, &mut sums);
-        self.to_floats(&sums)
+        sums: [__m512i; P],
+        weights: &[[__m512i; 4]; P],
+        x: &[i8; 16],
+    ) -> [__m512i; P] {
+        proven!(self, dot(sums, weights, x))
+    }
+
+    #[inline(always)]
+    fn to_floats(self, sums: __m512i) -> __m512 {
+        proven!(self, _mm512_cvtepi32_ps(sums))
     }
 
     /// Twelve independent chains hide the latency of five cycles on two ports.
@@ -258,48 +289,20 @@ impl Simd for Avx512 {
     }
 }
 
-/// Fetching an activation into all lanes costs as much as one product, so each is used for two
-/// panels; sixteen sums and eight weights then fill the registers, hence half a block at a time.
-impl Avx512 {
-    #[inline(always)]
-    fn dots_half<const HALF: usize>(
-        self,
-        [a, b]: [[__m512i; 4]; 2],
-        x: &[ActivationBlock; PAIR_ROWS],
-        [low, high]: &mut [[__m512i; PAIR_ROWS]; 2],
-    ) {
-        for ((low, high), x) in low.iter_mut().zip(high.iter_mut()).zip(x) {
-            let fours = x.q.as_chunks::<4>().0.iter().skip(HALF * 4);
-            for ((a, b), four) in a.iter().zip(&b).zip(fours) {
-                let four = i32::from_le_bytes(four.map(i8::cast_unsigned));
-                proven!(self, {
-                    let four = _mm512_set1_epi32(four);
-                    *low = _mm512_dpbusd_epi32(*low, *a, four);
-                    *high = _mm512_dpbusd_epi32(*high, *b, four);
-                });
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn to_floats(self, sums: &[[__m512i; PAIR_ROWS]; 2]) -> [[__m512; PAIR_ROWS]; 2] {
-        let mut floats = [[self.splat(0.0); PAIR_ROWS]; 2];
-        for (floats, sums) in floats.iter_mut().zip(sums) {
-            for (float, sum) in floats.iter_mut().zip(sums) {
-                *float = proven!(self, _mm512_cvtepi32_ps(*sum));
-            }
-        }
-        floats
-    }
-}
-
+/// Fetching an activation into all lanes costs as much as one product, so each meets all panels
+/// before the next is fetched.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn dot(weights: &[__m512i; 8], activations: &[i8; 32], start: __m512i) -> __m512 {
-    let mut sum = start;
-    for (weights, four) in weights.iter().zip(activations.as_chunks::<4>().0) {
-        let four = i32::from_le_bytes(four.map(i8::cast_unsigned));
-        sum = _mm512_dpbusd_epi32(sum, *weights, _mm512_set1_epi32(four));
+fn dot<const P: usize>(
+    mut sums: [__m512i; P],
+    weights: &[[__m512i; 4]; P],
+    x: &[i8; 16],
+) -> [__m512i; P] {
+    for (group, four) in x.as_chunks::<4>().0.iter().enumerate() {
+        let four = _mm512_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)));
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = _mm512_dpbusd_epi32(*sum, weights[group], four);
+        }
     }
-    _mm512_cvtepi32_ps(sum)
+    sums
 }

@@ -16,7 +16,8 @@ impl Simd for Scalar {
     const ROWS: usize = super::PAIR_ROWS;
 
     type F = Lanes;
-    type Q = [i8; 64];
+    type I = [i32; LANES];
+    type Q = [u8; 64];
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -120,31 +121,85 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn signed(self, line: &Line) -> [i8; 64] {
-        line.0.map(u8::cast_signed)
+    fn load_i8(self, from: &[i8; LANES]) -> Lanes {
+        from.map(f32::from)
     }
 
     #[inline(always)]
-    fn nibbles(self, line: &Line) -> ([i8; 64], [i8; 64]) {
-        (line.0.map(|byte| (byte & 15).cast_signed()), line.0.map(|byte| (byte >> 4).cast_signed()))
+    fn load_nibbles(self, from: &[u8; LANES]) -> (Lanes, Lanes) {
+        (from.map(|byte| f32::from(byte & 15)), from.map(|byte| f32::from(byte >> 4)))
     }
 
     #[inline(always)]
-    fn dot_signed(self, weights: &[[i8; 64]; 8], activations: &[i8; 32], _: i32) -> Lanes {
-        self.dot_nibbles(weights, activations)
+    fn signed(self, line: &Line) -> [u8; 64] {
+        line.0
     }
 
     #[inline(always)]
-    fn dot_nibbles(self, weights: &[[i8; 64]; 8], activations: &[i8; 32]) -> Lanes {
-        from_fn(|row| {
-            let mut sum = 0_i32;
+    fn bytes(self, line: &Line) -> [u8; 64] {
+        line.0
+    }
+
+    #[inline(always)]
+    fn field(self, bytes: [u8; 64], shift: i32, mask: u8) -> [u8; 64] {
+        let left = shift < 0;
+        bytes.map(|byte| {
+            mask & if left { byte << shift.unsigned_abs() } else { byte >> shift.unsigned_abs() }
+        })
+    }
+
+    #[inline(always)]
+    fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    fn lookup(self, bytes: [u8; 64], table: &[i8; 16]) -> [u8; 64] {
+        bytes.map(|byte| table[usize::from(byte & 15)].cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn start(self, sum: i32) -> [i32; LANES] {
+        [sum; LANES]
+    }
+
+    #[inline(always)]
+    fn start_signed(self, _lift: i32) -> [i32; LANES] {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    fn dot_signed<const P: usize>(
+        self,
+        mut sums: [[i32; LANES]; P],
+        weights: &[[[u8; 64]; 4]; P],
+        x: &[i8; 16],
+    ) -> [[i32; LANES]; P] {
+        for (sums, weights) in sums.iter_mut().zip(weights) {
             for (group, weights) in weights.iter().enumerate() {
-                for i in 0..4 {
-                    sum += i32::from(weights[row * 4 + i]) * i32::from(activations[group * 4 + i]);
+                for (i, weight) in weights.iter().enumerate() {
+                    let y = i32::from(x[group * 4 + i % 4]);
+                    sums[i / 4] += i32::from(weight.cast_signed()) * y;
                 }
             }
-            sum as f32
-        })
+        }
+        sums
+    }
+
+    /// Weights of six bits and less are the same signed and unsigned.
+    #[inline(always)]
+    fn dot<const BITS: u32, const P: usize>(
+        self,
+        sums: [[i32; LANES]; P],
+        weights: &[[[u8; 64]; 4]; P],
+        x: &[i8; 16],
+    ) -> [[i32; LANES]; P] {
+        self.dot_signed(sums, weights, x)
+    }
+
+    #[inline(always)]
+    fn to_floats(self, sums: [i32; LANES]) -> Lanes {
+        sums.map(|sum| sum as f32)
     }
 
     #[inline(always)]

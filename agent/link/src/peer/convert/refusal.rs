@@ -27,10 +27,11 @@ pub(super) fn refusal_to(refusal: Refusal) -> proto::Refusal {
             said::Refusal::TooManyTokens(said::TooMany { per_minute, retry_after_ms })
         }
         Refusal::TooManyCalls { calls_max } => said::Refusal::TooManyCalls(calls_max),
-        Refusal::TooLong { tokens, tokens_max } => said::Refusal::TooLong(said::TooLong {
-            tokens: wide(tokens),
-            tokens_max: wide(tokens_max),
-        }),
+        Refusal::TooLong { tokens, tokens_max } => too_long_to(None, tokens, tokens_max),
+        Refusal::TextTooLong { at, tokens, tokens_max } => {
+            too_long_to(Some(at), tokens, tokens_max)
+        }
+        Refusal::Unsupported(what) => said::Refusal::Unsupported(what),
         Refusal::ModelNotReady { model, reason } => {
             said::Refusal::ModelNotReady(said::ModelNotReady { model, reason })
         }
@@ -70,9 +71,14 @@ pub(super) fn refusal_from(refusal: proto::Refusal) -> Result<Refusal, ConvertEr
             Refusal::TooManyTokens { per_minute, retry_after_ms }
         }
         said::Refusal::TooManyCalls(calls_max) => Refusal::TooManyCalls { calls_max },
-        said::Refusal::TooLong(said::TooLong { tokens, tokens_max }) => {
-            Refusal::TooLong { tokens: narrow(tokens), tokens_max: narrow(tokens_max) }
+        said::Refusal::TooLong(said::TooLong { tokens, tokens_max, text }) => {
+            let (tokens, tokens_max) = (narrow(tokens), narrow(tokens_max));
+            match text.map(narrow) {
+                None => Refusal::TooLong { tokens, tokens_max },
+                Some(at) => Refusal::TextTooLong { at, tokens, tokens_max },
+            }
         }
+        said::Refusal::Unsupported(what) => Refusal::Unsupported(what),
         said::Refusal::ModelNotReady(said::ModelNotReady { model, reason }) => {
             Refusal::ModelNotReady { model, reason }
         }
@@ -89,6 +95,14 @@ pub(super) fn refusal_from(refusal: proto::Refusal) -> Result<Refusal, ConvertEr
         }
         said::Refusal::ProgramFailed(message) => Refusal::ProgramFailed(message),
         said::Refusal::Internal(_) => Refusal::Internal,
+    })
+}
+
+fn too_long_to(text: Option<usize>, tokens: usize, tokens_max: usize) -> said::Refusal {
+    said::Refusal::TooLong(said::TooLong {
+        tokens: wide(tokens),
+        tokens_max: wide(tokens_max),
+        text: text.map(wide),
     })
 }
 

@@ -47,7 +47,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         ProgramLimit::Output,
     ];
     let numbers = (any::<[u32; 2]>(), any::<[u64; 2]>());
-    (0..24_u8, ".{0,8}", ".{0,8}", numbers, select(limits)).prop_map(
+    (0..26_u8, ".{0,8}", ".{0,8}", numbers, select(limits)).prop_map(
         |(kind, text, other, ([small, _], [large, more]), limit)| {
             let (count, count_max) = (narrow_to_usize(large), narrow_to_usize(more));
             match kind {
@@ -74,6 +74,12 @@ fn refusal() -> impl Strategy<Value = Refusal> {
                 20 => Refusal::ProgramFailed(text),
                 21 => Refusal::Starting,
                 22 => Refusal::ProgramNotReady { reason: text },
+                23 => Refusal::TextTooLong {
+                    at: narrow_to_usize(small.into()),
+                    tokens: count,
+                    tokens_max: count_max,
+                },
+                24 => Refusal::Unsupported(text),
                 _ => Refusal::Internal,
             }
         },

@@ -93,7 +93,7 @@ fn what_fits_nowhere_is_reported_with_numbers_and_holds_nobody_up() {
     assert_eq!(world.problems(), ["Model default/big spec DoesNotFit"]);
     assert_eq!(
         world.message("big"),
-        "a replica needs 8 MiB (8 MiB of weights, 0 MiB for 2 KV blocks, 0 MiB to compute in); \
+        "a replica needs 8 MiB (8 MiB of weights, 0 MiB to compute in); \
          the largest free is 7 MiB on node n1"
     );
     world.join("n2", 9 << 20);
@@ -181,6 +181,16 @@ fn a_model_that_must_leave_a_node_serves_there_until_it_serves_elsewhere() {
     world.settle();
     assert_eq!(world.models(), ["n0:", "n1: a"], "there is no better place");
     assert_eq!(world.problems(), ["Model default/a spec.placement NoNodeAdmits"]);
+}
+
+#[test]
+fn a_model_that_must_leave_stays_where_the_only_other_node_cannot_load_it() {
+    let mut world = World::new(2, [model("a", 1)]);
+    assert_eq!(world.models(), ["n0: a", "n1:"]);
+    world.failures.insert(("n1".to_owned(), "a".to_owned()));
+    world.demand([model_with("a", "placement: {nodeSelector: {node: n1}}")]);
+    world.settle();
+    assert_eq!(world.models(), ["n0: a", "n1:"]);
 }
 
 #[test]

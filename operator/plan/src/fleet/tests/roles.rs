@@ -192,12 +192,43 @@ fn routes_lead_to_the_nodes_that_serve_a_model_now() {
     world.change("n2", |supply| supply.peer_address = None);
     world.plan();
     assert_eq!(routes(&world, "n1"), ["a: n1 n1:1"]);
+    world.change("n0", |supply| supply.is_ready = true);
     world.fleet.disconnect("n1");
     world.plan();
-    assert_eq!(routes(&world, "n1"), Vec::<String>::new());
+    assert_eq!(routes(&world, "n1"), ["a: n0 n0:1"]);
     world.tell("n1");
     world.plan();
-    assert_eq!(routes(&world, "n1"), ["a: n1 n1:1"]);
+    assert_eq!(routes(&world, "n1"), ["a: n0 n0:1, n1 n1:1"]);
+}
+
+#[test]
+fn the_only_node_of_a_model_is_tried_while_it_is_away_and_waited_for_while_it_drains() {
+    let mut world = World::new(2, [model("a", 1)]);
+    world.fleet.disconnect("n0");
+    world.plan();
+    assert_eq!(routes(&world, "n1"), ["a: n0 n0:1"], "it may serve on");
+    world.tell("n0");
+    world.change("n0", |supply| supply.is_ready = false);
+    world.plan();
+    assert_eq!(routes(&world, "n1"), ["a: "]);
+    world.fleet.disconnect("n0");
+    world.plan();
+    assert_eq!(routes(&world, "n1"), ["a: "], "it said that it would go");
+}
+
+#[test]
+fn a_node_that_claims_generations_no_fleet_can_have_given_out_takes_none_from_the_others() {
+    let mut world = World::new(2, [model("a", 1)]);
+    let newest = |world: &World| world.fleet.desired("n1").unwrap().generation;
+    world.fleet.outgrow(u64::MAX);
+    world.demand([model("b", 1)]);
+    world.plan();
+    let before = newest(&world);
+    assert!(before < 1_000, "{before}");
+    world.fleet.outgrow(before + 1_000_000);
+    world.demand([model("c", 1)]);
+    world.plan();
+    assert_eq!(newest(&world), before + 1_000_001, "one that lost count goes on above its nodes");
 }
 
 #[test]

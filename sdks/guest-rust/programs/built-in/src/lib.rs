@@ -1,7 +1,9 @@
-//! The program of every tenant that brings none of its own: `generate`, `chat` and `tokenize`.
+//! The program of every tenant that brings none of its own: `generate`, `chat`, `embed` and
+//! `tokenize`.
 
 use realm_guest::{
-    Asked, Error, Finish, FunctionInfo, Outcome, Params, Program, Result, answer, json, open,
+    Asked, EmbedParams, Error, Finish, FunctionInfo, Outcome, Params, Program, Result, answer, embed,
+    json, open,
 };
 
 struct BuiltIn;
@@ -49,6 +51,15 @@ const CHAT: &str = answer_schema!(
 
 const TOKENIZE: &str = r#"{"type":"object","additionalProperties":false,"required":["text"],"properties":{"text":{"type":"string"},"model":{"type":"string","description":"One of the tenant's models; its first by default."}}}"#;
 
+const EMBED: &str = concat!(
+    r#"{"type":"object","additionalProperties":false,"properties":{"#,
+    r#""text":{"description":"One text; this or `texts` must be there.","anyOf":[{"type":"string"},{"type":"array","items":{"type":"integer","minimum":0}}]},"#,
+    r#""texts":{"type":"array","minItems":1,"maxItems":2048,"description":"Texts, each a string or a list of token ids.","items":{"anyOf":[{"type":"string"},{"type":"array","items":{"type":"integer","minimum":0}}]}},"#,
+    r#""model":{"type":"string","description":"One of the tenant's models; its first by default."},"#,
+    r#""dimensions":{"type":"integer","minimum":1,"description":"The first numbers of each vector, where the model was trained for that."},"#,
+    r#""normalize":{"type":"boolean","default":true,"description":"Whether vectors have the length 1."}}}"#
+);
+
 impl Program for BuiltIn {
     fn functions() -> Vec<FunctionInfo> {
         let function = |name: &str, description: &str, schema: &str, streams| FunctionInfo {
@@ -60,6 +71,7 @@ impl Program for BuiltIn {
         vec![
             function("generate", "Goes on from a text, word by word.", GENERATE, true),
             function("chat", "Answers a conversation, word by word.", CHAT, true),
+            function("embed", "Turns texts into vectors.", EMBED, false),
             function("tokenize", "Takes a text apart into a model's tokens.", TOKENIZE, false),
         ]
     }
@@ -68,6 +80,7 @@ impl Program for BuiltIn {
         match function {
             "generate" => generate(params),
             "chat" => chat(params),
+            "embed" => embed(params),
             "tokenize" => tokenize(params),
             _ => Err(Error::UnknownFunction(function.into())),
         }
@@ -86,6 +99,16 @@ fn chat(mut params: Params) -> Result {
     let asked = Asked::take(params)?;
     let prompt = asked.model.tokenize_chat(&messages)?;
     answer(&asked, &prompt)
+}
+
+fn embed(mut params: Params) -> Result {
+    let texts = embed::texts(&mut params)?;
+    let dimensions = params.whole_u32("dimensions", 1)?;
+    let normalize = params.flag("normalize")?.unwrap_or(true);
+    let name = params.text("model")?;
+    params.finish()?;
+    let embedded = open(name)?.embed(&texts, EmbedParams { dimensions, normalize })?;
+    Ok(Outcome { finish: Finish::Stop, data: Some(embed::result(embedded)) })
 }
 
 fn tokenize(mut params: Params) -> Result {

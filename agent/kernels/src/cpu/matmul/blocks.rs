@@ -1,0 +1,160 @@
+//! The product of quantised weights: one kernel for all formats.
+//!
+//! What differs between formats is how a line of codes becomes bytes ([`Codes`]) and where a run's
+//! scale comes from ([`Scales`]); the integer product between the two is the same.
+
+#![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
+
+use super::Weights;
+use crate::cpu::activations::ActivationBlock;
+use crate::cpu::codes::Codes;
+use crate::cpu::panels::{Blocks, Panel};
+use crate::cpu::scales::Scales;
+use crate::cpu::simd::{PAIR_ROWS, Simd};
+
+impl<C: Codes, T: Scales> Weights for Blocks<C, T> {
+    type X = ActivationBlock;
+    const STEP: usize = 32;
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        (panel, cols): (usize, usize),
+        x: &[[ActivationBlock; R]],
+    ) -> [S::F; R] {
+        let [sums] = blocks(simd, &[self.panel(panel, cols)], x);
+        sums
+    }
+
+    #[inline(always)]
+    fn pair<S: Simd>(
+        &self,
+        simd: S,
+        (panel, cols): (usize, usize),
+        x: &[[ActivationBlock; PAIR_ROWS]],
+    ) -> [[S::F; PAIR_ROWS]; 2] {
+        blocks(simd, &[self.panel(panel, cols), self.panel(panel + 1, cols)], x)
+    }
+}
+
+/// The scale of a run and what is added for it, of sixteen rows.
+type RunScales<S> = (<S as Simd>::F, Option<<S as Simd>::F>);
+
+/// `sum[p][r] += d[p] * dx[r] * dot(w[p], x[r]) + m[p] * s[r]`, run by run, for `P` panels of weights
+/// and `R` rows of activations.
+///
+/// An activation that is fetched meets all panels, a weight that is unpacked all rows. Weights are
+/// unpacked sixteen columns at a time: with two panels and eight rows, sixteen sums and eight
+/// registers of weights are what fits.
+#[inline(always)]
+pub(super) fn blocks<S: Simd, C: Codes, T: Scales, const P: usize, const R: usize>(
+    simd: S,
+    panels: &[Panel<'_, C, T>; P],
+    x: &[[ActivationBlock; R]],
+) -> [[S::F; R]; P] {
+    let mut sums = [[simd.splat(0.0); R]; P];
+    for (step, x) in x.chunks_exact(T::BLOCKS).enumerate() {
+        let mut loaded = [(simd.splat(0.0), None); P];
+        if T::BLOCKS > 1 {
+            for (loaded, panel) in loaded.iter_mut().zip(panels) {
+                *loaded = panel.scales[step].load(simd);
+            }
+        }
+        for (block, x) in x.iter().enumerate() {
+            let (line, run) = (step * T::BLOCKS + block, block * T::RUNS);
+            let weights = half(simd, panels, line, 0);
+            let mut dots = start::<S, C, T, P, R>(simd, x, 0);
+            add_products::<S, C, P, R>(simd, &weights, (x, 0), &mut dots);
+            if T::RUNS == 2 {
+                let scales = of_run(simd, panels, &loaded, (step, run));
+                add_scaled::<S, T, P, R>(simd, &scales, (x, 0), &dots, &mut sums);
+                dots = start::<S, C, T, P, R>(simd, x, 1);
+            }
+            let weights = half(simd, panels, line, 1);
+            add_products::<S, C, P, R>(simd, &weights, (x, 1), &mut dots);
+            let last = T::RUNS - 1;
+            let scales = of_run(simd, panels, &loaded, (step, run + last));
+            add_scaled::<S, T, P, R>(simd, &scales, (x, last), &dots, &mut sums);
+        }
+    }
+    sums
+}
+
+/// The weights of sixteen of 32 columns.
+#[inline(always)]
+fn half<S: Simd, C: Codes, T: Scales, const P: usize>(
+    simd: S,
+    panels: &[Panel<'_, C, T>; P],
+    line: usize,
+    half: usize,
+) -> [[S::Q; 4]; P] {
+    let mut weights = [C::half(simd, &panels[0].lines[line], half); P];
+    for (weights, panel) in weights.iter_mut().zip(panels).skip(1) {
+        *weights = C::half(simd, &panel.lines[line], half);
+    }
+    weights
+}
+
+/// The scales of one run of a step.
+#[inline(always)]
+fn of_run<S: Simd, C: Codes, T: Scales, const P: usize>(
+    simd: S,
+    panels: &[Panel<'_, C, T>; P],
+    loaded: &[RunScales<S>; P],
+    (step, run): (usize, usize),
+) -> [RunScales<S>; P] {
+    let mut scales = *loaded;
+    for (scales, panel) in scales.iter_mut().zip(panels) {
+        let all = &panel.scales[step];
+        // A block's only scale is loaded when its sums are there: before, no register is free.
+        *scales = if T::BLOCKS > 1 { all.of_run(simd, *scales, run) } else { all.load(simd) };
+    }
+    scales
+}
+
+#[inline(always)]
+fn start<S: Simd, C: Codes, T: Scales, const P: usize, const R: usize>(
+    simd: S,
+    x: &[ActivationBlock; R],
+    run: usize,
+) -> [[S::I; P]; R] {
+    let mut dots = [[simd.start(0); P]; R];
+    for (dots, x) in dots.iter_mut().zip(x) {
+        *dots = [C::start(simd, if T::RUNS == 1 { x.lift } else { x.half_lift(run) }); P];
+    }
+    dots
+}
+
+#[inline(always)]
+fn add_products<S: Simd, C: Codes, const P: usize, const R: usize>(
+    simd: S,
+    weights: &[[S::Q; 4]; P],
+    (x, half): (&[ActivationBlock; R], usize),
+    dots: &mut [[S::I; P]; R],
+) {
+    for (dots, x) in dots.iter_mut().zip(x) {
+        *dots = C::dot(simd, *dots, weights, &x.q[half]);
+    }
+}
+
+/// Row by row, so that the short loop is the inner one: compilers unroll both only then, and sums stay
+/// in registers.
+#[inline(always)]
+fn add_scaled<S: Simd, T: Scales, const P: usize, const R: usize>(
+    simd: S,
+    scales: &[RunScales<S>; P],
+    (x, run): (&[ActivationBlock; R], usize),
+    dots: &[[S::I; P]; R],
+    sums: &mut [[S::F; R]; P],
+) {
+    for (row, (dots, x)) in dots.iter().zip(x).enumerate() {
+        for ((sums, dot), (d, m)) in sums.iter_mut().zip(dots).zip(scales) {
+            let scale = simd.mul(*d, simd.splat(x.d));
+            sums[row] = simd.mul_add(simd.to_floats(*dot), scale, sums[row]);
+            if let Some(m) = m {
+                sums[row] = simd.mul_add(*m, simd.splat(T::sum(x, run)), sums[row]);
+            }
+        }
+    }
+}
