@@ -1,4 +1,10 @@
 //! A constraint, compiled for a vocabulary.
+//!
+//! The library panics where an input is one that it was not made for, and hooks itself into the
+//! process's panics with its first grammar, whoever calls it: nothing of it works without. Within
+//! [`caught`] its hook takes a panic for itself, so that no tenant writes to the log; on every other
+//! thread, and outside of it, the hook that was there before has its say. It prints nothing, starts
+//! no thread and ends no process; what could is a stack that runs out, which [`STACK_BYTES`] is for.
 
 use std::panic::AssertUnwindSafe;
 
@@ -11,7 +17,7 @@ use realm_core::constraint::{Constraint, SOURCE_BYTES_MAX};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::matcher::Matcher;
+use crate::matcher::{BYTES_MAX, Matcher};
 
 /// Stack that compiling may take, of which it touches what it needs: rules that name each other in
 /// a chain are compiled one within the other, five thousand of them at some kilobytes each.
@@ -37,8 +43,7 @@ pub(crate) const fn limits() -> ParserLimits {
         // About 15 ms of a mask for regular expressions, and 3 ms for rules.
         step_lexer_fuel: 200_000,
         step_max_items: 50_000,
-        // At one to two kilobytes each: 32 MiB for an answer that needs them all. A schema of a
-        // hundred keys needs a few thousand.
+        // A schema of a hundred keys needs a few hundred. What they take is bounded by `BYTES_MAX`.
         max_lexer_states: 20_000,
         // A constraint of `SOURCE_BYTES_MAX` has hardly more symbols than bytes, unless it repeats
         // itself on purpose.
@@ -62,6 +67,8 @@ pub enum GrammarError {
     TooManyPatterns { patterns: usize },
     #[error("`%json` has no place in rules; a schema is a constraint of its own")]
     SchemaInRules,
+    #[error("it takes more than {} MiB when it is compiled", BYTES_MAX >> 20)]
+    TooLarge,
     #[error("{0}")]
     Refused(String),
 }
@@ -80,6 +87,9 @@ impl Grammar {
     ) -> Result<Self, GrammarError> {
         let source = source(constraint)?;
         let parser = caught(|| factory.create_parser(source)).map_err(GrammarError::Refused)?;
+        if parser.parser.lexer_stats().num_bytes > BYTES_MAX {
+            return Err(GrammarError::TooLarge);
+        }
         Ok(Self { parser })
     }
 

@@ -5,6 +5,13 @@ use thiserror::Error;
 
 use crate::{grammar::caught, mask::Mask};
 
+/// Bytes that an answer's place in its grammar may have, by a count that is no less than what it has
+/// when it is large. Four times what a schema of a hundred keys comes to in three thousand tokens; it
+/// is held to behind each step, which adds a mebibyte at most.
+pub(crate) const BYTES_MAX: usize = 8 << 20;
+/// Bytes of an item with its parameter, sixteen, in a list that has as much room to grow.
+const ITEM_BYTES: usize = 32;
+
 /// Why an answer cannot go on. It stays so.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum MatcherError {
@@ -19,6 +26,8 @@ pub enum MatcherError {
 /// The place of one answer in its grammar.
 pub struct Matcher {
     parser: TokenParser,
+    /// Items of the answer's rows so far, which stay.
+    items: usize,
     /// Nothing can follow but the end.
     is_whole: bool,
     failed: Option<MatcherError>,
@@ -27,7 +36,7 @@ pub struct Matcher {
 impl Matcher {
     pub(crate) fn new(mut parser: TokenParser) -> Self {
         parser.start_without_prompt();
-        let mut matcher = Self { parser, is_whole: false, failed: None };
+        let mut matcher = Self { parser, items: 0, is_whole: false, failed: None };
         matcher.look();
         matcher
     }
@@ -45,11 +54,16 @@ impl Matcher {
             Ok(false) => return self.fail(MatcherError::NotAllowed { id }),
             Err(reason) => return self.fail(MatcherError::TooComplex(reason)),
         }
+        let items = self.parser.parser_stats().all_items;
         if let Err(reason) = caught(|| self.parser.consume_token(id)) {
             return self.fail(MatcherError::TooComplex(reason));
         }
+        self.items += self.parser.parser_stats().all_items.saturating_sub(items);
         self.look();
-        self.failed.clone().map_or(Ok(()), Err)
+        match &self.failed {
+            Some(failed) => Err(failed.clone()),
+            None => self.weigh(()),
+        }
     }
 
     /// The tokens that may follow those so far: endings among them where the answer may end, and
@@ -65,12 +79,26 @@ impl Matcher {
         }
         let computed = caught(|| parser.compute_mask());
         match computed {
-            Ok(mask) => Ok(Mask::new(mask.into())),
+            Ok(mask) => self.weigh(Mask::new(mask.into())),
             Err(_) if self.parser.stop_reason() == StopReason::NoExtensionBias => {
                 self.fail(MatcherError::DeadEnd)
             }
             Err(reason) => self.fail(MatcherError::TooComplex(reason)),
         }
+    }
+
+    /// About how many bytes this has.
+    pub(crate) fn bytes(&self) -> usize {
+        self.parser.parser.lexer_stats().num_bytes + self.items * ITEM_BYTES
+    }
+
+    /// Gives `done`, unless this has become too large.
+    fn weigh<T>(&mut self, done: T) -> Result<T, MatcherError> {
+        if self.bytes() > BYTES_MAX {
+            let message = format!("an answer takes more than {} MiB of it", BYTES_MAX >> 20);
+            return self.fail(MatcherError::TooComplex(message));
+        }
+        Ok(done)
     }
 
     /// Takes note of whether the answer can go on.

@@ -1,10 +1,13 @@
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use proptest::prelude::*;
 use realm_core::constraint::{Constraint, SOURCE_BYTES_MAX};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{matcher::BYTES_MAX, *};
 
 /// Tokens of a vocabulary, the last of which ends an answer.
 fn vocabulary(tokens: &[&str]) -> Vocabulary {
@@ -270,6 +273,26 @@ proptest! {
     }
 }
 
+/// Set where the test below is its own child, so that what it prints can be read.
+const CHILD: &str = "REALM_GRAMMAR_CHILD";
+
+#[test]
+fn a_panic_that_a_constraint_causes_is_not_printed_and_any_other_is() {
+    if std::env::var_os(CHILD).is_some() {
+        vocabulary(&["a"]).compile(&regex("a")).unwrap();
+        let caught = grammar::caught(|| -> Result<(), String> { panic!("a tenant's") });
+        assert_eq!(caught, Err("it is more than can be compiled".to_owned()));
+        assert!(std::thread::spawn(|| panic!("nobody's")).join().is_err());
+        return;
+    }
+    let name = "tests::a_panic_that_a_constraint_causes_is_not_printed_and_any_other_is";
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("nobody's") && !told.contains("a tenant's"), "{told}");
+}
+
 /// Runs with the stack that compiling may take.
 fn on_a_thread(work: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work);
@@ -369,4 +392,48 @@ fn hostile_constraints_end_in_time() {
             assert!(compiling.max(longest) < PATIENCE, "{name} took too long");
         }
     });
+}
+
+/// Rules that are all still open after any number of letters.
+fn open_rules() -> Constraint {
+    let rules = (0..300).map(|at| format!("r{at}: \"a\" r{at} | \"c{at}\"\n"));
+    let names: Vec<String> = (0..300).map(|at| format!("r{at}")).collect();
+    lark(&format!("start: {}\n{}", names.join(" | "), rules.collect::<String>()))
+}
+
+/// Expressions of which each place in an answer has another mix.
+fn mixed_expressions() -> Constraint {
+    let expressions = (0..330).map(|at| {
+        let behind = at % 17 + 5;
+        format!("t{at}: /(a|b|c)*a(a|b|c|d){{{behind}}}x{at}/\n")
+    });
+    let names: Vec<String> = (0..330).map(|at| format!("t{at}")).collect();
+    lark(&format!("start: ({})+\n{}", names.join(" | "), expressions.collect::<String>()))
+}
+
+#[test]
+fn an_answer_that_comes_to_take_too_much_memory_ends() {
+    let (vocabulary, tokens) = pieces();
+    let len = u32::try_from(tokens.len()).unwrap();
+    for constraint in [open_rules(), mixed_expressions()] {
+        let mut matcher = vocabulary.compile(&constraint).unwrap().matcher();
+        let mut goes_on = |at: u32| {
+            let mask = matcher.mask()?;
+            let letters = [b'a', b'b', b'c'].map(u32::from).into_iter();
+            let turned = letters.cycle().skip(at as usize % 3).take(3).chain(0..len);
+            let id = turned.into_iter().find(|&id| mask.allows(id)).unwrap();
+            matcher.accept(id)
+        };
+        let ended = (0..3000).find_map(|at| goes_on(at).err());
+        let Some(MatcherError::TooComplex(reason)) = ended else { panic!("{ended:?}") };
+        assert!(reason.contains("8 MiB"), "{reason}");
+        assert!(matcher.bytes() < 2 * BYTES_MAX, "{}", matcher.bytes());
+    }
+}
+
+#[test]
+fn a_constraint_that_takes_too_much_memory_is_refused() {
+    let classes = (0..1000).map(|at| format!("(\\p{{L}}{{{at}}}\\p{{Lu}}|\\w)*{at}"));
+    let classes = regex(&classes.collect::<Vec<_>>().join("|"));
+    assert_eq!(pieces().0.compile(&classes).err(), Some(GrammarError::TooLarge));
 }
