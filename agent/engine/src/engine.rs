@@ -37,6 +37,7 @@ use crate::{
     constraint::{
         compiler::{Compiler, Wanted},
         masks::Begin,
+        places::{Place, Places},
     },
     forward::Executor,
     kv::Namespace,
@@ -99,6 +100,7 @@ pub struct EngineHandle {
     namespace: Namespace,
     /// Alone in holding this: what is still being compiled keeps no engine alive.
     commands: Arc<SyncSender<Command>>,
+    places: Arc<Places>,
     compiler: Compiler,
     board: Arc<Board>,
     sequences: AtomicU64,
@@ -142,6 +144,7 @@ impl EngineHandle {
             template,
             namespace,
             commands: Arc::new(commands),
+            places: Arc::default(),
             compiler,
             board,
             sequences: AtomicU64::new(0),
@@ -210,7 +213,11 @@ impl EngineHandle {
     }
 
     /// Sends a sequence that the board has counted in by way of the compiler.
-    fn compile(&self, mut submitted: Submitted, constraint: Constraint) -> Result<(), Refusal> {
+    fn compile(
+        &self,
+        mut submitted: Submitted,
+        (constraint, place): (Constraint, Place),
+    ) -> Result<(), Refusal> {
         let Submission { tenant, prompt, resumed, .. } = &submitted.submission;
         let tenant = tenant.clone();
         let resumed = prompt.get(prompt.len().saturating_sub(*resumed)..).unwrap_or_default();
@@ -232,7 +239,8 @@ impl EngineHandle {
                 let _ = sender.try_send(TokenEvent::Failed(Refusal::Draining));
             }
         });
-        let wanted = Wanted { tenant: tenant.clone(), constraint, resumed, has_reader, then };
+        let wanted =
+            Wanted { tenant: tenant.clone(), place, constraint, resumed, has_reader, then };
         self.compiler.compile(wanted).inspect_err(|_| self.board.turn_back(&tenant))
     }
 
@@ -296,7 +304,10 @@ impl Engine for EngineHandle {
         let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
         let at = Instant::now();
         let milestones = generation.milestones.clone();
-        let constraint = generation.constraint.take();
+        let constraint = match generation.constraint.take() {
+            None => None,
+            Some(constraint) => Some((constraint, self.places.take(caller.tenant())?)),
+        };
         let submission = Self::submission(id, caller, generation, at);
         let figures = self.board.enter(caller.tenant(), &self.info.model)?;
         let submitted = Submitted { submission, output, begin: None, figures, milestones, at };

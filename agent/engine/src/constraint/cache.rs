@@ -8,8 +8,12 @@ use std::sync::Arc;
 use realm_core::{constraint::Constraint, name::TenantName};
 use realm_grammar::Grammar;
 
-/// Grammars that are kept: four for each of sixteen busy tenants.
-const GRAMMARS_MAX: usize = 64;
+use super::turns::Limits;
+
+/// Grammars that are kept: four tenants may have all that each may, and more of them share. At nine
+/// mebibytes for the largest these take 288 MiB at worst, and those of one tenant 72 MiB; one that
+/// people write takes half a mebibyte.
+const GRAMMARS_MAX: Limits = Limits { all: 32, of_tenant: 8 };
 
 /// Compiled grammars, those that were used last.
 #[derive(Default)]
@@ -38,7 +42,8 @@ impl Cache {
         Some(grammar)
     }
 
-    /// Keeps a grammar, in place of the oldest one of the tenant that has most.
+    /// Keeps a grammar; where there is no room in place of the tenant's oldest, or of the oldest one
+    /// of the tenant that has most.
     pub(super) fn keep(
         &mut self,
         tenant: &TenantName,
@@ -47,14 +52,18 @@ impl Cache {
     ) {
         self.entries.retain(|entry| entry.tenant != *tenant || entry.constraint != constraint);
         self.entries.push(Entry { tenant: tenant.clone(), constraint, grammar });
-        if self.entries.len() > GRAMMARS_MAX {
-            let count = |tenant: &TenantName| self.of(tenant).count();
+        let count = |tenant: &TenantName| self.of(tenant).count();
+        let loses = if count(tenant) > GRAMMARS_MAX.of_tenant {
+            Some(tenant)
+        } else if self.entries.len() > GRAMMARS_MAX.all {
             // The first of equals is the one whose turn was longest ago.
             let most = self.entries.iter().rev().max_by_key(|entry| count(&entry.tenant));
-            let oldest = most.and_then(|most| self.of(&most.tenant).next());
-            if let Some(at) = oldest {
-                self.entries.remove(at);
-            }
+            most.map(|most| &most.tenant)
+        } else {
+            None
+        };
+        if let Some(at) = loses.and_then(|tenant| self.of(tenant).next()) {
+            self.entries.remove(at);
         }
     }
 
@@ -90,14 +99,15 @@ mod tests {
         let grammar = |number| Arc::new(vocabulary.compile(&regex(number)).unwrap());
         let mut cache = Cache::default();
         cache.keep(&tenant("a"), regex(0), grammar(0));
-        for number in 0..GRAMMARS_MAX + 10 {
+        let last = GRAMMARS_MAX.of_tenant;
+        for number in 0..=last {
             cache.keep(&tenant("b"), regex(number), grammar(number));
         }
-        assert_eq!(cache.entries.len(), GRAMMARS_MAX);
+        assert_eq!(cache.entries.len(), 1 + GRAMMARS_MAX.of_tenant);
         assert!(cache.get(&tenant("a"), &regex(0)).is_some(), "its own");
-        assert!(cache.get(&tenant("a"), &regex(GRAMMARS_MAX)).is_none(), "another tenant's");
+        assert!(cache.get(&tenant("a"), &regex(last)).is_none(), "another tenant's");
         assert!(cache.get(&tenant("b"), &regex(0)).is_none(), "the oldest");
-        assert!(cache.get(&tenant("b"), &regex(GRAMMARS_MAX)).is_some());
+        assert!(cache.get(&tenant("b"), &regex(last)).is_some());
 
         cache.forget(&tenant("b"));
         assert_eq!(cache.entries.len(), 1);
@@ -108,12 +118,29 @@ mod tests {
         let vocabulary = Vocabulary::new([&b"a"[..], b""].into_iter(), &[1]).unwrap();
         let grammar = Arc::new(vocabulary.compile(&regex(0)).unwrap());
         let mut cache = Cache::default();
-        for number in 0..GRAMMARS_MAX {
+        for number in 0..GRAMMARS_MAX.of_tenant {
             cache.keep(&tenant("a"), regex(number), grammar.clone());
         }
         assert!(cache.get(&tenant("a"), &regex(0)).is_some());
-        cache.keep(&tenant("a"), regex(GRAMMARS_MAX), grammar);
+        cache.keep(&tenant("a"), regex(GRAMMARS_MAX.of_tenant), grammar);
         assert!(cache.get(&tenant("a"), &regex(0)).is_some());
         assert!(cache.get(&tenant("a"), &regex(1)).is_none());
+    }
+
+    #[test]
+    fn where_there_is_no_room_the_tenant_that_has_most_loses_its_oldest() {
+        let vocabulary = Vocabulary::new([&b"a"[..], b""].into_iter(), &[1]).unwrap();
+        let grammar = Arc::new(vocabulary.compile(&regex(0)).unwrap());
+        let mut cache = Cache::default();
+        cache.keep(&tenant("few"), regex(0), grammar.clone());
+        for name in ["b", "c", "d", "e"] {
+            for number in 0..GRAMMARS_MAX.of_tenant {
+                cache.keep(&tenant(name), regex(number), grammar.clone());
+            }
+        }
+        assert_eq!(cache.entries.len(), GRAMMARS_MAX.all);
+        assert!(cache.get(&tenant("few"), &regex(0)).is_some());
+        assert!(cache.get(&tenant("b"), &regex(0)).is_none());
+        assert!(cache.get(&tenant("b"), &regex(1)).is_some());
     }
 }

@@ -10,16 +10,14 @@ use realm_grammar::{Grammar, Matcher, MatcherError, STACK_BYTES, Vocabulary, Voc
 
 use super::{
     cache::Cache,
-    masks::Begin,
-    turns::{Limits, Turns},
+    masks::{Begin, Progress},
+    places::{PLACES_MAX, Place},
+    turns::Turns,
 };
 use crate::{scheduler::BUSY_RETRY_MS, tokenizer::Tokenizer};
 
 /// Threads: a second one keeps a constraint that takes its longest from holding up the others.
 const THREADS: usize = 2;
-/// Constraints that may wait, and those of one tenant: sixteen for each of sixteen busy tenants. Most
-/// compile in milliseconds, and no tenant takes the places of the others.
-const WAITING_MAX: Limits = Limits { all: 256, of_tenant: 16 };
 
 /// What is done with the outcome; called once, on a thread of the compiler.
 pub(crate) type Then = Box<dyn FnOnce(Result<Begin, Refusal>) + Send>;
@@ -27,6 +25,7 @@ pub(crate) type Then = Box<dyn FnOnce(Result<Begin, Refusal>) + Send>;
 /// A constraint that somebody waits for.
 pub(crate) struct Wanted {
     pub(crate) tenant: TenantName,
+    pub(crate) place: Place,
     pub(crate) constraint: Constraint,
     /// The answer so far.
     pub(crate) resumed: Vec<u32>,
@@ -54,7 +53,8 @@ impl Compiler {
     pub(crate) fn new(tokenizer: Arc<Tokenizer>) -> Self {
         let shop = Shop {
             tokenizer,
-            turns: Turns::new(WAITING_MAX),
+            // Each answer has one constraint, so this is never full.
+            turns: Turns::new(PLACES_MAX),
             vocabulary: OnceLock::new(),
             cache: Mutex::default(),
         };
@@ -104,29 +104,28 @@ impl Shop {
     /// Compiles until nobody wants anything any more.
     fn work(&self) {
         while let Some(wanted) = self.turns.pop() {
-            let Wanted { tenant, constraint, resumed, has_reader, then } = wanted;
-            let begin = if has_reader() {
-                self.begin(&tenant, constraint, &resumed)
+            let Wanted { tenant, place, constraint, resumed, has_reader, then } = wanted;
+            then(if has_reader() {
+                self.grammar(&tenant, constraint)
+                    .and_then(|grammar| self.begin(grammar, place, &resumed))
             } else {
                 Err(Refusal::Cancelled)
-            };
-            then(begin);
+            });
         }
     }
 
     fn begin(
         &self,
-        tenant: &TenantName,
-        constraint: Constraint,
+        grammar: Arc<Grammar>,
+        place: Place,
         resumed: &[u32],
     ) -> Result<Begin, Refusal> {
-        let grammar = self.grammar(tenant, constraint)?;
         if resumed.is_empty() {
-            return Ok(Begin::Grammar(grammar));
+            return Ok(Begin::Grammar(grammar, place));
         }
         let mut matcher = grammar.matcher();
         self.replay(&mut matcher, resumed).map_err(|error| super::refusal(&error))?;
-        Ok(Begin::Matcher(Box::new(matcher)))
+        Ok(Begin::Progress(Box::new(Progress::new(matcher, place))))
     }
 
     fn grammar(

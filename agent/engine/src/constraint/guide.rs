@@ -1,8 +1,8 @@
 //! How far the next mask of one sequence is, and logits that came before it.
 
-use realm_grammar::{Mask, Matcher};
+use realm_grammar::Mask;
 
-use super::masks::Begin;
+use super::masks::{Begin, Progress};
 
 /// What keeps one sequence to its grammar.
 pub(crate) struct Guide {
@@ -17,7 +17,7 @@ enum State {
     Fresh(Begin),
     /// The mask is being computed.
     Awaited,
-    Ready(Box<Matcher>, Mask),
+    Ready(Box<Progress>, Mask),
 }
 
 impl Guide {
@@ -44,15 +44,15 @@ impl Guide {
         }
     }
 
-    pub(crate) fn set(&mut self, matcher: Box<Matcher>, mask: Mask) {
-        self.state = State::Ready(matcher, mask);
+    pub(crate) fn set(&mut self, progress: Box<Progress>, mask: Mask) {
+        self.state = State::Ready(progress, mask);
     }
 
     /// What the mask behind the token is computed of that was chosen with this one. It is awaited
     /// from then on.
-    pub(crate) fn go_on(&mut self) -> Option<Box<Matcher>> {
+    pub(crate) fn go_on(&mut self) -> Option<Box<Progress>> {
         match std::mem::replace(&mut self.state, State::Awaited) {
-            State::Ready(matcher, _) => Some(matcher),
+            State::Ready(progress, _) => Some(progress),
             state => {
                 self.state = state;
                 None

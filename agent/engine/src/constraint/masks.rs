@@ -12,26 +12,34 @@ use std::{
 use realm_core::name::TenantName;
 use realm_grammar::{Grammar, Mask, Matcher, MatcherError, STACK_BYTES};
 
-use super::turns::{Limits, Turns};
-use crate::{
-    batch::SequenceId,
-    load::{QUEUED_MAX, RUNNING_MAX},
+use super::{
+    places::{PLACES_MAX, Place},
+    turns::Turns,
 };
+use crate::batch::SequenceId;
 
 /// Threads: a second one keeps a grammar whose masks take their longest, some twenty milliseconds,
 /// from holding up the others. Most take less than a tenth of one.
 const THREADS: usize = 2;
-/// Masks that may be asked for at once: each sequence asks for one at a time, and one that was
-/// preempted may still wait for its own.
-const ASKED_MAX: Limits =
-    Limits { all: QUEUED_MAX + RUNNING_MAX, of_tenant: QUEUED_MAX + RUNNING_MAX };
 
 /// What an answer begins with.
 pub(crate) enum Begin {
     /// From the start.
-    Grammar(Arc<Grammar>),
+    Grammar(Arc<Grammar>, Place),
     /// Behind the tokens that it was resumed with.
-    Matcher(Box<Matcher>),
+    Progress(Box<Progress>),
+}
+
+/// How far an answer is in its grammar. It has its place for as long as there is anything of it.
+pub(crate) struct Progress {
+    matcher: Matcher,
+    _place: Place,
+}
+
+impl Progress {
+    pub(super) const fn new(matcher: Matcher, place: Place) -> Self {
+        Self { matcher, _place: place }
+    }
 }
 
 /// A mask to be computed.
@@ -43,13 +51,13 @@ struct Asked {
 enum Of {
     First(Begin),
     /// Of the next token, behind this one.
-    Next(Box<Matcher>, u32),
+    Next(Box<Progress>, u32),
 }
 
 /// A mask, and where its sequence goes on.
 pub(crate) struct Computed {
     pub(crate) id: SequenceId,
-    pub(crate) matcher: Box<Matcher>,
+    pub(crate) progress: Box<Progress>,
     pub(crate) mask: Result<Mask, MatcherError>,
 }
 
@@ -87,10 +95,10 @@ impl Masks {
         &mut self,
         id: SequenceId,
         tenant: &TenantName,
-        matcher: Box<Matcher>,
+        progress: Box<Progress>,
         token: u32,
     ) -> bool {
-        self.ask(tenant, Asked { id, of: Of::Next(matcher, token) })
+        self.ask(tenant, Asked { id, of: Of::Next(progress, token) })
     }
 
     fn ask(&mut self, tenant: &TenantName, asked: Asked) -> bool {
@@ -98,6 +106,11 @@ impl Masks {
         let is_asked = threads.turns.push(tenant, asked).is_ok();
         self.asked += usize::from(is_asked);
         is_asked
+    }
+
+    /// Whether any will come, be it for a sequence that has ended.
+    pub(crate) const fn are_awaited(&self) -> bool {
+        self.asked > 0
     }
 
     /// A mask that is there, or comes within `wait`.
@@ -113,8 +126,9 @@ impl Masks {
 
 impl Threads {
     fn start() -> std::io::Result<Self> {
-        let turns = Arc::new(Turns::new(ASKED_MAX));
-        let (sender, computed) = sync_channel(RUNNING_MAX);
+        // Each answer asks for one at a time, so neither is ever full.
+        let turns = Arc::new(Turns::new(PLACES_MAX));
+        let (sender, computed) = sync_channel(PLACES_MAX.all);
         // Before the first one starts: if the second does not, dropping this ends the first.
         let threads = Self { turns, computed };
         for _ in 0..THREADS {
@@ -137,16 +151,18 @@ impl Drop for Threads {
 /// Computes until nobody asks any more, or takes what was computed.
 fn work(turns: &Turns<Asked>, sender: &SyncSender<Computed>) {
     while let Some(Asked { id, of }) = turns.pop() {
-        let (mut matcher, accepted) = match of {
-            Of::First(Begin::Grammar(grammar)) => (Box::new(grammar.matcher()), Ok(())),
-            Of::First(Begin::Matcher(matcher)) => (matcher, Ok(())),
-            Of::Next(mut matcher, token) => {
-                let accepted = matcher.accept(token);
-                (matcher, accepted)
+        let (mut progress, accepted) = match of {
+            Of::First(Begin::Grammar(grammar, place)) => {
+                (Box::new(Progress::new(grammar.matcher(), place)), Ok(()))
+            }
+            Of::First(Begin::Progress(progress)) => (progress, Ok(())),
+            Of::Next(mut progress, token) => {
+                let accepted = progress.matcher.accept(token);
+                (progress, accepted)
             }
         };
-        let mask = accepted.and_then(|()| matcher.mask());
-        if sender.send(Computed { id, matcher, mask }).is_err() {
+        let mask = accepted.and_then(|()| progress.matcher.mask());
+        if sender.send(Computed { id, progress, mask }).is_err() {
             return;
         }
     }

@@ -16,7 +16,7 @@ pub(super) struct Turns<T> {
     limits: Limits,
 }
 
-/// How much may wait.
+/// How much there may be, of all tenants together and of each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) all: usize,

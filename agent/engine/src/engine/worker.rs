@@ -1,12 +1,14 @@
 //! The engine's thread: commands in, one step, tokens out. It alone owns the scheduler and the
 //! model, and it sleeps when there is nothing to do.
 
+mod guided;
+
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        mpsc::{Receiver, TryRecvError},
+        mpsc::{Receiver, RecvError, RecvTimeoutError, TryRecvError},
     },
     time::{Duration, Instant},
 };
@@ -22,11 +24,7 @@ use super::{Command, Submitted, board::Board, embedding::Embedding, figures::Fig
 use crate::{
     batch::{Batch, SequenceId},
     budget::Reservation,
-    constraint::{
-        self,
-        guide::Guide,
-        masks::{Computed, Masks},
-    },
+    constraint::{guide::Guide, masks::Masks},
     forward::Executor,
     output::Output,
     sampler::Scratch,
@@ -187,7 +185,7 @@ impl Worker {
     /// nothing can come any more.
     fn take_commands(&mut self) -> bool {
         if self.scheduler.is_idle() {
-            match self.commands.recv() {
+            match self.wait() {
                 Ok(command) => self.apply(command),
                 Err(_) => return false,
             }
@@ -199,6 +197,19 @@ impl Worker {
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
+    }
+
+    /// Waits for a command, and takes the masks meanwhile that are still computed for sequences
+    /// which have ended: each holds a place that an answer may want.
+    fn wait(&mut self) -> Result<Command, RecvError> {
+        while self.masks.are_awaited() {
+            match self.commands.recv_timeout(MASKS_WAIT) {
+                Ok(command) => return Ok(command),
+                Err(RecvTimeoutError::Disconnected) => return Err(RecvError),
+                Err(RecvTimeoutError::Timeout) => self.take_masks(Duration::ZERO),
+            }
+        }
+        self.commands.recv()
     }
 
     fn apply(&mut self, command: Command) {
@@ -397,59 +408,12 @@ impl Worker {
         self.batch = batch;
     }
 
-    /// Waits a moment for masks that this step's logits need.
-    fn expect_masks(&mut self, batch: &Batch) {
-        let lacks_mask = |id: SequenceId| {
-            let guide = self.open.get(&id).and_then(|open| open.guide.as_ref());
-            guide.is_some_and(|guide| guide.mask().is_none())
-        };
-        let mut lacking = batch.finished().filter(|(id, _)| lacks_mask(*id)).count();
-        let until = Instant::now() + MASKS_WAIT;
-        while lacking > 0 {
-            let left = until.saturating_duration_since(Instant::now());
-            let Some(computed) = self.masks.take(left) else { return };
-            lacking -= usize::from(batch.finished().any(|(id, _)| id == computed.id));
-            self.guide(computed);
-        }
-    }
-
-    /// Takes the masks that are there, and one that comes within `wait`. Sequences whose logits
-    /// were waiting for theirs get their next token.
-    fn take_masks(&mut self, wait: Duration) {
-        let mut wait = wait;
-        while let Some(computed) = self.masks.take(wait) {
-            wait = Duration::ZERO;
-            self.guide(computed);
-        }
-    }
-
-    fn guide(&mut self, computed: Computed) {
-        let Computed { id, matcher, mask } = computed;
-        // Otherwise the sequence has ended meanwhile.
-        let Some(guide) = self.guide_of(id) else { return };
-        match mask {
-            Ok(mask) => guide.set(matcher, mask),
-            Err(error) => {
-                self.fail(id, constraint::refusal(&error));
-                return;
-            }
-        }
-        let Some(logits) = guide.take_logits() else { return };
-        // Otherwise it was preempted, and what they were computed of is computed again.
-        if self.scheduler.awaits_token(id) {
-            self.choose(id, &logits, Instant::now());
-        }
-        if let Some(guide) = self.guide_of(id) {
-            guide.reuse(logits);
-        }
-    }
-
-    fn guide_of(&mut self, id: SequenceId) -> Option<&mut Guide> {
-        self.open.get_mut(&id)?.guide.as_mut()
-    }
-
     /// Gives a sequence its next token, once there are both logits and, where it needs one, a mask.
     fn advance(&mut self, id: SequenceId, output: usize, now: Instant) {
+        if !self.scheduler.awaits_token(id) {
+            // A mask has just come for the same logits, from before it was preempted.
+            return;
+        }
         let Self { open, executor: Some(executor), .. } = self else { return };
         let Some(open) = open.get_mut(&id) else { return };
         let logits = executor.logits(output);
@@ -461,14 +425,6 @@ impl Worker {
                 self.give(id, chosen, now);
             }
         }
-    }
-
-    /// As [`Worker::advance`], with logits that have waited.
-    fn choose(&mut self, id: SequenceId, logits: &[f32], now: Instant) {
-        let Some(open) = self.open.get_mut(&id) else { return };
-        let position = self.scheduler.position(id);
-        let chosen = open.choose(logits, position, &mut self.scratch, &self.tokenizer);
-        self.give(id, chosen, now);
     }
 
     /// Adds a token to its answer and asks for what decides about the next one.
@@ -485,15 +441,15 @@ impl Worker {
         }
         open.count_token(now);
         let length = self.scheduler.advance(id, token);
-        let matcher = open.guide.as_mut().and_then(Guide::go_on);
+        let progress = open.guide.as_mut().and_then(Guide::go_on);
         let (mut event, finish) = open.output.push(token, length, &self.tokenizer);
         event.logprobs = logprobs;
         self.outbox.push((open.output.sender(), TokenEvent::Token(event)));
         if let Some(finish) = finish {
             let Some(usage) = self.scheduler.end(id) else { return };
             self.close(id, TokenEvent::Finished { finish, usage });
-        } else if let Some(matcher) = matcher
-            && !self.masks.next(id, &open.tenant, matcher, token)
+        } else if let Some(progress) = progress
+            && !self.masks.next(id, &open.tenant, progress, token)
         {
             self.fail(id, Refusal::Internal);
         }
@@ -575,3 +531,6 @@ impl Drop for Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

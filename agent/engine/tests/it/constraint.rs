@@ -1,5 +1,10 @@
 //! Answers keep to their constraint, whatever the model would rather say.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
@@ -14,6 +19,9 @@ use realm_engine::EngineHandle;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, caller, generation, options, read, smollm2, tiny_engine};
+
+/// Longer than an engine takes to end its answers on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn schema(schema: &Value) -> Constraint {
     Constraint::JsonSchema(schema.to_string())
@@ -183,6 +191,50 @@ fn a_constraint_that_nobody_waits_for_any_more_is_not_compiled_for_long() {
     }
     let last = answer(&engine, "b", &wanted(regex("ab"), 1, 1));
     assert_eq!((last.text.as_str(), last.end.unwrap().0), ("ab", Finish::Stop));
+}
+
+#[test]
+fn a_tenant_has_no_more_answers_with_constraints_at_once_than_its_places_and_gets_them_back() {
+    let (engine, _folder) = tiny_engine(200);
+    let wanted = wanted(person(), 1, 1);
+    let begin = |tenant| engine.generate(&caller(tenant), wanted.clone());
+    let streams: Vec<_> = (0..16).map(|_| begin("a").unwrap()).collect();
+    assert!(matches!(begin("a"), Err(Refusal::Busy { .. })), "its places are taken");
+    assert!(read(begin("b").unwrap()).end.is_ok(), "others have their own");
+    let free = Generation { constraint: None, ..wanted.clone() };
+    assert!(engine.generate(&caller("a"), free).is_ok(), "without a constraint it needs none");
+
+    drop(streams);
+    let until = Instant::now() + PATIENCE;
+    let mut again = begin("a");
+    while again.is_err() && Instant::now() < until {
+        thread::yield_now();
+        again = begin("a");
+    }
+    assert!(read(again.unwrap()).end.is_ok());
+}
+
+#[test]
+fn probabilities_are_what_the_model_says_whatever_an_answer_keeps_to() {
+    let (engine, _folder) = tiny_engine(200);
+    let first = |constraint| {
+        let sampling = Sampling { logprobs: Some(2), ..Sampling::default() };
+        let wanted = Generation { constraint, sampling, ..generation(prompt(8, 1), 1) };
+        let mut stream = engine.generate(&caller("a"), wanted).unwrap();
+        loop {
+            match stream.blocking_recv().unwrap() {
+                TokenEvent::Token(token) => return token.logprobs.unwrap(),
+                TokenEvent::Cached(_) => {}
+                event => panic!("{event:?}"),
+            }
+        }
+    };
+    let free = first(None);
+    let unlike = if free.chosen.bytes == b"q" { "z" } else { "q" };
+    let kept = first(Some(regex(unlike)));
+    assert_eq!(kept.chosen.bytes, unlike.as_bytes());
+    assert_eq!(kept.top, free.top);
+    assert!(kept.chosen.logprob < free.chosen.logprob);
 }
 
 #[test]
