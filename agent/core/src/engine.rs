@@ -219,8 +219,8 @@ pub struct Token {
     pub logprobs: Option<Logprobs>,
 }
 
-/// How likely a token was to the model itself, before penalties, biases and temperature, and which
-/// tokens were likeliest.
+/// How likely a token was to the model itself, before constraints, penalties, biases and
+/// temperature, and which tokens were likeliest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
     pub chosen: ScoredToken,
