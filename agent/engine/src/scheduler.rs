@@ -466,8 +466,8 @@ impl Scheduler {
         sequence.is_full().then_some(Finish::Length)
     }
 
-    /// Whether all that the sequence has is computed, and its next token is all that it lacks.
-    pub(crate) fn awaits_token(&self, id: SequenceId) -> bool {
+    /// Whether all that the sequence has is computed, so that it lacks its next token alone.
+    pub(crate) fn lacks_token(&self, id: SequenceId) -> bool {
         self.running.get(&id).is_some_and(|running| running.planned == 0 && running.left() == 0)
     }
 

@@ -410,7 +410,7 @@ impl Worker {
 
     /// Gives a sequence its next token, once there are both logits and, where it needs one, a mask.
     fn advance(&mut self, id: SequenceId, output: usize, now: Instant) {
-        if !self.scheduler.awaits_token(id) {
+        if !self.scheduler.lacks_token(id) {
             // A mask has just come for the same logits, from before it was preempted.
             return;
         }

@@ -49,7 +49,7 @@ impl Worker {
         }
         let Some(logits) = guide.take_logits() else { return };
         // Otherwise it was preempted, and what they were computed of is computed again.
-        if self.scheduler.awaits_token(id) {
+        if self.scheduler.lacks_token(id) {
             self.choose(id, &logits, Instant::now());
         }
         if let Some(guide) = self.guide_of(id) {
