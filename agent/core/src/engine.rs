@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
 };
 
-pub use crate::sampling::Sampling;
+pub use crate::{constraint::Constraint, sampling::Sampling};
 
 /// A loaded model that every tenant with the right to it shares.
 ///
@@ -166,6 +166,9 @@ pub struct Generation {
     pub tokens_max: Option<u32>,
     /// The text ends before the first of these; it is never part of the text.
     pub stop: Vec<String>,
+    /// What the answer keeps to, before all else that chooses tokens. It ends as soon as it is
+    /// whole.
+    pub constraint: Option<Constraint>,
     pub deadline: Option<Instant>,
     /// The answer to go on with, as if it had never been cut: its tokens follow the prompt, and
     /// count within `tokens_max` and for `stop`. What it was drawn with is `sampling.seed`.
@@ -216,8 +219,8 @@ pub struct Token {
     pub logprobs: Option<Logprobs>,
 }
 
-/// How likely a token was to the model itself, before penalties, biases and temperature, and which
-/// tokens were likeliest.
+/// How likely a token was to the model itself, before constraints, penalties, biases and
+/// temperature, and which tokens were likeliest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
     pub chosen: ScoredToken,

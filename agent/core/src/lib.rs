@@ -9,6 +9,7 @@ pub mod name;
 
 pub mod auth;
 pub mod call;
+pub mod constraint;
 pub mod embed;
 pub mod engine;
 pub mod limit;

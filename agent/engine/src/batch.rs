@@ -78,6 +78,19 @@ impl Batch {
         self.spans.push(Rows { sequence, first_row, count: tokens.len(), past, table });
     }
 
+    /// The sequences whose logits were wanted, each with its place among the outputs.
+    pub(crate) fn finished(&self) -> impl Iterator<Item = (SequenceId, usize)> {
+        let mut output = 0;
+        self.spans.iter().filter_map(move |span| {
+            let last = span.first_row + span.count - 1;
+            let is_wanted = self.outputs.get(output).is_some_and(|&row| row as usize == last);
+            is_wanted.then(|| {
+                output += 1;
+                (span.sequence, output - 1)
+            })
+        })
+    }
+
     /// Adds a whole text, number `text` of its call. It holds blocks for the length of the step
     /// only, so texts take one after the other.
     pub(crate) fn push_text(&mut self, call: SequenceId, text: usize, tokens: &[u32]) {

@@ -18,10 +18,11 @@ use std::{
 use realm_core::{
     auth::Caller,
     call::Resume,
+    constraint::Constraint,
     embed::{EmbedError, EmbedInfo, TakenTexts, TextBatch},
     engine::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
-        TokenStream,
+        TokenEvent, TokenStream,
     },
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -33,6 +34,11 @@ use self::{board::Board, embedding::Embedding, figures::Figures, worker::Worker}
 use crate::{
     batch::SequenceId,
     budget::Reservation,
+    constraint::{
+        compiler::{Compiler, Wanted},
+        masks::Begin,
+        places::{Place, Places},
+    },
     forward::Executor,
     kv::Namespace,
     output::Output,
@@ -49,6 +55,8 @@ const COMMANDS_MAX: usize = crate::load::QUEUED_MAX;
 /// end of its stream is gone.
 enum Command {
     Submit(Box<Submitted>),
+    /// What turned out to be no sequence before it came here.
+    Refuse(Box<Submitted>, Refusal),
     Embed(Box<(TextCall, Embedding)>),
     Drain,
 }
@@ -57,6 +65,8 @@ enum Command {
 struct Submitted {
     submission: Submission,
     output: Output,
+    /// Of a constrained one.
+    begin: Option<Begin>,
     figures: Arc<Figures>,
     milestones: Option<Arc<Milestones>>,
     at: Instant,
@@ -88,7 +98,10 @@ pub struct EngineHandle {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     namespace: Namespace,
-    commands: SyncSender<Command>,
+    /// Alone in holding this: what is still being compiled keeps no engine alive.
+    commands: Arc<SyncSender<Command>>,
+    places: Arc<Places>,
+    compiler: Compiler,
     board: Arc<Board>,
     sequences: AtomicU64,
 }
@@ -121,7 +134,7 @@ impl EngineHandle {
         thread::Builder::new().name("realm-engine".to_owned()).spawn(move || {
             worker.run(reservation);
         })?;
-        let sequences = AtomicU64::new(0);
+        let compiler = Compiler::new(tokenizer.clone());
         Ok(Self {
             info,
             generates,
@@ -130,9 +143,11 @@ impl EngineHandle {
             tokenizer,
             template,
             namespace,
-            commands,
+            commands: Arc::new(commands),
+            places: Arc::default(),
+            compiler,
             board,
-            sequences,
+            sequences: AtomicU64::new(0),
         })
     }
 
@@ -197,6 +212,38 @@ impl EngineHandle {
         Err(refusal)
     }
 
+    /// Sends a sequence that the board has counted in by way of the compiler.
+    fn compile(
+        &self,
+        mut submitted: Submitted,
+        (constraint, place): (Constraint, Place),
+    ) -> Result<(), Refusal> {
+        let Submission { tenant, prompt, resumed, .. } = &submitted.submission;
+        let tenant = tenant.clone();
+        let resumed = prompt.get(prompt.len().saturating_sub(*resumed)..).unwrap_or_default();
+        let resumed = resumed.to_vec();
+        let (commands, sender) = (Arc::downgrade(&self.commands), submitted.output.sender());
+        let reader = sender.clone();
+        let has_reader = Box::new(move || !reader.is_closed());
+        let then = Box::new(move |begin: Result<Begin, Refusal>| {
+            let command = match begin {
+                Ok(begin) => {
+                    submitted.begin = Some(begin);
+                    Command::Submit(Box::new(submitted))
+                }
+                Err(refusal) => Command::Refuse(Box::new(submitted), refusal),
+            };
+            // Waits, if the queue is full, for the end of a step.
+            let sent = commands.upgrade().is_some_and(|commands| commands.send(command).is_ok());
+            if !sent {
+                let _ = sender.try_send(TokenEvent::Failed(Refusal::Draining));
+            }
+        });
+        let wanted =
+            Wanted { tenant: tenant.clone(), place, constraint, resumed, has_reader, then };
+        self.compiler.compile(wanted).inspect_err(|_| self.board.turn_back(&tenant))
+    }
+
     /// Refuses what the thread need not see.
     fn check(&self, prompt: &[u32], resume: Option<&Resume>) -> Result<(), Refusal> {
         if !self.generates {
@@ -246,16 +293,28 @@ impl Engine for EngineHandle {
         template.encode(messages, &self.tokenizer)
     }
 
-    fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal> {
+    fn generate(
+        &self,
+        caller: &Caller,
+        mut generation: Generation,
+    ) -> Result<TokenStream, Refusal> {
         self.check(&generation.prompt, generation.resume.as_ref())?;
+        generation.constraint.as_ref().map_or(Ok(()), Constraint::check)?;
         let (id, seed) = self.number();
         let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
         let at = Instant::now();
         let milestones = generation.milestones.clone();
+        let constraint = match generation.constraint.take() {
+            None => None,
+            Some(constraint) => Some((constraint, self.places.take(caller.tenant())?)),
+        };
         let submission = Self::submission(id, caller, generation, at);
         let figures = self.board.enter(caller.tenant(), &self.info.model)?;
-        let submitted = Submitted { submission, output, figures, milestones, at };
-        self.send(caller, Command::Submit(Box::new(submitted)))?;
+        let submitted = Submitted { submission, output, begin: None, figures, milestones, at };
+        match constraint {
+            None => self.send(caller, Command::Submit(Box::new(submitted)))?,
+            Some(constraint) => self.compile(submitted, constraint)?,
+        }
         Ok(stream)
     }
 
@@ -308,6 +367,7 @@ impl Engine for EngineHandle {
     }
 
     fn forget(&self, tenant: &TenantName) {
+        self.compiler.forget(tenant);
         self.board.forget(tenant);
     }
 }

@@ -16,6 +16,7 @@ mod batch;
 mod forward;
 mod weights;
 
+mod constraint;
 mod kv;
 mod output;
 mod sampler;

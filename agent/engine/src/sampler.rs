@@ -1,7 +1,7 @@
-//! The next token from logits: greedy, or drawn after penalties, biases, temperature, min-p, top-k,
-//! typical-p and top-p, in that order.
+//! The next token from logits: greedy, or drawn after the mask, penalties, biases, temperature,
+//! min-p, top-k, typical-p and top-p, in that order.
 //!
-//! Pure: the same logits, settings, tokens before and place in the answer give the same token, so
+//! Pure: the same logits, mask, settings, tokens before and place in the answer give the same token, so
 //! that an answer may be cut anywhere and go on elsewhere. Ties go to the lowest id.
 
 mod adjust;
@@ -12,6 +12,7 @@ use realm_core::{
     engine::{Generation, Sampling},
     refusal::Refusal,
 };
+use realm_grammar::Mask;
 
 use self::adjust::Adjustment;
 pub(crate) use self::logprobs::Likely;
@@ -60,22 +61,28 @@ impl Sampler {
         }
     }
 
-    /// The token at `position` of the answer; `None` if the logits hold no number.
+    /// The token at `position` of the answer, of those that a mask allows; `None` if the logits of
+    /// these hold no number.
     pub(crate) fn pick(
         &self,
         logits: &[f32],
+        mask: Option<&Mask>,
         position: usize,
         scratch: &mut Scratch,
     ) -> Option<u32> {
         let Scratch { logits: adjusted, candidates } = scratch;
-        let logits = match &self.adjustment {
-            None => logits,
-            Some(adjustment) => {
-                adjusted.clear();
-                adjusted.extend_from_slice(logits);
-                adjustment.apply(adjusted);
-                adjusted
+        let logits = if mask.is_none() && self.adjustment.is_none() {
+            logits
+        } else {
+            adjusted.clear();
+            adjusted.extend_from_slice(logits);
+            if let Some(mask) = mask {
+                mask.apply(adjusted);
             }
+            if let Some(adjustment) = &self.adjustment {
+                adjustment.apply(adjusted);
+            }
+            adjusted
         };
         let best = argmax(logits)?;
         if self.sampling.temperature == 0.0 {

@@ -466,6 +466,11 @@ impl Scheduler {
         sequence.is_full().then_some(Finish::Length)
     }
 
+    /// Whether all that the sequence has is computed, so that it lacks its next token alone.
+    pub(crate) fn lacks_token(&self, id: SequenceId) -> bool {
+        self.running.get(&id).is_some_and(|running| running.planned == 0 && running.left() == 0)
+    }
+
     /// The place in its answer of a sequence's next token.
     pub(crate) fn position(&self, id: SequenceId) -> usize {
         let place = |sequence: &Sequence| sequence.tokens.len() - sequence.answer_start;

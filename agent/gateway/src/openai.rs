@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod embeddings;
+mod format;
 mod logprobs;
 mod problem;
 mod request;

@@ -127,6 +127,7 @@ mod tests {
             bias: Vec::new(),
             tokens_max: None,
             stop: Vec::new(),
+            constraint: None,
             deadline: None,
             resume: None,
             milestones: None,

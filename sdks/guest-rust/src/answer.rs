@@ -19,8 +19,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Takes `model`, `max_tokens`, `stop`, `logprobs` and everything that says how tokens are
-    /// chosen, and refuses what is left.
+    /// Takes `model`, `max_tokens`, `stop`, `logprobs`, `response_format` and everything that says
+    /// how tokens are chosen, and refuses what is left.
     pub fn take(mut rest: Params) -> Result<Self> {
         let name = rest.text("model")?;
         let params = GenerateParams {
@@ -29,6 +29,7 @@ impl Asked {
             logprobs: rest.whole_u32("logprobs", 0)?,
             tokens_max: Some(rest.whole_u32("max_tokens", 1)?.unwrap_or(TOKENS_DEFAULT)),
             stop: rest.texts("stop")?,
+            constraint: rest.constraint("response_format")?,
         };
         rest.finish()?;
         Ok(Self { model: open(name)?, params })
@@ -72,7 +73,7 @@ impl Default for GenerateParams {
     /// As many of the likeliest tokens as the context holds.
     fn default() -> Self {
         let (sampling, bias, stop) = (Sampling::default(), Vec::new(), Vec::new());
-        Self { sampling, bias, logprobs: None, tokens_max: None, stop }
+        Self { sampling, bias, logprobs: None, tokens_max: None, stop, constraint: None }
     }
 }
 

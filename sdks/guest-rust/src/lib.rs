@@ -18,7 +18,9 @@
 
 mod answer;
 pub mod embed;
+mod format;
 mod params;
+mod raw;
 
 pub use answer::{Asked, answer, answer_with, open};
 pub use bindings::{
@@ -26,7 +28,7 @@ pub use bindings::{
     realm::tenant::{
         config, log,
         model::{
-            Abilities, Bias, EmbedInfo, EmbedParams, Embedded, Generation, Info, Model,
+            Abilities, Bias, Constraint, EmbedInfo, EmbedParams, Embedded, Generation, Info, Model,
             Params as GenerateParams, Sampling, Summary, Text, list_models,
         },
         reply,

@@ -7,13 +7,15 @@ use crate::{Bias, Error, Message, Result};
 /// A function's parameters. Take what the function knows, then call [`Params::finish`].
 pub struct Params {
     fields: Object,
+    /// As they were sent.
+    pub(crate) text: String,
 }
 
 impl Params {
     /// Reads a JSON object.
     pub fn parse(json: &str) -> Result<Self> {
         match json::from_str(json) {
-            Ok(Value::Object(fields)) => Ok(Self { fields }),
+            Ok(Value::Object(fields)) => Ok(Self { fields, text: json.to_owned() }),
             Ok(_) | Err(_) => Err(Error::Invalid("params must be a JSON object".into())),
         }
     }
@@ -163,6 +165,6 @@ fn missing(name: &str) -> Error {
     Error::Invalid(format!("`{name}` is missing"))
 }
 
-fn wrong(name: &str, expected: &str) -> Error {
+pub(crate) fn wrong(name: &str, expected: &str) -> Error {
     Error::Invalid(format!("`{name}` must be {expected}"))
 }

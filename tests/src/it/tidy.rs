@@ -18,7 +18,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("realm-operator", &["realm-crds", "realm-plan", "realm-proto"]),
     ("realm-core", &[]),
     ("realm-kernels", &[]),
-    ("realm-engine", &["realm-core", "realm-kernels"]),
+    ("realm-engine", &["realm-core", "realm-grammar", "realm-kernels"]),
+    ("realm-grammar", &["realm-core"]),
     ("realm-runtime", &["realm-core"]),
     ("realm-gateway", &["realm-core", "realm-proto"]),
     ("realm-store", &["realm-core"]),
@@ -69,6 +70,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("opentelemetry_sdk", &["realm-traces"]),
     ("opentelemetry-otlp", &["realm-traces"]),
     ("wasmtime", &["realm-runtime"]),
+    ("llguidance", &["realm-grammar"]),
     ("cudarc", &["realm-kernels-cuda"]),
     ("wgpu", &["realm-kernels-wgpu"]),
     ("memmap2", &["realm-engine"]),
@@ -86,7 +88,7 @@ const UNSAFE_HOMES: &[&str] =
     &["agent/kernels", "agent/kernels-cuda", "agent/kernels-wgpu", "agent/engine", "agent/runtime"];
 
 /// Crates in which `async` has no place.
-const SYNC_CRATES: &[&str] = &["agent/engine", "agent/kernels", "operator/plan"];
+const SYNC_CRATES: &[&str] = &["agent/engine", "agent/grammar", "agent/kernels", "operator/plan"];
 
 /// Who may say that a peer is an agent of this installation: whoever has verified its certificate.
 const VOUCHERS: &[&str] = &["agent/link/src/peer/door.rs"];

@@ -29,6 +29,7 @@ use crate::{
 const BLOCK: usize = 4;
 
 /// An executor that always answers token 1, and fails when a row's token is told to make it.
+#[derive(Default)]
 struct Scripted {
     forwards: Arc<AtomicUsize>,
     gate: Arc<Mutex<()>>,
@@ -76,7 +77,7 @@ impl Executor for Scripted {
     }
 }
 
-fn tokenizer() -> Tokenizer {
+pub(super) fn tokenizer() -> Tokenizer {
     let texts = |texts: &[&str]| {
         Value::Array(Array::String(texts.iter().map(|&text| text.to_owned()).collect()))
     };
@@ -92,15 +93,25 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::of(&Gguf::parse(bytes).unwrap()).unwrap()
 }
 
+pub(super) fn scripted() -> Box<dyn Executor> {
+    Box::new(Scripted::default())
+}
+
+fn namespace() -> Namespace {
+    Namespace::new(Secret([1; 32]), Sha256([1; 32]), KvType::F16)
+}
+
+pub(super) fn scheduler() -> Scheduler {
+    let limits = Limits { context: 64, batch_tokens: 32, running: 8, queued: 100 };
+    Scheduler::new(limits, BLOCK, BlockPool::new(64, BLOCK, namespace()))
+}
+
 fn engine() -> (EngineHandle, Arc<AtomicUsize>) {
     gated(Arc::default())
 }
 
 /// An engine whose forward passes wait while the gate is locked.
 fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
-    let namespace = Namespace::new(Secret([1; 32]), Sha256([1; 32]), KvType::F16);
-    let limits = Limits { context: 64, batch_tokens: 32, running: 8, queued: 100 };
-    let pool = BlockPool::new(64, BLOCK, namespace.clone());
     let forwards = Arc::new(AtomicUsize::new(0));
     let handle = EngineHandle::start(Parts {
         model: ModelName::new("default", "scripted").unwrap(),
@@ -110,14 +121,9 @@ fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
         context: 64,
         tokenizer: tokenizer(),
         template: None,
-        namespace,
-        scheduler: Scheduler::new(limits, BLOCK, pool),
-        executor: Box::new(Scripted {
-            forwards: forwards.clone(),
-            gate,
-            late: false,
-            vectors: Vec::new(),
-        }),
+        namespace: namespace(),
+        scheduler: scheduler(),
+        executor: Box::new(Scripted { forwards: forwards.clone(), gate, ..Scripted::default() }),
         reservation: MemoryBudget::fixed(1).reserve(1).unwrap(),
     });
     (handle.unwrap(), forwards)
@@ -170,6 +176,7 @@ fn start(engine: &EngineHandle, prompt: &[u32]) -> Result<TokenStream, Refusal> 
             bias: Vec::new(),
             tokens_max: Some(3),
             stop: Vec::new(),
+            constraint: None,
             deadline: None,
             resume: None,
             milestones: None,

@@ -1,18 +1,20 @@
 //! The engine's thread: commands in, one step, tokens out. It alone owns the scheduler and the
 //! model, and it sleeps when there is nothing to do.
 
+mod guided;
+
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        mpsc::{Receiver, TryRecvError},
+        mpsc::{Receiver, RecvError, RecvTimeoutError, TryRecvError},
     },
     time::{Duration, Instant},
 };
 
 use realm_core::{
-    engine::{Milestones, TokenEvent, Usage},
+    engine::{Logprobs, Milestones, TokenEvent, Usage},
     name::TenantName,
     refusal::Refusal,
 };
@@ -22,6 +24,7 @@ use super::{Command, Submitted, board::Board, embedding::Embedding, figures::Fig
 use crate::{
     batch::{Batch, SequenceId},
     budget::Reservation,
+    constraint::{guide::Guide, masks::Masks},
     forward::Executor,
     output::Output,
     sampler::Scratch,
@@ -38,10 +41,17 @@ const FAILURES_MAX: u32 = 3;
 /// looks, and seldom enough that a thousand tenants cost a step nothing.
 const TENANTS_SHOWN_EVERY: Duration = Duration::from_millis(200);
 
+/// How long a step's end waits for the masks of its sequences. Most are there long before it, or
+/// come within a fraction of this; a sequence whose mask takes longer misses a step, which takes
+/// ten times this at the least.
+const MASKS_WAIT: Duration = Duration::from_millis(1);
+
 /// A sequence in the thread's care.
 struct Open {
     tenant: TenantName,
     output: Output,
+    /// Of a constrained one.
+    guide: Option<Guide>,
     figures: Arc<Figures>,
     /// Each is noted once; nothing of it grows with the tokens.
     milestones: Option<Arc<Milestones>>,
@@ -62,6 +72,19 @@ impl Open {
         }
     }
 
+    /// The token at `position` that these logits lead to, and what is told of it.
+    fn choose(
+        &self,
+        logits: &[f32],
+        position: usize,
+        scratch: &mut Scratch,
+        tokenizer: &Tokenizer,
+    ) -> Option<Chosen> {
+        let mask = self.guide.as_ref().and_then(Guide::mask);
+        let id = self.output.sampler.pick(logits, mask, position, scratch)?;
+        Some(Chosen { id, logprobs: self.output.logprobs(logits, id, tokenizer) })
+    }
+
     /// Counts the first step, at `now`.
     fn count_start(&self, usage: Usage, now: Instant) {
         self.figures.started(usage, now.saturating_duration_since(self.submitted_at));
@@ -69,6 +92,12 @@ impl Open {
             milestones.started.get_or_init(|| (now, usage.cached_tokens));
         }
     }
+}
+
+/// A token that was chosen.
+struct Chosen {
+    id: u32,
+    logprobs: Option<Logprobs>,
 }
 
 pub(super) struct Worker {
@@ -81,6 +110,7 @@ pub(super) struct Worker {
     open: HashMap<SequenceId, Open>,
     /// Calls with texts, numbered as sequences are.
     calls: HashMap<SequenceId, Embedding>,
+    masks: Masks,
     batch: Batch,
     scratch: Scratch,
     /// Events of this step, sent once the board shows what they mean.
@@ -111,6 +141,7 @@ impl Worker {
             board,
             open: HashMap::new(),
             calls: HashMap::new(),
+            masks: Masks::default(),
             batch: Batch::default(),
             scratch: Scratch::default(),
             outbox: Vec::new(),
@@ -125,12 +156,16 @@ impl Worker {
     pub(super) fn run(mut self, reservation: Reservation) {
         while self.take_commands() {
             self.drop_unread();
+            self.take_masks(Duration::ZERO);
             let now = Instant::now();
             for (id, refusal) in self.scheduler.plan_batch(now, &mut self.batch) {
                 self.fail(id, refusal);
             }
             self.tell_starts(now);
-            if !self.batch.is_empty() {
+            if self.batch.is_empty() {
+                // Every sequence that runs waits for its mask.
+                self.take_masks(MASKS_WAIT);
+            } else {
                 self.step();
             }
             self.publish_and_send();
@@ -150,7 +185,7 @@ impl Worker {
     /// nothing can come any more.
     fn take_commands(&mut self) -> bool {
         if self.scheduler.is_idle() {
-            match self.commands.recv() {
+            match self.wait() {
                 Ok(command) => self.apply(command),
                 Err(_) => return false,
             }
@@ -164,9 +199,23 @@ impl Worker {
         }
     }
 
+    /// Waits for a command, and takes the masks meanwhile that are still computed for sequences
+    /// which have ended: each holds a place that an answer may want.
+    fn wait(&mut self) -> Result<Command, RecvError> {
+        while self.masks.are_awaited() {
+            match self.commands.recv_timeout(MASKS_WAIT) {
+                Ok(command) => return Ok(command),
+                Err(RecvTimeoutError::Disconnected) => return Err(RecvError),
+                Err(RecvTimeoutError::Timeout) => self.take_masks(Duration::ZERO),
+            }
+        }
+        self.commands.recv()
+    }
+
     fn apply(&mut self, command: Command) {
         match command {
             Command::Submit(submit) => self.submit(*submit),
+            Command::Refuse(submit, refusal) => self.refuse(*submit, refusal),
             Command::Embed(texts) => self.submit_texts(*texts),
             Command::Drain => self.scheduler.drain(),
         }
@@ -181,7 +230,7 @@ impl Worker {
     fn refuse_the_rest(&mut self) {
         while let Ok(command) = self.commands.recv() {
             let id = match command {
-                Command::Submit(submit) => self.arrive(*submit).id,
+                Command::Submit(submit) | Command::Refuse(submit, _) => self.arrive(*submit).id,
                 Command::Embed(texts) => self.arrive_with_texts(*texts).id(),
                 Command::Drain => continue,
             };
@@ -207,12 +256,19 @@ impl Worker {
 
     /// Takes a sequence into care; gives what the scheduler is to have of it.
     fn arrive(&mut self, submitted: Submitted) -> Submission {
-        let Submitted { submission, output, figures, milestones, at: submitted_at } = submitted;
+        let Submitted { submission, output, begin, figures, milestones, at: submitted_at } =
+            submitted;
         self.arrived += 1;
-        let tenant = submission.tenant.clone();
-        let open = Open { tenant, output, figures, milestones, submitted_at, token_at: None };
+        let (tenant, guide) = (submission.tenant.clone(), begin.map(Guide::new));
+        let open =
+            Open { tenant, output, guide, figures, milestones, submitted_at, token_at: None };
         self.open.insert(submission.id, open);
         submission
+    }
+
+    fn refuse(&mut self, submitted: Submitted, refusal: Refusal) {
+        let submission = self.arrive(submitted);
+        self.fail(submission.id, refusal);
     }
 
     fn submit(&mut self, submitted: Submitted) {
@@ -244,17 +300,26 @@ impl Worker {
     }
 
     fn tell_starts(&mut self, now: Instant) {
-        let Self { scheduler, open, calls, outbox, .. } = self;
+        let Self { scheduler, open, calls, masks, outbox, .. } = self;
+        let mut stuck = Vec::new();
         for (id, usage) in scheduler.started() {
             if let Some(call) = calls.get(id) {
                 call.count_start(*usage, now);
             }
-            let Some(open) = open.get(id) else { continue };
+            let Some(open) = open.get_mut(id) else { continue };
             open.count_start(*usage, now);
+            if let Some(begin) = open.guide.as_mut().and_then(Guide::begin)
+                && !masks.begin(*id, &open.tenant, begin)
+            {
+                stuck.push(*id);
+            }
             if usage.cached_tokens > 0 {
                 // Now, for whoever pays for the whole prompt meanwhile.
                 outbox.push((open.output.sender(), TokenEvent::Cached(usage.cached_tokens)));
             }
+        }
+        for id in stuck {
+            self.fail(id, Refusal::Internal);
         }
     }
 
@@ -334,25 +399,38 @@ impl Worker {
     /// Gives every sequence whose logits were computed its next token.
     fn sample(&mut self) {
         let batch = std::mem::take(&mut self.batch);
+        self.take_masks(Duration::ZERO);
+        self.expect_masks(&batch);
         let now = Instant::now();
-        let mut output = 0;
-        for span in &batch.spans {
-            let last = span.first_row + span.count - 1;
-            if batch.outputs.get(output).is_some_and(|&row| row as usize == last) {
-                self.advance(span.sequence, output, now);
-                output += 1;
-            }
+        for (id, output) in batch.finished() {
+            self.advance(id, output, now);
         }
         self.batch = batch;
     }
 
+    /// Gives a sequence its next token, once there are both logits and, where it needs one, a mask.
     fn advance(&mut self, id: SequenceId, output: usize, now: Instant) {
-        let Some((open, executor)) = self.open.get_mut(&id).zip(self.executor.as_ref()) else {
+        if !self.scheduler.lacks_token(id) {
+            // A mask has just come for the same logits, from before it was preempted.
             return;
-        };
+        }
+        let Self { open, executor: Some(executor), .. } = self else { return };
+        let Some(open) = open.get_mut(&id) else { return };
         let logits = executor.logits(output);
-        let position = self.scheduler.position(id);
-        let Some(token) = open.output.sampler.pick(logits, position, &mut self.scratch) else {
+        match &mut open.guide {
+            Some(guide) if guide.mask().is_none() => guide.hold(logits),
+            _ => {
+                let position = self.scheduler.position(id);
+                let chosen = open.choose(logits, position, &mut self.scratch, &self.tokenizer);
+                self.give(id, chosen, now);
+            }
+        }
+    }
+
+    /// Adds a token to its answer and asks for what decides about the next one.
+    fn give(&mut self, id: SequenceId, chosen: Option<Chosen>, now: Instant) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        let Some(Chosen { id: token, logprobs }) = chosen else {
             tracing::warn!("a forward pass gave logits from which no token can be picked");
             self.fail(id, Refusal::Internal);
             return;
@@ -362,14 +440,19 @@ impl Worker {
             return;
         }
         open.count_token(now);
-        let logprobs = open.output.logprobs(logits, token, &self.tokenizer);
         let length = self.scheduler.advance(id, token);
-        let (mut token, finish) = open.output.push(token, length, &self.tokenizer);
-        token.logprobs = logprobs;
-        self.outbox.push((open.output.sender(), TokenEvent::Token(token)));
-        let Some(finish) = finish else { return };
-        let Some(usage) = self.scheduler.end(id) else { return };
-        self.close(id, TokenEvent::Finished { finish, usage });
+        let progress = open.guide.as_mut().and_then(Guide::go_on);
+        let (mut event, finish) = open.output.push(token, length, &self.tokenizer);
+        event.logprobs = logprobs;
+        self.outbox.push((open.output.sender(), TokenEvent::Token(event)));
+        if let Some(finish) = finish {
+            let Some(usage) = self.scheduler.end(id) else { return };
+            self.close(id, TokenEvent::Finished { finish, usage });
+        } else if let Some(progress) = progress
+            && !self.masks.next(id, &open.tenant, progress, token)
+        {
+            self.fail(id, Refusal::Internal);
+        }
     }
 
     fn fail(&mut self, id: SequenceId, refusal: Refusal) {
@@ -448,3 +531,6 @@ impl Drop for Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ mod reference_model;
 mod support;
 
 mod architectures;
+mod constraint;
 mod converted;
 mod embed;
 mod encoders;

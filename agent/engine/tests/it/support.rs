@@ -125,6 +125,7 @@ pub(crate) fn generation(prompt: Vec<u32>, tokens_max: u32) -> Generation {
         bias: Vec::new(),
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
+        constraint: None,
         deadline: None,
         resume: None,
         milestones: None,

@@ -5,9 +5,10 @@
 //! those that this door knows the bounds of are checked here before.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
+use realm_core::constraint::PARAMETER;
 use serde_json::{Map, Value, json};
 
-use super::{Problem, logprobs, response::Form, sampling};
+use super::{Problem, format, logprobs, response::Form, sampling};
 use crate::frame::clip;
 
 /// A request that can be passed on.
@@ -100,6 +101,12 @@ fn common(form: Form, mut body: Map<String, Value>) -> Result<Asked, Problem> {
                     params.insert(name, value);
                 }
             }
+            (PARAMETER, value) => {
+                format::check(&value)?;
+                if !format::is_neutral(&value) {
+                    params.insert(name, value);
+                }
+            }
             (_, value) => check_rest(form, &name, &value)?,
         }
     }
@@ -139,7 +146,6 @@ fn check_rest(form: Form, name: &str, value: &Value) -> Result<(), Problem> {
         "service_tier" => matches!(value.as_str(), Some("auto" | "default")),
         "n" => value.as_u64() == Some(1),
         "tools" | "functions" if form == Form::Chat => value.as_array().is_some_and(Vec::is_empty),
-        "response_format" if form == Form::Chat => value == &json!({"type": "text"}),
         "modalities" if form == Form::Chat => value == &json!(["text"]),
         "best_of" if form == Form::Completion => value.as_u64() == Some(1),
         "echo" if form == Form::Completion => value == &Value::Bool(false),
@@ -244,6 +250,9 @@ mod tests {
         });
         check_chat(&sampling, Ok(sampling.clone()));
         check_chat(&json!({"logprobs": true, "top_logprobs": 3}), Ok(json!({"logprobs": 3})));
+        let schema = json!({"type": "object", "properties": {"z": {}, "a": {}}});
+        let format = json!({"type": "json_schema", "json_schema": {"name": "n", "schema": schema}});
+        check_chat(&json!({"response_format": format}), Ok(json!({"response_format": format})));
         check_chat(&json!({"max_completion_tokens": 5}), Ok(json!({"max_tokens": 5})));
         check_chat(
             &json!({"max_tokens": 5, "max_completion_tokens": 5}),
@@ -268,7 +277,7 @@ mod tests {
             ("presence_penalty", json!(2.1)),
             ("tools", json!([{"type": "function"}])),
             ("logprobs", json!(1)),
-            ("response_format", json!({"type": "json_object"})),
+            ("response_format", json!("json")),
             ("stream", json!("yes")),
             ("colour", json!("red")),
             ("best_of", json!(1)),

@@ -1,4 +1,5 @@
 use realm_core::{
+    constraint::{Constraint, SOURCE_BYTES_MAX},
     engine::{Finish, Usage},
     refusal::{ProgramLimit, Refusal},
     reply::ChunkBody,
@@ -83,6 +84,42 @@ async fn generate_hands_every_parameter_to_the_engine() {
     assert_eq!((penalties, asked.sampling.logprobs), ((-2.0, 0.5), Some(3)));
     assert_eq!(asked.bias, [(255, 0.5), (7, -100.0)]);
     assert!(asked.deadline.is_some());
+}
+
+#[tokio::test]
+async fn what_an_answer_keeps_to_reaches_the_engine_as_it_was_written() {
+    let town = town().await;
+    let engine = Echo::new("tests/keeps", Mood::Echo);
+    let citizen = Citizen::new("keeps")
+        .with_model(&town.runtime, engine.clone())
+        .moves_into(&town.runtime, &town.built_in);
+    let schema = r#"{"properties":{"z":{"enum":["}\"",1.0,null]},"a":[]},"type":"object"}"#;
+    let value: Value = serde_json::from_str(schema).unwrap();
+    for (format, constraint) in [
+        (Value::Null, None),
+        (json!({ "type": "text" }), None),
+        (json!({ "type": "json_object" }), Some(Constraint::JsonObject)),
+        (
+            json!({ "type": "json_schema", "json_schema": {
+                "description": "schema", "name": "n", "schema": value, "strict": false,
+            } }),
+            Some(Constraint::JsonSchema(schema.to_owned())),
+        ),
+        (
+            json!({ "json_schema": { "schema": true }, "type": "json_schema" }),
+            Some(Constraint::JsonSchema("true".to_owned())),
+        ),
+        (json!({ "type": "regex", "regex": "a\"" }), Some(Constraint::Regex("a\"".to_owned()))),
+        (
+            json!({ "type": "grammar", "grammar": "start: /a/" }),
+            Some(Constraint::Lark("start: /a/".to_owned())),
+        ),
+    ] {
+        let params = json!({ "prompt": "abc", "response_format": format, "seed": 1 });
+        citizen.done(&town.runtime, "generate", &params).await;
+        let asked = engine.asked.lock().unwrap().pop().unwrap();
+        assert_eq!(asked.constraint, constraint, "{format}");
+    }
 }
 
 #[tokio::test]
@@ -189,6 +226,35 @@ async fn a_parameter_that_is_wrong_is_named() {
         ("tokenize", json!({ "text": "a", "temperature": 1 }), "`temperature`"),
     ] {
         let refusal = citizen.refused(&town.runtime, function, &params).await;
+        let Refusal::Invalid(message) = &refusal else { panic!("{params}: {refusal:?}") };
+        assert!(message.contains(named), "{params}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_form_of_an_answer_that_is_none_is_named() {
+    let town = town().await;
+    let citizen = Citizen::new("forms")
+        .with_model(&town.runtime, Echo::new("tests/forms", Mood::Echo))
+        .moves_into(&town.runtime, &town.built_in);
+    let schema = |named: Value| json!({ "type": "json_schema", "json_schema": named });
+    let long = "a".repeat(SOURCE_BYTES_MAX + 1);
+    for (format, named) in [
+        (json!("json"), "`response_format`"),
+        (json!({}), "`response_format.type`"),
+        (json!({ "type": "xml" }), "`response_format.type`"),
+        (json!({ "type": "text", "x": 1 }), "`response_format.x`"),
+        (json!({ "type": "regex" }), "`response_format.regex`"),
+        (json!({ "type": "grammar" }), "`response_format.grammar`"),
+        (json!({ "type": "json_schema" }), "`response_format.json_schema`"),
+        (schema(json!({})), "`response_format.json_schema.schema`"),
+        (schema(json!({ "schema": 1 })), "`response_format.json_schema.schema`"),
+        (schema(json!({ "schema": {}, "x": 1 })), "`response_format.json_schema.x`"),
+        (schema(json!({ "schema": {}, "strict": 1 })), "`response_format.json_schema.strict`"),
+        (json!({ "type": "regex", "regex": long }), "65537 bytes"),
+    ] {
+        let params = json!({ "prompt": "a", "response_format": format });
+        let refusal = citizen.refused(&town.runtime, "generate", &params).await;
         let Refusal::Invalid(message) = &refusal else { panic!("{params}: {refusal:?}") };
         assert!(message.contains(named), "{params}: {message}");
     }

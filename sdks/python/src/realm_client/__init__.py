@@ -25,6 +25,7 @@ from realm_client.errors import (
     SlowReader,
     Unauthenticated,
 )
+from realm_client.formats import ResponseFormat
 from realm_client.reply import (
     Chunk,
     Embeddings,
@@ -74,6 +75,7 @@ __all__ = [
     "RateLimited",
     "RealmError",
     "Reply",
+    "ResponseFormat",
     "Sampling",
     "ScoredToken",
     "ServerError",

@@ -13,6 +13,7 @@ from realm_client import results
 from realm_client.backoff import Backoff, Clock, SystemClock
 from realm_client.connect import Opened, SendKey, Target, open_session, to_ws_url
 from realm_client.errors import ConnectionLost, Draining, RealmError
+from realm_client.formats import ResponseFormat
 from realm_client.policy import Policy
 from realm_client.reply import (
     Chunk,
@@ -67,6 +68,7 @@ class Sampling(TypedDict, total=False):
     logit_bias: Mapping[int, float]  # by the tokens' ids
     seed: int
     stop: str | Sequence[str]
+    response_format: ResponseFormat  # what the answer keeps to
     logprobs: int  # how many of the likeliest tokens to tell with each; 0 tells its own
 
 

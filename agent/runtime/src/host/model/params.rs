@@ -3,6 +3,7 @@
 
 use realm_core::{
     call::Deadline,
+    constraint::Constraint,
     desired::DesiredTenant,
     engine::{EngineInfo, Generation, Sampling},
     refusal::Refusal,
@@ -19,7 +20,7 @@ pub(super) fn check(
     prompt: Vec<u32>,
     params: Params,
 ) -> Result<Generation, Refusal> {
-    let Params { sampling, bias, logprobs, tokens_max, stop } = params;
+    let Params { sampling, bias, logprobs, tokens_max, stop, constraint } = params;
     if prompt.is_empty() {
         return Err(invalid("the prompt has no tokens"));
     }
@@ -42,12 +43,15 @@ pub(super) fn check(
     let bias: Vec<_> = bias.into_iter().map(|Bias { id, by }| (id, by)).collect();
     check_bias(&bias, info.vocabulary)?;
     check_stop(&stop)?;
+    let constraint = constraint.map(constraint_of);
+    constraint.as_ref().map_or(Ok(()), Constraint::check)?;
     Ok(Generation {
         prompt,
         sampling,
         bias,
         tokens_max: Some(tokens_max.map_or(rest, |tokens_max| tokens_max.min(rest))),
         stop,
+        constraint,
         deadline: Some(deadline.at()),
         resume: None,
         milestones: None,
@@ -77,6 +81,15 @@ fn sampling_of(sampling: model::Sampling, logprobs: Option<u32>) -> Sampling {
         presence_penalty,
         logprobs,
         seed,
+    }
+}
+
+fn constraint_of(constraint: model::Constraint) -> Constraint {
+    match constraint {
+        model::Constraint::JsonObject => Constraint::JsonObject,
+        model::Constraint::JsonSchema(schema) => Constraint::JsonSchema(schema),
+        model::Constraint::Regex(regex) => Constraint::Regex(regex),
+        model::Constraint::Grammar(rules) => Constraint::Lark(rules),
     }
 }
 

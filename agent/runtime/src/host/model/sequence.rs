@@ -101,6 +101,7 @@ pub(super) mod tests {
             bias: Vec::new(),
             tokens_max: None,
             stop: Vec::new(),
+            constraint: None,
             deadline: None,
             resume: None,
             milestones: None,

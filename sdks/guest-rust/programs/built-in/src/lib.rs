@@ -29,7 +29,12 @@ macro_rules! answer_schema {
             r#""logit_bias":{"type":"object","maxProperties":1024,"propertyNames":{"pattern":"^(0|[1-9][0-9]*)$"},"additionalProperties":{"type":"number","minimum":-100,"maximum":100},"description":"Added to the logits of tokens, by their ids: -100 bans one, 100 leaves nothing else."},"#,
             r#""logprobs":{"type":"integer","minimum":0,"maximum":20,"description":"So many of the likeliest tokens are told with each token; 0 tells the token's own probability."},"#,
             r#""seed":{"type":"integer","minimum":0,"description":"Same seed, same answer."},"#,
-            r#""stop":{"description":"The answer ends before the first of these.","anyOf":[{"type":"string"},{"type":"array","items":{"type":"string"}}]}}}"#
+            r#""stop":{"description":"The answer ends before the first of these.","anyOf":[{"type":"string"},{"type":"array","items":{"type":"string"}}]},"#,
+            r#""response_format":{"type":"object","required":["type"],"description":"What the answer keeps to: any JSON object, a JSON schema, a regular expression, or a grammar in Lark's notation.","oneOf":["#,
+            r#"{"properties":{"type":{"enum":["text","json_object"]}},"additionalProperties":false},"#,
+            r#"{"properties":{"type":{"const":"json_schema"},"json_schema":{"type":"object","required":["schema"],"properties":{"name":{"type":"string"},"description":{"type":"string"},"strict":{"type":"boolean"},"schema":{"type":["object","boolean"]}},"additionalProperties":false}},"required":["json_schema"],"additionalProperties":false},"#,
+            r#"{"properties":{"type":{"const":"regex"},"regex":{"type":"string"}},"required":["regex"],"additionalProperties":false},"#,
+            r#"{"properties":{"type":{"const":"grammar"},"grammar":{"type":"string"}},"required":["grammar"],"additionalProperties":false}]}}}"#
         )
     };
 }
