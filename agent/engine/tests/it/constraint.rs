@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::support::{Answer, caller, generation, options, read, smollm2, tiny_engine};
 
 /// Longer than an engine takes to end its answers on any machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn schema(schema: &Value) -> Constraint {
     Constraint::JsonSchema(schema.to_string())

@@ -16,7 +16,7 @@ use super::{
 use crate::constraint::{masks::Begin, places::Places};
 
 /// Longer than a mask takes on any machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn tenant() -> TenantName {
     TenantName::new("default", "a").unwrap()
