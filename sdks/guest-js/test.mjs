@@ -27,7 +27,7 @@ try {
     },
   });
   const files = (await readdir(outdir)).map((file) => path.join(outdir, file));
-  const { status } = spawnSync(process.execPath, ["--test", ...files], { stdio: "inherit" });
+  const { status } = spawnSync(process.execPath, ["--test", "--test-reporter=dot", ...files], { stdio: "inherit" });
   process.exitCode = status ?? 1;
 } finally {
   await rm(outdir, { recursive: true });
