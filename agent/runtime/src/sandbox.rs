@@ -11,8 +11,8 @@ use crate::{bindings, host::Host};
 
 /// Programs running at once on this node, over all tenants.
 ///
-/// A memory reserves 4 GiB of address space and its guard, so the two that each may have take 4 TiB
-/// of the 128 TiB of a process, and 8 KiB of real memory while idle. A decode batch is far
+/// A memory reserves 4 GiB of address space and its guard, so the three that each may have take
+/// 6 TiB of the 128 TiB of a process, and 8 KiB of real memory while idle. A decode batch is far
 /// smaller, so the sandboxes are never what a node runs out of first.
 const INSTANCES_MAX: u32 = 512;
 
@@ -24,8 +24,10 @@ pub(crate) const MEMORY_BYTES_MAX: usize = 1 << 30;
 /// Core instances in one component: componentized interpreters bring about a dozen.
 const CORE_INSTANCES_MAX: u32 = 64;
 
-/// Memories and tables in one component. Toolchains make one of each, and a second for adapters.
-const MEMORIES_MAX: u32 = 2;
+/// Memories and tables in one component. Toolchains make one of each, and a second for adapters;
+/// that of QuickJS composes a component of its own that stands for the system, whose memory is
+/// empty, as its adapter's is.
+const MEMORIES_MAX: u32 = 3;
 const TABLES_MAX: u32 = 4;
 
 /// Entries of one table: CPython as a component has about 10 000 functions behind pointers.

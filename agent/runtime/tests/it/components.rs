@@ -38,6 +38,19 @@ async fn the_least_component_that_serves_a_function_is_a_program() {
 }
 
 #[tokio::test]
+async fn a_component_may_have_as_many_memories_as_toolchains_make_and_no_more() {
+    let with_memories = |more: usize| {
+        let empty = "(core module $empty (memory 0))";
+        let instances = "(core instance (instantiate $empty))".repeat(more);
+        let text = IDLE.replacen("(component", &format!("(component {empty} {instances}"), 1);
+        wat::parse_str(&text).unwrap()
+    };
+    town().await.runtime.prepare_program(with_memories(2)).await.unwrap();
+    let error = refused(with_memories(3)).await;
+    assert!(matches!(error, ProgramError::Invalid { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn what_is_not_a_component_is_refused_by_its_form() {
     for bytes in [&b""[..], b"\0asm", b"(component)", &[0xff; 100]] {
         let error = refused(bytes.to_vec()).await;

@@ -1,0 +1,3 @@
+module realm.dev/guest
+
+go 1.26

@@ -1,0 +1,255 @@
+package guest
+
+import "encoding/json"
+
+// host is what a program reaches, by the words of proto/wit.
+type host interface {
+	models() []string
+	open(name string) (uint32, error)
+	info(model uint32) Info
+	tokenize(model uint32, text string, special bool) ([]Token, error)
+	detokenize(model uint32, tokens []Token) ([]byte, error)
+	tokenizeChat(model uint32, messages []Message) ([]Token, error)
+	generate(model uint32, prompt []Token, params GenerateParams) (uint32, error)
+	abilities(model uint32) Abilities
+	embed(model uint32, texts []Text, params EmbedParams) (Embedded, error)
+	next(generation uint32) ([]Piece, error)
+	summary(generation uint32) (Summary, bool)
+	closeModel(model uint32)
+	closeGeneration(generation uint32)
+	writeText(text string)
+	writeScored(text string, logprobs []Logprobs)
+	writeJSON(text string)
+	setting(key string) (string, bool)
+	tenant() string
+	log(level Level, message string)
+}
+
+// Token is a token's number in its model's vocabulary.
+type Token = uint32
+
+// Piece is a token of an answer.
+type Piece struct {
+	ID Token
+	// Text has whole characters only: it is empty while one, or a possible stop string, is
+	// incomplete.
+	Text string
+	// Logprobs is there where it was asked for, and not with the token that ends the answer.
+	Logprobs *Logprobs
+}
+
+// Logprobs is how likely a token was, and which ones were likeliest in its place.
+type Logprobs struct {
+	Chosen ScoredToken
+	// Top has the likeliest first.
+	Top []ScoredToken
+}
+
+// ScoredToken is a token and how likely the model itself found it.
+type ScoredToken struct {
+	ID Token
+	// Bytes need not be whole characters.
+	Bytes   []byte
+	Logprob float32
+}
+
+// Message is one of a conversation.
+type Message struct {
+	Role    string `json:"role"`
+	Content string `json:"content"`
+}
+
+// Info describes a model.
+type Info struct {
+	Name, Architecture  string
+	Context, Vocabulary uint32
+	HasChatTemplate     bool
+}
+
+// Abilities is what a model can be asked for.
+type Abilities struct {
+	Generates, Chats bool
+	// Embeds is nil where it does not.
+	Embeds *EmbedInfo
+}
+
+// EmbedInfo is what a model makes of texts.
+type EmbedInfo struct {
+	Dimensions, TokensMax uint32
+	Shortens              bool
+}
+
+// Sampling is how the next token is chosen. [Greedy] takes the likeliest every time.
+type Sampling struct {
+	Temperature       float32
+	TopK              uint32
+	TopP              float32
+	MinP              float32
+	TypicalP          float32
+	RepetitionPenalty float32
+	FrequencyPenalty  float32
+	PresencePenalty   float32
+	// Seed makes an answer repeatable; nil draws one.
+	Seed *uint64
+}
+
+// Greedy is the sampling that changes nothing and takes the likeliest token.
+func Greedy() Sampling {
+	return Sampling{TopP: 1, TypicalP: 1, RepetitionPenalty: 1}
+}
+
+// Bias is what is added to the logit of a token.
+type Bias struct {
+	ID Token
+	By float32
+}
+
+// GenerateParams is how an answer is generated.
+type GenerateParams struct {
+	Sampling Sampling
+	Bias     []Bias
+	// Logprobs is how many of the likeliest tokens to tell with each; nil tells none.
+	Logprobs *uint32
+	// TokensMax is nil for as many as the context holds.
+	TokensMax *uint32
+	Stop      []string
+}
+
+// Usage is what a generation cost, in tokens.
+type Usage struct {
+	PromptTokens, CachedTokens, CompletionTokens uint32
+}
+
+// Summary is how a generation ended.
+type Summary struct {
+	Finish Finish
+	Usage  Usage
+}
+
+// Text is one to embed: words, or tokens as they are.
+type Text struct {
+	Words  string
+	Tokens []Token
+}
+
+// EmbedParams is how vectors are made.
+type EmbedParams struct {
+	// Dimensions is nil for all there are.
+	Dimensions *uint32
+	Normalize  bool
+}
+
+// Embedded is what became of texts, in their order.
+type Embedded struct {
+	Vectors [][]float32
+	Tokens  []uint32
+}
+
+// Level is how much a line of the log matters.
+type Level uint8
+
+// In the order of proto/wit.
+const (
+	Debugging Level = iota
+	Information
+	Warning
+	Fault
+)
+
+// Models are the names of the tenant's models; the first is its default.
+func Models() []string { return outside.models() }
+
+// Model is one that is loaded. Opening one copies nothing.
+type Model struct{ handle uint32 }
+
+// Open opens the model of that name, or with an empty one the tenant's default.
+func Open(name string) (*Model, error) {
+	if name == "" {
+		names := Models()
+		if len(names) == 0 {
+			return nil, &Error{Code: UnknownModel, Text: "the tenant has no models"}
+		}
+		name = names[0]
+	}
+	handle, err := outside.open(name)
+	if err != nil {
+		return nil, err
+	}
+	return &Model{handle}, nil
+}
+
+// Close gives the handle back; the end of the call does so too.
+func (m *Model) Close() { outside.closeModel(m.handle) }
+
+// Info describes the model.
+func (m *Model) Info() Info { return outside.info(m.handle) }
+
+// Abilities says what the model can be asked for.
+func (m *Model) Abilities() Abilities { return outside.abilities(m.handle) }
+
+// Tokenize takes a text apart. With `special`, text that spells a control token becomes that token:
+// never for text that came from a client.
+func (m *Model) Tokenize(text string, special bool) ([]Token, error) {
+	return outside.tokenize(m.handle, text, special)
+}
+
+// Detokenize gives the bytes of tokens, which need not be whole characters.
+func (m *Model) Detokenize(tokens []Token) ([]byte, error) {
+	return outside.detokenize(m.handle, tokens)
+}
+
+// TokenizeChat puts a conversation through the model's own chat template.
+func (m *Model) TokenizeChat(messages []Message) ([]Token, error) {
+	return outside.tokenizeChat(m.handle, messages)
+}
+
+// Embed makes vectors of texts.
+func (m *Model) Embed(texts []Text, params EmbedParams) (Embedded, error) {
+	return outside.embed(m.handle, texts, params)
+}
+
+// Generate begins a generation.
+func (m *Model) Generate(prompt []Token, params GenerateParams) (*Generation, error) {
+	handle, err := outside.generate(m.handle, prompt, params)
+	if err != nil {
+		return nil, err
+	}
+	return &Generation{handle}, nil
+}
+
+// Generation is one that runs in the shared batch, at the tenant's share.
+type Generation struct{ handle uint32 }
+
+// Close cancels what is not at its end; the end of the call does so too.
+func (g *Generation) Close() { outside.closeGeneration(g.handle) }
+
+// Next waits for the next token and gives it with those that are there already; nil at the end.
+func (g *Generation) Next() ([]Piece, error) { return outside.next(g.handle) }
+
+// Summary is there once Next has given nil.
+func (g *Generation) Summary() (Summary, bool) { return outside.summary(g.handle) }
+
+// WriteText sends a piece of text to the client, and waits while that is slow to read.
+func WriteText(text string) { outside.writeText(text) }
+
+// WriteScored is the same, with how likely the tokens were since the piece before.
+func WriteScored(text string, logprobs []Logprobs) { outside.writeScored(text, logprobs) }
+
+// WriteJSON sends a value to the client.
+func WriteJSON(value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	outside.writeJSON(string(text))
+	return nil
+}
+
+// Setting is what the tenant's owner has set for the program under that name.
+func Setting(key string) (string, bool) { return outside.setting(key) }
+
+// Tenant is who is calling: `namespace/name`.
+func Tenant() string { return outside.tenant() }
+
+// Log leaves a line for whoever runs the host. Only so many are kept of one call.
+func Log(level Level, message string) { outside.log(level, message) }

@@ -1,0 +1,16 @@
+/**
+ * Write a tenant's program for Realm in TypeScript or JavaScript.
+ *
+ * A program's module has a `Program` as its default export: functions by their names. It sees its
+ * own tenant's models, settings and client, and nothing else of the machine. `build.mjs` makes a
+ * component of it.
+ */
+
+export { type Asked, answer, ask, generate, GREEDY, takeAsked } from "./answer.ts";
+export { asGuestError, GuestError, invalid } from "./errors.ts";
+export {
+  listModels, log, openModel, setting, tenant, writeJson, writeScored, writeText,
+} from "./host.ts";
+export { Params } from "./params.ts";
+export type { FunctionOf, Outcome, Program } from "./program.ts";
+export type * from "./world.ts";

@@ -1,0 +1,139 @@
+/**
+ * Calls a program without an agent, for tests: its models say what `answer` says, a word at a time,
+ * and every word is a token.
+ */
+
+import { GuestError, invalid } from "./errors.ts";
+import { setHost } from "./host.ts";
+import { call, type Outcome, type Program } from "./program.ts";
+import type { GenerateParams, Generation, Level, Model, Summary, TokenId } from "./world.ts";
+
+const CONTEXT_DEFAULT = 2048;
+
+export interface Stage {
+  /** Given the prompt; of a conversation, a line `role: content` for each message. */
+  answer?(prompt: string): string;
+  settings?: Record<string, string>;
+  tenant?: string;
+  models?: string[];
+  context?: number;
+}
+
+/** What became of a call. */
+export interface Rehearsed {
+  outcome: Outcome;
+  text: string;
+  pieces: string[];
+  values: unknown[];
+  log: [Level, string][];
+}
+
+/** Serves one call of a function. */
+export function rehearse(
+  program: Program, name: string, params: object, stage: Stage = {},
+): Rehearsed {
+  const pieces: string[] = [];
+  const values: unknown[] = [];
+  const log: [Level, string][] = [];
+  const models = stage.models ?? ["model"];
+  setHost({
+    listModels: () => models,
+    openModel(name) {
+      if (!models.includes(name)) throw new GuestError("unknown-model", name);
+      return new RehearsedModel(name, stage);
+    },
+    writeText: (text) => pieces.push(text),
+    writeScored: (text) => pieces.push(text),
+    writeJson: (json) => values.push(JSON.parse(json)),
+    setting: (key) => stage.settings?.[key],
+    tenant: () => stage.tenant ?? "default/rehearsal",
+    log: (level, message) => log.push([level, message]),
+  });
+  try {
+    const outcome = call(program, name, JSON.stringify(params));
+    return { outcome, text: pieces.join(""), pieces, values, log };
+  } finally {
+    setHost(undefined);
+  }
+}
+
+class RehearsedModel implements Model {
+  readonly #name: string;
+  readonly #stage: Stage;
+  readonly #words: string[] = [];
+
+  constructor(name: string, stage: Stage) {
+    this.#name = name;
+    this.#stage = stage;
+  }
+
+  get #context(): number {
+    return this.#stage.context ?? CONTEXT_DEFAULT;
+  }
+
+  info() {
+    const vocabulary = this.#words.length;
+    const context = this.#context;
+    return {
+      name: this.#name, architecture: "rehearsal", context, vocabulary, hasChatTemplate: true,
+    };
+  }
+
+  abilities() {
+    return { generates: true, chats: true };
+  }
+
+  tokenize(text: string): TokenId[] {
+    return words(text).map((word) => this.#words.push(word) - 1);
+  }
+
+  detokenize(ids: TokenId[]): Uint8Array {
+    const escaped = encodeURIComponent(this.#text(ids)).match(/%..|./g) ?? [];
+    return Uint8Array.from(escaped, (c) => (c.length > 1 ? parseInt(c.slice(1), 16) : c.charCodeAt(0)));
+  }
+
+  tokenizeChat(messages: { role: string; content: string }[]): TokenId[] {
+    return this.tokenize(messages.map(({ role, content }) => `${role}: ${content}\n`).join(""));
+  }
+
+  generate(prompt: TokenId[], params: GenerateParams): Generation {
+    const room = this.#context - prompt.length;
+    if (room <= 0) {
+      const val = { tokens: prompt.length, tokensMax: this.#context - 1 };
+      throw new GuestError({ tag: "too-long", val });
+    }
+    const { answer } = this.#stage;
+    if (answer === undefined) throw new GuestError("refused", "the rehearsal has no answers");
+    const whole = params.stop.reduce((text, stop) => text.split(stop)[0]!, answer(this.#text(prompt)));
+    return rehearsedGeneration(words(whole), Math.min(room, params.tokensMax ?? room), prompt.length);
+  }
+
+  embed(): never {
+    throw new GuestError("refused", "the rehearsal has no vectors");
+  }
+
+  #text(ids: TokenId[]): string {
+    return ids.map((id) => this.#words[id] ?? missing(id)).join("");
+  }
+}
+
+function missing(id: TokenId): never {
+  throw invalid(`there is no token ${id}`);
+}
+
+const words = (text: string): string[] => text.match(/\S*\s|\S+/g) ?? [];
+
+function rehearsedGeneration(all: string[], tokensMax: number, promptTokens: number): Generation {
+  const left = all.slice(0, tokensMax);
+  const usage = { promptTokens, cachedTokens: 0, completionTokens: left.length };
+  const summary: Summary = { finish: left.length < all.length ? "length" : "stop", usage };
+  let isEnded = false;
+  return {
+    next() {
+      const text = left.shift();
+      isEnded = text === undefined;
+      return text === undefined ? null : [{ id: 0, text }];
+    },
+    summary: () => (isEnded ? summary : null),
+  };
+}

@@ -1,0 +1,19 @@
+/** The host of a component: the imports of its world. */
+
+import config from "realm:tenant/config@0.1.0";
+import log from "realm:tenant/log@0.1.0";
+import model from "realm:tenant/model@0.1.0";
+import reply from "realm:tenant/reply@0.1.0";
+
+import { setHost } from "./host.ts";
+
+setHost({
+  listModels: () => model.listModels(),
+  openModel: (name) => model.Model.open(name),
+  writeText: (text) => reply.writeText(text),
+  writeScored: (text, logprobs) => reply.writeScored(text, logprobs),
+  writeJson: (json) => reply.writeJson(json),
+  setting: (key) => config.get(key),
+  tenant: () => config.tenant(),
+  log: (level, message) => log.emit(level, message),
+});

@@ -1,0 +1,75 @@
+"""Write a tenant's program for Realm in Python.
+
+A program serves functions. It sees its own tenant's models, settings and client, and nothing else
+of the machine. Register functions with a `Program`, call its class of handlers `Handler`, and make
+a component of the module with `build.py`.
+
+Refusals are exceptions: `Err` around one of the cases of `Error` in `wit_world.imports.types`. One
+of the host's may be caught, or left to be the call's end.
+"""
+
+from componentize_py_types import Err
+from wit_world.imports.model import (
+    Abilities,
+    Bias,
+    Embedded,
+    EmbedInfo,
+    EmbedParams,
+    Generation,
+    Info,
+    Model,
+    Sampling,
+    Summary,
+    Text,
+    Text_Tokens,
+    Text_Words,
+    list_models,
+)
+from wit_world.imports.model import Params as GenerateParams
+from wit_world.imports.types import Error, Finish, Logprobs, Message, ScoredToken, Token, Usage
+
+from realm_guest.answer import Asked, answer, generate, greedy, open_model
+from realm_guest.host import log, setting, tenant, write_json, write_scored, write_text
+from realm_guest.params import Params, invalid
+from realm_guest.program import Outcome, Program
+
+__all__ = [
+    "Abilities",
+    "Asked",
+    "Bias",
+    "EmbedInfo",
+    "EmbedParams",
+    "Embedded",
+    "Err",
+    "Error",
+    "Finish",
+    "GenerateParams",
+    "Generation",
+    "Info",
+    "Logprobs",
+    "Message",
+    "Model",
+    "Outcome",
+    "Params",
+    "Program",
+    "Sampling",
+    "ScoredToken",
+    "Summary",
+    "Text",
+    "Text_Tokens",
+    "Text_Words",
+    "Token",
+    "Usage",
+    "answer",
+    "generate",
+    "greedy",
+    "invalid",
+    "list_models",
+    "log",
+    "open_model",
+    "setting",
+    "tenant",
+    "write_json",
+    "write_scored",
+    "write_text",
+]

@@ -1,0 +1,141 @@
+"""Programs in JavaScript, Python and Go, built with their toolchains and called with the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from conftest import Serve, from_environment
+from harness.folder import Folder, Json
+from harness.guests import guests
+from harness.server import Server
+from harness.talk import LONG_PROMPT, QUESTIONS, asked
+from realm_client import Chunk, Client, InvalidRequest, NotFound, Reply
+
+#: An interpreter is compiled at each start of a server, and here by a debug build.
+READY_S_MAX = 240.0
+
+#: The most that a text stream may keep to itself: an answer that comes whole has one piece.
+PIECES_MIN = 3
+
+#: A word that the model answers the first question with.
+SECRET = "Rayleigh"
+
+SETTINGS = {
+    "javascript": {"fields": "person, place"},
+    "python": {"style": "Sum up the text in one short sentence."},
+    "go": {"secrets": SECRET},
+}
+
+FACTS = "Ada Lovelace was born in London."
+
+
+@pytest.fixture(scope="module")
+def components() -> Mapping[str, Path]:
+    cache = from_environment("REALM_TEST_NODE").parent / "guests"
+    modules = from_environment("REALM_TEST_GUEST_NODE") / "node_modules"
+    return {name: guest.component(cache) for name, guest in guests(modules).items()}
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, components: Mapping[str, Path]) -> Server:
+    def fill(folder: Folder) -> None:
+        folder.tenant("plain")
+        for language, component in components.items():
+            program = {"sources": [component.as_uri()], "config": SETTINGS[language]}
+            folder.tenant(language, program=program)
+
+    server = serve(fill, ready=False)
+    for name in server.folder.objects:
+        server.await_line(f"{name}: ready", READY_S_MAX)
+    return server
+
+
+async def heard(client: Client, function: str, params: Json) -> tuple[list[Chunk], Reply]:
+    """The pieces of a call's reply, and its end."""
+    async with client.call_stream(function, params) as stream:
+        return [chunk async for chunk in stream], await stream.result()
+
+
+async def test_a_program_in_javascript_streams_values_and_returns_their_whole(
+    server: Server,
+) -> None:
+    async with server.client("javascript") as client:
+        assert (await client.call("fields", {})).data == ["person", "place"]
+        chunks, reply = await heard(client, "extract", {"text": FACTS})
+    facts = reply.data
+    assert [chunk.value for chunk in chunks] == [
+        {"field": field, "value": facts[field]} for field in ("person", "place")
+    ]
+    assert reply.finish == "stop"
+    for value in facts.values():
+        assert value is None or value in FACTS
+
+
+async def test_a_program_in_python_reads_a_text_part_by_part_and_streams_of_each(
+    server: Server,
+) -> None:
+    long: Json = {"text": f"{LONG_PROMPT} {LONG_PROMPT}", "part_tokens": 160}
+    async with server.client("python") as client:
+        parts = (await client.call("parts", long)).data["parts"]
+        chunks, reply = await heard(client, "summarise", long)
+    lines = "".join(chunk.text or "" for chunk in chunks).splitlines()
+    assert len(parts) > 1
+    assert " ".join(parts).split() == long["text"].split()
+    assert reply.data == {"parts": len(parts)}
+    assert len(lines) == len(parts)
+    assert all(re.match(r"- \S+ \S+", line) for line in lines)
+    assert len(chunks) > len(parts) * PIECES_MIN
+    assert reply.finish == "stop"
+
+
+async def test_a_program_in_go_changes_an_answer_while_it_streams(server: Server) -> None:
+    question: Json = {"messages": asked(QUESTIONS[0]), "max_tokens": 24, "temperature": 0}
+    async with server.client("plain") as client:
+        plain = await client.chat(**question)
+    async with server.client("go") as client:
+        clean = await client.call("redact", {"text": "Ask jo@example.org, or +49 30 123456."})
+        chunks, reply = await heard(client, "chat", question)
+    assert clean.data == {"text": "Ask [address], or [number]."}
+    assert SECRET in plain.text
+    assert "".join(chunk.text or "" for chunk in chunks) == plain.text.replace(SECRET, "[secret]")
+    assert len(chunks) > PIECES_MIN
+    assert reply.finish == plain.finish
+
+
+@pytest.mark.parametrize(
+    ("language", "function", "params"),
+    [
+        ("javascript", "extract", {"text": FACTS}),
+        ("python", "summarise", {"text": FACTS}),
+        ("go", "chat", {"messages": asked(FACTS)}),
+    ],
+)
+async def test_refusals_of_host_and_program_reach_the_client_typed(
+    server: Server, language: str, function: str, params: Json
+) -> None:
+    async with server.client(language) as client:
+        with pytest.raises(InvalidRequest, match="unknown parameter `colour`"):
+            await client.call(function, params | {"colour": "red"})
+        with pytest.raises(NotFound) as hidden:
+            await client.call(function, params | {"model": "other"})
+        assert hidden.value.code == "unknown_model"
+        with pytest.raises(NotFound):
+            await client.call("generate", {"prompt": "Once"})
+
+
+async def test_what_is_asked_of_the_sampler_passes_through_a_program(server: Server) -> None:
+    sampling = {"max_tokens": 6, "seed": 7, "logprobs": 2, "logit_bias": {"28": -100}, "top_k": 9}
+    question: Json = {"messages": asked(QUESTIONS[1])} | sampling
+    scored = []
+    for tenant in ("plain", "go"):
+        async with server.client(tenant) as client:
+            chunks, _ = await heard(client, "chat", question)
+        scored.append([each for chunk in chunks for each in chunk.logprobs])
+    built_in, go = scored
+    assert len(built_in) == 6
+    assert [each.chosen.id for each in go] == [each.chosen.id for each in built_in]
+    assert [len(each.top) for each in go] == [2] * 6
