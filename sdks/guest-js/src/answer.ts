@@ -34,8 +34,8 @@ export interface Asked {
 }
 
 /**
- * Takes `model`, `max_tokens`, `stop`, `logprobs` and everything that says how tokens are chosen,
- * and refuses what is left.
+ * Takes `model`, `max_tokens`, `stop`, `logprobs`, `response_format` and everything that says how
+ * tokens are chosen, and refuses what is left.
  */
 export function takeAsked(rest: Params): Asked {
   const name = rest.text("model");
@@ -45,6 +45,7 @@ export function takeAsked(rest: Params): Asked {
     logprobs: rest.whole32("logprobs", 0) ?? null,
     tokensMax: rest.whole32("max_tokens", 1) ?? TOKENS_DEFAULT,
     stop: rest.texts("stop"),
+    constraint: rest.constraint("response_format") ?? null,
   };
   rest.finish();
   return { model: openModel(name), params };

@@ -1,30 +1,32 @@
 /** Strict reading of a function's parameters: each is taken by name, what is left is refused. */
 
 import { invalid } from "./errors.ts";
-import type { Bias, Message } from "./world.ts";
+import { type Fields, nothingLeft, pop, toFields } from "./fields.ts";
+import { toConstraint } from "./format.ts";
+import { memberOf } from "./raw.ts";
+import type { Bias, Constraint, Message } from "./world.ts";
 
 const U32_MAX = 0xffff_ffff;
 
 /** The roles that chat templates know. */
 const ROLES = ["system", "user", "assistant", "tool"];
 
-type Fields = Map<string, unknown>;
-
 /** A function's parameters. Take what the function knows, then call `finish`. */
 export class Params {
   readonly #fields: Fields;
+  /** As they were sent. */
+  readonly #json: string;
 
-  constructor(value: unknown) {
-    const fields = toFields(value);
+  constructor(json: string) {
+    const fields = toFields(parse(json));
     if (fields === undefined) throw invalid("params must be a JSON object");
     this.#fields = fields;
+    this.#json = json;
   }
 
   /** The parameter of that name, if it is there and not `null`. */
   take(name: string): unknown {
-    const value = this.#fields.get(name);
-    this.#fields.delete(name);
-    return value ?? undefined;
+    return pop(this.#fields, name) ?? undefined;
   }
 
   text(name: string): string | undefined {
@@ -86,6 +88,17 @@ export class Params {
     });
   }
 
+  /**
+   * The form of an answer: an object whose `type` is `text`, `json_object`, `json_schema`, `regex`
+   * or `grammar`, with what it needs beside it. Whether that means anything is the host's to say.
+   */
+  constraint(name: string): Constraint | undefined {
+    const format = this.take(name);
+    if (format === undefined) return undefined;
+    const sent = () => [name, "json_schema", "schema"].reduce(memberIn, this.#json);
+    return toConstraint(name, format, sent);
+  }
+
   /** The conversation in `messages`, which must be there and not be empty. */
   messages(): Message[] {
     const value = this.take("messages");
@@ -111,17 +124,21 @@ export class Params {
 
 const isWhole = (value: unknown): boolean => Number.isSafeInteger(value) && Number(value) >= 0;
 
-function toFields(value: unknown): Fields | undefined {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
-  return new Map(Object.entries(value));
+const memberIn = (object: string, name: string): string => memberOf(object, name) ?? "";
+
+function parse(json: string): unknown {
+  try {
+    return JSON.parse(json);
+  } catch {
+    return undefined;
+  }
 }
 
 function message(name: string, value: unknown): Message {
   const fields = toFields(value);
   if (fields === undefined) throw invalid(`\`${name}\` must be an object`);
   const text = (field: string): string => {
-    const value = fields.get(field);
-    fields.delete(field);
+    const value = pop(fields, field);
     if (typeof value === "string") return value;
     throw invalid(`\`${name}.${field}\` ${value === undefined ? "is missing" : "must be a string"}`);
   };
@@ -129,6 +146,6 @@ function message(name: string, value: unknown): Message {
   if (!ROLES.includes(role)) {
     throw invalid(`\`${name}.role\` must be one of ${ROLES.join(", ")}`);
   }
-  for (const field of fields.keys()) throw invalid(`unknown parameter \`${name}.${field}\``);
+  nothingLeft(fields, name);
   return { role, content };
 }

@@ -93,6 +93,13 @@ export interface Bias {
   by: number;
 }
 
+/** What an answer keeps to; it ends as soon as it is whole. */
+export type Constraint =
+  /** One JSON object, whatever is in it. */
+  | { tag: "json-object" }
+  /** A JSON schema as JSON text, a regular expression, or a grammar in Lark's notation. */
+  | { tag: "json-schema" | "regex" | "grammar"; val: string };
+
 /** How an answer is generated. */
 export interface GenerateParams {
   sampling: Sampling;
@@ -103,6 +110,8 @@ export interface GenerateParams {
   tokensMax: number | null;
   /** The text ends before the first of these. */
   stop: string[];
+  /** None where anything may be said. */
+  constraint: Constraint | null;
 }
 
 /** A text to embed. */

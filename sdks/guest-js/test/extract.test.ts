@@ -7,15 +7,27 @@ import extract, { longestOf } from "../examples/extract.ts";
 const text = "Ada Lovelace was born in London on 10 December 1815.";
 
 test("each field is asked for, streamed and part of the whole", () => {
-  const answers: Record<string, string> = { person: "It is Ada Lovelace.", place: "Paris" };
-  const said = rehearse(extract, "extract", { text, fields: ["person", "place"] }, {
+  const answers: Record<string, string> = {
+    person: '{"person": "It is Ada Lovelace."}',
+    place: '{"place": "Paris"}',
+    year: '{"year": null}',
+    date: '{"date": "10 December 1815, on',
+  };
+  const fields = Object.keys(answers);
+  const said = rehearse(extract, "extract", { text, fields }, {
     answer: (prompt) => answers[/Which (\w+)/.exec(prompt)![1]!]!,
   });
-  assert.deepEqual(said.values, [
-    { field: "person", value: "Ada Lovelace" },
-    { field: "place", value: null },
-  ]);
-  assert.deepEqual(said.outcome.data, { person: "Ada Lovelace", place: null });
+  const facts = { person: "Ada Lovelace", place: null, year: null, date: null };
+  assert.deepEqual(said.values, Object.entries(facts).map(([field, value]) => ({ field, value })));
+  assert.deepEqual(said.outcome.data, facts);
+});
+
+test("a question about the text is answered as it was asked", () => {
+  const params = { text, question: "Who?", response_format: { type: "regex", regex: "Ada .*" } };
+  const said = rehearse(extract, "answer", params, {
+    answer: (prompt) => (prompt.endsWith(`${text}\n\nWho?\n`) ? "Ada Lovelace" : prompt),
+  });
+  assert.equal(said.text, "Ada Lovelace");
 });
 
 test("the tenant's owner says which fields are read", () => {

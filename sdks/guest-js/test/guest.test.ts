@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { answer, GuestError, type Program, takeAsked } from "realm-guest";
+import { answer, type Constraint, GuestError, Params, type Program, takeAsked } from "realm-guest";
 import { rehearse } from "realm-guest/rehearsal";
 import { toHandler } from "../src/program.ts";
+import { memberOf } from "../src/raw.ts";
 
 const one = (handle: Program[string]["handle"]): Program => ({ one: { description: "", handle } });
 
@@ -11,6 +12,9 @@ const answering = one((params) => {
   const asked = takeAsked(params);
   return answer(asked, asked.model.tokenize("count", false));
 });
+
+const format = (of: object): object => ({ response_format: of });
+const named = (of: object): object => format({ type: "json_schema", json_schema: of });
 
 const refusals: [string, object][] = [
   ["`max_tokens` must be from 1 to 4294967295", { max_tokens: 0 }],
@@ -20,6 +24,19 @@ const refusals: [string, object][] = [
   ["`temperature` must be a number", { temperature: "hot" }],
   ["`logit_bias` must be an object of numbers by token ids", { logit_bias: { "01": 1 } }],
   ["unknown parameter `colour`", { colour: "red" }],
+  ["`response_format` must be an object", { response_format: "text" }],
+  ["`response_format.type` must be a string", format({})],
+  [
+    "`response_format.type` must be `text`, `json_object`, `json_schema`, `regex` or `grammar`",
+    format({ type: "xml" }),
+  ],
+  ["`response_format.regex` must be a string", format({ type: "regex" })],
+  ["unknown parameter `response_format.regex`", format({ type: "text", regex: "a" })],
+  ["`response_format.json_schema` must be an object", format({ type: "json_schema" })],
+  ["`response_format.json_schema.schema` must be a JSON schema", named({ schema: [] })],
+  ["`response_format.json_schema.name` must be a string", named({ schema: {}, name: 1 })],
+  ["`response_format.json_schema.strict` must be a boolean", named({ schema: {}, strict: "no" })],
+  ["unknown parameter `response_format.json_schema.more`", named({ schema: {}, more: 1 })],
   ["params must be a JSON object", []],
 ];
 
@@ -29,6 +46,35 @@ test("parameters are read strictly", () => {
   }
   const unknown = new GuestError("unknown-model", "other");
   assert.throws(() => rehearse(answering, "one", { model: "other" }), unknown);
+});
+
+test("the form of an answer is said in the words of the common APIs", () => {
+  const taking = one((params) => ({ data: takeAsked(params).params.constraint }));
+  const check = (response_format: object | null, constraint: Constraint | null): void => {
+    const said = rehearse(taking, "one", { response_format });
+    assert.deepEqual(said.outcome.data, constraint);
+  };
+  check(null, null);
+  check({ type: "text" }, null);
+  check({ type: "json_object" }, { tag: "json-object" });
+  check({ type: "regex", regex: "a+" }, { tag: "regex", val: "a+" });
+  check({ type: "grammar", grammar: 'start: "a"' }, { tag: "grammar", val: 'start: "a"' });
+});
+
+test("a schema is handed on as it was sent, whatever its keys are", () => {
+  const schema = '{"properties": {"b": {}, "1": {}, "a": {"maximum": 1.0}}, "enum": ["\\"}", 1e400]}';
+  for (const sent of [schema, "true"]) {
+    const named = `{"name": "it", "description": null, "strict": false, "schema" : ${sent} }`;
+    const json = `{"a": "{", "response_format": {"json_schema": ${named}, "type": "json_schema"}}`;
+    const constraint = new Params(json).constraint("response_format");
+    assert.deepEqual(constraint, { tag: "json-schema", val: sent });
+  }
+});
+
+test("a member of JSON text is the last of its name and of no object within", () => {
+  assert.equal(memberOf('{"a": {"b": 1}, "b\\"": 2, "\\u0062" : [3, "]"] , "b": 4 }', "b"), "4");
+  assert.equal(memberOf('{"a": {"b": 1}, "\\u0062" : [3, "]"] }', "b"), '[3, "]"]');
+  assert.equal(memberOf(' { } ', "b"), undefined);
 });
 
 test("what nobody serves is an unknown function, whatever objects have", () => {
