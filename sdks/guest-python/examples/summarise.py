@@ -2,7 +2,7 @@
 
 `summarise` cuts a text into parts that fit the model, sums up one after the other and streams a
 line for each; `parts` only says how a text would be cut. The setting `style` changes what the model
-is asked for.
+is asked for, and the parameter `response_format` what each line keeps to.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ SCHEMA = {
         "text": {"type": "string"},
         "part_tokens": {"type": "integer", "minimum": 16, "default": PART_TOKENS_DEFAULT},
         "model": {"type": "string"},
+        "response_format": {"type": "object"},
     },
 }
 
@@ -73,11 +74,14 @@ def parts(params: Params) -> Outcome:
 def _cut(params: Params) -> tuple[Asked, list[str]]:
     text = params.required_text("text")
     most = params.whole32("part_tokens", 16) or PART_TOKENS_DEFAULT
+    constraint = params.constraint("response_format")
     model = open_model(params.text("model"))
     params.finish()
     most = min(most, model.info().context - LINE_TOKENS_MAX - AROUND_TOKENS)
-    asked = Asked(model, GenerateParams(greedy(), [], None, LINE_TOKENS_MAX, ["\n"]))
-    return asked, cut(model, text, most)
+    # What keeps to something ends where that is whole, and may have more than one line.
+    stop = ["\n"] if constraint is None else []
+    answer = GenerateParams(greedy(), [], None, LINE_TOKENS_MAX, stop, constraint)
+    return Asked(model, answer), cut(model, text, most)
 
 
 def cut(model: Model, text: str, tokens_max: int) -> list[str]:

@@ -10,7 +10,19 @@ from componentize_py_types import Err
 from wit_world.exports.handler import Request
 from wit_world.imports import types
 
-from realm_guest import Asked, Outcome, Params, Program, answer
+from realm_guest import (
+    Asked,
+    Constraint,
+    Constraint_Grammar,
+    Constraint_JsonObject,
+    Constraint_JsonSchema,
+    Constraint_Regex,
+    Outcome,
+    Params,
+    Program,
+    answer,
+)
+from realm_guest.raw import member
 from realm_guest.rehearsal import Rehearsal
 
 
@@ -25,6 +37,14 @@ def count(params: Params) -> Outcome:
     return Outcome(answer(asked, asked.model.tokenize("count", False)).finish)
 
 
+def form(**of: Any) -> Any:
+    return {"response_format": of}
+
+
+def named(**of: Any) -> Any:
+    return form(type="json_schema", json_schema=of)
+
+
 @pytest.mark.parametrize(
     ("sentence", "params"),
     [
@@ -35,6 +55,20 @@ def count(params: Params) -> Outcome:
         ("`temperature` must be a number", {"temperature": "hot"}),
         ("`logit_bias` must be an object of numbers by token ids", {"logit_bias": {"01": 1}}),
         ("unknown parameter `colour`", {"colour": "red"}),
+        ("`response_format` must be an object", {"response_format": "text"}),
+        ("`response_format.type` must be a string", form()),
+        (
+            "`response_format.type` must be "
+            "`text`, `json_object`, `json_schema`, `regex` or `grammar`",
+            form(type="xml"),
+        ),
+        ("`response_format.regex` must be a string", form(type="regex")),
+        ("unknown parameter `response_format.regex`", form(type="text", regex="a")),
+        ("`response_format.json_schema` must be an object", form(type="json_schema")),
+        ("`response_format.json_schema.schema` must be a JSON schema", named(schema=[])),
+        ("`response_format.json_schema.name` must be a string", named(schema={}, name=1)),
+        ("`response_format.json_schema.strict` must be a boolean", named(schema={}, strict="no")),
+        ("unknown parameter `response_format.json_schema.more`", named(schema={}, more=1)),
         ("params must be a JSON object", []),
     ],
 )
@@ -42,6 +76,50 @@ def test_parameters_are_read_strictly(sentence: str, params: Any) -> None:
     with pytest.raises(Err) as refused:
         Rehearsal(program=one(count)).call("one", params)
     assert refused.value.value == types.Error_Invalid(sentence)
+
+
+@pytest.mark.parametrize(
+    ("of", "constraint"),
+    [
+        (None, None),
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, Constraint_JsonObject()),
+        ({"type": "regex", "regex": "a+"}, Constraint_Regex("a+")),
+        ({"type": "grammar", "grammar": 'start: "a"'}, Constraint_Grammar('start: "a"')),
+    ],
+)
+def test_the_form_of_an_answer_is_said_in_the_words_of_the_common_apis(
+    of: Any, constraint: Constraint | None
+) -> None:
+    def take(params: Params) -> Outcome:
+        return Outcome(data=Asked.take(params).params.constraint)
+
+    said = Rehearsal(program=one(take)).call("one", {"response_format": of})
+    assert said.outcome.data == constraint
+
+
+@pytest.mark.parametrize(
+    "sent", ['{"b": {"maximum": 1.0}, "1": {}, "enum": ["\\"}", "\u00e9", 1e400]}', "true"]
+)
+def test_a_schema_is_handed_on_as_it_was_sent(sent: str) -> None:
+    schema = f'{{"name": "it", "description": null, "strict": false, "schema" : {sent} }}'
+    text = f'{{"a": "{{", "response_format": {{"json_schema": {schema}, "type": "json_schema"}}}}'
+    constraint = Params.parse(text).constraint("response_format")
+    assert constraint == Constraint_JsonSchema(sent)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r'{"a": {"b": 1}, "b\"": 2, "\u0062" : [3, "]"] , "b": 4 }', "4"),
+        (r'{"a": {"b": 1}, "\u0062" : [3, "]"] }', '[3, "]"]'),
+        (" { } ", None),
+    ],
+)
+def test_a_member_of_json_text_is_the_last_of_its_name_and_of_no_object_within(
+    text: str, found: str | None
+) -> None:
+    assert member(text, "b") == found
 
 
 def test_what_nobody_serves_is_an_unknown_function() -> None:

@@ -26,6 +26,13 @@ def test_each_part_has_a_line_of_its_own() -> None:
     assert len(asked) > 1
 
 
+def test_a_line_is_as_the_caller_wants_it_however_many_lines_it_has() -> None:
+    rehearsal = Rehearsal(program=program, answer=lambda _prompt: '{\n"tone": "calm"\n}')
+    params = {"text": TEXT, "response_format": {"type": "json_object"}}
+    said = rehearsal.call("summarise", params)
+    assert said.text == '- {\n"tone": "calm"\n}\n'
+
+
 def test_a_text_is_cut_between_sentences_into_as_few_parts_as_fit() -> None:
     rehearsal = Rehearsal(program=program, context=2048)
     text = "a b c d e f g. " * 4

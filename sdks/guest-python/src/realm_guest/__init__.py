@@ -12,6 +12,11 @@ from componentize_py_types import Err
 from wit_world.imports.model import (
     Abilities,
     Bias,
+    Constraint,
+    Constraint_Grammar,
+    Constraint_JsonObject,
+    Constraint_JsonSchema,
+    Constraint_Regex,
     Embedded,
     EmbedInfo,
     EmbedParams,
@@ -30,13 +35,19 @@ from wit_world.imports.types import Error, Finish, Logprobs, Message, ScoredToke
 
 from realm_guest.answer import Asked, answer, generate, greedy, open_model
 from realm_guest.host import log, setting, tenant, write_json, write_scored, write_text
-from realm_guest.params import Params, invalid
+from realm_guest.params import Params
 from realm_guest.program import Outcome, Program
+from realm_guest.refusal import invalid
 
 __all__ = [
     "Abilities",
     "Asked",
     "Bias",
+    "Constraint",
+    "Constraint_Grammar",
+    "Constraint_JsonObject",
+    "Constraint_JsonSchema",
+    "Constraint_Regex",
     "EmbedInfo",
     "EmbedParams",
     "Embedded",

@@ -56,7 +56,8 @@ class Asked:
     def take(cls, rest: Params) -> Asked:
         """Takes everything that a caller may say of an answer, and refuses what is left.
 
-        That is `model`, `max_tokens`, `stop`, `logprobs` and how tokens are chosen.
+        That is `model`, `max_tokens`, `stop`, `logprobs`, `response_format` and how tokens are
+        chosen.
         """
         name = rest.text("model")
         params = GenerateParams(
@@ -65,6 +66,7 @@ class Asked:
             logprobs=rest.whole32("logprobs", 0),
             tokens_max=rest.whole32("max_tokens", 1) or TOKENS_DEFAULT,
             stop=rest.texts("stop"),
+            constraint=rest.constraint("response_format"),
         )
         rest.finish()
         return cls(open_model(name), params)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from componentize_py_types import Err
-from wit_world.imports.model import Bias
-from wit_world.imports.types import Error_Invalid, Message
+from wit_world.imports.model import Bias, Constraint
+from wit_world.imports.types import Message
+
+from realm_guest.format import to_constraint
+from realm_guest.raw import member
+from realm_guest.refusal import invalid, nothing_left
 
 T = TypeVar("T")
 
@@ -18,16 +21,13 @@ U64_MAX = 2**64 - 1
 ROLES = ("system", "user", "assistant", "tool")
 
 
-def invalid(sentence: str) -> Err[Error_Invalid]:
-    """A parameter that is missing, unknown or out of range; the sentence names it."""
-    return Err(Error_Invalid(sentence))
-
-
 class Params:
     """A function's parameters. Take what the function knows, then call `finish`."""
 
-    def __init__(self, fields: dict[str, Any]) -> None:
+    def __init__(self, fields: dict[str, Any], text: str) -> None:
         self._fields = fields
+        #: As they were sent.
+        self._text = text
 
     @classmethod
     def parse(cls, text: str) -> Params:
@@ -38,7 +38,7 @@ class Params:
             fields = None
         if not isinstance(fields, dict):
             raise invalid("params must be a JSON object")
-        return cls(fields)
+        return cls(fields, text)
 
     def take(self, name: str) -> Any:
         """The parameter of that name; `None` where it is not there, or null."""
@@ -105,6 +105,22 @@ class Params:
             biases.append(Bias(int(key), float(by)))
         return biases
 
+    def constraint(self, name: str) -> Constraint | None:
+        """The form of an answer, in the words of the common APIs.
+
+        An object whose `type` is `text`, `json_object`, `json_schema`, `regex` or `grammar`, with
+        what it needs beside it. Whether that means anything is the host's to say.
+        """
+        form = self.take(name)
+        return None if form is None else to_constraint(name, form, lambda: self._schema(name))
+
+    def _schema(self, name: str) -> str:
+        """The schema as it was sent: an answer has its keys in the schema's order."""
+        text = self._text
+        for each in (name, "json_schema", "schema"):
+            text = member(text, each) or ""
+        return text
+
     def messages(self) -> list[Message]:
         """The conversation in `messages`, which must be there and not be empty."""
         value = self.take("messages")
@@ -143,6 +159,5 @@ def _message(name: str, value: object) -> Message:
     role, content = texts
     if role not in ROLES:
         raise invalid(f"`{name}.role` must be one of {', '.join(ROLES)}")
-    for field in value:
-        raise invalid(f"unknown parameter `{name}.{field}`")
+    nothing_left(value, name)
     return Message(role, content)

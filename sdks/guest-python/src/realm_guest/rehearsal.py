@@ -17,8 +17,8 @@ from componentize_py_types import Err
 from wit_world.imports import config, model, reply, types
 from wit_world.imports import log as lines
 
-from realm_guest.params import invalid
 from realm_guest.program import Outcome, Program
+from realm_guest.refusal import invalid
 
 CONTEXT_DEFAULT = 2048
 
