@@ -20,8 +20,8 @@ type Asked struct {
 	Params GenerateParams
 }
 
-// TakeAsked takes `model`, `max_tokens`, `stop`, `logprobs` and everything that says how tokens are
-// chosen, and refuses what is left.
+// TakeAsked takes `model`, `max_tokens`, `stop`, `logprobs`, `response_format` and everything that
+// says how tokens are chosen, and refuses what is left.
 func TakeAsked(rest *Params) (*Asked, error) {
 	sampling, err := takeSampling(rest)
 	name, errName := rest.Text("model")
@@ -29,7 +29,10 @@ func TakeAsked(rest *Params) (*Asked, error) {
 	logprobs, errLogprobs := rest.Whole32("logprobs", 0)
 	tokensMax, errTokens := rest.Whole32("max_tokens", 1)
 	stop, errStop := rest.Texts("stop")
-	if err := first(err, errName, errBias, errLogprobs, errTokens, errStop, rest.Finish()); err != nil {
+	constraint, errFormat := rest.Constraint("response_format")
+	if err := first(
+		err, errName, errBias, errLogprobs, errTokens, errStop, errFormat, rest.Finish(),
+	); err != nil {
 		return nil, err
 	}
 	if tokensMax == nil {
@@ -40,7 +43,7 @@ func TakeAsked(rest *Params) (*Asked, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Asked{model, GenerateParams{sampling, bias, logprobs, tokensMax, stop}}, nil
+	return &Asked{model, GenerateParams{sampling, bias, logprobs, tokensMax, stop, constraint}}, nil
 }
 
 func takeSampling(rest *Params) (sampling Sampling, err error) {

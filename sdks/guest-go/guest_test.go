@@ -1,6 +1,9 @@
 package guest
 
-import "testing"
+import (
+	"encoding/json"
+	"testing"
+)
 
 func refusal(t *testing.T, err error, code Code, text string) {
 	t.Helper()
@@ -39,6 +42,79 @@ func TestParametersAreReadStrictly(t *testing.T) {
 	refusal(t, err, UnknownModel, "other")
 	_, err = Rehearsal{}.Call("one", []int{1})
 	refusal(t, err, Invalid, "params must be a JSON object")
+}
+
+func TestTheFormOfAnAnswerIsReadStrictly(t *testing.T) {
+	serveOne(func(params *Params) (Outcome, error) {
+		_, err := TakeAsked(params)
+		return Outcome{}, err
+	})
+	const kinds = "`text`, `json_object`, `json_schema`, `regex` or `grammar`"
+	for _, each := range []struct{ text, format string }{
+		{"`response_format` must be an object", `"text"`},
+		{"`response_format.type` must be a string", `{}`},
+		{"`response_format.type` must be " + kinds, `{"type": "xml"}`},
+		{"`response_format.regex` must be a string", `{"type": "regex"}`},
+		{"unknown parameter `response_format.regex`", `{"type": "text", "regex": "a"}`},
+	} {
+		params := map[string]any{"response_format": json.RawMessage(each.format)}
+		_, err := Rehearsal{}.Call("one", params)
+		refusal(t, err, Invalid, each.text)
+	}
+	for _, each := range []struct{ text, named string }{
+		{"`response_format.json_schema` must be an object", `null`},
+		{"`response_format.json_schema.schema` must be a JSON schema", `{"schema": []}`},
+		{"`response_format.json_schema.name` must be a string", `{"schema": {}, "name": 1}`},
+		{"`response_format.json_schema.strict` must be a boolean", `{"schema": {}, "strict": "no"}`},
+		{"unknown parameter `response_format.json_schema.more`", `{"schema": {}, "more": 1}`},
+	} {
+		format := `{"type": "json_schema", "json_schema": ` + each.named + `}`
+		params := map[string]any{"response_format": json.RawMessage(format)}
+		_, err := Rehearsal{}.Call("one", params)
+		refusal(t, err, Invalid, each.text)
+	}
+}
+
+func TestTheFormOfAnAnswerIsSaidInTheWordsOfTheCommonAPIs(t *testing.T) {
+	var asked *Asked
+	serveOne(func(params *Params) (outcome Outcome, err error) {
+		asked, err = TakeAsked(params)
+		return Outcome{}, err
+	})
+	for format, expected := range map[string]Constraint{
+		`{"type": "json_object"}`:                        {Kind: JSONObject},
+		`{"type": "regex", "regex": "a+"}`:               {Regex, "a+"},
+		`{"type": "grammar", "grammar": "start: \"a\""}`: {Grammar, `start: "a"`},
+	} {
+		params := map[string]any{"response_format": json.RawMessage(format)}
+		_, err := Rehearsal{}.Call("one", params)
+		if err != nil || asked.Params.Constraint == nil || *asked.Params.Constraint != expected {
+			t.Errorf("%s: %+v, %v", format, asked, err)
+		}
+	}
+	for _, format := range []string{`null`, `{"type": "text"}`} {
+		params := map[string]any{"response_format": json.RawMessage(format)}
+		_, err := Rehearsal{}.Call("one", params)
+		if err != nil || asked.Params.Constraint != nil {
+			t.Errorf("%s: %+v, %v", format, asked, err)
+		}
+	}
+}
+
+func TestASchemaIsHandedOnAsItWasSent(t *testing.T) {
+	for _, sent := range []string{`{"b": {"maximum": 1.0},  "1": {}, "enum": ["\"}", 1e400]}`, `true`} {
+		named := `{"name": "it", "description": null, "strict": false, "schema" : ` + sent + ` }`
+		params, err := parseParams(
+			`{"a": "{", "response_format": {"json_schema": ` + named + `, "type": "json_schema"}}`,
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+		constraint, err := params.Constraint("response_format")
+		if err != nil || constraint == nil || *constraint != (Constraint{JSONSchema, sent}) {
+			t.Errorf("%s: %+v, %v", sent, constraint, err)
+		}
+	}
 }
 
 func TestAPanicFailsTheProgramWithItsWords(t *testing.T) {

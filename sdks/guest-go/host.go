@@ -104,6 +104,28 @@ type Bias struct {
 	By float32
 }
 
+// Constraint is what an answer keeps to; it ends as soon as it is whole.
+type Constraint struct {
+	Kind ConstraintKind
+	// Text is the schema, the expression or the grammar; JSONObject has none.
+	Text string
+}
+
+// ConstraintKind is what a [Constraint] is written in.
+type ConstraintKind uint8
+
+// In the order of proto/wit.
+const (
+	// JSONObject is one JSON object, whatever is in it.
+	JSONObject ConstraintKind = iota
+	// JSONSchema is one JSON value of a JSON schema, with keys in the schema's order.
+	JSONSchema
+	// Regex is a text that a regular expression matches as a whole.
+	Regex
+	// Grammar is a text of a grammar in Lark's notation, from its rule `start`.
+	Grammar
+)
+
 // GenerateParams is how an answer is generated.
 type GenerateParams struct {
 	Sampling Sampling
@@ -113,6 +135,8 @@ type GenerateParams struct {
 	// TokensMax is nil for as many as the context holds.
 	TokensMax *uint32
 	Stop      []string
+	// Constraint is nil where anything may be said.
+	Constraint *Constraint
 }
 
 // Usage is what a generation cost, in tokens.

@@ -121,7 +121,7 @@ func (wire) tokenizeChat(model uint32, messages []Message) ([]Token, error) {
 
 func (wire) generate(model uint32, prompt []Token, params GenerateParams) (uint32, error) {
 	defer release()
-	start, memory := lend(96)
+	start, memory := lend(112)
 	arguments := area(memory)
 	arguments.putU32(0, model)
 	ids, _ := lendU32s(prompt)
@@ -151,6 +151,10 @@ func putParams(a area, params GenerateParams) {
 	a.putOption(64, params.TokensMax != nil, func() { a.putU32(68, *params.TokensMax) })
 	stop, _ := lendList(params.Stop, 8, func(a area, text string) { a.putText(0, text) })
 	a.putList(72, stop, len(params.Stop))
+	a.putOption(80, params.Constraint != nil, func() {
+		a.putU8(84, uint8(params.Constraint.Kind))
+		a.putText(88, params.Constraint.Text)
+	})
 }
 
 func (wire) abilities(model uint32) Abilities {

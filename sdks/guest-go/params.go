@@ -2,6 +2,7 @@ package guest
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -10,6 +11,8 @@ import (
 // Params are a function's parameters. Take what the function knows, then call Finish.
 type Params struct {
 	fields map[string]json.RawMessage
+	// within is what goes before the names of parameters that are within another.
+	within string
 }
 
 // Roles that chat templates know.
@@ -20,7 +23,7 @@ func parseParams(text string) (*Params, error) {
 	if json.Unmarshal([]byte(text), &fields) != nil || fields == nil {
 		return nil, Invalidf("params must be a JSON object")
 	}
-	return &Params{fields}, nil
+	return &Params{fields: fields}, nil
 }
 
 // take reads the parameter into `into`; false where it is not there, or null.
@@ -31,9 +34,26 @@ func (p *Params) take(name, expected string, into any) (bool, error) {
 		return false, nil
 	}
 	if json.Unmarshal(raw, into) != nil {
-		return false, Invalidf("`%s` must be %s", name, expected)
+		return false, p.wrong(name, expected)
 	}
 	return true, nil
+}
+
+// object is a parameter that has parameters itself; nil where it is not there.
+func (p *Params) object(name string) (*Params, error) {
+	object := &Params{within: p.within + name + "."}
+	if is, err := p.take(name, "an object", &object.fields); err != nil || !is {
+		return nil, err
+	}
+	return object, nil
+}
+
+func (p *Params) wrong(name, expected string) error {
+	return Invalidf("`%s%s` must be %s", p.within, name, expected)
+}
+
+func (p *Params) missing(name string) error {
+	return Invalidf("`%s%s` is missing", p.within, name)
 }
 
 // Text is a text; empty where it is not there.
@@ -46,7 +66,7 @@ func (p *Params) Text(name string) (text string, err error) {
 func (p *Params) RequiredText(name string) (text string, err error) {
 	is, err := p.take(name, "a string", &text)
 	if err == nil && !is {
-		err = Invalidf("`%s` is missing", name)
+		err = p.missing(name)
 	}
 	return text, err
 }
@@ -82,7 +102,7 @@ func (p *Params) Whole32(name string, least uint32) (*uint32, error) {
 		return nil, err
 	}
 	if *number < uint64(least) || *number > math.MaxUint32 {
-		return nil, Invalidf("`%s` must be from %d to %d", name, least, uint32(math.MaxUint32))
+		return nil, p.wrong(name, fmt.Sprintf("from %d to %d", least, uint32(math.MaxUint32)))
 	}
 	short := uint32(*number)
 	return &short, nil
@@ -110,7 +130,7 @@ func (p *Params) Biases(name string) ([]Bias, error) {
 	for key, by := range numbers {
 		id, err := strconv.ParseUint(key, 10, 32)
 		if err != nil || strconv.FormatUint(id, 10) != key {
-			return nil, Invalidf("`%s` must be an object whose keys are token ids", name)
+			return nil, p.wrong(name, "an object whose keys are token ids")
 		}
 		biases = append(biases, Bias{Token(id), float32(by)})
 	}
@@ -126,10 +146,10 @@ func (p *Params) Messages() ([]Message, error) {
 		return nil, err
 	}
 	if !is {
-		return nil, Invalidf("`messages` is missing")
+		return nil, p.missing("messages")
 	}
 	if len(fields) == 0 {
-		return nil, Invalidf("`messages` must be %s", expected)
+		return nil, p.wrong("messages", expected)
 	}
 	messages := make([]Message, len(fields))
 	for at, of := range fields {
@@ -144,22 +164,16 @@ func message(name string, fields map[string]json.RawMessage) (Message, error) {
 	if fields == nil {
 		return Message{}, Invalidf("`%s` must be an object", name)
 	}
-	params := &Params{fields}
-	role, err := params.RequiredText("role")
-	if err != nil {
-		return Message{}, Invalidf("`%s.role` must be a string", name)
-	}
-	content, err := params.RequiredText("content")
-	if err != nil {
-		return Message{}, Invalidf("`%s.content` must be a string", name)
+	params := &Params{fields, name + "."}
+	role, errRole := params.RequiredText("role")
+	content, errContent := params.RequiredText("content")
+	if err := first(errRole, errContent); err != nil {
+		return Message{}, err
 	}
 	if !slices.Contains(roles, role) {
-		return Message{}, Invalidf("`%s.role` must be one of %v", name, roles)
+		return Message{}, params.wrong("role", fmt.Sprintf("one of %v", roles))
 	}
-	for field := range fields {
-		return Message{}, Invalidf("unknown parameter `%s.%s`", name, field)
-	}
-	return Message{role, content}, nil
+	return Message{role, content}, params.Finish()
 }
 
 // Finish refuses whatever has not been taken.
@@ -171,5 +185,5 @@ func (p *Params) Finish() error {
 	if len(names) == 0 {
 		return nil
 	}
-	return Invalidf("unknown parameter `%s`", slices.Min(names))
+	return Invalidf("unknown parameter `%s%s`", p.within, slices.Min(names))
 }
