@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,16 @@ SETTINGS = {
 }
 
 FACTS = "Ada Lovelace was born in London."
+
+TOPICS = ["people", "places"]
+
+#: An object with one of the topics, and nothing else.
+TOPIC = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["topic"],
+    "properties": {"topic": {"enum": TOPICS}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +136,29 @@ async def test_refusals_of_host_and_program_reach_the_client_typed(
         assert hidden.value.code == "unknown_model"
         with pytest.raises(NotFound):
             await client.call("generate", {"prompt": "Once"})
+
+
+@pytest.mark.parametrize(
+    ("language", "function", "params"),
+    [
+        ("javascript", "answer", {"text": FACTS, "question": "What is it about?"}),
+        ("python", "summarise", {"text": FACTS}),
+        ("go", "chat", {"messages": asked(FACTS)}),
+    ],
+)
+async def test_an_answer_keeps_to_the_form_that_is_asked_of_a_program(
+    server: Server, language: str, function: str, params: Json
+) -> None:
+    named = {"name": "topic", "strict": True, "schema": TOPIC}
+    form = {"response_format": {"type": "json_schema", "json_schema": named}}
+    async with server.client(language) as client:
+        reply = await client.call(function, params | form)
+        with pytest.raises(InvalidRequest, match=r"`response_format\.type` must be"):
+            await client.call(function, params | {"response_format": {"type": "xml"}})
+    answer = json.loads(reply.text.removeprefix("- "))
+    assert list(answer) == ["topic"]
+    assert answer["topic"] in TOPICS
+    assert reply.finish == "stop"
 
 
 async def test_what_is_asked_of_the_sampler_passes_through_a_program(server: Server) -> None:
