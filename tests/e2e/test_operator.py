@@ -266,7 +266,7 @@ def test_a_turn_is_told_by_one_event(plane: Plane) -> None:
     plane.await_condition("tenant", "told", "True")
     until(lambda: ("Normal", "Serving") in events_of(plane, "told"), "the turn is told")
     told = events_of(plane, "told")
-    assert [each for each in told if each[1] != "Preparing" and each[1] != "NoAgents"] == [
+    assert [each for each in told if each[1] != "Preparing"] == [
         ("Warning", "UnknownModel"),
         ("Normal", "Serving"),
     ]
