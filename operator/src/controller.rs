@@ -5,20 +5,20 @@
 //! is never behind somebody's status. What differs between kinds is a [`Served`]: how an object
 //! becomes a demand, and what its status says.
 
+mod news;
 mod wanted;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, ResourceExt as _,
     runtime::{
         Controller, WatchStreamExt as _,
         controller::{self, Action},
         reflector::{self, ObjectRef, store::Writer},
-        watcher,
+        watcher::{self, Event},
     },
 };
 use realm_plan::{Demand, Kind, Name, Problem};
@@ -83,7 +83,7 @@ pub(crate) async fn run<K: Served>(context: Arc<Context>) {
         .fleet
         .changes(K::KIND)
         .map(|name| ObjectRef::new(name.name()).within(name.namespace()));
-    Controller::for_stream(objects::<K>(&context, writer), store)
+    Controller::for_stream(objects::<K>(context.clone(), writer), store)
         .with_config(controller::Config::default().concurrency(AT_ONCE))
         .reconcile_on(changes)
         .run(reconcile::<K>, retry::<K>, context.clone())
@@ -97,18 +97,26 @@ pub(crate) async fn run<K: Served>(context: Arc<Context>) {
 
 /// Every object that comes or changes, after the fleet has been told of it.
 fn objects<K: Served>(
-    context: &Context,
+    context: Arc<Context>,
     writer: Writer<K>,
 ) -> impl Stream<Item = Result<K, watcher::Error>> + Send + use<K> {
-    let events = watcher(Api::<K>::all(context.client.clone()), watcher::Config::default());
+    let events =
+        watcher::watcher(Api::<K>::all(context.client.clone()), watcher::Config::default());
     let start = (events.default_backoff().reflect(writer).boxed(), Wanted::default());
-    let fleet = context.fleet.clone();
     let told = stream::unfold(start, move |(mut events, mut wanted)| {
-        let fleet = fleet.clone();
+        let context = context.clone();
         async move {
             let event = events.next().await?;
             for command in event.iter().flat_map(|event| wanted.hear(event)) {
-                fleet.tell(command).await;
+                if let Command::Retain { kind, names } = &command {
+                    context.throttle.retain(*kind, names);
+                }
+                context.fleet.tell(command).await;
+            }
+            if let Ok(Event::Delete(object)) = &event
+                && let Ok(name) = Name::of(object.meta())
+            {
+                context.throttle.forget(K::KIND, &name);
             }
             Some((event, (events, wanted)))
         }
@@ -150,7 +158,8 @@ async fn tell<K: Served>(
         return Ok(Action::requeue(NEWS_RETRY));
     };
     let status = object.build(&standing, context, Timestamp::now());
-    let news = news(object, &status, &standing);
+    let before = object.status().map(K::conditions).unwrap_or_default();
+    let news = news::of(before, K::conditions(&status), &standing);
     write(object, name, &status, news, context).await
 }
 
@@ -197,7 +206,6 @@ async fn release<K: Served>(
 ) -> Result<Action, ReconcileError> {
     match context.fleet.hold(K::KIND, name) {
         Hold::Nobody => {
-            context.throttle.forget(K::KIND, name);
             apply::finalizer(&context.client, object, false)
                 .await
                 .map_err(ReconcileError::Apply)?;
@@ -222,29 +230,11 @@ async fn tell_holders<K: Served>(
     let news = if conditions::are_of_leaving(before) {
         News::Progress
     } else {
-        News::Change { generation, is_answered: false }
+        News::Change { is_answered: false }
     };
     let told = conditions::leaving(before, holders, generation, Timestamp::now());
     *K::conditions_mut(&mut status) = told;
     write(object, name, &status, news, context).await
-}
-
-/// What is new in `status` for whoever sees what the object shows.
-fn news<K: Served>(object: &K, status: &K::Status, standing: &Standing) -> News {
-    let before = object.status().map(K::conditions).unwrap_or_default();
-    let now = K::conditions(status);
-    let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
-    let generation = |each: &Condition| each.observed_generation;
-    let change = |is_answered| News::Change { generation: standing.generation, is_answered };
-    if conditions::is_under_way(before, now) {
-        change(false)
-    } else if !before.iter().map(said).eq(now.iter().map(said)) {
-        News::Turn
-    } else if !before.iter().map(generation).eq(now.iter().map(generation)) {
-        change(standing.is_answered)
-    } else {
-        News::Progress
-    }
 }
 
 fn generation<K: Served>(object: &K) -> i64 {

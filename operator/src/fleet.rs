@@ -198,8 +198,10 @@ impl FleetLoop {
 
     fn remove(&mut self, kind: Kind, name: &Name) {
         let object = (kind, name.clone());
-        self.observed.remove(&object);
-        self.answers.forget(&object);
+        if self.observed.remove(&object).is_some() {
+            // Whoever was told of it may hold it until it has answered that it is to go.
+            self.answers.expect(object.clone());
+        }
         self.named.remove(&object);
         self.fleet.remove(kind, name);
     }

@@ -1,7 +1,7 @@
 //! How often one object's status is written.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -34,9 +34,8 @@ const PROGRESS_GAP: Duration = Duration::from_millis(50);
 pub(crate) enum News {
     /// A condition came, went, or turned.
     Turn,
-    /// Every condition is as it was, of another generation of the spec; or what was ready is so on
-    /// some nodes and on its way on others, and serves meanwhile as it did.
-    Change { generation: i64, is_answered: bool },
+    /// Something is on its way, to be told of when its agents have answered or have had their time.
+    Change { is_answered: bool },
     /// Messages and numbers.
     Progress,
 }
@@ -57,25 +56,17 @@ struct Pace {
     written: Option<Written>,
     /// When all writes at once are in hand again.
     whole_at: Option<Instant>,
-    /// The newest spec whose change is to be told, and since when.
-    change: Option<(i64, Instant)>,
+    /// Since when a change is to be told.
+    change: Option<Instant>,
     /// When its progress has its turn.
     turn_at: Option<Instant>,
 }
 
 impl Pace {
-    /// Since when a change of a spec of this generation is to be told.
-    fn since(&mut self, generation: i64, now: Instant) -> Instant {
-        match self.change {
-            Some((known, since)) if known == generation => since,
-            _ => self.change.insert((generation, now)).1,
-        }
-    }
-
     /// When progress has its turn; the first that is free, if it has none.
-    fn turn(&mut self, free_at: &mut Option<Instant>, now: Instant) -> Instant {
+    fn turn(&mut self, free_at: &mut Option<Instant>, last: Instant, now: Instant) -> Instant {
         *self.turn_at.get_or_insert_with(|| {
-            let turn_at = free_at.map_or(now, |free_at| free_at.max(now));
+            let turn_at = free_at.map_or(now, |free_at| free_at.clamp(now, last));
             *free_at = Some(turn_at + PROGRESS_GAP);
             turn_at
         })
@@ -102,6 +93,9 @@ impl Throttle {
         now: Instant,
     ) -> Option<Duration> {
         let Paces { of, free_at } = &mut *self.lock();
+        // Whoever has a turn, nobody waits for more than all the others.
+        let others = u32::try_from(of.len()).unwrap_or(u32::MAX);
+        let last_turn = now + PROGRESS_GAP.saturating_mul(others);
         let pace = of.entry((kind, name.clone())).or_default();
         let last = pace.written;
         let paused = last.map_or(now, |last| last.at + PAUSE);
@@ -110,13 +104,17 @@ impl Throttle {
         // When one is in hand again.
         let allowed = pace.whole_at.and_then(|at| at.checked_sub(PAUSE * (AT_ONCE_MAX - 1)));
         let allowed = allowed.unwrap_or(now);
+        if !matches!(news, Change { .. }) {
+            // What was on its way has come, or is told with this.
+            pace.change = None;
+        }
         let due = match news {
-            Turn | Change { is_answered: true, .. } if is_seen => allowed,
-            Change { generation, .. } if is_seen => {
-                allowed.max(pace.since(generation, now) + ANSWER_WAIT)
+            Turn | Change { is_answered: true } if is_seen => allowed,
+            Change { is_answered: false } if is_seen => {
+                allowed.max(*pace.change.get_or_insert(now) + ANSWER_WAIT)
             }
             Turn | Change { .. } => paused,
-            Progress => paused.max(pace.turn(free_at, now)),
+            Progress => paused.max(pace.turn(free_at, last_turn, now)),
         };
         Some(due.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
     }
@@ -138,6 +136,11 @@ impl Throttle {
 
     pub(crate) fn forget(&self, kind: Kind, name: &Name) {
         self.lock().of.remove(&(kind, name.clone()));
+    }
+
+    /// Forgets every object of the kind that is not among `names`.
+    pub(crate) fn retain(&self, kind: Kind, names: &BTreeSet<Name>) {
+        self.lock().of.retain(|(of, name), _| *of != kind || names.contains(name));
     }
 
     fn lock(&self) -> MutexGuard<'_, Paces> {
@@ -182,28 +185,29 @@ mod tests {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let name = Name::new("default", "acme").unwrap();
         let wait = |news, now| throttle.wait((Kind::Tenant, &name), Some(3), news, now);
-        let change = |generation, is_answered| Change { generation, is_answered };
-        assert_eq!(wait(change(2, false), now), Some(ANSWER_WAIT));
-        assert_eq!(wait(Turn, now), None);
-        assert_eq!(wait(change(2, true), now), None);
+        let change = |is_answered| Change { is_answered };
+        assert_eq!(wait(change(false), now), Some(ANSWER_WAIT));
+        assert_eq!(wait(change(true), now), None);
+        // One change after the other puts it off no longer.
         let half = ANSWER_WAIT / 2;
-        assert_eq!(wait(change(2, false), now + half), Some(half));
-        assert_eq!(wait(change(2, false), now + ANSWER_WAIT), None);
-        // Another one waits anew.
-        assert_eq!(wait(change(3, false), now + half), Some(ANSWER_WAIT));
+        assert_eq!(wait(change(false), now + half), Some(half));
+        assert_eq!(wait(change(false), now + ANSWER_WAIT), None);
         throttle.wrote(Kind::Tenant, &name, Some(3), now + half);
-        assert_eq!(wait(change(3, false), now + half), Some(ANSWER_WAIT));
+        assert_eq!(wait(change(false), now + half), Some(ANSWER_WAIT));
     }
 
     #[test]
     fn a_change_that_went_by_untold_does_not_hasten_the_next() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let name = Name::new("default", "acme").unwrap();
-        let change = Change { generation: 2, is_answered: false };
-        let wait = |now| throttle.wait((Kind::Tenant, &name), Some(3), change, now);
-        assert_eq!(wait(now), Some(ANSWER_WAIT));
+        let wait = |news, now| throttle.wait((Kind::Tenant, &name), Some(3), news, now);
+        let change = Change { is_answered: false };
+        assert_eq!(wait(change, now), Some(ANSWER_WAIT));
         throttle.settle(Kind::Tenant, &name);
-        assert_eq!(wait(now + ANSWER_WAIT), Some(ANSWER_WAIT));
+        assert_eq!(wait(change, now + ANSWER_WAIT), Some(ANSWER_WAIT));
+        // It came, and only numbers are left to tell, when the next one begins.
+        wait(Progress, now + ANSWER_WAIT);
+        assert_eq!(wait(change, now + ANSWER_WAIT * 2), Some(ANSWER_WAIT));
     }
 
     #[test]
@@ -217,9 +221,12 @@ mod tests {
             assert_eq!(wait(n, now + turn), None, "its turn is kept for it");
         }
         assert_eq!(throttle.wait((Kind::Tenant, &name(1000)), Some(3), Turn, now), None);
-        // Whoever has said something else meanwhile waits for another turn.
-        throttle.wrote(Kind::Tenant, &name(7), Some(3), now);
-        assert_eq!(wait(7, now), Some(PROGRESS_GAP * 1000));
+        // Whoever has said something else meanwhile waits for another turn, however often.
+        for _ in 0..9 {
+            throttle.wrote(Kind::Tenant, &name(7), Some(3), now);
+            let turn = wait(7, now).unwrap();
+            assert!(turn > PROGRESS_GAP * 999 && turn <= PROGRESS_GAP * 1001, "{turn:?}");
+        }
     }
 
     #[test]

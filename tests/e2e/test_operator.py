@@ -11,6 +11,7 @@ import pytest
 from harness.folder import step
 from harness.plane import Agent, Operator, Plane
 from harness.talk import QUESTIONS, answer
+from harness.turns import Turns
 from harness.wait import eventually, raises, until
 from realm_client import RealmError, Unauthenticated
 
@@ -73,6 +74,37 @@ async def test_what_is_applied_is_served_at_every_door_and_the_status_says_so(
         async with agent.client("acme") as client:
             assert await answer(client, QUESTIONS[0], max_tokens=8)
             assert (await client.pipeline("echo", {"text": "x"})).outputs.keys() == {"only"}
+
+
+def test_a_model_is_scaled_by_its_subresource(plane: Plane, served: list[Agent]) -> None:
+    def serve(replicas: int) -> bool:
+        return bool(plane.get("model", "smollm2")["status"]["replicas"] == replicas)
+
+    plane.await_condition("model", "smollm2", "True", "Loaded")
+    for replicas in (1, len(served)):
+        scale = ("scale", "model", "smollm2", f"--replicas={replicas}")
+        done = plane.cluster.admin.kubectl(*scale, "--namespace", plane.tenants)
+        assert done.returncode == 0, done.stderr
+        until(partial(serve, replicas), f"{replicas} serve it")
+
+
+@pytest.mark.usefixtures("served")
+def test_other_rights_of_a_tenant_turn_no_condition(plane: Plane) -> None:
+    def is_told() -> bool:
+        tenant = plane.get("tenant", "acme")
+        generation: int = tenant["metadata"]["generation"]
+        return generation > before and bool(tenant["status"]["observedGeneration"] == generation)
+
+    plane.await_condition("tenant", "acme", "True")
+    before = plane.get("tenant", "acme")["metadata"]["generation"]
+    with Turns(plane.cluster.admin, plane.tenants) as turns:
+        keys = [{"secretName": "acme-keys"}]
+        spec = {"models": [{"name": "smollm2"}], "apiKeys": keys, "weight": 7}
+        plane.apply("Tenant", "acme", spec)
+        until(is_told, "the change is told")
+        assert turns.seen()
+    of_acme = {key: states for key, states in turns.turned().items() if "acme" in key}
+    assert of_acme == {}
 
 
 @pytest.mark.usefixtures("served")
@@ -266,7 +298,7 @@ def test_a_turn_is_told_by_one_event(plane: Plane) -> None:
     plane.await_condition("tenant", "told", "True")
     until(lambda: ("Normal", "Serving") in events_of(plane, "told"), "the turn is told")
     told = events_of(plane, "told")
-    assert [each for each in told if each[1] != "Preparing" and each[1] != "NoAgents"] == [
+    assert [each for each in told if each[1] != "Preparing"] == [
         ("Warning", "UnknownModel"),
         ("Normal", "Serving"),
     ]

@@ -37,8 +37,8 @@ AGENTS_NICE = 10
 #: Far longer than anything here takes.
 WITHIN_S = 900.0
 
-#: How long everything has to stand still to be called still.
-STILL_S = 5.0
+#: How long everything has to stand still to be called still: longer than a change may wait.
+STILL_S = 12.0
 
 #: After a change, the weight of a tenant; nothing else has it.
 WEIGHT = 2000

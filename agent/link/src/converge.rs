@@ -78,14 +78,15 @@ pub async fn run<R: Residents + 'static>(
 ) {
     let mut converger = Converger::new(residents.clone(), desired.borrow_and_update().clone());
     let progress = converger.progress.clone();
-    let mut reports = Reports { reported_at: None, changed_at: Some(Instant::now()) };
+    let mut reports = Reports::default();
+    reports.note(Instant::now());
     loop {
         let now = Instant::now();
         converger.start_what_is_due(now);
         let mut report_due = reports.due(converger.short_steps_end(now));
         if report_due.is_some_and(|due| due <= now) {
             publish(&report, converger.report());
-            reports = Reports { reported_at: Some(now), changed_at: None };
+            reports = Reports { reported_at: Some(now), ..Reports::default() };
             report_due = None;
         }
         let retry = converger.next_retry(now);
@@ -97,34 +98,46 @@ pub async fn run<R: Residents + 'static>(
                 Err(_) => break,
             },
             Some(ended) = converger.tasks.join_next_with_id() => {
-                converger.finish(ended, Instant::now());
+                reports.is_of_models |= converger.finish(ended, Instant::now());
                 // Many short steps that end together are one turn.
                 while let Some(ended) = converger.tasks.try_join_next_with_id() {
-                    converger.finish(ended, Instant::now());
+                    reports.is_of_models |= converger.finish(ended, Instant::now());
                 }
             }
-            name = residents.lost_model() => converger.lose(name, Instant::now()),
+            name = residents.lost_model() => {
+                converger.lose(name, Instant::now());
+                reports.is_of_models = true;
+            }
             () = sleep_until(retry) => {}
-            () = throttled(&progress) => {}
+            () = throttled(&progress) => reports.is_of_models = true,
         }
-        reports.changed_at.get_or_insert_with(Instant::now);
+        reports.note(Instant::now());
     }
 }
 
 /// When the next report is due.
+#[derive(Default)]
 struct Reports {
     reported_at: Option<Instant>,
     /// Since when there is something that the last report does not say.
     changed_at: Option<Instant>,
+    /// Whether that is what became of a model: where calls go depends on it.
+    is_of_models: bool,
 }
 
 impl Reports {
+    /// Notes that there is something new.
+    fn note(&mut self, now: Instant) {
+        self.changed_at.get_or_insert(now);
+    }
+
     /// None while there is nothing new. Steps that are short end by `short_steps_end`, if there are
-    /// any, and are waited for, one after the other no longer than for one.
+    /// any, and are waited for, one after the other no longer than for one, unless a model waits.
     fn due(&self, short_steps_end: Option<Instant>) -> Option<Instant> {
         let changed_at = self.changed_at?;
         // What there is at the start is not gathered first.
         let gathered = self.reported_at.map_or(changed_at, |_| changed_at + REPORT_EVERY);
+        let short_steps_end = short_steps_end.filter(|_| !self.is_of_models);
         let waited = short_steps_end.map(|end| end.min(changed_at + SHORT_STEP));
         Some(waited.map_or(gathered, |waited| waited.max(gathered)))
     }
@@ -286,7 +299,12 @@ impl<R: Residents + 'static> Converger<R> {
         short.map(|running| running.began + SHORT_STEP).filter(|end| now < *end).max()
     }
 
-    fn finish(&mut self, ended: Result<(Id, Result<Fact, Failure>), JoinError>, now: Instant) {
+    /// Takes in how a step ended; says whether it was one of a model.
+    fn finish(
+        &mut self,
+        ended: Result<(Id, Result<Fact, Failure>), JoinError>,
+        now: Instant,
+    ) -> bool {
         let (task, outcome) = match ended {
             Ok((task, outcome)) => (task, Some(outcome)),
             Err(cancelled) if cancelled.is_cancelled() => (cancelled.id(), None),
@@ -295,8 +313,9 @@ impl<R: Residents + 'static> Converger<R> {
         let Some((key, Running { step, is_lost, .. })) =
             self.running.extract_if(.., |_, running| running.task == task).next()
         else {
-            return;
+            return false;
         };
+        let is_of_model = matches!(key, Key::Model(_));
         let is_put = matches!(step, Step::Put(_));
         match outcome {
             None => tracing::info!(item = %step.key(), "no longer wanted, cancelled"),
@@ -311,6 +330,7 @@ impl<R: Residents + 'static> Converger<R> {
             // one before, the model is loaded once in vain.
             self.lose(name, now);
         }
+        is_of_model
     }
 
     fn succeed(&mut self, step: Step, fact: Fact) {

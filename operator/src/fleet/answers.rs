@@ -50,18 +50,9 @@ struct Refusal {
 }
 
 impl Answers {
-    /// Notes that an object has a new spec.
+    /// Notes that an object has a new spec, or is not wanted any more.
     pub(super) fn expect(&mut self, object: Object) {
         self.untold.insert(object);
-    }
-
-    pub(super) fn forget(&mut self, object: &Object) {
-        self.untold.remove(object);
-        let rounds = self.rounds.iter_mut().map(|round| &mut round.objects);
-        let refusals = self.refusals.values_mut().map(|refusal| &mut refusal.objects);
-        for objects in rounds.chain(refusals) {
-            objects.remove(object);
-        }
     }
 
     /// Notes whom a turn told of all that is new.
@@ -168,16 +159,11 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_is_told_of_needs_no_answer_and_what_is_gone_neither() {
+    fn what_nobody_is_told_of_needs_no_answer() {
         let mut answers = Answers::default();
         answers.expect(object("a"));
         answers.tell(told(&[]));
         assert!(awaited(&answers).is_empty());
-        answers.expect(object("a"));
-        answers.tell(told(&[("n1", 7)]));
-        answers.forget(&object("a"));
-        answers.hear(taken(|_, _| false));
-        assert!(awaited(&answers).is_empty() && answers.rounds.is_empty());
     }
 
     #[test]
@@ -214,17 +200,6 @@ mod tests {
         answers.hear(|_, _| Answer::Away);
         assert_eq!(answers.refused().len(), 2, "it took nothing by going");
         answers.hear(taken(|_, generation| generation <= 8));
-        assert!(answers.refused().is_empty() && answers.refusals.is_empty());
-    }
-
-    #[test]
-    fn what_is_gone_is_refused_by_nobody() {
-        let mut answers = Answers::default();
-        answers.expect(object("a"));
-        answers.tell(told(&[("n1", 7)]));
-        answers.hear(|_, _| Answer::Refused(full()));
-        answers.forget(&object("a"));
-        answers.hear(|_, _| Answer::Refused(full()));
         assert!(answers.refused().is_empty() && answers.refusals.is_empty());
     }
 }

@@ -174,9 +174,9 @@ impl Said {
         objects: impl Iterator<Item = &'a (Kind, Name)>,
     ) -> BTreeMap<(Kind, Name), Holders> {
         let mut all: BTreeMap<_, _> =
-            objects.map(|object| (object.clone(), Holders::default())).collect();
+            objects.map(|(kind, name)| ((*kind, name), Holders::default())).collect();
         if all.is_empty() {
-            return all;
+            return BTreeMap::new();
         }
         for (node, report) in &self.reports {
             let Report { generation: _, models, tenants, pipelines } = &**report;
@@ -184,12 +184,12 @@ impl Said {
             let tenants = tenants.iter().map(|tenant| (Kind::Tenant, &tenant.name));
             let pipelines = pipelines.iter().map(|pipeline| (Kind::Pipeline, &pipeline.name));
             for (kind, name) in models.chain(tenants).chain(pipelines) {
-                if let Some(holders) = all.get_mut(&(kind, name.clone())) {
+                if let Some(holders) = all.get_mut(&(kind, name)) {
                     holders.add(node);
                 }
             }
         }
-        all
+        all.into_iter().map(|((kind, name), held)| ((kind, name.clone()), held)).collect()
     }
 
     /// What became of one object, by the last plan and by what nodes say.

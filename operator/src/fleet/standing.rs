@@ -24,6 +24,8 @@ pub struct Snapshot {
     held: BTreeSet<(Kind, Name)>,
     /// Who holds what nobody wants any more.
     holders: BTreeMap<(Kind, Name), Holders>,
+    /// What nobody wants any more while an agent that was told so, or of the object, has yet to answer.
+    leaving: BTreeSet<(Kind, Name)>,
     /// Whether every agent that was there before this leader has answered it, or been waited for.
     is_settled: bool,
 }
@@ -80,6 +82,17 @@ pub enum Standings {
     Pipeline(PipelineStanding),
     /// Nobody is told what became of a Secret.
     Secret,
+}
+
+impl Standings {
+    /// Whether a node has a tenant or a pipeline in its newest form.
+    pub(crate) const fn is_somewhere(&self) -> bool {
+        match self {
+            Self::Tenant(TenantStanding { tally, .. })
+            | Self::Pipeline(PipelineStanding { tally, .. }) => tally.ready > 0,
+            Self::Model(_) | Self::Secret => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,7 +159,7 @@ impl Snapshot {
 
     pub(super) fn hold(&self, kind: Kind, name: &Name) -> Hold {
         let object = (kind, name.clone());
-        if self.is_settled && !self.held.contains(&object) {
+        if self.is_settled && !self.held.contains(&object) && !self.leaving.contains(&object) {
             return Hold::Nobody;
         }
         self.holders.get(&object).cloned().map_or(Hold::Unsaid, Hold::By)
@@ -175,11 +188,12 @@ impl Snapshot {
         let standings = self.standings.iter().filter(|(object, _)| object.0 == kind);
         let changed = standings.filter(is_new).map(|(object, _)| object);
         let let_go = seen.held.difference(&self.held).filter(of_kind);
+        let left = seen.leaving.difference(&self.leaving).filter(of_kind);
         let held_by = self.holders.iter().filter(|(object, holders)| {
             object.0 == kind && seen.holders.get(*object) != Some(*holders)
         });
         let held_by = held_by.map(|(object, _)| object);
-        let changed: BTreeSet<_> = changed.chain(let_go).chain(held_by).collect();
+        let changed: BTreeSet<_> = changed.chain(let_go).chain(left).chain(held_by).collect();
         changed.into_iter().map(|(_, name)| name.clone()).collect()
     }
 }
@@ -213,5 +227,7 @@ pub(super) fn snapshot(
         }
         holders = said.holders(held.iter().filter(|object| !observed.contains_key(*object)));
     }
-    Snapshot { standings, held, holders, is_settled }
+    let leaving = answers.awaited().into_iter().filter(|object| !observed.contains_key(*object));
+    let leaving = leaving.cloned().collect();
+    Snapshot { standings, held, holders, leaving, is_settled }
 }

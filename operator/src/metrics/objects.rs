@@ -89,11 +89,11 @@ fn zeros() -> Counts {
 
 /// What the status of the object says.
 fn findings(standing: &Standing) -> Vec<Finding> {
-    let problems = &standing.problems;
+    let Standing { problems, is_answered, .. } = standing;
     match &standing.nodes {
         Standings::Model(of_model) => model::findings(of_model, problems),
-        Standings::Tenant(of_tenant) => tenant::findings(of_tenant, problems),
-        Standings::Pipeline(of_pipeline) => pipeline::findings(of_pipeline, problems),
+        Standings::Tenant(of_tenant) => tenant::findings(of_tenant, problems, *is_answered),
+        Standings::Pipeline(of_pipeline) => pipeline::findings(of_pipeline, problems, *is_answered),
         Standings::Secret => Vec::new(),
     }
 }

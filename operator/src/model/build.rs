@@ -85,8 +85,11 @@ pub(crate) fn findings(model: &ModelStanding, problems: &[Problem]) -> Vec<Findi
     let invalid = Finding::problems("Ready", &invalid);
     let is_stuck = invalid.is_some() || !no_room.is_empty() || failure(model).is_some();
     let ready = invalid.unwrap_or_else(|| ready(model, &fits));
-    let progress = progress(&ready, is_stuck);
-    let mut findings = vec![fetched(model), verified(model), fits, loaded(model), ready];
+    let loaded = loaded(model);
+    // What serves may be less, or older, than what is wanted.
+    let lags = [&ready, &fits, &loaded].into_iter().find(|part| part.status == Truth::False);
+    let progress = progress(lags.unwrap_or(&ready), is_stuck);
+    let mut findings = vec![fetched(model), verified(model), fits, loaded, ready];
     findings.extend(progress);
     findings
 }
@@ -162,14 +165,19 @@ fn verified(model: &ModelStanding) -> Finding {
     }
 }
 
+/// Loaded when as many agents as are wanted serve it in its newest form.
 fn loaded(model: &ModelStanding) -> Finding {
-    let (serving, wanted) = (serving(model), model.replicas);
-    let message = format!("{serving} of {wanted} agents have loaded it");
+    let newest = |node: &&ModelOnNode| {
+        node.stage == Some(Stage::Load) && matches!(node.phase, ModelPhase::Ready)
+    };
+    let newest = model.nodes.values().filter(newest).count();
+    let (newest, wanted) = (u32::try_from(newest).unwrap_or(u32::MAX), model.replicas);
+    let message = format!("{newest} of {wanted} agents have loaded it");
     if let Some((node, Failure { reason, message: why })) = failure(model) {
         let message = format!("{message}; {node}: {why}");
         return Finding::new("Loaded", Truth::False, reason, message);
     }
-    if serving >= wanted {
+    if newest >= wanted {
         let reason = if wanted == 0 { "NoneWanted" } else { "Loaded" };
         Finding::new("Loaded", Truth::True, reason, message)
     } else {

@@ -5,8 +5,9 @@ use realm_crds::{Pipeline, PipelineStatus};
 use realm_plan::Problem;
 
 use crate::{
-    fleet::standing::{PipelineStanding, Standing, Standings},
-    status::conditions::{Finding, Truth, conditions, held_back, progress},
+    fleet::standing::{PipelineStanding, Standing, Standings, Tally},
+    link::report::Failure,
+    status::conditions::{Finding, NO_AGENTS, PREPARING, Truth, conditions, held_back, progress},
 };
 
 pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -> PipelineStatus {
@@ -14,7 +15,8 @@ pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -
         return PipelineStatus::default();
     };
     let before = pipeline.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = held_back(findings(of_pipeline, &standing.problems), standing.refused.as_ref());
+    let findings = findings(of_pipeline, &standing.problems, standing.is_answered);
+    let findings = held_back(findings, standing.refused.as_ref());
     PipelineStatus {
         observed_generation: Some(standing.generation),
         conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
@@ -22,20 +24,44 @@ pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -
 }
 
 /// What holds of a pipeline, condition by condition.
-pub(crate) fn findings(pipeline: &PipelineStanding, problems: &[Problem]) -> Vec<Finding> {
+pub(crate) fn findings(
+    pipeline: &PipelineStanding,
+    problems: &[Problem],
+    is_answered: bool,
+) -> Vec<Finding> {
     let problems: Vec<_> = problems.iter().collect();
     let valid = Finding::problems("Valid", &problems)
         .unwrap_or_else(|| Finding::new("Valid", Truth::True, "Valid", "every reference resolves"));
     let models = models(pipeline);
-    let is_stuck = !valid.is_true();
+    let is_stuck = !valid.is_true() || pipeline.tally.failed > 0;
     let ready = match [&valid, &models].into_iter().find(|part| !part.is_true()) {
         Some(part) => Finding::new("Ready", part.status, part.reason.clone(), part.message.clone()),
-        None => Finding::new("Ready", Truth::True, "Serving", "calls are served"),
+        None => ready(&pipeline.tally, is_answered),
     };
     let progress = progress(&ready, is_stuck);
     let mut findings = vec![valid, models, ready];
     findings.extend(progress);
     findings
+}
+
+/// What the nodes say of a pipeline with which nothing else is wrong.
+fn ready(tally: &Tally, is_answered: bool) -> Finding {
+    let Tally { ready, pending, failed, failure } = tally;
+    if let Some((node, Failure { reason, message })) = failure {
+        let message = format!("on {failed} nodes; {node}: {message}");
+        return Finding::new("Ready", Truth::False, reason.clone(), message);
+    }
+    match (*ready, *pending) {
+        (0, 0) if is_answered => {
+            Finding::new("Ready", Truth::Unknown, NO_AGENTS, "no agent is connected")
+        }
+        (0, 0) => Finding::new("Ready", Truth::False, PREPARING, "no agent has answered yet"),
+        (_, 0) => Finding::new("Ready", Truth::True, "Serving", "calls are served"),
+        (ready, pending) => {
+            let message = format!("on {ready} of {} nodes", ready.saturating_add(pending));
+            Finding::new("Ready", Truth::False, PREPARING, message)
+        }
+    }
 }
 
 fn models(pipeline: &PipelineStanding) -> Finding {

@@ -20,6 +20,9 @@ const PROBLEMS_NAMED_MAX: usize = 8;
 /// The reason that says nothing is wrong, and some nodes are not there yet.
 pub(crate) const PREPARING: &str = "Preparing";
 
+/// The reason that says no node has the object.
+pub(crate) const NO_AGENTS: &str = "NoAgents";
+
 /// What holds of an object, in one respect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -88,13 +91,6 @@ pub(crate) fn progress(ready: &Finding, is_stalled: bool) -> Option<Finding> {
     } else {
         Some(Finding::new("Reconciling", Truth::True, ready.reason.clone(), ready.message.clone()))
     }
-}
-
-/// Whether what was ready `before` is only on its way to a newer form, or to a node that is back.
-pub(crate) fn is_under_way(before: &[Condition], now: &[Condition]) -> bool {
-    let ready = |of: &[Condition]| of.iter().find(|each| each.type_ == "Ready").cloned();
-    let was_ready = ready(before).is_some_and(|ready| ready.status == Truth::True.as_str());
-    was_ready && ready(now).is_some_and(|ready| ready.reason == PREPARING)
 }
 
 /// The same findings of an object of whose spec an agent has refused the state: one that goes on
@@ -190,16 +186,6 @@ mod tests {
         assert_eq!((same[0].reason.as_str(), same[0].observed_generation), ("Fetching", Some(2)));
         let turned = conditions(ready(Truth::True, "Serving"), &same, 2, at(30));
         assert_eq!(turned[0].last_transition_time, Time(at(30)));
-    }
-
-    #[test]
-    fn only_what_was_ready_is_under_way_to_something_newer() {
-        let said = |status, reason| conditions(ready(status, reason), &[], 1, at(10));
-        let (served, on_its_way) = (said(Truth::True, "Serving"), said(Truth::False, PREPARING));
-        assert!(is_under_way(&served, &on_its_way));
-        assert!(!is_under_way(&[], &on_its_way), "it is new");
-        assert!(!is_under_way(&on_its_way, &on_its_way));
-        assert!(!is_under_way(&served, &said(Truth::False, "UnknownModel")));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use realm_proto::link::versions::Versions;
 use crate::{
     fleet::standing::{Standing, Standings, Tally, TenantStanding},
     link::report::Failure,
-    status::conditions::{Finding, PREPARING, Truth, conditions, held_back, progress},
+    status::conditions::{Finding, NO_AGENTS, PREPARING, Truth, conditions, held_back, progress},
 };
 
 /// Reasons that `KeysValid` tells of.
@@ -23,13 +23,11 @@ const OF_KEYS: [Reason; 5] = [
 /// Reasons that `ModelsGranted` tells of.
 const OF_MODELS: [Reason; 2] = [Reason::UnknownModel, Reason::ModelNotShared];
 
-/// The reason that says no node has the tenant.
-const NO_AGENTS: &str = "NoAgents";
-
 pub(super) fn status(tenant: &Tenant, standing: &Standing, now: Timestamp) -> TenantStatus {
     let Standings::Tenant(of_tenant) = &standing.nodes else { return TenantStatus::default() };
     let before = tenant.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = held_back(findings(of_tenant, &standing.problems), standing.refused.as_ref());
+    let findings = findings(of_tenant, &standing.problems, standing.is_answered);
+    let findings = held_back(findings, standing.refused.as_ref());
     TenantStatus {
         observed_generation: Some(standing.generation),
         conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
@@ -39,7 +37,11 @@ pub(super) fn status(tenant: &Tenant, standing: &Standing, now: Timestamp) -> Te
 }
 
 /// What holds of a tenant, condition by condition.
-pub(crate) fn findings(tenant: &TenantStanding, problems: &[Problem]) -> Vec<Finding> {
+pub(crate) fn findings(
+    tenant: &TenantStanding,
+    problems: &[Problem],
+    is_answered: bool,
+) -> Vec<Finding> {
     let of = |reasons: &[Reason]| -> Vec<&Problem> {
         problems.iter().filter(|problem| reasons.contains(&problem.reason)).collect()
     };
@@ -53,7 +55,7 @@ pub(crate) fn findings(tenant: &TenantStanding, problems: &[Problem]) -> Vec<Fin
     let keys = keys(tenant, &of(&OF_KEYS));
     let models = Finding::problems("ModelsGranted", &of(&OF_MODELS))
         .unwrap_or_else(|| Finding::new("ModelsGranted", Truth::True, "Granted", "every model is"));
-    let program = program(tenant);
+    let program = program(tenant, is_answered);
     let is_stuck = invalid.is_some()
         || [&keys, &models].iter().any(|f| f.status == Truth::False)
         || tenant.tally.failed > 0;
@@ -78,7 +80,7 @@ pub(super) fn was_held(status: Option<&TenantStatus>) -> bool {
     of_program.any(|condition| condition.reason != NO_AGENTS)
 }
 
-fn program(tenant: &TenantStanding) -> Finding {
+fn program(tenant: &TenantStanding, is_answered: bool) -> Finding {
     let TenantStanding { keys: _, doors: _, tally, program: _, unspoken } = tenant;
     let Tally { ready, pending, failed, failure } = tally;
     // What such an agent serves is its own ledger, whatever became of the tenant since.
@@ -92,6 +94,10 @@ fn program(tenant: &TenantStanding) -> Finding {
     }
     let message = format!("on {ready} of {} nodes{unspoken}", ready.saturating_add(*pending));
     match (*ready, *pending) {
+        (0, 0) if !is_answered => {
+            let message = format!("no agent has answered yet{unspoken}");
+            Finding::new("ProgramReady", Truth::False, PREPARING, message)
+        }
         (0, 0) => {
             let message = format!("no agent is connected{unspoken}");
             Finding::new("ProgramReady", Truth::Unknown, NO_AGENTS, message)

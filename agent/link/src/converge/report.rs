@@ -1,6 +1,8 @@
-//! The report: every desired item and how far it is.
+//! The report: every item that is desired or held, and how far it is.
 
 use realm_core::{
+    desired::Desired,
+    name::{ModelName, TenantName},
     report::{Failure, ModelPhase, ModelReport, Phase, PipelineReport, Report, TenantReport},
     residents::Residents,
 };
@@ -17,39 +19,48 @@ enum State<'a> {
 }
 
 impl<R: Residents + 'static> Converger<R> {
+    /// Every item that is desired, in that order, and then those that are not and are not gone yet.
     pub(super) fn report(&self) -> Report {
-        let models = self.desired.models.iter().map(|model| {
-            let key = Key::Model(model.name.clone());
-            let held = match self.facts.get(&key) {
-                Some(Fact::Model(held)) => Some(held),
-                _ => None,
-            };
-            ModelReport {
-                name: model.name.clone(),
-                phase: self.state(&key).into(),
-                stage: held.map(|held| held.stage),
-                kv_blocks: held.and_then(|held| held.kv_blocks),
-                facts: held.map(|held| held.facts.clone()),
+        let Desired { generation, models, tenants, pipelines, .. } = &*self.desired;
+        let mut report = Report { generation: *generation, ..Report::default() };
+        let models = models.iter().map(|model| Key::Model(model.name.clone()));
+        let tenants = tenants.iter().map(|tenant| Key::Tenant(tenant.name.clone()));
+        let pipelines = pipelines.iter().map(|pipeline| Key::Pipeline(pipeline.name.clone()));
+        let going = self.holding.keys().filter(|key| !self.goal.contains_key(key)).cloned();
+        for key in models.chain(tenants).chain(pipelines).chain(going) {
+            let phase = self.state(&key);
+            match &key {
+                Key::Model(name) => report.models.push(self.model(name, phase.into())),
+                Key::Tenant(name) => report.tenants.push(self.tenant(name, phase.into())),
+                Key::Pipeline(name) => {
+                    let (name, phase) = (name.clone(), phase.into());
+                    report.pipelines.push(PipelineReport { name, phase });
+                }
             }
-        });
-        let tenants = self.desired.tenants.iter().map(|tenant| {
-            let key = Key::Tenant(tenant.name.clone());
-            let program = match self.facts.get(&key) {
-                Some(Fact::Tenant(digest)) => *digest,
-                _ => None,
-            };
-            TenantReport { name: tenant.name.clone(), phase: self.state(&key).into(), program }
-        });
-        let pipelines = self.desired.pipelines.iter().map(|pipeline| {
-            let key = Key::Pipeline(pipeline.name.clone());
-            PipelineReport { name: pipeline.name.clone(), phase: self.state(&key).into() }
-        });
-        Report {
-            generation: self.desired.generation,
-            models: models.collect(),
-            tenants: tenants.collect(),
-            pipelines: pipelines.collect(),
         }
+        report
+    }
+
+    fn model(&self, name: &ModelName, phase: ModelPhase) -> ModelReport {
+        let held = match self.facts.get(&Key::Model(name.clone())) {
+            Some(Fact::Model(held)) => Some(held),
+            _ => None,
+        };
+        ModelReport {
+            name: name.clone(),
+            phase,
+            stage: held.map(|held| held.stage),
+            kv_blocks: held.and_then(|held| held.kv_blocks),
+            facts: held.map(|held| held.facts.clone()),
+        }
+    }
+
+    fn tenant(&self, name: &TenantName, phase: Phase) -> TenantReport {
+        let program = match self.facts.get(&Key::Tenant(name.clone())) {
+            Some(Fact::Tenant(digest)) => *digest,
+            _ => None,
+        };
+        TenantReport { name: name.clone(), phase, program }
     }
 
     /// A retry keeps showing why it is one until it gets somewhere.

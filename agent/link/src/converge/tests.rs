@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::arbitrary;
 
+mod told;
+
 /// What a put of an item does from now on.
 #[derive(Clone, Copy, Debug)]
 enum Habit {
@@ -113,8 +115,12 @@ impl Fake {
         Ok(())
     }
 
-    fn remove(&self, item: &str) {
+    async fn remove(&self, item: &str) {
         self.log(format!("remove {item}"));
+        let habit = lock(&self.habits).get(item).copied();
+        if let Some(Habit::Last(long)) = habit {
+            time::sleep(long).await;
+        }
         assert!(!lock(&self.loading).0.contains(item), "removed while it is being put");
         lock(&self.held).remove(item);
     }
@@ -155,7 +161,7 @@ impl Residents for Fake {
     }
 
     async fn remove_model(&self, name: &ModelName) {
-        self.remove(name.as_str());
+        self.remove(name.as_str()).await;
     }
 
     async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Option<Sha256>, Failure> {
@@ -164,7 +170,7 @@ impl Residents for Fake {
     }
 
     async fn remove_tenant(&self, name: &TenantName) {
-        self.remove(name.as_str());
+        self.remove(name.as_str()).await;
     }
 
     async fn put_pipeline(&self, pipeline: &DesiredPipeline) -> Result<(), Failure> {
@@ -172,7 +178,7 @@ impl Residents for Fake {
     }
 
     async fn remove_pipeline(&self, name: &PipelineName) {
-        self.remove(name.as_str());
+        self.remove(name.as_str()).await;
     }
 }
 
@@ -252,74 +258,6 @@ async fn an_item_that_did_not_change_is_left_alone() {
     assert_eq!(agent.residents.count("put default/digest"), 1);
     assert_eq!(agent.residents.count("put default/acme"), 2);
     assert_eq!(lock(&agent.residents.held)["default/acme"], 5);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_change_that_is_there_at_once_is_never_told_to_be_on_its_way() {
-    let mut agent = agent();
-    agent.want(arbitrary::sample());
-    agent.ready(1).await;
-    // Longer than any pause between two reports.
-    time::sleep(Duration::from_mins(1)).await;
-    let mut changed = arbitrary::sample();
-    changed.generation = 2;
-    changed.tenants[0].weight = 5;
-    agent.want(changed);
-    let first = agent.report(|report| report.generation == 2).await;
-    assert_eq!(first.tenants[0].phase, Phase::Ready);
-}
-
-/// What is told of a tenant that has another weight, and when, if its put takes so long.
-async fn told_first_of_a_change(long: Duration) -> (Phase, Duration) {
-    let mut agent = agent();
-    agent.want(arbitrary::sample());
-    agent.ready(1).await;
-    time::sleep(Duration::from_mins(1)).await;
-    agent.residents.set("default/acme", Some(Habit::Last(long)));
-    let mut changed = arbitrary::sample();
-    changed.generation = 2;
-    changed.tenants[0].weight = 5;
-    let began = Instant::now();
-    agent.want(changed);
-    let first = agent.report(|report| report.generation == 2).await;
-    (first.tenants[0].phase.clone(), began.elapsed())
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_report_waits_for_steps_that_are_short_and_not_for_others() {
-    let tenth = Duration::from_millis(100);
-    let (phase, after) = told_first_of_a_change(SHORT_STEP / 2).await;
-    assert_eq!(phase, Phase::Ready);
-    assert!(after < SHORT_STEP, "{after:?}");
-    let (phase, after) = told_first_of_a_change(Duration::from_mins(1)).await;
-    assert_eq!(phase, Phase::Pending);
-    assert!(after < SHORT_STEP + tenth, "{after:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn steps_that_are_short_one_after_the_other_hold_up_no_report() {
-    let agent = agent();
-    let mut report = agent.report.clone();
-    let changes = async {
-        for generation in 1.. {
-            let mut changed = arbitrary::sample();
-            changed.generation = generation;
-            changed.tenants[0].weight = u32::try_from(generation).unwrap();
-            agent.residents.set("default/acme", Some(Habit::Last(SHORT_STEP * 2)));
-            agent.want(changed);
-            time::sleep(SHORT_STEP / 4).await;
-        }
-    };
-    let told = async {
-        for _ in 0..5 {
-            let new = time::timeout(SHORT_STEP * 2, report.changed()).await;
-            new.expect("a report comes all the same").unwrap();
-        }
-    };
-    tokio::select! {
-        () = changes => {}
-        () = told => {}
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use realm_plan::Estimate;
 use serde_json::json;
 
@@ -77,8 +78,27 @@ fn a_model_that_one_agent_of_two_serves_is_ready_and_not_loaded() {
         "Fits=True Placed",
         "Loaded=False Loading",
         "Ready=True Serving",
+        "Reconciling=True Loading",
     ];
     check(standing(2, nodes), Vec::new(), &expected);
+}
+
+#[test]
+fn a_model_that_serves_its_old_file_is_ready_and_not_loaded() {
+    let of = |phase| standing(1, [on_node(Some(Stage::Load), phase)]);
+    let expected = |reason: &str, progress: &str| {
+        ["Ready=True Serving".to_owned(), format!("{progress}=True {reason}")]
+    };
+    let said = |of_model| {
+        let status = status_of(of_model, Vec::new());
+        assert_eq!(status.replicas, 1, "it serves");
+        let of = |each: &Condition| format!("{}={} {}", each.type_, each.status, each.reason);
+        let said: Vec<_> = status.conditions.iter().skip(4).map(of).collect();
+        said
+    };
+    assert_eq!(said(of(ModelPhase::Loading)), expected("Loading", "Reconciling"));
+    let failed = ModelPhase::Failed(failure("SourceGone"));
+    assert_eq!(said(of(failed)), expected("SourceGone", "Stalled"));
 }
 
 #[test]
@@ -132,6 +152,7 @@ fn a_model_without_room_says_so_in_fits_and_still_serves_where_it_does() {
         "Fits=False NotEnoughNodes",
         "Loaded=False Loading",
         "Ready=True Serving",
+        "Stalled=True NotEnoughNodes",
     ];
     check(standing(2, nodes), vec![problem(Reason::NotEnoughNodes)], &expected);
 }

@@ -3,8 +3,18 @@ use serde_json::json;
 
 use super::*;
 
-/// What the status says, one condition a line.
+/// What the status says of a pipeline that two nodes have, one condition a line.
 fn check(models_missing: Vec<Name>, problems: Vec<Problem>, expected: &[&str]) {
+    let tally = Tally { ready: 2, ..Tally::default() };
+    check_of(PipelineStanding { tally, models_missing }, true, problems, expected);
+}
+
+fn check_of(
+    of_pipeline: PipelineStanding,
+    is_answered: bool,
+    problems: Vec<Problem>,
+    expected: &[&str],
+) {
     let pipeline: Pipeline = serde_json::from_value(json!({
         "apiVersion": "realm.dev/v1alpha1",
         "kind": "Pipeline",
@@ -12,10 +22,9 @@ fn check(models_missing: Vec<Name>, problems: Vec<Problem>, expected: &[&str]) {
         "spec": { "steps": [], "outputs": [], "tenants": [] },
     }))
     .unwrap();
-    let of_pipeline = PipelineStanding { models_missing, ..PipelineStanding::default() };
     let standing = Standing {
         generation: 3,
-        is_answered: true,
+        is_answered,
         refused: None,
         problems,
         nodes: Standings::Pipeline(of_pipeline),
@@ -59,4 +68,33 @@ fn a_pipeline_with_a_wrong_reference_is_stuck_and_says_where() {
         "Stalled=True UnknownModel",
     ];
     check(Vec::new(), vec![problem], &expected);
+}
+
+#[test]
+fn a_pipeline_is_ready_when_every_node_has_it() {
+    let check = |ready, pending, is_answered, expected: &[&str]| {
+        let tally = Tally { ready, pending, ..Tally::default() };
+        let of_pipeline = PipelineStanding { tally, models_missing: Vec::new() };
+        let whole = [&["Valid=True Valid", "ModelsReady=True Serving"], expected].concat();
+        check_of(of_pipeline, is_answered, Vec::new(), &whole);
+    };
+    check(2, 0, true, &["Ready=True Serving"]);
+    let on_its_way = ["Ready=False Preparing", "Reconciling=True Preparing"];
+    check(1, 1, true, &on_its_way);
+    check(0, 0, false, &on_its_way);
+    check(0, 0, true, &["Ready=Unknown NoAgents", "Reconciling=True NoAgents"]);
+}
+
+#[test]
+fn a_pipeline_that_a_node_cannot_take_is_stuck_and_says_why() {
+    let failure = Failure { reason: "Internal".to_owned(), message: "why".to_owned() };
+    let failure = Some(("n1".to_owned(), failure));
+    let tally = Tally { ready: 1, pending: 0, failed: 1, failure };
+    let expected = [
+        "Valid=True Valid",
+        "ModelsReady=True Serving",
+        "Ready=False Internal",
+        "Stalled=True Internal",
+    ];
+    check_of(PipelineStanding { tally, models_missing: Vec::new() }, true, Vec::new(), &expected);
 }

@@ -16,6 +16,10 @@ fn problem(reason: Reason) -> Problem {
 }
 
 fn status_of(tally: Tally, problems: Vec<Problem>) -> TenantStatus {
+    status_when(true, tally, problems)
+}
+
+fn status_when(is_answered: bool, tally: Tally, problems: Vec<Problem>) -> TenantStatus {
     let tenant: Tenant = serde_json::from_value(json!({
         "apiVersion": "realm.dev/v1alpha1",
         "kind": "Tenant",
@@ -28,7 +32,7 @@ fn status_of(tally: Tally, problems: Vec<Problem>) -> TenantStatus {
     let of_tenant = TenantStanding { keys: 2, doors: 3, tally, program, unspoken };
     let standing = Standing {
         generation: 3,
-        is_answered: true,
+        is_answered,
         refused: None,
         problems,
         nodes: Standings::Tenant(of_tenant),
@@ -101,6 +105,18 @@ fn a_program_that_failed_stalls_and_one_that_is_compiled_reconciles() {
 }
 
 #[test]
+fn that_no_agent_has_answered_yet_is_not_that_there_is_none() {
+    let of_program = |is_answered| {
+        let status = status_when(is_answered, tally(0, 0, None), Vec::new());
+        let mut conditions = status.conditions.into_iter();
+        let found = conditions.find(|each| each.type_ == "ProgramReady").unwrap();
+        (found.status, found.reason)
+    };
+    assert_eq!(of_program(false), ("False".to_owned(), PREPARING.to_owned()));
+    assert_eq!(of_program(true), ("Unknown".to_owned(), NO_AGENTS.to_owned()));
+}
+
+#[test]
 fn a_tenant_was_held_when_its_status_says_more_than_that_nobody_is_there() {
     assert!(!was_held(None));
     assert!(!was_held(Some(&status_of(tally(0, 0, None), Vec::new()))));
@@ -112,7 +128,7 @@ fn a_tenant_was_held_when_its_status_says_more_than_that_nobody_is_there() {
 fn a_node_whose_agent_speaks_another_link_is_named_with_both_versions() {
     let message = |tally| {
         let unspoken = Some(("n7".to_owned(), Versions::said(9, 9)));
-        program(&TenantStanding { tally, unspoken, ..TenantStanding::default() }).message
+        program(&TenantStanding { tally, unspoken, ..TenantStanding::default() }, true).message
     };
     let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 3";
     assert_eq!(message(tally(0, 0, None)), format!("no agent is connected; {said}"));
