@@ -9,7 +9,10 @@ use realm_core::{
     desired::{Accelerator, DesiredModel},
     report::ModelFacts,
 };
-use realm_engine::{EngineHandle, Examined, LoadError, Memory, MemoryBudget, OpenOptions, Secret};
+use realm_engine::{
+    EngineHandle, LoadError, Memory, MemoryBudget, OpenOptions, Secret,
+    gguf::{Gguf, Head},
+};
 use realm_kernels::{
     backend::{Backend as _, KvType},
     cpu::{self, Cpu},
@@ -133,7 +136,7 @@ pub(crate) fn load(
         budget: device.budget.clone(),
         secret: device.secret.clone(),
     };
-    let loaded = realm_engine::open(&stored.path, options);
+    let loaded = realm_engine::open(&stored.paths(), options);
     // Asked last: a file of somebody else's may change at any moment until all of it is loaded,
     // and is then not what was verified.
     if !matches!(stored.has_changed(), Ok(false)) {
@@ -157,17 +160,21 @@ fn memory_resident() -> io::Result<u64> {
     Ok(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
-/// Reads what the file at `path` says of itself and of the memory it will take.
-pub(crate) fn examine(path: &Path) -> Result<ModelFacts, DeviceLoadError> {
-    realm_engine::examine(path, KvType::F16).map_err(DeviceLoadError::Load)
+/// Reads what a file says of itself and of the memory it will take.
+pub(crate) fn examine(stored: &Stored) -> Result<ModelFacts, DeviceLoadError> {
+    realm_engine::examine(&stored.paths(), KvType::F16).map_err(DeviceLoadError::Load)
 }
 
-/// The same of a file that begins with `bytes` and has `bytes_total`, if anybody knows.
-pub(crate) fn examine_head(
-    bytes: &[u8],
-    bytes_total: Option<u64>,
-) -> Result<Examined, DeviceLoadError> {
-    realm_engine::examine_head(bytes, bytes_total, KvType::F16).map_err(DeviceLoadError::Load)
+/// The same of the headers of all parts of a file.
+pub(crate) fn examine_heads(heads: Vec<Gguf>) -> Result<ModelFacts, DeviceLoadError> {
+    realm_engine::examine_heads(heads, KvType::F16).map_err(DeviceLoadError::Load)
+}
+
+/// The header of a file, or of one part of it, that begins with `bytes` and has `bytes_total`, if
+/// anybody knows.
+pub(crate) fn parse_head(bytes: &[u8], bytes_total: Option<u64>) -> Result<Head, DeviceLoadError> {
+    Gguf::parse_head(bytes, bytes_total)
+        .map_err(|error| DeviceLoadError::Load(LoadError::File(error)))
 }
 
 /// Bytes the process may still take: what the system has, within the limit of its cgroup (v2).

@@ -223,7 +223,7 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
 pub(crate) async fn examine(stored: Stored) -> Result<ModelFacts, Failure> {
     let sha256 = Some(stored.sha256);
     // The path is good for as long as what it is of is held.
-    let read = spawn_blocking(move || devices::examine(&stored.path)).await;
+    let read = spawn_blocking(move || devices::examine(&stored)).await;
     let facts = read.map_err(|panic| panicked(&panic))?.map_err(|error| unloaded(&error))?;
     Ok(ModelFacts { sha256, ..facts })
 }

@@ -108,8 +108,10 @@ pub struct Peer {
 pub struct Artifact {
     /// `file`, `pvc`, `https`, `hf`, `s3`, `oci` or `pip` addresses; never empty.
     pub sources: Vec<String>,
-    /// Checked before use. Only `file` and `pvc` may go without.
+    /// Checked before use. Only `file` and `pvc` may go without, and a file in several parts does.
     pub sha256: Option<Sha256>,
+    /// The digests of a file's parts, in order, where it is split and the sources name the first.
+    pub parts: Vec<Sha256>,
 }
 
 /// One tenant: its rights, limits, keys and program.

@@ -1,6 +1,6 @@
 //! Opens a model file: reads and checks it whole, then allocates once, then starts the engine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use realm_core::{
     desired::Sha256,
@@ -19,7 +19,7 @@ use crate::{
     budget::{MemoryBudget, Reservation},
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
-    gguf::{Gguf, GgufError, Head},
+    gguf::{Gguf, GgufError},
     kv::{BlockPool, Namespace, Secret},
     scheduler::{Limits, Scheduler},
     template::ChatTemplate,
@@ -103,6 +103,10 @@ impl Opened {
         Self::of(Gguf::open(path).map_err(LoadError::File)?)
     }
 
+    fn of_parts(paths: &[PathBuf]) -> Result<Self, LoadError> {
+        Self::of(Gguf::open_parts(paths).map_err(LoadError::File)?)
+    }
+
     pub(crate) fn of(gguf: Gguf) -> Result<Self, LoadError> {
         let architecture = Architecture::of(&gguf).map_err(LoadError::Architecture)?;
         let facts = gguf.facts().map_err(LoadError::File)?;
@@ -182,36 +186,25 @@ impl Opened {
     }
 }
 
-/// What the model at `path` says of itself and of the memory it takes. Nothing is loaded.
-pub fn examine(path: &Path, kv_type: KvType) -> Result<ModelFacts, LoadError> {
-    Ok(Opened::read(path)?.into_facts(kv_type))
+/// What the model in the files at `paths` says of itself and of the memory it takes. Nothing is
+/// loaded.
+pub fn examine(paths: &[PathBuf], kv_type: KvType) -> Result<ModelFacts, LoadError> {
+    Ok(Opened::of_parts(paths)?.into_facts(kv_type))
 }
 
-/// What the first bytes of a model's file say.
-#[derive(Debug)]
-pub enum Examined {
-    Facts(ModelFacts),
-    /// Not all yet: the header ends no earlier than after so many bytes.
-    Part {
-        bytes_min: u64,
-    },
+/// As [`examine`], of the headers of a file, or of all parts of one, in their order.
+pub fn examine_heads(heads: Vec<Gguf>, kv_type: KvType) -> Result<ModelFacts, LoadError> {
+    let gguf = Gguf::join(heads).map_err(LoadError::File)?;
+    Ok(Opened::of(gguf)?.into_facts(kv_type))
 }
 
-/// As [`examine`], of a file that begins with `bytes` and has `bytes_total`, if anybody knows.
-pub fn examine_head(
-    bytes: &[u8],
-    bytes_total: Option<u64>,
-    kv_type: KvType,
-) -> Result<Examined, LoadError> {
-    match Gguf::parse_head(bytes, bytes_total).map_err(LoadError::File)? {
-        Head::Whole(gguf) => Ok(Examined::Facts(Opened::of(gguf)?.into_facts(kv_type))),
-        Head::Part { bytes_min } => Ok(Examined::Part { bytes_min }),
-    }
-}
-
-/// Opens the model at `path` and starts its engine.
-pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFacts), LoadError> {
-    let opened = Opened::read(path)?;
+/// Opens the model in the files at `paths`, all parts of one in their order or a whole one, and
+/// starts its engine.
+pub fn open(
+    paths: &[PathBuf],
+    options: OpenOptions,
+) -> Result<(EngineHandle, ModelFacts), LoadError> {
+    let opened = Opened::of_parts(paths)?;
     let context = options.context.unwrap_or(opened.architecture.context);
     if context == 0 || context > opened.architecture.context {
         let trained = opened.architecture.context;

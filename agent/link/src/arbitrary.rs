@@ -19,6 +19,7 @@ pub(crate) fn model(name: &str) -> DesiredModel {
         artifact: Artifact {
             sources: vec!["https://models.example/tiny.gguf".to_owned()],
             sha256: Some(Sha256([7; 32])),
+            parts: Vec::new(),
         },
         secret: None,
         context: None,
@@ -124,9 +125,16 @@ fn digest() -> impl Strategy<Value = Sha256> {
 
 fn artifact() -> impl Strategy<Value = Artifact> {
     let verified = (vec("[a-z]{3,5}://.{1,20}", 1..3), digest())
-        .prop_map(|(sources, digest)| Artifact { sources, sha256: Some(digest) });
-    let file = vec("file://.{1,20}", 1..3).prop_map(|sources| Artifact { sources, sha256: None });
-    prop_oneof![verified, file]
+        .prop_map(|(sources, digest)| artifact_of(sources, Some(digest), Vec::new()));
+    let split = (vec("[a-z]{3,5}://.{1,20}", 1..3), vec(digest(), 1..4))
+        .prop_map(|(sources, parts)| artifact_of(sources, None, parts));
+    let in_place = vec("(file|pvc)://.{1,20}", 1..3)
+        .prop_map(|sources| artifact_of(sources, None, Vec::new()));
+    prop_oneof![verified, split, in_place]
+}
+
+const fn artifact_of(sources: Vec<String>, sha256: Option<Sha256>, parts: Vec<Sha256>) -> Artifact {
+    Artifact { sources, sha256, parts }
 }
 
 fn models() -> impl Strategy<Value = Vec<DesiredModel>> {

@@ -181,23 +181,31 @@ fn route_from(route: proto::Route) -> Result<Route, ConvertError> {
 }
 
 fn artifact_to(artifact: &Artifact) -> proto::Artifact {
-    let Artifact { sources, sha256 } = artifact;
-    proto::Artifact { sources: sources.clone(), sha256: sha256.map(|digest| digest.0.to_vec()) }
+    let Artifact { sources, sha256, parts } = artifact;
+    proto::Artifact {
+        sources: sources.clone(),
+        sha256: sha256.map(|digest| digest.0.to_vec()),
+        parts: parts.iter().map(|digest| digest.0.to_vec()).collect(),
+    }
 }
 
 fn artifact_from(artifact: proto::Artifact) -> Result<Artifact, ConvertError> {
-    let proto::Artifact { sources, sha256 } = artifact;
+    let proto::Artifact { sources, sha256, parts } = artifact;
     if sources.is_empty() {
         return Err(ConvertError::Missing { field: "artifact.sources" });
     }
     let sha256 = sha256.map(|bytes| digest_from("artifact.sha256", &bytes)).transpose()?;
-    if sha256.is_none() {
-        let unverified = sources.iter().find(|source| !source.starts_with("file://"));
+    let parts = parts.iter().map(|bytes| digest_from("artifact.parts", bytes));
+    let parts = parts.collect::<Result<Vec<_>, _>>()?;
+    if sha256.is_none() && parts.is_empty() {
+        let is_in_place =
+            |text: &&String| ["file://", "pvc://"].iter().any(|s| text.starts_with(s));
+        let unverified = sources.iter().find(|source| !is_in_place(source));
         if let Some(source) = unverified {
             return Err(ConvertError::Unverified { source_url: source.clone() });
         }
     }
-    Ok(Artifact { sources, sha256 })
+    Ok(Artifact { sources, sha256, parts })
 }
 
 fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {

@@ -124,8 +124,10 @@ pub struct Peer {
 pub struct Artifact {
     /// Never empty.
     pub sources: Vec<String>,
-    /// `None` only where every source is a `file`.
+    /// `None` where every source is a `file` or a `pvc`, and for a file in several parts.
     pub sha256: Option<Sha256>,
+    /// The digests of a file's parts, in order, where it is split and the sources name the first.
+    pub parts: Vec<Sha256>,
 }
 
 /// One tenant: its rights, limits, keys and program.

@@ -52,8 +52,12 @@ fn route(route: &plan::Route) -> Result<agent::Route, NameError> {
 }
 
 fn artifact(artifact: &plan::Artifact) -> agent::Artifact {
-    let plan::Artifact { sources, sha256: digest } = artifact;
-    agent::Artifact { sources: sources.clone(), sha256: digest.map(sha256) }
+    let plan::Artifact { sources, sha256: digest, parts } = artifact;
+    agent::Artifact {
+        sources: sources.clone(),
+        sha256: digest.map(sha256),
+        parts: parts.iter().copied().map(sha256).collect(),
+    }
 }
 
 const fn sha256(digest: plan::Sha256) -> agent::Sha256 {

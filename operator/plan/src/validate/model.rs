@@ -93,6 +93,7 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
     let ModelSpec {
         sources,
         sha256,
+        parts,
         source_secret,
         context,
         kv_blocks,
@@ -104,7 +105,7 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
     } = &raw.spec;
     let mut findings = Findings::default();
     let name = field::name(&raw.metadata, &mut findings);
-    let raw_artifact = RawArtifact { path: "spec", sources, sha256: sha256.as_deref() };
+    let raw_artifact = RawArtifact { path: "spec", sources, sha256: sha256.as_deref(), parts };
     let artifact = artifact(&raw_artifact, site, &mut findings);
     let secret = source_secret.as_ref().zip(name.as_ref()).and_then(|(secret, own)| {
         field::reference("spec.sourceSecret.name", ("", &secret.name), own, &mut findings)

@@ -162,8 +162,12 @@ fn route_to(route: &Route) -> proto::Route {
 }
 
 fn artifact_to(artifact: &Artifact) -> proto::Artifact {
-    let Artifact { sources, sha256 } = artifact;
-    proto::Artifact { sources: sources.clone(), sha256: sha256.as_ref().map(digest_to) }
+    let Artifact { sources, sha256, parts } = artifact;
+    proto::Artifact {
+        sources: sources.clone(),
+        sha256: sha256.as_ref().map(digest_to),
+        parts: parts.iter().map(digest_to).collect(),
+    }
 }
 
 fn digest_to(digest: &Sha256) -> Vec<u8> {

@@ -34,6 +34,7 @@ fn model(index: usize) -> DesiredModel {
         artifact: Arc::new(Artifact {
             sources: vec![format!("https://models.example.com/model-{index}/model.gguf")],
             sha256: Some(Sha256([7; 32])),
+            parts: Vec::new(),
         }),
         secret: None,
         context: Some(32_768),

@@ -41,11 +41,14 @@ fn each<T: std::fmt::Debug + 'static, S: Strategy<Value = T> + 'static>(
 
 fn artifact() -> impl Strategy<Value = plan::Artifact> {
     let digest = any::<[u8; 32]>().prop_map(plan::Sha256);
-    let verified = (vec("[a-z]{3,5}://.{1,20}", 1..3), digest)
-        .prop_map(|(sources, digest)| plan::Artifact { sources, sha256: Some(digest) });
-    let file =
-        vec("file://.{1,20}", 1..3).prop_map(|sources| plan::Artifact { sources, sha256: None });
-    prop_oneof![verified, file]
+    let of = |sources, sha256, parts| plan::Artifact { sources, sha256, parts };
+    let verified = (vec("[a-z]{3,5}://.{1,20}", 1..3), digest.clone())
+        .prop_map(move |(sources, digest)| of(sources, Some(digest), Vec::new()));
+    let split = (vec("[a-z]{3,5}://.{1,20}", 1..3), vec(digest, 1..4))
+        .prop_map(move |(sources, parts)| of(sources, None, parts));
+    let in_place =
+        vec("(file|pvc)://.{1,20}", 1..3).prop_map(move |sources| of(sources, None, Vec::new()));
+    prop_oneof![verified, split, in_place]
 }
 
 fn stage() -> impl Strategy<Value = plan::Stage> {
