@@ -20,7 +20,7 @@ use crate::{
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
     gguf::{Gguf, GgufError},
-    kv::{BlockPool, Namespace, Secret},
+    kv::{BlockPool, Layout, Namespace, Secret},
     scheduler::{Limits, Scheduler},
     template::ChatTemplate,
     tokenizer::{Tokenizer, TokenizerError},
@@ -146,7 +146,22 @@ impl Opened {
         MemoryFacts {
             kv_bytes_per_block: kv.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX),
             activation_bytes: capacity.activation_bytes(&self.architecture, self.tokenizer.len()),
+            kv_blocks_per_sequence: self.architecture.window_max().map(|_| {
+                let blocks = self.layout().held_max(usize::MAX, BATCH_TOKENS);
+                u32::try_from(blocks).unwrap_or(u32::MAX)
+            }),
         }
+    }
+
+    /// How sequences lie in blocks.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout { block_tokens: BLOCK_TOKENS, window: self.architecture.window_max() }
+    }
+
+    /// The blocks that one sequence of `context` tokens holds at most.
+    fn sequence_blocks(&self, context: u32) -> u32 {
+        let blocks = self.layout().held_max(context as usize, BATCH_TOKENS);
+        u32::try_from(blocks).unwrap_or(u32::MAX)
     }
 
     /// What serving takes, with so many blocks where the model needs any.
@@ -214,6 +229,7 @@ pub fn open(
     let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
     let memory = opened.memory(options.kv_type);
     let embeds = opened.text_tokens(context);
+    let layout = opened.layout();
     let executor = opened.on_cpu(cpu, capacity)?;
     let Opened { gguf, mut facts, architecture, tokenizer } = opened;
     facts.memory = Some(memory);
@@ -223,7 +239,7 @@ pub fn open(
 
     let namespace = Namespace::new(options.secret, options.sha256, options.kv_type);
     let blocks = u32::try_from(capacity.blocks).unwrap_or(u32::MAX);
-    let pool = BlockPool::new(blocks, BLOCK_TOKENS, namespace.clone());
+    let pool = BlockPool::new(blocks, layout, namespace.clone());
     let limits = Limits {
         context: context as usize,
         batch_tokens: BATCH_TOKENS,
@@ -243,7 +259,7 @@ pub fn open(
         tokenizer,
         template,
         namespace,
-        scheduler: Scheduler::new(limits, BLOCK_TOKENS, pool),
+        scheduler: Scheduler::new(limits, pool),
         executor,
         reservation,
     })
@@ -257,8 +273,7 @@ fn capacity(
     options: &OpenOptions,
     context: u32,
 ) -> Result<(Capacity, Reservation), LoadError> {
-    let block_tokens = u32::try_from(BLOCK_TOKENS).unwrap_or(u32::MAX);
-    let context_blocks = context.div_ceil(block_tokens);
+    let context_blocks = opened.sequence_blocks(context);
     let with = |blocks: u32| opened.capacity(blocks, options.kv_type, context);
     let max = options.memory_bytes_max.unwrap_or(u64::MAX);
     let reserve = |blocks: u32| {

@@ -272,7 +272,8 @@ pub trait Backend: Send + Sized + 'static {
     ///
     /// `q` and `out`: `(rows of the batch, heads, head_dim)`. The keys and values of the spans' own
     /// rows have been stored before. Rows in no span are left alone; what lies in a block beyond
-    /// the sequence's length never reaches the result.
+    /// the sequence's length never reaches the result, nor does a block whose tokens a window hides
+    /// from all rows of its span.
     fn attention(
         &mut self,
         kv: &Self::KvCache,

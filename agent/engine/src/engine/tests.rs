@@ -22,11 +22,12 @@ use crate::{
     batch::Batch,
     budget::MemoryBudget,
     gguf::{Array, Gguf, Value, writer},
-    kv::{BlockPool, Secret},
+    kv::{BlockPool, Layout, Secret},
     scheduler::Limits,
 };
 
 const BLOCK: usize = 4;
+const LAYOUT: Layout = Layout { block_tokens: BLOCK, window: None };
 
 /// An executor that always answers token 1, and fails when a row's token is told to make it.
 struct Scripted {
@@ -100,7 +101,7 @@ fn engine() -> (EngineHandle, Arc<AtomicUsize>) {
 fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
     let namespace = Namespace::new(Secret([1; 32]), Sha256([1; 32]), KvType::F16);
     let limits = Limits { context: 64, batch_tokens: 32, running: 8, queued: 100 };
-    let pool = BlockPool::new(64, BLOCK, namespace.clone());
+    let pool = BlockPool::new(64, LAYOUT, namespace.clone());
     let forwards = Arc::new(AtomicUsize::new(0));
     let handle = EngineHandle::start(Parts {
         model: ModelName::new("default", "scripted").unwrap(),
@@ -111,7 +112,7 @@ fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
         tokenizer: tokenizer(),
         template: None,
         namespace,
-        scheduler: Scheduler::new(limits, BLOCK, pool),
+        scheduler: Scheduler::new(limits, pool),
         executor: Box::new(Scripted {
             forwards: forwards.clone(),
             gate,

@@ -101,6 +101,7 @@ fn batch<B: Backend>(
     let sequences = sequences(checker, shape);
     for sequence in &sequences {
         store(checker, &mut kv, (layer, shape), sequence)?;
+        forget(checker, &mut kv, (layer, shape), (sequence, variant))?;
     }
     let (heads, scale) = (group * shape.kv_heads, 0.3);
     // One row before each span belongs to nobody and must be left alone.
@@ -180,6 +181,22 @@ fn store<B: Backend>(
         .collect();
     let (k, v) = (checker.buffer(&sequence.keys)?, checker.buffer(&sequence.values)?);
     checker.backend.kv_store(kv, layer, &slots, &k, &v)
+}
+
+/// Fills the blocks that no row of the batch sees any more with NaN: they may be anybody's by now.
+fn forget<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    kv: &mut B::KvCache,
+    (layer, shape): (usize, KvShape),
+    (sequence, variant): (&Sequence, Variant),
+) -> Result<(), BackendError> {
+    let unseen = variant.seen(sequence.past, sequence.len).start / shape.block_tokens;
+    let tokens = u32::try_from(shape.block_tokens).unwrap_or(1);
+    let blocks = sequence.blocks.iter().take(unseen);
+    let slots: Vec<u32> =
+        blocks.flat_map(|block| (0..tokens).map(move |token| block * tokens + token)).collect();
+    let nan = checker.buffer(&vec![f32::NAN; slots.len() * shape.kv_heads * shape.head_dim])?;
+    checker.backend.kv_store(kv, layer, &slots, &nan, &nan)
 }
 
 /// The softmax over the tokens that one row's heads have `seen`.

@@ -3,8 +3,10 @@
 //! The work is cut into units of a few rows of one sequence times the query heads that share one KV
 //! head, so each key and value is converted from f16 once for up to twelve queries. A unit walks the
 //! sequence in steps of [`STEP`] tokens with a running maximum and a running sum (the online
-//! softmax). A window hides the tokens before it; steps that it hides whole are not walked. Steps start at multiples of [`STEP`] from the sequence's first token, so a query's result
-//! depends neither on the chunk it was prefilled in nor on the queries beside it.
+//! softmax). A window hides the tokens before it; nothing is read that it hides from all queries of a
+//! unit but what shares a line of keys with what is seen, since the blocks there may have been given
+//! to others. Steps start at multiples of [`STEP`] from the sequence's first token, so a query's
+//! result depends neither on the chunk it was prefilled in nor on the queries beside it.
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
@@ -196,7 +198,8 @@ impl<T: Element> Walk<'_, T> {
             std::ops::Range { start: starts[query], end: lens[query] } = unit.seen(first + query);
         }
         let longest = lens.iter().copied().max().unwrap_or(0);
-        let begin = starts[..queries].iter().copied().min().unwrap_or(0) / STEP * STEP;
+        let seen_first = starts[..queries].iter().copied().min().unwrap_or(0);
+        let begin = seen_first / STEP * STEP;
         let mut gathered = Gathered {
             largest: [f32::NEG_INFINITY; N],
             total: [0.0; N],
@@ -204,30 +207,32 @@ impl<T: Element> Walk<'_, T> {
         };
         let mut scores = [[[0.0; LANES]; STEP_LINES]; N];
         for start in (begin..longest).step_by(STEP) {
-            let tokens = start..longest.min(start + STEP);
-            self.score(simd, &q[..dim], tokens.clone(), &mut scores);
+            let tokens = seen_first.max(start)..longest.min(start + STEP);
+            self.score(simd, &q[..dim], (start, tokens.clone()), &mut scores);
             for query in 0..N {
                 let within = |token: usize| token.saturating_sub(start).min(STEP);
                 let seen = within(starts[query])..within(lens[query]);
                 weigh(simd, &mut scores[query], seen, query, &mut gathered);
             }
-            self.gather(simd, tokens, &scores, &mut gathered);
+            self.gather(simd, (start, tokens), &scores, &mut gathered);
         }
         self.write(first, queries, &gathered);
     }
 
-    /// `scores[query][token] = soft_cap(scale * (q . k))`; lanes beyond the last token are arbitrary.
+    /// `scores[query][token - start] = soft_cap(scale * (q . k))`; lanes of other tokens are arbitrary.
     #[inline(always)]
     fn score<S: Simd, const N: usize>(
         &self,
         simd: S,
         q: &[[f32; N]],
-        tokens: std::ops::Range<usize>,
+        (start, tokens): (usize, std::ops::Range<usize>),
         scores: &mut [[Lanes; STEP_LINES]; N],
     ) {
         let Unit { shape, call, .. } = self.unit;
         let scale = simd.splat(call.scale);
-        for (line, token) in tokens.step_by(LANES).enumerate() {
+        let first = tokens.start / LANES * LANES;
+        for token in (first..tokens.end).step_by(LANES) {
+            let line = (token - start) / LANES;
             let (block, head) = (self.unit.block_of(token), self.unit.kv_head());
             let page = HeadPage { layer: call.layer, block, head }.index(shape);
             let offset = token % shape.block_tokens / LANES * shape.head_dim;
@@ -247,12 +252,12 @@ impl<T: Element> Walk<'_, T> {
         }
     }
 
-    /// `sums[query] += weights[query][token] * v[token]`
+    /// `sums[query] += weights[query][token - start] * v[token]`
     #[inline(always)]
     fn gather<S: Simd, const N: usize>(
         &self,
         simd: S,
-        tokens: std::ops::Range<usize>,
+        (start, tokens): (usize, std::ops::Range<usize>),
         weights: &[[Lanes; STEP_LINES]; N],
         gathered: &mut Gathered<N>,
     ) {
@@ -264,9 +269,9 @@ impl<T: Element> Walk<'_, T> {
             let count = (shape.block_tokens - in_block).min(tokens.end - token);
             let (block, head) = (self.unit.block_of(token), self.unit.kv_head());
             let page = HeadPage { layer: call.layer, block, head }.index(shape);
-            let start = page * value_lines(shape) + in_block * width;
-            let values = &self.pages.values[start..][..count * width];
-            let first = token - tokens.start;
+            let line = page * value_lines(shape) + in_block * width;
+            let values = &self.pages.values[line..][..count * width];
+            let first = token - start;
             for (line, sums) in gathered.sums.iter_mut().enumerate().take(width) {
                 let values = values.iter().skip(line).step_by(width);
                 add_values(simd, values, (first, weights), sums);

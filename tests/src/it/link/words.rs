@@ -238,9 +238,13 @@ fn digest() -> impl Strategy<Value = Option<Sha256>> {
 
 fn facts() -> impl Strategy<Value = ModelFacts> {
     let texts = (".{0,9}", ".{0,9}", option::of(".{0,9}"));
-    let memory = any::<(u64, u64)>().prop_map(|(kv_bytes_per_block, activation_bytes)| {
-        MemoryFacts { kv_bytes_per_block, activation_bytes }
-    });
+    let memory = any::<(u64, u64, Option<u32>)>().prop_map(
+        |(kv_bytes_per_block, activation_bytes, most)| MemoryFacts {
+            kv_bytes_per_block,
+            activation_bytes,
+            kv_blocks_per_sequence: most,
+        },
+    );
     (texts, any::<(u64, u32, u64)>(), digest(), option::of(memory)).prop_map(
         |(texts, (parameters, context, weights_bytes), sha256, memory)| {
             let (architecture, format, licence) = texts;

@@ -120,13 +120,18 @@ fn memory_promised_to_a_model_that_is_still_loading_is_not_given_away() {
 
 #[test]
 fn a_model_gets_kv_cache_for_four_contexts_or_as_many_as_there_is_room_for() {
-    let blocks = |memory_bytes, spec: &str| {
+    let blocks = |memory_bytes, spec: &str, kv_blocks_per_sequence| {
         let mut world = World::empty(1);
         world.join("n0", memory_bytes);
         world.demand([model_with("a", spec)]);
         world.plan();
-        let estimate =
-            Estimate { weights_bytes: 10, kv_bytes_per_block: 5, activation_bytes: 2, context: 64 };
+        let estimate = Estimate {
+            weights_bytes: 10,
+            kv_bytes_per_block: 5,
+            activation_bytes: 2,
+            context: 64,
+            kv_blocks_per_sequence,
+        };
         let held = ModelHeld {
             name: name("a"),
             stage: Some(Stage::Inspect),
@@ -141,6 +146,11 @@ fn a_model_gets_kv_cache_for_four_contexts_or_as_many_as_there_is_room_for() {
         models.first().and_then(|model| model.kv_blocks)
     };
     // 12 bytes without KV cache, 10 for each context of two blocks.
+    // A window that holds one of them, and one that holds more than there are.
+    assert_eq!(blocks(1000, "", Some(1)), Some(4));
+    assert_eq!(blocks(17, "", Some(1)), Some(1));
+    assert_eq!(blocks(1000, "", Some(9)), Some(8));
+    let blocks = |memory_bytes, spec| blocks(memory_bytes, spec, None);
     assert_eq!(blocks(1000, ""), Some(8));
     assert_eq!(blocks(42, ""), Some(6));
     assert_eq!(blocks(22, ""), Some(2));
