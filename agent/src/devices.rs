@@ -6,7 +6,7 @@ use std::{
 };
 
 use realm_core::{
-    desired::{Accelerator, DesiredModel},
+    desired::{Accelerator, DesiredModel, KvCache},
     report::ModelFacts,
 };
 use realm_engine::{
@@ -130,7 +130,7 @@ pub(crate) fn load(
         sha256: stored.sha256,
         context: model.context,
         kv_blocks: model.kv_blocks,
-        kv_type: KvType::F16,
+        kv_type: kv_type(model.kv_cache),
         threads: Some(device.threads),
         memory_bytes_max: None,
         budget: device.budget.clone(),
@@ -143,6 +143,13 @@ pub(crate) fn load(
         return Err(DeviceLoadError::Changed { path: stored.path.clone() });
     }
     loaded.map_err(DeviceLoadError::Load)
+}
+
+const fn kv_type(kv_cache: KvCache) -> KvType {
+    match kv_cache {
+        KvCache::F16 => KvType::F16,
+        KvCache::Q8_0 => KvType::Q8_0,
+    }
 }
 
 /// What is free for models now, and what the process has.
@@ -161,13 +168,16 @@ fn memory_resident() -> io::Result<u64> {
 }
 
 /// Reads what a file says of itself and of the memory it will take.
-pub(crate) fn examine(stored: &Stored) -> Result<ModelFacts, DeviceLoadError> {
-    realm_engine::examine(&stored.paths(), KvType::F16).map_err(DeviceLoadError::Load)
+pub(crate) fn examine(stored: &Stored, kv_cache: KvCache) -> Result<ModelFacts, DeviceLoadError> {
+    realm_engine::examine(&stored.paths(), kv_type(kv_cache)).map_err(DeviceLoadError::Load)
 }
 
 /// The same of the headers of all parts of a file.
-pub(crate) fn examine_heads(heads: Vec<Gguf>) -> Result<ModelFacts, DeviceLoadError> {
-    realm_engine::examine_heads(heads, KvType::F16).map_err(DeviceLoadError::Load)
+pub(crate) fn examine_heads(
+    heads: Vec<Gguf>,
+    kv_cache: KvCache,
+) -> Result<ModelFacts, DeviceLoadError> {
+    realm_engine::examine_heads(heads, kv_type(kv_cache)).map_err(DeviceLoadError::Load)
 }
 
 /// The header of a file, or of one part of it, that begins with `bytes` and has `bytes_total`, if

@@ -47,7 +47,7 @@ impl Agent {
     /// store.
     pub(crate) async fn inspect_model(&self, model: &DesiredModel) -> Result<ModelFacts, Failure> {
         if let Ok(Some(stored)) = self.store.find(&model.artifact).await {
-            return examine(stored).await;
+            return examine(stored, model.kv_cache).await;
         }
         let owner = self.sources.of(model)?;
         sources(&model.artifact).map_err(|error| unfetched(&error))?;
@@ -59,7 +59,8 @@ impl Agent {
             let wanted = if heads.is_empty() { HEAD_BYTES_MIN } else { PART_HEAD_BYTES_MIN };
             heads.push(self.inspect_part(part, wanted, &owner).await?);
         }
-        spawn_blocking(move || devices::examine_heads(heads))
+        let kv_cache = model.kv_cache;
+        spawn_blocking(move || devices::examine_heads(heads, kv_cache))
             .await
             .map_err(|panic| panicked(&panic))?
             .map_err(|error| unloaded(&error))

@@ -168,10 +168,16 @@ pub struct ModelSpec {
     pub context: Option<u32>,
 
     /// Blocks of KV cache, of 32 tokens each, that an agent keeps for this model. When absent,
-    /// enough for four whole contexts, or fewer where memory is short.
+    /// enough for four whole contexts, or fewer where memory is short. A model whose layers all
+    /// attend a window needs no more than that and a step of tokens for each sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = KV_BLOCKS_MAX))]
     pub kv_blocks: Option<u32>,
+
+    /// How keys and values of the context are kept. `Q8_0` takes little more than half of the memory
+    /// of `F16`, and rounds more.
+    #[serde(default)]
+    pub kv_cache: KvCache,
 
     /// Other namespaces whose tenants and pipelines may refer to this model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -249,6 +255,14 @@ pub enum Accelerator {
     Cpu,
     Cuda,
     WebGpu,
+}
+
+/// How a model's KV cache holds its numbers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum KvCache {
+    #[default]
+    F16,
+    Q8_0,
 }
 
 /// Which nodes fetch a model's file ahead of need.

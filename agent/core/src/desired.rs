@@ -61,9 +61,18 @@ pub struct DesiredModel {
     pub context: Option<u32>,
     /// KV blocks to keep for this model; `None` lets the agent derive them from its memory.
     pub kv_blocks: Option<u32>,
+    pub kv_cache: KvCache,
     /// What computes; `Any` takes the best that the node has.
     pub accelerator: Accelerator,
     pub stage: Stage,
+}
+
+/// How a model's KV cache holds its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvCache {
+    F16,
+    /// Signed bytes, under a scale for each 32.
+    Q8_0,
 }
 
 /// What computes a model's tokens.

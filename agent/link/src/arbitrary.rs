@@ -6,9 +6,9 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use realm_core::{
     desired::{
         Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline,
-        DesiredTenant, HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput,
-        PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template,
-        TemplatePart,
+        DesiredTenant, HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, Peer,
+        PipelineInput, PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage,
+        Template, TemplatePart,
     },
     name::{ModelName, PipelineName, TenantName},
 };
@@ -24,6 +24,7 @@ pub(crate) fn model(name: &str) -> DesiredModel {
         secret: None,
         context: None,
         kv_blocks: None,
+        kv_cache: KvCache::F16,
         accelerator: Accelerator::Any,
         stage: Stage::Load,
     }
@@ -140,16 +141,20 @@ const fn artifact_of(sources: Vec<String>, sha256: Option<Sha256>, parts: Vec<Sh
 fn models() -> impl Strategy<Value = Vec<DesiredModel>> {
     names().prop_flat_map(|names| {
         let models = names.into_iter().map(|name| {
-            let sizes = (any::<Option<u32>>(), any::<Option<u32>>());
+            let kv_cache = select(vec![KvCache::F16, KvCache::Q8_0]);
+            let sizes = (any::<Option<u32>>(), any::<Option<u32>>(), kv_cache);
             (artifact(), option::of(".{0,8}"), sizes, accelerator(), stage()).prop_map(
-                move |(artifact, secret, (context, kv_blocks), accelerator, stage)| DesiredModel {
-                    name: ModelName::parse(&name).unwrap(),
-                    artifact,
-                    secret,
-                    context,
-                    kv_blocks,
-                    accelerator,
-                    stage,
+                move |(artifact, secret, (context, kv_blocks, kv_cache), accelerator, stage)| {
+                    DesiredModel {
+                        name: ModelName::parse(&name).unwrap(),
+                        artifact,
+                        secret,
+                        context,
+                        kv_blocks,
+                        kv_cache,
+                        accelerator,
+                        stage,
+                    }
                 },
             )
         });

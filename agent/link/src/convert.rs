@@ -12,8 +12,9 @@ use prost::Message as _;
 use realm_core::{
     desired::{
         Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
-        HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
-        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
+        HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, Peer, PipelineInput,
+        PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template,
+        TemplatePart,
     },
     name::{ModelName, NameError, PipelineName, TenantName},
 };
@@ -102,7 +103,8 @@ pub(crate) fn desired_from(desired: proto::Desired) -> Result<Desired, ConvertEr
 }
 
 fn model_to(model: &DesiredModel) -> proto::Model {
-    let DesiredModel { name, artifact, secret, context, kv_blocks, accelerator, stage } = model;
+    let DesiredModel { name, artifact, secret, context, kv_blocks, kv_cache, accelerator, stage } =
+        model;
     let stage = match stage {
         Stage::Inspect => proto::Stage::Inspect,
         Stage::Prefetch => proto::Stage::Prefetch,
@@ -114,6 +116,10 @@ fn model_to(model: &DesiredModel) -> proto::Model {
         Accelerator::Cuda => proto::Accelerator::Cuda,
         Accelerator::WebGpu => proto::Accelerator::Webgpu,
     };
+    let kv_cache = match kv_cache {
+        KvCache::F16 => proto::KvCache::F16,
+        KvCache::Q8_0 => proto::KvCache::Q80,
+    };
     proto::Model {
         name: name.as_str().to_owned(),
         artifact: Some(artifact_to(artifact)),
@@ -122,17 +128,20 @@ fn model_to(model: &DesiredModel) -> proto::Model {
         stage: stage.into(),
         accelerator: accelerator.into(),
         secret: secret.clone(),
+        kv_cache: kv_cache.into(),
     }
 }
 
 fn model_from(model: proto::Model) -> Result<DesiredModel, ConvertError> {
-    let proto::Model { name, artifact, context, kv_blocks, stage, accelerator, secret } = model;
+    let proto::Model { name, artifact, context, kv_blocks, stage, accelerator, secret, kv_cache } =
+        model;
     Ok(DesiredModel {
         name: named("model.name", &name, ModelName::parse)?,
         artifact: artifact_from(required("model.artifact", artifact)?)?,
         secret,
         context,
         kv_blocks,
+        kv_cache: kv_cache_from(kv_cache)?,
         accelerator: accelerator_from(accelerator)?,
         stage: stage_from(stage)?,
     })
@@ -158,6 +167,16 @@ fn accelerator_from(value: i32) -> Result<Accelerator, ConvertError> {
         Ok(proto::Accelerator::Webgpu) => Ok(Accelerator::WebGpu),
         Ok(proto::Accelerator::Unspecified) => Err(ConvertError::Missing { field }),
         Err(prost::UnknownEnumValue(value)) => Err(ConvertError::UnknownValue { field, value }),
+    }
+}
+
+fn kv_cache_from(value: i32) -> Result<KvCache, ConvertError> {
+    match proto::KvCache::try_from(value) {
+        Ok(proto::KvCache::Unspecified | proto::KvCache::F16) => Ok(KvCache::F16),
+        Ok(proto::KvCache::Q80) => Ok(KvCache::Q8_0),
+        Err(prost::UnknownEnumValue(value)) => {
+            Err(ConvertError::UnknownValue { field: "model.kv_cache", value })
+        }
     }
 }
 

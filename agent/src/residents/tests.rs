@@ -91,6 +91,7 @@ async fn a_model_whose_engine_gives_up_is_reported_and_loaded_anew() {
         secret: None,
         context: None,
         kv_blocks: Some(16),
+        kv_cache: KvCache::F16,
         accelerator: Accelerator::Any,
         stage: Stage::Load,
     };

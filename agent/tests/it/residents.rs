@@ -7,7 +7,7 @@ use std::{
 };
 
 use realm_core::{
-    desired::{Accelerator, Artifact, DesiredModel, ModelGrant, Program, Stage},
+    desired::{Accelerator, Artifact, DesiredModel, KvCache, ModelGrant, Program, Stage},
     name::ModelName,
     refusal::Refusal,
     report::{Phase, Report, TenantReport},
@@ -31,6 +31,7 @@ pub(crate) fn model(name: ModelName, artifact: Artifact, stage: Stage) -> Desire
         secret: None,
         context: None,
         kv_blocks: None,
+        kv_cache: KvCache::F16,
         accelerator: Accelerator::Any,
         stage,
     }

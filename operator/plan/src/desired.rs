@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
-pub use realm_crds::model::Accelerator;
+pub use realm_crds::model::{Accelerator, KvCache};
 
 use crate::name::Name;
 
@@ -86,6 +86,7 @@ pub struct DesiredModel {
     pub context: Option<u32>,
     /// KV blocks to keep for this model; `None` lets the agent derive them from its memory.
     pub kv_blocks: Option<u32>,
+    pub kv_cache: KvCache,
     /// What computes; `Any` takes the node's best, which is the one the plan reckoned with.
     pub accelerator: Accelerator,
     pub stage: Stage,

@@ -29,3 +29,4 @@ mod resume;
 mod split;
 mod tokens;
 mod vocabularies;
+mod windows;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use realm_plan::desired::{
     Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
-    HostedProgram, InputKind, Limits, ModelGrant, OnError, PipelineInput, PipelineOutput,
+    HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, PipelineInput, PipelineOutput,
     PipelineStep, Program, ProgramLimits, Sha256, Stage, Template, TemplatePart,
 };
 
@@ -39,6 +39,7 @@ fn model(index: usize) -> DesiredModel {
         secret: None,
         context: Some(32_768),
         kv_blocks: Some(4096),
+        kv_cache: KvCache::F16,
         accelerator: Accelerator::Any,
         stage: Stage::Load,
     }

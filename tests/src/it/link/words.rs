@@ -60,15 +60,17 @@ fn model(text: String) -> impl Strategy<Value = plan::DesiredModel> {
     use plan::Accelerator;
     let accelerators = [Accelerator::Any, Accelerator::Cpu, Accelerator::Cuda, Accelerator::WebGpu];
     let accelerator = proptest::sample::select(accelerators.to_vec());
-    let (kv, context) = (any::<Option<u32>>(), any::<Option<u32>>());
+    let kv_cache = proptest::sample::select(vec![plan::KvCache::F16, plan::KvCache::Q8_0]);
+    let (kv, context) = ((any::<Option<u32>>(), kv_cache), any::<Option<u32>>());
     (artifact(), context, kv, accelerator, stage()).prop_map(
-        move |(artifact, context, kv_blocks, accelerator, stage)| plan::DesiredModel {
+        move |(artifact, context, (kv_blocks, kv_cache), accelerator, stage)| plan::DesiredModel {
             name: name(&text),
             artifact: Arc::new(artifact),
             // The agent knows it by its name alone.
             secret: None,
             context,
             kv_blocks,
+            kv_cache,
             accelerator,
             stage,
         },

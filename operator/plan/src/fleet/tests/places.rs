@@ -1,6 +1,7 @@
 //! Which nodes models go to, and when they move.
 
 use super::*;
+use crate::desired::Sha256;
 
 #[test]
 fn replicas_spread_over_the_emptiest_nodes() {
@@ -116,6 +117,43 @@ fn memory_promised_to_a_model_that_is_still_loading_is_not_given_away() {
     world.plan();
     assert_eq!(world.models(), ["n0: a"]);
     assert_eq!(world.problems(), ["Model default/b spec DoesNotFit"]);
+}
+
+#[test]
+fn blocks_of_another_kind_are_planned_by_what_is_said_of_them_and_not_of_those_before() {
+    let digest = Sha256([7; 32]);
+    let spec = |kv_cache| format!("sha256: '{digest}', kvCache: {kv_cache}");
+    let mut world = World::empty(1);
+    world.join("n0", 42);
+    world.demand([model_with("a", &spec("F16"))]);
+    world.plan();
+    let told = |world: &mut World, generation, kv_bytes_per_block| {
+        let estimate = Estimate {
+            weights_bytes: 10,
+            kv_bytes_per_block,
+            activation_bytes: 2,
+            context: 64,
+            kv_blocks_per_sequence: None,
+        };
+        let held = ModelHeld {
+            name: name("a"),
+            stage: Some(Stage::Inspect),
+            kv_blocks: None,
+            is_failed: false,
+            sha256: Some(digest),
+            estimate: Some(estimate),
+        };
+        world.fleet.report("n0", NodeReport { generation, models: vec![held] });
+        world.plan();
+        world.fleet.estimate(&name("a")).map(|estimate| estimate.kv_bytes_per_block)
+    };
+    assert_eq!(told(&mut world, 1, 5), Some(5));
+    world.demand([model_with("a", &spec("Q8_0"))]);
+    world.plan();
+    let generation = world.fleet.desired("n0").unwrap().generation;
+    // The digest is the right one, and the size of a block is that of the blocks before.
+    assert_eq!(told(&mut world, generation - 1, 5), None);
+    assert_eq!(told(&mut world, generation, 3), Some(3));
 }
 
 #[test]
