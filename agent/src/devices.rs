@@ -6,10 +6,13 @@ use std::{
 };
 
 use realm_core::{
-    desired::{Accelerator, DesiredModel},
+    desired::{Accelerator, DesiredModel, KvCache},
     report::ModelFacts,
 };
-use realm_engine::{EngineHandle, Examined, LoadError, Memory, MemoryBudget, OpenOptions, Secret};
+use realm_engine::{
+    EngineHandle, LoadError, Memory, MemoryBudget, OpenOptions, Secret,
+    gguf::{Gguf, Head},
+};
 use realm_kernels::{
     backend::{Backend as _, KvType},
     cpu::{self, Cpu},
@@ -127,19 +130,26 @@ pub(crate) fn load(
         sha256: stored.sha256,
         context: model.context,
         kv_blocks: model.kv_blocks,
-        kv_type: KvType::F16,
+        kv_type: kv_type(model.kv_cache),
         threads: Some(device.threads),
         memory_bytes_max: None,
         budget: device.budget.clone(),
         secret: device.secret.clone(),
     };
-    let loaded = realm_engine::open(&stored.path, options);
+    let loaded = realm_engine::open(&stored.paths(), options);
     // Asked last: a file of somebody else's may change at any moment until all of it is loaded,
     // and is then not what was verified.
     if !matches!(stored.has_changed(), Ok(false)) {
         return Err(DeviceLoadError::Changed { path: stored.path.clone() });
     }
     loaded.map_err(DeviceLoadError::Load)
+}
+
+const fn kv_type(kv_cache: KvCache) -> KvType {
+    match kv_cache {
+        KvCache::F16 => KvType::F16,
+        KvCache::Q8_0 => KvType::Q8_0,
+    }
 }
 
 /// What is free for models now, and what the process has.
@@ -157,17 +167,24 @@ fn memory_resident() -> io::Result<u64> {
     Ok(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
-/// Reads what the file at `path` says of itself and of the memory it will take.
-pub(crate) fn examine(path: &Path) -> Result<ModelFacts, DeviceLoadError> {
-    realm_engine::examine(path, KvType::F16).map_err(DeviceLoadError::Load)
+/// Reads what a file says of itself and of the memory it will take.
+pub(crate) fn examine(stored: &Stored, kv_cache: KvCache) -> Result<ModelFacts, DeviceLoadError> {
+    realm_engine::examine(&stored.paths(), kv_type(kv_cache)).map_err(DeviceLoadError::Load)
 }
 
-/// The same of a file that begins with `bytes` and has `bytes_total`, if anybody knows.
-pub(crate) fn examine_head(
-    bytes: &[u8],
-    bytes_total: Option<u64>,
-) -> Result<Examined, DeviceLoadError> {
-    realm_engine::examine_head(bytes, bytes_total, KvType::F16).map_err(DeviceLoadError::Load)
+/// The same of the headers of all parts of a file.
+pub(crate) fn examine_heads(
+    heads: Vec<Gguf>,
+    kv_cache: KvCache,
+) -> Result<ModelFacts, DeviceLoadError> {
+    realm_engine::examine_heads(heads, kv_type(kv_cache)).map_err(DeviceLoadError::Load)
+}
+
+/// The header of a file, or of one part of it, that begins with `bytes` and has `bytes_total`, if
+/// anybody knows.
+pub(crate) fn parse_head(bytes: &[u8], bytes_total: Option<u64>) -> Result<Head, DeviceLoadError> {
+    Gguf::parse_head(bytes, bytes_total)
+        .map_err(|error| DeviceLoadError::Load(LoadError::File(error)))
 }
 
 /// Bytes the process may still take: what the system has, within the limit of its cgroup (v2).

@@ -6,11 +6,12 @@
 //! read whole instead.
 
 use realm_core::{
-    desired::DesiredModel,
+    desired::{Artifact, DesiredModel, Sha256},
     report::{Failure, ModelFacts},
+    split,
 };
-use realm_engine::Examined;
-use realm_store::{Attempt, FetchError, Head, Owner, sources};
+use realm_engine::gguf::{Gguf, Head};
+use realm_store::{Attempt, FetchError, Owner, sources};
 use tokio::task::spawn_blocking;
 
 use crate::{
@@ -20,6 +21,10 @@ use crate::{
 
 /// Bytes that are read first: the header of a model with a small vocabulary.
 const HEAD_BYTES_MIN: usize = 1 << 20;
+
+/// Bytes that are read first of a part behind the first, which lists its own tensors alone: a few
+/// hundred, of less than a hundred bytes each.
+const PART_HEAD_BYTES_MIN: usize = 64 << 10;
 
 /// How many times more is read where that was not all, so that what is read in vain stays well
 /// below what is of use.
@@ -41,16 +46,37 @@ impl Agent {
     /// Says what a model's file says, by the first of its sources that tells. Leaves nothing in the
     /// store.
     pub(crate) async fn inspect_model(&self, model: &DesiredModel) -> Result<ModelFacts, Failure> {
-        if let Some(sha256) = model.artifact.sha256
-            && let Ok(Some(stored)) = self.store.find(sha256).await
-        {
-            return examine(stored).await;
+        if let Ok(Some(stored)) = self.store.find(&model.artifact).await {
+            return examine(stored, model.kv_cache).await;
         }
         let owner = self.sources.of(model)?;
+        sources(&model.artifact).map_err(|error| unfetched(&error))?;
+        let parts = split::parts(&model.artifact);
+        let parts = parts.map_err(|error| unfetched(&FetchError::Parts(error)))?;
+        let mut heads = Vec::new();
+        for part in &parts {
+            // Only the first has the metadata.
+            let wanted = if heads.is_empty() { HEAD_BYTES_MIN } else { PART_HEAD_BYTES_MIN };
+            heads.push(self.inspect_part(part, wanted, &owner).await?);
+        }
+        let kv_cache = model.kv_cache;
+        spawn_blocking(move || devices::examine_heads(heads, kv_cache))
+            .await
+            .map_err(|panic| panicked(&panic))?
+            .map_err(|error| unloaded(&error))
+    }
+
+    /// The header of a file, or of one part of it, by the first source that has one.
+    async fn inspect_part(
+        &self,
+        part: &Artifact,
+        wanted: usize,
+        owner: &Owner,
+    ) -> Result<Gguf, Failure> {
         let (mut unread, mut invalid) = (Vec::new(), None);
-        for source in sources(&model.artifact).map_err(|error| unfetched(&error))? {
-            match self.inspect_source(model, source, &owner).await {
-                Ok(facts) => return Ok(facts),
+        for source in &part.sources {
+            match self.inspect_source((source, part.sha256), wanted, owner).await {
+                Ok(head) => return Ok(head),
                 Err(Untold::Unread(attempt)) => unread.push(attempt),
                 Err(Untold::Invalid(failure)) => drop(invalid.get_or_insert(failure)),
             }
@@ -62,22 +88,19 @@ impl Agent {
     /// Reads ever more of one source until its header is there.
     async fn inspect_source(
         &self,
-        model: &DesiredModel,
-        source: &str,
+        named: (&str, Option<Sha256>),
+        mut wanted: usize,
         owner: &Owner,
-    ) -> Result<ModelFacts, Untold> {
-        let mut wanted = HEAD_BYTES_MIN;
+    ) -> Result<Gguf, Untold> {
         loop {
-            let named = (source, model.artifact.sha256);
-            let Head { bytes, bytes_total } =
-                self.store.head(named, owner, wanted).await.map_err(Untold::Unread)?;
-            let examined = spawn_blocking(move || devices::examine_head(&bytes, bytes_total))
+            let head = self.store.head(named, owner, wanted).await.map_err(Untold::Unread)?;
+            let parsed = spawn_blocking(move || devices::parse_head(&head.bytes, head.bytes_total))
                 .await
                 .map_err(|panic| Untold::Invalid(panicked(&panic)))?
                 .map_err(|error| Untold::Invalid(unloaded(&error)))?;
-            let bytes_min = match examined {
-                Examined::Facts(facts) => return Ok(facts),
-                Examined::Part { bytes_min } => usize::try_from(bytes_min).unwrap_or(usize::MAX),
+            let bytes_min = match parsed {
+                Head::Whole(gguf) => return Ok(gguf),
+                Head::Part { bytes_min } => usize::try_from(bytes_min).unwrap_or(usize::MAX),
             };
             if wanted >= HEAD_BYTES_MAX || bytes_min > HEAD_BYTES_MAX {
                 return Err(Untold::Invalid(too_long(bytes_min)));

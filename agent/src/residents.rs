@@ -4,8 +4,8 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use realm_core::{
     desired::{
-        Artifact, DesiredModel, DesiredPipeline, DesiredTenant, HostedProgram, Program, Sha256,
-        Stage,
+        Artifact, DesiredModel, DesiredPipeline, DesiredTenant, HostedProgram, KvCache, Program,
+        Sha256, Stage,
     },
     name::{ModelName, PipelineName, TenantName},
     report::{self, Failure, ModelFacts, ModelPhase},
@@ -45,7 +45,8 @@ impl Residents for Agent {
         match model.stage {
             Stage::Inspect => return self.inspect_model(model).await,
             Stage::Prefetch => {
-                return examine(self.fetch_model(model, progress).await?).await;
+                let stored = self.fetch_model(model, progress).await?;
+                return examine(stored, model.kv_cache).await;
             }
             Stage::Load => {}
         }
@@ -220,10 +221,10 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// What a file that has been verified says.
-pub(crate) async fn examine(stored: Stored) -> Result<ModelFacts, Failure> {
+pub(crate) async fn examine(stored: Stored, kv_cache: KvCache) -> Result<ModelFacts, Failure> {
     let sha256 = Some(stored.sha256);
     // The path is good for as long as what it is of is held.
-    let read = spawn_blocking(move || devices::examine(&stored.path)).await;
+    let read = spawn_blocking(move || devices::examine(&stored, kv_cache)).await;
     let facts = read.map_err(|panic| panicked(&panic))?.map_err(|error| unloaded(&error))?;
     Ok(ModelFacts { sha256, ..facts })
 }

@@ -53,7 +53,6 @@ pub(crate) const SOURCES_MESSAGE: &str =
     "a source starts with file:///, pvc://, https://, hf://, s3://, oci:// or pip://";
 
 /// What is read in place may go without a digest: it is not brought from elsewhere.
-pub(crate) const MODEL_DIGEST_RULE: &str =
-    "has(self.sha256) || self.sources.all(s, s.matches('^(file|pvc)://'))";
+pub(crate) const MODEL_DIGEST_RULE: &str = "has(self.sha256) || (has(self.parts) && size(self.parts) > 0) || self.sources.all(s, s.matches('^(file|pvc)://'))";
 pub(crate) const PROGRAM_DIGEST_RULE: &str = "!has(self.sources) || size(self.sources) == 0 || has(self.sha256) || self.sources.all(s, s.matches('^(file|pvc)://'))";
 pub(crate) const DIGEST_MESSAGE: &str = "sha256 is required unless every source is a file or a pvc";

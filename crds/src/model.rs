@@ -22,6 +22,10 @@ pub const CONTEXT_MAX: u32 = 16_777_216;
 /// At the smallest usual block, 16 tokens, as many as [`CONTEXT_MAX`] tokens take for 16 sequences.
 pub const KV_BLOCKS_MAX: u32 = 16_777_216;
 
+/// Parts of a file that is split. The largest open weights are a terabyte, and no tool makes parts of
+/// less than 4 GB of such a file.
+pub const PARTS_MAX: u32 = 256;
+
 /// Agents that may hold one model: more than a cluster of the size Kubernetes supports has nodes.
 pub const REPLICAS_MAX: u32 = 10_000;
 
@@ -50,6 +54,10 @@ const NODE_SELECTOR_MESSAGE: &str = "the name of a label has 1 to 317 characters
 const REPLICAS_RULE: &str = "!has(self.scaling) || self.replicas == 1";
 const REPLICAS_MESSAGE: &str =
     "scaling says how many agents hold the model; leave replicas out beside it";
+
+/// One digest cannot be of a file and of its parts.
+const PARTS_RULE: &str = "!has(self.sha256) || !has(self.parts) || size(self.parts) == 0";
+const PARTS_MESSAGE: &str = "a file in several parts has a digest of each, in parts, and no sha256";
 
 const SCALING_RULE: &str = "self.min <= self.max";
 const SCALING_MESSAGE: &str = "min is not above max";
@@ -103,6 +111,7 @@ const SCALING_MESSAGE: &str = "min is not above max";
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
     { "rule": MODEL_DIGEST_RULE, "message": DIGEST_MESSAGE },
+    { "rule": PARTS_RULE, "message": PARTS_MESSAGE },
     { "rule": REPLICAS_RULE, "message": REPLICAS_MESSAGE }
 ]))]
 pub struct ModelSpec {
@@ -122,6 +131,9 @@ pub struct ModelSpec {
     ///
     /// Paths and keys of `pvc`, `hf` and `s3` are written as they are, without percent signs for
     /// other characters.
+    ///
+    /// Of a file that is split, they name the first part, `…-00001-of-0000N.gguf`, which brings the
+    /// others.
     #[schemars(
         length(min = 1, max = SOURCES_MAX),
         inner(length(min = 1, max = SOURCE_LEN_MAX)),
@@ -130,11 +142,20 @@ pub struct ModelSpec {
     #[schemars(extend("x-kubernetes-validations" = [{ "rule": SOURCES_RULE, "message": SOURCES_MESSAGE }]))]
     pub sources: Vec<String>,
 
-    /// SHA-256 of the file, in hexadecimal, checked before the file is used. Required unless
-    /// every source is a `file` or a `pvc`.
+    /// SHA-256 of the file, in hexadecimal, checked before the file is used. Required, as `parts`
+    /// of a file that is split, unless every source is a `file` or a `pvc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), regex(pattern = SHA256_PATTERN))]
     pub sha256: Option<String>,
+
+    /// SHA-256 of each part of a file that is split, in the order of the parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = PARTS_MAX),
+        inner(length(max = 71), regex(pattern = SHA256_PATTERN)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub parts: Vec<String>,
 
     /// The Secret, in the model's namespace, with what the sources ask for. Its content reaches the
     /// agents beside their state and is kept on no disk.
@@ -147,10 +168,16 @@ pub struct ModelSpec {
     pub context: Option<u32>,
 
     /// Blocks of KV cache, of 32 tokens each, that an agent keeps for this model. When absent,
-    /// enough for four whole contexts, or fewer where memory is short.
+    /// enough for four whole contexts, or fewer where memory is short. A model whose layers all
+    /// attend a window needs no more than that and a step of tokens for each sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = KV_BLOCKS_MAX))]
     pub kv_blocks: Option<u32>,
+
+    /// How keys and values of the context are kept. `Q8_0` takes little more than half of the memory
+    /// of `F16`, and rounds more.
+    #[serde(default)]
+    pub kv_cache: KvCache,
 
     /// Other namespaces whose tenants and pipelines may refer to this model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -228,6 +255,14 @@ pub enum Accelerator {
     Cpu,
     Cuda,
     WebGpu,
+}
+
+/// How a model's KV cache holds its numbers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum KvCache {
+    #[default]
+    F16,
+    Q8_0,
 }
 
 /// Which nodes fetch a model's file ahead of need.

@@ -100,9 +100,9 @@ pub(crate) struct RunArgs {
     /// default model when absent.
     #[arg(long, value_name = "SOURCE")]
     pub(crate) model: Option<String>,
-    /// Digest of `--model`, in hexadecimal.
-    #[arg(long, requires = "model", value_name = "DIGEST")]
-    pub(crate) sha256: Option<String>,
+    /// Digest of `--model`, in hexadecimal; of a file in several parts, of each, with commas between.
+    #[arg(long, requires = "model", value_name = "DIGEST", value_delimiter = ',')]
+    pub(crate) sha256: Vec<String>,
     /// What the model is told before the conversation.
     #[arg(long)]
     pub(crate) system: Option<String>,
@@ -266,9 +266,9 @@ pub(crate) enum ModelsCommand {
         /// `https://…`, `hf://org/repo/file`, `s3://bucket/key`, `oci://registry/repository:tag`,
         /// `pip://name==version/file` or `file://…`.
         source: Option<String>,
-        /// Digest of the file, in hexadecimal.
-        #[arg(long, requires = "source", value_name = "DIGEST")]
-        sha256: Option<String>,
+        /// Digest of the file, in hexadecimal; of one in several parts, of each, with commas between.
+        #[arg(long, requires = "source", value_name = "DIGEST", value_delimiter = ',')]
+        sha256: Vec<String>,
     },
     /// Print what a model file says about itself, and in a cluster where the model is.
     Info {

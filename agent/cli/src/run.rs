@@ -36,7 +36,7 @@ pub(crate) async fn run(home: &Home, args: RunArgs) -> anyhow::Result<ExitCode> 
     sample::lay_out(&manifests)?;
     let key = sample::new_key(&manifests)?;
     if let Some(model) = &args.model {
-        let text = model_manifest(model, args.sha256.as_deref())?;
+        let text = model_manifest(model, &args.sha256)?;
         fs::write(manifests.join(sample::MODEL_FILE), text)
             .context("write the model's manifest")?;
     }
@@ -57,10 +57,14 @@ pub(crate) async fn run(home: &Home, args: RunArgs) -> anyhow::Result<ExitCode> 
 }
 
 /// The sample's model, from another source.
-fn model_manifest(model: &str, sha256: Option<&str>) -> anyhow::Result<String> {
+fn model_manifest(model: &str, digests: &[String]) -> anyhow::Result<String> {
     let mut manifest: Model = serde_saphyr::from_str(sample::MODEL).context("read the sample")?;
     manifest.spec.sources = vec![source::of_argument(model)?];
-    manifest.spec.sha256 = sha256.map(str::to_owned);
+    (manifest.spec.sha256, manifest.spec.parts) = match digests {
+        [] => (None, Vec::new()),
+        [digest] => (Some(digest.clone()), Vec::new()),
+        parts => (None, parts.to_vec()),
+    };
     serde_saphyr::to_string(&manifest).context("write the model's manifest")
 }
 

@@ -61,9 +61,18 @@ pub struct DesiredModel {
     pub context: Option<u32>,
     /// KV blocks to keep for this model; `None` lets the agent derive them from its memory.
     pub kv_blocks: Option<u32>,
+    pub kv_cache: KvCache,
     /// What computes; `Any` takes the best that the node has.
     pub accelerator: Accelerator,
     pub stage: Stage,
+}
+
+/// How a model's KV cache holds its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvCache {
+    F16,
+    /// Signed bytes, under a scale for each 32.
+    Q8_0,
 }
 
 /// What computes a model's tokens.
@@ -108,8 +117,10 @@ pub struct Peer {
 pub struct Artifact {
     /// `file`, `pvc`, `https`, `hf`, `s3`, `oci` or `pip` addresses; never empty.
     pub sources: Vec<String>,
-    /// Checked before use. Only `file` and `pvc` may go without.
+    /// Checked before use. Only `file` and `pvc` may go without, and a file in several parts does.
     pub sha256: Option<Sha256>,
+    /// The digests of a file's parts, in order, where it is split and the sources name the first.
+    pub parts: Vec<Sha256>,
 }
 
 /// One tenant: its rights, limits, keys and program.

@@ -3,7 +3,8 @@
 //! A request passes, in order: [`auth::verify`] makes a [`auth::Caller`], [`limit::Limiter::admit`] makes an
 //! [`limit::Admitted`], the port [`tenants::Tenants`] runs it beside the weights, and the port
 //! [`engine::Engine`] turns prompts into tokens. Desired state passes as a [`desired::Desired`]
-//! and comes back as a [`report::Report`], beside a [`supply::Supply`].
+//! and comes back as a [`report::Report`], beside a [`supply::Supply`]; [`split`] says which files a
+//! model in several parts is.
 
 pub mod name;
 
@@ -23,6 +24,7 @@ pub mod credentials;
 pub mod desired;
 pub mod report;
 pub mod residents;
+pub mod split;
 pub mod supply;
 
 #[cfg(test)]

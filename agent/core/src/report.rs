@@ -96,6 +96,9 @@ pub struct MemoryFacts {
     pub kv_bytes_per_block: u64,
     /// What a step of a full batch computes in.
     pub activation_bytes: u64,
+    /// The most blocks that one sequence holds, however long it is, where every layer attends a
+    /// window.
+    pub kv_blocks_per_sequence: Option<u32>,
 }
 
 /// An error and all its causes in one line, for a condition's message.

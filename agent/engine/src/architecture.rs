@@ -223,6 +223,11 @@ impl Architecture {
         self.window.filter(|_| !is_global)
     }
 
+    /// How many tokens a row attends in the layer that attends most; `None` is all.
+    pub(crate) fn window_max(&self) -> Option<usize> {
+        self.window.filter(|_| self.global_every.is_none())
+    }
+
     /// The width of the widest feed-forward of a layer.
     pub(crate) fn feed_forward_max(&self) -> usize {
         let shared = self.experts.and_then(|experts| experts.shared);

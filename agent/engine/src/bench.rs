@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::{
     batch::{Batch, SequenceId},
     forward::{Capacity, Executor},
-    kv::{BlockPool, Namespace, Secret},
+    kv::{BlockPool, Layout, Namespace, Secret},
     load::{BATCH_TOKENS, BLOCK_TOKENS, LoadError, Opened, RUNNING_MAX},
     sampler,
     scheduler::{Limits, Scheduler, Submission},
@@ -152,8 +152,10 @@ impl Bench {
         let blocks = self.limits.context.div_ceil(BLOCK_TOKENS) * SEQUENCES_MAX;
         let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
         let namespace = Namespace::new(Secret([0; 32]), Sha256([0; 32]), KvType::F16);
-        let pool = BlockPool::new(blocks, BLOCK_TOKENS, namespace);
-        let mut scheduler = Scheduler::new(self.limits, BLOCK_TOKENS, pool);
+        // Nothing that is measured is longer than its blocks, so that none needs to be given back.
+        let layout = Layout { block_tokens: BLOCK_TOKENS, window: None };
+        let pool = BlockPool::new(blocks, layout, namespace);
+        let mut scheduler = Scheduler::new(self.limits, pool);
         let tenant = TenantName::new("realm", "bench").expect("two DNS labels");
         for number in 0..sequences as u64 {
             // Ids that no run repeats within its sequences, so that nothing is found in the cache.

@@ -3,6 +3,7 @@
 //! [`Gguf::open`] maps the file, [`Gguf::parse`] takes bytes; both read and check the whole header
 //! at once. A tensor's bytes are inside the file by the time anybody can ask for them.
 //! [`Gguf::parse_head`] reads the header of a file of which only the first bytes are there.
+//! A model in several files is one of these as well, once [`Gguf::join`] has them all.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 mod cursor;
@@ -10,16 +11,25 @@ mod facts;
 mod header;
 mod kind;
 mod mapping;
+mod split;
 mod value;
 pub mod writer;
 
-use std::{collections::HashMap, fs::File, path::Path};
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
 
+use realm_core::split::PARTS_MAX;
 use realm_kernels::format::Format;
 use thiserror::Error;
 
 use self::mapping::Mapping;
-pub use self::value::{Array, Value};
+pub use self::{
+    split::beside,
+    value::{Array, Value},
+};
 
 /// Key-value pairs a header may hold. Real files hold fewer than a hundred.
 pub const PAIRS_MAX: u64 = 4096;
@@ -75,6 +85,20 @@ pub enum GgufError {
     Misaligned { tensor: String, offset: u64, alignment: u64 },
     #[error("tensor `{tensor}` ends {missing} bytes behind the end of the file")]
     OutOfFile { tensor: String, missing: u64 },
+    #[error("the file is part {number} of {count}, and a model is opened by the first")]
+    PartNotFirst { number: u32, count: u32 },
+    #[error("the file is split into {count} parts, and {PARTS_MAX} are the most")]
+    PartsTooMany { count: u32 },
+    #[error("the file has {count} parts and {given} are given")]
+    PartsMissing { count: u32, given: usize },
+    #[error("reading {path}")]
+    Part { path: String, source: Box<Self> },
+    #[error("part {number} says that it is number {found}")]
+    PartNumber { number: u32, found: u32 },
+    #[error("part {number} is of another file than the first: it says otherwise of `{key}`")]
+    PartOfOther { number: u32, key: String },
+    #[error("the parts have {found} tensors together, and the first says {wanted}")]
+    PartsTensors { found: usize, wanted: u32 },
     #[error("`{key}` is missing")]
     Missing { key: String },
     #[error("`{key}` is not {wanted}")]
@@ -87,7 +111,9 @@ pub struct TensorInfo {
     pub name: String,
     pub shape: Vec<u64>,
     pub format: Format,
-    /// From the start of the file.
+    /// Which of the model's files it is in.
+    part: usize,
+    /// From the start of that file.
     start: usize,
     len: usize,
 }
@@ -104,10 +130,11 @@ impl TensorInfo {
     }
 }
 
-/// A model file whose header has been read and checked.
+/// A model file whose header has been read and checked, or all parts of one that is split.
 #[derive(Debug)]
 pub struct Gguf {
-    source: Source,
+    /// Never empty.
+    sources: Vec<Source>,
     metadata: Vec<(String, Value)>,
     keys: HashMap<String, usize>,
     tensors: Vec<TensorInfo>,
@@ -117,7 +144,7 @@ pub struct Gguf {
 /// What the first bytes of a file hold.
 #[derive(Debug)]
 pub enum Head {
-    /// The whole header. The bytes of tensors are not there.
+    /// The whole header, of a file or of a part of one. The bytes of tensors are not there.
     Whole(Gguf),
     /// A part of the header: it ends no earlier than after so many bytes.
     Part { bytes_min: u64 },
@@ -142,16 +169,40 @@ impl Source {
 }
 
 impl Gguf {
-    /// Maps the file at `path` and reads its header.
+    /// Opens the file at `path`, with all others beside it where its name says that it is the first
+    /// of several parts.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let failed = |source| GgufError::Open { path: path.display().to_string(), source };
-        let file = File::open(path).map_err(failed)?;
-        Self::read(Source::Mapped(Mapping::of(&file).map_err(failed)?))
+        Self::open_parts(&beside(path)?)
     }
 
-    /// Reads the header of a file that is already in memory.
+    /// Maps the files at `paths`, which are all parts of one in their order, and reads their headers.
+    pub fn open_parts(paths: &[PathBuf]) -> Result<Self, GgufError> {
+        let map = |path: &PathBuf| {
+            let name = path.display().to_string();
+            let failed = |source| GgufError::Open { path: name.clone(), source };
+            let file = File::open(path).map_err(failed)?;
+            let mapping = Mapping::of(&file).map_err(failed)?;
+            Self::read(Source::Mapped(mapping)).map_err(|error| match paths.len() {
+                0 | 1 => error,
+                _ => GgufError::Part { path: name.clone(), source: Box::new(error) },
+            })
+        };
+        Self::join(paths.iter().map(map).collect::<Result<_, _>>()?)
+    }
+
+    /// Reads the header of a whole file that is already in memory.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, GgufError> {
-        Self::read(Source::Owned(bytes))
+        Self::join(vec![Self::read(Source::Owned(bytes))?])
+    }
+
+    /// Makes one of all parts of a file, in their order.
+    pub fn join(parts: Vec<Self>) -> Result<Self, GgufError> {
+        split::join(parts)
+    }
+
+    /// How many parts the file says that it is split into, this one among them.
+    pub fn part_count(&self) -> Result<u32, GgufError> {
+        split::count(self)
     }
 
     /// Reads the header of a file that begins with `bytes` and has `bytes_total`, if anybody knows.
@@ -178,7 +229,7 @@ impl Gguf {
 
     fn of(header: header::Header, source: Source) -> Self {
         let header::Header { metadata, keys, tensors, names } = header;
-        Self { source, metadata, keys, tensors, names }
+        Self { sources: vec![source], metadata, keys, tensors, names }
     }
 
     /// The key-value pairs in the order of the file.
@@ -197,7 +248,8 @@ impl Gguf {
     /// The bytes of one of this file's tensors; none where only the header is there.
     pub fn tensor_bytes(&self, tensor: &TensorInfo) -> &[u8] {
         let end = tensor.start.saturating_add(tensor.len);
-        self.source.bytes().get(tensor.start..end).unwrap_or_default()
+        let source = self.sources.get(tensor.part);
+        source.and_then(|source| source.bytes().get(tensor.start..end)).unwrap_or_default()
     }
 
     pub fn get(&self, key: &str) -> Option<&Value> {

@@ -3,15 +3,23 @@
 //! A full block is known by the hash of everything before and in it. The chain of hashes starts at
 //! a secret mixed with the tenant's name, so a tenant finds its own prefixes and no one else's,
 //! and nothing in a request changes where its chain starts.
+//!
+//! Where every layer attends a window, a sequence gives back the blocks that no token to come can
+//! see. What they were stays findable while there is room; a prefix is used again where the blocks
+//! of its own window are all there, whatever became of those before.
 
 mod chain;
+mod window;
 
 use std::collections::{BTreeMap, HashMap};
 
 use realm_core::name::TenantName;
 
 pub use self::chain::Secret;
-pub(crate) use self::chain::{ChainHash, Namespace};
+pub(crate) use self::{
+    chain::{ChainHash, Namespace},
+    window::Layout,
+};
 
 /// A block's number in the pool.
 pub(crate) type BlockId = u32;
@@ -31,7 +39,10 @@ pub(crate) enum NoBlock {
 #[must_use]
 pub(crate) struct BlockTable {
     tenant: TenantName,
+    /// One for each block of tokens. Those given back are still named here, and somebody else's.
     blocks: Vec<BlockId>,
+    /// How many of `blocks`, from the first on, have been given back.
+    gone: usize,
     /// How many of `blocks`, from the first on, are full and hashed.
     sealed: usize,
     /// The hash of the last sealed block, or where the chain starts.
@@ -39,8 +50,15 @@ pub(crate) struct BlockTable {
 }
 
 impl BlockTable {
+    /// A block for each block of tokens. Those that no token to come can see may be anybody's.
     pub(crate) fn blocks(&self) -> &[BlockId] {
         &self.blocks
+    }
+
+    /// The blocks that the sequence holds.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> &[BlockId] {
+        &self.blocks[self.gone..]
     }
 }
 
@@ -72,7 +90,7 @@ impl Holding {
 /// Every block of the cache.
 #[derive(Debug)]
 pub(crate) struct BlockPool {
-    block_tokens: usize,
+    layout: Layout,
     blocks: Vec<Block>,
     free: Vec<BlockId>,
     cached: HashMap<ChainHash, BlockId>,
@@ -83,9 +101,9 @@ pub(crate) struct BlockPool {
 }
 
 impl BlockPool {
-    pub(crate) fn new(blocks: u32, block_tokens: usize, namespace: Namespace) -> Self {
+    pub(crate) fn new(blocks: u32, layout: Layout, namespace: Namespace) -> Self {
         Self {
-            block_tokens,
+            layout,
             blocks: (0..blocks).map(|_| Block::default()).collect(),
             free: (0..blocks).rev().collect(),
             cached: HashMap::new(),
@@ -122,26 +140,50 @@ impl BlockPool {
         self.tenants.get(tenant).map_or(0, |holding| holding.idle.len())
     }
 
-    /// Blocks that `tokens` tokens take.
-    pub(crate) const fn blocks_for(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.block_tokens)
+    pub(crate) const fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// Opens a table for `tokens`, with the longest prefix that the tenant's own cache holds.
     ///
     /// The last token is always left to compute: its logits are what the prompt is for.
     pub(crate) fn open(&mut self, tenant: &TenantName, tokens: &[u32]) -> BlockTable {
-        let mut tip = self.namespace.root(tenant);
-        let mut blocks = Vec::new();
-        let reusable = tokens.len().saturating_sub(1) / self.block_tokens;
-        for full in tokens.chunks_exact(self.block_tokens).take(reusable) {
-            let next = tip.then(full);
-            let Some(&block) = self.cached.get(&next) else { break };
+        let (mut blocks, tip) = self.longest_prefix(tenant, tokens);
+        let sealed = blocks.len();
+        let gone = self.layout.gone(sealed * self.layout.block_tokens);
+        for &block in &blocks[gone..] {
             self.hold(tenant, block);
-            blocks.push(block);
-            tip = next;
         }
-        BlockTable { tenant: tenant.clone(), sealed: blocks.len(), blocks, tip }
+        blocks.truncate(sealed);
+        BlockTable { tenant: tenant.clone(), blocks, gone, sealed, tip }
+    }
+
+    /// The blocks of the longest prefix that can be gone on from, and its hash. Those that its window
+    /// hides may be any.
+    fn longest_prefix(&self, tenant: &TenantName, tokens: &[u32]) -> (Vec<BlockId>, ChainHash) {
+        let block_tokens = self.layout.block_tokens;
+        let mut tip = self.namespace.root(tenant);
+        let (mut found, mut found_tip) = (0, tip);
+        let mut blocks = Vec::new();
+        // From which block on all are there.
+        let mut whole_from = 0;
+        let reusable = tokens.len().saturating_sub(1) / block_tokens;
+        for full in tokens.chunks_exact(block_tokens).take(reusable) {
+            tip = tip.then(full);
+            let cached = self.cached.get(&tip).copied();
+            blocks.push(cached.unwrap_or_default());
+            let len = blocks.len();
+            if cached.is_none() {
+                if !self.layout.is_windowed() {
+                    break;
+                }
+                whole_from = len;
+            } else if whole_from <= self.layout.gone(len * block_tokens) {
+                (found, found_tip) = (len, tip);
+            }
+        }
+        blocks.truncate(found);
+        (blocks, found_tip)
     }
 
     /// Takes a cached block into use.
@@ -162,7 +204,7 @@ impl BlockPool {
         tokens: usize,
         quota: usize,
     ) -> Result<(), NoBlock> {
-        while table.blocks.len() < self.blocks_for(tokens) {
+        while table.blocks.len() < self.layout.blocks_for(tokens) {
             let block = self.claim(&table.tenant, quota)?;
             table.blocks.push(block);
         }
@@ -208,10 +250,11 @@ impl BlockPool {
 
     /// Makes the blocks that the first `computed` of `tokens` fill findable.
     pub(crate) fn seal(&mut self, table: &mut BlockTable, tokens: &[u32], computed: usize) {
-        let full = (computed / self.block_tokens).min(table.blocks.len());
+        let block_tokens = self.layout.block_tokens;
+        let full = (computed / block_tokens).min(table.blocks.len());
         for at in table.sealed..full {
-            let start = at * self.block_tokens;
-            table.tip = table.tip.then(&tokens[start..start + self.block_tokens]);
+            let start = at * block_tokens;
+            table.tip = table.tip.then(&tokens[start..start + block_tokens]);
             let id = table.blocks[at];
             // Another sequence may have computed the same prefix first; its block is found, and
             // this one is simply freed in the end.
@@ -223,28 +266,42 @@ impl BlockPool {
         table.sealed = table.sealed.max(full);
     }
 
+    /// Takes those of a sequence's blocks back that no token behind the first `computed` can see.
+    pub(crate) fn slide(&mut self, table: &mut BlockTable, computed: usize) {
+        let gone = self.layout.gone(computed).min(table.sealed);
+        for at in table.gone..gone {
+            self.let_go(&table.tenant, table.blocks[at]);
+        }
+        table.gone = table.gone.max(gone);
+    }
+
     /// Takes a sequence's blocks back: findable ones stay cached for their tenant, others are free.
     pub(crate) fn release(&mut self, table: BlockTable) {
-        let BlockTable { tenant, blocks, sealed: _, tip: _ } = table;
-        let holding = self.tenants.entry(tenant.clone()).or_default();
+        let BlockTable { tenant, blocks, gone, sealed: _, tip: _ } = table;
         // From the end, so that a prefix outlives what continues it.
-        for id in blocks.into_iter().rev() {
-            let block = &mut self.blocks[id as usize];
-            block.refs -= 1;
-            if block.refs > 0 {
-                continue;
-            }
-            holding.used -= 1;
-            if block.hash.is_some() {
-                self.clock += 1;
-                block.idle_since = self.clock;
-                holding.idle.insert(self.clock, id);
-            } else {
-                self.free.push(id);
-            }
+        for &id in blocks[gone..].iter().rev() {
+            self.let_go(&tenant, id);
         }
-        if holding.all() == 0 {
+        if self.tenants.get(&tenant).is_some_and(|holding| holding.all() == 0) {
             self.tenants.remove(&tenant);
+        }
+    }
+
+    /// Takes a block from one of the sequences that use it.
+    fn let_go(&mut self, tenant: &TenantName, id: BlockId) {
+        let block = &mut self.blocks[id as usize];
+        block.refs -= 1;
+        if block.refs > 0 {
+            return;
+        }
+        let holding = self.tenants.entry(tenant.clone()).or_default();
+        holding.used -= 1;
+        if block.hash.is_some() {
+            self.clock += 1;
+            block.idle_since = self.clock;
+            holding.idle.insert(self.clock, id);
+        } else {
+            self.free.push(id);
         }
     }
 }

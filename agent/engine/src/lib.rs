@@ -34,5 +34,5 @@ pub use architecture::{ArchitectureError, architectures};
 pub use budget::{Memory, MemoryBudget};
 pub use engine::EngineHandle;
 pub use kv::Secret;
-pub use load::{BLOCK_TOKENS, Examined, LoadError, OpenOptions, examine, examine_head, open};
+pub use load::{BLOCK_TOKENS, LoadError, OpenOptions, examine, examine_heads, open};
 pub use weights::WeightsError;

@@ -1,6 +1,6 @@
 //! Opens a model file: reads and checks it whole, then allocates once, then starts the engine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use realm_core::{
     desired::Sha256,
@@ -19,8 +19,8 @@ use crate::{
     budget::{MemoryBudget, Reservation},
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
-    gguf::{Gguf, GgufError, Head},
-    kv::{BlockPool, Namespace, Secret},
+    gguf::{Gguf, GgufError},
+    kv::{BlockPool, Layout, Namespace, Secret},
     scheduler::{Limits, Scheduler},
     template::ChatTemplate,
     tokenizer::{Tokenizer, TokenizerError},
@@ -103,6 +103,10 @@ impl Opened {
         Self::of(Gguf::open(path).map_err(LoadError::File)?)
     }
 
+    fn of_parts(paths: &[PathBuf]) -> Result<Self, LoadError> {
+        Self::of(Gguf::open_parts(paths).map_err(LoadError::File)?)
+    }
+
     pub(crate) fn of(gguf: Gguf) -> Result<Self, LoadError> {
         let architecture = Architecture::of(&gguf).map_err(LoadError::Architecture)?;
         let facts = gguf.facts().map_err(LoadError::File)?;
@@ -142,7 +146,22 @@ impl Opened {
         MemoryFacts {
             kv_bytes_per_block: kv.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX),
             activation_bytes: capacity.activation_bytes(&self.architecture, self.tokenizer.len()),
+            kv_blocks_per_sequence: self.architecture.window_max().map(|_| {
+                let blocks = self.layout().held_max(usize::MAX, BATCH_TOKENS);
+                u32::try_from(blocks).unwrap_or(u32::MAX)
+            }),
         }
+    }
+
+    /// How sequences lie in blocks.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout { block_tokens: BLOCK_TOKENS, window: self.architecture.window_max() }
+    }
+
+    /// The blocks that one sequence of `context` tokens holds at most.
+    fn sequence_blocks(&self, context: u32) -> u32 {
+        let blocks = self.layout().held_max(context as usize, BATCH_TOKENS);
+        u32::try_from(blocks).unwrap_or(u32::MAX)
     }
 
     /// What serving takes, with so many blocks where the model needs any.
@@ -182,36 +201,25 @@ impl Opened {
     }
 }
 
-/// What the model at `path` says of itself and of the memory it takes. Nothing is loaded.
-pub fn examine(path: &Path, kv_type: KvType) -> Result<ModelFacts, LoadError> {
-    Ok(Opened::read(path)?.into_facts(kv_type))
+/// What the model in the files at `paths` says of itself and of the memory it takes. Nothing is
+/// loaded.
+pub fn examine(paths: &[PathBuf], kv_type: KvType) -> Result<ModelFacts, LoadError> {
+    Ok(Opened::of_parts(paths)?.into_facts(kv_type))
 }
 
-/// What the first bytes of a model's file say.
-#[derive(Debug)]
-pub enum Examined {
-    Facts(ModelFacts),
-    /// Not all yet: the header ends no earlier than after so many bytes.
-    Part {
-        bytes_min: u64,
-    },
+/// As [`examine`], of the headers of a file, or of all parts of one, in their order.
+pub fn examine_heads(heads: Vec<Gguf>, kv_type: KvType) -> Result<ModelFacts, LoadError> {
+    let gguf = Gguf::join(heads).map_err(LoadError::File)?;
+    Ok(Opened::of(gguf)?.into_facts(kv_type))
 }
 
-/// As [`examine`], of a file that begins with `bytes` and has `bytes_total`, if anybody knows.
-pub fn examine_head(
-    bytes: &[u8],
-    bytes_total: Option<u64>,
-    kv_type: KvType,
-) -> Result<Examined, LoadError> {
-    match Gguf::parse_head(bytes, bytes_total).map_err(LoadError::File)? {
-        Head::Whole(gguf) => Ok(Examined::Facts(Opened::of(gguf)?.into_facts(kv_type))),
-        Head::Part { bytes_min } => Ok(Examined::Part { bytes_min }),
-    }
-}
-
-/// Opens the model at `path` and starts its engine.
-pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFacts), LoadError> {
-    let opened = Opened::read(path)?;
+/// Opens the model in the files at `paths`, all parts of one in their order or a whole one, and
+/// starts its engine.
+pub fn open(
+    paths: &[PathBuf],
+    options: OpenOptions,
+) -> Result<(EngineHandle, ModelFacts), LoadError> {
+    let opened = Opened::of_parts(paths)?;
     let context = options.context.unwrap_or(opened.architecture.context);
     if context == 0 || context > opened.architecture.context {
         let trained = opened.architecture.context;
@@ -221,6 +229,7 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
     let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
     let memory = opened.memory(options.kv_type);
     let embeds = opened.text_tokens(context);
+    let layout = opened.layout();
     let executor = opened.on_cpu(cpu, capacity)?;
     let Opened { gguf, mut facts, architecture, tokenizer } = opened;
     facts.memory = Some(memory);
@@ -230,7 +239,7 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
 
     let namespace = Namespace::new(options.secret, options.sha256, options.kv_type);
     let blocks = u32::try_from(capacity.blocks).unwrap_or(u32::MAX);
-    let pool = BlockPool::new(blocks, BLOCK_TOKENS, namespace.clone());
+    let pool = BlockPool::new(blocks, layout, namespace.clone());
     let limits = Limits {
         context: context as usize,
         batch_tokens: BATCH_TOKENS,
@@ -250,7 +259,7 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
         tokenizer,
         template,
         namespace,
-        scheduler: Scheduler::new(limits, BLOCK_TOKENS, pool),
+        scheduler: Scheduler::new(limits, pool),
         executor,
         reservation,
     })
@@ -264,8 +273,7 @@ fn capacity(
     options: &OpenOptions,
     context: u32,
 ) -> Result<(Capacity, Reservation), LoadError> {
-    let block_tokens = u32::try_from(BLOCK_TOKENS).unwrap_or(u32::MAX);
-    let context_blocks = context.div_ceil(block_tokens);
+    let context_blocks = opened.sequence_blocks(context);
     let with = |blocks: u32| opened.capacity(blocks, options.kv_type, context);
     let max = options.memory_bytes_max.unwrap_or(u64::MAX);
     let reserve = |blocks: u32| {

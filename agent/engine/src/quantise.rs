@@ -29,8 +29,6 @@ const BLOCKS_VERSION: u32 = 2;
 /// Why a file was not written.
 #[derive(Debug, Error)]
 pub enum QuantiseError {
-    #[error("the file is one of {count} that make a model together")]
-    Split { count: u32 },
     #[error("tensor `{tensor}` is in {from} already, and rounding it to {to} would round it twice")]
     Quantised { tensor: String, from: Format, to: Format },
     #[error("tensor `{tensor}` has values that are no numbers, or infinite")]
@@ -80,11 +78,6 @@ impl<'a> Plan<'a> {
         recipe: Recipe,
         requantise: Requantise,
     ) -> Result<Self, QuantiseError> {
-        if let Some(count) = gguf.get("split.count").and_then(Value::as_u32)
-            && count > 1
-        {
-            return Err(QuantiseError::Split { count });
-        }
         let model = Model::of(gguf.tensors());
         let parts = gguf.tensors().iter().map(|tensor| {
             let Choice { format, instead_of } = recipe.choose(tensor, &model);

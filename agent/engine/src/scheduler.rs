@@ -78,12 +78,12 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(limits: Limits, block_tokens: usize, pool: BlockPool) -> Self {
+    pub(crate) fn new(limits: Limits, pool: BlockPool) -> Self {
         assert!(limits.batch_tokens >= limits.running, "every sequence decodes in every step");
         Self {
             limits,
+            block_tokens: pool.layout().block_tokens,
             pool,
-            block_tokens,
             running: BTreeMap::new(),
             accounts: BTreeMap::new(),
             totals: Totals::default(),
@@ -141,7 +141,7 @@ impl Scheduler {
             .limits
             .context
             .min(submission.context_max as usize)
-            .min(blocks_max.saturating_mul(self.block_tokens));
+            .min(self.pool.layout().tokens_max(blocks_max, self.limits.batch_tokens));
         let sequence = Sequence::new(submission, tokens_max)?;
         if sequence.is_full() {
             return Ok(Some(Finish::Length));
@@ -239,7 +239,7 @@ impl Scheduler {
     /// The blocks that the head of the tenant's queue starts with, if its own quota has them left.
     fn blocks_of_head(&self, tenant: &TenantName) -> Option<usize> {
         let head = self.accounts.get(tenant)?.waiting.front()?;
-        let needed = self.pool.blocks_for(head.tokens.len());
+        let needed = self.pool.layout().held_max(head.tokens.len(), self.limits.batch_tokens);
         (self.pool.used_by(tenant) + needed <= head.quota).then_some(needed)
     }
 
@@ -323,18 +323,19 @@ impl Scheduler {
         let decoding: Vec<SequenceId> =
             self.running.values().filter(|r| r.left() == 1).map(|r| r.sequence.id).collect();
         for id in decoding {
-            if self.reserve_next(id) {
+            if self.reserve(id, 1) {
                 self.plan(id, 1);
             }
         }
     }
 
-    /// Makes room for a sequence's next token; `false` if that took its own turn.
-    fn reserve_next(&mut self, id: SequenceId) -> bool {
+    /// Makes room for so many more rows of a sequence; `false` if that took its own turn.
+    fn reserve(&mut self, id: SequenceId, rows: usize) -> bool {
         while let Some(running) = self.running.get_mut(&id) {
-            let Running { sequence, table, .. } = running;
+            let Running { sequence, table, planned } = running;
             let tenant = sequence.tenant.clone();
-            let victim = match self.pool.grow(table, sequence.tokens.len(), sequence.quota) {
+            let tokens = sequence.computed + *planned + rows;
+            let victim = match self.pool.grow(table, tokens, sequence.quota) {
                 Ok(()) => return true,
                 Err(NoBlock::Quota) => self.newest_of(&tenant),
                 Err(NoBlock::Exhausted) => {
@@ -376,8 +377,10 @@ impl Scheduler {
             };
             let left = self.running.get(&id).map_or(0, Running::left);
             let rows = left.min(budget).min(PREFILL_QUANTUM);
-            self.plan(id, rows);
-            budget -= rows;
+            if self.reserve(id, rows) {
+                self.plan(id, rows);
+                budget -= rows;
+            }
         }
     }
 
@@ -403,7 +406,8 @@ impl Scheduler {
         has_room.then_some(Prefill::Waiting)
     }
 
-    /// Starts what [`Scheduler::prefill_of`] found, with blocks for all its tokens.
+    /// Starts what [`Scheduler::prefill_of`] found, with blocks for all its tokens, or as many as it
+    /// ever holds at once.
     fn start(&mut self, tenant: &TenantName, prefill: &Prefill) -> Option<SequenceId> {
         let account = match prefill {
             Prefill::Running(id) => return Some(*id),
@@ -412,7 +416,14 @@ impl Scheduler {
         let mut sequence = account.waiting.pop_front()?;
         let mut table = self.pool.open(tenant, &sequence.tokens);
         let cached = table.blocks().len() * self.block_tokens;
-        if self.pool.grow(&mut table, sequence.tokens.len(), sequence.quota).is_err() {
+        // A window lets go of a block for each that it takes later.
+        let step = if self.pool.layout().is_windowed() {
+            cached + self.limits.batch_tokens
+        } else {
+            sequence.tokens.len()
+        };
+        let tokens = sequence.tokens.len().min(step);
+        if self.pool.grow(&mut table, tokens, sequence.quota).is_err() {
             self.pool.release(table);
             account.waiting.push_front(sequence);
             return None;
@@ -455,6 +466,7 @@ impl Scheduler {
             let Running { sequence, table, planned } = running;
             sequence.computed += std::mem::take(planned);
             self.pool.seal(table, &sequence.tokens, sequence.computed);
+            self.pool.slide(table, sequence.computed);
         }
     }
 

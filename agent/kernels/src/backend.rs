@@ -29,19 +29,25 @@ pub enum BackendError {
     UnsupportedFormat { format: Format },
 }
 
-/// The element type of a KV cache.
+/// How a KV cache holds its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KvType {
     F16,
     F32,
+    /// Signed bytes, with an f16 for each [`KV_GROUP`] dimensions of a token's key or value in a head.
+    Q8_0,
 }
 
+/// Dimensions that share a scale in a cache of [`KvType::Q8_0`]; the last ones of a head may be fewer.
+pub const KV_GROUP: usize = 32;
+
 impl KvType {
-    /// Bytes of one element.
-    pub const fn bytes(self) -> usize {
+    /// Bytes of one token's key or value in one head.
+    pub const fn row_bytes(self, head_dim: usize) -> usize {
         match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
+            Self::F16 => head_dim.saturating_mul(2),
+            Self::F32 => head_dim.saturating_mul(4),
+            Self::Q8_0 => head_dim.saturating_add(head_dim.div_ceil(KV_GROUP).saturating_mul(2)),
         }
     }
 }
@@ -63,7 +69,7 @@ impl KvShape {
     /// Bytes of keys and values of all layers; `None` when the product does not fit.
     pub fn bytes(&self) -> Option<usize> {
         let Self { layers, kv_heads, head_dim, blocks, block_tokens, kv_type } = *self;
-        [layers, kv_heads, head_dim, blocks, block_tokens, kv_type.bytes()]
+        [layers, kv_heads, blocks, block_tokens, kv_type.row_bytes(head_dim)]
             .into_iter()
             .try_fold(2_usize, usize::checked_mul)
     }
@@ -272,7 +278,8 @@ pub trait Backend: Send + Sized + 'static {
     ///
     /// `q` and `out`: `(rows of the batch, heads, head_dim)`. The keys and values of the spans' own
     /// rows have been stored before. Rows in no span are left alone; what lies in a block beyond
-    /// the sequence's length never reaches the result.
+    /// the sequence's length never reaches the result, nor does a block whose tokens a window hides
+    /// from all rows of its span.
     fn attention(
         &mut self,
         kv: &Self::KvCache,

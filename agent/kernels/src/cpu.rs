@@ -402,8 +402,9 @@ impl Backend for Cpu {
             for (head, row) in heads.enumerate() {
                 let at = (HeadPage { layer, block, head }, token);
                 match &mut kv.store {
-                    Store::F16(pages) => pages.put(&shape, at, row, half::f16::from_f32),
-                    Store::F32(pages) => pages.put(&shape, at, row, |value| value),
+                    Store::F16(pages) => pages.put(&shape, at, row),
+                    Store::F32(pages) => pages.put(&shape, at, row),
+                    Store::Q8(pages) => pages.put(&shape, at, row),
                 }
             }
         }

@@ -164,7 +164,11 @@ impl Residents for Nothing {
             context: 4096,
             licence: None,
             weights_bytes: 1 << 30,
-            memory: Some(MemoryFacts { kv_bytes_per_block: 1 << 20, activation_bytes: 1 << 26 }),
+            memory: Some(MemoryFacts {
+                kv_bytes_per_block: 1 << 20,
+                activation_bytes: 1 << 26,
+                kv_blocks_per_sequence: None,
+            }),
             sha256: Some(Sha256([7; 32])),
         })
     }

@@ -6,9 +6,9 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use realm_core::{
     desired::{
         Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline,
-        DesiredTenant, HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput,
-        PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template,
-        TemplatePart,
+        DesiredTenant, HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, Peer,
+        PipelineInput, PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage,
+        Template, TemplatePart,
     },
     name::{ModelName, PipelineName, TenantName},
 };
@@ -19,10 +19,12 @@ pub(crate) fn model(name: &str) -> DesiredModel {
         artifact: Artifact {
             sources: vec!["https://models.example/tiny.gguf".to_owned()],
             sha256: Some(Sha256([7; 32])),
+            parts: Vec::new(),
         },
         secret: None,
         context: None,
         kv_blocks: None,
+        kv_cache: KvCache::F16,
         accelerator: Accelerator::Any,
         stage: Stage::Load,
     }
@@ -124,24 +126,35 @@ fn digest() -> impl Strategy<Value = Sha256> {
 
 fn artifact() -> impl Strategy<Value = Artifact> {
     let verified = (vec("[a-z]{3,5}://.{1,20}", 1..3), digest())
-        .prop_map(|(sources, digest)| Artifact { sources, sha256: Some(digest) });
-    let file = vec("file://.{1,20}", 1..3).prop_map(|sources| Artifact { sources, sha256: None });
-    prop_oneof![verified, file]
+        .prop_map(|(sources, digest)| artifact_of(sources, Some(digest), Vec::new()));
+    let split = (vec("[a-z]{3,5}://.{1,20}", 1..3), vec(digest(), 1..4))
+        .prop_map(|(sources, parts)| artifact_of(sources, None, parts));
+    let in_place = vec("(file|pvc)://.{1,20}", 1..3)
+        .prop_map(|sources| artifact_of(sources, None, Vec::new()));
+    prop_oneof![verified, split, in_place]
+}
+
+const fn artifact_of(sources: Vec<String>, sha256: Option<Sha256>, parts: Vec<Sha256>) -> Artifact {
+    Artifact { sources, sha256, parts }
 }
 
 fn models() -> impl Strategy<Value = Vec<DesiredModel>> {
     names().prop_flat_map(|names| {
         let models = names.into_iter().map(|name| {
-            let sizes = (any::<Option<u32>>(), any::<Option<u32>>());
+            let kv_cache = select(vec![KvCache::F16, KvCache::Q8_0]);
+            let sizes = (any::<Option<u32>>(), any::<Option<u32>>(), kv_cache);
             (artifact(), option::of(".{0,8}"), sizes, accelerator(), stage()).prop_map(
-                move |(artifact, secret, (context, kv_blocks), accelerator, stage)| DesiredModel {
-                    name: ModelName::parse(&name).unwrap(),
-                    artifact,
-                    secret,
-                    context,
-                    kv_blocks,
-                    accelerator,
-                    stage,
+                move |(artifact, secret, (context, kv_blocks, kv_cache), accelerator, stage)| {
+                    DesiredModel {
+                        name: ModelName::parse(&name).unwrap(),
+                        artifact,
+                        secret,
+                        context,
+                        kv_blocks,
+                        kv_cache,
+                        accelerator,
+                        stage,
+                    }
                 },
             )
         });

@@ -12,8 +12,9 @@ use prost::Message as _;
 use realm_core::{
     desired::{
         Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
-        HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
-        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
+        HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, Peer, PipelineInput,
+        PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template,
+        TemplatePart,
     },
     name::{ModelName, NameError, PipelineName, TenantName},
 };
@@ -102,7 +103,8 @@ pub(crate) fn desired_from(desired: proto::Desired) -> Result<Desired, ConvertEr
 }
 
 fn model_to(model: &DesiredModel) -> proto::Model {
-    let DesiredModel { name, artifact, secret, context, kv_blocks, accelerator, stage } = model;
+    let DesiredModel { name, artifact, secret, context, kv_blocks, kv_cache, accelerator, stage } =
+        model;
     let stage = match stage {
         Stage::Inspect => proto::Stage::Inspect,
         Stage::Prefetch => proto::Stage::Prefetch,
@@ -114,6 +116,10 @@ fn model_to(model: &DesiredModel) -> proto::Model {
         Accelerator::Cuda => proto::Accelerator::Cuda,
         Accelerator::WebGpu => proto::Accelerator::Webgpu,
     };
+    let kv_cache = match kv_cache {
+        KvCache::F16 => proto::KvCache::F16,
+        KvCache::Q8_0 => proto::KvCache::Q80,
+    };
     proto::Model {
         name: name.as_str().to_owned(),
         artifact: Some(artifact_to(artifact)),
@@ -122,17 +128,20 @@ fn model_to(model: &DesiredModel) -> proto::Model {
         stage: stage.into(),
         accelerator: accelerator.into(),
         secret: secret.clone(),
+        kv_cache: kv_cache.into(),
     }
 }
 
 fn model_from(model: proto::Model) -> Result<DesiredModel, ConvertError> {
-    let proto::Model { name, artifact, context, kv_blocks, stage, accelerator, secret } = model;
+    let proto::Model { name, artifact, context, kv_blocks, stage, accelerator, secret, kv_cache } =
+        model;
     Ok(DesiredModel {
         name: named("model.name", &name, ModelName::parse)?,
         artifact: artifact_from(required("model.artifact", artifact)?)?,
         secret,
         context,
         kv_blocks,
+        kv_cache: kv_cache_from(kv_cache)?,
         accelerator: accelerator_from(accelerator)?,
         stage: stage_from(stage)?,
     })
@@ -161,6 +170,16 @@ fn accelerator_from(value: i32) -> Result<Accelerator, ConvertError> {
     }
 }
 
+fn kv_cache_from(value: i32) -> Result<KvCache, ConvertError> {
+    match proto::KvCache::try_from(value) {
+        Ok(proto::KvCache::Unspecified | proto::KvCache::F16) => Ok(KvCache::F16),
+        Ok(proto::KvCache::Q80) => Ok(KvCache::Q8_0),
+        Err(prost::UnknownEnumValue(value)) => {
+            Err(ConvertError::UnknownValue { field: "model.kv_cache", value })
+        }
+    }
+}
+
 fn route_to(route: &Route) -> proto::Route {
     let Route { model, peers } = route;
     let peer_to = |Peer { node, address }: &Peer| proto::route::Peer {
@@ -181,23 +200,31 @@ fn route_from(route: proto::Route) -> Result<Route, ConvertError> {
 }
 
 fn artifact_to(artifact: &Artifact) -> proto::Artifact {
-    let Artifact { sources, sha256 } = artifact;
-    proto::Artifact { sources: sources.clone(), sha256: sha256.map(|digest| digest.0.to_vec()) }
+    let Artifact { sources, sha256, parts } = artifact;
+    proto::Artifact {
+        sources: sources.clone(),
+        sha256: sha256.map(|digest| digest.0.to_vec()),
+        parts: parts.iter().map(|digest| digest.0.to_vec()).collect(),
+    }
 }
 
 fn artifact_from(artifact: proto::Artifact) -> Result<Artifact, ConvertError> {
-    let proto::Artifact { sources, sha256 } = artifact;
+    let proto::Artifact { sources, sha256, parts } = artifact;
     if sources.is_empty() {
         return Err(ConvertError::Missing { field: "artifact.sources" });
     }
     let sha256 = sha256.map(|bytes| digest_from("artifact.sha256", &bytes)).transpose()?;
-    if sha256.is_none() {
-        let unverified = sources.iter().find(|source| !source.starts_with("file://"));
+    let parts = parts.iter().map(|bytes| digest_from("artifact.parts", bytes));
+    let parts = parts.collect::<Result<Vec<_>, _>>()?;
+    if sha256.is_none() && parts.is_empty() {
+        let is_in_place =
+            |text: &&String| ["file://", "pvc://"].iter().any(|s| text.starts_with(s));
+        let unverified = sources.iter().find(|source| !is_in_place(source));
         if let Some(source) = unverified {
             return Err(ConvertError::Unverified { source_url: source.clone() });
         }
     }
-    Ok(Artifact { sources, sha256 })
+    Ok(Artifact { sources, sha256, parts })
 }
 
 fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {

@@ -141,10 +141,15 @@ async fn a_model_whose_engine_gives_up_is_reported_and_loaded_anew() {
     let name = ModelName::parse("tests/tiny").unwrap();
     let model = DesiredModel {
         name: name.clone(),
-        artifact: Artifact { sources: vec![format!("file://{}", path.display())], sha256: None },
+        artifact: Artifact {
+            sources: vec![format!("file://{}", path.display())],
+            sha256: None,
+            parts: Vec::new(),
+        },
         secret: None,
         context: None,
         kv_blocks: Some(16),
+        kv_cache: KvCache::F16,
         accelerator: Accelerator::Any,
         stage: Stage::Load,
     };

@@ -64,9 +64,7 @@ impl Cache {
     pub(crate) fn find(&self, sha256: Sha256) -> Result<Option<Stored>, StoreError> {
         let path = self.blob(&sha256);
         match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_file() => {
-                Ok(Some(Stored { path, sha256, bytes: meta.len(), in_place: None, kept: None }))
-            }
+            Ok(meta) if meta.is_file() => Ok(Some(Stored::whole(path, sha256, meta.len()))),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(disk::error("look at", &path, None, error)),

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, io, path::PathBuf};
 
-use realm_core::{desired::Sha256, report::Failure};
+use realm_core::{desired::Sha256, report::Failure, split::SplitError};
 use thiserror::Error;
 
 use crate::disk::Bytes;
@@ -17,6 +17,8 @@ pub enum FetchError {
     NoSource,
     #[error("the artifact names {count} sources; at most {max} are tried")]
     TooManySources { count: usize, max: usize },
+    #[error("the artifact is no whole file")]
+    Parts(#[source] SplitError),
     /// Every mirror failed, each for its own reason.
     #[error("{}", join(.0))]
     EverySource(Vec<Attempt>),
@@ -151,7 +153,7 @@ impl FetchError {
     /// The CamelCase reason of a condition: that of the mirror whose failure says most.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NoSource | Self::TooManySources { .. } => "SourceInvalid",
+            Self::NoSource | Self::TooManySources { .. } | Self::Parts(_) => "SourceInvalid",
             Self::EverySource(attempts) => attempts
                 .iter()
                 .rev()

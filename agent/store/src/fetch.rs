@@ -61,6 +61,18 @@ fn allowed(text: &str, options: &StoreOptions) -> Result<Source, SourceError> {
     }
 }
 
+/// All of `sources`, each with its place, beginning at the one in place `first`.
+pub(crate) fn from(first: usize, sources: &[String]) -> impl Iterator<Item = (usize, &String)> {
+    sources.iter().enumerate().cycle().skip(first).take(sources.len())
+}
+
+/// What was fetched.
+pub(crate) struct Fetched {
+    pub(crate) stored: Stored,
+    /// The place of the mirror that gave it.
+    pub(crate) mirror: usize,
+}
+
 pub(crate) struct Fetch<'a> {
     cache: &'a Cache,
     files: &'a Files,
@@ -89,17 +101,18 @@ impl<'a> Fetch<'a> {
         Self { cache, files, options, artifact, owner, progress, held: None }
     }
 
-    pub(crate) async fn run(mut self) -> Result<Stored, FetchError> {
+    /// Tries every mirror in order, beginning at the one in place `first`.
+    pub(crate) async fn run(mut self, first: usize) -> Result<Fetched, FetchError> {
         // An unreadable cache is no reason to give up: a mirror may be a file of this machine.
         if let Some(sha256) = self.artifact.sha256
             && let Ok(Some(stored)) = self.find(sha256).await
         {
-            return Ok(stored);
+            return Ok(Fetched { stored, mirror: first });
         }
         let mut attempts = Vec::new();
-        for text in &self.artifact.sources {
+        for (mirror, text) in from(first, &self.artifact.sources) {
             let error = match self.mirror(text).await {
-                Ok(stored) => return Ok(stored),
+                Ok(stored) => return Ok(Fetched { stored, mirror }),
                 Err(error) => error,
             };
             let source = source::redact(text);

@@ -138,7 +138,7 @@ impl Opened {
     /// The file as what was verified.
     fn stored(self, sha256: Sha256) -> Stored {
         let Self { file, id, name, is_shared } = self;
-        let stored = Stored { path: name, sha256, bytes: id.bytes, in_place: Some(id), kept: None };
+        let stored = Stored { in_place: Some(id), ..Stored::whole(name, sha256, id.bytes) };
         if !is_shared {
             return stored;
         }

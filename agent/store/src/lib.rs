@@ -1,5 +1,6 @@
 //! Model artifacts: sources, resume, verification and the content-addressed cache.
 //!
+//! [`parts`] takes a split file apart and puts it together again. For each part, or a file that is one,
 //! [`fetch`] drives it, in order: [`source`] reads where a mirror is, [`cache`] says whether the
 //! bytes are already here and, if not, hands out the one [`partial`] file that may be written;
 //! [`https`], which asks what [`resolve`] makes of a remote source, or [`pip`] brings the bytes; the
@@ -10,6 +11,8 @@
 mod error;
 mod options;
 mod store;
+
+mod parts;
 
 mod fetch;
 mod source;

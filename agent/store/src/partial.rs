@@ -171,7 +171,7 @@ impl Partial {
         let this = self.clone();
         disk::blocking(move || this.publish(bytes)).await?;
         let path = self.shared.blob.clone();
-        Ok(Stored { path, sha256: found, bytes, in_place: None, kept: None })
+        Ok(Stored::whole(path, found, bytes))
     }
 
     fn publish(&self, bytes: u64) -> Result<(), StoreError> {

@@ -17,11 +17,11 @@ use crate::{
     cache::Cache,
     disk,
     error::{Attempt, FetchError, StoreError},
-    fetch::{self, Fetch},
+    fetch,
     file::{FileId, Files, Kept},
     hash,
     options::StoreOptions,
-    source,
+    parts, source,
 };
 
 /// Mirrors of one artifact that are tried. More than a handful is a mistake, and each may cost
@@ -60,22 +60,42 @@ pub struct Head {
 /// An artifact that is here and has been verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// A regular file that nothing in the store will change. That of a claim can be opened by this
-    /// path for as long as this is held, and no longer.
+    /// A regular file that nothing in the store will change, or the first part of one that is split.
+    /// That of a claim can be opened by this path for as long as this is held, and no longer.
     pub path: PathBuf,
+    /// Of the file, or of the digests of its parts.
     pub sha256: Sha256,
+    /// Of all parts together.
     pub bytes: u64,
     /// What the file was when it was verified, where it is not the store's own.
     pub(crate) in_place: Option<FileId>,
     pub(crate) kept: Option<Kept>,
+    /// The parts behind the first, of a file that is split.
+    pub(crate) rest: Vec<Self>,
 }
 
 impl Stored {
+    /// A file of the store's own, in one part.
+    pub(crate) const fn whole(path: PathBuf, sha256: Sha256, bytes: u64) -> Self {
+        Self { path, sha256, bytes, in_place: None, kept: None, rest: Vec::new() }
+    }
+
     /// Whether the file is no longer the one that was verified. One of the store's own never
     /// changes; one that is used in place is its owner's.
     pub fn has_changed(&self) -> io::Result<bool> {
-        let Some(id) = self.in_place else { return Ok(false) };
-        Ok(FileId::of(&fs::metadata(&self.path)?) != id)
+        for part in [self].into_iter().chain(&self.rest) {
+            if let Some(id) = part.in_place
+                && FileId::of(&fs::metadata(&part.path)?) != id
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The file, or all parts of it in their order.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        [self].into_iter().chain(&self.rest).map(|part| part.path.clone()).collect()
     }
 }
 
@@ -132,10 +152,9 @@ impl Store {
         self.fetch_within(&self.options, artifact, owner, progress).await
     }
 
-    /// The artifact of this digest, if it is here.
-    pub async fn find(&self, sha256: Sha256) -> Result<Option<Stored>, StoreError> {
-        let cache = self.cache.clone();
-        disk::blocking(move || cache.find(sha256)).await
+    /// The artifact, if its digests are known and all that they are of is here.
+    pub async fn find(&self, artifact: &Artifact) -> Result<Option<Stored>, StoreError> {
+        parts::find(&self.cache, artifact).await
     }
 
     /// Reads the first `bytes` bytes of the file that is to have this digest from one of its
@@ -171,9 +190,8 @@ impl Store {
         progress: ProgressFn<'_>,
     ) -> Result<Stored, FetchError> {
         sources(artifact)?;
-        let stored = Fetch::new((&self.cache, &self.files), options, artifact, owner, progress)
-            .run()
-            .await?;
+        let stored =
+            parts::fetch((&self.cache, &self.files), options, artifact, owner, progress).await?;
         progress(Progress { bytes_done: stored.bytes, bytes_total: Some(stored.bytes) });
         Ok(stored)
     }

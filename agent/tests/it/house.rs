@@ -63,7 +63,7 @@ impl House {
         let path = self.dir.path().join(name);
         fs::write(&path, bytes).unwrap();
         let sources = vec![format!("file://{}", path.display())];
-        (path, Artifact { sources, sha256: None })
+        (path, Artifact { sources, sha256: None, parts: Vec::new() })
     }
 
     /// Who a key belongs to now, as a door finds out.

@@ -13,6 +13,7 @@ use std::{
 use realm_core::{
     desired::{Artifact, Stage},
     name::ModelName,
+    report::ModelFacts,
     residents::Residents as _,
 };
 use realm_engine::gguf::{Array, Value, writer};
@@ -21,7 +22,7 @@ use realm_kernels::format::Format;
 use crate::{
     house::{House, WRONG},
     residents::model,
-    tiny_gguf,
+    tiny_gguf, tiny_parts,
 };
 
 /// The bytes of the one large tensor.
@@ -107,7 +108,7 @@ fn serve(mut stream: TcpStream, head: &[u8], total: u64, served: &AtomicU64) {
 
 fn wanted(sources: Vec<String>) -> realm_core::desired::DesiredModel {
     let name = ModelName::parse("tests/large").unwrap();
-    model(name, Artifact { sources, sha256: Some(WRONG) }, Stage::Inspect)
+    model(name, Artifact { sources, sha256: Some(WRONG), parts: Vec::new() }, Stage::Inspect)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,6 +169,38 @@ async fn a_file_that_is_here_already_is_read_whole_and_vouched_for() {
     let head = house.agent.put_model(&inspected, &|_| ()).await.unwrap();
     let file = house.agent.put_model(&fetched, &|_| ()).await.unwrap();
     assert!(head.sha256.is_none() && file.sha256.is_some());
-    assert_eq!(realm_core::report::ModelFacts { sha256: None, ..file }, head);
+    assert_eq!(ModelFacts { sha256: None, ..file }, head);
     drop(path);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_in_parts_is_known_by_all_their_headers_and_loads_from_all() {
+    let house = House::new();
+    let parts = tiny_parts::tiny_llama_parts(Format::Q8_0, 7);
+    let count = parts.len();
+    let path =
+        |number: usize| house.dir.path().join(format!("tiny-{number:05}-of-{count:05}.gguf"));
+    for (bytes, number) in parts.iter().zip(1..) {
+        std::fs::write(path(number), bytes).unwrap();
+    }
+    let name = ModelName::parse("tests/split").unwrap();
+    let artifact = Artifact {
+        sources: vec![format!("file://{}", path(1).display())],
+        sha256: None,
+        parts: Vec::new(),
+    };
+    let at = |stage| model(name.clone(), artifact.clone(), stage);
+    let inspected = house.agent.put_model(&at(Stage::Inspect), &|_| ()).await.unwrap();
+    let loaded = house.agent.put_model(&at(Stage::Load), &|_| ()).await.unwrap();
+    assert!(loaded.sha256.is_some() && inspected.sha256.is_none());
+    assert_eq!(ModelFacts { sha256: None, ..loaded }, inspected);
+
+    std::fs::remove_file(path(count)).unwrap();
+    for stage in [Stage::Inspect, Stage::Load] {
+        let failure = house.agent.put_model(&at(stage), &|_| ()).await.unwrap_err();
+        assert_eq!(failure.reason, "SourceNotFound");
+    }
+    std::fs::copy(path(1), path(count)).unwrap();
+    let failure = house.agent.put_model(&at(Stage::Load), &|_| ()).await.unwrap_err();
+    assert_eq!(failure.reason, "ModelFileInvalid", "{}", failure.message);
 }

@@ -4,6 +4,9 @@
 #[expect(unreachable_pub, reason = "other crates use it where it is a part of a library")]
 #[path = "../../../tests/src/tiny_gguf.rs"]
 mod tiny_gguf;
+#[cfg(test)]
+#[path = "../../../tests/src/tiny_parts.rs"]
+mod tiny_parts;
 
 // The attribute tells the linter that helpers in these modules are test code too.
 #[cfg(test)]

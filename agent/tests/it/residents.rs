@@ -7,7 +7,7 @@ use std::{
 };
 
 use realm_core::{
-    desired::{Accelerator, Artifact, DesiredModel, ModelGrant, Program, Stage},
+    desired::{Accelerator, Artifact, DesiredModel, KvCache, ModelGrant, Program, Stage},
     name::ModelName,
     refusal::Refusal,
     report::{Phase, Report, TenantReport},
@@ -31,6 +31,7 @@ pub(crate) fn model(name: ModelName, artifact: Artifact, stage: Stage) -> Desire
         secret: None,
         context: None,
         kv_blocks: None,
+        kv_cache: KvCache::F16,
         accelerator: Accelerator::Any,
         stage,
     }
@@ -196,7 +197,8 @@ async fn keys_change_and_built_in_programs_come_while_other_tenants_programs_are
     // A server that takes connections and never says a word, for more tenants than have a place.
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
-    let artifact = Artifact { sources: vec![format!("https://{address}/a")], sha256: Some(WRONG) };
+    let sources = vec![format!("https://{address}/a")];
+    let artifact = Artifact { sources, sha256: Some(WRONG), parts: Vec::new() };
     let slow: Vec<_> = (0..20)
         .map(|n| tenant(&format!("slow-{n}"), Program::Component(artifact.clone())))
         .collect();

@@ -154,6 +154,7 @@ fn answer(fleet: &mut Fleet, nodes: usize) {
             estimate: Some(Estimate {
                 weights_bytes: 1 << 30,
                 kv_bytes_per_block: 1 << 20,
+                kv_blocks_per_sequence: None,
                 activation_bytes: 1 << 26,
                 context: 4096,
             }),

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
-pub use realm_crds::model::Accelerator;
+pub use realm_crds::model::{Accelerator, KvCache};
 
 use crate::name::Name;
 
@@ -86,6 +86,7 @@ pub struct DesiredModel {
     pub context: Option<u32>,
     /// KV blocks to keep for this model; `None` lets the agent derive them from its memory.
     pub kv_blocks: Option<u32>,
+    pub kv_cache: KvCache,
     /// What computes; `Any` takes the node's best, which is the one the plan reckoned with.
     pub accelerator: Accelerator,
     pub stage: Stage,
@@ -124,8 +125,10 @@ pub struct Peer {
 pub struct Artifact {
     /// Never empty.
     pub sources: Vec<String>,
-    /// `None` only where every source is a `file`.
+    /// `None` where every source is a `file` or a `pvc`, and for a file in several parts.
     pub sha256: Option<Sha256>,
+    /// The digests of a file's parts, in order, where it is split and the sources name the first.
+    pub parts: Vec<Sha256>,
 }
 
 /// One tenant: its rights, limits, keys and program.

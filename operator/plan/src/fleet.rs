@@ -196,6 +196,7 @@ impl Fleet {
         let before = self.demands.models.get(model.name());
         // Of one that is new nothing is known but what has been recalled, which is of this form.
         let is_file = before.is_none_or(|before| before.artifact == model.artifact);
+        let is_kv = before.is_none_or(|before| before.kv_cache == model.kv_cache);
         let is_size = before.is_none_or(|before| {
             (before.context, before.kv_blocks) == (model.context, model.kv_blocks)
         });
@@ -203,11 +204,14 @@ impl Fleet {
         let study = study.or_insert_with(|| Study::new(self.next_generation));
         if !is_file {
             *study = Study::new(self.next_generation);
+        } else if !is_kv {
+            // The file is the same, and what is said of the size of blocks was of other ones.
+            *study = Study::of_kv(self.next_generation);
         }
         if !is_size {
             study.failed_on.clear();
         }
-        if !(is_file && is_size) {
+        if !(is_file && is_kv && is_size) {
             // What was chosen for the one before says nothing of this one.
             let seats = self.placement.get_mut(model.name()).into_iter().flatten();
             seats.for_each(|(_, seat)| *seat = Seat::default());

@@ -293,6 +293,7 @@ fn estimate(facts: &ModelFacts) -> Option<Estimate> {
         kv_bytes_per_block: memory.kv_bytes_per_block,
         activation_bytes: memory.activation_bytes,
         context: facts.context,
+        kv_blocks_per_sequence: memory.kv_blocks_per_sequence,
     })
 }
 

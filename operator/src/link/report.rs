@@ -88,6 +88,8 @@ pub struct ModelFacts {
 pub struct MemoryFacts {
     pub kv_bytes_per_block: u64,
     pub activation_bytes: u64,
+    /// The most blocks that one sequence holds, where it does not hold all its own.
+    pub kv_blocks_per_sequence: Option<u32>,
 }
 
 /// A desired state that an agent's ledger does not hold.

@@ -59,7 +59,13 @@ fn shown(model: &ModelStanding) -> impl Iterator<Item = (&String, &ModelOnNode)>
 }
 
 const fn takes(estimate: Estimate) -> ModelEstimate {
-    let Estimate { weights_bytes, kv_bytes_per_block, activation_bytes, context: _ } = estimate;
+    let Estimate {
+        weights_bytes,
+        kv_bytes_per_block,
+        activation_bytes,
+        context: _,
+        kv_blocks_per_sequence: _,
+    } = estimate;
     ModelEstimate { weights_bytes, kv_bytes_per_block, activation_bytes }
 }
 
@@ -68,7 +74,15 @@ const fn takes(estimate: Estimate) -> ModelEstimate {
 pub(super) fn claimed(status: &ModelStatus) -> Option<Estimate> {
     let ModelEstimate { weights_bytes, kv_bytes_per_block, activation_bytes } = status.claimed?;
     let context = status.context.unwrap_or(0);
-    Some(Estimate { weights_bytes, kv_bytes_per_block, activation_bytes, context })
+    // A claim is compared and shown, and nothing is planned by it.
+    let kv_blocks_per_sequence = None;
+    Some(Estimate {
+        weights_bytes,
+        kv_bytes_per_block,
+        activation_bytes,
+        context,
+        kv_blocks_per_sequence,
+    })
 }
 
 /// Agents that serve the model now.

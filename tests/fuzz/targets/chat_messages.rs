@@ -15,7 +15,7 @@ thread_local! {
     static ENGINE: EngineHandle = {
         let file = InputFile::new("model");
         let path = file.hold(&realm_fuzz::model(TEMPLATE));
-        realm_engine::open(path, realm_fuzz::options()).expect("our own model opens").0
+        realm_engine::open(&[path.to_owned()], realm_fuzz::options()).expect("our own model opens").0
     };
 }
 

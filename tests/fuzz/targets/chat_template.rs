@@ -28,7 +28,7 @@ fuzz_target!(|text: &str| {
             *last = None;
             FILE.with(|file| {
                 let path = file.hold(&realm_fuzz::model(template));
-                let (engine, _) = realm_engine::open(path, realm_fuzz::options())
+                let (engine, _) = realm_engine::open(&[path.to_owned()], realm_fuzz::options())
                     .expect("a broken template still lets its model open");
                 *last = Some((template.to_owned(), engine));
             });

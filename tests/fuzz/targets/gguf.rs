@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     FILE.with(|file| {
-        let opened = realm_engine::open(file.hold(bytes), realm_fuzz::options());
+        let opened = realm_engine::open(&[file.hold(bytes).to_owned()], realm_fuzz::options());
         if let Ok((engine, _)) = opened {
             let message = ChatMessage { role: "user".to_owned(), content: "ab".to_owned() };
             let _ = engine.tokenize_chat(&[message]);

@@ -60,7 +60,7 @@ const BEGINNINGS: [&str; 9] = [
 impl World {
     /// Why each mirror of this text gave nothing.
     fn refusals(&self, text: &str) -> Vec<Attempt> {
-        let artifact = Artifact { sources: vec![text.to_owned()], sha256: None };
+        let artifact = Artifact { sources: vec![text.to_owned()], sha256: None, parts: Vec::new() };
         let fetch = self.store.fetch(&artifact, &self.nobody, &|_| ());
         match self.runtime.block_on(fetch) {
             Ok(_) => Vec::new(),

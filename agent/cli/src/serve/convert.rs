@@ -20,14 +20,26 @@ pub(super) fn desired(desired: &plan::Desired) -> Result<agent::Desired, NameErr
 }
 
 fn model(model: &plan::DesiredModel) -> Result<agent::DesiredModel, NameError> {
-    let plan::DesiredModel { name, artifact: file, secret, context, kv_blocks, accelerator, stage } =
-        model;
+    let plan::DesiredModel {
+        name,
+        artifact: file,
+        secret,
+        context,
+        kv_blocks,
+        kv_cache,
+        accelerator,
+        stage,
+    } = model;
     Ok(agent::DesiredModel {
         name: model_name(name)?,
         artifact: artifact(file),
         secret: secret.as_ref().map(|secret| secret.name().to_owned()),
         context: *context,
         kv_blocks: *kv_blocks,
+        kv_cache: match kv_cache {
+            plan::KvCache::F16 => agent::KvCache::F16,
+            plan::KvCache::Q8_0 => agent::KvCache::Q8_0,
+        },
         accelerator: match accelerator {
             plan::Accelerator::Any => agent::Accelerator::Any,
             plan::Accelerator::Cpu => agent::Accelerator::Cpu,
@@ -52,8 +64,12 @@ fn route(route: &plan::Route) -> Result<agent::Route, NameError> {
 }
 
 fn artifact(artifact: &plan::Artifact) -> agent::Artifact {
-    let plan::Artifact { sources, sha256: digest } = artifact;
-    agent::Artifact { sources: sources.clone(), sha256: digest.map(sha256) }
+    let plan::Artifact { sources, sha256: digest, parts } = artifact;
+    agent::Artifact {
+        sources: sources.clone(),
+        sha256: digest.map(sha256),
+        parts: parts.iter().copied().map(sha256).collect(),
+    }
 }
 
 const fn sha256(digest: plan::Sha256) -> agent::Sha256 {

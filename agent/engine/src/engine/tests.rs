@@ -22,11 +22,12 @@ use crate::{
     batch::Batch,
     budget::MemoryBudget,
     gguf::{Array, Gguf, Value, writer},
-    kv::{BlockPool, Secret},
+    kv::{BlockPool, Layout, Secret},
     scheduler::Limits,
 };
 
 const BLOCK: usize = 4;
+const LAYOUT: Layout = Layout { block_tokens: BLOCK, window: None };
 
 /// An executor that always answers token 1, and fails when a row's token is told to make it.
 #[derive(Default)]
@@ -103,7 +104,7 @@ fn namespace() -> Namespace {
 
 pub(super) fn scheduler() -> Scheduler {
     let limits = Limits { context: 64, batch_tokens: 32, running: 8, queued: 100 };
-    Scheduler::new(limits, BLOCK, BlockPool::new(64, BLOCK, namespace()))
+    Scheduler::new(limits, BlockPool::new(64, LAYOUT, namespace()))
 }
 
 fn engine() -> (EngineHandle, Arc<AtomicUsize>) {

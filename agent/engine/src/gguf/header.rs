@@ -151,7 +151,7 @@ fn place(
         let missing = end.unwrap_or(u64::MAX).saturating_sub(file_len);
         return Err(GgufError::OutOfFile { tensor: name, missing });
     };
-    Ok(TensorInfo { name, shape, format, start, len })
+    Ok(TensorInfo { name, shape, format, part: 0, start, len })
 }
 
 fn whole_blocks(columns: u64, format: Format) -> bool {

@@ -38,6 +38,7 @@ impl Namespace {
         let kv_type = match self.kv_type {
             KvType::F16 => b"f16",
             KvType::F32 => b"f32",
+            KvType::Q8_0 => b"q80",
         };
         let mut hasher = Hasher::new_with_prefix(self.secret.0);
         hasher.update(self.model.0);

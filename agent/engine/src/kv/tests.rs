@@ -7,8 +7,12 @@ use super::*;
 const BLOCK: usize = 4;
 
 fn pool(blocks: u32) -> BlockPool {
+    windowed(blocks, None)
+}
+
+fn windowed(blocks: u32, window: Option<usize>) -> BlockPool {
     let namespace = Namespace::new(Secret([7; 32]), Sha256([1; 32]), KvType::F16);
-    BlockPool::new(blocks, BLOCK, namespace)
+    BlockPool::new(blocks, Layout { block_tokens: BLOCK, window }, namespace)
 }
 
 fn tenant(n: usize) -> TenantName {
@@ -21,6 +25,60 @@ fn run(pool: &mut BlockPool, tenant: &TenantName, tokens: &[u32], quota: usize) 
     let cached = table.blocks().len() * BLOCK;
     pool.grow(&mut table, tokens.len(), quota).unwrap();
     pool.seal(&mut table, tokens, tokens.len());
+    pool.slide(&mut table, tokens.len());
+    pool.release(table);
+    cached
+}
+
+#[test]
+fn blocks_that_a_window_hides_for_good_are_given_back_and_no_others() {
+    let mut pool = windowed(8, Some(6));
+    let tokens: Vec<u32> = (0..32).collect();
+    let mut table = pool.open(&tenant(0), &tokens);
+    pool.grow(&mut table, 32, 8).unwrap();
+    // Token `computed` sees the five before itself.
+    for (computed, gone) in [(0, 0), (8, 0), (9, 1), (12, 1), (13, 2), (32, 6)] {
+        pool.seal(&mut table, &tokens, computed);
+        pool.slide(&mut table, computed);
+        assert_eq!(table.held().len(), 8 - gone, "after {computed}");
+        assert_eq!((pool.used(), pool.idle()), (8 - gone, gone));
+    }
+    pool.release(table);
+    assert_eq!((pool.used(), pool.idle()), (0, 8));
+}
+
+#[test]
+fn a_prefix_is_gone_on_from_where_its_window_is_cached_and_nowhere_else() {
+    let tokens: Vec<u32> = (0..33).collect();
+    // The window of what follows 32 tokens begins in their sixth block.
+    let mut windows = windowed(9, Some(10));
+    run(&mut windows, &tenant(0), &tokens, 9);
+    let taken = |pool: &mut BlockPool, count: usize| {
+        let mut other = pool.open(&tenant(1), &[99]);
+        pool.grow(&mut other, count * BLOCK, 9).unwrap();
+        other
+    };
+    // The block that was not full, and five of those that nobody needs for that.
+    let other = taken(&mut windows, 6);
+    assert_eq!(run_cached(&mut windows, &tokens), 32);
+    windows.release(other);
+    let other = taken(&mut windows, 7);
+    assert_eq!(run_cached(&mut windows, &tokens), 0);
+    windows.release(other);
+    // Without a window the first block that is missing ends it.
+    let mut whole = pool(9);
+    run(&mut whole, &tenant(0), &tokens, 9);
+    let mut other = whole.open(&tenant(1), &[99]);
+    whole.grow(&mut other, 2 * BLOCK, 9).unwrap();
+    // From the end, so that a prefix outlives what continues it.
+    assert_eq!(run_cached(&mut whole, &tokens), 28);
+    whole.release(other);
+}
+
+/// How many of these tokens the first tenant would find now.
+fn run_cached(pool: &mut BlockPool, tokens: &[u32]) -> usize {
+    let table = pool.open(&tenant(0), tokens);
+    let cached = table.blocks().len() * BLOCK;
     pool.release(table);
     cached
 }
@@ -159,7 +217,7 @@ fn check_conserved(pool: &BlockPool, open: &[Open]) {
     let mut owner = HashMap::new();
     let mut used = std::collections::BTreeSet::new();
     for sequence in open {
-        for &block in sequence.table.blocks() {
+        for &block in sequence.table.held() {
             used.insert(block);
             let tenant = *owner.entry(block).or_insert(sequence.tenant);
             assert_eq!(tenant, sequence.tenant, "block {block} is in use by two tenants");
@@ -177,8 +235,11 @@ fn check_conserved(pool: &BlockPool, open: &[Open]) {
 
 proptest! {
     #[test]
-    fn blocks_are_conserved_and_belong_to_one_tenant(acts in prop::collection::vec(act(), 0..80)) {
-        let mut pool = pool(12);
+    fn blocks_are_conserved_and_belong_to_one_tenant(
+        acts in prop::collection::vec(act(), 0..80),
+        window in prop_oneof![Just(None), (1..16_usize).prop_map(Some)],
+    ) {
+        let mut pool = windowed(12, window);
         let mut open: Vec<Open> = Vec::new();
         for act in acts {
             match act {
@@ -195,6 +256,7 @@ proptest! {
                     if pool.grow(&mut sequence.table, wanted, quota).is_ok() {
                         sequence.computed = wanted;
                         pool.seal(&mut sequence.table, &sequence.tokens, wanted);
+                        pool.slide(&mut sequence.table, wanted);
                     }
                 }
                 Act::Release { which } if !open.is_empty() => {

@@ -7,13 +7,19 @@ use realm_core::desired::Sha256;
 use realm_kernels::backend::KvType;
 
 use super::*;
-use crate::kv::{Namespace, Secret};
+use crate::kv::{Layout, Namespace, Secret};
 
 const BLOCK: usize = 4;
 
 fn scheduler(blocks: u32, limits: Limits) -> Scheduler {
+    windowed(blocks, None, limits)
+}
+
+/// As [`scheduler`], of a model whose layers all attend so many tokens.
+fn windowed(blocks: u32, window: Option<usize>, limits: Limits) -> Scheduler {
     let namespace = Namespace::new(Secret([7; 32]), Sha256([1; 32]), KvType::F16);
-    Scheduler::new(limits, BLOCK, BlockPool::new(blocks, BLOCK, namespace))
+    let layout = Layout { block_tokens: BLOCK, window };
+    Scheduler::new(limits, BlockPool::new(blocks, layout, namespace))
 }
 
 const LIMITS: Limits = Limits { context: 64, batch_tokens: 16, running: 4, queued: 100 };
@@ -58,12 +64,25 @@ fn step(scheduler: &mut Scheduler, batch: &mut Batch) -> (Vec<SequenceId>, Vec<S
 fn check_batch(scheduler: &Scheduler, batch: &Batch) {
     assert!(batch.tokens.len() <= scheduler.limits.batch_tokens);
     assert!(batch.spans.len() <= scheduler.limits.running);
+    check_seen(scheduler, batch);
     let mut slots = batch.slots.clone();
     slots.sort_unstable();
     slots.dedup();
     assert_eq!(slots.len(), batch.tokens.len(), "two rows of a step share a slot");
     for span in &batch.spans {
         assert!(span.table.len() * BLOCK >= span.past + span.count);
+    }
+}
+
+/// What the rows of a step see and write lies in blocks that their sequence holds.
+fn check_seen(scheduler: &Scheduler, batch: &Batch) {
+    let layout = scheduler.pool().layout();
+    for span in &batch.spans {
+        let table = &scheduler.running[&span.sequence].table;
+        let held = table.held();
+        let gone = table.blocks().len() - held.len();
+        assert!(gone <= layout.gone(span.past), "{gone} blocks are gone of {span:?}");
+        assert!(held.len() <= layout.held_max(usize::MAX, scheduler.limits.batch_tokens));
     }
 }
 
@@ -307,6 +326,51 @@ fn a_deadline_ends_running_and_waiting_sequences_and_frees_their_blocks() {
 }
 
 #[test]
+fn a_sequence_longer_than_all_blocks_runs_to_its_end_behind_a_window() {
+    let limits = Limits { context: 100_000, ..LIMITS };
+    // A window of two blocks, a step of four, one for what begins within a block, and none to spare.
+    let blocks = 2 + 4 + 1;
+    let mut scheduler = windowed(blocks, Some(2 * BLOCK), limits);
+    scheduler.submit(submission(1, 0, 500, 500)).unwrap();
+    assert_eq!(run_to_end(&mut scheduler)[&SequenceId(1)], 500);
+    // With a block less no more is promised than what they hold.
+    let mut scheduler = windowed(blocks - 1, Some(2 * BLOCK), limits);
+    let refusal = scheduler.submit(submission(1, 0, 500, 500)).unwrap_err();
+    let tokens_max = (blocks as usize - 1) * BLOCK;
+    assert_eq!(refusal, Refusal::TooLong { tokens: 500, tokens_max });
+}
+
+#[test]
+fn a_quota_of_a_windows_blocks_is_enough_for_any_length() {
+    let limits = Limits { context: 100_000, ..LIMITS };
+    let mut scheduler = windowed(64, Some(8), limits);
+    let quota = 7;
+    for (id, n) in [(1, 0), (2, 1), (3, 0)] {
+        let wanted = Submission { kv_blocks_max: quota, ..submission(id, n, 200, 100) };
+        scheduler.submit(wanted).unwrap();
+    }
+    let mut batch = Batch::default();
+    while !scheduler.is_idle() {
+        step(&mut scheduler, &mut batch);
+        assert!(scheduler.held().values().all(|&held| held <= quota as usize));
+    }
+}
+
+#[test]
+fn what_is_preempted_behind_a_window_goes_on_from_what_is_left_of_it() {
+    let limits = Limits { context: 100_000, running: 2, ..LIMITS };
+    let mut scheduler = windowed(16, Some(8), limits);
+    let mut batch = Batch::default();
+    scheduler.submit(submission(1, 0, 100, 50)).unwrap();
+    while step(&mut scheduler, &mut batch).0.is_empty() {}
+    scheduler.preempt(SequenceId(1));
+    step(&mut scheduler, &mut batch);
+    // The last full block before the next token, and not the whole prompt once more.
+    assert_eq!(batch.spans[0].past, 100);
+    run_to_end(&mut scheduler);
+}
+
+#[test]
 fn cached_tokens_are_counted_once_and_only_for_their_owner() {
     let mut scheduler = scheduler(64, LIMITS);
     let mut usage = |id: u64, n: usize| {
@@ -349,8 +413,11 @@ fn act() -> impl Strategy<Value = Act> {
 
 proptest! {
     #[test]
-    fn blocks_are_conserved_and_all_work_ends(acts in prop::collection::vec(act(), 0..120)) {
-        let mut scheduler = scheduler(18, LIMITS);
+    fn blocks_are_conserved_and_all_work_ends(
+        acts in prop::collection::vec(act(), 0..120),
+        window in prop_oneof![Just(None), (1..24_usize).prop_map(Some)],
+    ) {
+        let mut scheduler = windowed(18, window, LIMITS);
         let mut batch = Batch::default();
         let mut live: Vec<SequenceId> = Vec::new();
         for (id, act) in (0..).zip(acts) {

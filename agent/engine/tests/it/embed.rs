@@ -6,9 +6,9 @@ use realm_core::{
     refusal::Refusal,
 };
 use realm_engine::{
-    EngineHandle, Examined,
+    EngineHandle,
     gguf::{
-        Array, Value,
+        Array, Gguf, Head, Value,
         writer::{self, Tensor},
     },
 };
@@ -54,7 +54,7 @@ fn bert() -> (EngineHandle, TempDir) {
     let path = folder.path().join("bert.gguf");
     std::fs::write(&path, bert_file()).unwrap();
     // One block, as a planner might say that knows nothing of models without a cache.
-    let (engine, _) = realm_engine::open(&path, options(1)).unwrap();
+    let (engine, _) = realm_engine::open(std::slice::from_ref(&path), options(1)).unwrap();
     (engine, folder)
 }
 
@@ -219,15 +219,15 @@ fn a_model_that_only_reads_generates_nothing_and_holds_no_blocks() {
     let told = "model `default/tiny` cannot `generate`; it can `embed`";
     assert_eq!(refused, Refusal::Unsupported(told.to_owned()));
     assert_eq!(engine.load().kv_blocks_total, 0);
-    let facts = realm_engine::examine(&folder.path().join("bert.gguf"), KvType::F16).unwrap();
+    let facts = realm_engine::examine(&[folder.path().join("bert.gguf")], KvType::F16).unwrap();
     let memory = facts.memory.unwrap();
     assert_eq!(memory.kv_bytes_per_block, 0);
     assert!(memory.activation_bytes > 0);
     // The file's first bytes say the same.
     let bytes = bert_file();
     let whole = Some(bytes.len() as u64);
-    let head = realm_engine::examine_head(&bytes, whole, KvType::F16).unwrap();
-    assert!(matches!(head, Examined::Facts(head) if head == facts));
+    let Ok(Head::Whole(head)) = Gguf::parse_head(&bytes, whole) else { panic!("a whole header") };
+    assert_eq!(realm_engine::examine_heads(vec![head], KvType::F16).unwrap(), facts);
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn both() -> (EngineHandle, TempDir) {
     let mut bytes = Vec::new();
     writer::write(&mut bytes, &pairs, &model.tensors()).unwrap();
     std::fs::write(&path, bytes).unwrap();
-    let (engine, _) = realm_engine::open(&path, options(16)).unwrap();
+    let (engine, _) = realm_engine::open(std::slice::from_ref(&path), options(16)).unwrap();
     (engine, folder)
 }
 

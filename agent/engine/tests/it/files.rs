@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use realm_engine::{
-    Examined, LoadError, MemoryBudget, WeightsError,
+    LoadError, MemoryBudget, WeightsError,
     eval::{EvalError, EvalOptions, Evaluation},
     gguf::{
-        Array, Gguf, GgufError, Value,
+        Array, Gguf, GgufError, Head, Value,
         writer::{self, Tensor},
     },
 };
@@ -253,12 +253,15 @@ fn what_a_model_will_take_is_known_from_its_file_to_the_byte() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     std::fs::write(&path, tiny()).unwrap();
-    let facts = realm_engine::examine(&path, KvType::F16).unwrap();
+    let facts = realm_engine::examine(std::slice::from_ref(&path), KvType::F16).unwrap();
     let memory = facts.memory.unwrap();
     let bytes = facts.weights_bytes + memory.kv_bytes_per_block * 20 + memory.activation_bytes;
     let open = |memory_bytes_max| {
         let memory_bytes_max = Some(memory_bytes_max);
-        realm_engine::open(&path, realm_engine::OpenOptions { memory_bytes_max, ..options(20) })
+        realm_engine::open(
+            std::slice::from_ref(&path),
+            realm_engine::OpenOptions { memory_bytes_max, ..options(20) },
+        )
     };
     let (_, loaded) = open(bytes).unwrap();
     assert_eq!(loaded.memory, facts.memory);
@@ -273,33 +276,30 @@ fn the_first_bytes_of_a_file_say_as_much_as_all_of_it_once_its_header_is_there()
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     std::fs::write(&path, &whole).unwrap();
-    let facts = realm_engine::examine(&path, KvType::F16).unwrap();
+    let facts = realm_engine::examine(std::slice::from_ref(&path), KvType::F16).unwrap();
     let (mut len, mut tries) = (0, 0);
     let found = loop {
-        match realm_engine::examine_head(&whole[..len], total, KvType::F16).unwrap() {
-            Examined::Facts(found) => break found,
-            Examined::Part { bytes_min } => {
+        match Gguf::parse_head(&whole[..len], total).unwrap() {
+            Head::Whole(head) => break head,
+            Head::Part { bytes_min } => {
                 let next = usize::try_from(bytes_min).unwrap();
                 assert!(len < next && next <= whole.len(), "{next} after {len}");
                 (len, tries) = (next, tries + 1);
             }
         }
     };
-    assert_eq!(found, facts);
+    let examine = |head| realm_engine::examine_heads(vec![head], KvType::F16).unwrap();
+    assert_eq!(examine(found), facts);
     assert!(tries > 1 && len < whole.len() / 2, "{len} of {}", whole.len());
-    let unknown = realm_engine::examine_head(&whole[..len], None, KvType::F16).unwrap();
-    assert!(matches!(unknown, Examined::Facts(found) if found == facts));
+    let Ok(Head::Whole(unknown)) = Gguf::parse_head(&whole[..len], None) else { panic!("whole") };
+    assert_eq!(examine(unknown), facts);
 }
 
 #[test]
 fn a_file_that_ends_before_its_header_or_its_tensors_is_no_part_but_broken() {
     let whole = tiny();
-    let error = |len: usize, total: usize| {
-        let examined =
-            realm_engine::examine_head(&whole[..len], Some(total as u64), KvType::F16).unwrap_err();
-        let LoadError::File(error) = examined else { panic!("{examined:?}") };
-        error
-    };
+    let error =
+        |len: usize, total: usize| Gguf::parse_head(&whole[..len], Some(total as u64)).unwrap_err();
     assert!(matches!(error(100, 100), GgufError::Truncated { .. }));
     // What follows is known to need more than the file has.
     assert!(matches!(error(100, 101), GgufError::Truncated { .. }));
@@ -314,7 +314,7 @@ fn a_model_larger_than_allowed_is_refused_before_anything_is_allocated() {
         memory_bytes_max: Some(100 << 20),
         ..options(1)
     };
-    let error = realm_engine::open(&smollm2(), options).err().unwrap();
+    let error = realm_engine::open(&[smollm2()], options).err().unwrap();
     assert!(matches!(error, LoadError::TooLarge { max, .. } if max == 100 << 20), "{error:?}");
 }
 
@@ -326,7 +326,7 @@ fn models_that_load_at_once_are_not_promised_the_same_memory() {
     let budget = MemoryBudget::fixed(1 << 40);
     let open = || {
         let options = realm_engine::OpenOptions { budget: budget.clone(), ..options(64) };
-        realm_engine::open(&path, options)
+        realm_engine::open(std::slice::from_ref(&path), options)
     };
     let (first, _) = open().unwrap();
     let one = (1 << 40) - budget.left();

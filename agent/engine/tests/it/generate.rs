@@ -40,7 +40,7 @@ fn check_quiet(load: EngineLoad) {
 #[test]
 fn the_default_model_answers_as_the_reference_does() {
     let roomy = realm_engine::OpenOptions { context: Some(512), kv_blocks: None, ..options(1) };
-    let (engine, facts) = realm_engine::open(&smollm2(), roomy).unwrap();
+    let (engine, facts) = realm_engine::open(&[smollm2()], roomy).unwrap();
     assert_eq!(facts.format, "Q4_1");
     let reference = vector_json("logits/logits-smollm2-Q4_1.json");
     let items = reference["items"].as_array().unwrap();
@@ -65,7 +65,7 @@ fn the_default_model_answers_as_the_reference_does() {
 #[test]
 fn an_answer_token_by_token_is_what_the_whole_at_once_would_choose() {
     let roomy = realm_engine::OpenOptions { context: Some(512), kv_blocks: None, ..options(1) };
-    let (engine, _) = realm_engine::open(&smollm2(), roomy).unwrap();
+    let (engine, _) = realm_engine::open(&[smollm2()], roomy).unwrap();
     let prompt = engine.tokenize("The capital of France is", false).unwrap();
     let answer = read(engine.generate(&caller("a"), generation(prompt.clone(), 48)).unwrap());
     let options =

@@ -106,6 +106,58 @@ fn keys_and_values_in_f16_keep_the_answers_of_f32() {
     check(gguf, "logits/logits-smollm2-F32.json", KvType::F16, FLOAT);
 }
 
+/// The logits behind each token of the beginning of a text, `(token, vocabulary)`.
+fn along_a_text(kv_type: KvType) -> Vec<Vec<f32>> {
+    let options = EvalOptions { context: 256, kv_type, threads: Some(2) };
+    let mut evaluation = Evaluation::of(smollm2_in(Format::F32), &options).unwrap();
+    let tokens = evaluation.tokenize(&vector("ppl_64k.txt")).unwrap();
+    let mut all = Vec::new();
+    let visit = &mut |_: usize, logits: &[f32]| all.push(logits.to_vec());
+    evaluation.logits(&tokens[..256], 0, visit).unwrap();
+    all
+}
+
+/// How likely each token is.
+fn probabilities(logits: &[f32]) -> Vec<f64> {
+    let largest = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
+    let weights: Vec<f64> = logits.iter().map(|&l| (f64::from(l) - largest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
+}
+
+fn likeliest(logits: &[f32]) -> usize {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap()
+}
+
+/// How much likelier the likeliest token may have been than the one that is likeliest after rounding.
+const MARGIN: f32 = 0.15;
+
+/// The bounds of a whole model: what an engine may be from another one with the same weights. Where
+/// the likeliest token becomes another, there were two nearly as likely.
+#[test]
+fn keys_and_values_in_q8_0_keep_logits_within_the_bounds_of_a_model() {
+    let (truth, found) = (along_a_text(KvType::F32), along_a_text(KvType::Q8_0));
+    let (mut error, mut energy, mut divergence) = (0.0, 0.0, 0.0);
+    let (mut alike, mut margin) = (0, 0.0_f32);
+    for (truth, found) in truth.iter().zip(&found) {
+        for (&truth, &found) in truth.iter().zip(found) {
+            error += f64::from(truth - found).powi(2);
+            energy += f64::from(truth).powi(2);
+        }
+        let (p, q) = (probabilities(truth), probabilities(found));
+        divergence += p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+        let (best, chosen) = (likeliest(truth), likeliest(found));
+        alike += usize::from(best == chosen);
+        margin = margin.max(truth[best] - truth[chosen]);
+    }
+    let nmse = error / energy;
+    let divergence = divergence / truth.len() as f64;
+    println!("NMSE {nmse}, divergence {divergence}, {alike} of {} alike, {margin}", truth.len());
+    assert!(nmse <= 2e-3, "{nmse}");
+    assert!(divergence <= 1e-3, "{divergence}");
+    assert!(margin <= MARGIN, "{margin}");
+}
+
 #[test]
 fn its_weights_in_q8_0_answer_as_the_reference_does() {
     let gguf = smollm2_in(Format::Q8_0);

@@ -9,6 +9,8 @@
 #[expect(unreachable_pub, reason = "other crates use it where it is a part of a library")]
 #[path = "../../../../tests/src/tiny_gguf.rs"]
 mod tiny_gguf;
+#[path = "../../../../tests/src/tiny_parts.rs"]
+mod tiny_parts;
 
 mod reference_model;
 mod support;
@@ -25,5 +27,7 @@ mod logits;
 mod perplexity;
 mod quantise;
 mod resume;
+mod split;
 mod tokens;
 mod vocabularies;
+mod windows;

@@ -201,14 +201,6 @@ fn values_that_a_format_does_not_hold_are_refused_by_tensor() {
 }
 
 #[test]
-fn one_file_of_several_is_refused() {
-    let pairs = [("split.count".to_owned(), Value::U16(3))];
-    let source = file(&pairs, &[]);
-    let error = refusal(&source, Recipe::Plain(Format::Q8_0));
-    assert!(matches!(error, QuantiseError::Split { count: 3 }), "{error:?}");
-}
-
-#[test]
 fn a_file_does_not_depend_on_the_number_of_threads() {
     // Rows of an odd length, in more pieces than there are threads.
     let (cols, rows) = (32 * 1021_u32, 30_u32);

@@ -168,7 +168,7 @@ fn what_no_answer_can_have_been_is_refused() {
 #[test]
 fn the_default_model_goes_on_as_it_would_have() {
     let roomy = OpenOptions { context: Some(512), kv_blocks: None, ..options(1) };
-    let (engine, _) = realm_engine::open(&smollm2(), roomy).unwrap();
+    let (engine, _) = realm_engine::open(&[smollm2()], roomy).unwrap();
     let prompt = engine.tokenize("The capital of France is", false).unwrap();
     let (mut cuts, mut same) = (0, 0);
     for temperature in [0.0, 0.8] {

@@ -112,7 +112,7 @@ pub(crate) fn tiny_engine(kv_blocks: u32) -> (EngineHandle, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     std::fs::write(&path, tiny_gguf::tiny_llama(Format::F32)).unwrap();
-    let (engine, _) = realm_engine::open(&path, options(kv_blocks)).unwrap();
+    let (engine, _) = realm_engine::open(std::slice::from_ref(&path), options(kv_blocks)).unwrap();
     (engine, folder)
 }
 

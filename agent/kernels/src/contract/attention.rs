@@ -3,7 +3,11 @@
 use half::f16;
 
 use super::{Checker, SIZES};
-use crate::backend::{Attention, Backend, BackendError, KvShape, KvType, Reach, Span};
+use crate::{
+    backend::{Attention, Backend, BackendError, KV_GROUP, KvShape, KvType, Reach, Span},
+    format::Format,
+    formats,
+};
 
 /// Keys and values are rounded alike in the truth; what is left is the softmax in f32.
 const BOUND: f64 = 1e-7;
@@ -50,7 +54,7 @@ impl Variant {
 }
 
 pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
-    for kv_type in [KvType::F16, KvType::F32] {
+    for kv_type in [KvType::F16, KvType::F32, KvType::Q8_0] {
         for group in GROUPS {
             for head_dim in [8, 64, 80] {
                 let blocks_of = |block_tokens| {
@@ -101,6 +105,7 @@ fn batch<B: Backend>(
     let sequences = sequences(checker, shape);
     for sequence in &sequences {
         store(checker, &mut kv, (layer, shape), sequence)?;
+        forget(checker, &mut kv, (layer, shape), (sequence, variant))?;
     }
     let (heads, scale) = (group * shape.kv_heads, 0.3);
     // One row before each span belongs to nobody and must be left alone.
@@ -139,18 +144,31 @@ fn sequences<B: Backend>(checker: &mut Checker<'_, B>, shape: KvShape) -> Vec<Se
         let blocks = free.split_off(free.len() - len.div_ceil(shape.block_tokens));
         let past = checker.random.below(len);
         let (keys, values) = (checker.numbers(len * width), checker.numbers(len * width));
-        let [exact_keys, exact_values] = [&keys, &values].map(|all| rounded(all, shape.kv_type));
+        let [exact_keys, exact_values] = [&keys, &values].map(|all| rounded(all, &shape));
         sequences.push(Sequence { len, past, keys, values, exact_keys, exact_values, blocks });
     }
     sequences
 }
 
-fn rounded(values: &[f32], kv_type: KvType) -> Vec<f64> {
-    let round = |value: &f32| match kv_type {
-        KvType::F16 => f16::from_f32(*value).to_f64(),
-        KvType::F32 => f64::from(*value),
-    };
-    values.iter().map(round).collect()
+fn rounded(values: &[f32], shape: &KvShape) -> Vec<f64> {
+    match shape.kv_type {
+        KvType::F16 => values.iter().map(|value| f16::from_f32(*value).to_f64()).collect(),
+        KvType::F32 => values.iter().copied().map(f64::from).collect(),
+        KvType::Q8_0 => {
+            let heads = values.chunks(shape.head_dim);
+            heads.flat_map(|head| head.chunks(KV_GROUP)).flat_map(rounded_to_bytes).collect()
+        }
+    }
+}
+
+/// As a block of Q8_0 has them, with zeros where it is not full.
+fn rounded_to_bytes(values: &[f32]) -> Vec<f64> {
+    let mut group = [0.0; KV_GROUP];
+    group.iter_mut().zip(values).for_each(|(to, value)| *to = *value);
+    let block = formats::quantise(Format::Q8_0, &group).unwrap_or_default();
+    let mut rounded = [f32::NAN; KV_GROUP];
+    let _ = formats::dequantise(Format::Q8_0, &block, &mut rounded);
+    rounded.iter().take(values.len()).copied().map(f64::from).collect()
 }
 
 /// Fills every slot of every layer with NaN.
@@ -180,6 +198,22 @@ fn store<B: Backend>(
         .collect();
     let (k, v) = (checker.buffer(&sequence.keys)?, checker.buffer(&sequence.values)?);
     checker.backend.kv_store(kv, layer, &slots, &k, &v)
+}
+
+/// Fills the blocks that no row of the batch sees any more with NaN: they may be anybody's by now.
+fn forget<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    kv: &mut B::KvCache,
+    (layer, shape): (usize, KvShape),
+    (sequence, variant): (&Sequence, Variant),
+) -> Result<(), BackendError> {
+    let unseen = variant.seen(sequence.past, sequence.len).start / shape.block_tokens;
+    let tokens = u32::try_from(shape.block_tokens).unwrap_or(1);
+    let blocks = sequence.blocks.iter().take(unseen);
+    let slots: Vec<u32> =
+        blocks.flat_map(|block| (0..tokens).map(move |token| block * tokens + token)).collect();
+    let nan = checker.buffer(&vec![f32::NAN; slots.len() * shape.kv_heads * shape.head_dim])?;
+    checker.backend.kv_store(kv, layer, &slots, &nan, &nan)
 }
 
 /// The softmax over the tokens that one row's heads have `seen`.

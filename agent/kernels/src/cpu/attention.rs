@@ -1,20 +1,21 @@
 //! `out = softmax(q * k * scale, reach) * v` over paged keys and values.
 //!
 //! The work is cut into units of a few rows of one sequence times the query heads that share one KV
-//! head, so each key and value is converted from f16 once for up to twelve queries. A unit walks the
+//! head, so each key and value is converted to f32 once for up to twelve queries. A unit walks the
 //! sequence in steps of [`STEP`] tokens with a running maximum and a running sum (the online
-//! softmax). A window hides the tokens before it; steps that it hides whole are not walked. Steps start at multiples of [`STEP`] from the sequence's first token, so a query's result
-//! depends neither on the chunk it was prefilled in nor on the queries beside it.
+//! softmax). A window hides the tokens before it; nothing is read that it hides from all queries of a
+//! unit but what shares a line of keys with what is seen, since the blocks there may have been given
+//! to others. Steps start at multiples of [`STEP`] from the sequence's first token, so a query's
+//! result depends neither on the chunk it was prefilled in nor on the queries beside it.
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
 use super::grid::{Grid, Place, Tile, over};
-use super::kv::{CpuKvCache, HEAD_DIM_MAX, HeadPage, Pages, Store, key_lines, value_lines};
-use super::matmul::Element;
+use super::kv::{CpuKvCache, HEAD_DIM_MAX, HeadPage, Pages, Store, Stored, groups};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Lanes, Simd, exp};
 use super::variants::soft_cap_lanes;
-use crate::backend::{Attention, KvShape, Reach, Span};
+use crate::backend::{Attention, KV_GROUP, KvShape, Reach, Span};
 
 /// Tokens between two corrections of the running maximum.
 const STEP: usize = 128;
@@ -96,6 +97,7 @@ pub(crate) fn attention<S: Simd>(
         match &kv.store {
             Store::F16(pages) => simd.run(Walk { unit, pages, out }),
             Store::F32(pages) => simd.run(Walk { unit, pages, out }),
+            Store::Q8(pages) => simd.run(Walk { unit, pages, out }),
         }
     });
 }
@@ -146,13 +148,13 @@ impl Unit<'_> {
 }
 
 /// A unit, its keys and values, and its part of the output.
-struct Walk<'a, T> {
+struct Walk<'a, T: Stored> {
     unit: Unit<'a>,
     pages: &'a Pages<T>,
     out: Tile<'a, f32>,
 }
 
-impl<T: Element> Kernel for Walk<'_, T> {
+impl<T: Stored> Kernel for Walk<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -177,7 +179,7 @@ struct Gathered<const N: usize> {
     sums: [[Lanes; N]; WIDTH_MAX],
 }
 
-impl<T: Element> Walk<'_, T> {
+impl<T: Stored> Walk<'_, T> {
     #[inline(always)]
     fn walk<S: Simd, const N: usize>(&mut self, simd: S, first: usize) {
         let unit = self.unit;
@@ -196,7 +198,8 @@ impl<T: Element> Walk<'_, T> {
             std::ops::Range { start: starts[query], end: lens[query] } = unit.seen(first + query);
         }
         let longest = lens.iter().copied().max().unwrap_or(0);
-        let begin = starts[..queries].iter().copied().min().unwrap_or(0) / STEP * STEP;
+        let seen_first = starts[..queries].iter().copied().min().unwrap_or(0);
+        let begin = seen_first / STEP * STEP;
         let mut gathered = Gathered {
             largest: [f32::NEG_INFINITY; N],
             total: [0.0; N],
@@ -204,40 +207,41 @@ impl<T: Element> Walk<'_, T> {
         };
         let mut scores = [[[0.0; LANES]; STEP_LINES]; N];
         for start in (begin..longest).step_by(STEP) {
-            let tokens = start..longest.min(start + STEP);
-            self.score(simd, &q[..dim], tokens.clone(), &mut scores);
+            let tokens = seen_first.max(start)..longest.min(start + STEP);
+            self.score(simd, &q[..dim], (start, tokens.clone()), &mut scores);
             for query in 0..N {
                 let within = |token: usize| token.saturating_sub(start).min(STEP);
                 let seen = within(starts[query])..within(lens[query]);
                 weigh(simd, &mut scores[query], seen, query, &mut gathered);
             }
-            self.gather(simd, tokens, &scores, &mut gathered);
+            self.gather(simd, (start, tokens), &scores, &mut gathered);
         }
         self.write(first, queries, &gathered);
     }
 
-    /// `scores[query][token] = soft_cap(scale * (q . k))`; lanes beyond the last token are arbitrary.
+    /// `scores[query][token - start] = soft_cap(scale * (q . k))`; lanes of other tokens are arbitrary.
     #[inline(always)]
     fn score<S: Simd, const N: usize>(
         &self,
         simd: S,
         q: &[[f32; N]],
-        tokens: std::ops::Range<usize>,
+        (start, tokens): (usize, std::ops::Range<usize>),
         scores: &mut [[Lanes; STEP_LINES]; N],
     ) {
         let Unit { shape, call, .. } = self.unit;
         let scale = simd.splat(call.scale);
-        for (line, token) in tokens.step_by(LANES).enumerate() {
+        let first = tokens.start / LANES * LANES;
+        for token in (first..tokens.end).step_by(LANES) {
+            let line = (token - start) / LANES;
             let (block, head) = (self.unit.block_of(token), self.unit.kv_head());
             let page = HeadPage { layer: call.layer, block, head }.index(shape);
-            let offset = token % shape.block_tokens / LANES * shape.head_dim;
-            let keys = &self.pages.keys[page * key_lines(shape) + offset..][..shape.head_dim];
+            let tile = (page * shape.block_tokens + token % shape.block_tokens) / LANES;
+            let keys = &self.pages.keys[tile * shape.head_dim..][..shape.head_dim];
+            let scales = &self.pages.key_scales[tile * groups(shape)..][..groups(shape)];
             let mut sums = [simd.splat(0.0); N];
-            for (key, q) in keys.iter().zip(q) {
-                let key = T::load(simd, key);
-                for (sum, q) in sums.iter_mut().zip(q) {
-                    *sum = simd.mul_add(key, simd.splat(*q), *sum);
-                }
+            let parts = keys.chunks(KV_GROUP).zip(q.chunks(KV_GROUP));
+            for ((keys, q), scales) in parts.zip(scales) {
+                add_keys(simd, (keys, scales), q, &mut sums);
             }
             for (sum, scores) in sums.into_iter().zip(scores.iter_mut()) {
                 let score = simd.mul(sum, scale);
@@ -247,12 +251,12 @@ impl<T: Element> Walk<'_, T> {
         }
     }
 
-    /// `sums[query] += weights[query][token] * v[token]`
+    /// `sums[query] += weights[query][token - start] * v[token]`
     #[inline(always)]
     fn gather<S: Simd, const N: usize>(
         &self,
         simd: S,
-        tokens: std::ops::Range<usize>,
+        (start, tokens): (usize, std::ops::Range<usize>),
         weights: &[[Lanes; STEP_LINES]; N],
         gathered: &mut Gathered<N>,
     ) {
@@ -264,12 +268,15 @@ impl<T: Element> Walk<'_, T> {
             let count = (shape.block_tokens - in_block).min(tokens.end - token);
             let (block, head) = (self.unit.block_of(token), self.unit.kv_head());
             let page = HeadPage { layer: call.layer, block, head }.index(shape);
-            let start = page * value_lines(shape) + in_block * width;
-            let values = &self.pages.values[start..][..count * width];
-            let first = token - tokens.start;
+            let row = page * shape.block_tokens + in_block;
+            let values = &self.pages.values[row * width..][..count * width];
+            let groups = groups(shape);
+            let scales = &self.pages.value_scales[row * groups..][..count * groups];
+            let first = token - start;
             for (line, sums) in gathered.sums.iter_mut().enumerate().take(width) {
                 let values = values.iter().skip(line).step_by(width);
-                add_values(simd, values, (first, weights), sums);
+                let scales = scales.iter().skip(line * LANES / KV_GROUP).step_by(groups);
+                add_values(simd, values.zip(scales), (first, weights), sums);
             }
             token += count;
         }
@@ -291,11 +298,28 @@ impl<T: Element> Walk<'_, T> {
     }
 }
 
+/// `sums[query] += q[dim][query] * keys[dim]` for sixteen tokens and up to [`KV_GROUP`] dimensions.
+#[inline(always)]
+fn add_keys<S: Simd, T: Stored, const N: usize>(
+    simd: S,
+    (keys, scales): (&[[T; LANES]], &T::KeyScales),
+    q: &[[f32; N]],
+    sums: &mut [S::F; N],
+) {
+    let scales = T::key_scales(simd, scales);
+    for (key, q) in keys.iter().zip(q) {
+        let key = T::load(simd, key, scales);
+        for (sum, q) in sums.iter_mut().zip(q) {
+            *sum = simd.mul_add(key, simd.splat(*q), *sum);
+        }
+    }
+}
+
 /// `sums[query] += weights[query][first + i] * values[i]` for sixteen dimensions.
 #[inline(always)]
-fn add_values<'a, S: Simd, T: Element + 'a, const N: usize>(
+fn add_values<'a, S: Simd, T: Stored + 'a, const N: usize>(
     simd: S,
-    values: impl Iterator<Item = &'a [T; LANES]>,
+    values: impl Iterator<Item = (&'a [T; LANES], &'a T::ValueScale)>,
     (first, weights): (usize, &[[Lanes; STEP_LINES]; N]),
     sums: &mut [Lanes; N],
 ) {
@@ -303,8 +327,8 @@ fn add_values<'a, S: Simd, T: Element + 'a, const N: usize>(
     for (lanes, sum) in lanes.iter_mut().zip(sums.iter()) {
         *lanes = simd.load(sum);
     }
-    for (i, value) in values.enumerate() {
-        let value = T::load(simd, value);
+    for (i, (value, scale)) in values.enumerate() {
+        let value = T::load(simd, value, T::value_scale(simd, scale));
         let (at, lane) = ((first + i) / LANES, (first + i) % LANES);
         for (sum, weights) in lanes.iter_mut().zip(weights) {
             *sum = simd.mul_add(value, simd.splat(weights[at][lane]), *sum);

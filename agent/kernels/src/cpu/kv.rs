@@ -4,11 +4,14 @@
 //! sixteen dimensions of one token: neither the scores nor the weighted sum of values then needs a
 //! sum across lanes.
 
+mod stored;
+
 use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use half::f16;
 
+pub(crate) use self::stored::Stored;
 use super::simd::LANES;
-use crate::backend::{BackendError, KvShape, KvType};
+use crate::backend::{BackendError, KV_GROUP, KvShape, KvType};
 
 /// The widest head; kernels keep one tile of queries and sums of this width on the stack.
 pub(crate) const HEAD_DIM_MAX: usize = 256;
@@ -22,13 +25,18 @@ pub struct CpuKvCache {
 pub(crate) enum Store {
     F16(Pages<f16>),
     F32(Pages<f32>),
+    Q8(Pages<i8>),
 }
 
-/// `keys`: `(layer, block, kv head, sixteen tokens, head_dim)` of sixteen tokens each.
-/// `values`: `(layer, block, kv head, token, head_dim / 16)` of sixteen dimensions each.
-pub(crate) struct Pages<T> {
+pub(crate) struct Pages<T: Stored> {
+    /// `(layer, block, kv head, sixteen tokens, head_dim)` of sixteen tokens each.
     pub(crate) keys: Vec<[T; LANES]>,
+    /// `(layer, block, kv head, sixteen tokens, head_dim / 32)` of sixteen tokens each.
+    pub(crate) key_scales: Vec<T::KeyScales>,
+    /// `(layer, block, kv head, token, head_dim / 16)` of sixteen dimensions each.
     pub(crate) values: Vec<[T; LANES]>,
+    /// `(layer, block, kv head, token, head_dim / 32)`
+    pub(crate) value_scales: Vec<T::ValueScale>,
 }
 
 impl CpuKvCache {
@@ -49,6 +57,7 @@ impl CpuKvCache {
         let store = match shape.kv_type {
             KvType::F16 => Store::F16(Pages::new(&shape)?),
             KvType::F32 => Store::F32(Pages::new(&shape)?),
+            KvType::Q8_0 => Store::Q8(Pages::new(&shape)?),
         };
         Ok(Self { shape, store })
     }
@@ -79,17 +88,23 @@ pub(crate) fn value_lines(shape: &KvShape) -> usize {
     shape.block_tokens * shape.head_dim.div_ceil(LANES)
 }
 
-impl<T: Copy + Zeroable> Pages<T> {
+/// Scales of one token's key or value in one head.
+pub(crate) const fn groups(shape: &KvShape) -> usize {
+    shape.head_dim.div_ceil(KV_GROUP)
+}
+
+impl<T: Stored> Pages<T> {
     /// Zeroes that take no memory before they are written: a cache is large, and most of it lies
     /// idle where few sequences run.
     fn new(shape: &KvShape) -> Result<Self, BackendError> {
         let pages = shape.layers * shape.blocks * shape.kv_heads;
-        let zeroed = |lines: usize| {
-            let len = pages.saturating_mul(lines);
-            let bytes = len.saturating_mul(size_of::<[T; LANES]>());
-            try_zeroed_vec(len).map_err(|()| BackendError::OutOfMemory { bytes })
-        };
-        Ok(Self { keys: zeroed(key_lines(shape))?, values: zeroed(value_lines(shape))? })
+        let groups = groups(shape);
+        Ok(Self {
+            keys: zeroed(pages, key_lines(shape))?,
+            key_scales: zeroed(pages, shape.block_tokens / LANES * groups)?,
+            values: zeroed(pages, value_lines(shape))?,
+            value_scales: zeroed(pages, shape.block_tokens * groups)?,
+        })
     }
 
     /// Stores one token of one head.
@@ -98,19 +113,34 @@ impl<T: Copy + Zeroable> Pages<T> {
         shape: &KvShape,
         (page, token): (HeadPage, usize),
         (key, value): (&[f32], &[f32]),
-        convert: impl Fn(f32) -> T,
     ) {
-        let (lines, lane) = (key_lines(shape), token % LANES);
-        let start = page.index(shape) * lines + token / LANES * shape.head_dim;
-        for (line, key) in self.keys[start..].iter_mut().zip(key) {
-            line[lane] = convert(*key);
+        let (page, lane) = (page.index(shape), token % LANES);
+        let tile = page * (shape.block_tokens / LANES) + token / LANES;
+        let lines = self.keys[tile * shape.head_dim..].chunks_mut(KV_GROUP);
+        let scales = &mut self.key_scales[tile * groups(shape)..];
+        for ((key, lines), scales) in key.chunks(KV_GROUP).zip(lines).zip(scales) {
+            let (stored, scale) = T::of(key);
+            T::put_key_scale(scales, lane, scale);
+            for (line, stored) in lines.iter_mut().zip(stored).take(key.len()) {
+                line[lane] = stored;
+            }
         }
+        let row = page * shape.block_tokens + token;
         let width = shape.head_dim.div_ceil(LANES);
-        let start = page.index(shape) * value_lines(shape) + token * width;
-        for (line, value) in self.values[start..].iter_mut().zip(value.chunks(LANES)) {
-            for (to, from) in line.iter_mut().zip(value) {
-                *to = convert(*from);
+        let lines = self.values[row * width..][..width].chunks_mut(KV_GROUP / LANES);
+        let scales = &mut self.value_scales[row * groups(shape)..];
+        for ((value, lines), to) in value.chunks(KV_GROUP).zip(lines).zip(scales) {
+            let (stored, scale) = T::of(value);
+            T::put_value_scale(to, scale);
+            for (to, stored) in lines.as_flattened_mut().iter_mut().zip(stored).take(value.len()) {
+                *to = stored;
             }
         }
     }
+}
+
+fn zeroed<T: Zeroable>(pages: usize, lines: usize) -> Result<Vec<T>, BackendError> {
+    let len = pages.saturating_mul(lines);
+    let bytes = len.saturating_mul(size_of::<T>());
+    try_zeroed_vec(len).map_err(|()| BackendError::OutOfMemory { bytes })
 }

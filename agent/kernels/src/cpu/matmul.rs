@@ -19,8 +19,6 @@ use super::panels::{CpuMatrix, Panels, quantised};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, PAIR_ROWS, Simd, store_part};
 
-pub(crate) use floats::Element;
-
 /// Bytes of packed activations that one pass over the weights works on.
 ///
 /// A quarter of the smallest L2 cache of servers (1 MiB), so that they stay there while panel after

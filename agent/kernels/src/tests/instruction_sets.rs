@@ -183,12 +183,12 @@ proptest! {
     fn attention_has_the_same_bits_everywhere_and_in_chunks(
         (len, cut) in (2_usize..300).prop_flat_map(|len| (Just(len), 1..len)),
         (kv_heads, group) in (1_usize..4, 1_usize..5),
-        kv_type in proptest::sample::select(vec![KvType::F16, KvType::F32]),
+        head_dim in proptest::sample::select(vec![16_usize, 40, 64]),
+        kv_type in proptest::sample::select(vec![KvType::F16, KvType::F32, KvType::Q8_0]),
         window in proptest::option::of(1_usize..300),
         soft_cap in proptest::option::of(0.5_f32..5.0),
         seed in numbers(301 * 16),
     ) {
-        let head_dim = 16;
         let shape = KvShape { layers: 1, kv_heads, head_dim, blocks: 20, block_tokens: 16, kv_type };
         let at = |i: usize| seed[i * 7919 % seed.len()].clamp(-3.0, 3.0);
         let width = kv_heads * head_dim;

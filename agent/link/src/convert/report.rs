@@ -96,8 +96,10 @@ fn facts_to(facts: &ModelFacts) -> proto::ModelFacts {
         licence: licence.as_deref().map(cut),
         weights_bytes: *weights_bytes,
         sha256: sha256.map(|digest| digest.0.to_vec()),
-        memory: memory.map(|MemoryFacts { kv_bytes_per_block, activation_bytes }| {
-            proto::MemoryFacts { kv_bytes_per_block, activation_bytes }
+        memory: memory.map(|memory| {
+            let MemoryFacts { kv_bytes_per_block, activation_bytes, kv_blocks_per_sequence } =
+                memory;
+            proto::MemoryFacts { kv_bytes_per_block, activation_bytes, kv_blocks_per_sequence }
         }),
     }
 }

@@ -2,9 +2,7 @@
 
 use std::process::Command;
 
-use realm_core::desired::Artifact;
-
-use crate::world::{World, artifact, bytes, digest, reasons};
+use crate::world::{World, artifact, bytes, digest, reasons, unnamed};
 
 #[tokio::test]
 async fn a_file_is_verified_and_used_in_place() {
@@ -16,8 +14,8 @@ async fn a_file_is_verified_and_used_in_place() {
     assert_eq!((stored.path, stored.sha256), (path, digest(&body)));
     assert!(world.blobs().is_empty(), "it was not copied");
 
-    let unnamed = Artifact { sources: vec![source.clone()], sha256: None };
-    assert_eq!(world.fetch(&unnamed).await.unwrap().sha256, digest(&body));
+    let nameless = unnamed([source.clone()]);
+    assert_eq!(world.fetch(&nameless).await.unwrap().sha256, digest(&body));
 
     let error = world.fetch(&artifact(b"else", [source])).await.unwrap_err();
     assert_eq!(error.reason(), "DigestMismatch");

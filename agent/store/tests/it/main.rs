@@ -26,6 +26,8 @@ mod server;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]
+mod split;
+#[cfg(test)]
 mod web;
 #[cfg(test)]
 mod web_faults;

@@ -38,6 +38,23 @@ fn login(registry: &Server) -> Credentials {
     Credentials { registry_logins, ..Credentials::default() }
 }
 
+/// A registry of those layers, each under its title.
+pub(crate) async fn registry_of(files: &[(&str, &[u8])]) -> Server {
+    let manifest = manifest(files);
+    let blobs: Vec<_> = files.iter().map(|(_, body)| (digest(body), body.to_vec())).collect();
+    Server::start(move |request| {
+        if request.path.contains("/manifests/") {
+            return Reply::whole(&manifest);
+        }
+        let blob = blobs.iter().find(|(digest, _)| request.path.ends_with(&digest.to_string()));
+        blob.map_or_else(
+            || Reply::new("404 Not Found", &[], b""),
+            |(_, body)| Reply::good(request, body, ETAG),
+        )
+    })
+    .await
+}
+
 /// A registry without locks: the manifest under any name, and the blobs.
 async fn open_registry(manifest: Vec<u8>, blob: Vec<u8>) -> Server {
     let digest = digest(&blob);

@@ -5,11 +5,10 @@ use std::{
     os::unix::fs::{MetadataExt as _, symlink},
 };
 
-use realm_core::desired::Artifact;
 use realm_store::{Owner, Site};
 use tempfile::TempDir;
 
-use crate::world::{World, artifact, bytes, digest, reasons};
+use crate::world::{World, artifact, bytes, digest, reasons, unnamed};
 
 fn world(claims: &TempDir) -> World {
     World::with(|options| {
@@ -36,8 +35,8 @@ async fn a_file_of_a_claim_is_verified_and_used_in_place() {
     assert!(world.blobs().is_empty(), "it was not copied");
 
     let source = "pvc://models/latest.gguf".to_owned();
-    let unnamed = Artifact { sources: vec![source.clone()], sha256: None };
-    assert_eq!(world.fetch(&unnamed).await.unwrap().sha256, digest(&body));
+    let nameless = unnamed([source.clone()]);
+    assert_eq!(world.fetch(&nameless).await.unwrap().sha256, digest(&body));
     let error = world.fetch(&artifact(b"else", [source])).await.unwrap_err();
     assert_eq!(error.reason(), "DigestMismatch");
 }

@@ -7,13 +7,12 @@ use std::{
 };
 
 use proptest::prelude::*;
-use realm_core::desired::Artifact;
 use realm_store::{Site, Verdict};
 use rustls::{ServerConfig, crypto::ring};
 
 use crate::{
     server::{Reply, Request, Server},
-    world::{NOBODY, World, artifact, bytes, digest, reasons},
+    world::{NOBODY, World, artifact, bytes, digest, reasons, unnamed},
 };
 
 const ETAG: &str = "\"one\"";
@@ -192,12 +191,12 @@ async fn a_source_that_may_not_be_used_is_refused_without_a_request() {
     assert!(!error.to_string().contains("u:p"), "{error}");
 
     let server = Server::start(move |_| Reply::whole(&bytes(10))).await;
-    let unsafe_artifact = Artifact { sources: vec![server.url("/a")], sha256: None };
+    let unsafe_artifact = unnamed([server.url("/a")]);
     let error = World::new().fetch(&unsafe_artifact).await.unwrap_err();
     assert_eq!(error.reason(), "DigestRequired");
     assert!(server.requests().is_empty());
 
-    let none = Artifact { sources: Vec::new(), sha256: Some(digest(&body)) };
+    let none = artifact(&body, []);
     assert_eq!(world.fetch(&none).await.unwrap_err().reason(), "SourceInvalid");
 }
 

@@ -114,7 +114,13 @@ pub(crate) fn digest(bytes: &[u8]) -> Sha256 {
 }
 
 pub(crate) fn artifact(bytes: &[u8], sources: impl IntoIterator<Item = String>) -> Artifact {
-    Artifact { sources: sources.into_iter().collect(), sha256: Some(digest(bytes)) }
+    let sha256 = Some(digest(bytes));
+    Artifact { sources: sources.into_iter().collect(), sha256, parts: Vec::new() }
+}
+
+/// A file that nobody gives a digest of.
+pub(crate) fn unnamed(sources: impl IntoIterator<Item = String>) -> Artifact {
+    Artifact { sources: sources.into_iter().collect(), sha256: None, parts: Vec::new() }
 }
 
 /// The reason of the whole and of each mirror, in order.

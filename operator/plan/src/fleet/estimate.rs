@@ -19,6 +19,9 @@ pub struct Estimate {
     pub activation_bytes: u64,
     /// Tokens of context the model was trained for.
     pub context: u32,
+    /// The most blocks that one sequence holds, however long it is, where it gives back those that
+    /// lie behind its windows.
+    pub kv_blocks_per_sequence: Option<u32>,
 }
 
 impl Estimate {
@@ -28,7 +31,8 @@ impl Estimate {
         self.weights_bytes.saturating_add(kv).saturating_add(self.activation_bytes)
     }
 
-    /// The fewest blocks that `model` can be loaded with: those it asks for, else one context.
+    /// The fewest blocks that `model` can be loaded with: those it asks for, else those of one
+    /// context.
     pub(super) fn kv_blocks_min(&self, model: &ValidModel) -> u32 {
         model.kv_blocks.unwrap_or_else(|| self.context_blocks(model))
     }
@@ -44,7 +48,8 @@ impl Estimate {
     }
 
     fn context_blocks(&self, model: &ValidModel) -> u32 {
-        model.context.unwrap_or(self.context).div_ceil(BLOCK_TOKENS).max(1)
+        let all = model.context.unwrap_or(self.context).div_ceil(BLOCK_TOKENS).max(1);
+        self.kv_blocks_per_sequence.map_or(all, |most| all.min(most.max(1)))
     }
 
     /// The parts of what `kv_blocks` blocks take, for people.
@@ -79,7 +84,15 @@ mod tests {
 
     fn explained(kv_bytes_per_block: u64) -> String {
         let (weights_bytes, activation_bytes) = (8 << 20, 1 << 20);
-        Estimate { weights_bytes, kv_bytes_per_block, activation_bytes, context: 64 }.explain(2)
+        let (context, kv_blocks_per_sequence) = (64, None);
+        Estimate {
+            weights_bytes,
+            kv_bytes_per_block,
+            activation_bytes,
+            context,
+            kv_blocks_per_sequence,
+        }
+        .explain(2)
     }
 
     #[test]

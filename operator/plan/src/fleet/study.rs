@@ -24,6 +24,8 @@ pub(super) struct Study {
     /// The first generation in which the model has its present form: what a node says of an older
     /// one is about another file, unless the digest says otherwise.
     since: u64,
+    /// The first generation whose answers are of blocks as they are now.
+    kv_since: u64,
     pub(super) estimate: Option<Estimate>,
     /// Whether the estimate is that of a whole file whose digest was right.
     is_verified: bool,
@@ -39,12 +41,18 @@ impl Study {
     pub(super) const fn new(since: u64) -> Self {
         Self {
             since,
+            kv_since: 0,
             estimate: None,
             is_verified: false,
             claimed: None,
             inspector: None,
             failed_on: BTreeSet::new(),
         }
+    }
+
+    /// As [`Self::new`], of a model whose cache holds its numbers in another way from then on.
+    pub(super) fn of_kv(since: u64) -> Self {
+        Self { kv_since: since, ..Self::new(since) }
     }
 
     /// Learns from what `node` says of `model`.
@@ -55,10 +63,11 @@ impl Study {
         generation: u64,
         held: &ModelHeld,
     ) {
-        let is_present_form = match (model.artifact.sha256, held.sha256) {
-            (Some(wanted), Some(found)) => wanted == found,
-            _ => self.since <= generation,
-        };
+        let is_present_form = self.kv_since <= generation
+            && match (model.artifact.sha256, held.sha256) {
+                (Some(wanted), Some(found)) => wanted == found,
+                _ => self.since <= generation,
+            };
         if is_present_form && let Some(estimate) = held.estimate {
             self.take(estimate, held.sha256.is_some());
         }

@@ -203,7 +203,14 @@ impl World {
 
     fn estimate(&self, model: &Name) -> Estimate {
         let weights_bytes = self.sizes.get(model.name()).copied().unwrap_or(1);
-        Estimate { weights_bytes, kv_bytes_per_block: 0, activation_bytes: 0, context: 64 }
+        let (kv_bytes_per_block, activation_bytes, kv_blocks_per_sequence) = (0, 0, None);
+        Estimate {
+            weights_bytes,
+            kv_bytes_per_block,
+            activation_bytes,
+            context: 64,
+            kv_blocks_per_sequence,
+        }
     }
 
     fn plan(&mut self) -> Vec<NodePlan> {

@@ -3,8 +3,9 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 mod host;
+mod parts;
 
-use realm_crds::{SOURCE_LEN_MAX, SOURCES_MAX};
+use realm_crds::{SOURCE_LEN_MAX, SOURCES_MAX, model::PARTS_MAX};
 
 use self::host::{is_host, is_local};
 use super::{Site, field};
@@ -28,12 +29,14 @@ const REGION_LEN_MAX: usize = 64;
 const REPOSITORY_LEN_MAX: usize = 255;
 const TITLE_LEN_MAX: usize = 255;
 
-/// A raw artifact: where it is in the object, its sources and its digest.
+/// A raw artifact: where it is in the object, its sources and its digests.
 pub(super) struct RawArtifact<'a> {
     /// The path of the object that holds `sources` and `sha256`.
     pub(super) path: &'a str,
     pub(super) sources: &'a [String],
     pub(super) sha256: Option<&'a str>,
+    /// Of the parts of a file that is split.
+    pub(super) parts: &'a [String],
 }
 
 pub(super) fn artifact(
@@ -53,22 +56,64 @@ pub(super) fn artifact(
         }
     }
     let sha256_path = format!("{}.sha256", raw.path);
-    let sha256 = match raw.sha256.map(str::parse::<Sha256>).transpose() {
-        Ok(sha256) => sha256,
-        Err(error) => {
-            findings.add(sha256_path, Reason::InvalidValue, format!("not a SHA-256: {error}"));
-            return None;
-        }
+    let sha256 = match raw.sha256 {
+        Some(text) => Some(digest(sha256_path.clone(), text, findings)?),
+        None => None,
     };
+    let parts = part_digests(raw, findings)?;
     let is_in_place = |text: &String| text.starts_with("file://") || text.starts_with("pvc://");
-    if sha256.is_none() && !raw.sources.iter().all(is_in_place) {
+    if sha256.is_none() && parts.is_empty() && !raw.sources.iter().all(is_in_place) {
         findings.add(
             sha256_path,
             Reason::DigestRequired,
             "sha256 is required unless every source is a file or a pvc",
         );
     }
-    Some(Artifact { sources: raw.sources.to_vec(), sha256 })
+    Some(Artifact { sources: raw.sources.to_vec(), sha256, parts })
+}
+
+fn digest(path: String, text: &str, findings: &mut Findings) -> Option<Sha256> {
+    match text.parse() {
+        Ok(digest) => Some(digest),
+        Err(error) => {
+            findings.add(path, Reason::InvalidValue, format!("not a SHA-256: {error}"));
+            None
+        }
+    }
+}
+
+/// The digests of the parts, where there is one for each part that the sources name.
+fn part_digests(raw: &RawArtifact<'_>, findings: &mut Findings) -> Option<Vec<Sha256>> {
+    let path = format!("{}.parts", raw.path);
+    if !field::count(&path, raw.parts.len(), (0, PARTS_MAX), findings) {
+        return None;
+    }
+    let digest = |(at, text): (usize, &String)| digest(format!("{path}[{at}]"), text, findings);
+    let digests: Vec<_> = raw.parts.iter().enumerate().map_while(digest).collect();
+    let given = raw.parts.len();
+    if digests.len() < given {
+        return None;
+    }
+    match parts::count(raw.sources, given) {
+        Err((at, message)) => {
+            findings.add(format!("{}.sources[{at}]", raw.path), Reason::InvalidValue, message);
+        }
+        Ok(1) if given > 0 => {
+            let message = "the sources name no first part of several, as …-00001-of-00002.gguf is";
+            findings.add(path, Reason::InvalidValue, message);
+        }
+        Ok(count) if count > 1 && raw.sha256.is_some() => {
+            let message =
+                format!("the sources name a file in {count} parts; give a digest of each");
+            findings.add(format!("{}.sha256", raw.path), Reason::InvalidValue, message);
+        }
+        Ok(count) if given > 0 && count != given => {
+            let message = format!("{given} digests for the {count} parts that the sources name");
+            findings.add(path, Reason::InvalidValue, message);
+        }
+        Ok(_) => {}
+    }
+    Some(digests)
 }
 
 /// Whether `text` is a source that this site can fetch.
@@ -282,7 +327,7 @@ mod tests {
     fn check(sources: &[&str], sha256: Option<&str>, site: Site) -> Result<Artifact, Vec<Reason>> {
         let sources: Vec<_> = sources.iter().map(|&source| source.to_owned()).collect();
         let mut findings = Findings::default();
-        let raw = RawArtifact { path: "spec", sources: &sources, sha256 };
+        let raw = RawArtifact { path: "spec", sources: &sources, sha256, parts: &[] };
         let artifact = artifact(&raw, site, &mut findings);
         findings
             .prove(artifact)
@@ -308,6 +353,33 @@ mod tests {
             let artifact = check(&[source], Some(DIGEST), Site::OneMachine).unwrap();
             assert_eq!(artifact.sources, [source]);
         }
+    }
+
+    #[test]
+    fn a_file_in_parts_has_a_digest_of_each_and_names_the_first() {
+        let check = |source: &str, sha256: Option<&str>, parts: usize| {
+            let (sources, parts) = ([source.to_owned()], vec![DIGEST.to_owned(); parts]);
+            let mut findings = Findings::default();
+            let raw = RawArtifact { path: "spec", sources: &sources, sha256, parts: &parts };
+            let artifact = artifact(&raw, Site::Cluster, &mut findings);
+            let paths = |problems: Vec<crate::problem::Problem>| {
+                problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>()
+            };
+            findings.prove(artifact).map(|artifact| artifact.parts.len()).map_err(paths)
+        };
+        let first = "hf://org/repo/q4/m-00001-of-00003.gguf";
+        assert_eq!(check(first, None, 3), Ok(3));
+        assert_eq!(check("oci://registry.example/a:v1", None, 3), Ok(3));
+        assert_eq!(check("pvc://models/m-00001-of-00003.gguf", None, 0), Ok(0));
+        let asked = "https://example.org/m-00001-of-00003.gguf?download=true";
+        assert_eq!(check(asked, None, 3), Ok(3));
+        let refused = |source, sha256, parts| check(source, sha256, parts).unwrap_err();
+        assert_eq!(refused(first, None, 0), ["spec.sha256"]);
+        assert_eq!(refused(first, None, 2), ["spec.parts"]);
+        assert_eq!(refused(first, Some(DIGEST), 0), ["spec.sha256"]);
+        assert_eq!(refused("hf://org/repo/m.gguf", None, 2), ["spec.parts"]);
+        assert_eq!(refused("hf://org/repo/m-00002-of-00003.gguf", None, 3), ["spec.sources[0]"]);
+        assert_eq!(refused("hf://org/repo/m-00001-of-00257.gguf", None, 3), ["spec.sources[0]"]);
     }
 
     #[test]
@@ -375,7 +447,7 @@ mod tests {
         ] {
             for site in [Site::OneMachine, Site::Cluster] {
                 let sources = [source.to_owned()];
-                let raw = RawArtifact { path: "spec", sources: &sources, sha256: None };
+                let raw = RawArtifact { path: "spec", sources: &sources, sha256: None, parts: &[] };
                 let mut findings = Findings::default();
                 let made = artifact(&raw, site, &mut findings);
                 let problems = findings.prove(made).unwrap_err();

@@ -21,7 +21,7 @@ use super::{
     field,
 };
 use crate::{
-    desired::{Accelerator, Artifact, DesiredModel, Stage},
+    desired::{Accelerator, Artifact, DesiredModel, KvCache, Stage},
     name::Name,
     problem::{Findings, Problem, Reason},
 };
@@ -34,6 +34,7 @@ pub struct ValidModel {
     pub(crate) secret: Option<Name>,
     pub(crate) context: Option<u32>,
     pub(crate) kv_blocks: Option<u32>,
+    pub(crate) kv_cache: KvCache,
     pub(crate) allowed_namespaces: BTreeSet<String>,
     pub(crate) node_selector: BTreeMap<String, String>,
     pub(crate) accelerator: Accelerator,
@@ -82,6 +83,7 @@ impl ValidModel {
             secret: self.secret.clone(),
             context: self.context,
             kv_blocks: self.kv_blocks.or(kv_blocks),
+            kv_cache: self.kv_cache,
             accelerator: self.accelerator,
             stage,
         }
@@ -93,9 +95,11 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
     let ModelSpec {
         sources,
         sha256,
+        parts,
         source_secret,
         context,
         kv_blocks,
+        kv_cache,
         allowed_namespaces,
         placement: ModelPlacement { node_selector, accelerator },
         prefetch,
@@ -104,7 +108,7 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
     } = &raw.spec;
     let mut findings = Findings::default();
     let name = field::name(&raw.metadata, &mut findings);
-    let raw_artifact = RawArtifact { path: "spec", sources, sha256: sha256.as_deref() };
+    let raw_artifact = RawArtifact { path: "spec", sources, sha256: sha256.as_deref(), parts };
     let artifact = artifact(&raw_artifact, site, &mut findings);
     let secret = source_secret.as_ref().zip(name.as_ref()).and_then(|(secret, own)| {
         field::reference("spec.sourceSecret.name", ("", &secret.name), own, &mut findings)
@@ -127,6 +131,7 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
         secret,
         context: *context,
         kv_blocks: *kv_blocks,
+        kv_cache: *kv_cache,
         allowed_namespaces: allowed_namespaces.iter().cloned().collect(),
         node_selector: node_selector.clone(),
         accelerator: *accelerator,

@@ -141,7 +141,8 @@ fn read_program(raw: &RawProgram, site: Site, findings: &mut Findings) -> Option
         }
     }
     if !sources.is_empty() {
-        let raw = RawArtifact { path: "spec.program", sources, sha256: sha256.as_deref() };
+        let raw =
+            RawArtifact { path: "spec.program", sources, sha256: sha256.as_deref(), parts: &[] };
         return artifact(&raw, site, findings).map(Program::Component);
     }
     if sha256.is_some() {

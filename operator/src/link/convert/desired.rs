@@ -10,9 +10,9 @@ use realm_plan::{
     Name,
     desired::{
         Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline,
-        DesiredTenant, HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput,
-        PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template,
-        TemplatePart,
+        DesiredTenant, HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, Peer,
+        PipelineInput, PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage,
+        Template, TemplatePart,
     },
 };
 use realm_proto::link::{v1 as proto, versions::CHOICE_SINCE};
@@ -129,7 +129,8 @@ fn newest<T>(
 }
 
 fn model_to(model: &DesiredModel) -> proto::Model {
-    let DesiredModel { name, artifact, secret, context, kv_blocks, accelerator, stage } = model;
+    let DesiredModel { name, artifact, secret, context, kv_blocks, kv_cache, accelerator, stage } =
+        model;
     let stage = match stage {
         Stage::Inspect => proto::Stage::Inspect,
         Stage::Prefetch => proto::Stage::Prefetch,
@@ -141,6 +142,10 @@ fn model_to(model: &DesiredModel) -> proto::Model {
         Accelerator::Cuda => proto::Accelerator::Cuda,
         Accelerator::WebGpu => proto::Accelerator::Webgpu,
     };
+    let kv_cache = match kv_cache {
+        KvCache::F16 => proto::KvCache::F16,
+        KvCache::Q8_0 => proto::KvCache::Q80,
+    };
     proto::Model {
         name: name.to_string(),
         artifact: Some(artifact_to(artifact)),
@@ -149,6 +154,7 @@ fn model_to(model: &DesiredModel) -> proto::Model {
         stage: stage.into(),
         accelerator: accelerator.into(),
         secret: secret.as_ref().map(|secret| secret.name().to_owned()),
+        kv_cache: kv_cache.into(),
     }
 }
 
@@ -162,8 +168,12 @@ fn route_to(route: &Route) -> proto::Route {
 }
 
 fn artifact_to(artifact: &Artifact) -> proto::Artifact {
-    let Artifact { sources, sha256 } = artifact;
-    proto::Artifact { sources: sources.clone(), sha256: sha256.as_ref().map(digest_to) }
+    let Artifact { sources, sha256, parts } = artifact;
+    proto::Artifact {
+        sources: sources.clone(),
+        sha256: sha256.as_ref().map(digest_to),
+        parts: parts.iter().map(digest_to).collect(),
+    }
 }
 
 fn digest_to(digest: &Sha256) -> Vec<u8> {

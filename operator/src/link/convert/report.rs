@@ -102,9 +102,15 @@ fn facts_from(facts: proto::ModelFacts) -> Result<ModelFacts, ConvertError> {
         licence: licence.map(|licence| text_from("facts.licence", licence)).transpose()?,
         weights_bytes,
         sha256: sha256.map(|bytes| digest_from("facts.sha256", &bytes)).transpose()?,
-        memory: memory.map(|proto::MemoryFacts { kv_bytes_per_block, activation_bytes }| {
-            MemoryFacts { kv_bytes_per_block, activation_bytes }
-        }),
+        memory:
+            memory.map(|memory| {
+                let proto::MemoryFacts {
+                    kv_bytes_per_block,
+                    activation_bytes,
+                    kv_blocks_per_sequence,
+                } = memory;
+                MemoryFacts { kv_bytes_per_block, activation_bytes, kv_blocks_per_sequence }
+            }),
     })
 }
 

@@ -20,6 +20,7 @@ const fn estimate() -> Estimate {
     Estimate {
         weights_bytes: 1 << 30,
         kv_bytes_per_block: 1 << 20,
+        kv_blocks_per_sequence: None,
         activation_bytes: 1 << 26,
         context: 4096,
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use realm_plan::desired::{
     Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
-    HostedProgram, InputKind, Limits, ModelGrant, OnError, PipelineInput, PipelineOutput,
+    HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, PipelineInput, PipelineOutput,
     PipelineStep, Program, ProgramLimits, Sha256, Stage, Template, TemplatePart,
 };
 
@@ -34,10 +34,12 @@ fn model(index: usize) -> DesiredModel {
         artifact: Arc::new(Artifact {
             sources: vec![format!("https://models.example.com/model-{index}/model.gguf")],
             sha256: Some(Sha256([7; 32])),
+            parts: Vec::new(),
         }),
         secret: None,
         context: Some(32_768),
         kv_blocks: Some(4096),
+        kv_cache: KvCache::F16,
         accelerator: Accelerator::Any,
         stage: Stage::Load,
     }

@@ -41,11 +41,14 @@ fn each<T: std::fmt::Debug + 'static, S: Strategy<Value = T> + 'static>(
 
 fn artifact() -> impl Strategy<Value = plan::Artifact> {
     let digest = any::<[u8; 32]>().prop_map(plan::Sha256);
-    let verified = (vec("[a-z]{3,5}://.{1,20}", 1..3), digest)
-        .prop_map(|(sources, digest)| plan::Artifact { sources, sha256: Some(digest) });
-    let file =
-        vec("file://.{1,20}", 1..3).prop_map(|sources| plan::Artifact { sources, sha256: None });
-    prop_oneof![verified, file]
+    let of = |sources, sha256, parts| plan::Artifact { sources, sha256, parts };
+    let verified = (vec("[a-z]{3,5}://.{1,20}", 1..3), digest.clone())
+        .prop_map(move |(sources, digest)| of(sources, Some(digest), Vec::new()));
+    let split = (vec("[a-z]{3,5}://.{1,20}", 1..3), vec(digest, 1..4))
+        .prop_map(move |(sources, parts)| of(sources, None, parts));
+    let in_place =
+        vec("(file|pvc)://.{1,20}", 1..3).prop_map(move |sources| of(sources, None, Vec::new()));
+    prop_oneof![verified, split, in_place]
 }
 
 fn stage() -> impl Strategy<Value = plan::Stage> {
@@ -57,15 +60,17 @@ fn model(text: String) -> impl Strategy<Value = plan::DesiredModel> {
     use plan::Accelerator;
     let accelerators = [Accelerator::Any, Accelerator::Cpu, Accelerator::Cuda, Accelerator::WebGpu];
     let accelerator = proptest::sample::select(accelerators.to_vec());
-    let (kv, context) = (any::<Option<u32>>(), any::<Option<u32>>());
+    let kv_cache = proptest::sample::select(vec![plan::KvCache::F16, plan::KvCache::Q8_0]);
+    let (kv, context) = ((any::<Option<u32>>(), kv_cache), any::<Option<u32>>());
     (artifact(), context, kv, accelerator, stage()).prop_map(
-        move |(artifact, context, kv_blocks, accelerator, stage)| plan::DesiredModel {
+        move |(artifact, context, (kv_blocks, kv_cache), accelerator, stage)| plan::DesiredModel {
             name: name(&text),
             artifact: Arc::new(artifact),
             // The agent knows it by its name alone.
             secret: None,
             context,
             kv_blocks,
+            kv_cache,
             accelerator,
             stage,
         },
@@ -235,9 +240,13 @@ fn digest() -> impl Strategy<Value = Option<Sha256>> {
 
 fn facts() -> impl Strategy<Value = ModelFacts> {
     let texts = (".{0,9}", ".{0,9}", option::of(".{0,9}"));
-    let memory = any::<(u64, u64)>().prop_map(|(kv_bytes_per_block, activation_bytes)| {
-        MemoryFacts { kv_bytes_per_block, activation_bytes }
-    });
+    let memory = any::<(u64, u64, Option<u32>)>().prop_map(
+        |(kv_bytes_per_block, activation_bytes, most)| MemoryFacts {
+            kv_bytes_per_block,
+            activation_bytes,
+            kv_blocks_per_sequence: most,
+        },
+    );
     (texts, any::<(u64, u32, u64)>(), digest(), option::of(memory)).prop_map(
         |(texts, (parameters, context, weights_bytes), sha256, memory)| {
             let (architecture, format, licence) = texts;

@@ -1,7 +1,7 @@
 //! Which nodes models go to, and when they move.
 
 use super::*;
-use crate::fleet::node::ZONE;
+use crate::{desired::Sha256, fleet::node::ZONE};
 
 #[test]
 fn replicas_spread_over_the_emptiest_nodes() {
@@ -170,14 +170,56 @@ fn memory_promised_to_a_model_that_is_still_loading_is_not_given_away() {
 }
 
 #[test]
+fn blocks_of_another_kind_are_planned_by_what_is_said_of_them_and_not_of_those_before() {
+    let digest = Sha256([7; 32]);
+    let spec = |kv_cache| format!("sha256: '{digest}', kvCache: {kv_cache}");
+    let mut world = World::empty(1);
+    world.join("n0", 42);
+    world.demand([model_with("a", &spec("F16"))]);
+    world.plan();
+    let told = |world: &mut World, generation, kv_bytes_per_block| {
+        let estimate = Estimate {
+            weights_bytes: 10,
+            kv_bytes_per_block,
+            activation_bytes: 2,
+            context: 64,
+            kv_blocks_per_sequence: None,
+        };
+        let held = ModelHeld {
+            name: name("a"),
+            stage: Some(Stage::Inspect),
+            kv_blocks: None,
+            is_failed: false,
+            sha256: Some(digest),
+            estimate: Some(estimate),
+        };
+        world.fleet.report("n0", NodeReport { generation, models: vec![held] });
+        world.plan();
+        world.fleet.estimate(&name("a")).map(|estimate| estimate.kv_bytes_per_block)
+    };
+    assert_eq!(told(&mut world, 1, 5), Some(5));
+    world.demand([model_with("a", &spec("Q8_0"))]);
+    world.plan();
+    let generation = world.fleet.desired("n0").unwrap().generation;
+    // The digest is the right one, and the size of a block is that of the blocks before.
+    assert_eq!(told(&mut world, generation - 1, 5), None);
+    assert_eq!(told(&mut world, generation, 3), Some(3));
+}
+
+#[test]
 fn a_model_gets_kv_cache_for_four_contexts_or_as_many_as_there_is_room_for() {
-    let blocks = |memory_bytes, spec: &str| {
+    let blocks = |memory_bytes, spec: &str, kv_blocks_per_sequence| {
         let mut world = World::empty(1);
         world.join("n0", memory_bytes);
         world.demand([model_with("a", spec)]);
         world.plan();
-        let estimate =
-            Estimate { weights_bytes: 10, kv_bytes_per_block: 5, activation_bytes: 2, context: 64 };
+        let estimate = Estimate {
+            weights_bytes: 10,
+            kv_bytes_per_block: 5,
+            activation_bytes: 2,
+            context: 64,
+            kv_blocks_per_sequence,
+        };
         let held = ModelHeld {
             name: name("a"),
             stage: Some(Stage::Inspect),
@@ -192,6 +234,11 @@ fn a_model_gets_kv_cache_for_four_contexts_or_as_many_as_there_is_room_for() {
         models.first().and_then(|model| model.kv_blocks)
     };
     // 12 bytes without KV cache, 10 for each context of two blocks.
+    // A window that holds one of them, and one that holds more than there are.
+    assert_eq!(blocks(1000, "", Some(1)), Some(4));
+    assert_eq!(blocks(17, "", Some(1)), Some(1));
+    assert_eq!(blocks(1000, "", Some(9)), Some(8));
+    let blocks = |memory_bytes, spec| blocks(memory_bytes, spec, None);
     assert_eq!(blocks(1000, ""), Some(8));
     assert_eq!(blocks(42, ""), Some(6));
     assert_eq!(blocks(22, ""), Some(2));

@@ -72,7 +72,7 @@ fn engine() -> EngineHandle {
         budget: MemoryBudget::fixed(1 << 30),
         secret: Secret([7; 32]),
     };
-    realm_engine::open(&path, options).unwrap().0
+    realm_engine::open(std::slice::from_ref(&path), options).unwrap().0
 }
 
 /// A tenant that may ask for that much.
