@@ -12,8 +12,9 @@ use prost::Message as _;
 use realm_core::{
     desired::{
         Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
-        HostedProgram, InputKind, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
-        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
+        HostedProgram, InputKind, Limits, LimitsMode, ModelGrant, OnError, Peer, PipelineInput,
+        PipelineOutput, PipelineStep, Priority, Program, ProgramLimits, Route, Sha256, Stage,
+        Template, TemplatePart,
     },
     name::{ModelName, NameError, PipelineName, TenantName},
 };
@@ -201,8 +202,27 @@ fn artifact_from(artifact: proto::Artifact) -> Result<Artifact, ConvertError> {
 }
 
 fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
-    let DesiredTenant { name, weight, suspended, limits, models, pipelines, keys, program } =
-        tenant;
+    let DesiredTenant {
+        name,
+        weight,
+        priority,
+        suspended,
+        limits,
+        limits_mode,
+        models,
+        pipelines,
+        keys,
+        program,
+    } = tenant;
+    let priority = match priority {
+        Priority::Low => proto::Priority::Low,
+        Priority::Normal => proto::Priority::Normal,
+        Priority::High => proto::Priority::High,
+    };
+    let limits_mode = match limits_mode {
+        LimitsMode::Enforce => proto::LimitsMode::Enforce,
+        LimitsMode::Shadow => proto::LimitsMode::Shadow,
+    };
     proto::Tenant {
         name: name.as_str().to_owned(),
         weight: *weight,
@@ -215,12 +235,24 @@ fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
             .collect(),
         keys: keys.iter().map(key_to).collect(),
         program: program.as_ref().map(program_to),
+        priority: priority.into(),
+        limits_mode: limits_mode.into(),
     }
 }
 
 fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, ConvertError> {
-    let proto::Tenant { name, weight, suspended, limits, models, pipelines, keys, program } =
-        tenant;
+    let proto::Tenant {
+        name,
+        weight,
+        suspended,
+        limits,
+        models,
+        pipelines,
+        keys,
+        program,
+        priority,
+        limits_mode,
+    } = tenant;
     if weight == 0 {
         return Err(ConvertError::Missing { field: "tenant.weight" });
     }
@@ -233,13 +265,36 @@ fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, ConvertError> {
     Ok(DesiredTenant {
         name: named("tenant.name", &name, TenantName::parse)?,
         weight,
+        priority: priority_from(priority)?,
         suspended,
         limits: limits_from(required("tenant.limits", limits)?)?,
+        limits_mode: limits_mode_from(limits_mode)?,
         models,
         pipelines,
         keys: all(keys, key_from)?,
         program: program.map(program_from).transpose()?,
     })
+}
+
+fn priority_from(value: i32) -> Result<Priority, ConvertError> {
+    match proto::Priority::try_from(value) {
+        Ok(proto::Priority::Low) => Ok(Priority::Low),
+        Ok(proto::Priority::Unspecified | proto::Priority::Normal) => Ok(Priority::Normal),
+        Ok(proto::Priority::High) => Ok(Priority::High),
+        Err(prost::UnknownEnumValue(value)) => {
+            Err(ConvertError::UnknownValue { field: "tenant.priority", value })
+        }
+    }
+}
+
+fn limits_mode_from(value: i32) -> Result<LimitsMode, ConvertError> {
+    match proto::LimitsMode::try_from(value) {
+        Ok(proto::LimitsMode::Unspecified | proto::LimitsMode::Enforce) => Ok(LimitsMode::Enforce),
+        Ok(proto::LimitsMode::Shadow) => Ok(LimitsMode::Shadow),
+        Err(prost::UnknownEnumValue(value)) => {
+            Err(ConvertError::UnknownValue { field: "tenant.limits_mode", value })
+        }
+    }
 }
 
 fn program_to(program: &HostedProgram) -> proto::Program {

@@ -9,7 +9,10 @@ use std::{
 
 use realm_core::{
     auth::{Credential, Roster, verify},
-    desired::{ApiKey, DesiredTenant, HostedProgram, Limits as Rights, ProgramLimits, Sha256},
+    desired::{
+        ApiKey, DesiredTenant, HostedProgram, Limits as Rights, LimitsMode, Priority,
+        ProgramLimits, Sha256,
+    },
     engine::{Finish, Sampling, TokenEvent},
     name::TenantName,
 };
@@ -134,7 +137,9 @@ fn caller(name: &str) -> Caller {
     let tenant = DesiredTenant {
         name: TenantName::new("default", name).unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Rights {
             requests_per_minute: 1,
             input_tokens_per_minute: 1,
