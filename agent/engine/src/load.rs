@@ -21,7 +21,7 @@ use crate::{
     forward::{Capacity, Executor, Forward},
     gguf::{Gguf, GgufError, Head},
     kv::{BlockPool, Namespace, Secret},
-    scheduler::{Limits, Scheduler},
+    scheduler::{Limits, Prices, Scheduler},
     template::ChatTemplate,
     tokenizer::{Tokenizer, TokenizerError},
     weights::{self, Weights, WeightsError},
@@ -237,6 +237,7 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
         running: RUNNING_MAX,
         queued: QUEUED_MAX,
     };
+    let prices = Prices::for_model(architecture.ops_per_token());
     let handle = EngineHandle::start(Parts {
         model: options.name,
         architecture: architecture.name,
@@ -250,7 +251,7 @@ pub fn open(path: &Path, options: OpenOptions) -> Result<(EngineHandle, ModelFac
         tokenizer,
         template,
         namespace,
-        scheduler: Scheduler::new(limits, BLOCK_TOKENS, pool),
+        scheduler: Scheduler::new(limits, BLOCK_TOKENS, pool, prices),
         executor,
         reservation,
     })

@@ -26,7 +26,7 @@ use crate::{
     budget::MemoryBudget,
     gguf::{Array, Gguf, Value, writer},
     kv::{BlockPool, Secret},
-    scheduler::Limits,
+    scheduler::{Limits, Prices},
 };
 
 const BLOCK: usize = 4;
@@ -114,7 +114,7 @@ fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
         tokenizer: tokenizer(),
         template: None,
         namespace,
-        scheduler: Scheduler::new(limits, BLOCK, pool),
+        scheduler: Scheduler::new(limits, BLOCK, pool, Prices::MEASURED),
         executor: Box::new(Scripted {
             forwards: forwards.clone(),
             gate,
