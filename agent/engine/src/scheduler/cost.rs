@@ -128,11 +128,15 @@ pub(crate) struct Prices {
 const MEASURED_OPS: u64 = 212_336_640;
 
 impl Prices {
-    /// As `realm bench` fitted them to the steps of SmolLM2-135M-Instruct (Q4_1) on two cores of an
-    /// AMD EPYC with AVX-512 VNNI; tests/results/fairness.md has the run.
+    /// Of SmolLM2-135M-Instruct (Q4_1) on two cores of an AMD EPYC with AVX-512 VNNI.
+    ///
+    /// `tests/results/smollm2-135m-cpu.md` has one sequence's steps of 4.2 ms and eight sequences'
+    /// of 10.2 ms, so a row more takes 0.84 ms and what is left is the step's; 512 tokens of a
+    /// prompt take 323 ms, of which two steps and what they attend to are not theirs. A token
+    /// attended to is as `realm bench` fitted it there.
     pub(crate) const MEASURED: Self = Self {
         step: Cost::from_secs_f64(3.4e-3),
-        prefill_token: Cost::from_secs_f64(0.61e-3),
+        prefill_token: Cost::from_secs_f64(0.54e-3),
         decode_token: Cost::from_secs_f64(0.84e-3),
         attended_token: Cost::from_secs_f64(0.30e-6),
     };
