@@ -173,9 +173,10 @@ mod tests {
         for _ in 0..1000 {
             fit.observe(Service::default(), Duration::from_millis(5));
         }
-        let [step, rest @ ..] = seconds(fit.prices());
-        assert!((step - 5e-3).abs() < 1e-4, "{step}");
-        assert_eq!(rest, seconds(Prices::MEASURED)[1..]);
+        let fitted = fit.prices();
+        let seconds = fitted.step.as_secs_f64();
+        assert!((seconds - 5e-3).abs() < 1e-4, "{seconds}");
+        assert_eq!(Prices { step: Prices::MEASURED.step, ..fitted }, Prices::MEASURED);
     }
 
     #[test]

@@ -276,7 +276,7 @@ fn nobody_is_preempted_before_places_have_had_the_time_to_come_free() {
     }
     step(&mut scheduler, &mut batch);
     scheduler.submit(submission(10, 1, 4, 50)).unwrap();
-    let steps = (1..).find(|_| step(&mut scheduler, &mut batch).0.contains(&SequenceId(10)));
+    let steps = (1..=10).find(|_| step(&mut scheduler, &mut batch).0.contains(&SequenceId(10)));
     assert_eq!(steps, Some(PATIENCE_STEPS));
 }
 
