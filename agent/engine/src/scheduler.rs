@@ -463,6 +463,8 @@ impl Scheduler {
         account.running += 1;
         self.steps_without_start = 0;
         sequence.computed = cached;
+        // It is not looked for again: where it is preempted, it starts first.
+        sequence.chain = Vec::new();
         if sequence.first_start(cached) {
             self.totals.prompt += sequence.prompt_len as u64;
             self.totals.cached += u64::from(sequence.cached);
