@@ -140,5 +140,6 @@ pub(crate) fn register(agent: &Agent, metrics: &Metrics) -> Result<(), MetricsEr
     metrics.register(build, || vec![Sample::new([env!("CARGO_PKG_VERSION").to_owned()], 1.0)])?;
     agent.engines.register(metrics)?;
     tenants::register(&agent.engines, &agent.roster(), metrics)?;
+    tenants::register_shadowed(agent.limiter(), metrics)?;
     tenants::register_programs(&agent.runtime, metrics)
 }

@@ -105,6 +105,12 @@ pub struct TenantSpec {
     #[schemars(range(min = 1, max = WEIGHT_MAX))]
     pub weight: u32,
 
+    /// Whose turn comes before all others in every batch, whatever their weights: `Low` has what
+    /// the others leave, and `High` leaves what it does not want. Within one priority, weights
+    /// decide.
+    #[serde(default)]
+    pub priority: Priority,
+
     /// A suspended tenant's calls are refused; everything else about it stays as it is.
     #[serde(default)]
     pub suspended: bool,
@@ -112,6 +118,12 @@ pub struct TenantSpec {
     /// What the tenant may spend.
     #[serde(default)]
     pub limits: Limits,
+
+    /// What becomes of calls beyond the limits on requests and tokens per minute: `Enforce`
+    /// refuses them, `Shadow` counts them in `realm_gateway_tenant_shadowed_total` and lets them through, to
+    /// try limits out. All other limits are enforced in both.
+    #[serde(default)]
+    pub limits_mode: LimitsMode,
 
     /// The models the tenant may use; the first is its default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -132,6 +144,25 @@ pub struct TenantSpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["secretName"])
     )]
     pub api_keys: Vec<ApiKeySource>,
+}
+
+/// Classes of tenants, each served before the one below it.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord,
+)]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+/// What becomes of calls beyond the limits per minute.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum LimitsMode {
+    #[default]
+    Enforce,
+    Shadow,
 }
 
 const fn weight() -> u32 {
@@ -209,7 +240,8 @@ pub struct Program {
     pub config: BTreeMap<String, String>,
 }
 
-/// What a tenant may spend, over all doors. Every limit is enforced.
+/// What a tenant may spend, over all doors. Every limit is enforced, but those per minute in the
+/// mode `Shadow`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Limits {

@@ -29,6 +29,7 @@ def fill(folder: Folder) -> None:
     folder.tenant("short", limits={"context": 64})
     folder.tenant("small", limits={"kvBlocks": 4})
     folder.tenant("hasty", limits={"program": {"deadlineMs": DEADLINE_MS}})
+    folder.tenant("tried", limits={"requestsPerMinute": 2}, limitsMode="Shadow")
     folder.tenant("free")
 
 
@@ -59,6 +60,19 @@ async def test_more_requests_than_a_minutes_are_refused_with_the_time_to_wait(
     assert answered.status_code == 429
     assert 0 < int(answered.headers["retry-after"]) <= 20
     assert answered.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_in_shadow_what_would_be_refused_is_served_and_counted(server: Server) -> None:
+    async with server.client("tried") as client:
+        for _ in range(5):
+            await client.chat(asked(QUESTIONS[0]), max_tokens=1, temperature=0)
+    shadowed = {
+        code: server.metrics().value(
+            "realm_gateway_tenant_shadowed_total", tenant="default/tried", code=code
+        )
+        for code in ("too_many_requests", "too_many_tokens")
+    }
+    assert shadowed == {"too_many_requests": 3, "too_many_tokens": 0}
 
 
 async def test_a_client_that_waits_as_told_is_served(server: Server) -> None:

@@ -24,8 +24,12 @@ from realm_client import Client, NotFound, ProgramError, RateLimited, Unauthenti
 #: What Grafana would put in place of its variables.
 ALL = {"$node": ".*", "$tenant": ".*", "$model": ".*", "$__rate_interval": "1m"}
 
-#: Only while a download runs or a model is asleep, and nothing here is downloaded or sleeps.
-UNSEEN = {"realm_agent_model_fetched_bytes", "realm_relay_calls_held"}
+#: Only while a download runs, a model is asleep or limits are in shadow, which none is here.
+UNSEEN = {
+    "realm_agent_model_fetched_bytes",
+    "realm_gateway_tenant_shadowed_total",
+    "realm_relay_calls_held",
+}
 
 #: How a call may end.
 CODE = re.compile(

@@ -83,7 +83,13 @@ def test_what_is_left_out_is_filled_in(admin: User) -> None:
         "context": 8_192,
         "kvBlocks": 1_024,
     }
-    whole = {"weight": 100, "suspended": False, "limits": limits | {"program": program}}
+    whole = {
+        "weight": 100,
+        "priority": "Normal",
+        "suspended": False,
+        "limits": limits | {"program": program},
+        "limitsMode": "Enforce",
+    }
     assert stored("Tenant", {}) == whole
     partly = stored("Tenant", {"limits": {"calls": 2, "program": {"fuel": 7}}})
     expected = {**limits, "calls": 2, "program": program | {"fuel": 7}}

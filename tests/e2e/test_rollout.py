@@ -103,6 +103,8 @@ def test_nobody_lifts_the_limits_of_a_tenant_but_who_runs_the_plane(installed: I
     changes: dict[str, Json] = {
         "weight": SPEC | {"weight": 10_000},
         "limits": SPEC | {"limits": {"calls": 1000}},
+        "limitsMode": SPEC | {"limitsMode": "Shadow"},
+        "priority": SPEC | {"priority": "High"},
         "suspended": SPEC | {"suspended": True},
         "models": SPEC | {"models": [{"name": "smollm2"}, {"name": "another"}]},
     }

@@ -7,7 +7,7 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
-use realm_engine::bench::{Bench, SEQUENCES_MAX};
+use realm_engine::bench::{Bench, SEQUENCES_MAX, StepSeconds};
 use realm_kernels::{
     ceiling,
     cpu::{self, Cpu},
@@ -25,6 +25,9 @@ const QUESTION_TOKENS: usize = 32;
 
 /// Context that decoding starts with, as in `llama-bench`: none but one token.
 const DECODE_PROMPT: usize = 1;
+
+/// Tokens that are decoded behind a long prompt, for what it costs to attend to it.
+const BEHIND_PROMPT_TOKENS: usize = 8;
 
 pub(crate) async fn bench(home: &Home, args: BenchArgs) -> anyhow::Result<ExitCode> {
     let path = match &args.model {
@@ -55,6 +58,17 @@ struct Figures {
     prefill: Speed,
     decode: Speed,
     decode_batched: Speed,
+    step: Step,
+}
+
+/// What a step takes: so much whatever is in it, and so much for each of what is. The prices by
+/// which tenants have their shares.
+#[derive(Debug, Serialize)]
+struct Step {
+    step_us: f64,
+    prefill_token_us: f64,
+    decode_token_us: f64,
+    attended_token_us: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +119,8 @@ fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
         let prefill = bench.prefill(args.prefill)?;
         let decode = bench.decode(1, DECODE_PROMPT, args.decode)?;
         let batched = bench.decode(args.sequences, DECODE_PROMPT, args.decode)?;
+        let long = args.prefill.saturating_sub(BEHIND_PROMPT_TOKENS).max(DECODE_PROMPT);
+        bench.decode(1, long, BEHIND_PROMPT_TOKENS)?;
         if round > 0 {
             rounds.read.push(read.bytes_per_second);
             rounds.int8.push(int8.ops_per_second);
@@ -161,6 +177,17 @@ fn figures(bench: &Bench, args: &BenchArgs, threads: usize, rounds: Rounds) -> F
             tokens_per_second: batched_speed,
             share_of_ceiling: share_of_reading(batched_speed / args.sequences as f64),
         },
+        step: step(bench.step_seconds()),
+    }
+}
+
+fn step(seconds: StepSeconds) -> Step {
+    let StepSeconds { step, prefill_token, decode_token, attended_token } = seconds;
+    Step {
+        step_us: step * 1e6,
+        prefill_token_us: prefill_token * 1e6,
+        decode_token_us: decode_token * 1e6,
+        attended_token_us: attended_token * 1e6,
     }
 }
 
@@ -202,6 +229,11 @@ fn print(figures: &Figures) -> anyhow::Result<()> {
             share_of_ceiling * 100.0,
         ))?;
     }
+    let Step { step_us, prefill_token_us, decode_token_us, attended_token_us } = &figures.step;
+    output::line(format!(
+        "a step takes    {step_us:.0} µs, and {prefill_token_us:.0} a token of a prompt, \
+         {decode_token_us:.0} a token of an answer, {attended_token_us:.3} a token attended to",
+    ))?;
     Ok(())
 }
 

@@ -129,8 +129,10 @@ pub struct DesiredTenant {
     pub name: TenantName,
     /// The tenant's part of the machine in proportion to the other tenants' weights; at least 1.
     pub weight: u32,
+    pub priority: Priority,
     pub suspended: bool,
     pub limits: Limits,
+    pub limits_mode: LimitsMode,
     /// What the tenant may use, by the name it uses for it; the first is its default.
     pub models: Vec<ModelGrant>,
     /// Pipelines the tenant may call, by the name it uses for them.
@@ -139,6 +141,26 @@ pub struct DesiredTenant {
     /// What runs the tenant's calls here. `None` where none of its models is: calls are handed to
     /// a node that has one.
     pub program: Option<HostedProgram>,
+}
+
+/// Whose turn comes before all others', whatever their shares; within one, shares decide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Has what the others leave.
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+/// What becomes of a call beyond the limits per minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LimitsMode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It is counted. What one call or one moment may hold is enforced all the same.
+    Shadow,
 }
 
 /// A program and what it reads through its `config` interface.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    desired::{DesiredTenant, HostedProgram, Limits, ProgramLimits},
+    desired::{DesiredTenant, HostedProgram, Limits, LimitsMode, Priority, ProgramLimits},
     name::TenantName,
 };
 
@@ -12,7 +12,9 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
     DesiredTenant {
         name: TenantName::new("default", name).expect("tests name tenants well"),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 60,
             input_tokens_per_minute: 1000,

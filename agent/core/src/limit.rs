@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::{
     auth::{Caller, HandedOn},
     call::Call,
+    desired::LimitsMode,
     engine::Usage,
     name::TenantName,
     refusal::Refusal,
@@ -118,9 +119,10 @@ pub fn lend(caller: HandedOn, call: Call, left: Left, now: Instant) -> Admitted 
         input: bucket(left.input_tokens, limits.input_tokens_per_minute),
         output: bucket(left.output_tokens, limits.output_tokens_per_minute),
         calls: 1,
+        shadowed: Shadowed::default(),
     };
     let accounts = HashMap::from([(caller.tenant().clone(), account)]);
-    let permit = Permit::new(Arc::new(Mutex::new(accounts)), caller.tenant().clone());
+    let permit = Permit::new(Arc::new(Mutex::new(accounts)), &caller);
     Admitted { caller, call, permit: Arc::new(permit) }
 }
 
@@ -135,6 +137,7 @@ pub struct Limiter {
 struct Permit {
     accounts: Arc<Mutex<HashMap<TenantName, Account>>>,
     tenant: TenantName,
+    mode: LimitsMode,
     spent: watch::Sender<Usage>,
 }
 
@@ -144,6 +147,14 @@ struct Account {
     input: Bucket,
     output: Bucket,
     calls: u32,
+    shadowed: Shadowed,
+}
+
+/// Calls that were let through in shadow, by the limit that would have refused them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shadowed {
+    pub requests: u64,
+    pub tokens: u64,
 }
 
 /// A bucket that holds one minute's allowance and may go into debt by what a running call costs.
@@ -175,6 +186,15 @@ impl Bucket {
         self.filled_at = self.filled_at.max(now);
     }
 
+    /// Takes what was spent. In shadow a debt grows to one minute's allowance and no further: who
+    /// begins to enforce does not refuse a tenant for hours because nobody refused it before.
+    fn take(&mut self, units: u32, mode: LimitsMode) {
+        self.level -= f64::from(units);
+        if mode == LimitsMode::Shadow {
+            self.level = self.level.max(-f64::from(self.per_minute));
+        }
+    }
+
     /// Puts back what was taken, as far as the bucket holds it.
     fn pour(&mut self, units: u32) {
         self.level = (self.level + f64::from(units)).min(f64::from(self.per_minute));
@@ -204,7 +224,8 @@ impl Limiter {
     /// Admits `call`, charging one request and taking one of the tenant's places.
     ///
     /// Tokens are charged as they are spent ([`Admitted::charge`]), so a call is admitted while
-    /// the token buckets are not in debt, and one call can overdraw them by its own cost.
+    /// the token buckets are not in debt, and one call can overdraw them by its own cost. In shadow
+    /// a call beyond the limits per minute is counted and admitted.
     pub fn admit(&self, caller: Caller, call: Call, now: Instant) -> Result<Admitted, Refusal> {
         let limits = caller.rights().limits;
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -213,22 +234,16 @@ impl Limiter {
             input: Bucket::full(limits.input_tokens_per_minute, now),
             output: Bucket::full(limits.output_tokens_per_minute, now),
             calls: 0,
+            shadowed: Shadowed::default(),
         });
         account.refill(&caller, now);
         if account.calls >= limits.calls_max {
             return Err(Refusal::TooManyCalls { calls_max: limits.calls_max });
         }
-        account.check_tokens()?;
-        if account.requests.level < 1.0 {
-            return Err(Refusal::TooManyRequests {
-                per_minute: limits.requests_per_minute,
-                retry_after_ms: account.requests.wait_ms(1.0),
-            });
-        }
-        account.requests.level -= 1.0;
+        account.take_request(caller.rights().limits_mode)?;
         account.calls += 1;
         drop(accounts);
-        let permit = Permit::new(self.accounts.clone(), caller.tenant().clone());
+        let permit = Permit::new(self.accounts.clone(), &caller);
         Ok(Admitted { caller, call, permit: Arc::new(permit) })
     }
 
@@ -249,6 +264,12 @@ impl Limiter {
             input_tokens: account.input.whole(),
             output_tokens: account.output.whole(),
         }
+    }
+
+    /// What was let through in shadow, of each tenant that has called here.
+    pub fn shadowed(&self) -> Vec<(TenantName, Shadowed)> {
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.iter().map(|(tenant, account)| (tenant.clone(), account.shadowed)).collect()
     }
 
     /// Forgets tenants that are gone and have no call running.
@@ -273,6 +294,34 @@ impl Account {
         }
     }
 
+    /// Takes one request, if what the tenant may spend in a minute allows it another call.
+    fn take_request(&mut self, mode: LimitsMode) -> Result<(), Refusal> {
+        let is_beyond_tokens = self.check_tokens();
+        let is_beyond_requests = self.check_requests();
+        if mode == LimitsMode::Enforce {
+            is_beyond_tokens.and(is_beyond_requests)?;
+            self.requests.take(1, mode);
+            return Ok(());
+        }
+        self.shadowed.tokens += u64::from(is_beyond_tokens.is_err());
+        match is_beyond_requests {
+            Ok(()) => self.requests.take(1, mode),
+            // It would have been refused, and a refused call takes nothing.
+            Err(_) => self.shadowed.requests += 1,
+        }
+        Ok(())
+    }
+
+    fn check_requests(&self) -> Result<(), Refusal> {
+        if self.requests.level >= 1.0 {
+            return Ok(());
+        }
+        Err(Refusal::TooManyRequests {
+            per_minute: self.requests.per_minute,
+            retry_after_ms: self.requests.wait_ms(1.0),
+        })
+    }
+
     fn check_tokens(&self) -> Result<(), Refusal> {
         match [&self.input, &self.output].into_iter().find(|bucket| bucket.level < 1.0) {
             None => Ok(()),
@@ -285,8 +334,13 @@ impl Account {
 }
 
 impl Permit {
-    fn new(accounts: Arc<Mutex<HashMap<TenantName, Account>>>, tenant: TenantName) -> Self {
-        Self { accounts, tenant, spent: watch::Sender::new(Usage::default()) }
+    fn new(accounts: Arc<Mutex<HashMap<TenantName, Account>>>, caller: &Caller) -> Self {
+        Self {
+            accounts,
+            tenant: caller.tenant().clone(),
+            mode: caller.rights().limits_mode,
+            spent: watch::Sender::new(Usage::default()),
+        }
     }
 
     fn left(&self, now: Instant) -> Left {
@@ -300,6 +354,10 @@ impl Permit {
     }
 
     fn check(&self, now: Instant) -> Result<(), Refusal> {
+        if self.mode == LimitsMode::Shadow {
+            // It was counted, if need be, when it was admitted.
+            return Ok(());
+        }
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         // A running call keeps its tenant's account: `retain` does not forget it.
         let Some(account) = accounts.get_mut(&self.tenant) else { return Ok(()) };
@@ -313,8 +371,8 @@ impl Permit {
             account.refill_tokens(now);
             // Cached tokens cost nothing to compute, and charging them would punish reuse.
             let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
-            account.input.level -= f64::from(computed);
-            account.output.level -= f64::from(usage.completion_tokens);
+            account.input.take(computed, self.mode);
+            account.output.take(usage.completion_tokens, self.mode);
         }
         drop(accounts);
         self.spent.send_modify(|spent| {
@@ -372,13 +430,21 @@ mod tests {
     use crate::{
         auth::{self, Credential, Roster, verify},
         call::CallId,
-        desired::{ApiKey, Limits},
+        desired::{ApiKey, DesiredTenant, Limits},
         fixtures::tenant,
     };
 
     fn caller(change: impl Fn(&mut Limits)) -> Caller {
+        caller_of(|tenant| change(&mut tenant.limits))
+    }
+
+    fn in_mode(mode: LimitsMode) -> Caller {
+        caller_of(|tenant| tenant.limits_mode = mode)
+    }
+
+    fn caller_of(change: impl Fn(&mut DesiredTenant)) -> Caller {
         let mut tenant = tenant("acme");
-        change(&mut tenant.limits);
+        change(&mut tenant);
         let sha256 = Credential::of("key").digest();
         tenant.keys.push(ApiKey { name: "k".into(), sha256, expires_at: None, disabled: false });
         verify(&Roster::new([Arc::new(tenant)]), Credential::of("key"), 0).unwrap()
@@ -455,6 +521,47 @@ mod tests {
         assert_eq!(limiter.quota(&caller, now).input_tokens, 900);
         running.refund(400, now);
         assert_eq!(limiter.quota(&caller, now).input_tokens, 1000);
+    }
+
+    #[test]
+    fn in_shadow_what_would_be_refused_is_counted_and_let_through() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let shadow = in_mode(LimitsMode::Shadow);
+        for _ in 0..63 {
+            drop(limiter.admit(shadow.clone(), call(), now).unwrap());
+        }
+        let running = limiter.admit(shadow.clone(), call(), now).unwrap();
+        running.charge(usage(0, 0, 1_000_000), now);
+        running.check(now).unwrap();
+        running.charge_from_afar(usage(1, 0, 0), now).unwrap();
+        running.charge_from_afar(usage(1, 0, 0), now).unwrap();
+        drop(limiter.admit(shadow, call(), now).unwrap());
+        let (tenant, shadowed) = limiter.shadowed().remove(0);
+        assert_eq!(tenant, TenantName::new("default", "acme").unwrap());
+        assert_eq!(shadowed, Shadowed { requests: 5, tokens: 1 });
+    }
+
+    #[test]
+    fn who_leaves_the_shadow_is_served_again_within_two_minutes_whatever_was_spent_in_it() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let running = limiter.admit(in_mode(LimitsMode::Shadow), call(), now).unwrap();
+        running.charge(usage(1_000_000, 0, 1_000_000), now);
+        drop(running);
+        let enforced = in_mode(LimitsMode::Enforce);
+        limiter.admit(enforced.clone(), call(), now).unwrap_err();
+        limiter.admit(enforced, call(), now + Duration::from_secs(61)).unwrap();
+    }
+
+    #[test]
+    fn in_shadow_a_tenant_still_has_no_more_calls_at_once_than_it_may() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let shadow = in_mode(LimitsMode::Shadow);
+        let calls_max = shadow.rights().limits.calls_max;
+        let running: Vec<_> =
+            (0..calls_max).map(|_| limiter.admit(shadow.clone(), call(), now).unwrap()).collect();
+        let refusal = limiter.admit(shadow, call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyCalls { calls_max });
+        drop(running);
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use realm_core::{desired::Sha256, name::TenantName};
+use realm_core::{
+    desired::{Priority, Sha256},
+    name::TenantName,
+};
 use realm_kernels::{
     backend::{BackendError, KvType},
     cpu::{self, Cpu},
@@ -19,7 +22,7 @@ use crate::{
     kv::{BlockPool, Layout, Namespace, Secret},
     load::{BATCH_TOKENS, BLOCK_TOKENS, LoadError, Opened, RUNNING_MAX},
     sampler,
-    scheduler::{Limits, Scheduler, Submission},
+    scheduler::{Fit, Limits, Prices, Scheduler, Submission, Terms},
 };
 
 /// Why nothing could be measured.
@@ -48,6 +51,18 @@ impl Timing {
     }
 }
 
+/// What the parts of a step take, as fitted to all steps of a bench: with these prices an engine
+/// says who has had how much of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepSeconds {
+    /// A step, whatever is in it.
+    pub step: f64,
+    pub prefill_token: f64,
+    pub decode_token: f64,
+    /// A token in the cache that one row attends to.
+    pub attended_token: f64,
+}
+
 /// A model to measure.
 pub struct Bench {
     executor: Box<dyn Executor>,
@@ -56,6 +71,7 @@ pub struct Bench {
     weights_bytes: u64,
     ops_per_token: u64,
     head_ops: u64,
+    fit: Fit,
 }
 
 impl Bench {
@@ -91,7 +107,19 @@ impl Bench {
         let weights_bytes = opened.facts.weights_bytes;
         let ops_per_token = opened.architecture.ops_per_token();
         let head_ops = 2 * opened.architecture.width as u64 * u64::from(vocabulary);
-        Ok(Self { executor, vocabulary, limits, weights_bytes, ops_per_token, head_ops })
+        let fit = Fit::new(Prices::for_model(ops_per_token));
+        Ok(Self { executor, vocabulary, limits, weights_bytes, ops_per_token, head_ops, fit })
+    }
+
+    /// What the parts of the steps that were run so far have taken.
+    pub fn step_seconds(&self) -> StepSeconds {
+        let Prices { step, prefill_token, decode_token, attended_token } = self.fit.prices();
+        StepSeconds {
+            step: step.as_secs_f64(),
+            prefill_token: prefill_token.as_secs_f64(),
+            decode_token: decode_token.as_secs_f64(),
+            attended_token: attended_token.as_secs_f64(),
+        }
     }
 
     /// The device in words.
@@ -119,7 +147,7 @@ impl Bench {
         let mut run = self.start(1, tokens, 1)?;
         let started = Instant::now();
         while !run.scheduler.is_idle() {
-            run.step(self.executor.as_mut())?;
+            run.step(self.executor.as_mut(), &mut self.fit)?;
         }
         Ok(Timing { tokens, elapsed: started.elapsed() })
     }
@@ -136,12 +164,12 @@ impl Bench {
         let more = u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(1);
         let mut run = self.start(sequences, prompt, more)?;
         while run.scheduler.totals().generated < sequences as u64 {
-            run.step(self.executor.as_mut())?;
+            run.step(self.executor.as_mut(), &mut self.fit)?;
         }
         let before = run.scheduler.totals().generated;
         let started = Instant::now();
         while !run.scheduler.is_idle() {
-            run.step(self.executor.as_mut())?;
+            run.step(self.executor.as_mut(), &mut self.fit)?;
         }
         let elapsed = started.elapsed();
         let generated = run.scheduler.totals().generated - before;
@@ -155,7 +183,7 @@ impl Bench {
         // Nothing that is measured is longer than its blocks, so that none needs to be given back.
         let layout = Layout { block_tokens: BLOCK_TOKENS, window: None };
         let pool = BlockPool::new(blocks, layout, namespace);
-        let mut scheduler = Scheduler::new(self.limits, pool);
+        let mut scheduler = Scheduler::new(self.limits, pool, self.fit.prices());
         let tenant = TenantName::new("realm", "bench").expect("two DNS labels");
         for number in 0..sequences as u64 {
             // Ids that no run repeats within its sequences, so that nothing is found in the cache.
@@ -165,7 +193,7 @@ impl Bench {
             let submission = Submission {
                 id: SequenceId(number),
                 tenant: tenant.clone(),
-                weight: 1,
+                terms: Terms { weight: 1, priority: Priority::Normal },
                 kv_blocks_max: u32::MAX,
                 context_max: u32::MAX,
                 prompt: ids.take(prompt).collect(),
@@ -189,9 +217,11 @@ struct Run {
 }
 
 impl Run {
-    fn step(&mut self, executor: &mut dyn Executor) -> Result<(), BenchError> {
+    fn step(&mut self, executor: &mut dyn Executor, fit: &mut Fit) -> Result<(), BenchError> {
         self.scheduler.plan_batch(Instant::now(), &mut self.batch);
+        let started = Instant::now();
         executor.forward(&self.batch).map_err(BenchError::Forward)?;
+        fit.observe(self.scheduler.step(), started.elapsed());
         self.scheduler.commit();
         let mut output = 0;
         for span in &self.batch.spans {

@@ -19,6 +19,7 @@ use realm_core::{
     auth::Caller,
     call::Resume,
     constraint::Constraint,
+    desired::DesiredTenant,
     embed::{EmbedError, EmbedInfo, TakenTexts, TextBatch},
     engine::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
@@ -42,7 +43,7 @@ use crate::{
     forward::Executor,
     kv::Namespace,
     output::Output,
-    scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission, TextCall},
+    scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission, Terms, TextCall},
     template::ChatTemplate,
     tokenizer::{Special, Tokenizer},
 };
@@ -191,7 +192,7 @@ impl EngineHandle {
         Submission {
             id,
             tenant: caller.tenant().clone(),
-            weight: rights.weight,
+            terms: terms(rights),
             kv_blocks_max: rights.limits.kv_blocks_max,
             context_max: rights.limits.context_max,
             prompt,
@@ -270,6 +271,11 @@ impl EngineHandle {
     }
 }
 
+/// What the tenant's turns in the batch go by.
+const fn terms(rights: &DesiredTenant) -> Terms {
+    Terms { weight: rights.weight, priority: rights.priority }
+}
+
 fn deadline(at: Instant, now: Instant) -> Deadline {
     let left = at.saturating_duration_since(now).as_millis();
     Deadline { at, ms: u64::try_from(left).unwrap_or(u64::MAX) }
@@ -346,7 +352,7 @@ impl Engine for EngineHandle {
         let deadline = batch.deadline.map(|until| deadline(until, at));
         let (embedding, reply) =
             Embedding::new(caller.tenant().clone(), &read, (figures, batch.milestones), at);
-        let tenant = (caller.tenant().clone(), rights.weight);
+        let tenant = (caller.tenant().clone(), terms(rights));
         let tokens = u32::try_from(read.tokens).unwrap_or(u32::MAX);
         let call = TextCall::new(self.number().0, tenant, read.texts, deadline);
         let command = Command::Embed(Box::new((call, embedding)));

@@ -186,6 +186,33 @@ impl BlockPool {
         (blocks, found_tip)
     }
 
+    /// Blocks at the beginning of `tokens` that [`BlockPool::open`] would find now. `chain` keeps
+    /// their hashes, so that a second look computes none of them again.
+    pub(crate) fn cached_blocks(
+        &self,
+        tenant: &TenantName,
+        tokens: &[u32],
+        chain: &mut Vec<ChainHash>,
+    ) -> usize {
+        let reusable = tokens.len().saturating_sub(1) / self.block_tokens;
+        for (at, full) in tokens.chunks_exact(self.block_tokens).take(reusable).enumerate() {
+            if chain.len() == at {
+                let tip = chain.last().map_or_else(|| self.namespace.root(tenant), |tip| *tip);
+                chain.push(tip.then(full));
+            }
+            if !chain.get(at).is_some_and(|hash| self.cached.contains_key(hash)) {
+                return at;
+            }
+        }
+        reusable
+    }
+
+    /// Blocks that nobody would use any more if `table` were released.
+    pub(crate) fn freed_by(&self, table: &BlockTable) -> usize {
+        let alone = |id: &&BlockId| self.blocks.get(**id as usize).is_some_and(|b| b.refs == 1);
+        table.blocks.iter().filter(alone).count()
+    }
+
     /// Takes a cached block into use.
     fn hold(&mut self, tenant: &TenantName, id: BlockId) {
         let block = &mut self.blocks[id as usize];

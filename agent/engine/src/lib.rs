@@ -3,7 +3,8 @@
 //! In the order of a request: [`tokenizer`] and the chat template make ids of text, the scheduler
 //! plans a step over all tenants' sequences, the forward pass computes it on a backend, the sampler
 //! picks tokens, and a bounded stream takes them out. [`open`] makes the engine of a model file;
-//! [`eval`] and [`bench`] run the same parts without it; [`quantise`] writes model files.
+//! [`eval`] and [`bench`] run the same parts without it, and [`simulation`] the scheduler alone;
+//! [`quantise`] writes model files.
 
 pub mod gguf;
 pub mod quantise;
@@ -29,6 +30,7 @@ mod load;
 
 pub mod bench;
 pub mod eval;
+pub mod simulation;
 
 pub use architecture::{ArchitectureError, architectures};
 pub use budget::{Memory, MemoryBudget};

@@ -19,9 +19,9 @@ use crate::{
     budget::{MemoryBudget, Reservation},
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
-    gguf::{Gguf, GgufError},
+    gguf::{Gguf, GgufError, Head},
     kv::{BlockPool, Layout, Namespace, Secret},
-    scheduler::{Limits, Scheduler},
+    scheduler::{Limits, Prices, Scheduler},
     template::ChatTemplate,
     tokenizer::{Tokenizer, TokenizerError},
     weights::{self, Weights, WeightsError},
@@ -246,6 +246,7 @@ pub fn open(
         running: RUNNING_MAX,
         queued: QUEUED_MAX,
     };
+    let prices = Prices::for_model(architecture.ops_per_token());
     let handle = EngineHandle::start(Parts {
         model: options.name,
         architecture: architecture.name,
@@ -259,7 +260,7 @@ pub fn open(
         tokenizer,
         template,
         namespace,
-        scheduler: Scheduler::new(limits, pool),
+        scheduler: Scheduler::new(limits, pool, prices),
         executor,
         reservation,
     })

@@ -1,15 +1,24 @@
 //! Which rows the next step computes. Pure: time is an argument, nothing waits, nothing is sent.
 //!
-//! A step is planned in order: sequences past their deadline end, a tenant below its share gets
-//! room from the one most above its own, every running sequence decodes its next token, then
-//! chunks of prompts fill the rest of the step, always from the tenant that has been served least.
+//! A step is planned in order: sequences past their deadline end, the tenant whose turn it is gets
+//! room from the one that holds most ([`room`]), every running sequence decodes its next token, then
+//! chunks of prompts fill the rest of the step, always from the tenant that has had least of the
+//! engine's time for its weight ([`share`]). Whatever is planned is charged at its price ([`cost`]),
+//! which the steps themselves tell ([`fit`]).
 //! Texts to embed have steps of their own ([`texts`]), turn about with those of sequences.
 
 mod account;
+mod cost;
+mod fit;
+mod room;
 mod sequence;
+mod share;
 mod texts;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use realm_core::{
     engine::{Finish, Usage},
@@ -20,9 +29,13 @@ use realm_core::{
 use self::{
     account::Account,
     sequence::{Running, Sequence},
+    share::{Share, Turn},
 };
 pub(crate) use self::{
+    cost::{Prices, Service},
+    fit::Fit,
     sequence::{Deadline, Submission},
+    share::Terms,
     texts::TextCall,
 };
 use crate::{
@@ -35,6 +48,18 @@ use crate::{
 /// Small against a step, so that two tenants' prompts share it, and large enough for the rows of
 /// one sequence to be computed together.
 const PREFILL_QUANTUM: usize = 64;
+/// Prompt tokens that a step takes of one prompt at least, however dear they are: enough for a
+/// matrix product to be worth its while, and progress for every prompt.
+const PREFILL_MIN: usize = 16;
+/// The rows of a step that are left to prompts may cost what they would behind so many tokens. Far
+/// into a long document a row costs several times that, and everybody who decodes waits for it.
+const PREFILL_PAST: usize = 256;
+/// Steps in which no sequence has started before one is preempted for another: while places come
+/// free by themselves more often, whoever is next has one soon, and nothing is computed twice.
+const PATIENCE_STEPS: u32 = 4;
+/// Steps after which the prices are fitted anew: a second or two of a busy engine, and no work
+/// against that of a step.
+const REFIT_STEPS: u32 = 64;
 /// How long a client is asked to wait when the queue is full: a few answers' time.
 pub(crate) const BUSY_RETRY_MS: u64 = 1000;
 
@@ -68,7 +93,20 @@ pub(crate) struct Scheduler {
     block_tokens: usize,
     /// In the order of their numbers, which is the order of arrival.
     running: BTreeMap<SequenceId, Running>,
+    /// Of tenants that have something to do.
     accounts: BTreeMap<TenantName, Account>,
+    /// Who has had how much, and so who is next.
+    share: Share<TenantName>,
+    prices: Prices,
+    fit: Fit,
+    /// Steps that were measured since the prices were fitted.
+    measured: u32,
+    /// What the planned step does for all together.
+    step: Service,
+    /// When the last step was planned: from then on its sequences have held their blocks.
+    planned_at: Option<Instant>,
+    /// Steps since a sequence started.
+    steps_without_start: u32,
     totals: Totals,
     /// Sequences that the last plan started for the first time, and what of them was cached.
     started: Vec<(SequenceId, Usage)>,
@@ -78,7 +116,8 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(limits: Limits, pool: BlockPool) -> Self {
+    /// A scheduler whose steps cost `prices`, until measured ones say otherwise.
+    pub(crate) fn new(limits: Limits, pool: BlockPool, prices: Prices) -> Self {
         assert!(limits.batch_tokens >= limits.running, "every sequence decodes in every step");
         Self {
             limits,
@@ -86,6 +125,13 @@ impl Scheduler {
             pool,
             running: BTreeMap::new(),
             accounts: BTreeMap::new(),
+            share: Share::default(),
+            prices,
+            fit: Fit::new(prices),
+            measured: 0,
+            step: Service::default(),
+            planned_at: None,
+            steps_without_start: 0,
             totals: Totals::default(),
             started: Vec::new(),
             had_texts: false,
@@ -146,8 +192,9 @@ impl Scheduler {
         if sequence.is_full() {
             return Ok(Some(Finish::Length));
         }
-        let account = self.wake(&sequence.tenant, sequence.weight);
-        account.waiting.push_back(sequence);
+        let tenant = sequence.tenant.clone();
+        self.account(&tenant, sequence.terms).waiting.push_back(sequence);
+        self.note(&tenant);
         Ok(None)
     }
 
@@ -162,14 +209,33 @@ impl Scheduler {
     }
 
     /// The account of a tenant that has something to do from now on.
-    fn wake(&mut self, tenant: &TenantName, weight: u32) -> &mut Account {
-        let least_served = self.accounts.values().filter(|a| a.is_busy()).map(|a| a.served).min();
+    fn account(&mut self, tenant: &TenantName, terms: Terms) -> &mut Account {
+        self.share.enter(tenant, terms);
         let account = self.accounts.entry(tenant.clone()).or_default();
-        if !account.is_busy() {
-            account.wake(least_served);
-        }
-        account.weight = weight;
+        account.weight = terms.weight;
         account
+    }
+
+    /// Takes note of whether the tenant is kept waiting, after what it has in hand has changed.
+    fn note(&mut self, tenant: &TenantName) {
+        let Some(account) = self.accounts.get(tenant) else { return };
+        if !account.is_busy() {
+            self.accounts.remove(tenant);
+            self.share.leave(tenant);
+        } else if self.is_kept_waiting(tenant, account) {
+            self.share.wait(tenant);
+        } else {
+            self.share.rest(tenant);
+        }
+    }
+
+    /// Whether there is anything that the tenant would have computed and the others' turns keep
+    /// from it. Its next tokens come in every step, and its own quota is nobody else's doing.
+    fn is_kept_waiting(&self, tenant: &TenantName, account: &Account) -> bool {
+        let mut own = self.running.values().filter(|running| running.sequence.tenant == *tenant);
+        !account.calls.is_empty()
+            || self.blocks_of_head(tenant).is_some()
+            || own.any(|running| running.left() > 1)
     }
 
     /// Plans the next step into `batch`. Returns the sequences whose time is over, which are gone.
@@ -179,17 +245,70 @@ impl Scheduler {
         batch: &mut Batch,
     ) -> Vec<(SequenceId, Refusal)> {
         self.started.clear();
+        self.step = Service::default();
+        self.charge_blocks(now);
         let ended = self.expire(now);
         self.had_texts = self.is_turn_of_texts();
         if self.had_texts {
             self.fill_with_texts(batch);
             return ended;
         }
+        self.steps_without_start = self.steps_without_start.saturating_add(1);
         self.make_room();
         self.plan_decodes();
         self.plan_prefills();
+        self.charge_step();
         self.fill(batch);
+        self.note_all();
         ended
+    }
+
+    /// Charges for the blocks that were held since the last step was planned.
+    fn charge_blocks(&mut self, now: Instant) {
+        let before = self.planned_at.replace(now).unwrap_or(now);
+        let time = now.saturating_duration_since(before);
+        let total = self.pool.total();
+        for (tenant, _) in self.accounts.iter().filter(|(_, account)| account.running > 0) {
+            let held = Service::holding(self.pool.used_by(tenant), time);
+            self.share.charge(tenant, self.prices.cost(held, total));
+        }
+    }
+
+    /// Charges what a step costs whatever is in it to all sequences that are in it alike.
+    fn charge_step(&mut self) {
+        let planned = || self.running.values().filter(|running| running.planned > 0);
+        let part = self.prices.step.part(planned().count());
+        for running in planned() {
+            self.share.charge(&running.sequence.tenant, part);
+            self.step += running.service;
+        }
+    }
+
+    /// Takes note of all tenants that the step has something of. Others have not changed.
+    fn note_all(&mut self) {
+        let tenants = self.running.values().map(|running| running.sequence.tenant.clone());
+        let tenants: BTreeSet<TenantName> = tenants.collect();
+        for tenant in &tenants {
+            self.note(tenant);
+        }
+    }
+
+    /// Takes note of how long the planned step took.
+    pub(crate) fn observe(&mut self, took: Duration) {
+        if self.step == Service::default() {
+            return;
+        }
+        self.fit.observe(self.step, took);
+        self.measured += 1;
+        if self.measured >= REFIT_STEPS {
+            self.measured = 0;
+            self.prices = self.fit.prices();
+        }
+    }
+
+    /// What is computed in the planned step; nothing where it is one of texts.
+    pub(crate) const fn step(&self) -> Service {
+        self.step
     }
 
     fn expire(&mut self, now: Instant) -> Vec<(SequenceId, Refusal)> {
@@ -211,31 +330,6 @@ impl Scheduler {
         ended
     }
 
-    /// Lets a tenant in that waits below its share, at the cost of the one most above its own.
-    ///
-    /// Nobody is preempted in vain: only for a tenant whose own quota lets it start, and only if
-    /// both a place and blocks are to be had.
-    fn make_room(&mut self) {
-        let may_start = |name: &TenantName| self.blocks_of_head(name).is_some();
-        let Some((tenant, needed)) = self.least_served(may_start).and_then(|tenant| {
-            let needed = self.blocks_of_head(&tenant)?;
-            Some((tenant, needed))
-        }) else {
-            return;
-        };
-        if !self.is_owed_room(&tenant, needed) {
-            return;
-        }
-        let running = self.running.len();
-        while let Some(victim) = self.victim_for(&tenant, needed) {
-            self.preempt(victim);
-        }
-        if self.running.len() < running {
-            // At once, or a preempted sequence could take its place back before its tenant's turn.
-            self.start(&tenant, &Prefill::Waiting);
-        }
-    }
-
     /// The blocks that the head of the tenant's queue starts with, if its own quota has them left.
     fn blocks_of_head(&self, tenant: &TenantName) -> Option<usize> {
         let head = self.accounts.get(tenant)?.waiting.front()?;
@@ -243,80 +337,21 @@ impl Scheduler {
         (self.pool.used_by(tenant) + needed <= head.quota).then_some(needed)
     }
 
-    /// Whether `tenant` gets a place and `needed` blocks once all that others hold above their
-    /// shares is taken from them. Where it stays within its share, what they hold above theirs is
-    /// at least what it lacks.
-    fn is_owed_room(&self, tenant: &TenantName, needed: usize) -> bool {
-        let within = |held: usize, total: usize| {
-            let weights = self.active_weights();
-            let account = self.accounts.get(tenant);
-            account.is_some_and(|account| above_share(account, held, total, weights) == 0)
-        };
-        let running = self.accounts.get(tenant).map_or(0, |account| account.running);
-        let place =
-            self.running.len() < self.limits.running || within(running + 1, self.limits.running);
-        let blocks = self.pool.available() >= needed
-            || within(self.pool.used_by(tenant) + needed, self.pool.total());
-        place && blocks
-    }
-
-    /// The sequence to preempt so that `tenant`, which is owed room, can start one of `needed`
-    /// blocks.
-    fn victim_for(&self, tenant: &TenantName, needed: usize) -> Option<SequenceId> {
-        let most_over = if self.running.len() >= self.limits.running {
-            let of = |name: &TenantName| self.accounts.get(name).map_or(0, |a| a.running);
-            self.most_over(tenant, self.limits.running, of)
-        } else if self.pool.available() < needed {
-            let of = |name: &TenantName| self.pool.used_by(name);
-            self.most_over(tenant, self.pool.total(), of)
-        } else {
-            None
-        };
-        most_over.and_then(|tenant| self.newest_of(&tenant))
-    }
-
-    fn active(&self) -> impl Iterator<Item = (&TenantName, &Account)> {
-        self.accounts.iter().filter(|(_, account)| account.is_active())
-    }
-
-    fn active_weights(&self) -> u128 {
-        self.active().map(|(_, account)| u128::from(account.weight)).sum()
-    }
-
-    /// The tenant other than `tenant` that is most above its share of `total`.
-    fn most_over(
-        &self,
-        tenant: &TenantName,
-        total: usize,
-        held: impl Fn(&TenantName) -> usize,
-    ) -> Option<TenantName> {
-        let weights = self.active_weights();
-        self.active()
-            .filter(|(name, _)| *name != tenant)
-            .map(|(name, account)| (above_share(account, held(name), total, weights), name))
-            .max()
-            .filter(|(over, _)| *over > 0)
-            .map(|(_, name)| name.clone())
-    }
-
-    fn newest_of(&self, tenant: &TenantName) -> Option<SequenceId> {
-        let mut newest_first = self.running.values().rev();
-        newest_first.find(|r| r.sequence.tenant == *tenant).map(|r| r.sequence.id)
-    }
-
     /// Puts a running sequence back to the front of its tenant's queue. What it computed stays
     /// cached for its tenant while there is room, and is computed again where it does not.
     fn preempt(&mut self, id: SequenceId) {
-        let Some(Running { mut sequence, table, planned }) = self.running.remove(&id) else {
+        let Some(Running { mut sequence, table, service, .. }) = self.running.remove(&id) else {
             return;
         };
         self.pool.release(table);
         sequence.computed = 0;
-        if let Some(account) = self.accounts.get_mut(&sequence.tenant) {
-            account.refund(planned);
+        let tenant = sequence.tenant.clone();
+        self.share.refund(&tenant, self.prices.cost(service, self.pool.total()));
+        if let Some(account) = self.accounts.get_mut(&tenant) {
             account.running -= 1;
             account.waiting.push_front(sequence);
         }
+        self.note(&tenant);
     }
 
     fn plan_decodes(&mut self) {
@@ -324,7 +359,7 @@ impl Scheduler {
             self.running.values().filter(|r| r.left() == 1).map(|r| r.sequence.id).collect();
         for id in decoding {
             if self.reserve(id, 1) {
-                self.plan(id, 1);
+                self.plan(id, 1, Service::decode);
             }
         }
     }
@@ -332,15 +367,15 @@ impl Scheduler {
     /// Makes room for so many more rows of a sequence; `false` if that took its own turn.
     fn reserve(&mut self, id: SequenceId, rows: usize) -> bool {
         while let Some(running) = self.running.get_mut(&id) {
-            let Running { sequence, table, planned } = running;
+            let Running { sequence, table, planned, .. } = running;
             let tenant = sequence.tenant.clone();
             let tokens = sequence.computed + *planned + rows;
             let victim = match self.pool.grow(table, tokens, sequence.quota) {
                 Ok(()) => return true,
-                Err(NoBlock::Quota) => self.newest_of(&tenant),
+                Err(NoBlock::Quota) => self.newest_of(&tenant, &[]),
                 Err(NoBlock::Exhausted) => {
                     let most = self.holds_most_for_its_weight();
-                    most.and_then(|tenant| self.newest_of(&tenant))
+                    most.and_then(|tenant| self.newest_of(&tenant, &[]))
                 }
             };
             self.preempt(victim.unwrap_or(id));
@@ -348,62 +383,67 @@ impl Scheduler {
         false
     }
 
-    fn holds_most_for_its_weight(&self) -> Option<TenantName> {
-        let held = |name: &TenantName| self.pool.used_by(name) as u128;
-        self.accounts
-            .iter()
-            .filter(|(_, account)| account.running > 0)
-            .max_by(|(a, x), (b, y)| {
-                // a / x > b / y, without dividing.
-                let (a_held, b_held) =
-                    (held(a) * u128::from(y.weight), held(b) * u128::from(x.weight));
-                a_held.cmp(&b_held).then_with(|| b.cmp(a))
-            })
-            .map(|(name, _)| name.clone())
-    }
-
     fn plan_prefills(&mut self) {
         // What decodes leave, counted now: a later one's need for a block may have ended the turn
         // of an earlier one.
         let decodes: usize = self.running.values().map(|running| running.planned).sum();
         let mut budget = self.limits.batch_tokens - decodes;
+        let total = self.pool.total();
+        let mut time = self.prices.cost(Service::prefill(budget, PREFILL_PAST), total);
+        let mut rows_min = PREFILL_MIN;
+        // Nothing that becomes free in this step could let those go on that were passed over, and
+        // who has had a turn comes later, so one walk through the order is enough.
+        let mut after: Option<Turn<TenantName>> = None;
         while budget > 0 {
-            let Some(tenant) = self.least_served(|tenant| self.prefill_of(tenant).is_some()) else {
-                return;
+            let Some(turn) = self.share.next(after.as_ref()).cloned() else { return };
+            let next = self.prefill_of(turn.party());
+            let Some(id) = next.and_then(|next| self.start(turn.party(), &next)) else {
+                after = Some(turn);
+                continue;
             };
-            let Some(id) = self.prefill_of(&tenant).and_then(|next| self.start(&tenant, &next))
-            else {
+            let Some(running) = self.running.get(&id) else { return };
+            let past = running.sequence.computed + running.planned;
+            let wanted = running.left().min(budget).min(PREFILL_QUANTUM);
+            let cost = self.prices.cost(Service::prefill(wanted, past), total);
+            let rows = time.fits(cost.part(wanted)).max(rows_min).min(wanted);
+            if rows == 0 {
                 return;
-            };
-            let left = self.running.get(&id).map_or(0, Running::left);
-            let rows = left.min(budget).min(PREFILL_QUANTUM);
-            if self.reserve(id, rows) {
-                self.plan(id, rows);
-                budget -= rows;
             }
+            if !self.reserve(id, rows) {
+                after = Some(turn);
+                continue;
+            }
+            self.plan(id, rows, |past| Service::prefill(rows, past));
+            time = time.without(self.prices.cost(Service::prefill(rows, past), total));
+            budget -= rows;
+            rows_min = 0;
         }
-    }
-
-    /// The active tenant that has had least for its weight among those that `can` go on.
-    fn least_served(&self, can: impl Fn(&TenantName) -> bool) -> Option<TenantName> {
-        self.accounts
-            .iter()
-            .filter(|(tenant, account)| account.is_active() && can(tenant))
-            .min_by_key(|(_, account)| account.served)
-            .map(|(tenant, _)| tenant.clone())
     }
 
     /// What the tenant could prefill next: its oldest unfinished prompt, else the head of its queue
     /// if there is room for all of it.
-    fn prefill_of(&self, tenant: &TenantName) -> Option<Prefill> {
-        let unfinished =
-            self.running.values().find(|r| r.sequence.tenant == *tenant && r.left() > 0);
-        if let Some(running) = unfinished {
-            return Some(Prefill::Running(running.sequence.id));
+    fn prefill_of(&mut self, tenant: &TenantName) -> Option<Prefill> {
+        if self.running_of(tenant) > 0 {
+            let unfinished =
+                self.running.values().find(|r| r.sequence.tenant == *tenant && r.left() > 0);
+            if let Some(running) = unfinished {
+                return Some(Prefill::Running(running.sequence.id));
+            }
         }
-        let needed = self.blocks_of_head(tenant)?;
-        let has_room = self.running.len() < self.limits.running && needed <= self.pool.available();
-        has_room.then_some(Prefill::Waiting)
+        if self.running.len() >= self.limits.running {
+            return None;
+        }
+        self.prefer(tenant);
+        (self.blocks_of_head(tenant)? <= self.pool.available()).then_some(Prefill::Waiting)
+    }
+
+    /// Brings the sequence to the head of the tenant's queue that starts next.
+    fn prefer(&mut self, tenant: &TenantName) {
+        let Some(account) = self.accounts.get_mut(tenant) else { return };
+        account.prefer(|sequence| {
+            let Sequence { tokens, chain, .. } = sequence;
+            self.pool.cached_blocks(tenant, tokens, chain)
+        });
     }
 
     /// Starts what [`Scheduler::prefill_of`] found, with blocks for all its tokens, or as many as it
@@ -413,7 +453,7 @@ impl Scheduler {
             Prefill::Running(id) => return Some(*id),
             Prefill::Waiting => self.accounts.get_mut(tenant)?,
         };
-        let mut sequence = account.waiting.pop_front()?;
+        let mut sequence = account.take_next()?;
         let mut table = self.pool.open(tenant, &sequence.tokens);
         let cached = table.blocks().len() * self.block_tokens;
         // A window lets go of a block for each that it takes later.
@@ -429,29 +469,34 @@ impl Scheduler {
             return None;
         }
         account.running += 1;
+        self.steps_without_start = 0;
         sequence.computed = cached;
+        // It is not looked for again: where it is preempted, it starts first.
+        sequence.chain = Vec::new();
         if sequence.first_start(cached) {
             self.totals.prompt += sequence.prompt_len as u64;
             self.totals.cached += u64::from(sequence.cached);
             self.started.push((sequence.id, sequence.usage()));
         }
         let id = sequence.id;
-        self.running.insert(id, Running { sequence, table, planned: 0 });
+        self.running.insert(id, Running::new(sequence, table));
         Some(id)
     }
 
-    fn plan(&mut self, id: SequenceId, rows: usize) {
+    /// Plans and charges `rows` rows; `service` says what they are after so many tokens.
+    fn plan(&mut self, id: SequenceId, rows: usize, service: impl Fn(usize) -> Service) {
         let Some(running) = self.running.get_mut(&id) else { return };
+        let service = service(running.sequence.computed + running.planned);
         running.planned += rows;
-        if let Some(account) = self.accounts.get_mut(&running.sequence.tenant) {
-            account.charge(rows);
-        }
+        running.service += service;
+        let cost = self.prices.cost(service, self.pool.total());
+        self.share.charge(&running.sequence.tenant, cost);
     }
 
     fn fill(&self, batch: &mut Batch) {
         batch.clear();
         for (id, running) in self.running.iter().filter(|(_, running)| running.planned > 0) {
-            let Running { sequence, table, planned } = running;
+            let Running { sequence, table, planned, .. } = running;
             let rows = &sequence.tokens[sequence.computed..sequence.computed + planned];
             batch.push(*id, rows, sequence.computed, table.blocks(), self.block_tokens);
             if running.left() == 0 {
@@ -463,7 +508,8 @@ impl Scheduler {
     /// Takes note that the planned rows have been computed.
     pub(crate) fn commit(&mut self) {
         for running in self.running.values_mut() {
-            let Running { sequence, table, planned } = running;
+            let Running { sequence, table, planned, service } = running;
+            *service = Service::default();
             sequence.computed += std::mem::take(planned);
             self.pool.seal(table, &sequence.tokens, sequence.computed);
             self.pool.slide(table, sequence.computed);
@@ -492,22 +538,19 @@ impl Scheduler {
     /// Ends a sequence, however far it is, and frees its blocks; or a call with texts, of which
     /// no more are computed. `None` if it is no sequence, or gone already.
     pub(crate) fn end(&mut self, id: SequenceId) -> Option<Usage> {
-        let sequence = self.take(id);
-        if self.is_idle() {
-            // No one was kept waiting, so no one is owed anything.
-            self.accounts.clear();
-        }
-        sequence.map(|sequence| sequence.usage())
-    }
-
-    fn take(&mut self, id: SequenceId) -> Option<Sequence> {
-        if let Some(Running { sequence, table, planned: _ }) = self.running.remove(&id) {
+        if let Some(Running { sequence, table, .. }) = self.running.remove(&id) {
             self.pool.release(table);
             self.accounts.get_mut(&sequence.tenant)?.running -= 1;
-            return Some(sequence);
+            self.note(&sequence.tenant);
+            return Some(sequence.usage());
         }
-        self.accounts.values_mut().for_each(|account| account.drop_call(id));
-        self.accounts.values_mut().find_map(|account| account.take_waiting(id))
+        let holds = |account: &Account| account.waits_for(id);
+        let (tenant, account) = self.accounts.iter_mut().find(|(_, account)| holds(account))?;
+        let tenant = tenant.clone();
+        account.drop_call(id);
+        let sequence = account.take_waiting(id);
+        self.note(&tenant);
+        sequence.map(|sequence| sequence.usage())
     }
 
     /// Blocks that each tenant's running sequences hold.
@@ -515,13 +558,6 @@ impl Scheduler {
     fn held(&self) -> BTreeMap<TenantName, usize> {
         self.accounts.keys().map(|name| (name.clone(), self.pool.used_by(name))).collect()
     }
-}
-
-/// How far `held` is above the tenant's share of `total`; 0 is within it. Shares are by weight among
-/// the tenants that have something to do, whose weights add up to `weights`.
-fn above_share(account: &Account, held: usize, total: usize, weights: u128) -> u128 {
-    // held > total * weight / weights, in whole numbers.
-    (held as u128 * weights).saturating_sub(total as u128 * u128::from(account.weight))
 }
 
 /// What a tenant could prefill next.

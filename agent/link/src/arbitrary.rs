@@ -6,9 +6,9 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use realm_core::{
     desired::{
         Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline,
-        DesiredTenant, HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, Peer,
-        PipelineInput, PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage,
-        Template, TemplatePart,
+        DesiredTenant, HostedProgram, InputKind, KvCache, Limits, LimitsMode, ModelGrant, OnError,
+        Peer, PipelineInput, PipelineOutput, PipelineStep, Priority, Program, ProgramLimits, Route,
+        Sha256, Stage, Template, TemplatePart,
     },
     name::{ModelName, PipelineName, TenantName},
 };
@@ -34,7 +34,9 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
     DesiredTenant {
         name: TenantName::parse(name).unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 60,
             input_tokens_per_minute: 10_000,
@@ -221,13 +223,19 @@ fn tenants() -> impl Strategy<Value = Vec<DesiredTenant>> {
         let tenants = names.into_iter().map(|name| {
             let rights = (names_of_models(), names_of_pipelines());
             let program = option::of(program());
-            (1_u32.., any::<bool>(), limits(), rights, keys(), program).prop_map(
-                move |(weight, suspended, limits, (models, pipelines), keys, program)| {
+            let limits = (limits(), any::<bool>()).prop_map(|(limits, is_shadow)| {
+                (limits, if is_shadow { LimitsMode::Shadow } else { LimitsMode::Enforce })
+            });
+            let turns = (1_u32.., priority());
+            (turns, any::<bool>(), limits, rights, keys(), program).prop_map(
+                move |(turns, suspended, limits, (models, pipelines), keys, program)| {
                     DesiredTenant {
                         name: TenantName::parse(&name).unwrap(),
-                        weight,
+                        weight: turns.0,
+                        priority: turns.1,
                         suspended,
-                        limits,
+                        limits: limits.0,
+                        limits_mode: limits.1,
                         models,
                         pipelines,
                         keys,
@@ -238,6 +246,10 @@ fn tenants() -> impl Strategy<Value = Vec<DesiredTenant>> {
         });
         tenants.collect::<Vec<_>>()
     })
+}
+
+fn priority() -> impl Strategy<Value = Priority> {
+    prop_oneof![Just(Priority::Low), Just(Priority::Normal), Just(Priority::High)]
 }
 
 fn names_of_models() -> impl Strategy<Value = Vec<ModelGrant>> {

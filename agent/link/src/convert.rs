@@ -11,12 +11,11 @@ use std::collections::HashSet;
 use prost::Message as _;
 use realm_core::{
     desired::{
-        Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
-        HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, Peer, PipelineInput,
-        PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template,
-        TemplatePart,
+        Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, HostedProgram,
+        InputKind, KvCache, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
+        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
     },
-    name::{ModelName, NameError, PipelineName, TenantName},
+    name::{ModelName, NameError, PipelineName},
 };
 use realm_proto::link::v1 as proto;
 use thiserror::Error;
@@ -25,11 +24,13 @@ mod choice;
 mod credentials;
 mod report;
 mod supply;
+mod tenant;
 
 use choice::{choice_from, choice_to};
 pub(crate) use credentials::credentials_from;
 pub(crate) use report::{failure_to, report_to};
 pub(crate) use supply::supply_to;
+use tenant::{tenant_from, tenant_to};
 
 /// What is wrong with a desired state that was read.
 #[derive(Debug, Error)]
@@ -225,48 +226,6 @@ fn artifact_from(artifact: proto::Artifact) -> Result<Artifact, ConvertError> {
         }
     }
     Ok(Artifact { sources, sha256, parts })
-}
-
-fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
-    let DesiredTenant { name, weight, suspended, limits, models, pipelines, keys, program } =
-        tenant;
-    proto::Tenant {
-        name: name.as_str().to_owned(),
-        weight: *weight,
-        suspended: *suspended,
-        limits: Some(limits_to(limits)),
-        models: models.iter().map(grant_to).collect(),
-        pipelines: pipelines
-            .iter()
-            .map(|(alias, pipeline)| (alias.clone(), pipeline.as_str().to_owned()))
-            .collect(),
-        keys: keys.iter().map(key_to).collect(),
-        program: program.as_ref().map(program_to),
-    }
-}
-
-fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, ConvertError> {
-    let proto::Tenant { name, weight, suspended, limits, models, pipelines, keys, program } =
-        tenant;
-    if weight == 0 {
-        return Err(ConvertError::Missing { field: "tenant.weight" });
-    }
-    let models = all(models, grant_from)?;
-    unique("tenant.models.alias", models.iter().map(|grant| grant.alias.as_str()))?;
-    let pipelines = pipelines
-        .into_iter()
-        .map(|(alias, name)| Ok((alias, named("tenant.pipelines", &name, PipelineName::parse)?)))
-        .collect::<Result<_, _>>()?;
-    Ok(DesiredTenant {
-        name: named("tenant.name", &name, TenantName::parse)?,
-        weight,
-        suspended,
-        limits: limits_from(required("tenant.limits", limits)?)?,
-        models,
-        pipelines,
-        keys: all(keys, key_from)?,
-        program: program.map(program_from).transpose()?,
-    })
 }
 
 fn program_to(program: &HostedProgram) -> proto::Program {

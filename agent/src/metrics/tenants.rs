@@ -10,6 +10,8 @@ use std::{collections::HashSet, sync::Arc};
 use realm_core::{
     auth::Roster,
     engine::{Distribution, TenantLoad},
+    limit::{Limiter, Shadowed},
+    name::TenantName,
 };
 use realm_gateway::{Family, FamilyKind, Metrics, MetricsError, Sample, SampleValue};
 use realm_runtime::{ProgramSpent, Runtime};
@@ -116,6 +118,27 @@ fn samples(
             Sample::new([model.to_string(), tenant.to_string()], read(load))
         })
         .collect()
+}
+
+/// Lets Prometheus see what limits would have refused of the tenants whose limits are in shadow.
+pub(super) fn register_shadowed(limiter: Limiter, metrics: &Metrics) -> Result<(), MetricsError> {
+    let family = Family {
+        name: "realm_gateway_tenant_shadowed_total",
+        help: "Calls beyond a limit per minute that were let through in shadow.",
+        kind: FamilyKind::Counter,
+        labels: &["tenant", "code"],
+    };
+    metrics.register(family, move || {
+        let of_tenant = |(tenant, Shadowed { requests, tokens })| {
+            let tenant: TenantName = tenant;
+            let codes = [("too_many_requests", requests), ("too_many_tokens", tokens)];
+            codes.map(|(code, calls)| {
+                Sample::new([tenant.to_string(), code.to_owned()], number(calls))
+            })
+        };
+        let shadowed = limiter.shadowed().into_iter();
+        shadowed.filter(|(_, calls)| *calls != Shadowed::default()).flat_map(of_tenant).collect()
+    })
 }
 
 /// What a tenant's programs have spent of something.

@@ -81,7 +81,7 @@ pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use realm_core::{
-        desired::{Limits, ModelGrant, ProgramLimits},
+        desired::{Limits, LimitsMode, ModelGrant, Priority, ProgramLimits},
         name::TenantName,
     };
     use serde_json::json;
@@ -101,7 +101,9 @@ pub(super) mod tests {
         DesiredTenant {
             name: TenantName::parse("default/acme").unwrap(),
             weight: 1,
+            priority: Priority::Normal,
             suspended: false,
+            limits_mode: LimitsMode::Enforce,
             limits: Limits {
                 requests_per_minute: 1,
                 input_tokens_per_minute: 1,

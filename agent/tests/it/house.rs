@@ -14,7 +14,8 @@ use realm_core::{
     call::{Call, CallId},
     credentials::Credentials,
     desired::{
-        ApiKey, Artifact, DesiredTenant, HostedProgram, Limits, Program, ProgramLimits, Sha256,
+        ApiKey, Artifact, DesiredTenant, HostedProgram, Limits, LimitsMode, Priority, Program,
+        ProgramLimits, Sha256,
     },
     name::TenantName,
     refusal::Refusal,
@@ -102,7 +103,9 @@ pub(crate) fn tenant(name: &str, code: Program) -> DesiredTenant {
     DesiredTenant {
         name: TenantName::new("tests", name).unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 1000,
             input_tokens_per_minute: 1000,

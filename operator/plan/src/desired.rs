@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
-pub use realm_crds::model::{Accelerator, KvCache};
+pub use realm_crds::{
+    model::{Accelerator, KvCache},
+    tenant::{LimitsMode, Priority},
+};
 
 use crate::name::Name;
 
@@ -136,8 +139,10 @@ pub struct Artifact {
 pub struct DesiredTenant {
     pub name: Name,
     pub weight: u32,
+    pub priority: Priority,
     pub suspended: bool,
     pub limits: Limits,
+    pub limits_mode: LimitsMode,
     /// What the tenant may use, by the name it uses for it; the first is its default.
     pub models: Vec<ModelGrant>,
     /// Pipelines the tenant may call, by the name it uses for them.

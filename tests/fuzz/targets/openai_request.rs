@@ -8,7 +8,7 @@ use std::{cell::RefCell, collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 use libfuzzer_sys::fuzz_target;
 use realm_core::{
     auth::{Caller, Credential, Roster},
-    desired::{ApiKey, DesiredTenant, Limits, ModelGrant, ProgramLimits},
+    desired::{LimitsMode, Priority, ApiKey, DesiredTenant, Limits, ModelGrant, ProgramLimits},
     engine::{Finish, Usage},
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
@@ -168,7 +168,9 @@ fn tenant() -> DesiredTenant {
     DesiredTenant {
         name: TenantName::parse("default/fuzz").expect("a proper name"),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: most,
             input_tokens_per_minute: most,

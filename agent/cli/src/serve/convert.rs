@@ -81,8 +81,10 @@ fn tenant(tenant: &plan::DesiredTenant) -> Result<agent::DesiredTenant, NameErro
     let plan::DesiredTenant {
         name,
         weight,
+        priority,
         suspended,
         limits: spend,
+        limits_mode,
         models,
         pipelines,
         keys,
@@ -95,8 +97,17 @@ fn tenant(tenant: &plan::DesiredTenant) -> Result<agent::DesiredTenant, NameErro
     Ok(agent::DesiredTenant {
         name: TenantName::new(name.namespace(), name.name())?,
         weight: *weight,
+        priority: match priority {
+            plan::Priority::Low => agent::Priority::Low,
+            plan::Priority::Normal => agent::Priority::Normal,
+            plan::Priority::High => agent::Priority::High,
+        },
         suspended: *suspended,
         limits: limits(*spend),
+        limits_mode: match limits_mode {
+            plan::LimitsMode::Enforce => agent::LimitsMode::Enforce,
+            plan::LimitsMode::Shadow => agent::LimitsMode::Shadow,
+        },
         models: models.iter().map(grant).collect::<Result<_, _>>()?,
         pipelines,
         keys: keys.iter().map(key).collect(),

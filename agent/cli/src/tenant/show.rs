@@ -11,14 +11,15 @@ pub(super) const COLUMNS: [&str; 6] = ["NAME", "STATE", "SUSPENDED", "WEIGHT", "
 
 /// One tenant of a list.
 pub(super) fn row(name: String, state: String, keys: u32, spec: &TenantSpec) -> [String; 6] {
-    let TenantSpec { weight, suspended, models, limits: _, program: _, api_keys: _ } = spec;
+    let TenantSpec { weight, suspended, models, .. } = spec;
     let suspended = yes(*suspended).to_owned();
     [name, state, suspended, weight.to_string(), keys.to_string(), named(models)]
 }
 
 /// All of one tenant.
 pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
-    let TenantSpec { weight, suspended, limits, models, program, api_keys } = spec;
+    let TenantSpec { weight, priority, suspended, limits, limits_mode, models, program, api_keys } =
+        spec;
     let secrets: Vec<_> =
         api_keys.iter().map(|ApiKeySource { secret_name }| secret_name.as_str()).collect();
     let keys = match secrets.as_slice() {
@@ -40,11 +41,13 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
     [
         format!("name        {name}"),
         format!("weight      {weight}"),
+        format!("priority    {priority:?}"),
         format!("suspended   {}", yes(*suspended)),
         format!("models      {models}"),
         format!("keys        {keys}"),
         format!("a minute    {requests_per_minute} requests, {input_tokens_per_minute} tokens in, {output_tokens_per_minute} tokens out"),
         format!("at once     {calls} calls, {context} tokens of context, {kv_blocks} KV blocks"),
+        format!("mode        {limits_mode:?}"),
         format!("program     {program}"),
         format!("its limits  {memory_bytes} bytes of memory, {fuel} fuel, {host_calls} host calls, {output_bytes} bytes out, {deadline_ms} ms"),
     ]

@@ -9,7 +9,10 @@ use std::{
 
 use realm_core::{
     auth::{Credential, Roster, verify},
-    desired::{ApiKey, DesiredTenant, HostedProgram, Limits as Rights, ProgramLimits, Sha256},
+    desired::{
+        ApiKey, DesiredTenant, HostedProgram, Limits as Rights, LimitsMode, Priority,
+        ProgramLimits, Sha256,
+    },
     engine::{Finish, Sampling, TokenEvent},
     name::TenantName,
 };
@@ -23,7 +26,7 @@ use crate::{
     budget::MemoryBudget,
     gguf::{Array, Gguf, Value, writer},
     kv::{BlockPool, Layout, Secret},
-    scheduler::Limits,
+    scheduler::{Limits, Prices},
 };
 
 const BLOCK: usize = 4;
@@ -104,7 +107,7 @@ fn namespace() -> Namespace {
 
 pub(super) fn scheduler() -> Scheduler {
     let limits = Limits { context: 64, batch_tokens: 32, running: 8, queued: 100 };
-    Scheduler::new(limits, BlockPool::new(64, LAYOUT, namespace()))
+    Scheduler::new(limits, BlockPool::new(64, LAYOUT, namespace()), Prices::MEASURED)
 }
 
 fn engine() -> (EngineHandle, Arc<AtomicUsize>) {
@@ -141,7 +144,9 @@ fn caller(name: &str) -> Caller {
     let tenant = DesiredTenant {
         name: TenantName::new("default", name).unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Rights {
             requests_per_minute: 1,
             input_tokens_per_minute: 1,

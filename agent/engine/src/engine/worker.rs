@@ -339,6 +339,7 @@ impl Worker {
         // The scheduler has not changed since the plan, and what a failed forward leaves in the
         // cache belongs to sequences that end below, unsealed: nobody will find it.
         let of_texts = !batch.texts.is_empty();
+        let started = Instant::now();
         let computed = catch_unwind(AssertUnwindSafe(|| {
             if of_texts { executor.embed(batch) } else { executor.forward(batch) }
         }));
@@ -349,6 +350,7 @@ impl Worker {
             }
             Ok(Ok(())) => {
                 self.failures = 0;
+                self.scheduler.observe(started.elapsed());
                 self.scheduler.commit();
                 self.sample();
             }

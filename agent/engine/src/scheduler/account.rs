@@ -1,35 +1,34 @@
-//! What one tenant has had, and what it waits for.
+//! What one tenant waits for, and in which order it wants it.
 
 use std::collections::VecDeque;
 
 use super::{sequence::Sequence, texts::TextCall};
 use crate::batch::SequenceId;
 
-/// Units in which service is counted: one token for a tenant of weight 1. Large, so that dividing
-/// by a weight loses nothing that matters.
-const UNITS_PER_TOKEN: u64 = 1 << 20;
+/// Of a tenant's queue, the sequences whose cached prefixes are looked at before one starts: a look
+/// costs some microseconds, and whoever sends more calls at once that begin alike has the first of
+/// them computed by then.
+const LOOKED_AT_MAX: usize = 8;
 
-#[derive(Debug)]
+/// How many younger sequences of its own tenant may start before one that waits. With as many calls
+/// as a tenant may have running by default, the last comes at most one answer's time later than it
+/// would in order.
+pub(super) const OVERTAKEN_MAX: u32 = 16;
+
+#[derive(Debug, Default)]
 pub(super) struct Account {
     pub(super) weight: u32,
-    /// Tokens computed for the tenant, divided by its weight.
-    pub(super) served: u64,
+    /// In the order in which they start, as far as nothing better is found in the cache.
     pub(super) waiting: VecDeque<Sequence>,
     pub(super) running: usize,
     /// Calls with texts that are not computed yet, the oldest first.
     pub(super) calls: VecDeque<TextCall>,
 }
 
-impl Default for Account {
-    fn default() -> Self {
-        Self { weight: 1, served: 0, waiting: VecDeque::new(), running: 0, calls: VecDeque::new() }
-    }
-}
-
 impl Account {
     /// Whether the tenant has sequences to run, for which it is owed places and blocks.
     pub(super) fn is_active(&self) -> bool {
-        self.running > 0 || self.is_waiting()
+        self.running > 0 || !self.waiting.is_empty()
     }
 
     /// Whether the tenant has anything to do.
@@ -37,27 +36,10 @@ impl Account {
         self.is_active() || !self.calls.is_empty()
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// Lifts a tenant that comes back to the least served of the others: idleness banks nothing,
-    /// and what it had before it left is not forgotten.
-    pub(super) fn wake(&mut self, least_served: Option<u64>) {
-        self.served = self.served.max(least_served.unwrap_or(0));
-    }
-
-    fn units(&self, tokens: usize) -> u64 {
-        (tokens as u64).saturating_mul(UNITS_PER_TOKEN) / u64::from(self.weight.max(1))
-    }
-
-    pub(super) fn charge(&mut self, tokens: usize) {
-        self.served = self.served.saturating_add(self.units(tokens));
-    }
-
-    /// Gives back what was charged for rows that are not computed after all.
-    pub(super) fn refund(&mut self, tokens: usize) {
-        self.served = self.served.saturating_sub(self.units(tokens));
+    /// Whether the sequence or call is one of those that wait.
+    pub(super) fn waits_for(&self, id: SequenceId) -> bool {
+        self.waiting.iter().any(|sequence| sequence.id == id)
+            || self.calls.iter().any(|call| call.id() == id)
     }
 
     pub(super) fn drop_call(&mut self, id: SequenceId) {
@@ -67,5 +49,34 @@ impl Account {
     pub(super) fn take_waiting(&mut self, id: SequenceId) -> Option<Sequence> {
         let at = self.waiting.iter().position(|sequence| sequence.id == id)?;
         self.waiting.remove(at)
+    }
+
+    /// Brings the sequence to the front that starts next: one that had started before, else one
+    /// that has been overtaken often enough, else the one of which most is `cached`, and of several
+    /// such the one that came first.
+    pub(super) fn prefer(&mut self, mut cached: impl FnMut(&mut Sequence) -> usize) {
+        if self.waiting.len() < 2 || self.waiting.front().is_some_and(Sequence::was_started) {
+            return;
+        }
+        let is_due = |sequence: &Sequence| sequence.overtaken >= OVERTAKEN_MAX;
+        let at = self.waiting.iter().position(is_due).or_else(|| {
+            let looked_at = self.waiting.iter_mut().take(LOOKED_AT_MAX).map(|sequence| {
+                let blocks = cached(sequence);
+                (blocks, std::cmp::Reverse(sequence.id))
+            });
+            looked_at.enumerate().max_by_key(|(_, rank)| *rank).map(|(at, _)| at)
+        });
+        if let Some(sequence) = at.and_then(|at| self.waiting.remove(at)) {
+            self.waiting.push_front(sequence);
+        }
+    }
+
+    /// Takes the sequence at the front, which starts.
+    pub(super) fn take_next(&mut self) -> Option<Sequence> {
+        let next = self.waiting.pop_front()?;
+        for older in self.waiting.iter_mut().filter(|sequence| sequence.id < next.id) {
+            older.overtaken += 1;
+        }
+        Some(next)
     }
 }

@@ -4,7 +4,11 @@ use std::time::Instant;
 
 use realm_core::{engine::Usage, name::TenantName, refusal::Refusal};
 
-use crate::{batch::SequenceId, kv::BlockTable};
+use super::{cost::Service, share::Terms};
+use crate::{
+    batch::SequenceId,
+    kv::{BlockTable, ChainHash},
+};
 
 /// When a sequence ends, however far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +23,7 @@ pub(crate) struct Deadline {
 pub(crate) struct Submission {
     pub(crate) id: SequenceId,
     pub(crate) tenant: TenantName,
-    pub(crate) weight: u32,
+    pub(crate) terms: Terms,
     /// Blocks the tenant may hold at once.
     pub(crate) kv_blocks_max: u32,
     /// Tokens the tenant may have in one sequence.
@@ -36,7 +40,7 @@ pub(crate) struct Submission {
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
     pub(super) tenant: TenantName,
-    pub(super) weight: u32,
+    pub(super) terms: Terms,
     pub(super) quota: usize,
     /// The prompt and what has been generated.
     pub(super) tokens: Vec<u32>,
@@ -48,6 +52,10 @@ pub(super) struct Sequence {
     /// Prompt tokens that were found in the cache when the sequence first started.
     pub(super) cached: u32,
     started: bool,
+    /// Younger sequences of the tenant that started before this one.
+    pub(super) overtaken: u32,
+    /// The hashes of its first blocks, as far as they were looked for in the cache.
+    pub(super) chain: Vec<ChainHash>,
     /// Tokens at which the sequence is over.
     pub(super) len_max: usize,
     pub(super) deadline: Option<Deadline>,
@@ -78,7 +86,7 @@ impl Sequence {
         Ok(Self {
             id: submission.id,
             tenant: submission.tenant,
-            weight: submission.weight.max(1),
+            terms: submission.terms,
             quota: submission.kv_blocks_max as usize,
             tokens: submission.prompt,
             prompt_len,
@@ -86,6 +94,8 @@ impl Sequence {
             computed: 0,
             cached: 0,
             started: false,
+            overtaken: 0,
+            chain: Vec::new(),
             len_max,
             deadline: submission.deadline,
         })
@@ -98,6 +108,11 @@ impl Sequence {
         }
         self.cached = count(cached.min(self.prompt_len));
         true
+    }
+
+    /// Whether the sequence has run before, and was preempted.
+    pub(super) const fn was_started(&self) -> bool {
+        self.started
     }
 
     /// Whether there is no room for another token.
@@ -125,9 +140,15 @@ pub(super) struct Running {
     pub(super) table: BlockTable,
     /// Rows of it in the step being planned.
     pub(super) planned: usize,
+    /// What they are, and were charged as.
+    pub(super) service: Service,
 }
 
 impl Running {
+    pub(super) fn new(sequence: Sequence, table: BlockTable) -> Self {
+        Self { sequence, table, planned: 0, service: Service::default() }
+    }
+
     /// Tokens that are neither computed nor planned.
     pub(super) fn left(&self) -> usize {
         self.sequence.tokens.len() - self.sequence.computed - self.planned

@@ -3,7 +3,7 @@ mod texts;
 use std::{collections::HashMap, time::Duration};
 
 use proptest::prelude::*;
-use realm_core::desired::Sha256;
+use realm_core::desired::{Priority, Sha256};
 use realm_kernels::backend::KvType;
 
 use super::*;
@@ -19,7 +19,7 @@ fn scheduler(blocks: u32, limits: Limits) -> Scheduler {
 fn windowed(blocks: u32, window: Option<usize>, limits: Limits) -> Scheduler {
     let namespace = Namespace::new(Secret([7; 32]), Sha256([1; 32]), KvType::F16);
     let layout = Layout { block_tokens: BLOCK, window };
-    Scheduler::new(limits, BlockPool::new(blocks, layout, namespace))
+    Scheduler::new(limits, BlockPool::new(blocks, layout, namespace), Prices::MEASURED)
 }
 
 const LIMITS: Limits = Limits { context: 64, batch_tokens: 16, running: 4, queued: 100 };
@@ -28,11 +28,15 @@ fn tenant(n: usize) -> TenantName {
     TenantName::new("default", &format!("t{n}")).unwrap()
 }
 
+const fn terms(weight: u32) -> Terms {
+    Terms { weight, priority: Priority::Normal }
+}
+
 fn submission(id: u64, n: usize, prompt: usize, tokens_max: u32) -> Submission {
     Submission {
         id: SequenceId(id),
         tenant: tenant(n),
-        weight: 1,
+        terms: terms(1),
         kv_blocks_max: 100_000,
         context_max: 100_000,
         // Each prompt its own, so that only what a test repeats is found in the cache.
@@ -59,6 +63,15 @@ fn step(scheduler: &mut Scheduler, batch: &mut Batch) -> (Vec<SequenceId>, Vec<S
         }
     }
     (got, finished)
+}
+
+/// A step before which no sequence has started for as long as it takes one to be preempted.
+fn patient_step(
+    scheduler: &mut Scheduler,
+    batch: &mut Batch,
+) -> (Vec<SequenceId>, Vec<SequenceId>) {
+    scheduler.steps_without_start = PATIENCE_STEPS;
+    step(scheduler, batch)
 }
 
 fn check_batch(scheduler: &Scheduler, batch: &Batch) {
@@ -133,6 +146,11 @@ fn a_tenant_with_many_long_prompts_does_not_keep_another_waiting() {
     assert!(got.contains(&SequenceId(100)), "{got:?}");
 }
 
+/// Seconds that the rows of a prompt cost.
+fn cost_of(span: &crate::batch::Rows) -> f64 {
+    Prices::MEASURED.cost(Service::prefill(span.count, span.past), 4096).as_secs_f64()
+}
+
 #[test]
 fn prompts_are_served_by_weight() {
     let limits = Limits { running: 2, batch_tokens: 128, context: 4096, queued: 10 };
@@ -140,31 +158,211 @@ fn prompts_are_served_by_weight() {
     let mut batch = Batch::default();
     for (n, weight) in [(0, 1), (1, 3)] {
         let prompt = submission(n, usize::try_from(n).unwrap(), 4000, 5);
-        scheduler.submit(Submission { weight, ..prompt }).unwrap();
+        scheduler.submit(Submission { terms: terms(weight), ..prompt }).unwrap();
+    }
+    let mut costs = HashMap::<SequenceId, f64>::new();
+    for _ in 0..16 {
+        step(&mut scheduler, &mut batch);
+        for span in &batch.spans {
+            *costs.entry(span.sequence).or_default() += cost_of(span);
+        }
+    }
+    let (light, heavy) = (costs[&SequenceId(0)], costs[&SequenceId(1)]);
+    let turn = Prices::MEASURED.cost(Service::prefill(PREFILL_QUANTUM, 2000), 4096).as_secs_f64();
+    assert!((heavy - 3.0 * light).abs() <= 4.0 * turn, "{light} and {heavy}");
+}
+
+#[test]
+fn who_comes_late_shares_from_then_on_and_makes_up_for_nothing() {
+    let limits = Limits { running: 2, batch_tokens: 128, context: 4096, queued: 10 };
+    let mut scheduler = scheduler(4096, limits);
+    let mut batch = Batch::default();
+    scheduler.submit(submission(1, 0, 4000, 2)).unwrap();
+    for _ in 0..10 {
+        step(&mut scheduler, &mut batch);
+    }
+    scheduler.submit(submission(2, 1, 4000, 2)).unwrap();
+    let (mut rows, mut costs) = ([0, 0], [0.0, 0.0]);
+    for _ in 0..10 {
+        step(&mut scheduler, &mut batch);
+        for span in &batch.spans {
+            let at = usize::try_from(span.sequence.0).unwrap() - 1;
+            rows[at] += span.count;
+            costs[at] += cost_of(span);
+        }
+    }
+    let turn = Prices::MEASURED.cost(Service::prefill(PREFILL_QUANTUM, 2000), 4096).as_secs_f64();
+    assert!((costs[0] - costs[1]).abs() <= 2.0 * turn, "{costs:?}");
+    assert!(rows[1] > rows[0], "a row with less before it costs less: {rows:?}");
+}
+
+#[test]
+fn a_sequence_whose_prefix_is_cached_starts_before_older_ones_of_its_tenant() {
+    let mut scheduler = scheduler(256, Limits { running: 1, ..LIMITS });
+    let mut batch = Batch::default();
+    scheduler.submit(submission(1, 0, 20, 1)).unwrap();
+    run_to_end(&mut scheduler);
+    // While another tenant's runs, three come, of which the last begins as the first did.
+    scheduler.submit(submission(9, 1, 4, 3)).unwrap();
+    step(&mut scheduler, &mut batch);
+    for id in [2, 3] {
+        scheduler.submit(submission(id, 0, 20, 1)).unwrap();
+    }
+    scheduler.submit(Submission { id: SequenceId(4), ..submission(1, 0, 20, 1) }).unwrap();
+    let mut order = Vec::new();
+    while !scheduler.is_idle() {
+        order.extend(step(&mut scheduler, &mut batch).1);
+    }
+    assert_eq!(order, [9, 4, 2, 3].map(SequenceId));
+}
+
+/// The sequence with nothing in the cache, and many that come after it and begin alike.
+#[test]
+fn no_sequence_is_overtaken_for_ever() {
+    let mut scheduler = scheduler(256, Limits { running: 1, ..LIMITS });
+    let mut batch = Batch::default();
+    let alike = |id| Submission { id: SequenceId(id), ..submission(1, 0, 20, 1) };
+    scheduler.submit(alike(1)).unwrap();
+    run_to_end(&mut scheduler);
+    scheduler.submit(alike(2)).unwrap();
+    scheduler.submit(submission(3, 0, 20, 1)).unwrap();
+    let mut before = 0;
+    for id in 4.. {
+        scheduler.submit(alike(id)).unwrap();
+        let (_, finished) = step(&mut scheduler, &mut batch);
+        if finished.contains(&SequenceId(3)) {
+            break;
+        }
+        before += finished.len();
+        assert!(id < 100, "it waits for ever");
+    }
+    let most = usize::try_from(account::OVERTAKEN_MAX).unwrap();
+    assert!((2..=most + 2).contains(&before), "{before}");
+}
+
+#[test]
+fn a_higher_class_starts_at_once_and_a_lower_one_gives_way_whatever_it_holds() {
+    let mut scheduler = scheduler(64, Limits { running: 1, ..LIMITS });
+    let mut batch = Batch::default();
+    let of = |id, n, priority| Submission {
+        terms: Terms { weight: 1, priority },
+        ..submission(id, n, 4, 5)
+    };
+    scheduler.submit(of(1, 0, Priority::Low)).unwrap();
+    step(&mut scheduler, &mut batch);
+    for (id, n, priority, runs) in [
+        (2, 1, Priority::High, 2),
+        // Neither its own class nor a lower one moves it.
+        (3, 2, Priority::High, 2),
+        (4, 3, Priority::Normal, 2),
+    ] {
+        scheduler.submit(of(id, n, priority)).unwrap();
+        patient_step(&mut scheduler, &mut batch);
+        assert_eq!(scheduler.running.keys().copied().collect::<Vec<_>>(), [SequenceId(runs)]);
+    }
+    let mut order = Vec::new();
+    while !scheduler.is_idle() {
+        order.extend(step(&mut scheduler, &mut batch).1);
+    }
+    assert_eq!(order, [2, 3, 4, 1].map(SequenceId));
+}
+
+/// More tenants than places: a share of them is less than one, which is no reason to wait.
+#[test]
+fn a_tenant_with_nothing_gets_a_place_of_whoever_has_two() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut batch = Batch::default();
+    for id in 0..4 {
+        scheduler.submit(submission(id, 0, 4, 50)).unwrap();
+    }
+    step(&mut scheduler, &mut batch);
+    for n in 1..6 {
+        scheduler.submit(submission(10 + n as u64, n, 4, 50)).unwrap();
+    }
+    for _ in 0..8 {
+        patient_step(&mut scheduler, &mut batch);
+    }
+    let running: Vec<u64> = scheduler.running.keys().map(|id| id.0).collect();
+    assert_eq!(running, [0, 11, 12, 13], "and nobody gives up the only one it has");
+}
+
+#[test]
+fn nobody_is_preempted_before_places_have_had_the_time_to_come_free() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut batch = Batch::default();
+    for id in 0..4 {
+        scheduler.submit(submission(id, 0, 4, 50)).unwrap();
+    }
+    step(&mut scheduler, &mut batch);
+    scheduler.submit(submission(10, 1, 4, 50)).unwrap();
+    let steps = (1..=10).find(|_| step(&mut scheduler, &mut batch).0.contains(&SequenceId(10)));
+    assert_eq!(steps, Some(PATIENCE_STEPS));
+}
+
+/// Whoever decodes beside it waits for no more than for a step of short prompts.
+#[test]
+fn a_step_far_into_a_long_prompt_has_fewer_rows() {
+    let limits = Limits { running: 2, batch_tokens: 256, context: 8192, queued: 10 };
+    let mut scheduler = scheduler(4096, limits);
+    let mut batch = Batch::default();
+    scheduler.submit(submission(1, 0, 8000, 5)).unwrap();
+    let most = Prices::MEASURED.cost(Service::prefill(256, PREFILL_PAST), 4096);
+    let mut rows = Vec::new();
+    while scheduler.queued() > 0 || scheduler.totals().generated == 0 {
+        step(&mut scheduler, &mut batch);
+        let cost = Prices::MEASURED.cost(scheduler.step(), 4096);
+        assert!(cost <= most, "{cost:?} of {most:?}");
+        rows.push(batch.tokens.len());
+    }
+    rows.pop();
+    assert_eq!(rows.first(), Some(&256));
+    assert!(rows.last().is_some_and(|rows| (PREFILL_MIN..128).contains(rows)), "{rows:?}");
+}
+
+#[test]
+fn a_tenant_that_its_own_quota_keeps_waiting_is_owed_nothing_for_that_time() {
+    let limits = Limits { running: 3, batch_tokens: 128, context: 8192, queued: 10 };
+    let mut scheduler = scheduler(4096, limits);
+    let mut batch = Batch::default();
+    for id in [10, 11] {
+        let of_small_quota = Submission { kv_blocks_max: 110, ..submission(id, 1, 400, 30) };
+        scheduler.submit(of_small_quota).unwrap();
+    }
+    scheduler.submit(submission(1, 0, 8000, 2)).unwrap();
+    while !scheduler.running.contains_key(&SequenceId(11)) {
+        step(&mut scheduler, &mut batch);
     }
     let mut rows = HashMap::<SequenceId, usize>::new();
-    for _ in 0..16 {
+    for _ in 0..2 {
         step(&mut scheduler, &mut batch);
         for span in &batch.spans {
             *rows.entry(span.sequence).or_default() += span.count;
         }
     }
-    let (light, heavy) = (rows[&SequenceId(0)], rows[&SequenceId(1)]);
-    assert_eq!(light + heavy, 16 * 128);
-    assert!(heavy.abs_diff(3 * light) <= 4 * PREFILL_QUANTUM, "{light} and {heavy}");
+    let other = rows.get(&SequenceId(1)).copied().unwrap_or(0);
+    assert!(other >= PREFILL_QUANTUM / 2, "the other one has nothing of the next steps: {rows:?}");
 }
 
 #[test]
-fn idleness_banks_nothing() {
-    let mut scheduler = scheduler(256, Limits { running: 2, ..LIMITS });
+fn prices_follow_the_steps_that_were_measured() {
+    let mut scheduler = scheduler(64, LIMITS);
     let mut batch = Batch::default();
-    scheduler.submit(submission(1, 0, 60, 2)).unwrap();
-    for _ in 0..2 {
-        step(&mut scheduler, &mut batch);
+    scheduler.submit(submission(1, 0, 4, 50)).unwrap();
+    for _ in 0..REFIT_STEPS {
+        scheduler.plan_batch(Instant::now(), &mut batch);
+        if scheduler.is_idle() {
+            scheduler.submit(submission(1, 0, 4, 50)).unwrap();
+            scheduler.plan_batch(Instant::now(), &mut batch);
+        }
+        scheduler.observe(Duration::from_micros(50));
+        scheduler.commit();
+        if scheduler.advance(SequenceId(1), 7).is_some() {
+            scheduler.end(SequenceId(1));
+        }
     }
-    scheduler.submit(submission(2, 1, 60, 2)).unwrap();
-    let served: Vec<u64> = scheduler.accounts.values().map(|account| account.served).collect();
-    assert_eq!(served[0], served[1]);
+    let Prices { step, decode_token, .. } = scheduler.prices;
+    let one = step.as_secs_f64() + decode_token.as_secs_f64();
+    assert!((one / 50e-6 - 1.0).abs() < 0.2, "{one}");
 }
 
 #[test]
@@ -177,7 +375,7 @@ fn a_tenant_that_fills_every_place_gives_way_to_one_below_its_share() {
     step(&mut scheduler, &mut batch);
     assert_eq!(scheduler.running(), 4);
     scheduler.submit(submission(10, 1, 4, 50)).unwrap();
-    assert!(step(&mut scheduler, &mut batch).0.contains(&SequenceId(10)));
+    assert!(patient_step(&mut scheduler, &mut batch).0.contains(&SequenceId(10)));
     // The newest of the full tenant waits, and no one else was disturbed.
     assert_eq!(scheduler.queued(), 1);
     assert_eq!(scheduler.accounts[&tenant(0)].waiting[0].id, SequenceId(3));
@@ -195,7 +393,7 @@ fn a_tenant_that_fills_every_block_gives_way_to_one_below_its_share() {
     }
     assert_eq!(scheduler.held()[&tenant(0)], 16);
     scheduler.submit(submission(10, 1, 8, 2)).unwrap();
-    step(&mut scheduler, &mut batch);
+    patient_step(&mut scheduler, &mut batch);
     assert!(scheduler.running.contains_key(&SequenceId(10)));
     // The first has had one of its two tokens already, in the step that let it in.
     let tokens = run_to_end(&mut scheduler);
@@ -215,6 +413,7 @@ fn nobody_gives_way_to_a_tenant_whose_own_quota_keeps_it_waiting() {
     assert_eq!(scheduler.pool().available(), 0);
     // Three blocks more would be within its share of eight, but not within its quota.
     scheduler.submit(of_small_quota(11)).unwrap();
+    scheduler.steps_without_start = PATIENCE_STEPS;
     scheduler.make_room();
     let running: Vec<SequenceId> = scheduler.running.keys().copied().collect();
     assert_eq!(running, [SequenceId(1), SequenceId(10)]);
@@ -232,6 +431,7 @@ fn nobody_gives_up_a_place_to_a_tenant_that_then_lacks_blocks() {
     // A place would be within its share; all but one of the blocks are not, and giving up a place
     // does not free that many.
     scheduler.submit(submission(10, 1, 59, 2)).unwrap();
+    scheduler.steps_without_start = PATIENCE_STEPS;
     scheduler.make_room();
     let running: Vec<SequenceId> = scheduler.running.keys().copied().collect();
     assert_eq!(running, [SequenceId(1), SequenceId(2)]);
@@ -425,13 +625,14 @@ proptest! {
                 Act::Submit { tenant: n, prompt, tokens_max, weight, quota } => {
                     let wanted = submission(id % 5, n, prompt, tokens_max);
                     let id = SequenceId(id);
-                    let wanted = Submission { id, weight, kv_blocks_max: quota, ..wanted };
+                    let wanted = Submission { id, terms: terms(weight), kv_blocks_max: quota, ..wanted };
                     if scheduler.submit(wanted).is_ok() {
                         live.push(id);
                     }
                 }
                 Act::Step => {
                     let before: Vec<SequenceId> = scheduler.running.keys().copied().collect();
+                    scheduler.steps_without_start = PATIENCE_STEPS;
                     scheduler.make_room();
                     let preempted = before.iter().any(|id| !scheduler.running.contains_key(id));
                     let started = scheduler.running.keys().any(|id| !before.contains(id));

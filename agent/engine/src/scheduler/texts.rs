@@ -1,14 +1,20 @@
 //! Steps of texts to embed: each text is computed whole, and holds nothing before or after its step.
 //!
-//! A step is filled from the tenant that has been served least, text by text, as long as the next one
-//! fits. One that is longer than a step of sequences has one for itself: it cannot be cut, for its
+//! A step is filled from the tenant that has had least for its weight, text by text, as long as the
+//! next one fits. One that is longer than a step of sequences has one for itself: it cannot be cut, for its
 //! tokens attend each other.
 
 use std::collections::VecDeque;
 
 use realm_core::{engine::Usage, name::TenantName, refusal::Refusal};
 
-use super::{Scheduler, account::Account, sequence::Deadline};
+use super::{
+    Scheduler,
+    account::Account,
+    cost::Service,
+    sequence::Deadline,
+    share::{Terms, Turn},
+};
 use crate::batch::{Batch, SequenceId, TEXTS_MAX};
 
 /// Texts that someone wants embedded, in the order of the call.
@@ -16,7 +22,7 @@ use crate::batch::{Batch, SequenceId, TEXTS_MAX};
 pub(crate) struct TextCall {
     id: SequenceId,
     tenant: TenantName,
-    weight: u32,
+    terms: Terms,
     /// What is not computed yet.
     left: VecDeque<Vec<u32>>,
     texts: usize,
@@ -28,13 +34,12 @@ impl TextCall {
     /// Texts of at least one token each.
     pub(crate) fn new(
         id: SequenceId,
-        (tenant, weight): (TenantName, u32),
+        (tenant, terms): (TenantName, Terms),
         texts: Vec<Vec<u32>>,
         deadline: Option<Deadline>,
     ) -> Self {
         let tokens = texts.iter().map(Vec::len).sum();
-        let weight = weight.max(1);
-        Self { id, tenant, weight, texts: texts.len(), left: texts.into(), tokens, deadline }
+        Self { id, tenant, terms, texts: texts.len(), left: texts.into(), tokens, deadline }
     }
 
     pub(crate) const fn id(&self) -> SequenceId {
@@ -50,7 +55,9 @@ impl Scheduler {
     /// Queues a call's texts.
     pub(crate) fn submit_texts(&mut self, call: TextCall) -> Result<(), Refusal> {
         self.check_room()?;
-        self.wake(&call.tenant, call.weight).calls.push_back(call);
+        let tenant = call.tenant.clone();
+        self.account(&tenant, call.terms).calls.push_back(call);
+        self.note(&tenant);
         Ok(())
     }
 
@@ -62,16 +69,20 @@ impl Scheduler {
 
     pub(super) fn fill_with_texts(&mut self, batch: &mut Batch) {
         batch.clear();
+        let mut after: Option<Turn<TenantName>> = None;
         while batch.spans.len() < TEXTS_MAX {
+            let Some(turn) = self.share.next(after.as_ref()).cloned() else { return };
             let left = self.limits.batch_tokens.saturating_sub(batch.tokens.len());
-            let fits = |len: usize| batch.is_empty() || len <= left;
-            let next = self.accounts.values_mut().filter_map(|account| {
-                let len = account.calls.front()?.left.front()?.len();
-                fits(len).then_some(account)
-            });
-            let Some(account) = next.min_by_key(|account| account.served) else { return };
-            let Some(call) = account.calls.front_mut() else { return };
-            let Some(tokens) = call.left.pop_front() else { return };
+            let account = self.accounts.get_mut(turn.party());
+            let call = account.and_then(|account| account.calls.front_mut());
+            let fits = |text: &Vec<u32>| batch.is_empty() || text.len() <= left;
+            let Some((call, tokens)) = call.and_then(|call| {
+                let tokens = call.left.pop_front_if(|text| fits(text))?;
+                Some((call, tokens))
+            }) else {
+                after = Some(turn);
+                continue;
+            };
             let at = call.texts - call.left.len() - 1;
             batch.push_text(call.id, at, &tokens);
             if at == 0 {
@@ -79,10 +90,19 @@ impl Scheduler {
                 self.started.push((call.id, Usage { prompt_tokens, ..Usage::default() }));
                 self.totals.prompt += call.tokens as u64;
             }
-            if call.left.is_empty() {
-                account.calls.pop_front();
+            let done = call.left.is_empty().then_some(call.id);
+            let service = Service::prefill(tokens.len(), 0);
+            self.share.charge(turn.party(), self.prices.cost(service, self.pool.total()));
+            if let Some(id) = done {
+                self.finish_call(turn.party(), id);
             }
-            account.charge(tokens.len());
         }
+    }
+
+    fn finish_call(&mut self, tenant: &TenantName, id: SequenceId) {
+        if let Some(account) = self.accounts.get_mut(tenant) {
+            account.drop_call(id);
+        }
+        self.note(tenant);
     }
 }

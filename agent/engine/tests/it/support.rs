@@ -9,7 +9,9 @@ use std::{
 
 use realm_core::{
     auth::{Caller, Credential, Roster, verify},
-    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ProgramLimits, Sha256},
+    desired::{
+        ApiKey, DesiredTenant, HostedProgram, Limits, LimitsMode, Priority, ProgramLimits, Sha256,
+    },
     engine::{Finish, Generation, Sampling, TokenEvent, TokenStream, Usage},
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -55,7 +57,9 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
     DesiredTenant {
         name: TenantName::new("default", name).unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 1000,
             input_tokens_per_minute: 1_000_000,

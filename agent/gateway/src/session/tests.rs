@@ -8,7 +8,7 @@ use std::{
 
 use realm_core::{
     auth::Caller,
-    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ProgramLimits},
+    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, LimitsMode, Priority, ProgramLimits},
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
     reply::{self, Reply, ReplyEvent},
@@ -69,7 +69,9 @@ fn tenant() -> DesiredTenant {
     DesiredTenant {
         name: TenantName::parse("default/acme").unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 1,
             input_tokens_per_minute: 1,

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use realm_core::{
     auth::{Caller, Credential, Roster},
     call::Call,
-    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ModelGrant, ProgramLimits},
+    desired::{
+        ApiKey, DesiredTenant, HostedProgram, Limits, LimitsMode, ModelGrant, Priority,
+        ProgramLimits,
+    },
     embed::{Abilities, EmbedInfo},
     engine::{Finish, Logprobs, ScoredToken, Usage},
     limit::Admitted,
@@ -252,7 +255,9 @@ pub(crate) fn tenant(key: &str) -> DesiredTenant {
     DesiredTenant {
         name: TenantName::parse("default/acme").unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 1000,
             input_tokens_per_minute: 1000,

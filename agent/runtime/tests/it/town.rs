@@ -10,7 +10,10 @@ use std::{
 use realm_core::{
     auth::{self, Caller, Credential, Roster},
     call::{Call, CallId},
-    desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ModelGrant, ProgramLimits},
+    desired::{
+        ApiKey, DesiredTenant, HostedProgram, Limits, LimitsMode, ModelGrant, Priority,
+        ProgramLimits,
+    },
     engine::{Engine, Logprobs},
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
@@ -83,7 +86,9 @@ impl Citizen {
         let tenant = DesiredTenant {
             name: TenantName::new("tests", name).unwrap(),
             weight: 1,
+            priority: Priority::Normal,
             suspended: false,
+            limits_mode: LimitsMode::Enforce,
             limits: LIMITS,
             models: Vec::new(),
             pipelines: BTreeMap::new(),

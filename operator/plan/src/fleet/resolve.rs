@@ -48,7 +48,17 @@ pub(super) fn resolve(demands: &Demands) -> Resolved {
 
 /// The tenant with every model and key that it has a right to, and what it asked for in vain.
 fn resolve_tenant(tenant: &ValidTenant, demands: &Demands) -> (DesiredTenant, Vec<Problem>) {
-    let ValidTenant { name, weight, suspended, limits, models, program, secrets } = tenant;
+    let ValidTenant {
+        name,
+        weight,
+        priority,
+        suspended,
+        limits,
+        limits_mode,
+        models,
+        program,
+        secrets,
+    } = tenant;
     let mut problems = Vec::new();
     let mut grants = Vec::new();
     for (i, model) in models.iter().enumerate() {
@@ -64,8 +74,10 @@ fn resolve_tenant(tenant: &ValidTenant, demands: &Demands) -> (DesiredTenant, Ve
     let desired = DesiredTenant {
         name: name.clone(),
         weight: *weight,
+        priority: *priority,
         suspended: *suspended,
         limits: *limits,
+        limits_mode: *limits_mode,
         models: grants,
         pipelines: BTreeMap::new(),
         keys,

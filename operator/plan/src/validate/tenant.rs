@@ -20,7 +20,7 @@ use super::{
     field,
 };
 use crate::{
-    desired::{HostedProgram, Limits, Program, ProgramLimits},
+    desired::{HostedProgram, Limits, LimitsMode, Priority, Program, ProgramLimits},
     name::Name,
     problem::{Findings, Problem, Reason},
 };
@@ -30,8 +30,10 @@ use crate::{
 pub struct ValidTenant {
     pub(crate) name: Name,
     pub(crate) weight: u32,
+    pub(crate) priority: Priority,
     pub(crate) suspended: bool,
     pub(crate) limits: Limits,
+    pub(crate) limits_mode: LimitsMode,
     /// In the order of the spec.
     pub(crate) models: Vec<Name>,
     pub(crate) program: HostedProgram,
@@ -52,7 +54,8 @@ impl ValidTenant {
 
 /// Proves `raw`, or lists what is wrong with it.
 pub fn tenant(raw: &Tenant, site: Site) -> Result<ValidTenant, Vec<Problem>> {
-    let TenantSpec { weight, suspended, limits, models, program, api_keys } = &raw.spec;
+    let TenantSpec { weight, priority, suspended, limits, limits_mode, models, program, api_keys } =
+        &raw.spec;
     let mut findings = Findings::default();
     field::range("spec.weight", *weight, (1, WEIGHT_MAX), &mut findings);
     let limits = read_limits(limits, &mut findings);
@@ -68,8 +71,10 @@ pub fn tenant(raw: &Tenant, site: Site) -> Result<ValidTenant, Vec<Problem>> {
             code.map(|code| ValidTenant {
                 name,
                 weight: *weight,
+                priority: *priority,
                 suspended: *suspended,
                 limits,
+                limits_mode: *limits_mode,
                 models,
                 program: HostedProgram { code, config },
                 secrets,
@@ -204,6 +209,14 @@ mod tests {
         assert_eq!((tenant.limits.requests_per_minute, tenant.limits.calls_max), (600, 16));
         assert_eq!(tenant.limits.program.memory_bytes_max, 64 * 1024 * 1024);
         assert_eq!(tenant.program.code, Program::BuiltIn);
+    }
+
+    #[test]
+    fn a_tenant_may_come_before_others_and_have_its_limits_counted_only() {
+        let tenant = check("priority: High, limitsMode: Shadow").unwrap();
+        assert_eq!((tenant.priority, tenant.limits_mode), (Priority::High, LimitsMode::Shadow));
+        let tenant = check("").unwrap();
+        assert_eq!((tenant.priority, tenant.limits_mode), (Priority::Normal, LimitsMode::Enforce));
     }
 
     #[test]

@@ -10,9 +10,9 @@ use realm_plan::{
     Name,
     desired::{
         Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline,
-        DesiredTenant, HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, Peer,
-        PipelineInput, PipelineOutput, PipelineStep, Program, ProgramLimits, Route, Sha256, Stage,
-        Template, TemplatePart,
+        DesiredTenant, HostedProgram, InputKind, KvCache, Limits, LimitsMode, ModelGrant, OnError,
+        Peer, PipelineInput, PipelineOutput, PipelineStep, Priority, Program, ProgramLimits, Route,
+        Sha256, Stage, Template, TemplatePart,
     },
 };
 use realm_proto::link::{v1 as proto, versions::CHOICE_SINCE};
@@ -182,8 +182,27 @@ fn digest_to(digest: &Sha256) -> Vec<u8> {
 }
 
 fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
-    let DesiredTenant { name, weight, suspended, limits, models, pipelines, keys, program } =
-        tenant;
+    let DesiredTenant {
+        name,
+        weight,
+        priority,
+        suspended,
+        limits,
+        limits_mode,
+        models,
+        pipelines,
+        keys,
+        program,
+    } = tenant;
+    let priority = match priority {
+        Priority::Low => proto::Priority::Low,
+        Priority::Normal => proto::Priority::Normal,
+        Priority::High => proto::Priority::High,
+    };
+    let limits_mode = match limits_mode {
+        LimitsMode::Enforce => proto::LimitsMode::Enforce,
+        LimitsMode::Shadow => proto::LimitsMode::Shadow,
+    };
     let pipeline_to = |(alias, name): (&String, &Name)| (alias.clone(), name.to_string());
     proto::Tenant {
         name: name.to_string(),
@@ -194,6 +213,8 @@ fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         pipelines: pipelines.iter().map(pipeline_to).collect(),
         keys: keys.iter().map(key_to).collect(),
         program: program.as_ref().map(program_to),
+        priority: priority.into(),
+        limits_mode: limits_mode.into(),
     }
 }
 

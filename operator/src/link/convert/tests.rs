@@ -3,8 +3,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::prelude::*;
 use prost::Message as _;
 use realm_plan::desired::{
-    Choice, Desired, DesiredPipeline, DesiredTenant, Limits, OnError, Peer, PipelineStep,
-    ProgramLimits, Route, Template,
+    Choice, Desired, DesiredPipeline, DesiredTenant, Limits, LimitsMode, OnError, Peer,
+    PipelineStep, Priority, ProgramLimits, Route, Template,
 };
 use realm_proto::link::versions::CHOICE_SINCE;
 
@@ -162,7 +162,9 @@ fn tenant(index: usize, weight: u32) -> Arc<DesiredTenant> {
     Arc::new(DesiredTenant {
         name: Name::new("default", &format!("t{index}")).unwrap(),
         weight,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 1,
             input_tokens_per_minute: 2,

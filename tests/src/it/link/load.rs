@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use realm_plan::desired::{
     Accelerator, ApiKey, Artifact, Choice, Desired, DesiredModel, DesiredPipeline, DesiredTenant,
-    HostedProgram, InputKind, KvCache, Limits, ModelGrant, OnError, PipelineInput, PipelineOutput,
-    PipelineStep, Program, ProgramLimits, Sha256, Stage, Template, TemplatePart,
+    HostedProgram, InputKind, KvCache, Limits, LimitsMode, ModelGrant, OnError, PipelineInput,
+    PipelineOutput, PipelineStep, Priority, Program, ProgramLimits, Sha256, Stage, Template,
+    TemplatePart,
 };
 
 use realm_proto::link::OPERATOR_MESSAGE_BYTES_MAX;
@@ -60,7 +61,9 @@ fn tenant(index: usize) -> DesiredTenant {
     DesiredTenant {
         name: name(&format!("team-{}/tenant-{index}", index / 10)),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: LIMITS,
         models: (0..20).map(grant).collect(),
         pipelines: (0..10).map(|index| (alias(index), name(&alias(index)))).collect(),

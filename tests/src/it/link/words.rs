@@ -114,15 +114,25 @@ fn tenant(text: String) -> impl Strategy<Value = plan::DesiredTenant> {
     let config = proptest::collection::btree_map(".{0,4}", ".{0,8}", 0..3);
     let hosted = (code, config).prop_map(|(code, config)| plan::HostedProgram { code, config });
     let names = (names(), names());
-    (1_u32.., any::<bool>(), limits(), names, vec(key(), 0..3), option::of(hosted)).prop_map(
-        move |(weight, suspended, limits, (models, pipelines), keys, program)| {
+    let priority = prop_oneof![
+        Just(plan::Priority::Low),
+        Just(plan::Priority::Normal),
+        Just(plan::Priority::High),
+    ];
+    let mode = prop_oneof![Just(plan::LimitsMode::Enforce), Just(plan::LimitsMode::Shadow)];
+    let turns = (1_u32.., priority);
+    let limits = (limits(), mode);
+    (turns, any::<bool>(), limits, names, vec(key(), 0..3), option::of(hosted)).prop_map(
+        move |(turns, suspended, limits, (models, pipelines), keys, program)| {
             let grant = |alias: String| plan::ModelGrant { model: name(&alias), alias };
             let pipeline = |alias: String| (alias.clone(), name(&alias));
             plan::DesiredTenant {
                 name: name(&text),
-                weight,
+                weight: turns.0,
+                priority: turns.1,
                 suspended,
-                limits,
+                limits: limits.0,
+                limits_mode: limits.1,
                 models: models.into_iter().map(grant).collect(),
                 pipelines: pipelines.into_iter().map(pipeline).collect::<BTreeMap<_, _>>(),
                 keys,

@@ -8,7 +8,7 @@ fn call(id: u64, n: usize, lens: &[usize]) -> TextCall {
 
 fn weighted(id: u64, (n, weight): (usize, u32), lens: &[usize]) -> TextCall {
     let texts = lens.iter().map(|&len| vec![u32::try_from(id).unwrap(); len]).collect();
-    TextCall::new(SequenceId(id), (tenant(n), weight), texts, None)
+    TextCall::new(SequenceId(id), (tenant(n), terms(weight)), texts, None)
 }
 
 /// One step of texts: whose they are, and which of each call.
@@ -88,7 +88,7 @@ fn a_call_that_is_ended_or_too_late_is_computed_no_further() {
     let mut batch = Batch::default();
     let now = Instant::now();
     let deadline = Some(Deadline { at: now, ms: 5 });
-    let late = TextCall::new(SequenceId(1), (tenant(0), 1), vec![vec![1]], deadline);
+    let late = TextCall::new(SequenceId(1), (tenant(0), terms(1)), vec![vec![1]], deadline);
     scheduler.submit_texts(late).unwrap();
     let refusal = Refusal::DeadlineExceeded { deadline_ms: 5 };
     assert_eq!(scheduler.plan_batch(now, &mut batch), [(SequenceId(1), refusal)]);

@@ -6,7 +6,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use prost::Message as _;
 use realm_core::{
     auth::{self, Credential, Roster},
-    desired::{ApiKey, DesiredTenant, Limits, ProgramLimits},
+    desired::{ApiKey, DesiredTenant, Limits, LimitsMode, Priority, ProgramLimits},
     limit::Limiter,
     refusal::{ProgramLimit, Refusal},
 };
@@ -119,7 +119,9 @@ fn admitted(call: Call, now: Instant) -> Admitted {
     let tenant = DesiredTenant {
         name: TenantName::parse("default/acme").unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 10,
             input_tokens_per_minute: 70,

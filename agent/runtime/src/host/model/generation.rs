@@ -176,7 +176,9 @@ mod tests {
     use realm_core::{
         auth::{self, Credential, Roster},
         call::{Call, CallId},
-        desired::{ApiKey, DesiredTenant, HostedProgram, Limits, ProgramLimits},
+        desired::{
+            ApiKey, DesiredTenant, HostedProgram, Limits, LimitsMode, Priority, ProgramLimits,
+        },
         engine::TOKENS_BUFFERED_MAX,
         limit::{Admitted, Limiter},
         name::TenantName,
@@ -208,7 +210,9 @@ mod tests {
         let tenant = DesiredTenant {
             name: TenantName::new("tests", "unread").unwrap(),
             weight: 1,
+            priority: Priority::Normal,
             suspended: false,
+            limits_mode: LimitsMode::Enforce,
             limits: LIMITS,
             models: Vec::new(),
             pipelines: BTreeMap::new(),

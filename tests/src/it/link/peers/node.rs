@@ -15,7 +15,10 @@ use realm_agent::relay::{self, Relay, Routes};
 use realm_core::{
     auth::{self, Caller, Credential, Roster},
     call::{Call, CallId, Deadline},
-    desired::{ApiKey, Desired, DesiredTenant, Limits, ModelGrant, Peer, ProgramLimits, Route},
+    desired::{
+        ApiKey, Desired, DesiredTenant, Limits, LimitsMode, ModelGrant, Peer, Priority,
+        ProgramLimits, Route,
+    },
     engine::{Finish, Usage},
     limit::{Admitted, Limiter},
     name::{ModelName, TenantName},
@@ -43,7 +46,9 @@ pub(super) fn tenant() -> DesiredTenant {
     DesiredTenant {
         name: TenantName::parse("default/acme").unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 1_000_000,
             input_tokens_per_minute: 10_000,
