@@ -194,23 +194,32 @@ impl BlockPool {
         tokens: &[u32],
         chain: &mut Vec<ChainHash>,
     ) -> usize {
-        let reusable = tokens.len().saturating_sub(1) / self.block_tokens;
-        for (at, full) in tokens.chunks_exact(self.block_tokens).take(reusable).enumerate() {
+        let block_tokens = self.layout.block_tokens;
+        let reusable = tokens.len().saturating_sub(1) / block_tokens;
+        let (mut found, mut whole_from) = (0, 0);
+        for (at, full) in tokens.chunks_exact(block_tokens).take(reusable).enumerate() {
             if chain.len() == at {
                 let tip = chain.last().map_or_else(|| self.namespace.root(tenant), |tip| *tip);
                 chain.push(tip.then(full));
             }
-            if !chain.get(at).is_some_and(|hash| self.cached.contains_key(hash)) {
-                return at;
+            let len = at + 1;
+            if chain.get(at).is_some_and(|hash| self.cached.contains_key(hash)) {
+                if whole_from <= self.layout.gone(len * block_tokens) {
+                    found = len;
+                }
+            } else if self.layout.is_windowed() {
+                whole_from = len;
+            } else {
+                break;
             }
         }
-        reusable
+        found
     }
 
     /// Blocks that nobody would use any more if `table` were released.
     pub(crate) fn freed_by(&self, table: &BlockTable) -> usize {
         let alone = |id: &&BlockId| self.blocks.get(**id as usize).is_some_and(|b| b.refs == 1);
-        table.blocks.iter().filter(alone).count()
+        table.blocks[table.gone..].iter().filter(alone).count()
     }
 
     /// Takes a cached block into use.

@@ -8,7 +8,7 @@ use realm_kernels::backend::KvType;
 use super::{Order, baseline::Baseline};
 use crate::{
     batch::{Batch, SequenceId},
-    kv::{BlockPool, Namespace, Secret},
+    kv::{BlockPool, Layout, Namespace, Secret},
     load::BLOCK_TOKENS,
     scheduler::{Limits, Prices, Scheduler, Submission},
 };
@@ -36,11 +36,12 @@ pub(super) trait Planner {
 
 pub(super) fn of(order: Order, limits: Limits, blocks: u32) -> Box<dyn Planner> {
     let namespace = Namespace::new(Secret([0; 32]), Sha256([0; 32]), KvType::F16);
-    let pool = BlockPool::new(blocks, BLOCK_TOKENS, namespace);
+    let layout = Layout { block_tokens: BLOCK_TOKENS, window: None };
+    let pool = BlockPool::new(blocks, layout, namespace);
     match order {
         Order::Arrival | Order::TokenCounters => Box::new(Baseline::new(order, limits, pool)),
         Order::Shares => Box::new(Shares {
-            scheduler: Scheduler::new(limits, BLOCK_TOKENS, pool, Prices::MEASURED),
+            scheduler: Scheduler::new(limits, pool, Prices::MEASURED),
             batch: Batch::default(),
         }),
     }
