@@ -92,7 +92,7 @@ FLEET = Dashboard(
             "Requeues",
             "ops",
             "Objects looked at again though nobody changed them: `throttled` is progress that "
-            "waits two seconds, `error` is a reconcile that failed.",
+            "waits for its turn or for answers, `error` is a reconcile that failed.",
             [Query(rate("realm_operator_requeues_total", "kind, reason"), "{{kind}} {{reason}}")],
         ),
         Panel(

@@ -58,7 +58,7 @@ pub(crate) enum StatusWrite {
 /// Why an object is looked at again though nobody changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Requeue {
-    /// Its status was written a moment ago.
+    /// What is new in its status is not to be written yet.
     Throttled,
     Error,
 }

@@ -78,15 +78,11 @@ impl Routes {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::BTreeMap;
-
-    use realm_core::{
-        desired::{Limits, LimitsMode, ModelGrant, Priority, ProgramLimits},
-        name::TenantName,
-    };
+    use realm_core::desired::ModelGrant;
     use serde_json::json;
 
     use super::*;
+    use crate::residents;
 
     pub(crate) fn name(model: &str) -> ModelName {
         ModelName::new("default", model).unwrap()
@@ -99,30 +95,10 @@ pub(super) mod tests {
     pub(crate) fn tenant(models: &[&str]) -> DesiredTenant {
         let grant = |alias: &&str| ModelGrant { alias: (*alias).to_owned(), model: name(alias) };
         DesiredTenant {
-            name: TenantName::parse("default/acme").unwrap(),
-            weight: 1,
-            priority: Priority::Normal,
-            suspended: false,
-            limits_mode: LimitsMode::Enforce,
-            limits: Limits {
-                requests_per_minute: 1,
-                input_tokens_per_minute: 1,
-                output_tokens_per_minute: 1,
-                calls_max: 1,
-                context_max: 1,
-                kv_blocks_max: 1,
-                program: ProgramLimits {
-                    memory_bytes_max: 1,
-                    fuel_max: 1,
-                    host_calls_max: 1,
-                    output_bytes_max: 1,
-                    deadline_ms: 1,
-                },
-            },
             models: models.iter().map(grant).collect(),
-            pipelines: BTreeMap::new(),
             keys: Vec::new(),
             program: None,
+            ..DesiredTenant::clone(&residents::tests::tenant("acme"))
         }
     }
 

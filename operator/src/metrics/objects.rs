@@ -93,7 +93,7 @@ fn findings(standing: &Standing) -> Vec<Finding> {
     match &standing.nodes {
         Standings::Model(of_model) => model::findings(of_model, problems),
         Standings::Tenant(of_tenant) => tenant::findings(of_tenant, problems, *is_answered),
-        Standings::Pipeline(of_pipeline) => pipeline::findings(of_pipeline, problems, *is_answered),
+        Standings::Pipeline(of_pipeline) => pipeline::findings(of_pipeline, problems),
         Standings::Secret => Vec::new(),
     }
 }

@@ -7,7 +7,7 @@ use realm_plan::Problem;
 use crate::{
     fleet::standing::{PipelineStanding, Standing, Standings, Tally},
     link::report::Failure,
-    status::conditions::{Finding, NO_AGENTS, PREPARING, Truth, conditions, held_back, progress},
+    status::conditions::{Finding, PREPARING, Truth, conditions, held_back, progress},
 };
 
 pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -> PipelineStatus {
@@ -15,8 +15,7 @@ pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -
         return PipelineStatus::default();
     };
     let before = pipeline.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = findings(of_pipeline, &standing.problems, standing.is_answered);
-    let findings = held_back(findings, standing.refused.as_ref());
+    let findings = held_back(findings(of_pipeline, &standing.problems), standing.refused.as_ref());
     PipelineStatus {
         observed_generation: Some(standing.generation),
         conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
@@ -24,11 +23,7 @@ pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -
 }
 
 /// What holds of a pipeline, condition by condition.
-pub(crate) fn findings(
-    pipeline: &PipelineStanding,
-    problems: &[Problem],
-    is_answered: bool,
-) -> Vec<Finding> {
+pub(crate) fn findings(pipeline: &PipelineStanding, problems: &[Problem]) -> Vec<Finding> {
     let problems: Vec<_> = problems.iter().collect();
     let valid = Finding::problems("Valid", &problems)
         .unwrap_or_else(|| Finding::new("Valid", Truth::True, "Valid", "every reference resolves"));
@@ -36,7 +31,7 @@ pub(crate) fn findings(
     let is_stuck = !valid.is_true() || pipeline.tally.failed > 0;
     let ready = match [&valid, &models].into_iter().find(|part| !part.is_true()) {
         Some(part) => Finding::new("Ready", part.status, part.reason.clone(), part.message.clone()),
-        None => ready(&pipeline.tally, is_answered),
+        None => ready(&pipeline.tally),
     };
     let progress = progress(&ready, is_stuck);
     let mut findings = vec![valid, models, ready];
@@ -44,18 +39,16 @@ pub(crate) fn findings(
     findings
 }
 
-/// What the nodes say of a pipeline with which nothing else is wrong.
-fn ready(tally: &Tally, is_answered: bool) -> Finding {
+/// What the nodes say of a pipeline with which nothing else is wrong, so that agents serve its
+/// models.
+fn ready(tally: &Tally) -> Finding {
     let Tally { ready, pending, failed, failure } = tally;
     if let Some((node, Failure { reason, message })) = failure {
         let message = format!("on {failed} nodes; {node}: {message}");
         return Finding::new("Ready", Truth::False, reason.clone(), message);
     }
     match (*ready, *pending) {
-        (0, 0) if is_answered => {
-            Finding::new("Ready", Truth::Unknown, NO_AGENTS, "no agent is connected")
-        }
-        (0, 0) => Finding::new("Ready", Truth::False, PREPARING, "no agent has answered yet"),
+        (0, 0) => Finding::new("Ready", Truth::False, PREPARING, "no agent has it yet"),
         (_, 0) => Finding::new("Ready", Truth::True, "Serving", "calls are served"),
         (ready, pending) => {
             let message = format!("on {ready} of {} nodes", ready.saturating_add(pending));

@@ -6,15 +6,10 @@ use super::*;
 /// What the status says of a pipeline that two nodes have, one condition a line.
 fn check(models_missing: Vec<Name>, problems: Vec<Problem>, expected: &[&str]) {
     let tally = Tally { ready: 2, ..Tally::default() };
-    check_of(PipelineStanding { tally, models_missing }, true, problems, expected);
+    check_of(PipelineStanding { tally, models_missing }, problems, expected);
 }
 
-fn check_of(
-    of_pipeline: PipelineStanding,
-    is_answered: bool,
-    problems: Vec<Problem>,
-    expected: &[&str],
-) {
+fn check_of(of_pipeline: PipelineStanding, problems: Vec<Problem>, expected: &[&str]) {
     let pipeline: Pipeline = serde_json::from_value(json!({
         "apiVersion": "realm.dev/v1alpha1",
         "kind": "Pipeline",
@@ -24,7 +19,7 @@ fn check_of(
     .unwrap();
     let standing = Standing {
         generation: 3,
-        is_answered,
+        is_answered: true,
         refused: None,
         problems,
         nodes: Standings::Pipeline(of_pipeline),
@@ -72,17 +67,16 @@ fn a_pipeline_with_a_wrong_reference_is_stuck_and_says_where() {
 
 #[test]
 fn a_pipeline_is_ready_when_every_node_has_it() {
-    let check = |ready, pending, is_answered, expected: &[&str]| {
+    let check = |ready, pending, expected: &[&str]| {
         let tally = Tally { ready, pending, ..Tally::default() };
         let of_pipeline = PipelineStanding { tally, models_missing: Vec::new() };
         let whole = [&["Valid=True Valid", "ModelsReady=True Serving"], expected].concat();
-        check_of(of_pipeline, is_answered, Vec::new(), &whole);
+        check_of(of_pipeline, Vec::new(), &whole);
     };
-    check(2, 0, true, &["Ready=True Serving"]);
+    check(2, 0, &["Ready=True Serving"]);
     let on_its_way = ["Ready=False Preparing", "Reconciling=True Preparing"];
-    check(1, 1, true, &on_its_way);
-    check(0, 0, false, &on_its_way);
-    check(0, 0, true, &["Ready=Unknown NoAgents", "Reconciling=True NoAgents"]);
+    check(1, 1, &on_its_way);
+    check(0, 0, &on_its_way);
 }
 
 #[test]
@@ -96,5 +90,5 @@ fn a_pipeline_that_a_node_cannot_take_is_stuck_and_says_why() {
         "Ready=False Internal",
         "Stalled=True Internal",
     ];
-    check_of(PipelineStanding { tally, models_missing: Vec::new() }, true, Vec::new(), &expected);
+    check_of(PipelineStanding { tally, models_missing: Vec::new() }, Vec::new(), &expected);
 }
