@@ -64,8 +64,9 @@ struct Figures {
 /// What a step takes: so much whatever is in it, and so much for each of what is. The prices by
 /// which tenants have their shares.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the unit belongs to each name of the output")]
 struct Step {
-    step_us: f64,
+    base_us: f64,
     prefill_token_us: f64,
     decode_token_us: f64,
     attended_token_us: f64,
@@ -184,7 +185,7 @@ fn figures(bench: &Bench, args: &BenchArgs, threads: usize, rounds: Rounds) -> F
 fn step(seconds: StepSeconds) -> Step {
     let StepSeconds { step, prefill_token, decode_token, attended_token } = seconds;
     Step {
-        step_us: step * 1e6,
+        base_us: step * 1e6,
         prefill_token_us: prefill_token * 1e6,
         decode_token_us: decode_token * 1e6,
         attended_token_us: attended_token * 1e6,
@@ -229,9 +230,9 @@ fn print(figures: &Figures) -> anyhow::Result<()> {
             share_of_ceiling * 100.0,
         ))?;
     }
-    let Step { step_us, prefill_token_us, decode_token_us, attended_token_us } = &figures.step;
+    let Step { base_us, prefill_token_us, decode_token_us, attended_token_us } = &figures.step;
     output::line(format!(
-        "a step takes    {step_us:.0} µs, and {prefill_token_us:.0} a token of a prompt, \
+        "a step takes    {base_us:.0} µs, and {prefill_token_us:.0} a token of a prompt, \
          {decode_token_us:.0} a token of an answer, {attended_token_us:.3} a token attended to",
     ))?;
     Ok(())

@@ -19,7 +19,7 @@ use crate::{
     budget::{MemoryBudget, Reservation},
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
-    gguf::{Gguf, GgufError, Head},
+    gguf::{Gguf, GgufError},
     kv::{BlockPool, Layout, Namespace, Secret},
     scheduler::{Limits, Prices, Scheduler},
     template::ChatTemplate,

@@ -10,7 +10,7 @@ use std::{
 use realm_core::{
     auth::{self, Caller, Credential},
     credentials::Credentials,
-    desired::{Accelerator, ApiKey, Desired, Limits, ProgramLimits},
+    desired::{Accelerator, ApiKey, Desired, Limits, LimitsMode, Priority, ProgramLimits},
     engine::{ChatMessage, Engine, EngineInfo, EngineLoad, Generation, TextError, TokenStream},
     refusal::Refusal,
     report::{ModelReport, Report},
@@ -90,7 +90,9 @@ pub(crate) fn tenant(name: &str) -> Arc<DesiredTenant> {
     Arc::new(DesiredTenant {
         name: TenantName::new("default", name).unwrap(),
         weight: 1,
+        priority: Priority::Normal,
         suspended: false,
+        limits_mode: LimitsMode::Enforce,
         limits: Limits {
             requests_per_minute: 1,
             input_tokens_per_minute: 1,

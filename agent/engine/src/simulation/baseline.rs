@@ -109,7 +109,7 @@ impl Baseline {
         }
         let tenant = self.next()?;
         let tokens = self.queues.get(&tenant)?.front()?.tokens.len();
-        if self.pool.blocks_for(tokens) > self.pool.available() {
+        if self.pool.layout().blocks_for(tokens) > self.pool.available() {
             return None;
         }
         let mut call = self.take(&tenant)?;

@@ -264,7 +264,7 @@ fn a_tenant_with_hostile_grammars_holds_up_no_other() {
 
 #[test]
 fn a_real_model_answers_in_json_and_by_expressions() {
-    let (engine, _) = realm_engine::open(&smollm2(), options(256)).unwrap();
+    let (engine, _) = realm_engine::open(&[smollm2()], options(256)).unwrap();
     let prompt = engine.tokenize("The person's name and age in JSON: ", false).unwrap();
     let wanted = |constraint| {
         let constraint = Some(constraint);

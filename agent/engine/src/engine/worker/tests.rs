@@ -4,6 +4,7 @@ use std::sync::mpsc::sync_channel;
 
 use realm_core::{
     constraint::Constraint,
+    desired::Priority,
     engine::{Generation, Sampling},
     name::ModelName,
 };
@@ -13,7 +14,10 @@ use super::{
     super::tests::{scheduler, scripted, tokenizer},
     *,
 };
-use crate::constraint::{masks::Begin, places::Places};
+use crate::{
+    constraint::{masks::Begin, places::Places},
+    scheduler::Terms,
+};
 
 /// Longer than a mask takes on any machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -45,7 +49,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
         submission: Submission {
             id: ID,
             tenant: tenant(),
-            weight: 1,
+            terms: Terms { weight: 1, priority: Priority::Normal },
             kv_blocks_max: 64,
             context_max: 64,
             prompt: generation.prompt,
