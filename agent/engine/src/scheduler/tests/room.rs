@@ -1,0 +1,148 @@
+//! Who gives way to whom.
+
+use super::*;
+
+#[test]
+fn a_higher_class_starts_at_once_and_a_lower_one_gives_way_whatever_it_holds() {
+    let mut scheduler = scheduler(64, Limits { running: 1, ..LIMITS });
+    let mut batch = Batch::default();
+    let of = |id, n, priority| Submission {
+        terms: Terms { weight: 1, priority },
+        ..submission(id, n, 4, 5)
+    };
+    scheduler.submit(of(1, 0, Priority::Low)).unwrap();
+    step(&mut scheduler, &mut batch);
+    for (id, n, priority, runs) in [
+        (2, 1, Priority::High, 2),
+        // Neither its own class nor a lower one moves it.
+        (3, 2, Priority::High, 2),
+        (4, 3, Priority::Normal, 2),
+    ] {
+        scheduler.submit(of(id, n, priority)).unwrap();
+        patient_step(&mut scheduler, &mut batch);
+        assert_eq!(scheduler.running.keys().copied().collect::<Vec<_>>(), [SequenceId(runs)]);
+    }
+    let mut order = Vec::new();
+    while !scheduler.is_idle() {
+        order.extend(step(&mut scheduler, &mut batch).1);
+    }
+    assert_eq!(order, [2, 3, 4, 1].map(SequenceId));
+}
+
+/// More tenants than places: a share of them is less than one, which is no reason to wait.
+#[test]
+fn a_tenant_with_nothing_gets_a_place_of_whoever_has_two() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut batch = Batch::default();
+    for id in 0..4 {
+        scheduler.submit(submission(id, 0, 4, 50)).unwrap();
+    }
+    step(&mut scheduler, &mut batch);
+    for n in 1..6 {
+        scheduler.submit(submission(10 + n as u64, n, 4, 50)).unwrap();
+    }
+    for _ in 0..8 {
+        patient_step(&mut scheduler, &mut batch);
+    }
+    let running: Vec<u64> = scheduler.running.keys().map(|id| id.0).collect();
+    assert_eq!(running, [0, 11, 12, 13], "and nobody gives up the only one it has");
+}
+
+#[test]
+fn nobody_is_preempted_before_places_have_had_the_time_to_come_free() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut batch = Batch::default();
+    for id in 0..4 {
+        scheduler.submit(submission(id, 0, 4, 50)).unwrap();
+    }
+    step(&mut scheduler, &mut batch);
+    scheduler.submit(submission(10, 1, 4, 50)).unwrap();
+    let steps = (1..=10).find(|_| step(&mut scheduler, &mut batch).0.contains(&SequenceId(10)));
+    assert_eq!(steps, Some(PATIENCE_STEPS));
+}
+
+/// Whoever decodes beside it waits for no more than for a step of short prompts.
+#[test]
+fn a_tenant_that_fills_every_place_gives_way_to_one_below_its_share() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut batch = Batch::default();
+    for id in 0..4 {
+        scheduler.submit(submission(id, 0, 4, 50)).unwrap();
+    }
+    step(&mut scheduler, &mut batch);
+    assert_eq!(scheduler.running(), 4);
+    scheduler.submit(submission(10, 1, 4, 50)).unwrap();
+    assert!(patient_step(&mut scheduler, &mut batch).0.contains(&SequenceId(10)));
+    // The newest of the full tenant waits, and no one else was disturbed.
+    assert_eq!(scheduler.queued(), 1);
+    assert_eq!(scheduler.accounts[&tenant(0)].waiting[0].id, SequenceId(3));
+}
+
+#[test]
+fn a_tenant_that_fills_every_block_gives_way_to_one_below_its_share() {
+    let mut scheduler = scheduler(16, LIMITS);
+    let mut batch = Batch::default();
+    for id in 0..2 {
+        scheduler.submit(submission(id, 0, 30, 2)).unwrap();
+    }
+    for _ in 0..2 {
+        step(&mut scheduler, &mut batch);
+    }
+    assert_eq!(scheduler.held()[&tenant(0)], 16);
+    scheduler.submit(submission(10, 1, 8, 2)).unwrap();
+    patient_step(&mut scheduler, &mut batch);
+    assert!(scheduler.running.contains_key(&SequenceId(10)));
+    // The first has had one of its two tokens already, in the step that let it in.
+    let tokens = run_to_end(&mut scheduler);
+    assert_eq!(tokens, [(SequenceId(1), 2), (SequenceId(10), 1)].into());
+    assert_eq!(scheduler.pool().used(), 0);
+}
+
+#[test]
+fn nobody_gives_way_to_a_tenant_whose_own_quota_keeps_it_waiting() {
+    let mut scheduler = scheduler(16, LIMITS);
+    let mut batch = Batch::default();
+    let of_small_quota = |id| Submission { kv_blocks_max: 4, ..submission(id, 1, 9, 3) };
+    scheduler.submit(of_small_quota(10)).unwrap();
+    step(&mut scheduler, &mut batch);
+    scheduler.submit(submission(1, 0, 50, 2)).unwrap();
+    step(&mut scheduler, &mut batch);
+    assert_eq!(scheduler.pool().available(), 0);
+    // Three blocks more would be within its share of eight, but not within its quota.
+    scheduler.submit(of_small_quota(11)).unwrap();
+    scheduler.steps_without_start = PATIENCE_STEPS;
+    scheduler.make_room();
+    let running: Vec<SequenceId> = scheduler.running.keys().copied().collect();
+    assert_eq!(running, [SequenceId(1), SequenceId(10)]);
+    assert_eq!(run_to_end(&mut scheduler).len(), 3);
+}
+
+#[test]
+fn nobody_gives_up_a_place_to_a_tenant_that_then_lacks_blocks() {
+    let mut scheduler = scheduler(16, Limits { running: 2, ..LIMITS });
+    let mut batch = Batch::default();
+    for id in [1, 2] {
+        scheduler.submit(submission(id, 0, 5, 30)).unwrap();
+    }
+    step(&mut scheduler, &mut batch);
+    // A place would be within its share; all but one of the blocks are not, and giving up a place
+    // does not free that many.
+    scheduler.submit(submission(10, 1, 59, 2)).unwrap();
+    scheduler.steps_without_start = PATIENCE_STEPS;
+    scheduler.make_room();
+    let running: Vec<SequenceId> = scheduler.running.keys().copied().collect();
+    assert_eq!(running, [SequenceId(1), SequenceId(2)]);
+}
+
+#[test]
+fn sequences_that_outgrow_the_cache_are_preempted_and_all_finish() {
+    let mut scheduler = scheduler(12, Limits { running: 3, ..LIMITS });
+    for id in 0..3 {
+        let n = usize::try_from(id).unwrap();
+        scheduler.submit(submission(id, n, 10, 30)).unwrap();
+    }
+    let tokens = run_to_end(&mut scheduler);
+    assert_eq!(tokens, (0..3).map(|id| (SequenceId(id), 30)).collect());
+    assert_eq!(scheduler.totals().prompt, 30);
+    assert_eq!(scheduler.totals().generated, 90);
+}
