@@ -25,6 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("realm-store", &["realm-core"]),
     ("realm-link", &["realm-core", "realm-proto"]),
     ("realm-traces", &["realm-core"]),
+    ("realm-conformance", &[]),
     (
         "realm-agent",
         &[
@@ -42,6 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "realm-cli",
         &[
             "realm-agent",
+            "realm-conformance",
             "realm-core",
             "realm-crds",
             "realm-engine",
@@ -81,14 +83,19 @@ const HOMES: &[(&str, &[&str])] = &[
 const PURE: &[(&str, &[&str])] = &[
     ("realm-plan", &["tokio", "getrandom", "rand", "kube", "tonic", "reqwest", "tempfile"]),
     ("realm-core", &["getrandom", "rand", "reqwest", "hyper"]),
+    ("realm-conformance", &["tokio", "getrandom", "rand", "reqwest", "hyper", "tempfile"]),
 ];
+
+/// Where they are.
+const PURE_SOURCES: &[&str] = &["agent/conformance/src", "agent/core/src", "operator/plan/src"];
 
 /// Crates whose modules may say `unsafe`, each use with its proof.
 const UNSAFE_HOMES: &[&str] =
     &["agent/kernels", "agent/kernels-cuda", "agent/kernels-wgpu", "agent/engine", "agent/runtime"];
 
 /// Crates in which `async` has no place.
-const SYNC_CRATES: &[&str] = &["agent/engine", "agent/grammar", "agent/kernels", "operator/plan"];
+const SYNC_CRATES: &[&str] =
+    &["agent/conformance", "agent/engine", "agent/grammar", "agent/kernels", "operator/plan"];
 
 /// Who may say that a peer is an agent of this installation: whoever has verified its certificate.
 const VOUCHERS: &[&str] = &["agent/link/src/peer/door.rs"];
@@ -189,7 +196,7 @@ fn pure_crates_see_no_clock_socket_file_or_randomness() {
     }
     let words = ["SystemTime::now", "Instant::now", "std::env::", "std::fs::", "std::net::"];
     for (file, text) in rust_sources() {
-        if file.starts_with("operator/plan/src") || file.starts_with("agent/core/src") {
+        if PURE_SOURCES.iter().any(|home| file.starts_with(home)) {
             for word in words {
                 assert!(
                     !production(&text).contains(word),
