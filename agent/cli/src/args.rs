@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use realm_engine::quantise::recipe::Recipe;
 
 /// One shared inference plane for many tenants.
@@ -45,6 +45,9 @@ pub(crate) enum Command {
     Pipeline(PipelineCommand),
     /// Get one short answer through a door, as a tenant, or fail.
     Check(CheckArgs),
+    /// Try whether what serves keeps tenants apart.
+    #[command(subcommand)]
+    Conformance(ConformanceCommand),
     /// Measure a model, and the machine's own ceilings in the same run.
     Bench(BenchArgs),
     /// Print what this build and this machine can do, or how a cluster is.
@@ -353,6 +356,72 @@ pub(crate) struct CheckArgs {
     /// The model that answers; the tenant's first when absent.
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConformanceCommand {
+    /// Try it as two tenants through a door: timing, a neighbour that floods, limits, programs,
+    /// keys.
+    Tenancy(TenancyArgs),
+}
+
+/// What `realm conformance tenancy` tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TenancyCheck {
+    Keys,
+    StreamLimits,
+    RetryAfter,
+    ProgramExhaustion,
+    NoisyNeighbour,
+    PrefixTiming,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TenancyArgs {
+    /// Address of a door, such as `wss://realm.example` or `http://127.0.0.1:8080`.
+    #[arg(long, env = "REALM_URL", default_value = "ws://127.0.0.1:8080")]
+    pub(crate) url: String,
+    /// File with the key of a tenant; `REALM_API_KEY` when absent.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// File with the key of another tenant, of the same weight; `REALM_OTHER_API_KEY` when absent.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) other_key_file: Option<PathBuf>,
+    /// File with the key of a tenant whose limits per minute a few hundred short calls come to;
+    /// `REALM_LIMITED_API_KEY` when absent. Without either, `retry-after` is skipped.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) limited_key_file: Option<PathBuf>,
+    /// File with the key of a tenant whose program is the hostile one; `REALM_HOSTILE_API_KEY` when
+    /// absent. Without either, `program-exhaustion` is skipped.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hostile_key_file: Option<PathBuf>,
+    /// Authorities to trust beside the system's, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Send the keys to an address beyond loopback without TLS.
+    #[arg(long)]
+    pub(crate) insecure_plaintext: bool,
+    /// The model that answers; each tenant's first when absent.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Try only this; repeatable.
+    #[arg(long = "check", value_name = "NAME")]
+    pub(crate) checks: Vec<TenancyCheck>,
+    /// Trials of `prefix-timing`, of four calls each.
+    #[arg(long, default_value_t = 2000, value_name = "COUNT")]
+    pub(crate) trials: usize,
+    /// Words of the prompts of `prefix-timing`.
+    #[arg(long, default_value_t = 192, value_name = "COUNT")]
+    pub(crate) words: usize,
+    /// Streams of `noisy-neighbour`, beside each kind of neighbour.
+    #[arg(long, default_value_t = 128, value_name = "COUNT")]
+    pub(crate) streams: usize,
+    /// Draws the same prompts in the same order again.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{
     args::CheckArgs,
+    door::{Door, DoorError},
     output,
-    pipeline::door::{Door, DoorError},
 };
 
 /// Tokens of the answer: enough to have been computed, and next to nothing of a tenant's limits.

@@ -7,6 +7,8 @@ mod bench;
 mod check;
 mod cluster;
 mod conditions;
+mod conformance;
+mod door;
 mod home;
 mod info;
 mod keys;
@@ -63,6 +65,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Models(command) => models::run(&home, command).await,
             Command::Pipeline(command) => pipeline::run(&home, command).await,
             Command::Check(args) => check::check(args).await,
+            Command::Conformance(command) => conformance::run(command).await,
             Command::Bench(args) => bench::bench(&home, args).await,
             Command::Info(args) => info::info(&home, args).await,
         }

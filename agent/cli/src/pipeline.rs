@@ -1,7 +1,5 @@
 //! `realm pipeline`: pipelines of a folder of manifests or of a cluster, and a run through a door.
 
-pub(crate) mod door;
-
 use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::{Context as _, bail};
@@ -11,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     args::{ListArgs, PipelineCommand, PipelineRunArgs},
     cluster::Served as _,
+    door::Door,
     home::Home,
     manifests, output,
     serve::state,
@@ -66,7 +65,7 @@ async fn call(args: PipelineRunArgs) -> anyhow::Result<()> {
     let PipelineRunArgs { pipeline, inputs, url, key, ca, insecure_plaintext } = args;
     let input = inputs.iter().map(|text| input(text)).collect::<anyhow::Result<Map<_, _>>>()?;
     let params = json!({ "pipeline": pipeline, "input": input });
-    let door = door::Door::parse(&url, ca, insecure_plaintext)?;
+    let door = Door::parse(&url, ca, insecure_plaintext)?;
     let mut begun = BTreeSet::new();
     let result = door.call(&key, "pipeline", params, |step| {
         if begun.insert(step.to_owned()) {

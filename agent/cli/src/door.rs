@@ -1,4 +1,7 @@
-//! One call through a door, over WebSocket as any client makes it.
+//! A door as any client comes to it: an address that is parsed, a connection, and [`session`]s of
+//! calls over WebSocket.
+
+pub(crate) mod session;
 
 use std::{
     io,
@@ -8,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use rustls::{
     ClientConfig,
     crypto::ring,
@@ -16,7 +18,7 @@ use rustls::{
 };
 use rustls_platform_verifier::Verifier;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -27,20 +29,18 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{
-        self, Message,
+        self,
         client::IntoClientRequest as _,
         http::{HeaderValue, StatusCode, Uri, header},
         protocol::WebSocketConfig,
     },
 };
 
+use self::session::{Call, Session, lost};
 use crate::manifests::one_line;
 
 /// How long a door may take to be connected to, TLS and upgrade included.
-const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// How long a door may be silent: it pings three times within this.
-const SILENCE_MAX: Duration = Duration::from_mins(1);
+pub(crate) const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Largest message of a door, as the protocol has it.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -75,6 +75,8 @@ pub(crate) enum DoorError {
     Lost { source: Box<tungstenite::Error> },
     #[error("the door closed the connection before the call was over: {why}")]
     Closed { why: String },
+    #[error("ask the door over HTTP")]
+    Http { source: reqwest::Error },
     #[error("{code}: {message}{}", retry(*.retry_after_ms))]
     Refused { code: String, message: String, retry_after_ms: Option<u64> },
 }
@@ -98,15 +100,6 @@ pub(crate) struct Door {
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
-
-/// As much of a frame as a caller of one function needs; more is passed over.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Frame {
-    status: String,
-    data: Value,
-    error: Option<Refusal>,
-}
 
 #[derive(Debug, Deserialize)]
 struct Refusal {
@@ -151,24 +144,43 @@ impl Door {
         params: Value,
         mut begun: impl FnMut(&str),
     ) -> Result<Value, DoorError> {
-        let connected = timeout(CONNECT_WAIT_MAX, self.connect(key)).await;
-        let mut socket = connected.map_err(|_| self.silent(CONNECT_WAIT_MAX))??;
-        let call = json!({ "type": "call", "id": "1", "function": function, "params": params });
-        socket.send(Message::text(call.to_string())).await.map_err(lost)?;
-        loop {
-            let next = timeout(SILENCE_MAX, socket.next()).await;
-            let text = match next.map_err(|_| self.silent(SILENCE_MAX))? {
-                Some(Ok(Message::Text(text))) => text,
-                Some(Ok(Message::Close(frame))) => return Err(closed(frame.as_ref())),
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => return Err(lost(error)),
-                None => return Err(DoorError::Closed { why: "it said nothing".to_owned() }),
-            };
-            match take(&text, &mut begun) {
-                None => {}
-                Some(ended) => return ended,
+        let call = Call { function, params: &params, resumable: false };
+        let told = |piece: session::Piece| {
+            if let Some(step) = &piece.step {
+                begun(step);
             }
-        }
+        };
+        Ok(self.open(key).await?.call(&call, told).await?.data)
+    }
+
+    /// Connects as the tenant of `key`.
+    pub(crate) async fn open(&self, key: &str) -> Result<Session, DoorError> {
+        let opened = async {
+            let socket = self.connect(Some(key)).await?;
+            Session::greet(socket, self.address()).await
+        };
+        timeout(CONNECT_WAIT_MAX, opened).await.map_err(|_| self.silent(CONNECT_WAIT_MAX))?
+    }
+
+    /// Connects as a stranger, and shows `key` in the first frame, as browsers do.
+    pub(crate) async fn open_late(&self, key: &str) -> Result<Session, DoorError> {
+        let opened = async {
+            let socket = self.connect(None).await?;
+            Session::introduce(socket, self.address(), key).await
+        };
+        timeout(CONNECT_WAIT_MAX, opened).await.map_err(|_| self.silent(CONNECT_WAIT_MAX))?
+    }
+
+    /// The address of the HTTP door beside the WebSocket.
+    pub(crate) fn http(&self) -> String {
+        let scheme = if self.is_tls { "https" } else { "http" };
+        let path = self.path.trim_end_matches("/ws");
+        format!("{scheme}://{}{path}", self.address())
+    }
+
+    /// Whom this door's certificate is believed from.
+    pub(crate) fn tls(&self) -> Result<ClientConfig, DoorError> {
+        tls(self.ca.as_deref())
     }
 
     fn address(&self) -> String {
@@ -176,11 +188,14 @@ impl Door {
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
-    fn silent(&self, waited: Duration) -> DoorError {
+    pub(crate) fn silent(&self, waited: Duration) -> DoorError {
         DoorError::TimedOut { address: self.address(), waited }
     }
 
-    async fn connect(&self, key: &str) -> Result<WebSocketStream<Box<dyn Socket>>, DoorError> {
+    async fn connect(
+        &self,
+        key: Option<&str>,
+    ) -> Result<WebSocketStream<Box<dyn Socket>>, DoorError> {
         let address = self.address();
         let connect = |source| DoorError::Connect { address: address.clone(), source };
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(connect)?;
@@ -196,11 +211,10 @@ impl Door {
         let mut request = format!("{scheme}://{address}{}", self.path)
             .into_client_request()
             .map_err(|_| DoorError::Url { url: address.clone() })?;
-        let mut bearer =
-            HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| DoorError::Key)?;
-        bearer.set_sensitive(true);
         let headers = request.headers_mut();
-        headers.insert(header::AUTHORIZATION, bearer);
+        if let Some(key) = key {
+            headers.insert(header::AUTHORIZATION, bearer(key)?);
+        }
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("realm.v1"));
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
@@ -211,6 +225,13 @@ impl Door {
             Err(error) => Err(lost(error)),
         }
     }
+}
+
+/// What a request with `key` carries.
+pub(crate) fn bearer(key: &str) -> Result<HeaderValue, DoorError> {
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| DoorError::Key)?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
 }
 
 /// Trusts the system's authorities and those of `ca`.
@@ -243,40 +264,6 @@ fn refused(address: String, answer: &tungstenite::http::Response<Option<Vec<u8>>
         (_, Some(Body { error })) => error.into_error(),
         (status, None) => DoorError::NotADoor { address, status },
     }
-}
-
-/// What a frame ends the call with, if it does.
-fn take(text: &str, begun: &mut impl FnMut(&str)) -> Option<Result<Value, DoorError>> {
-    let Ok(Frame { status, data, error }) = serde_json::from_str(text) else {
-        return Some(Err(DoorError::Closed { why: "it sent what is no frame".to_owned() }));
-    };
-    match (status.as_str(), error) {
-        (_, Some(refusal)) => Some(Err(refusal.into_error())),
-        ("complete", None) => Some(Ok(data)),
-        ("cancelled", None) => Some(Err(DoorError::Closed { why: "it was cancelled".to_owned() })),
-        ("streaming", None) => {
-            if let Some(step) = data.get("step").and_then(Value::as_str) {
-                begun(step);
-            }
-            None
-        }
-        // About the connection, or of a younger protocol.
-        _ => None,
-    }
-}
-
-fn closed(frame: Option<&tungstenite::protocol::CloseFrame>) -> DoorError {
-    match frame {
-        Some(frame) if u16::from(frame.code) == 4401 => DoorError::Unauthenticated,
-        Some(frame) => DoorError::Closed {
-            why: format!("code {}, {}", u16::from(frame.code), one_line(frame.reason.as_str())),
-        },
-        None => DoorError::Closed { why: "without a reason".to_owned() },
-    }
-}
-
-fn lost(error: tungstenite::Error) -> DoorError {
-    DoorError::Lost { source: Box::new(error) }
 }
 
 impl Refusal {
@@ -320,22 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn a_call_ends_with_its_result_or_its_refusal() {
-        let mut steps = Vec::new();
-        let mut take = |text: &str| take(text, &mut |step: &str| steps.push(step.to_owned()));
-        assert!(take(r#"{"type":"ready","protocol":"realm.v1"}"#).is_none());
-        assert!(take(r#"{"type":"going_away","grace_ms":5}"#).is_none());
-        assert!(
-            take(r#"{"id":"1","status":"streaming","index":0,"data":{"step":"one","text":"a"}}"#)
-                .is_none()
-        );
-        let done = take(r#"{"id":"1","status":"complete","data":{"outputs":{}}}"#).unwrap();
-        assert_eq!(done.unwrap(), json!({"outputs": {}}));
-        let refused = take(
-            r#"{"id":"1","status":"error","error":{"code":"busy","message":"full","retry_after_ms":1200}}"#,
-        );
-        assert_eq!(refused.unwrap().unwrap_err().to_string(), "busy: full; try again in 2 s");
-        assert!(take("{").unwrap().is_err());
-        assert_eq!(steps, ["one"]);
+    fn the_http_door_lies_beside_the_websocket() {
+        let http = |url| Door::parse(url, None, false).unwrap().http();
+        assert_eq!(http("ws://127.0.0.1:8080/v1/ws"), "http://127.0.0.1:8080/v1");
+        assert_eq!(http("https://host/realm"), "https://host:443/realm/v1");
     }
 }
