@@ -71,7 +71,7 @@ async fn attack(
     let is_over = Cell::new(false);
     let (begun, streaming) = oneshot::channel();
     let attacking = async {
-        // Whether it says so or is gone, there is nothing more to wait for.
+        // Whether the first stream has begun or come to nothing, there is no more to wait for.
         let _ = streaming.await;
         let began = Instant::now();
         let ended = ended(site, key, function).await;
@@ -117,6 +117,8 @@ async fn stream(site: &Site, begun: oneshot::Sender<()>, is_over: &Cell<bool>) -
                 }
             }
         }
+        // The attack waits for one stream, whatever becomes of it, and for no more.
+        drop(begun.take());
         if is_over.get() || beside.cut.len() >= CUT_MAX {
             return beside;
         }
@@ -136,7 +138,7 @@ async fn one(
     };
     let tell = || {
         if let Some(begun) = begun.take() {
-            // The attack waits for it as long as it has not begun.
+            // Nothing is lost where nobody waits any more.
             let _ = begun.send(());
         }
     };
