@@ -83,7 +83,7 @@ class Tenancy:
         shown = {"key": self.server.folder.key("one")}
         shown["other_key"] = other or self.server.folder.key("other")
         command = [binary(), "conformance", "tenancy", "--url", self.server.url, "--json"]
-        command += ["--trials", str(TRIALS), "--words", "96", "--seed", "7"]
+        command += ["--trials", str(TRIALS), "--words", "64", "--seed", "7"]
         for name, key in (shown | keys).items():
             file = self.folder / name
             file.write_text(f"{key}\n")

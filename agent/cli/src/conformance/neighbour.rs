@@ -30,14 +30,11 @@ const WATCHED: usize = 2;
 /// the machine is shared by both.
 const ROUND: usize = 4;
 
-/// Words and tokens of a stream that is watched: a question and a short answer.
-const STREAM_WORDS: usize = 32;
-const STREAM_TOKENS: u32 = 32;
-
-/// Words and tokens of the neighbour's calls: both much beside the other's, so that it loads the
-/// prompts' part of a batch and the answers'.
-const LOAD_WORDS: usize = 192;
-const LOAD_TOKENS: u32 = 64;
+/// Words and tokens of every call, the neighbour's too: how many there are is all that differs
+/// between the two. Prompts are long enough beside answers for every twentieth step of a batch to
+/// hold a part of one, also beside a fair neighbour.
+const CALL_WORDS: usize = 64;
+const CALL_TOKENS: u32 = 32;
 
 /// How long a neighbour waits after a refusal that does not say: as a client that is not polite.
 const IMPOLITE: Duration = Duration::from_millis(200);
@@ -93,7 +90,7 @@ async fn load(site: Arc<Site>, mut draw: Draw, begun: mpsc::Sender<()>) -> DoorE
         Err(error) => return error,
     };
     loop {
-        let params = ask::params(&site, &question(&mut draw, LOAD_WORDS), LOAD_TOKENS);
+        let params = ask::params(&site, &question(&mut draw), CALL_TOKENS);
         let tell = || {
             // There is room for as many as are waited for, and nobody hears of more.
             let _ = begun.try_send(());
@@ -113,7 +110,7 @@ async fn watch(site: &Site, mut draw: Draw) -> Result<Vec<Stream>, DoorError> {
     let mut session: Session = site.own().await?;
     let mut streams = Vec::new();
     for _ in 0..ROUND {
-        let params = ask::params(site, &question(&mut draw, STREAM_WORDS), STREAM_TOKENS);
+        let params = ask::params(site, &question(&mut draw), CALL_TOKENS);
         let heard = ask::patiently(site, &mut session, &params).await?;
         streams.push(Stream { first_ms: heard.first_ms(), gaps_ms: heard.gaps_ms() });
     }
@@ -121,6 +118,6 @@ async fn watch(site: &Site, mut draw: Draw) -> Result<Vec<Stream>, DoorError> {
 }
 
 /// What nobody has cached, and what goes on until it may not.
-fn question(draw: &mut Draw, words: usize) -> String {
-    format!("{} {}", prompt::fresh(draw, words), ask::ENDLESS)
+fn question(draw: &mut Draw) -> String {
+    format!("{} {}", prompt::fresh(draw, CALL_WORDS), ask::ENDLESS)
 }
