@@ -61,7 +61,7 @@ pub(super) async fn measure(site: &Site, tenants: [&str; 2]) -> Result<Check, Do
             tried.push(knock(site, request, door, &wrong).await?);
         }
         if let Some(key) = &wrong.key {
-            tried.push(introduce(site, wrong.name, key).await);
+            tried.push(introduce(site, wrong.name, key).await?);
         }
     }
     Ok(keys::judge(tenants, &tried))
@@ -101,7 +101,7 @@ fn client(site: &Site) -> Result<Client, DoorError> {
         .redirect(Policy::none())
         .no_proxy()
         .referer(false);
-    builder.build().map_err(|source| DoorError::Http { source })
+    builder.build().map_err(failed)
 }
 
 /// What is asked of a door whose answer does not matter.
@@ -127,7 +127,7 @@ async fn knock(
         Some(key) => request.header(AUTHORIZATION, door::bearer(key)?),
         None => request,
     };
-    let answer = request.send().await.map_err(|source| DoorError::Http { source })?;
+    let answer = request.send().await.map_err(failed)?;
     let status = answer.status();
     let told = told(answer).await?;
     let is_refused = status == StatusCode::UNAUTHORIZED;
@@ -147,7 +147,7 @@ async fn told(mut answer: Response) -> Result<String, DoorError> {
     let mut body = Vec::new();
     // What switches protocols has no body, and no end.
     while answer.status() != StatusCode::SWITCHING_PROTOCOLS && body.len() < ANSWER_BYTES_MAX {
-        match answer.chunk().await.map_err(|source| DoorError::Http { source })? {
+        match answer.chunk().await.map_err(failed)? {
             Some(chunk) => body.extend_from_slice(&chunk),
             None => break,
         }
@@ -156,18 +156,25 @@ async fn told(mut answer: Response) -> Result<String, DoorError> {
     Ok(format!("{}\n{}\n{body}", answer.status(), headers.join("\n")))
 }
 
+/// Without the address, which may hold a key.
+fn failed(error: reqwest::Error) -> DoorError {
+    DoorError::Http { source: error.without_url() }
+}
+
 /// Whether an answer holds the key that was shown, or a good one.
 fn is_repeated(site: &Site, shown: Option<&str>, told: &str) -> bool {
     let mut keys = [shown, Some(&site.key), Some(&site.other_key)].into_iter().flatten();
     keys.any(|key| told.contains(key))
 }
 
-async fn introduce(site: &Site, name: &'static str, key: &str) -> Tried {
+async fn introduce(site: &Site, name: &'static str, key: &str) -> Result<Tried, DoorError> {
     let told = match site.door.open_late(key).await {
-        Ok(_) => String::new(),
-        Err(error) => format!("{:#}", anyhow::Error::from(error)),
+        Ok(_) => None,
+        Err(refused @ DoorError::Unauthenticated) => Some(refused.to_string()),
+        Err(error) => return Err(error),
     };
-    let is_refused = !told.is_empty();
+    let is_refused = told.is_some();
+    let told = told.unwrap_or_default();
     let is_repeated = is_repeated(site, Some(key), &told);
-    Tried { key: name, door: FIRST_FRAME, is_refused, told, is_repeated }
+    Ok(Tried { key: name, door: FIRST_FRAME, is_refused, told, is_repeated })
 }
