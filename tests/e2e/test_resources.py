@@ -66,7 +66,12 @@ def test_what_is_left_out_is_filled_in(admin: User) -> None:
         assert_taken(answer)
         return answer.json()["spec"]
 
-    defaults = {"replicas": 1, "placement": {"accelerator": "Any"}, "prefetch": "None"}
+    defaults = {
+        "kvCache": "F16",
+        "replicas": 1,
+        "placement": {"accelerator": "Any"},
+        "prefetch": "None",
+    }
     assert stored("Model", {"sources": [FILE]}) == {"sources": [FILE], **defaults}
     program = {
         "memoryBytes": 67_108_864,
