@@ -185,14 +185,25 @@ def test_agents_that_mount_a_claim_wait_until_there_is_one(release: Release) -> 
     until(waits, "a Pod waits for its claim")
 
 
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [("", ""), ("s/name: Ready/name: Prepared/", "--force-conflicts")],
+)
 def test_definitions_that_were_applied_by_hand_are_taken_over(
-    cluster: Cluster, tmp_path: Path
+    bare_cluster: Cluster, tmp_path: Path, change: str, more: str
 ) -> None:
-    reader = Reader(tmp_path, cluster.admin.kubeconfig)
-    reader.type("kubectl apply --filename crds/yaml")
+    reader = Reader(tmp_path, bare_cluster.admin.kubeconfig)
+    # As they are, or as an older release had them.
+    reader.type(f"sed -s '1i ---' crds/yaml/*.yaml | sed '{change}' | kubectl apply --filename -")
     install = "helm install realm charts/realm --namespace realm-system --create-namespace"
     install += " --set doors.tls.secretName=realm-doors"
     refused = reader.attempt(install)
     assert refused.returncode != 0
     assert "ownership" in refused.stderr, refused.stderr
-    reader.type(f"{install} --take-ownership")
+    if more:
+        assert "conflict" in reader.attempt(f"{install} --take-ownership").stderr
+        reader.type("helm uninstall realm --namespace realm-system")
+    reader.type(f"{install} --take-ownership {more}")
+    assert all(flag in README.read_text() for flag in ("--take-ownership", more))
+    columns = "kubectl get crd tenants.realm.dev --output jsonpath={.spec.versions[0]}"
+    assert "Prepared" not in reader.type(columns)
