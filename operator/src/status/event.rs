@@ -40,7 +40,8 @@ pub(super) fn of(
         return None;
     }
     let is_stalled = find(now, "Stalled").is_some();
-    let is_warning = is_stalled && !is_early(before, &ready.reason, age);
+    // What has come to serve may be less than is wanted, which other conditions say.
+    let is_warning = ready.status != "True" && is_stalled && !is_early(before, &ready.reason, age);
     let mut note = ready.message.clone();
     note.truncate(note.floor_char_boundary(NOTE_LEN_MAX));
     Some(Event {
@@ -126,6 +127,14 @@ mod tests {
         assert_eq!(type_of(&[], &missing, OLD), EventType::Warning);
         assert_eq!(type_of(&[], &missing, None), EventType::Warning);
         assert_eq!(type_of(&[], &stuck("OutOfRange", ""), YOUNG), EventType::Warning);
+    }
+
+    #[test]
+    fn that_something_serves_is_no_warning_even_if_more_is_wanted() {
+        let few = Finding::new("Stalled", Truth::True, "NotEnoughNodes", "");
+        let few = conditions(vec![few], &[], 1, Timestamp::UNIX_EPOCH);
+        let serves = [said(Truth::True, "Serving", ""), few].concat();
+        assert_eq!(type_of(&stuck("NotEnoughNodes", ""), &serves, OLD), EventType::Normal);
     }
 
     #[test]

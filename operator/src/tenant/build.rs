@@ -64,7 +64,7 @@ pub(crate) fn findings(
     let is_stuck = invalid.is_some()
         || [&keys, &granted].iter().any(|f| f.status == Truth::False)
         || tenant.tally.failed > 0;
-    let parts = [&keys, &granted, &program, &models];
+    let parts = [&granted, &keys, &program, &models];
     let ready = invalid.unwrap_or_else(|| ready(parts, tenant.is_suspended));
     let progress = progress(&ready, is_stuck);
     let mut findings = vec![keys, granted, program, models, limits(tenant), ready];

@@ -178,6 +178,14 @@ fn a_tenant_that_has_no_key_cannot_be_called_and_is_told_how_to_get_one() {
 }
 
 #[test]
+fn a_reference_that_is_wrong_is_told_before_a_key_that_is_not_there_yet() {
+    let keyless = TenantStanding { keys: 0, ..served() };
+    let status = status_of_standing(true, keyless, vec![problem(Reason::UnknownModel)]);
+    let ready = status.conditions.iter().find(|each| each.type_ == "Ready").unwrap();
+    assert_eq!(ready.reason, "UnknownModel");
+}
+
+#[test]
 fn a_suspended_tenant_says_so_and_is_as_it_should_be() {
     let suspended = TenantStanding { is_suspended: true, ..served() };
     let (status, reason, message, progress) = ready_of(suspended.clone());
