@@ -28,18 +28,12 @@ def agents(plane: Plane, operator: Operator) -> list[Agent]:
     return [plane.agent(node, [operator]) for node in ("alpha", "beta")]
 
 
-def tenant(plane: Plane, name: str, **spec: object) -> None:
-    """A tenant with a key."""
-    plane.key(name)
-    plane.apply("Tenant", name, {"apiKeys": [{"secretName": f"{name}-keys"}], **spec})
-
-
 @pytest.fixture(scope="module")
 def served(plane: Plane, agents: list[Agent], model: Path) -> list[Agent]:
     """A model on both nodes, a tenant, and a pipeline."""
     spec = {"sources": [model.absolute().as_uri()], "replicas": 2, "kvBlocks": 256}
     plane.apply("Model", "smollm2", spec)
-    tenant(plane, "acme", models=[{"name": "smollm2"}])
+    plane.tenant("acme", models=[{"name": "smollm2"}])
     only = step("only", "{{ inputs.text }}", tokens_max=4)
     plane.apply(
         "Pipeline",
@@ -58,7 +52,7 @@ def served(plane: Plane, agents: list[Agent], model: Path) -> list[Agent]:
 def test_before_any_agent_has_come_nobody_is_told_of_too_few_or_of_a_door(plane: Plane) -> None:
     spec = {"sources": ["file:///early.gguf"], "replicas": 2}
     plane.apply("Model", "early", spec)
-    tenant(plane, "early", models=[{"name": "early"}])
+    plane.tenant("early", models=[{"name": "early"}])
     for kind, status in (("model", "False"), ("tenant", "Unknown")):
         found = plane.await_condition(kind, "early", status, within_s=90.0)
         assert found["reason"] == "NoAgents", found
@@ -117,7 +111,7 @@ def test_other_rights_of_a_tenant_turn_no_condition(plane: Plane) -> None:
     plane.await_condition("tenant", "acme", "True")
     before = plane.get("tenant", "acme")["metadata"]["generation"]
     with Turns(plane.cluster.admin, plane.tenants) as turns:
-        tenant(plane, "acme", models=[{"name": "smollm2"}], weight=7)
+        plane.tenant("acme", models=[{"name": "smollm2"}], weight=7)
         until(is_told, "the change is told")
         assert turns.seen()
     of_acme = {key: states for key, states in turns.turned().items() if "acme" in key}
@@ -234,7 +228,7 @@ async def test_a_killed_agent_serves_from_its_ledger_before_it_has_reached_anybo
 
 @pytest.mark.usefixtures("served")
 def test_a_deleted_object_goes_when_the_agents_have_let_go(plane: Plane) -> None:
-    tenant(plane, "brief", models=[{"name": "smollm2"}])
+    plane.tenant("brief", models=[{"name": "smollm2"}])
     plane.await_condition("tenant", "brief", "True", within_s=90.0)
     assert plane.get("tenant", "brief")["metadata"]["finalizers"] == ["realm.dev/agents"]
     done = plane.cluster.admin.kubectl(
@@ -249,7 +243,7 @@ async def test_a_deleted_object_waits_for_a_frozen_agent_says_so_and_is_then_ser
     frozen = served[0]
     source = [model.absolute().as_uri()]
     plane.apply("Model", "waning", {"sources": source, "replicas": 2, "kvBlocks": 256})
-    tenant(plane, "leaving", models=[{"name": "waning"}])
+    plane.tenant("leaving", models=[{"name": "waning"}])
     objects = (("model", "waning"), ("tenant", "leaving"))
     for kind, name in objects:
         plane.await_condition(kind, name, "True", within_s=90.0)
@@ -317,9 +311,9 @@ def notes_of(plane: Plane, name: str, reason: str) -> list[str]:
 
 @pytest.mark.usefixtures("served")
 def test_a_turn_is_told_by_one_event_and_each_cause_by_its_own(plane: Plane) -> None:
-    tenant(plane, "told", models=[{"name": "nowhere"}])
+    plane.tenant("told", models=[{"name": "nowhere"}])
     plane.await_condition("tenant", "told", "False", within_s=90.0)
-    tenant(plane, "told", models=[{"name": "smollm2"}], weight=3)
+    plane.tenant("told", models=[{"name": "smollm2"}], weight=3)
     plane.await_condition("tenant", "told", "True")
     until(lambda: ("Normal", "Serving") in events_of(plane, "told"), "the turn is told")
     told = events_of(plane, "told")
@@ -328,7 +322,7 @@ def test_a_turn_is_told_by_one_event_and_each_cause_by_its_own(plane: Plane) -> 
         ("Normal", "UnknownModel"),
         ("Normal", "Serving"),
     ]
-    tenant(plane, "told", models=[{"name": "elsewhere"}])
+    plane.tenant("told", models=[{"name": "elsewhere"}])
     until(
         lambda: (
             notes_of(plane, "told", "UnknownModel")
@@ -344,7 +338,7 @@ def test_a_tenant_without_a_key_is_not_ready_until_it_has_one(plane: Plane) -> N
     found = plane.await_condition("tenant", "keyless", "False")
     assert found["reason"] == "NoKeys"
     assert "`realm api-key create`" in found["message"]
-    tenant(plane, "keyless", models=[{"name": "smollm2"}])
+    plane.tenant("keyless", models=[{"name": "smollm2"}])
     plane.await_condition("tenant", "keyless", "True")
     assert plane.condition("tenant", "keyless", "KeysValid")["message"].endswith("to 1 key")
 
@@ -357,10 +351,10 @@ def test_a_suspended_tenant_says_so_where_it_is_listed(plane: Plane) -> None:
         )
         return str(done.stdout).split()[:6]
 
-    tenant(plane, "paused", models=[{"name": "smollm2"}])
+    plane.tenant("paused", models=[{"name": "smollm2"}])
     shown = ["paused", "True", "Serving", "100", "1", "false"]
     until(lambda: listed() == shown, "it is served")
-    tenant(plane, "paused", models=[{"name": "smollm2"}], suspended=True)
+    plane.tenant("paused", models=[{"name": "smollm2"}], suspended=True)
     shown = ["paused", "True", "Suspended", "100", "1", "true"]
     until(lambda: listed() == shown, "it is suspended")
 
@@ -368,7 +362,7 @@ def test_a_suspended_tenant_says_so_where_it_is_listed(plane: Plane) -> None:
 @pytest.mark.usefixtures("served")
 def test_a_tenant_whose_only_model_cannot_be_had_is_not_ready(plane: Plane, tmp_path: Path) -> None:
     plane.apply("Model", "gone", {"sources": [(tmp_path / "gone.gguf").as_uri()]})
-    tenant(plane, "stranded", models=[{"name": "gone"}])
+    plane.tenant("stranded", models=[{"name": "gone"}])
     failed = plane.await_condition("model", "gone", "True", "Stalled")
     assert failed["reason"] == "SourceNotFound"
     found = plane.await_condition("tenant", "stranded", "False")
@@ -386,7 +380,7 @@ def test_a_tenant_whose_only_model_cannot_be_had_is_not_ready(plane: Plane, tmp_
 @pytest.mark.usefixtures("served")
 def test_what_changes_no_status_writes_none(plane: Plane, operator: Operator) -> None:
     for name in ("quiet", "loud"):
-        tenant(plane, name, models=[{"name": "smollm2"}])
+        plane.tenant(name, models=[{"name": "smollm2"}])
     for name in ("quiet", "loud"):
         plane.await_condition("tenant", name, "True", within_s=90.0)
     before = status_writes(plane, operator, "quiet")
@@ -396,6 +390,6 @@ def test_what_changes_no_status_writes_none(plane: Plane, operator: Operator) ->
     assert done.returncode == 0, done.stderr
     # A write that comes later and is seen says that the first was not going to be.
     loud = status_writes(plane, operator, "loud")
-    tenant(plane, "loud", models=[{"name": "smollm2"}], weight=9)
+    plane.tenant("loud", models=[{"name": "smollm2"}], weight=9)
     until(lambda: status_writes(plane, operator, "loud") > loud, "the later change is written")
     assert status_writes(plane, operator, "quiet") == before

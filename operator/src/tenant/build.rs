@@ -105,7 +105,8 @@ fn program(tenant: &TenantStanding, is_answered: bool) -> Finding {
         let message = format!("on {nodes}; {node}: {message}{unspoken}");
         return Finding::new("ProgramReady", Truth::False, reason.clone(), message);
     }
-    let message = format!("on {ready} of {} nodes{unspoken}", ready.saturating_add(*pending));
+    let nodes = format!("on {ready} of {} nodes", ready.saturating_add(*pending));
+    let message = format!("{nodes}{unspoken}");
     match (*ready, *pending) {
         (0, 0) if *doors == 0 => {
             let message = format!("{NO_AGENT_IS_CONNECTED}{unspoken}");
@@ -121,7 +122,8 @@ fn program(tenant: &TenantStanding, is_answered: bool) -> Finding {
             Finding::new("ProgramReady", Truth::Unknown, NO_AGENTS, message)
         }
         (_, 0) if *hosts == 0 => {
-            let message = format!("{message}, to hand its calls on: none loads one of its models");
+            let handed_on = "to hand its calls on: none loads one of its models";
+            let message = format!("{nodes}, {handed_on}{unspoken}");
             Finding::new("ProgramReady", Truth::True, "Ready", message)
         }
         (_, 0) => Finding::new("ProgramReady", Truth::True, "Ready", message),

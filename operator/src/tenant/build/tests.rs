@@ -143,14 +143,17 @@ fn a_tenant_was_held_when_its_status_says_more_than_that_nobody_is_there() {
 
 #[test]
 fn a_node_whose_agent_speaks_another_link_is_named_with_both_versions() {
-    let message = |tally| {
+    let message_of = |hosts, tally| {
         let unspoken = Some(("n7".to_owned(), Versions::said(9, 9)));
-        let standing = TenantStanding { hosts: 2, tally, unspoken, ..TenantStanding::default() };
+        let standing = TenantStanding { tally, hosts, unspoken, ..TenantStanding::default() };
         program(&standing, true).message
     };
+    let message = |tally| message_of(2, tally);
     let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 3";
     assert_eq!(message(tally(0, 0, None)), format!("{NO_AGENT_IS_CONNECTED}; {said}"));
     assert_eq!(message(tally(2, 0, None)), format!("on 2 of 2 nodes; {said}"));
+    let handed_on = message_of(0, tally(2, 0, None));
+    assert!(handed_on.ends_with(&format!("one of its models; {said}")), "{handed_on}");
     let failed = message(tally(0, 0, Some("SourceGone")));
     assert!(failed.ends_with(&format!("; {said}")), "{failed}");
 }
