@@ -196,8 +196,15 @@ fn a_tenant_misses_its_models_when_none_of_them_is_served_and_none_wakes() {
 
 #[test]
 fn limits_are_shared_over_no_door_while_there_is_no_agent() {
-    assert_eq!(Said::default().tenant(&wanting(&[]), &name(0)).doors, 0);
-    assert!(!Said::default().model(&wanting(&[]), &name(0)).has_agents);
+    let mut fleet = wanting(&[]);
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        fleet.synced(kind);
+    }
+    fleet.labelled();
+    fleet.plan(Duration::ZERO);
+    assert_eq!(fleet.doors(), 1, "what the first one to come would have");
+    assert_eq!(Said::default().tenant(&fleet, &name(0)).doors, 0);
+    assert!(!Said::default().model(&fleet, &name(0)).has_agents);
 }
 
 #[test]
