@@ -11,8 +11,8 @@ use crate::{
 /// What `now` says that `before` did not, of an object of this standing.
 ///
 /// A spec is called ready when its agents have answered, or have had their time to; and what was
-/// ready stays so while it is on its way to a newer form, or to a node that is back, or its model
-/// is, and serves.
+/// ready stays so while it is on its way to a newer form, or to a node that is back, and serves; and
+/// while the nodes have it and its models may be back in a moment.
 pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -> News {
     let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
     let generation = |each: &Condition| each.observed_generation;
