@@ -166,12 +166,12 @@ def test_the_columns_show_what_a_person_asks_first(admin: User, namespace: str) 
         assert report(admin, kind, namespace, {"conditions": [ready], **status}).is_success
     shown = {
         "Model": {"REPLICAS": "2", "FORMAT": "Q4_1"},
-        "Tenant": {"WEIGHT": "100", "KEYS": "3"},
+        "Tenant": {"WEIGHT": "100", "KEYS": "3", "SUSPENDED": "false"},
         "Pipeline": {"TENANTS": '["acme"]'},
     }
     wide = {
         "Model": {"ARCHITECTURE": "llama", "PARAMETERS": "134515008", "CONTEXT": "2048"},
-        "Tenant": {"SUSPENDED": "false", "PROGRAM": SHA256},
+        "Tenant": {"PROGRAM": SHA256},
         "Pipeline": {},
     }
     for kind in SPECS:
