@@ -322,9 +322,9 @@ pub struct ModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Fetched` (every agent that is to has the whole file), `Verified` (its digest was right),
-    /// `Fits` (as many agents as wanted have room for it), `Loaded` (those have loaded it), and
-    /// `Ready`, which sums them up: at least one agent takes calls, or none is wanted now.
+    /// `Fetched` (an agent has the whole file and none is fetching it), `Verified` (its digest was
+    /// right), `Fits` (as many agents as wanted have room for it), `Loaded` (those have loaded it),
+    /// and `Ready`, which sums them up: at least one agent takes calls, or none is wanted now.
     /// `Reconciling` while anything is still on its way, `Stalled` when something must change
     /// first, in the spec or the cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -84,13 +84,8 @@ pub const DEADLINE_MS_MAX: u64 = 86_400_000;
     ),
     printcolumn(name = "Weight", type_ = "integer", json_path = ".spec.weight"),
     printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys"),
+    printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspended"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "Suspended",
-        type_ = "boolean",
-        json_path = ".spec.suspended",
-        priority = 1
-    ),
     printcolumn(
         name = "Program",
         type_ = "string",
@@ -338,8 +333,10 @@ pub struct TenantStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `KeysValid`, `ModelsGranted`, `ProgramReady`, `LimitsApplied`, and `Ready`, which sums them
-    /// up. `LimitsApplied` tells how: of the limits on calls and tokens each of n doors enforces an
+    /// `KeysValid` (it has a key, and nothing in its Secrets is wrong), `ModelsGranted`,
+    /// `ProgramReady`, `ModelsReady` (one of its models takes calls), `LimitsApplied`, and `Ready`,
+    /// which sums them up; of a suspended tenant that is as it should be its reason is `Suspended`.
+    /// `LimitsApplied` tells how: of the limits on calls and tokens each of n doors enforces an
     /// n-th, rounded up, so that who calls through one door alone gets that part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

@@ -193,7 +193,7 @@ async fn write<K: Served>(
     );
     if let Some(written) = written.map_err(ReconcileError::Apply)? {
         context.throttle.wrote(K::KIND, name, apply::version(&written), Instant::now());
-        apply::event(&context.recorder, object, status).await;
+        apply::event(&context.recorder, object, status, Timestamp::now()).await;
     }
     Ok(Action::requeue(RESYNC))
 }

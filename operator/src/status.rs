@@ -1,6 +1,7 @@
 //! How a status is written: conditions that are the truth, server-side apply, events.
 //!
-//! [`conditions`] is pure; [`apply`] alone writes.
+//! [`conditions`] and [`event`] are pure; [`apply`] alone writes.
 
 pub(crate) mod apply;
 pub(crate) mod conditions;
+mod event;

@@ -154,6 +154,13 @@ def namespace(cluster: Cluster) -> str:
     return cluster.namespace()
 
 
+@pytest.fixture
+def bare_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """An API server that one test has for itself, for what is of a whole cluster."""
+    with _clusters(tmp_path_factory) as cluster:
+        yield cluster
+
+
 @pytest.fixture(scope="module")
 def whole_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with controllers and a scheduler, to which a module adds its nodes."""

@@ -58,7 +58,7 @@ async def test_nothing_is_dropped_while_the_api_server_is_away(
                             assert await answer(client, QUESTIONS[0], max_tokens=4)
                     opened += 1
                     await asyncio.sleep(EVERY_S)
-            plane.apply("Tenant", "late", {"models": [{"name": "smollm2"}]})
+            plane.tenant("late", models=[{"name": "smollm2"}])
 
             async def told() -> bool:
                 found = plane.condition("tenant", "late")

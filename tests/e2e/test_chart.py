@@ -252,6 +252,52 @@ def test_a_pool_that_is_held_back_keeps_its_pods_until_they_are_deleted() -> Non
     assert cpu["spec"]["updateStrategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
 
 
+def test_a_claim_is_mounted_where_the_agent_looks_for_the_models_of_its_namespace(
+    tmp_path: Path,
+) -> None:
+    [said] = [
+        each
+        for each in re.findall(r"```yaml\n(.*?)```", README.read_text(), re.S)
+        if "claims:" in each
+    ]
+    shown = tmp_path / "claims.yaml"
+    shown.write_text(said)
+    rendered = [
+        only(render(LEAST, "--values", str(each)), "DaemonSet")
+        for each in (shown, example("claims"))
+    ]
+    assert rendered[0] == rendered[1]
+    agent, volumes = container(rendered[0]), rendered[0]["spec"]["template"]["spec"]["volumes"]
+    [claim] = [each for each in volumes if "persistentVolumeClaim" in each]
+    assert claim["persistentVolumeClaim"] == {"claimName": "model-weights", "readOnly": True}
+    [mount] = [each for each in agent["volumeMounts"] if each["name"] == claim["name"]]
+    assert mount["mountPath"] == f"{given('claims', agent['args'])}/models/weights"
+    assert mount["readOnly"]
+
+
+def notes(values: Path, *sets: str) -> str:
+    """What helm says once the release is installed."""
+    flags = [part for each in sets for part in ("--set", each)]
+    where = ("--namespace", "realm-system", "--values", str(values), "--dry-run=client")
+    done = helm("install", "realm", str(CHART), *where, *flags)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\nNOTES:\n")[1]
+
+
+@pytest.mark.parametrize("monitor", ["serviceMonitor", "podMonitor"])
+def test_who_installs_monitors_is_told_when_the_network_keeps_prometheus_out(monitor: str) -> None:
+    enabled = f"monitoring.{monitor}.enabled=true"
+    assert "WARNING: networkPolicy.metrics is empty" in notes(LEAST, enabled)
+    assert "WARNING" not in notes(LEAST)
+    assert "WARNING" not in notes(LEAST, enabled, "networkPolicy.enabled=false")
+    assert "WARNING" not in notes(example("monitoring"))
+
+
+@pytest.mark.parametrize("values", ["default", "tenants", "own-certificate"])
+def test_whoever_sees_no_operator_at_work_is_told_where_to_look(values: str) -> None:
+    assert "kubectl --namespace realm-system get pods" in notes(example(values))
+
+
 def egress(objects: Sequence[Json], name: str, port: int) -> Json:
     """The only rule of a policy by which a port is reached."""
     rules = only(objects, "NetworkPolicy", name)["spec"]["egress"]
@@ -366,11 +412,12 @@ def leaves(schema: Json, defaults: Json, path: str = "") -> Iterator[tuple[str, 
 
 def test_what_the_readme_tells_to_type_is_taken(tmp_path: Path) -> None:
     text = README.read_text().replace("\\\n", "")
-    [example] = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    examples = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    [pools_text] = [each for each in examples if "pools:" in each]
     pools = tmp_path / "pools.yaml"
-    pools.write_text(example)
+    pools.write_text(pools_text)
     typed = re.findall(r"^helm (?:install|upgrade) .*$", text, re.M)
-    assert len(typed) == 3
+    assert len(typed) == 4
     for command in typed:
         words = shlex.split(command)
         sets = [pair for pair in pairwise(words) if pair[0] == "--set"]

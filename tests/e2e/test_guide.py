@@ -7,25 +7,20 @@ engine is left out.
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from harness.chart import Done
 from harness.cluster import Cluster
 from harness.installed import Installed, forgo_probes
 from harness.kubelet import Program
-from harness.wait import until
+from harness.typed import ROOT, Reader, commands
 from harness.watching import RUNBOOK
 
-ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "deploy" / "README.md"
 
 #: What needs a container engine, a kubelet, or a registry of packages.
@@ -44,54 +39,16 @@ FEW = "--set agent.resources.requests.cpu=100m"
 #: Where the guide's forwarded port leads, and where its Python is.
 FORWARDED, PYTHON = "127.0.0.1:8080", "/tmp/realm-venv/bin/python"
 
-#: The longest command waits until debug builds serve the samples.
-COMMAND_S_MAX = 120.0
-
-
 #: How a command fails that is right, and asks a kubelet or a metrics server that is not there.
 NOT_HERE = re.compile(r"Error from server.*(dial tcp|lookup)|Metrics API not available")
 
 
-def commands(document: Path = GUIDE) -> Sequence[str]:
-    """Every command of a document, in order."""
-    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(), re.S)
-    return [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
-
-
 def between(first: str, last: str) -> Sequence[str]:
     """The commands from one that begins so to another, but for those that run elsewhere."""
-    every = commands()
+    every = commands(GUIDE)
     [start] = [index for index, each in enumerate(every) if each.startswith(first)]
     [end] = [index for index, each in enumerate(every) if each.startswith(last)]
     return [each for each in every[start : end + 1] if not each.startswith(ELSEWHERE)]
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Somebody who types what the guide says."""
-
-    home: Path
-    kubeconfig: Path
-
-    def type(self, *lines: str, **env: str) -> str:
-        """Runs commands in one shell, each of which must succeed."""
-        done = self.attempt(*lines, **env)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def attempt(self, *lines: str, **more: str) -> Done:
-        """Runs commands in one shell until one fails."""
-        path = f"{os.environ['REALM_TEST_CLUSTER']}:{os.environ['PATH']}"
-        env = {"PATH": path, "HOME": str(self.home), "KUBECONFIG": str(self.kubeconfig)}
-        return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", "\n".join(lines)],
-            cwd=ROOT,
-            env={**env, "PYTHONPATH": os.environ["PYTHONPATH"], **more},
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S_MAX,
-            check=False,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +86,7 @@ def release(
     started = [operator]
     try:
         operator.daemon.start()
-        until(partial(has_authority, installed), "the operator publishes its authority")
+        installed.await_authority()
         [pod] = installed.pods("agent")
         door = installed.agent(pod, operator, model.absolute())
         started.append(door)
@@ -143,19 +100,14 @@ def release(
             program.daemon.close()
 
 
-def has_authority(installed: Installed) -> bool:
-    path = f"/api/v1/namespaces/{installed.namespace}/configmaps/realm-link"
-    return bool(installed.cluster.admin.http.get(path).is_success)
-
-
 def test_every_command_of_the_guide_is_run_here_or_needs_an_engine() -> None:
     run = [
         *between("kubectl kustomize", "kubectl create secret"),
         *between("kubectl create namespace", "kubectl create namespace"),
         *between("helm install", "/tmp/realm-venv"),
     ]
-    skipped = [each for each in commands() if each.startswith(ELSEWHERE)]
-    assert sorted([*run, *skipped]) == sorted(commands())
+    skipped = [each for each in commands(GUIDE) if each.startswith(ELSEWHERE)]
+    assert sorted([*run, *skipped]) == sorted(commands(GUIDE))
     assert FEW in GUIDE.read_text()
 
 
@@ -165,7 +117,7 @@ def test_the_samples_come_to_be_ready_and_answer_as_the_guide_says(release: Rele
     waited = reader.type(*between("kubectl wait", "kubectl wait"))
     assert waited.count("condition met") == 3
     [port] = release.installed.get("service", "realm-agent")["spec"]["ports"]
-    [forward] = [each for each in commands() if each.startswith("kubectl port-forward")]
+    [forward] = [each for each in commands(GUIDE) if each.startswith("kubectl port-forward")]
     assert forward.endswith(f"--namespace realm-system service/realm-agent 8080:{port['port']}")
     assert release.door.ports[port["targetPort"]] == 8443
     here = f"{release.door.ip}:8443"

@@ -44,9 +44,7 @@ def agents(plane: Plane, operators: list[Operator], model: Path) -> list[Agent]:
     agents = [plane.agent(node, operators) for node in ("alpha", "beta")]
     spec = {"sources": [model.absolute().as_uri()], "replicas": 2, "kvBlocks": 256}
     plane.apply("Model", "smollm2", spec)
-    plane.key("acme")
-    keys = [{"secretName": "acme-keys"}]
-    plane.apply("Tenant", "acme", {"models": [{"name": "smollm2"}], "apiKeys": keys})
+    plane.tenant("acme", models=[{"name": "smollm2"}])
     plane.apply("Tenant", "lost", {"models": [{"name": "nowhere"}]})
     plane.apply(
         "Pipeline",
@@ -118,7 +116,7 @@ async def test_a_killed_leader_is_followed_by_the_other_and_no_stream_or_conditi
 async def written(plane: Plane, what: str) -> None:
     """Waits until a new tenant has a status: what the leader knew before, it has written before."""
     name = f"{FENCE}{what}"
-    plane.apply("Tenant", name, {"models": [{"name": "smollm2"}]})
+    plane.tenant(name, models=[{"name": "smollm2"}])
 
     async def is_ready() -> bool:
         found = plane.condition("tenant", name)
@@ -139,8 +137,8 @@ def changing(plane: Plane) -> Iterator[None]:
 
     def change() -> None:
         for weight in count(1):
-            spec = {"models": [{"name": "smollm2"}], "weight": 1 + weight % 1000}
-            plane.apply("Tenant", f"{FENCE}busy", spec)
+            models = [{"name": "smollm2"}]
+            plane.tenant(f"{FENCE}busy", models=models, weight=1 + weight % 1000)
             if is_over.wait(CHANGE_S):
                 return
 

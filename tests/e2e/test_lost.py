@@ -37,21 +37,15 @@ def agents(plane: Plane, operator: Operator, model: Path) -> dict[str, Agent]:
     source = [model.absolute().as_uri()]
     plane.apply("Model", "pair", {"sources": source, "replicas": 2, "kvBlocks": 256})
     plane.apply("Model", "solo", {"sources": source, "replicas": 1, "kvBlocks": 256})
-    tenant(plane, "acme", models=[{"name": "pair"}, {"name": "solo"}])
+    plane.tenant("acme", models=[{"name": "pair"}, {"name": "solo"}])
     limits = {"requestsPerMinute": REQUESTS_PER_MINUTE}
     for name in METERED:
-        tenant(plane, name, models=[{"name": "pair"}], limits=limits)
-    tenant(plane, "brief", models=[{"name": "pair"}])
+        plane.tenant(name, models=[{"name": "pair"}], limits=limits)
+    plane.tenant("brief", models=[{"name": "pair"}])
     tenants = [("tenant", name) for name in ("acme", "brief", *METERED)]
     for kind, name in (("model", "pair"), ("model", "solo"), *tenants):
         plane.await_condition(kind, name, "True", within_s=120.0)
     return agents
-
-
-def tenant(plane: Plane, name: str, **spec: Json) -> None:
-    """A tenant with a key."""
-    plane.key(name)
-    plane.apply("Tenant", name, {"apiKeys": [{"secretName": f"{name}-keys"}], **spec})
 
 
 async def let_in(agent: Agent, name: str) -> int:

@@ -33,9 +33,7 @@ def served(plane: Plane, agents: list[Agent], model: Path) -> list[Agent]:
     """A model on both nodes, a tenant, and a pipeline."""
     spec = {"sources": [model.absolute().as_uri()], "replicas": 2, "kvBlocks": 256}
     plane.apply("Model", "smollm2", spec)
-    plane.key("acme")
-    keys = [{"secretName": "acme-keys"}]
-    plane.apply("Tenant", "acme", {"models": [{"name": "smollm2"}], "apiKeys": keys})
+    plane.tenant("acme", models=[{"name": "smollm2"}])
     only = step("only", "{{ inputs.text }}", tokens_max=4)
     plane.apply(
         "Pipeline",
@@ -48,6 +46,21 @@ def served(plane: Plane, agents: list[Agent], model: Path) -> list[Agent]:
         },
     )
     return agents
+
+
+@pytest.mark.usefixtures("operator")
+def test_before_any_agent_has_come_nobody_is_told_of_too_few_or_of_a_door(plane: Plane) -> None:
+    spec = {"sources": ["file:///early.gguf"], "replicas": 2}
+    plane.apply("Model", "early", spec)
+    plane.tenant("early", models=[{"name": "early"}])
+    for kind, status in (("model", "False"), ("tenant", "Unknown")):
+        found = plane.await_condition(kind, "early", status, within_s=90.0)
+        assert found["reason"] == "NoAgents", found
+        assert "`realm info --cluster`" in found["message"]
+    assert plane.condition("tenant", "early", "LimitsApplied")["status"] == "Unknown"
+    assert all(type_ == "Normal" for type_, _ in events_of(plane, "early"))
+    for kind in ("model", "tenant"):
+        plane.cluster.admin.kubectl("delete", kind, "early", "--namespace", plane.tenants)
 
 
 async def test_what_is_applied_is_served_at_every_door_and_the_status_says_so(
@@ -98,9 +111,7 @@ def test_other_rights_of_a_tenant_turn_no_condition(plane: Plane) -> None:
     plane.await_condition("tenant", "acme", "True")
     before = plane.get("tenant", "acme")["metadata"]["generation"]
     with Turns(plane.cluster.admin, plane.tenants) as turns:
-        keys = [{"secretName": "acme-keys"}]
-        spec = {"models": [{"name": "smollm2"}], "apiKeys": keys, "weight": 7}
-        plane.apply("Tenant", "acme", spec)
+        plane.tenant("acme", models=[{"name": "smollm2"}], weight=7)
         until(is_told, "the change is told")
         assert turns.seen()
     of_acme = {key: states for key, states in turns.turned().items() if "acme" in key}
@@ -217,7 +228,7 @@ async def test_a_killed_agent_serves_from_its_ledger_before_it_has_reached_anybo
 
 @pytest.mark.usefixtures("served")
 def test_a_deleted_object_goes_when_the_agents_have_let_go(plane: Plane) -> None:
-    plane.apply("Tenant", "brief", {"models": [{"name": "smollm2"}]})
+    plane.tenant("brief", models=[{"name": "smollm2"}])
     plane.await_condition("tenant", "brief", "True", within_s=90.0)
     assert plane.get("tenant", "brief")["metadata"]["finalizers"] == ["realm.dev/agents"]
     done = plane.cluster.admin.kubectl(
@@ -232,9 +243,7 @@ async def test_a_deleted_object_waits_for_a_frozen_agent_says_so_and_is_then_ser
     frozen = served[0]
     source = [model.absolute().as_uri()]
     plane.apply("Model", "waning", {"sources": source, "replicas": 2, "kvBlocks": 256})
-    plane.key("leaving")
-    keys = [{"secretName": "leaving-keys"}]
-    plane.apply("Tenant", "leaving", {"models": [{"name": "waning"}], "apiKeys": keys})
+    plane.tenant("leaving", models=[{"name": "waning"}])
     objects = (("model", "waning"), ("tenant", "leaving"))
     for kind, name in objects:
         plane.await_condition(kind, name, "True", within_s=90.0)
@@ -290,24 +299,88 @@ def status_writes(plane: Plane, operator: Operator, name: str) -> int:
     return sum(ref.get("subresource") == "status" and ref.get("name") == name for ref in refs)
 
 
+def notes_of(plane: Plane, name: str, reason: str) -> list[str]:
+    """What was said in the events of one reason, oldest first."""
+    items = plane.cluster.admin.get("events.events.k8s.io", namespace=plane.tenants)["items"]
+    of_reason = [
+        each for each in items if (each["regarding"]["name"], each["reason"]) == (name, reason)
+    ]
+    of_reason.sort(key=lambda each: str(each["eventTime"]))
+    return [str(each["note"]) for each in of_reason]
+
+
 @pytest.mark.usefixtures("served")
-def test_a_turn_is_told_by_one_event(plane: Plane) -> None:
-    plane.apply("Tenant", "told", {"models": [{"name": "nowhere"}]})
+def test_a_turn_is_told_by_one_event_and_each_cause_by_its_own(plane: Plane) -> None:
+    plane.tenant("told", models=[{"name": "nowhere"}])
     plane.await_condition("tenant", "told", "False", within_s=90.0)
-    plane.apply("Tenant", "told", {"models": [{"name": "smollm2"}], "weight": 3})
+    plane.tenant("told", models=[{"name": "smollm2"}], weight=3)
     plane.await_condition("tenant", "told", "True")
     until(lambda: ("Normal", "Serving") in events_of(plane, "told"), "the turn is told")
     told = events_of(plane, "told")
+    # What a new object names may be on its way, so that it is no warning yet.
     assert [each for each in told if each[1] != "Preparing"] == [
-        ("Warning", "UnknownModel"),
+        ("Normal", "UnknownModel"),
         ("Normal", "Serving"),
     ]
+    plane.tenant("told", models=[{"name": "elsewhere"}])
+    until(
+        lambda: (
+            notes_of(plane, "told", "UnknownModel")
+            == [f"spec.models[0]: there is no model `{name}`" for name in ("nowhere", "elsewhere")]
+        ),
+        "the second cause is told beside the first",
+    )
+
+
+@pytest.mark.usefixtures("served")
+def test_a_tenant_without_a_key_is_not_ready_until_it_has_one(plane: Plane) -> None:
+    plane.apply("Tenant", "keyless", {"models": [{"name": "smollm2"}]})
+    found = plane.await_condition("tenant", "keyless", "False")
+    assert found["reason"] == "NoKeys"
+    assert "`realm api-key create`" in found["message"]
+    plane.tenant("keyless", models=[{"name": "smollm2"}])
+    plane.await_condition("tenant", "keyless", "True")
+    assert plane.condition("tenant", "keyless", "KeysValid")["message"].endswith("to 1 key")
+
+
+@pytest.mark.usefixtures("served")
+def test_a_suspended_tenant_says_so_where_it_is_listed(plane: Plane) -> None:
+    def listed() -> list[str]:
+        done = plane.cluster.admin.kubectl(
+            *("get", "tenant", "paused", "--namespace", plane.tenants, "--no-headers")
+        )
+        return str(done.stdout).split()[:6]
+
+    plane.tenant("paused", models=[{"name": "smollm2"}])
+    shown = ["paused", "True", "Serving", "100", "1", "false"]
+    until(lambda: listed() == shown, "it is served")
+    plane.tenant("paused", models=[{"name": "smollm2"}], suspended=True)
+    shown = ["paused", "True", "Suspended", "100", "1", "true"]
+    until(lambda: listed() == shown, "it is suspended")
+
+
+@pytest.mark.usefixtures("served")
+def test_a_tenant_whose_only_model_cannot_be_had_is_not_ready(plane: Plane, tmp_path: Path) -> None:
+    plane.apply("Model", "gone", {"sources": [(tmp_path / "gone.gguf").as_uri()]})
+    plane.tenant("stranded", models=[{"name": "gone"}])
+    failed = plane.await_condition("model", "gone", "True", "Stalled")
+    assert failed["reason"] == "SourceNotFound"
+    found = plane.await_condition("tenant", "stranded", "False")
+    assert (found["reason"], "gone" in found["message"]) == ("ModelNotServed", True)
+    until(
+        lambda: (
+            "hand its calls on" in plane.condition("tenant", "stranded", "ProgramReady")["message"]
+        ),
+        "no agent runs its program",
+    )
+    assert "programSha256" not in plane.get("tenant", "stranded")["status"]
+    plane.cluster.admin.kubectl("delete", "model", "gone", "--namespace", plane.tenants)
 
 
 @pytest.mark.usefixtures("served")
 def test_what_changes_no_status_writes_none(plane: Plane, operator: Operator) -> None:
-    plane.apply("Tenant", "quiet", {"models": [{"name": "smollm2"}]})
-    plane.apply("Tenant", "loud", {"models": [{"name": "smollm2"}]})
+    for name in ("quiet", "loud"):
+        plane.tenant(name, models=[{"name": "smollm2"}])
     for name in ("quiet", "loud"):
         plane.await_condition("tenant", name, "True", within_s=90.0)
     before = status_writes(plane, operator, "quiet")
@@ -317,6 +390,6 @@ def test_what_changes_no_status_writes_none(plane: Plane, operator: Operator) ->
     assert done.returncode == 0, done.stderr
     # A write that comes later and is seen says that the first was not going to be.
     loud = status_writes(plane, operator, "loud")
-    plane.apply("Tenant", "loud", {"models": [{"name": "smollm2"}], "weight": 9})
+    plane.tenant("loud", models=[{"name": "smollm2"}], weight=9)
     until(lambda: status_writes(plane, operator, "loud") > loud, "the later change is written")
     assert status_writes(plane, operator, "quiet") == before

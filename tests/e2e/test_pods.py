@@ -79,9 +79,7 @@ def running(installed: Installed, key: str, model: Path) -> Iterator[Running]:
     started: list[Program] = []
     try:
         operator = start(installed.operator(), started)
-        path = f"/api/v1/namespaces/{installed.namespace}/configmaps/realm-link"
-        http = installed.cluster.admin.http
-        until(lambda: http.get(path).is_success, "the operator publishes its authority")
+        installed.await_authority()
         pods = installed.pods("agent")
         agents = [start(installed.agent(pod, operator, model.absolute()), started) for pod in pods]
         await_served(installed, key, model)

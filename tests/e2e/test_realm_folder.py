@@ -35,6 +35,9 @@ async def test_a_tenant_made_suspended_and_resumed_on_the_command_line_is_served
 ) -> None:
     does(server, "tenant", "create", "made", "--weight", "7", "--model", MODEL)
     await server.says("tenant default/made: accepted, added in tenant-made.yaml")
+    none = realm("api-key", "list", "--tenant", "made", "--manifests", server.folder.path)
+    assert (none.returncode, none.stdout) == (0, "")
+    assert none.stderr.startswith("no keys; ")
     key = does(server, "api-key", "create", "--tenant", "made", "--name", "laptop").strip()
     await server.says("secret default/made-keys: accepted, changed in default.made-keys.keys.yaml")
     client = Client(server.url, key)

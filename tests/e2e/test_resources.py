@@ -66,7 +66,12 @@ def test_what_is_left_out_is_filled_in(admin: User) -> None:
         assert_taken(answer)
         return answer.json()["spec"]
 
-    defaults = {"replicas": 1, "placement": {"accelerator": "Any"}, "prefetch": "None"}
+    defaults = {
+        "kvCache": "F16",
+        "replicas": 1,
+        "placement": {"accelerator": "Any"},
+        "prefetch": "None",
+    }
     assert stored("Model", {"sources": [FILE]}) == {"sources": [FILE], **defaults}
     program = {
         "memoryBytes": 67_108_864,
@@ -161,12 +166,12 @@ def test_the_columns_show_what_a_person_asks_first(admin: User, namespace: str) 
         assert report(admin, kind, namespace, {"conditions": [ready], **status}).is_success
     shown = {
         "Model": {"REPLICAS": "2", "FORMAT": "Q4_1"},
-        "Tenant": {"WEIGHT": "100", "KEYS": "3"},
+        "Tenant": {"WEIGHT": "100", "KEYS": "3", "SUSPENDED": "false"},
         "Pipeline": {"TENANTS": '["acme"]'},
     }
     wide = {
         "Model": {"ARCHITECTURE": "llama", "PARAMETERS": "134515008", "CONTEXT": "2048"},
-        "Tenant": {"SUSPENDED": "false", "PROGRAM": SHA256},
+        "Tenant": {"PROGRAM": SHA256},
         "Pipeline": {},
     }
     for kind in SPECS:

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) async fn run(home: &Home, command: ApiKeyCommand) -> anyhow::Result<ExitCode> {
     match command {
         ApiKeyCommand::Create { tenant: TenantArgs { target, tenant }, name, expires, wait } => {
-            let expires_at = expires.map(|text| expiry(&text)).transpose()?;
+            let expires_at = expires.map(|text| expiry(&text, Timestamp::now())).transpose()?;
             let key = NewKey::generate()?;
             match Target::open(home, &target).await? {
                 Target::Machine(folder) => {
@@ -133,6 +133,10 @@ async fn settled(cluster: &Cluster, tenant: &str, waits: bool) -> anyhow::Result
 /// Prints keys by name; `None` is an entry that holds none.
 fn list<'a>(entries: impl Iterator<Item = (&'a str, Option<&'a KeyEntry>)>) -> anyhow::Result<()> {
     let now = Timestamp::now();
+    let mut entries = entries.peekable();
+    if entries.peek().is_none() {
+        output::note("no keys; `realm api-key create` makes the first");
+    }
     for (name, entry) in entries {
         output::line(line(name, entry, now))?;
     }
@@ -140,11 +144,15 @@ fn list<'a>(entries: impl Iterator<Item = (&'a str, Option<&'a KeyEntry>)>) -> a
 }
 
 fn line(name: &str, entry: Option<&KeyEntry>, now: Timestamp) -> String {
+    // Whoever else writes such entries may say more than a person reads.
+    let shown = |at: &Timestamp| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let state = match entry {
         None => "not a key".to_owned(),
         Some(KeyEntry { disabled: true, .. }) => "disabled".to_owned(),
-        Some(KeyEntry { expires_at: Some(at), .. }) if *at <= now => format!("expired {at}"),
-        Some(KeyEntry { expires_at: Some(at), .. }) => format!("until {at}"),
+        Some(KeyEntry { expires_at: Some(at), .. }) if *at <= now => {
+            format!("expired {}", shown(at))
+        }
+        Some(KeyEntry { expires_at: Some(at), .. }) => format!("until {}", shown(at)),
         Some(KeyEntry { expires_at: None, .. }) => "active".to_owned(),
     };
     let digest = entry.and_then(|entry| entry.sha256.get(..12));
@@ -186,11 +194,12 @@ pub(crate) fn refuse_elsewhere(
     Ok(())
 }
 
-/// Now and `text`, such as `90d`, `12h` or `1h 30m`.
-fn expiry(text: &str) -> anyhow::Result<Timestamp> {
+/// `now` and `text`, such as `90d`, `12h` or `1h 30m`, in whole seconds.
+fn expiry(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
     let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<i64>().ok());
     let duration = match days {
-        Some(days) => SignedDuration::from_hours(days.saturating_mul(24)),
+        Some(days) => SignedDuration::try_from_hours(days.saturating_mul(24))
+            .context("the key would outlive the calendar")?,
         None => text
             .parse()
             .with_context(|| format!("`{text}` is not a duration such as 90d or 12h"))?,
@@ -198,12 +207,33 @@ fn expiry(text: &str) -> anyhow::Result<Timestamp> {
     if !duration.is_positive() {
         bail!("`{text}` is not in the future");
     }
-    Timestamp::now().checked_add(duration).context("the key would outlive the calendar")
+    let at = now.checked_add(duration).context("the key would outlive the calendar")?;
+    // Up, so that a key lives for at least as long as was asked for.
+    let second = at.as_second().saturating_add(i64::from(at.subsec_nanosecond() > 0));
+    Timestamp::from_second(second).context("the key would outlive the calendar")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_expires_at_a_whole_second_and_no_sooner_than_was_asked_for() {
+        let now: Timestamp = "2026-11-26T10:00:00.12345678Z".parse().unwrap();
+        for (text, at) in [
+            ("90d", "2027-02-24T10:00:01Z"),
+            ("1h 30m", "2026-11-26T11:30:01Z"),
+            ("250ms", "2026-11-26T10:00:01Z"),
+        ] {
+            assert_eq!(expiry(text, now).unwrap().to_string(), at, "{text}");
+        }
+        for wrong in ["-1h", "0s", "soon", "9999999999999d", "999999999999999999d"] {
+            assert!(expiry(wrong, now).is_err(), "{wrong}");
+        }
+        let entry = KeyEntry { sha256: "ab".repeat(32), expires_at: Some(now), disabled: false };
+        let line = line("laptop", Some(&entry), Timestamp::UNIX_EPOCH);
+        assert!(line.contains(" until 2026-11-26T10:00:00Z "), "{line}");
+    }
 
     #[test]
     fn a_key_is_told_by_its_name_its_state_and_the_head_of_its_digest() {

@@ -457,6 +457,21 @@ impl Fleet {
         u32::try_from(keys).unwrap_or(u32::MAX)
     }
 
+    /// A tenant that is wanted.
+    pub fn tenant(&self, tenant: &Name) -> Option<&ValidTenant> {
+        self.demands.tenants.get(tenant)
+    }
+
+    /// Whether there is any node, be it one that is away and not lost yet.
+    pub fn has_nodes(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+
+    /// Whether calls wake a model that nobody serves.
+    pub fn is_woken(&self, model: &Name) -> bool {
+        self.demands.models.get(model).and_then(scaling).is_some_and(|scaling| scaling.min == 0)
+    }
+
     /// The models that a pipeline uses.
     pub fn models_of_pipeline(&self, pipeline: &Name) -> &[Name] {
         self.demands.pipelines.get(pipeline).map_or(&[], |pipeline| pipeline.models.as_slice())

@@ -9,10 +9,12 @@ mod fleet;
 mod name;
 mod problem;
 pub mod validate;
+mod words;
 
 pub use fleet::{Demand, Estimate, Fleet, ModelHeld, NodePlan, NodeReport, NodeSupply};
 pub use name::{Kind, Name, NameError};
 pub use problem::{Problem, Reason};
+pub use words::counted;
 
 #[cfg(test)]
 mod samples;

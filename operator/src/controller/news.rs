@@ -2,12 +2,17 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::{fleet::standing::Standing, status::conditions::PREPARING, throttle::News};
+use crate::{
+    fleet::standing::Standing,
+    status::conditions::{MODEL_NOT_SERVED, PREPARING},
+    throttle::News,
+};
 
 /// What `now` says that `before` did not, of an object of this standing.
 ///
 /// A spec is called ready when its agents have answered, or have had their time to; and what was
-/// ready stays so while it is on its way to a newer form, or to a node that is back, and serves.
+/// ready stays so while it is on its way to a newer form, or to a node that is back, and serves; and
+/// while the nodes have it and its models may be back in a moment.
 pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -> News {
     let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
     let generation = |each: &Condition| each.observed_generation;
@@ -30,7 +35,8 @@ fn is_ready(conditions: &[Condition]) -> bool {
 }
 
 fn is_on_its_way(conditions: &[Condition]) -> bool {
-    conditions.iter().any(|each| each.type_ == "Ready" && each.reason == PREPARING)
+    let is_underway = |reason: &str| [PREPARING, MODEL_NOT_SERVED].contains(&reason);
+    conditions.iter().any(|each| each.type_ == "Ready" && is_underway(&each.reason))
 }
 
 #[cfg(test)]
@@ -45,6 +51,7 @@ mod tests {
 
     const READY: (Truth, &str) = (Truth::True, "Serving");
     const ON_ITS_WAY: (Truth, &str) = (Truth::False, PREPARING);
+    const WAITS: (Truth, &str) = (Truth::False, MODEL_NOT_SERVED);
     const WRONG: (Truth, &str) = (Truth::False, "UnknownModel");
 
     fn said((status, reason): (Truth, &str), generation: i64) -> Vec<Condition> {
@@ -84,6 +91,12 @@ mod tests {
             assert_eq!(of(&said(READY, 1), &now, &standing(1, true)), UNANSWERED);
             assert_eq!(of(&said(READY, 1), &now, &standing(0, true)), News::Turn, "nobody has it");
         }
+    }
+
+    #[test]
+    fn a_model_that_is_gone_has_time_to_come_back_before_its_tenants_are_told() {
+        assert_eq!(of(&said(READY, 1), &said(WAITS, 1), &standing(1, true)), UNANSWERED);
+        assert_eq!(of(&[], &said(WAITS, 1), &standing(1, true)), News::Turn, "it never served");
     }
 
     #[test]

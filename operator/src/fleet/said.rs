@@ -10,6 +10,7 @@ use std::{
 use realm_plan::{
     Fleet, Kind, Name,
     desired::{Sha256, Stage},
+    validate::ValidTenant,
 };
 use realm_proto::link::versions::Versions;
 use tokio::time::Instant;
@@ -209,6 +210,7 @@ impl Said {
         // Those of a whole file before those of a header.
         let verified = facts().find(|facts| facts.sha256.is_some());
         let mut standing = ModelStanding {
+            has_agents: fleet.has_nodes(),
             replicas: fleet.replicas(name),
             estimate: fleet.estimate(name).copied(),
             claimed: fleet.claimed(name).copied(),
@@ -228,13 +230,22 @@ impl Said {
 
     fn tenant(&self, fleet: &Fleet, name: &Name) -> TenantStanding {
         let said = self.tenants.get(name);
+        let wanted = fleet.tenant(name);
         let programs = said.map(|said| &said.programs);
+        let hosts = programs.into_iter().flat_map(BTreeMap::values);
         let program = programs.filter(|programs| programs.len() == 1);
+        let models = wanted.map_or(&[][..], ValidTenant::models);
+        let is_usable = |model| self.is_served(model) || fleet.is_woken(model);
+        let models_missing =
+            if models.iter().any(is_usable) { Vec::new() } else { models.to_vec() };
         TenantStanding {
             keys: fleet.keys_of(name),
-            doors: fleet.doors(),
+            is_suspended: wanted.is_some_and(ValidTenant::is_suspended),
+            doors: if fleet.has_nodes() { fleet.doors() } else { 0 },
             tally: said.map(|said| said.counts.tally()).unwrap_or_default(),
+            hosts: hosts.fold(0, |all, nodes| all.saturating_add(*nodes)),
             program: program.and_then(|programs| programs.keys().next().copied()),
+            models_missing,
             unspoken: self.unspoken.clone(),
         }
     }

@@ -97,6 +97,8 @@ impl Standings {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelStanding {
+    /// Whether there is any agent at all.
+    pub has_agents: bool,
     /// How many agents should load it, by the last plan.
     pub replicas: u32,
     pub estimate: Option<Estimate>,
@@ -120,11 +122,16 @@ pub struct ModelOnNode {
 pub struct TenantStanding {
     /// Keys that are well formed and not disabled.
     pub keys: u32,
-    /// Doors over which its limits are shared out.
+    pub is_suspended: bool,
+    /// Doors over which its limits are shared out; none where there is no agent at all.
     pub doors: u32,
     pub tally: Tally,
+    /// How many nodes run its program. Doors without one of its models hand its calls on.
+    pub hosts: u32,
     /// The program that takes its calls, where all nodes agree.
     pub program: Option<Sha256>,
+    /// Its models, where it has some, no node serves any of them, and no call wakes one.
+    pub models_missing: Vec<Name>,
     /// One of the nodes whose agents speak no version of the link that this operator does, and
     /// what they speak.
     pub unspoken: Option<(String, Versions)>,

@@ -42,6 +42,7 @@ const CONDITIONS: [(Kind, &[&str]); 3] = [
             "KeysValid",
             "ModelsGranted",
             "ProgramReady",
+            "ModelsReady",
             "LimitsApplied",
             "Ready",
             "Reconciling",
@@ -106,6 +107,6 @@ mod tests {
     fn a_count_that_is_nothing_is_told_as_zero() {
         let mut told = Vec::new();
         rows(&Snapshot::default(), &mut told);
-        assert_eq!(told.len(), (7 + 7 + 5) * 3);
+        assert_eq!(told.len(), (7 + 8 + 5) * 3);
     }
 }

@@ -5,12 +5,14 @@ use realm_crds::{
     Model, ModelStatus,
     model::{ModelEstimate, ModelNode, ModelNodeState},
 };
-use realm_plan::{Estimate, Problem, Reason, desired::Stage};
+use realm_plan::{Estimate, Problem, Reason, counted, desired::Stage};
 
 use crate::{
     fleet::standing::{ModelOnNode, ModelStanding, Standing, Standings},
     link::report::{Failure, ModelPhase},
-    status::conditions::{Finding, Truth, conditions, held_back, progress},
+    status::conditions::{
+        Finding, NO_AGENT_IS_CONNECTED, NO_AGENTS, Truth, conditions, held_back, progress,
+    },
 };
 
 /// Reasons that say a model has no room, which `Fits` tells of.
@@ -110,6 +112,9 @@ pub(crate) fn findings(model: &ModelStanding, problems: &[Problem]) -> Vec<Findi
 
 fn fits(model: &ModelStanding) -> Finding {
     match &model.estimate {
+        _ if !model.has_agents => {
+            Finding::new("Fits", Truth::Unknown, NO_AGENTS, NO_AGENT_IS_CONNECTED)
+        }
         Some(_) => {
             Finding::new("Fits", Truth::True, "Placed", "every replica has a node with room")
         }
@@ -122,6 +127,7 @@ fn fits(model: &ModelStanding) -> Finding {
     }
 }
 
+/// Fetched when an agent has the whole file and none is fetching it.
 fn fetched(model: &ModelStanding) -> Finding {
     if let Some((node, Failure { reason, message })) = failure(model)
         && model.facts.is_none()
@@ -144,7 +150,11 @@ fn fetched(model: &ModelStanding) -> Finding {
     if !fetching.is_empty() {
         Finding::new("Fetched", Truth::False, "Fetching", fetching.join("; "))
     } else if have > 0 {
-        Finding::new("Fetched", Truth::True, "Fetched", format!("the file is on {have} nodes"))
+        let message = format!("the file is on {}", counted(have, "node"));
+        Finding::new("Fetched", Truth::True, "Fetched", message)
+    } else if let Some((node, Failure { reason, message })) = failure(model) {
+        // Its header has been read; whether the rest came is not said.
+        Finding::new("Fetched", Truth::Unknown, reason, format!("{node}: {message}"))
     } else {
         Finding::new("Fetched", Truth::Unknown, "NotStarted", "no agent fetches the file yet")
     }
@@ -201,6 +211,9 @@ fn loaded(model: &ModelStanding) -> Finding {
 
 fn ready(model: &ModelStanding, fits: &Finding) -> Finding {
     let (serving, wanted) = (serving(model), model.replicas);
+    if !model.has_agents {
+        return Finding::new("Ready", Truth::False, NO_AGENTS, NO_AGENT_IS_CONNECTED);
+    }
     if wanted == 0 {
         return Finding::new("Ready", Truth::True, "ScaledToZero", "no agent is wanted to load it");
     }

@@ -2,12 +2,14 @@
 
 use jiff::Timestamp;
 use realm_crds::{Pipeline, PipelineStatus};
-use realm_plan::Problem;
+use realm_plan::{Problem, counted};
 
 use crate::{
     fleet::standing::{PipelineStanding, Standing, Standings, Tally},
     link::report::Failure,
-    status::conditions::{Finding, PREPARING, Truth, conditions, held_back, progress},
+    status::conditions::{
+        Finding, PREPARING, Truth, conditions, held_back, models_missing, progress,
+    },
 };
 
 pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -> PipelineStatus {
@@ -44,7 +46,7 @@ pub(crate) fn findings(pipeline: &PipelineStanding, problems: &[Problem]) -> Vec
 fn ready(tally: &Tally) -> Finding {
     let Tally { ready, pending, failed, failure } = tally;
     if let Some((node, Failure { reason, message })) = failure {
-        let message = format!("on {failed} nodes; {node}: {message}");
+        let message = format!("on {}; {node}: {message}", counted(*failed, "node"));
         return Finding::new("Ready", Truth::False, reason.clone(), message);
     }
     match (*ready, *pending) {
@@ -58,12 +60,10 @@ fn ready(tally: &Tally) -> Finding {
 }
 
 fn models(pipeline: &PipelineStanding) -> Finding {
-    let missing: Vec<String> = pipeline.models_missing.iter().map(ToString::to_string).collect();
-    if missing.is_empty() {
+    if pipeline.models_missing.is_empty() {
         return Finding::new("ModelsReady", Truth::True, "Serving", "every model is served");
     }
-    let message = format!("no agent serves {}", missing.join(", "));
-    Finding::new("ModelsReady", Truth::False, "ModelNotServed", message)
+    models_missing(&pipeline.models_missing)
 }
 
 #[cfg(test)]

@@ -3,16 +3,22 @@
 
 use std::fmt::Debug;
 
-use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Condition};
+use jiff::Timestamp;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{Patch, PatchParams},
-    runtime::events::{Event, EventType, Recorder},
+    runtime::events::Recorder,
 };
 use realm_crds::{GROUP, VERSION};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use thiserror::Error;
+
+use super::event;
 
 /// Who writes, in the eyes of server-side apply.
 pub(crate) const MANAGER: &str = "realm-operator";
@@ -22,9 +28,6 @@ const FINALIZER_MANAGER: &str = "realm-operator-finalizer";
 
 /// Keeps an object until the agents have let go of it.
 pub(crate) const FINALIZER: &str = "realm.dev/agents";
-
-/// Longest note of an event, in bytes, as the API server has it.
-const NOTE_LEN_MAX: usize = 1024;
 
 /// Why the API server did not take something.
 #[derive(Debug, Error)]
@@ -122,28 +125,16 @@ pub(crate) async fn finalizer<K: Kinded>(
 
 /// Tells of a turn of `Ready` from what the object said before. What cannot be told is lost: the
 /// condition says the same.
-pub(crate) async fn event<K: Kinded>(recorder: &Recorder, object: &K, status: &K::Status) {
-    let ready = |conditions: &[Condition]| {
-        conditions.iter().find(|condition| condition.type_ == "Ready").cloned()
-    };
-    let before = object.status().map(K::conditions).and_then(ready);
-    let Some(now) = ready(K::conditions(status)) else { return };
-    let is_as_before =
-        before.is_some_and(|before| before.status == now.status && before.reason == now.reason);
-    if is_as_before {
-        return;
-    }
-    let is_stalled = K::conditions(status).iter().any(|condition| condition.type_ == "Stalled");
-    let type_ = if is_stalled { EventType::Warning } else { EventType::Normal };
-    let mut note = now.message;
-    note.truncate(note.floor_char_boundary(NOTE_LEN_MAX));
-    let event = Event {
-        type_,
-        reason: now.reason,
-        note: Some(note),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    };
+pub(crate) async fn event<K: Kinded>(
+    recorder: &Recorder,
+    object: &K,
+    status: &K::Status,
+    now: Timestamp,
+) {
+    let before = object.status().map(K::conditions).unwrap_or_default();
+    let created = object.creation_timestamp();
+    let age = created.map(|Time(created)| now.duration_since(created));
+    let Some(event) = event::of(before, K::conditions(status), age) else { return };
     if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
         tracing::debug!(%error, object = described(object), "an event was not taken");
     }

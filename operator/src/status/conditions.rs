@@ -4,7 +4,7 @@ use std::iter;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use realm_plan::Problem;
+use realm_plan::{Name, Problem};
 
 use crate::{fleet::standing::Holders, link::report::Failure};
 
@@ -22,6 +22,19 @@ pub(crate) const PREPARING: &str = "Preparing";
 
 /// The reason that says no node has the object.
 pub(crate) const NO_AGENTS: &str = "NoAgents";
+
+/// What to do where there is no agent at all.
+pub(crate) const NO_AGENT_IS_CONNECTED: &str =
+    "no agent is connected; `realm info --cluster` says which of their Pods run";
+
+/// The reason that says nobody serves the models that are asked for.
+pub(crate) const MODEL_NOT_SERVED: &str = "ModelNotServed";
+
+/// The reason of a tenant that nobody can call.
+pub(crate) const NO_KEYS: &str = "NoKeys";
+
+/// Models named in one message; the rest are counted.
+const MODELS_NAMED_MAX: usize = 8;
 
 /// What holds of an object, in one respect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +92,17 @@ impl Finding {
     pub(crate) fn is_true(&self) -> bool {
         self.status == Truth::True
     }
+}
+
+/// `ModelsReady` of an object that waits for `missing`.
+pub(crate) fn models_missing(missing: &[Name]) -> Finding {
+    let mut named: Vec<_> =
+        missing.iter().take(MODELS_NAMED_MAX).map(ToString::to_string).collect();
+    if let Some(more) = missing.len().checked_sub(MODELS_NAMED_MAX).filter(|more| *more > 0) {
+        named.push(format!("{more} more"));
+    }
+    let message = format!("no agent serves {}", named.join(", "));
+    Finding::new("ModelsReady", Truth::False, MODEL_NOT_SERVED, message)
 }
 
 /// The two conditions by which kstatus (and `kubectl wait`, Flux, Argo CD) tells what is under way
@@ -216,7 +240,7 @@ mod tests {
     #[test]
     fn a_deleted_object_names_who_holds_it_and_keeps_what_else_was_said_of_it() {
         let mut holders = Holders { named: vec!["n1".to_owned(), "n2".to_owned()], others: 0 };
-        let valid = Finding::new("KeysValid", Truth::True, "Valid", "2 keys open the doors");
+        let valid = Finding::new("KeysValid", Truth::True, "Valid", "the doors open to 2 keys");
         let findings = [vec![valid], ready(Truth::True, "Serving")].concat();
         let before = conditions(findings, &[], 1, at(10));
         assert!(!are_of_leaving(&before));

@@ -2,13 +2,16 @@
 
 use jiff::Timestamp;
 use realm_crds::{Tenant, TenantStatus};
-use realm_plan::{Problem, Reason};
+use realm_plan::{Problem, Reason, counted};
 use realm_proto::link::versions::Versions;
 
 use crate::{
     fleet::standing::{Standing, Standings, Tally, TenantStanding},
     link::report::Failure,
-    status::conditions::{Finding, NO_AGENTS, PREPARING, Truth, conditions, held_back, progress},
+    status::conditions::{
+        Finding, NO_AGENT_IS_CONNECTED, NO_AGENTS, NO_KEYS, PREPARING, Truth, conditions,
+        held_back, models_missing, progress,
+    },
 };
 
 /// Reasons that `KeysValid` tells of.
@@ -53,24 +56,33 @@ pub(crate) fn findings(
         .collect();
     let invalid = Finding::problems("Ready", &others);
     let keys = keys(tenant, &of(&OF_KEYS));
-    let models = Finding::problems("ModelsGranted", &of(&OF_MODELS))
-        .unwrap_or_else(|| Finding::new("ModelsGranted", Truth::True, "Granted", "every model is"));
+    let granted = Finding::problems("ModelsGranted", &of(&OF_MODELS)).unwrap_or_else(|| {
+        Finding::new("ModelsGranted", Truth::True, "Granted", "every model is granted")
+    });
     let program = program(tenant, is_answered);
+    let models = models(tenant);
     let is_stuck = invalid.is_some()
-        || [&keys, &models].iter().any(|f| f.status == Truth::False)
+        || [&keys, &granted].iter().any(|f| f.status == Truth::False)
         || tenant.tally.failed > 0;
-    let ready = invalid.unwrap_or_else(|| ready([&keys, &models, &program]));
+    let parts = [&granted, &keys, &program, &models];
+    let ready = invalid.unwrap_or_else(|| ready(parts, tenant.is_suspended));
     let progress = progress(&ready, is_stuck);
-    let mut findings = vec![keys, models, program, limits(tenant), ready];
+    let mut findings = vec![keys, granted, program, models, limits(tenant), ready];
     findings.extend(progress);
     findings
 }
 
 fn keys(tenant: &TenantStanding, problems: &[&Problem]) -> Finding {
-    Finding::problems("KeysValid", problems).unwrap_or_else(|| {
-        let message = format!("{} keys open the doors", tenant.keys);
-        Finding::new("KeysValid", Truth::True, "Valid", message)
-    })
+    if let Some(finding) = Finding::problems("KeysValid", problems) {
+        return finding;
+    }
+    if tenant.keys == 0 {
+        let message = "nobody can call: the Secrets of spec.apiKeys hold no key that is not \
+                       disabled; `realm api-key create` makes one";
+        return Finding::new("KeysValid", Truth::False, NO_KEYS, message);
+    }
+    let message = format!("the doors open to {}", counted(tenant.keys, "key"));
+    Finding::new("KeysValid", Truth::True, "Valid", message)
 }
 
 /// Whether a node had the tenant when this was written.
@@ -81,7 +93,7 @@ pub(super) fn was_held(status: Option<&TenantStatus>) -> bool {
 }
 
 fn program(tenant: &TenantStanding, is_answered: bool) -> Finding {
-    let TenantStanding { keys: _, doors: _, tally, program: _, unspoken } = tenant;
+    let TenantStanding { doors, tally, hosts, unspoken, .. } = tenant;
     let Tally { ready, pending, failed, failure } = tally;
     // What such an agent serves is its own ledger, whatever became of the tenant since.
     let unspoken = unspoken.as_ref().map_or_else(String::new, |(node, said)| {
@@ -89,39 +101,69 @@ fn program(tenant: &TenantStanding, is_answered: bool) -> Finding {
         format!("; the agent of {node} speaks the link's version {said} and this operator {ours}")
     });
     if let Some((node, Failure { reason, message })) = failure {
-        let message = format!("on {failed} nodes; {node}: {message}{unspoken}");
+        let nodes = counted(*failed, "node");
+        let message = format!("on {nodes}; {node}: {message}{unspoken}");
         return Finding::new("ProgramReady", Truth::False, reason.clone(), message);
     }
-    let message = format!("on {ready} of {} nodes{unspoken}", ready.saturating_add(*pending));
+    let nodes = format!("on {ready} of {} nodes", ready.saturating_add(*pending));
+    let message = format!("{nodes}{unspoken}");
     match (*ready, *pending) {
+        (0, 0) if *doors == 0 => {
+            let message = format!("{NO_AGENT_IS_CONNECTED}{unspoken}");
+            Finding::new("ProgramReady", Truth::Unknown, NO_AGENTS, message)
+        }
         (0, 0) if !is_answered => {
             let message = format!("no agent has answered yet{unspoken}");
             Finding::new("ProgramReady", Truth::False, PREPARING, message)
         }
         (0, 0) => {
-            let message = format!("no agent is connected{unspoken}");
+            let message =
+                format!("no agent is a door, and none is to load one of its models{unspoken}");
             Finding::new("ProgramReady", Truth::Unknown, NO_AGENTS, message)
+        }
+        (_, 0) if *hosts == 0 => {
+            let handed_on = "to hand its calls on: none loads one of its models";
+            let message = format!("{nodes}, {handed_on}{unspoken}");
+            Finding::new("ProgramReady", Truth::True, "Ready", message)
         }
         (_, 0) => Finding::new("ProgramReady", Truth::True, "Ready", message),
         _ => Finding::new("ProgramReady", Truth::False, PREPARING, message),
     }
 }
 
+/// One model is enough: a tenant may ask for more than it calls.
+fn models(tenant: &TenantStanding) -> Finding {
+    if tenant.models_missing.is_empty() {
+        let message = "one of its models at least takes calls, or it asks for none";
+        return Finding::new("ModelsReady", Truth::True, "Serving", message);
+    }
+    models_missing(&tenant.models_missing)
+}
+
 fn limits(tenant: &TenantStanding) -> Finding {
     let doors = tenant.doors;
+    if doors == 0 {
+        let message = "there is no door to enforce them";
+        return Finding::new("LimitsApplied", Truth::Unknown, NO_AGENTS, message);
+    }
     let message = match doors {
-        0 | 1 => "one door enforces the limits whole".to_owned(),
+        1 => "one door enforces the limits whole".to_owned(),
         _ => format!("each of {doors} doors enforces one part in {doors}, rounded up"),
     };
     let reason = if doors > 1 { "SharedByDoors" } else { "Whole" };
     Finding::new("LimitsApplied", Truth::True, reason, message)
 }
 
-/// Ready when all of its parts are; else what the first that is not says.
-fn ready(parts: [&Finding; 3]) -> Finding {
+/// Ready when all of its parts are; else what the first that is not says. A tenant that somebody
+/// has suspended is as it should be, and says so.
+fn ready(parts: [&Finding; 4], is_suspended: bool) -> Finding {
     match parts.into_iter().find(|part| !part.is_true()) {
         Some(Finding { status, reason, message, .. }) => {
             Finding::new("Ready", *status, reason.clone(), message.clone())
+        }
+        None if is_suspended => {
+            let message = "calls are refused for as long as spec.suspended is true";
+            Finding::new("Ready", Truth::True, "Suspended", message)
         }
         None => Finding::new("Ready", Truth::True, "Serving", "calls are served"),
     }

@@ -151,6 +151,12 @@ class Installed:
         for what in ("deployment/realm-operator", *agents):
             until(partial(self._is_out, what), f"{what} is rolled out", within_s=90.0)
 
+    def await_authority(self) -> None:
+        """Waits until an operator has published the authority that agents are to believe."""
+        path = f"/api/v1/namespaces/{self.namespace}/configmaps/realm-link"
+        http = self.cluster.admin.http
+        until(lambda: http.get(path).is_success, "the operator publishes its authority")
+
     def _is_out(self, what: str) -> bool:
         where = ("--namespace", self.namespace, "--watch=false")
         said = self.cluster.admin.kubectl("rollout", "status", what, *where).stdout

@@ -144,6 +144,11 @@ class Plane:
             self.cluster.admin.apply(secret | {"stringData": {"main": json.dumps(entry)}})
         return self._keys[tenant]
 
+    def tenant(self, name: str, **spec: object) -> None:
+        """A tenant with a key."""
+        self.key(name)
+        self.apply("Tenant", name, {"apiKeys": [{"secretName": f"{name}-keys"}], **spec})
+
     def forget(self, tenant: str) -> None:
         """Lets the tenant have another key."""
         del self._keys[tenant]

@@ -113,7 +113,7 @@ const COMPONENT_BYTES_MAX: u64 = 256 * 1024;
 const ROOT_DOCUMENTS: &[&str] =
     &["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md"];
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
@@ -148,14 +148,14 @@ fn tracked_files() -> Vec<PathBuf> {
     files
 }
 
-fn rust_sources() -> Vec<(PathBuf, String)> {
+pub(super) fn rust_sources() -> Vec<(PathBuf, String)> {
     let rust = tracked_files().into_iter().filter(|f| f.extension().is_some_and(|e| e == "rs"));
     rust.filter_map(|file| fs::read_to_string(root().join(&file)).ok().map(|text| (file, text)))
         .collect()
 }
 
 /// The part of a source before its unit tests.
-fn production(text: &str) -> &str {
+pub(super) fn production(text: &str) -> &str {
     text.split_once("\n#[cfg(test)]\nmod tests {").map_or(text, |(production, _)| production)
 }
 

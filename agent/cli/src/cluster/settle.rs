@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use realm_crds::{Secret, Tenant};
+use realm_plan::counted;
 use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -95,15 +96,19 @@ fn judge(tenant: &Tenant, keys: Option<u32>) -> Verdict {
         return Verdict::Wait("it has not seen the tenant as it is now".to_owned());
     }
     let Some(wanted) = keys else { return Verdict::Done };
-    let counted = tenant.status.as_ref().map_or(0, |status| status.keys);
+    let counts = tenant.status.as_ref().map_or(0, |status| status.keys);
     match said.condition("KeysValid") {
         Some(found) if found.reason == "SecretNotReadable" => Verdict::Never(found.message.clone()),
         // A bad entry beside it makes the condition false, and is no matter of this key.
-        Some(_) if counted == wanted => Verdict::Done,
-        Some(found) if !is_true(found) => {
+        Some(_) if counts == wanted => Verdict::Done,
+        // That there is none is the number it counts.
+        Some(found) if !is_true(found) && found.reason != "NoKeys" => {
             Verdict::Wait(format!("{}: {}", found.reason, found.message))
         }
-        _ => Verdict::Wait(format!("it counts {counted} keys of {wanted}")),
+        _ => {
+            let counts = counted(counts, "key");
+            Verdict::Wait(format!("it counts {counts}, and the Secrets hold {wanted}"))
+        }
     }
 }
 
@@ -142,13 +147,14 @@ mod tests {
     fn a_key_counts_once_the_operator_counts_it() {
         let judge = |status: &Value| judge(&tenant(status), Some(2));
         assert!(matches!(judge(&status(1, 2, "True", "Valid")), Verdict::Wait(_)));
-        assert!(matches!(judge(&status(2, 1, "True", "Valid")), Verdict::Wait(_)));
+        let waits = |why: &str| Verdict::Wait(why.to_owned());
+        let one = waits("it counts 1 key, and the Secrets hold 2");
+        assert_eq!(judge(&status(2, 1, "True", "Valid")), one);
+        let none = waits("it counts 0 keys, and the Secrets hold 2");
+        assert_eq!(judge(&status(2, 0, "False", "NoKeys")), none);
         assert_eq!(judge(&status(2, 2, "True", "Valid")), Verdict::Done);
         assert_eq!(judge(&status(2, 2, "False", "InvalidKey")), Verdict::Done);
-        assert_eq!(
-            judge(&status(2, 0, "False", "UnknownSecret")),
-            Verdict::Wait("UnknownSecret: why".to_owned())
-        );
+        assert_eq!(judge(&status(2, 0, "False", "UnknownSecret")), waits("UnknownSecret: why"));
     }
 
     #[test]

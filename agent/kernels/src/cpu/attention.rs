@@ -10,6 +10,9 @@
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
+use std::cell::RefCell;
+use std::ops::Range;
+
 use super::grid::{Grid, Place, Tile, over};
 use super::kv::{CpuKvCache, HEAD_DIM_MAX, HeadPage, Pages, Store, Stored, groups};
 use super::pool::Pool;
@@ -23,6 +26,9 @@ const STEP_LINES: usize = STEP / LANES;
 /// Queries that share one walk over keys and values: whole groups of one, two, three, four and six
 /// heads, and no more sums than half of the registers.
 const QUERIES: usize = 12;
+/// Queries whose walk takes as long as that of one: an addition waits so many cycles for the one
+/// before it, in which others can go.
+const LATENCY: usize = 4;
 /// Lines of sixteen dimensions in the widest head.
 const WIDTH_MAX: usize = HEAD_DIM_MAX / LANES;
 
@@ -38,16 +44,19 @@ struct Cut {
 }
 
 impl Cut {
-    /// Whole groups of heads, or single heads where groups would leave threads idle.
+    /// Whole groups of heads, or single heads where groups would leave threads idle for longer than
+    /// sharing keys and values saves.
     fn new(call: &Attention<'_>, kv_heads: usize, threads: usize) -> Self {
         let group = call.heads / kv_heads;
-        let rows = (QUERIES / group).max(1);
-        let cut = Self { heads: group, across: kv_heads, rows };
-        // With four units per thread the last one to finish costs at most a quarter.
-        if cut.units(call) >= threads * 4 {
-            return cut;
-        }
-        Self { heads: 1, across: call.heads, rows: QUERIES }
+        let grouped = Self { heads: group, across: kv_heads, rows: (QUERIES / group).max(1) };
+        let single = Self { heads: 1, across: call.heads, rows: QUERIES };
+        if grouped.time(call, threads) <= single.time(call, threads) { grouped } else { single }
+    }
+
+    /// How long all units take, in additions one after the other for each element of a key.
+    fn time(&self, call: &Attention<'_>, threads: usize) -> usize {
+        let rows = call.spans.iter().map(|span| span.rows.min(self.rows)).max().unwrap_or(0);
+        self.units(call).div_ceil(threads) * (rows * self.heads).max(LATENCY)
     }
 
     fn units(&self, call: &Attention<'_>) -> usize {
@@ -94,11 +103,15 @@ pub(crate) fn attention<S: Simd>(
         let Some((span, first, head)) = cut.locate(call, unit) else { return };
         let rows = cut.rows.min(span.rows - first);
         let unit = Unit { shape: &kv.shape, call, q, span, first, rows, head, heads: cut.heads };
+        // A closure would not have the instruction set, so that nothing of the walk is within it.
+        let mut scratch = SCRATCH.take().unwrap_or_default();
+        let memory = (&mut *scratch, out);
         match &kv.store {
-            Store::F16(pages) => simd.run(Walk { unit, pages, out }),
-            Store::F32(pages) => simd.run(Walk { unit, pages, out }),
-            Store::Q8(pages) => simd.run(Walk { unit, pages, out }),
+            Store::F16(pages) => simd.run(Walk { unit, pages }.with(memory)),
+            Store::F32(pages) => simd.run(Walk { unit, pages }.with(memory)),
+            Store::Q8(pages) => simd.run(Walk { unit, pages }.with(memory)),
         }
+        SCRATCH.set(Some(scratch));
     });
 }
 
@@ -126,7 +139,7 @@ impl Unit<'_> {
     }
 
     /// Tokens that query `query` attends.
-    fn seen(&self, query: usize) -> std::ops::Range<usize> {
+    fn seen(&self, query: usize) -> Range<usize> {
         let own = self.span.past + self.first + self.query(query).0;
         let window = self.call.window;
         match self.call.reach {
@@ -147,46 +160,94 @@ impl Unit<'_> {
     }
 }
 
-/// A unit, its keys and values, and its part of the output.
+/// A unit, its keys and values.
 struct Walk<'a, T: Stored> {
     unit: Unit<'a>,
     pages: &'a Pages<T>,
+}
+
+/// A walk, the memory for it, and its part of the output.
+struct Task<'a, T: Stored> {
+    walk: Walk<'a, T>,
+    scratch: &'a mut Scratch,
     out: Tile<'a, f32>,
 }
 
-impl<T: Stored> Kernel for Walk<'_, T> {
+impl<T: Stored> Kernel for Task<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let queries = self.unit.rows * self.unit.heads;
+    fn run<S: Simd>(self, simd: S) {
+        let Self { walk, scratch, mut out } = self;
+        let queries = walk.unit.rows * walk.unit.heads;
         for first in (0..queries).step_by(QUERIES) {
             match queries - first {
-                1 => self.walk::<S, 1>(simd, first),
-                2..=4 => self.walk::<S, 4>(simd, first),
-                5..=8 => self.walk::<S, 8>(simd, first),
-                _ => self.walk::<S, QUERIES>(simd, first),
+                1 => walk.queries::<S, 1>(simd, first, scratch, &mut out),
+                2..=4 => walk.queries::<S, 4>(simd, first, scratch, &mut out),
+                5..=8 => walk.queries::<S, 8>(simd, first, scratch, &mut out),
+                _ => walk.queries::<S, QUERIES>(simd, first, scratch, &mut out),
             }
         }
     }
 }
 
+thread_local! {
+    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
+}
+
+/// Memory of one walk, of which only what the heads are wide is touched: clearing all of it for
+/// each would cost as much as some dozen tokens, and their place in the nearest cache.
+struct Scratch {
+    /// `(head_dim, query)`
+    q: [f32; HEAD_DIM_MAX * QUERIES],
+    scores: [Scores; QUERIES],
+    /// `(head_dim / 16, query)`
+    sums: [Lanes; WIDTH_MAX * QUERIES],
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            q: [0.0; HEAD_DIM_MAX * QUERIES],
+            scores: [[[0.0; LANES]; STEP_LINES]; QUERIES],
+            sums: [[0.0; LANES]; WIDTH_MAX * QUERIES],
+        }
+    }
+}
+
+/// The scores, and then the weights, of one query in one step.
+type Scores = [Lanes; STEP_LINES];
+
 /// What up to `N` queries have gathered so far.
-struct Gathered<const N: usize> {
+struct Gathered<'a, const N: usize> {
     largest: [f32; N],
     total: [f32; N],
     /// `(head_dim / 16, query)`
-    sums: [[Lanes; N]; WIDTH_MAX],
+    sums: &'a mut [[Lanes; N]],
 }
 
-impl<T: Stored> Walk<'_, T> {
+impl<'a, T: Stored> Walk<'a, T> {
+    const fn with(self, (scratch, out): (&'a mut Scratch, Tile<'a, f32>)) -> Task<'a, T> {
+        Task { walk: self, scratch, out }
+    }
+
+    /// Up to `N` queries from number `first` on.
     #[inline(always)]
-    fn walk<S: Simd, const N: usize>(&mut self, simd: S, first: usize) {
+    fn queries<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        scratch: &mut Scratch,
+        out: &mut Tile<'_, f32>,
+    ) {
         let unit = self.unit;
         let queries = N.min(unit.rows * unit.heads - first);
         let dim = unit.shape.head_dim;
-        // (head_dim, query); queries that do not exist are zero and attend nothing.
-        let mut q = [[0.0; N]; HEAD_DIM_MAX];
+        let q = &mut scratch.q.as_chunks_mut::<N>().0[..dim];
+        let sums = &mut scratch.sums.as_chunks_mut::<N>().0[..dim.div_ceil(LANES)];
+        // Queries that do not exist are zero and attend nothing.
+        q.as_flattened_mut().fill(0.0);
+        sums.as_flattened_mut().fill([0.0; LANES]);
         let (mut starts, mut lens) = ([0; N], [0; N]);
         for query in 0..queries {
             let (row, head) = unit.query(first + query);
@@ -195,28 +256,31 @@ impl<T: Stored> Walk<'_, T> {
             for (q, from) in q.iter_mut().zip(from) {
                 q[query] = *from;
             }
-            std::ops::Range { start: starts[query], end: lens[query] } = unit.seen(first + query);
+            Range { start: starts[query], end: lens[query] } = unit.seen(first + query);
         }
         let longest = lens.iter().copied().max().unwrap_or(0);
         let seen_first = starts[..queries].iter().copied().min().unwrap_or(0);
         let begin = seen_first / STEP * STEP;
-        let mut gathered = Gathered {
-            largest: [f32::NEG_INFINITY; N],
-            total: [0.0; N],
-            sums: [[[0.0; LANES]; N]; WIDTH_MAX],
-        };
-        let mut scores = [[[0.0; LANES]; STEP_LINES]; N];
+        let mut gathered = Gathered { largest: [f32::NEG_INFINITY; N], total: [0.0; N], sums };
+        let Some(scores) = scratch.scores.first_chunk_mut::<N>() else { return };
         for start in (begin..longest).step_by(STEP) {
             let tokens = seen_first.max(start)..longest.min(start + STEP);
-            self.score(simd, &q[..dim], (start, tokens.clone()), &mut scores);
+            let lines = (tokens.start - start) / LANES..(tokens.end - start).div_ceil(LANES);
+            self.score(simd, q, (start, tokens.clone()), scores);
             for query in 0..N {
                 let within = |token: usize| token.saturating_sub(start).min(STEP);
                 let seen = within(starts[query])..within(lens[query]);
-                weigh(simd, &mut scores[query], seen, query, &mut gathered);
+                weigh(
+                    simd,
+                    &mut scores[query][lines.clone()],
+                    (lines.start, seen),
+                    query,
+                    &mut gathered,
+                );
             }
-            self.gather(simd, (start, tokens), &scores, &mut gathered);
+            self.gather(simd, (start, tokens), scores, &mut gathered);
         }
-        self.write(first, queries, &gathered);
+        self.write((first, queries), &gathered, out);
     }
 
     /// `scores[query][token - start] = soft_cap(scale * (q . k))`; lanes of other tokens are arbitrary.
@@ -225,8 +289,8 @@ impl<T: Stored> Walk<'_, T> {
         &self,
         simd: S,
         q: &[[f32; N]],
-        (start, tokens): (usize, std::ops::Range<usize>),
-        scores: &mut [[Lanes; STEP_LINES]; N],
+        (start, tokens): (usize, Range<usize>),
+        scores: &mut [Scores; N],
     ) {
         let Unit { shape, call, .. } = self.unit;
         let scale = simd.splat(call.scale);
@@ -251,45 +315,83 @@ impl<T: Stored> Walk<'_, T> {
         }
     }
 
-    /// `sums[query] += weights[query][token - start] * v[token]`
+    /// `sums[query] += weights[query][token - start] * v[token]`, sixteen dimensions at a time, whose
+    /// sums stay in registers meanwhile.
     #[inline(always)]
     fn gather<S: Simd, const N: usize>(
         &self,
         simd: S,
-        (start, tokens): (usize, std::ops::Range<usize>),
-        weights: &[[Lanes; STEP_LINES]; N],
-        gathered: &mut Gathered<N>,
+        (start, tokens): (usize, Range<usize>),
+        weights: &[Scores; N],
+        gathered: &mut Gathered<'_, N>,
     ) {
-        let Unit { shape, call, .. } = self.unit;
-        let width = shape.head_dim.div_ceil(LANES);
-        let mut token = tokens.start;
-        while token < tokens.end {
-            let in_block = token % shape.block_tokens;
-            let count = (shape.block_tokens - in_block).min(tokens.end - token);
-            let (block, head) = (self.unit.block_of(token), self.unit.kv_head());
-            let page = HeadPage { layer: call.layer, block, head }.index(shape);
-            let row = page * shape.block_tokens + in_block;
-            let values = &self.pages.values[row * width..][..count * width];
-            let groups = groups(shape);
-            let scales = &self.pages.value_scales[row * groups..][..count * groups];
-            let first = token - start;
-            for (line, sums) in gathered.sums.iter_mut().enumerate().take(width) {
-                let values = values.iter().skip(line).step_by(width);
-                let scales = scales.iter().skip(line * LANES / KV_GROUP).step_by(groups);
-                add_values(simd, values.zip(scales), (first, weights), sums);
+        for (line, sums) in gathered.sums.iter_mut().enumerate() {
+            let mut lanes = [simd.splat(0.0); N];
+            for (lanes, sum) in lanes.iter_mut().zip(sums.iter()) {
+                *lanes = simd.load(sum);
             }
-            token += count;
+            let mut token = tokens.start;
+            while token < tokens.end {
+                let rows = self.rows_from(token, tokens.end);
+                let count = rows.len();
+                self.add_values(simd, (line, rows), (token - start, weights), &mut lanes);
+                token += count;
+            }
+            for (sum, lanes) in sums.iter_mut().zip(lanes) {
+                simd.store(lanes, sum);
+            }
+        }
+    }
+
+    /// Where the values of the tokens from `token` on lie, as far as one block has them.
+    #[inline(always)]
+    fn rows_from(&self, token: usize, end: usize) -> Range<usize> {
+        let Unit { shape, call, .. } = self.unit;
+        let in_block = token % shape.block_tokens;
+        let count = (shape.block_tokens - in_block).min(end - token);
+        let (block, head) = (self.unit.block_of(token), self.unit.kv_head());
+        let page = HeadPage { layer: call.layer, block, head }.index(shape);
+        let row = page * shape.block_tokens + in_block;
+        row..row + count
+    }
+
+    /// `sums[query] += weights[query][first + i] * values[rows.start + i]` for sixteen dimensions.
+    #[inline(always)]
+    fn add_values<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        (line, rows): (usize, Range<usize>),
+        (first, weights): (usize, &[Scores; N]),
+        sums: &mut [S::F; N],
+    ) {
+        let shape = self.unit.shape;
+        let (width, groups) = (shape.head_dim.div_ceil(LANES), groups(shape));
+        let values = &self.pages.values[rows.start * width..rows.end * width];
+        let scales = &self.pages.value_scales[rows.start * groups..rows.end * groups];
+        let values = values.iter().skip(line).step_by(width);
+        let scales = scales.iter().skip(line * LANES / KV_GROUP).step_by(groups);
+        for (i, (value, scale)) in values.zip(scales).enumerate() {
+            let value = T::load(simd, value, T::value_scale(simd, scale));
+            let (at, lane) = ((first + i) / LANES, (first + i) % LANES);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = simd.mul_add(value, simd.splat(weights[at][lane]), *sum);
+            }
         }
     }
 
     #[inline(always)]
-    fn write<const N: usize>(&mut self, first: usize, queries: usize, gathered: &Gathered<N>) {
+    fn write<const N: usize>(
+        &self,
+        (first, queries): (usize, usize),
+        gathered: &Gathered<'_, N>,
+        out: &mut Tile<'_, f32>,
+    ) {
         let dim = self.unit.shape.head_dim;
         for query in 0..queries {
             let (row, head) = self.unit.query(first + query);
-            let out = &mut self.out.row(row)[head * dim..][..dim];
+            let out = &mut out.row(row)[head * dim..][..dim];
             let inverse = 1.0 / gathered.total[query];
-            for (out, sums) in out.chunks_mut(LANES).zip(&gathered.sums) {
+            for (out, sums) in out.chunks_mut(LANES).zip(&*gathered.sums) {
                 for (out, sum) in out.iter_mut().zip(sums[query]) {
                     *out = sum * inverse;
                 }
@@ -315,58 +417,38 @@ fn add_keys<S: Simd, T: Stored, const N: usize>(
     }
 }
 
-/// `sums[query] += weights[query][first + i] * values[i]` for sixteen dimensions.
-#[inline(always)]
-fn add_values<'a, S: Simd, T: Stored + 'a, const N: usize>(
-    simd: S,
-    values: impl Iterator<Item = (&'a [T; LANES], &'a T::ValueScale)>,
-    (first, weights): (usize, &[[Lanes; STEP_LINES]; N]),
-    sums: &mut [Lanes; N],
-) {
-    let mut lanes = [simd.splat(0.0); N];
-    for (lanes, sum) in lanes.iter_mut().zip(sums.iter()) {
-        *lanes = simd.load(sum);
-    }
-    for (i, (value, scale)) in values.enumerate() {
-        let value = T::load(simd, value, T::value_scale(simd, scale));
-        let (at, lane) = ((first + i) / LANES, (first + i) % LANES);
-        for (sum, weights) in lanes.iter_mut().zip(weights) {
-            *sum = simd.mul_add(value, simd.splat(weights[at][lane]), *sum);
-        }
-    }
-    for (sum, lanes) in sums.iter_mut().zip(lanes) {
-        simd.store(lanes, sum);
-    }
-}
-
-/// Turns the scores of the tokens that are `seen` into weights, and the rest to zero.
+/// Turns the scores of the tokens that are `seen` into weights, and the rest to zero. `scores` are
+/// those from line `first` of the step on.
 ///
 /// What has been gathered so far is scaled down where the largest score has grown.
 #[inline(always)]
 fn weigh<S: Simd, const N: usize>(
     simd: S,
-    scores: &mut [Lanes; STEP_LINES],
-    seen: std::ops::Range<usize>,
+    scores: &mut [Lanes],
+    (first, seen): (usize, Range<usize>),
     query: usize,
-    gathered: &mut Gathered<N>,
+    gathered: &mut Gathered<'_, N>,
 ) {
-    if seen.is_empty() {
-        *scores = [[0.0; LANES]; STEP_LINES];
+    let flat = scores.as_flattened_mut();
+    let within = |token: usize| token.saturating_sub(first * LANES).min(flat.len());
+    let (before, beyond) = (within(seen.start), within(seen.end));
+    // Whole lines of tokens that the query does not see weigh nothing.
+    let (whole_from, whole_to) = (before / LANES, beyond.div_ceil(LANES));
+    if before >= beyond {
+        scores.fill([0.0; LANES]);
         return;
     }
-    let (before, beyond) = (seen.start, seen.end);
-    let flat = scores.as_flattened_mut();
-    flat[..before].fill(f32::NEG_INFINITY);
-    flat[beyond..].fill(f32::NEG_INFINITY);
+    flat[whole_from * LANES..before].fill(f32::NEG_INFINITY);
+    flat[beyond..whole_to * LANES].fill(f32::NEG_INFINITY);
+    scores[..whole_from].fill([0.0; LANES]);
+    scores[whole_to..].fill([0.0; LANES]);
+    let scores = &mut scores[whole_from..whole_to];
     let mut largest = simd.splat(gathered.largest[query]);
     for score in scores.iter() {
         largest = simd.max(largest, simd.load(score));
     }
     let largest = simd.largest(largest);
     let grown = gathered.largest[query] - largest;
-    let mut lanes = [0.0; LANES];
-    simd.store(exp(simd, simd.splat(grown)), &mut lanes);
-    let correction = lanes[0];
     let mut total = simd.splat(0.0);
     let offset = simd.splat(-largest);
     for score in scores.iter_mut() {
@@ -374,13 +456,25 @@ fn weigh<S: Simd, const N: usize>(
         total = simd.add(total, weight);
         simd.store(weight, score);
     }
-    gathered.total[query] = gathered.total[query] * correction + simd.sum(total);
-    gathered.largest[query] = largest;
+    let total = simd.sum(total);
     if grown < 0.0 {
-        for sums in &mut gathered.sums {
-            for sum in &mut sums[query] {
-                *sum *= correction;
-            }
+        gathered.shrink(simd, query, grown);
+    }
+    gathered.total[query] += total;
+    gathered.largest[query] = largest;
+}
+
+impl<const N: usize> Gathered<'_, N> {
+    /// Scales what query `query` has gathered by `exp(grown)`.
+    #[inline(always)]
+    fn shrink<S: Simd>(&mut self, simd: S, query: usize, grown: f32) {
+        let factor = exp(simd, simd.splat(grown));
+        for sums in &mut *self.sums {
+            let sum = simd.mul(simd.load(&sums[query]), factor);
+            simd.store(sum, &mut sums[query]);
         }
+        let mut factors = [0.0; LANES];
+        simd.store(factor, &mut factors);
+        self.total[query] *= factors[0];
     }
 }

@@ -43,7 +43,10 @@ impl Kernel for LayerNorm<'_> {
         let (x, x_rest) = self.x.as_chunks::<LANES>();
         let len = self.x.len() as f32;
         let last = load_part(simd, x_rest);
-        let sum = x.iter().fold(last, |sum, x| simd.add(sum, simd.load(x)));
+        let mut sum = last;
+        for x in x {
+            sum = simd.add(sum, simd.load(x));
+        }
         let mean = simd.sum(sum) / len;
         // Twice over the row: squares less the square of the mean cancel where the mean is large.
         let minus_mean = simd.splat(-mean);
@@ -55,19 +58,29 @@ impl Kernel for LayerNorm<'_> {
         let rest: f32 = x_rest.iter().map(|x| (x - mean) * (x - mean)).sum();
         let variance = (simd.sum(squares) + rest) / len;
         let scale = simd.splat(1.0 / (variance + eps).sqrt());
-        let normed = |x: S::F, weight: S::F, bias: S::F| {
-            let scaled = simd.mul(simd.add(x, minus_mean), scale);
-            simd.mul_add(scaled, weight, bias)
-        };
+        let turn = (minus_mean, scale);
         let (weight, weight_rest) = weight.as_chunks::<LANES>();
         let (bias, bias_rest) = bias.as_chunks::<LANES>();
         let (out, out_rest) = self.out.as_chunks_mut::<LANES>();
         for (((x, weight), bias), out) in x.iter().zip(weight).zip(bias).zip(out) {
-            simd.store(normed(simd.load(x), simd.load(weight), simd.load(bias)), out);
+            let by = (simd.load(weight), simd.load(bias));
+            simd.store(normed(simd, simd.load(x), turn, by), out);
         }
-        let (weight, bias) = (load_part(simd, weight_rest), load_part(simd, bias_rest));
-        store_part(simd, normed(last, weight, bias), out_rest);
+        let by = (load_part(simd, weight_rest), load_part(simd, bias_rest));
+        store_part(simd, normed(simd, last, turn, by), out_rest);
     }
+}
+
+/// `(x + minus_mean) * scale * weight + bias`
+#[inline(always)]
+fn normed<S: Simd>(
+    simd: S,
+    x: S::F,
+    (minus_mean, scale): (S::F, S::F),
+    (weight, bias): (S::F, S::F),
+) -> S::F {
+    let scaled = simd.mul(simd.add(x, minus_mean), scale);
+    simd.mul_add(scaled, weight, bias)
 }
 
 /// `x = gelu(x)`

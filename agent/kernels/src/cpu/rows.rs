@@ -79,42 +79,54 @@ impl Kernel for Gated<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         match self.curve {
-            Curve::Silu => self.each(simd, |gate| silu(simd, gate)),
-            Curve::Gelu => self.each(simd, |gate| gelu(simd, gate)),
+            Curve::Silu => self.each::<S, Silu>(simd),
+            Curve::Gelu => self.each::<S, Gelu>(simd),
         }
     }
 }
 
 impl Gated<'_> {
     #[inline(always)]
-    fn each<S: Simd>(self, simd: S, curve: impl Fn(S::F) -> S::F) {
+    fn each<S: Simd, B: Bend>(self, simd: S) {
         let (gate, gate_rest) = self.gate.as_chunks::<LANES>();
         let (up, up_rest) = self.up.as_chunks::<LANES>();
         let (out, out_rest) = self.out.as_chunks_mut::<LANES>();
         for ((gate, up), out) in gate.iter().zip(up).zip(out) {
-            simd.store(simd.mul(curve(simd.load(gate)), simd.load(up)), out);
+            simd.store(simd.mul(B::of(simd, simd.load(gate)), simd.load(up)), out);
         }
         let (gate, up) = (load_part(simd, gate_rest), load_part(simd, up_rest));
-        store_part(simd, simd.mul(curve(gate), up), out_rest);
+        store_part(simd, simd.mul(B::of(simd, gate), up), out_rest);
     }
 }
 
-#[inline(always)]
-fn silu<S: Simd>(simd: S, x: S::F) -> S::F {
-    let falling = exp(simd, simd.mul(x, simd.splat(-1.0)));
-    simd.div(x, simd.add(falling, simd.splat(1.0)))
+/// A [`Curve`] as a type: as a closure it would be compiled without the instruction set.
+trait Bend {
+    fn of<S: Simd>(simd: S, x: S::F) -> S::F;
+}
+
+struct Silu;
+struct Gelu;
+
+impl Bend for Silu {
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, x: S::F) -> S::F {
+        let falling = exp(simd, simd.mul(x, simd.splat(-1.0)));
+        simd.div(x, simd.add(falling, simd.splat(1.0)))
+    }
 }
 
 /// `x (1 + tanh(u)) / 2` is `x / (1 + exp(-2 u))`.
-#[inline(always)]
-fn gelu<S: Simd>(simd: S, x: S::F) -> S::F {
-    /// `-2 sqrt(2 / pi)`.
-    const FALL: f32 = -1.595_769;
-    const CUBE: f32 = 0.044_715;
-    let square = simd.mul(x, x);
-    let factor = simd.mul_add(square, simd.splat(CUBE), simd.splat(1.0));
-    let falling = exp(simd, simd.mul(simd.mul(x, factor), simd.splat(FALL)));
-    simd.div(x, simd.add(falling, simd.splat(1.0)))
+impl Bend for Gelu {
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, x: S::F) -> S::F {
+        /// `-2 sqrt(2 / pi)`.
+        const FALL: f32 = -1.595_769;
+        const CUBE: f32 = 0.044_715;
+        let square = simd.mul(x, x);
+        let factor = simd.mul_add(square, simd.splat(CUBE), simd.splat(1.0));
+        let falling = exp(simd, simd.mul(simd.mul(x, factor), simd.splat(FALL)));
+        simd.div(x, simd.add(falling, simd.splat(1.0)))
+    }
 }
 
 /// `out = x / sqrt(mean(x * x) + eps) * weight`

@@ -34,7 +34,8 @@ pub(crate) struct Line(pub(crate) [u8; 64]);
 pub(crate) trait Kernel {
     type Output;
 
-    /// Must be `#[inline(always)]`, and so must all it calls with the token.
+    /// Must be `#[inline(always)]`, and so must all it calls with the token. Closures cannot be: what
+    /// does arithmetic within one calls a function for each instruction.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 

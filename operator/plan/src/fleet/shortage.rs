@@ -11,6 +11,7 @@ use crate::{
     name::Kind,
     problem::{Problem, Reason},
     validate::ValidModel,
+    words::counted,
 };
 
 /// What keeps models from having all their replicas, each with its numbers.
@@ -32,7 +33,8 @@ pub(super) fn shortages(scene: Scene<'_>, placement: &Placement) -> Problems {
     problems
 }
 
-/// `None` while the model is being inspected: it is on its way, not in trouble.
+/// `None` while the model is being inspected, and before there is any node: it is on its way, not in
+/// trouble.
 fn why(scene: Scene<'_>, board: &Board<'_>, model: &ValidModel, seats: &Seats) -> Option<Problem> {
     let wanted = wanted(scene, model.name());
     let admit = scene.nodes.iter().filter(|(name, node)| match &node.supply {
@@ -44,12 +46,15 @@ fn why(scene: Scene<'_>, board: &Board<'_>, model: &ValidModel, seats: &Seats) -
     };
     let (total, admitting) = (scene.nodes.len(), admit.clone().count());
     let usable = admit.filter(could).count();
-    if admitting == 0 && total > 0 {
-        let message = format!("none of {total} nodes has {}", asked(model));
+    if total == 0 {
+        return None;
+    }
+    if admitting == 0 {
+        let message = format!("no node of {total} has {}", asked(model));
         return Some(problem("spec.placement", Reason::NoNodeAdmits, message));
     }
     if usable < wanted {
-        let message = format!("{wanted} replicas, {usable} nodes");
+        let message = format!("{}, {}", counted(wanted, "replica"), counted(usable, "node"));
         return Some(problem("spec.replicas", Reason::NotEnoughNodes, message));
     }
     let estimate = scene.studies.get(model.name()).and_then(|study| study.estimate)?;

@@ -46,6 +46,16 @@ impl ValidTenant {
         &self.name
     }
 
+    /// Whether the tenant's calls are refused for now.
+    pub const fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// The models that the tenant asks for.
+    pub fn models(&self) -> &[Name] {
+        &self.models
+    }
+
     /// The Secrets that hold the tenant's keys.
     pub fn secrets(&self) -> &[Name] {
         &self.secrets

@@ -1,5 +1,9 @@
 use proptest::prelude::*;
-use realm_plan::validate::Site;
+use realm_plan::{
+    Demand,
+    validate::{self, Site},
+};
+use serde_json::json;
 
 use super::*;
 use crate::link::report::ModelPhase;
@@ -141,4 +145,77 @@ fn the_holders_of_an_object_are_named_up_to_a_number_and_counted_beyond() {
     assert_eq!((named.len(), others), (8, 3));
     assert!(!named.iter().any(|node| node.ends_with('3')), "{named:?}");
     assert!(found.is_empty());
+}
+
+/// What the fleet wants: a tenant of these models, one of which sleeps until it is called.
+fn wanting(models: &[u8]) -> Fleet {
+    let mut fleet = Fleet::new(Site::Cluster, 1);
+    let object = |kind: &str, index, spec| {
+        let metadata = json!({ "name": name(index).name(), "namespace": "default" });
+        json!({ "apiVersion": "realm.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec })
+    };
+    for (index, scaling) in [(0, json!(null)), (1, json!(null)), (2, json!({ "min": 0, "max": 1 }))]
+    {
+        let spec = json!({ "sources": ["file:///m"], "scaling": scaling });
+        let model = serde_json::from_value(object("Model", index, spec)).unwrap();
+        fleet.apply(Demand::Model(validate::model(&model, Site::Cluster).unwrap()));
+    }
+    let models: Vec<_> =
+        models.iter().map(|index| json!({ "name": name(*index).name() })).collect();
+    let spec = json!({ "models": models, "suspended": true });
+    let tenant = serde_json::from_value(object("Tenant", 0, spec)).unwrap();
+    fleet.apply(Demand::Tenant(validate::tenant(&tenant, Site::Cluster).unwrap()));
+    fleet
+}
+
+#[test]
+fn a_tenant_misses_its_models_when_none_of_them_is_served_and_none_wakes() {
+    let served = ModelReport {
+        name: name(1),
+        phase: ModelPhase::Ready,
+        stage: Some(Stage::Load),
+        kv_blocks: None,
+        facts: None,
+    };
+    let tenants = vec![TenantReport { name: name(0), phase: Phase::Ready, program: None }];
+    let report = Report { models: vec![served], tenants, ..Report::default() };
+    let mut said = Said::default();
+    said.update(&views(&BTreeMap::from([(0, (report, true))])), |_| true, Instant::now());
+    let missing = |models: &[u8]| {
+        let standing = said.tenant(&wanting(models), &name(0));
+        assert_eq!((standing.tally.ready, standing.hosts, standing.program), (1, 0, None));
+        assert!(standing.is_suspended);
+        standing.models_missing
+    };
+    assert_eq!(missing(&[0]), [name(0)]);
+    assert_eq!(missing(&[0, 3]), [name(0), name(3)]);
+    assert!(missing(&[0, 1]).is_empty(), "one is served");
+    assert!(missing(&[0, 2]).is_empty(), "one wakes");
+    assert!(missing(&[]).is_empty(), "it asks for none");
+}
+
+#[test]
+fn limits_are_shared_over_no_door_while_there_is_no_agent() {
+    let mut fleet = wanting(&[]);
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        fleet.synced(kind);
+    }
+    fleet.labelled();
+    fleet.plan(Duration::ZERO);
+    assert_eq!(fleet.doors(), 1, "what the first one to come would have");
+    assert_eq!(Said::default().tenant(&fleet, &name(0)).doors, 0);
+    assert!(!Said::default().model(&fleet, &name(0)).has_agents);
+}
+
+#[test]
+fn the_nodes_that_run_a_program_are_counted_apart_from_those_that_hand_calls_on() {
+    let report = |program| {
+        let tenants = vec![TenantReport { name: name(0), phase: Phase::Ready, program }];
+        (Report { tenants, ..Report::default() }, true)
+    };
+    let nodes = BTreeMap::from([(0, report(Some(Sha256([1; 32])))), (1, report(None))]);
+    let mut said = Said::default();
+    said.update(&views(&nodes), |_| true, Instant::now());
+    let standing = said.tenant(&wanting(&[]), &name(0));
+    assert_eq!((standing.tally.ready, standing.hosts), (2, 1));
 }

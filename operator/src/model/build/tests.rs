@@ -5,6 +5,7 @@ use realm_plan::Estimate;
 use serde_json::json;
 
 use super::*;
+use crate::link::report::ModelFacts;
 
 const NOW: i64 = 1_700_000_000;
 
@@ -30,7 +31,7 @@ fn standing<const N: usize>(replicas: u32, nodes: [ModelOnNode; N]) -> ModelStan
     let names = (0..N).map(|index| format!("n{index}"));
     let nodes: BTreeMap<_, _> = names.zip(nodes).collect();
     let estimate = Some(estimate());
-    ModelStanding { replicas, estimate, claimed: None, facts: None, nodes }
+    ModelStanding { has_agents: true, replicas, estimate, claimed: None, facts: None, nodes }
 }
 
 fn status_of(of_model: ModelStanding, problems: Vec<Problem>) -> ModelStatus {
@@ -182,4 +183,59 @@ fn a_model_that_nobody_wants_loaded_is_ready_to_wake() {
         "Ready=True ScaledToZero",
     ];
     check(standing(0, []), Vec::new(), &expected);
+}
+
+#[test]
+fn a_model_that_no_agent_has_come_for_waits_and_says_what_to_do() {
+    let of_model = ModelStanding { has_agents: false, ..standing(2, []) };
+    let expected = [
+        "Fetched=Unknown NotStarted",
+        "Verified=Unknown NotRead",
+        "Fits=Unknown NoAgents",
+        "Loaded=False Loading",
+        "Ready=False NoAgents",
+        "Reconciling=True NoAgents",
+    ];
+    check(of_model.clone(), Vec::new(), &expected);
+    let status = status_of(of_model, Vec::new());
+    assert!(status.conditions[4].message.contains("`realm info --cluster`"));
+    let asleep = ModelStanding { has_agents: false, ..standing(0, []) };
+    assert!(!findings(&asleep, &[])[4].is_true(), "no call wakes it without agents");
+}
+
+#[test]
+fn a_file_is_fetched_when_somebody_has_it_and_nobody_fetches_it() {
+    let fetched = |nodes: [ModelOnNode; 2], facts| {
+        let of_model = ModelStanding { facts, ..standing(2, nodes) };
+        let found = findings(&of_model, &[]).swap_remove(0);
+        (found.status, found.reason, found.message)
+    };
+    let told =
+        |status, reason: &str, message: &str| (status, reason.to_owned(), message.to_owned());
+    let has = || on_node(Some(Stage::Load), ModelPhase::Ready);
+    let fetching = ModelPhase::Fetching { bytes_done: 5, bytes_total: None };
+    let failed = || on_node(None, ModelPhase::Failed(failure("SourceGone")));
+    let none_yet = || on_node(Some(Stage::Inspect), ModelPhase::Ready);
+    let is_fetched = told(Truth::True, "Fetched", "the file is on 1 node");
+    assert_eq!(fetched([has(), none_yet()], None), is_fetched);
+    assert_eq!(fetched([has(), failed()], Some(facts())), is_fetched);
+    let on_its_way = told(Truth::False, "Fetching", "n1: 5 of ? bytes");
+    assert_eq!(fetched([has(), on_node(None, fetching)], None), on_its_way);
+    let gone = |status| told(status, "SourceGone", "n0: why");
+    assert_eq!(fetched([failed(), none_yet()], None), gone(Truth::False));
+    assert_eq!(fetched([failed(), none_yet()], Some(facts())), gone(Truth::Unknown));
+}
+
+/// As the header of a file says.
+fn facts() -> ModelFacts {
+    ModelFacts {
+        architecture: "llama".to_owned(),
+        parameters: 1,
+        format: "Q4_1".to_owned(),
+        context: 1,
+        licence: None,
+        weights_bytes: 1,
+        sha256: None,
+        memory: None,
+    }
 }

@@ -1,4 +1,5 @@
-use realm_plan::desired::Sha256;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use realm_plan::{Name, desired::Sha256};
 use serde_json::json;
 
 use super::*;
@@ -20,6 +21,17 @@ fn status_of(tally: Tally, problems: Vec<Problem>) -> TenantStatus {
 }
 
 fn status_when(is_answered: bool, tally: Tally, problems: Vec<Problem>) -> TenantStatus {
+    let program = Some(Sha256([7; 32]));
+    let whole =
+        TenantStanding { keys: 2, doors: 3, hosts: 1, program, ..TenantStanding::default() };
+    status_of_standing(is_answered, TenantStanding { tally, ..whole }, problems)
+}
+
+fn status_of_standing(
+    is_answered: bool,
+    of_tenant: TenantStanding,
+    problems: Vec<Problem>,
+) -> TenantStatus {
     let tenant: Tenant = serde_json::from_value(json!({
         "apiVersion": "realm.dev/v1alpha1",
         "kind": "Tenant",
@@ -27,9 +39,6 @@ fn status_when(is_answered: bool, tally: Tally, problems: Vec<Problem>) -> Tenan
         "spec": {},
     }))
     .unwrap();
-    let program = Some(Sha256([7; 32]));
-    let unspoken = None;
-    let of_tenant = TenantStanding { keys: 2, doors: 3, tally, program, unspoken };
     let standing = Standing {
         generation: 3,
         is_answered,
@@ -42,7 +51,11 @@ fn status_when(is_answered: bool, tally: Tally, problems: Vec<Problem>) -> Tenan
 
 /// What the status says, one condition a line.
 fn check(tally: Tally, problems: Vec<Problem>, expected: &[&str]) {
-    let said: Vec<String> = status_of(tally, problems)
+    check_status(&status_of(tally, problems), expected);
+}
+
+fn check_status(status: &TenantStatus, expected: &[&str]) {
+    let said: Vec<String> = status
         .conditions
         .iter()
         .map(|each| format!("{}={} {}", each.type_, each.status, each.reason))
@@ -56,6 +69,7 @@ fn a_tenant_that_is_served_says_by_what() {
         "KeysValid=True Valid",
         "ModelsGranted=True Granted",
         "ProgramReady=True Ready",
+        "ModelsReady=True Serving",
         "LimitsApplied=True SharedByDoors",
         "Ready=True Serving",
     ];
@@ -73,6 +87,7 @@ fn what_is_wrong_with_a_secret_is_a_matter_of_keys() {
             format!("KeysValid=False {why}"),
             "ModelsGranted=True Granted".to_owned(),
             "ProgramReady=True Ready".to_owned(),
+            "ModelsReady=True Serving".to_owned(),
             "LimitsApplied=True SharedByDoors".to_owned(),
             format!("Ready=False {why}"),
             format!("Stalled=True {why}"),
@@ -88,6 +103,7 @@ fn a_program_that_failed_stalls_and_one_that_is_compiled_reconciles() {
         "KeysValid=True Valid",
         "ModelsGranted=True Granted",
         "ProgramReady=False ProgramInvalid",
+        "ModelsReady=True Serving",
         "LimitsApplied=True SharedByDoors",
         "Ready=False ProgramInvalid",
         "Stalled=True ProgramInvalid",
@@ -97,6 +113,7 @@ fn a_program_that_failed_stalls_and_one_that_is_compiled_reconciles() {
         "KeysValid=True Valid",
         "ModelsGranted=True Granted",
         "ProgramReady=False Preparing",
+        "ModelsReady=True Serving",
         "LimitsApplied=True SharedByDoors",
         "Ready=False Preparing",
         "Reconciling=True Preparing",
@@ -126,13 +143,104 @@ fn a_tenant_was_held_when_its_status_says_more_than_that_nobody_is_there() {
 
 #[test]
 fn a_node_whose_agent_speaks_another_link_is_named_with_both_versions() {
-    let message = |tally| {
+    let message_of = |hosts, tally| {
         let unspoken = Some(("n7".to_owned(), Versions::said(9, 9)));
-        program(&TenantStanding { tally, unspoken, ..TenantStanding::default() }, true).message
+        let standing = TenantStanding { tally, hosts, unspoken, ..TenantStanding::default() };
+        program(&standing, true).message
     };
+    let message = |tally| message_of(2, tally);
     let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 3";
-    assert_eq!(message(tally(0, 0, None)), format!("no agent is connected; {said}"));
+    assert_eq!(message(tally(0, 0, None)), format!("{NO_AGENT_IS_CONNECTED}; {said}"));
     assert_eq!(message(tally(2, 0, None)), format!("on 2 of 2 nodes; {said}"));
+    let handed_on = message_of(0, tally(2, 0, None));
+    assert!(handed_on.ends_with(&format!("one of its models; {said}")), "{handed_on}");
     let failed = message(tally(0, 0, Some("SourceGone")));
     assert!(failed.ends_with(&format!("; {said}")), "{failed}");
+}
+
+fn served() -> TenantStanding {
+    let tally = tally(2, 0, None);
+    TenantStanding { keys: 1, doors: 1, tally, hosts: 2, ..TenantStanding::default() }
+}
+
+/// `Ready` of a tenant, and what keeps it so.
+fn ready_of(of_tenant: TenantStanding) -> (String, String, String, Vec<String>) {
+    let mut conditions = status_of_standing(true, of_tenant, Vec::new()).conditions;
+    let ready = conditions.iter().position(|each| each.type_ == "Ready").unwrap();
+    let progress = conditions.split_off(ready + 1).into_iter().map(|each| each.type_).collect();
+    let Condition { status, reason, message, .. } = conditions.pop().unwrap();
+    (status, reason, message, progress)
+}
+
+#[test]
+fn a_tenant_that_has_no_key_cannot_be_called_and_is_told_how_to_get_one() {
+    let (status, reason, message, progress) = ready_of(TenantStanding { keys: 0, ..served() });
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "NoKeys"));
+    assert!(message.contains("`realm api-key create`"), "{message}");
+    assert_eq!(progress, ["Stalled"]);
+}
+
+#[test]
+fn a_reference_that_is_wrong_is_told_before_a_key_that_is_not_there_yet() {
+    let keyless = TenantStanding { keys: 0, ..served() };
+    let status = status_of_standing(true, keyless, vec![problem(Reason::UnknownModel)]);
+    let ready = status.conditions.iter().find(|each| each.type_ == "Ready").unwrap();
+    assert_eq!(ready.reason, "UnknownModel");
+}
+
+#[test]
+fn a_suspended_tenant_says_so_and_is_as_it_should_be() {
+    let suspended = TenantStanding { is_suspended: true, ..served() };
+    let (status, reason, message, progress) = ready_of(suspended.clone());
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Suspended"));
+    assert!(message.contains("refused"), "{message}");
+    assert!(progress.is_empty());
+    assert_eq!(ready_of(TenantStanding { keys: 0, ..suspended }).1, "NoKeys");
+}
+
+#[test]
+fn a_tenant_none_of_whose_models_is_served_waits_for_them() {
+    let model = |index| Name::new("lab", &format!("m{index}")).unwrap();
+    let waits = |models| TenantStanding {
+        hosts: 0,
+        program: None,
+        models_missing: (0..models).map(model).collect(),
+        ..served()
+    };
+    let (status, reason, message, progress) = ready_of(waits(2));
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "ModelNotServed"));
+    assert_eq!(message, "no agent serves lab/m0, lab/m1");
+    assert_eq!(progress, ["Reconciling"]);
+    assert!(ready_of(waits(11)).2.ends_with("lab/m7, 3 more"));
+    let told = program(&waits(1), true).message;
+    assert_eq!(told, "on 2 of 2 nodes, to hand its calls on: none loads one of its models");
+    assert_eq!(program(&served(), true).message, "on 2 of 2 nodes");
+}
+
+#[test]
+fn without_any_agent_no_door_enforces_limits_and_the_message_says_what_to_do() {
+    let alone = TenantStanding { keys: 1, ..TenantStanding::default() };
+    let expected = [
+        "KeysValid=True Valid",
+        "ModelsGranted=True Granted",
+        "ProgramReady=Unknown NoAgents",
+        "ModelsReady=True Serving",
+        "LimitsApplied=Unknown NoAgents",
+        "Ready=Unknown NoAgents",
+        "Reconciling=True NoAgents",
+    ];
+    for is_answered in [false, true] {
+        check_status(&status_of_standing(is_answered, alone.clone(), Vec::new()), &expected);
+    }
+    let (.., message, _) = ready_of(alone);
+    assert_eq!(message, NO_AGENT_IS_CONNECTED);
+}
+
+#[test]
+fn numbers_of_one_are_told_as_one() {
+    assert_eq!(keys(&served(), &[]).message, "the doors open to 1 key");
+    let failed = TenantStanding { tally: tally(1, 0, Some("SourceGone")), ..served() };
+    assert_eq!(program(&failed, true).message, "on 1 node; n0: why");
+    let status = status_of(tally(1, 0, None), Vec::new());
+    assert_eq!(status.conditions[1].message, "every model is granted");
 }

@@ -120,8 +120,10 @@ proptest! {
             prop_assert!(seats.len() <= wanted as usize, "{name}: {seats:?}");
             let is_short = seats.len() < wanted as usize;
             let reasons = world.fleet.problems(Kind::Model, name);
-            // One that nobody could read yet is on its way, and one that must leave may stay.
-            let is_told = world.fleet.estimate(name).is_some() && model.node_selector.is_empty();
+            // One that nobody could read yet, or that there is no node for, is on its way, and one
+            // that must leave may stay.
+            let is_known = world.fleet.has_nodes() && world.fleet.estimate(name).is_some();
+            let is_told = is_known && model.node_selector.is_empty();
             prop_assert!(!is_told || is_short != reasons.is_empty(), "{name}: {reasons:?}");
         }
     }

@@ -79,6 +79,44 @@ fn wanting_more_replicas_than_nodes_fills_every_node_and_is_reported() {
 }
 
 #[test]
+fn one_node_for_two_replicas_is_told_as_one() {
+    let world = World::new(1, [model("a", 2)]);
+    assert_eq!(world.message("a"), "2 replicas, 1 node");
+}
+
+#[test]
+fn before_there_is_any_node_no_model_has_a_problem() {
+    let mut world = World::empty(1);
+    world.demand([
+        model("a", 2),
+        model_with("b", "placement: {nodeSelector: {disk: fast}, accelerator: Cuda}"),
+    ]);
+    world.plan();
+    assert!(!world.fleet.has_nodes());
+    assert_eq!(world.problems(), Vec::<String>::new());
+    world.join("n0", 100);
+    world.plan();
+    assert!(world.fleet.has_nodes());
+    let expected = [
+        "Model default/a spec.replicas NotEnoughNodes",
+        "Model default/b spec.placement NoNodeAdmits",
+    ];
+    assert_eq!(world.problems(), expected);
+}
+
+#[test]
+fn a_model_that_may_sleep_is_woken_by_calls_and_one_that_is_switched_off_is_not() {
+    let mut world = World::empty(1);
+    world.demand([
+        model_with("sleeps", "scaling: {min: 0, max: 2}"),
+        model_with("stays", "scaling: {min: 1, max: 2}"),
+        model("off", 0),
+    ]);
+    let woken = ["sleeps", "stays", "off", "unknown"].map(|it| world.fleet.is_woken(&name(it)));
+    assert_eq!(woken, [true, false, false, false]);
+}
+
+#[test]
 fn scaling_down_and_up_keeps_what_can_stay() {
     let mut world = World::new(3, [model("a", 3), model("b", 1)]);
     assert_eq!(world.models(), ["n0: a b", "n1: a", "n2: a"]);
@@ -128,7 +166,7 @@ fn a_model_goes_only_where_labels_and_accelerator_are_as_it_asks() {
     world.settle();
     assert_eq!(world.models(), ["n0:", "n1: a", "n2: b"]);
     assert_eq!(world.problems(), ["Model default/c spec.placement NoNodeAdmits"]);
-    let message = "none of 3 nodes has the accelerator WebGpu and the labels disk=fast";
+    let message = "no node of 3 has the accelerator WebGpu and the labels disk=fast";
     assert_eq!(world.message("c"), message);
 }
 
