@@ -259,7 +259,9 @@ async def test_texts_become_vectors_through_the_door_of_a_node_without_their_mod
 
 
 @pytest.mark.usefixtures("placed")
-async def test_a_pipeline_runs_over_the_nodes_of_its_models(alpha: Agent, beta: Agent) -> None:
+async def test_a_pipeline_runs_over_the_nodes_of_its_models(
+    plane: Plane, alpha: Agent, beta: Agent
+) -> None:
     replies = []
     for agent in (alpha, beta):
         async with agent.client("both") as client:
@@ -273,6 +275,14 @@ async def test_a_pipeline_runs_over_the_nodes_of_its_models(alpha: Agent, beta: 
         replies.append(reply.outputs)
     assert replies[0] == replies[1]
     assert replies[0].keys() == {"one", "two"}
+    for agent in (alpha, beta):
+        metrics = parse(httpx.get(agent.metrics, trust_env=False).text)
+        booked = metrics.value(
+            "realm_engine_tenant_generated_tokens_total",
+            tenant=f"{plane.tenants}/both",
+            pipeline=f"{plane.tenants}/across",
+        )
+        assert booked >= 2, f"{agent.node} books its step of both calls under the pipeline"
 
 
 @pytest.mark.usefixtures("placed")

@@ -23,6 +23,7 @@ mod table;
 mod talk;
 mod target;
 mod tenant;
+mod usage;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -64,6 +65,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Pipeline(command) => pipeline::run(&home, command).await,
             Command::Check(args) => check::check(args).await,
             Command::Bench(args) => bench::bench(&home, args).await,
+            Command::Usage(args) => usage::run(args).await,
             Command::Info(args) => info::info(&home, args).await,
         }
     });
