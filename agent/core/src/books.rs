@@ -8,9 +8,9 @@ use std::{cmp::Reverse, collections::BTreeMap, ops::AddAssign, time::Duration};
 
 use crate::name::{PipelineName, TenantName};
 
-/// Pipelines of one tenant that have rows of their own: more than people look at one by one, and
-/// with six numbers each a tenth of the series that a thousand tenants have. Names come and go while
-/// an engine lives, and what is counted under them must not pile up.
+/// Pipelines of one tenant that have rows of their own. Names come and go while an engine lives, and
+/// what is counted under them must not pile up: with five numbers each, these are at most four times
+/// the series that a tenant has for a model anyway, and more than people look at one by one.
 pub const PIPELINES_MAX: usize = 32;
 
 /// How a tenant came to use something.

@@ -1,7 +1,7 @@
 //! Who has used how much: of each loaded model, and of its own programs.
 //!
 //! What tenants used adds up, with that of tenants that are gone, to what the engines did. A tenant
-//! has six series for each model that it calls itself and for each pipeline that comes to a model.
+//! has five series for each model that it calls itself and for each pipeline that comes to a model.
 
 use std::{collections::HashSet, sync::Arc};
 
