@@ -1,7 +1,8 @@
 //! What Prometheus sees of an agent besides its door, read when it asks.
 //!
-//! Here are the loaded engines, then what each tenant has had of them and of its own programs
-//! (`tenants`), what the node holds (`node`), and the link to the operator (`link`).
+//! Here are the loaded engines, then how each tenant is served by them (`tenants`), who has used how
+//! much of them and of its own programs (`used`), what the node holds (`node`), and the link to the
+//! operator (`link`).
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use realm_core::{
+    books::Books,
     engine::{Engine, EngineInfo, EngineLoad, TenantLoad},
     name::{ModelName, TenantName},
 };
@@ -19,6 +21,7 @@ use crate::Agent;
 mod link;
 mod node;
 mod tenants;
+mod used;
 
 pub(crate) use self::{link::register as register_link, node::register as register_node};
 
@@ -84,7 +87,13 @@ impl Engines {
         engines.iter().map(|(name, engine)| (name.clone(), engine.load())).collect()
     }
 
-    /// What each tenant has had of each loaded model.
+    /// The books of each loaded model.
+    fn books(&self) -> Vec<(ModelName, Books)> {
+        let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        engines.iter().map(|(name, engine)| (name.clone(), engine.books())).collect()
+    }
+
+    /// How each tenant is served by each loaded model.
     fn tenants(&self) -> Vec<(ModelName, TenantName, TenantLoad)> {
         let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let of_engine = |(model, engine): (&ModelName, &Arc<dyn Engine>)| {
@@ -141,5 +150,6 @@ pub(crate) fn register(agent: &Agent, metrics: &Metrics) -> Result<(), MetricsEr
     agent.engines.register(metrics)?;
     tenants::register(&agent.engines, &agent.roster(), metrics)?;
     tenants::register_shadowed(agent.limiter(), metrics)?;
-    tenants::register_programs(&agent.runtime, metrics)
+    used::register(&agent.engines, &agent.roster(), metrics)?;
+    used::register_programs(&agent.runtime, metrics)
 }

@@ -127,6 +127,17 @@ MODELS = Dashboard(
             ],
         ),
         Panel(
+            "What the engine does with its time",
+            "percentunit",
+            "Part of the time that goes into steps, that nobody wants anything in, and that is "
+            "overhead. Much of the last is steps that fail, or answers that wait for their masks.",
+            [
+                Query(
+                    rate("realm_engine_seconds_total", "model, state", MODEL), "{{model}} {{state}}"
+                )
+            ],
+        ),
+        Panel(
             "Tenants that use it",
             "suffix: tokens/s",
             "Tokens generated a second by tenant: the ten that get most.",

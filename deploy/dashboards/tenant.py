@@ -99,6 +99,17 @@ TENANTS = Dashboard(
             ],
         ),
         Panel(
+            "Device time",
+            "percentunit",
+            "The tenant's part of the engines' time, by its own calls (`-`) and by each pipeline.",
+            [
+                Query(
+                    rate("realm_engine_tenant_device_seconds_total", "tenant, pipeline", BOTH),
+                    "{{tenant}} {{pipeline}}",
+                )
+            ],
+        ),
+        Panel(
             "Prompt tokens",
             "suffix: tokens/s",
             "Prompt tokens a second, and of these those found in the tenant's own cache, which "

@@ -206,6 +206,7 @@ def test_no_label_has_a_value_outside_of_its_closed_set(busy: Watched) -> None:
     words = {
         "tenant": {"-"} | {f"{own}/{name}" for name in ("acme", "mallory", "brief")},
         "model": {f"{own}/smollm2", f"{own}/broken"},
+        "pipeline": {"-", "other", f"{own}/echo"},
         "node": {"alpha", "beta"},
         "function": {"generate", "chat", "tokenize", "pipeline", "health", "metadata", "other"},
         "kind": {"Model", "Tenant", "Pipeline"},
@@ -218,7 +219,10 @@ def test_no_label_has_a_value_outside_of_its_closed_set(busy: Watched) -> None:
     word = re.compile(r"[A-Z][A-Za-z]+|throttled|error")
     patterns = {
         "code": CODE,
-        "state": re.compile(r"pending|fetching|loading|ready|failed|connected|draining|away"),
+        "state": re.compile(
+            r"pending|fetching|loading|ready|failed|connected|draining|away"
+            r"|computing|idle|overhead"
+        ),
         "reason": word,
         "condition": word,
         "le": re.compile(r"[0-9.e-]+|\+Inf"),

@@ -119,6 +119,12 @@ def handed_on(agent: Agent, outcome: str) -> float:
     return parse(text).value("realm_relay_calls_total", outcome=outcome)
 
 
+def booked_by(agent: Agent, pipeline: str) -> float:
+    """Tokens that a node has generated for steps of a pipeline."""
+    metrics = parse(httpx.get(agent.metrics, trust_env=False).text)
+    return metrics.value("realm_engine_tenant_generated_tokens_total", pipeline=pipeline)
+
+
 @pytest.mark.usefixtures("placed")
 async def test_an_answer_streams_through_the_door_of_a_node_without_the_model(
     alpha: Agent, beta: Agent
@@ -259,7 +265,9 @@ async def test_texts_become_vectors_through_the_door_of_a_node_without_their_mod
 
 
 @pytest.mark.usefixtures("placed")
-async def test_a_pipeline_runs_over_the_nodes_of_its_models(alpha: Agent, beta: Agent) -> None:
+async def test_a_pipeline_runs_over_the_nodes_of_its_models(
+    plane: Plane, alpha: Agent, beta: Agent
+) -> None:
     replies = []
     for agent in (alpha, beta):
         async with agent.client("both") as client:
@@ -273,6 +281,9 @@ async def test_a_pipeline_runs_over_the_nodes_of_its_models(alpha: Agent, beta: 
         replies.append(reply.outputs)
     assert replies[0] == replies[1]
     assert replies[0].keys() == {"one", "two"}
+    for agent in (alpha, beta):
+        booked = booked_by(agent, f"{plane.tenants}/across")
+        assert booked >= 2, f"{agent.node} books its step of both calls under the pipeline"
 
 
 @pytest.mark.usefixtures("placed")

@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Conformance(ConformanceCommand),
     /// Measure a model, and the machine's own ceilings in the same run.
     Bench(BenchArgs),
+    /// Print who has used how much: tokens, time, memory, and what programs spent.
+    Usage(UsageArgs),
     /// Print what this build and this machine can do, or how a cluster is.
     Info(InfoArgs),
 }
@@ -437,6 +439,29 @@ pub(crate) struct InfoArgs {
         help_heading = CLUSTER
     )]
     pub(crate) realm_namespace: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UsageArgs {
+    /// Where `realm serve` or an agent tells its metrics, a host and a port; repeatable, and what
+    /// several say is added up.
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
+    pub(crate) metrics: Vec<String>,
+    /// Only what this tenant has used, `name` or `namespace/name`.
+    #[arg(long, value_name = "TENANT")]
+    pub(crate) tenant: Option<String>,
+    /// Namespace of a tenant that is named without.
+    #[arg(long, default_value = "default")]
+    pub(crate) namespace: String,
+    /// How it is written.
+    #[arg(long, value_enum, default_value_t = UsageFormat::Csv)]
+    pub(crate) format: UsageFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UsageFormat {
+    Csv,
+    Json,
 }
 
 #[derive(Debug, Args)]

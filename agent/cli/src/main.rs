@@ -25,6 +25,7 @@ mod table;
 mod talk;
 mod target;
 mod tenant;
+mod usage;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -67,6 +68,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Check(args) => check::check(args).await,
             Command::Conformance(command) => conformance::run(command).await,
             Command::Bench(args) => bench::bench(&home, args).await,
+            Command::Usage(args) => usage::run(args).await,
             Command::Info(args) => info::info(&home, args).await,
         }
     });

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{refusal::Refusal, trace::Scope};
+use crate::{books::Way, refusal::Refusal, trace::Scope};
 
 /// A wait that is as good as for ever, and that no clock overflows on.
 const WAIT_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1000;
@@ -123,6 +123,8 @@ pub struct Call {
     pub resumable: bool,
     /// The answer that this one goes on with.
     pub resume: Option<Resume>,
+    /// What it is booked under: a door makes direct calls, and whoever runs a pipeline its steps.
+    pub way: Way,
     /// Where what is done for it leaves its spans.
     pub trace: Scope,
 }
@@ -131,8 +133,16 @@ impl Call {
     /// A call without a deadline of its own, of which nothing is to be resumed, and without a
     /// trace.
     pub fn new(id: CallId, function: impl Into<String>, params: serde_json::Value) -> Self {
-        let (function, deadline, resume) = (function.into(), None, None);
-        Self { id, function, params, deadline, resumable: false, resume, trace: Scope::OFF }
+        Self {
+            id,
+            function: function.into(),
+            params,
+            deadline: None,
+            resumable: false,
+            resume: None,
+            way: Way::Direct,
+            trace: Scope::OFF,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::{
+    books::Way,
     engine::{Milestones, TextError},
     name::ModelName,
     refusal::Refusal,
@@ -32,6 +33,8 @@ pub struct TextBatch {
     /// Whether each vector is scaled to the length 1. Otherwise it is as long as the model makes it.
     pub normalize: bool,
     pub deadline: Option<Instant>,
+    /// What they are booked under, besides their caller.
+    pub way: Way,
     /// Where the engine notes how far it is, for whoever wants to know.
     pub milestones: Option<Arc<Milestones>>,
 }

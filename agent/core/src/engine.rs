@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     auth::Caller,
+    books::{Books, Way},
     call::Resume,
     embed::{Abilities, EmbedError, EmbedInfo, TakenTexts, TextBatch},
     name::{ModelName, TenantName},
@@ -66,7 +67,13 @@ pub trait Engine: Send + Sync {
 
     fn load(&self) -> EngineLoad;
 
-    /// What each tenant has had of this engine. One that counts nothing has nothing to tell.
+    /// Who has used how much since the model was loaded. One that counts nothing has nothing to
+    /// tell.
+    fn books(&self) -> Books {
+        Books::default()
+    }
+
+    /// How each tenant is served by this engine. One that counts nothing has nothing to tell.
     fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {
         Vec::new()
     }
@@ -105,16 +112,13 @@ pub struct EngineLoad {
     pub failed: bool,
 }
 
-/// What one tenant has had of an engine, and holds of it now.
+/// How one tenant is served by an engine, and what it holds of it now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TenantLoad {
     pub sequences_queued: u32,
     pub sequences_running: u32,
     pub kv_blocks_used: u32,
     pub kv_blocks_cached: u32,
-    pub prompt_tokens_total: u64,
-    pub cached_tokens_total: u64,
-    pub generated_tokens_total: u64,
     /// From the call to the first step with the sequence in it.
     pub queue: Distribution,
     /// From the call to the first token.
@@ -173,6 +177,8 @@ pub struct Generation {
     /// The answer to go on with, as if it had never been cut: its tokens follow the prompt, and
     /// count within `tokens_max` and for `stop`. What it was drawn with is `sampling.seed`.
     pub resume: Option<Resume>,
+    /// What it is booked under, besides its caller.
+    pub way: Way,
     /// Where the engine notes how far it is, for whoever wants to know.
     pub milestones: Option<Arc<Milestones>>,
 }

@@ -4,11 +4,12 @@
 //! [`limit::Admitted`], the port [`tenants::Tenants`] runs it beside the weights, and the port
 //! [`engine::Engine`] turns prompts into tokens. Desired state passes as a [`desired::Desired`]
 //! and comes back as a [`report::Report`], beside a [`supply::Supply`]; [`split`] says which files a
-//! model in several parts is.
+//! model in several parts is. What all of it has cost whom is in an engine's [`books::Books`].
 
 pub mod name;
 
 pub mod auth;
+pub mod books;
 pub mod call;
 pub mod constraint;
 pub mod embed;

@@ -17,6 +17,7 @@ use std::{
 
 use realm_core::{
     auth::Caller,
+    books::{Books, Way},
     call::Resume,
     constraint::Constraint,
     desired::DesiredTenant,
@@ -68,6 +69,7 @@ struct Submitted {
     output: Output,
     /// Of a constrained one.
     begin: Option<Begin>,
+    way: Way,
     figures: Arc<Figures>,
     milestones: Option<Arc<Milestones>>,
     at: Instant,
@@ -309,14 +311,14 @@ impl Engine for EngineHandle {
         let (id, seed) = self.number();
         let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
         let at = Instant::now();
-        let milestones = generation.milestones.clone();
+        let (way, milestones) = (generation.way.clone(), generation.milestones.clone());
         let constraint = match generation.constraint.take() {
             None => None,
             Some(constraint) => Some((constraint, self.places.take(caller.tenant())?)),
         };
         let submission = Self::submission(id, caller, generation, at);
         let figures = self.board.enter(caller.tenant(), &self.info.model)?;
-        let submitted = Submitted { submission, output, begin: None, figures, milestones, at };
+        let submitted = Submitted { submission, output, begin: None, way, figures, milestones, at };
         match constraint {
             None => self.send(caller, Command::Submit(Box::new(submitted)))?,
             Some(constraint) => self.compile(submitted, constraint)?,
@@ -350,8 +352,12 @@ impl Engine for EngineHandle {
         let figures = self.board.enter(caller.tenant(), &self.info.model);
         let figures = figures.map_err(EmbedError::Refused)?;
         let deadline = batch.deadline.map(|until| deadline(until, at));
-        let (embedding, reply) =
-            Embedding::new(caller.tenant().clone(), &read, (figures, batch.milestones), at);
+        let (embedding, reply) = Embedding::new(
+            (caller.tenant().clone(), batch.way),
+            &read,
+            (figures, batch.milestones),
+            at,
+        );
         let tenant = (caller.tenant().clone(), terms(rights));
         let tokens = u32::try_from(read.tokens).unwrap_or(u32::MAX);
         let call = TextCall::new(self.number().0, tenant, read.texts, deadline);
@@ -366,6 +372,10 @@ impl Engine for EngineHandle {
 
     fn load(&self) -> EngineLoad {
         self.board.load()
+    }
+
+    fn books(&self) -> Books {
+        self.board.books()
     }
 
     fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {

@@ -55,6 +55,11 @@ impl BlockTable {
         &self.blocks
     }
 
+    /// How many blocks the sequence holds.
+    pub(crate) const fn held_count(&self) -> u64 {
+        (self.blocks.len() - self.gone) as u64
+    }
+
     /// The blocks that the sequence holds.
     #[cfg(test)]
     pub(crate) fn held(&self) -> &[BlockId] {

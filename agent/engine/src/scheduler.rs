@@ -4,10 +4,11 @@
 //! room from the one that holds most ([`room`]), every running sequence decodes its next token, then
 //! chunks of prompts fill the rest of the step, always from the tenant that has had least of the
 //! engine's time for its weight ([`share`]). Whatever is planned is charged at its price ([`cost`]),
-//! which the steps themselves tell ([`fit`]).
+//! which the steps themselves tell ([`fit`]), and who is charged is told ([`charges`]).
 //! Texts to embed have steps of their own ([`texts`]), turn about with those of sequences.
 
 mod account;
+mod charges;
 mod cost;
 mod fit;
 mod room;
@@ -32,7 +33,7 @@ use self::{
     share::{Share, Turn},
 };
 pub(crate) use self::{
-    cost::{Prices, Service},
+    cost::{Cost, Prices, Service},
     fit::Fit,
     sequence::{Deadline, Submission},
     share::Terms,
@@ -83,6 +84,8 @@ pub(crate) struct Totals {
     /// Of the prompt tokens, those that the cache held.
     pub(crate) cached: u64,
     pub(crate) generated: u64,
+    /// How long blocks were held, counted for each block, in nanoseconds.
+    pub(crate) block_ns: u128,
 }
 
 /// The one owner of sequences, of their blocks, and of who is served next.
@@ -103,8 +106,12 @@ pub(crate) struct Scheduler {
     measured: u32,
     /// What the planned step does for all together.
     step: Service,
-    /// When the last step was planned: from then on its sequences have held their blocks.
-    planned_at: Option<Instant>,
+    /// What each sequence or call costs that the planned step has something of.
+    costs: Vec<(SequenceId, Cost)>,
+    /// Until when blocks have been charged for.
+    charged_at: Option<Instant>,
+    /// How long each sequence held blocks, by the last time that they were charged for.
+    held: Vec<(SequenceId, u64)>,
     /// Steps since a sequence started.
     steps_without_start: u32,
     totals: Totals,
@@ -130,7 +137,9 @@ impl Scheduler {
             fit: Fit::new(prices),
             measured: 0,
             step: Service::default(),
-            planned_at: None,
+            costs: Vec::new(),
+            charged_at: None,
+            held: Vec::new(),
             steps_without_start: 0,
             totals: Totals::default(),
             started: Vec::new(),
@@ -246,6 +255,7 @@ impl Scheduler {
     ) -> Vec<(SequenceId, Refusal)> {
         self.started.clear();
         self.step = Service::default();
+        self.costs.clear();
         self.charge_blocks(now);
         let ended = self.expire(now);
         self.had_texts = self.is_turn_of_texts();
@@ -261,27 +271,6 @@ impl Scheduler {
         self.fill(batch);
         self.note_all();
         ended
-    }
-
-    /// Charges for the blocks that were held since the last step was planned.
-    fn charge_blocks(&mut self, now: Instant) {
-        let before = self.planned_at.replace(now).unwrap_or(now);
-        let time = now.saturating_duration_since(before);
-        let total = self.pool.total();
-        for (tenant, _) in self.accounts.iter().filter(|(_, account)| account.running > 0) {
-            let held = Service::holding(self.pool.used_by(tenant), time);
-            self.share.charge(tenant, self.prices.cost(held, total));
-        }
-    }
-
-    /// Charges what a step costs whatever is in it to all sequences that are in it alike.
-    fn charge_step(&mut self) {
-        let planned = || self.running.values().filter(|running| running.planned > 0);
-        let part = self.prices.step.part(planned().count());
-        for running in planned() {
-            self.share.charge(&running.sequence.tenant, part);
-            self.step += running.service;
-        }
     }
 
     /// Takes note of all tenants that the step has something of. Others have not changed.

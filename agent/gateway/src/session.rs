@@ -9,6 +9,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use realm_core::{
     auth::{Credential, Roster},
+    books::Way,
     call::{self, Call, CallId, Deadline},
     name::TenantName,
     refusal::Refusal,
@@ -377,6 +378,7 @@ fn call(frame: CallFrame) -> Result<Call, Refusal> {
         // What is gathered here is not told piece by piece.
         resumable: resumable && stream,
         resume: resume.transpose()?,
+        way: Way::Direct,
         trace: Scope::OFF,
     })
 }

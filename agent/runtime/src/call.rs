@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use realm_core::{
+    books::Way,
     call::Deadline,
     desired::DesiredTenant,
     engine::Finish,
@@ -34,6 +35,8 @@ pub(crate) struct Running {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) program: Arc<Program>,
     pub(crate) models: Arc<[Grant]>,
+    /// What it is booked under, besides its tenant.
+    pub(crate) way: Way,
     pub(crate) allowance: Allowance,
     pub(crate) tokens: Arc<TokenMeter>,
     /// The node's places for work on text, and the tenant's among them.
@@ -112,6 +115,7 @@ fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
     HostCall {
         tenant: running.tenant.clone(),
         models: running.models.clone(),
+        way: running.way.clone(),
         tokens: running.tokens.clone(),
         texts: running.texts.clone(),
         deadline,

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use realm_core::{
+    books::ByWay,
     desired::{DesiredPipeline, DesiredTenant},
     engine::Engine,
     name::{ModelName, PipelineName, TenantName},
@@ -189,7 +190,7 @@ impl Directory {
     }
 
     /// What each tenant's programs have spent.
-    pub(crate) fn spent(&self) -> Vec<(TenantName, ProgramSpent)> {
+    pub(crate) fn spent(&self) -> Vec<(TenantName, ByWay<ProgramSpent>)> {
         self.tenants.iter().map(|(name, resident)| (name.clone(), resident.spent.get())).collect()
     }
 

@@ -9,6 +9,7 @@ mod scored;
 use std::sync::Arc;
 
 use realm_core::{
+    books::Way,
     call::Deadline,
     desired::DesiredTenant,
     refusal::{ProgramLimit, Refusal},
@@ -44,6 +45,8 @@ pub(crate) struct Host {
 pub(crate) struct HostCall {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) models: Arc<[Grant]>,
+    /// What it is booked under.
+    pub(crate) way: Way,
     pub(crate) tokens: Arc<TokenMeter>,
     /// The node's places for work on text, and the tenant's among them.
     pub(crate) texts: (Texts, TenantTexts),

@@ -9,6 +9,7 @@ use std::{
 
 use realm_core::{
     auth::Caller,
+    books::{ByWay, Way},
     desired::{DesiredPipeline, DesiredTenant, Sha256},
     engine::Engine,
     limit::Admitted,
@@ -110,7 +111,7 @@ impl Runtime {
     }
 
     /// What each tenant's programs have spent here.
-    pub fn spent(&self) -> Vec<(TenantName, ProgramSpent)> {
+    pub fn spent(&self) -> Vec<(TenantName, ByWay<ProgramSpent>)> {
         self.read().spent()
     }
 
@@ -199,6 +200,10 @@ impl Runtime {
         let is_built_in = self.is_built_in(&resident.program);
         let tracker = Tracker::of(call.call(), is_built_in)?;
         let work = work(&directory, &resident.tenant, &call, tracker)?;
+        let way = match &work {
+            Work::Function(_) => call.call().way.clone(),
+            Work::Pipeline(pipeline, _) => Way::Pipeline(pipeline.name.clone()),
+        };
         let limits = &resident.tenant.limits.program;
         let allowance = Allowance::new(limits, call.call().deadline, Instant::now());
         let running = Running {
@@ -206,7 +211,8 @@ impl Runtime {
             program: resident.program.0.clone(),
             models: directory.grants(&resident.tenant),
             span: tracing::debug_span!("call", tenant = %call.caller().tenant(), call = %call.call().id),
-            _booking: resident.spent.book(&allowance),
+            _booking: resident.spent.book(&way, &allowance),
+            way,
             allowance,
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
             texts: (self.texts.clone(), resident.texts.clone()),

@@ -1,9 +1,11 @@
 //! What the programs of one tenant have spent on this node.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    ops::AddAssign,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use realm_core::books::{ByWay, Way};
 
 use crate::meter::Allowance;
 
@@ -14,42 +16,44 @@ pub struct ProgramSpent {
     pub host_calls: u64,
 }
 
-/// One tenant's account. A clone books into the same.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Spent(Arc<Account>);
-
-#[derive(Debug, Default)]
-struct Account {
-    fuel: AtomicU64,
-    host_calls: AtomicU64,
+impl AddAssign for ProgramSpent {
+    fn add_assign(&mut self, other: Self) {
+        let Self { fuel, host_calls } = other;
+        self.fuel = self.fuel.saturating_add(fuel);
+        self.host_calls = self.host_calls.saturating_add(host_calls);
+    }
 }
 
+/// One tenant's account. A clone books into the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spent(Arc<Mutex<ByWay<ProgramSpent>>>);
+
 impl Spent {
-    pub(crate) fn get(&self) -> ProgramSpent {
-        ProgramSpent {
-            fuel: self.0.fuel.load(Ordering::Relaxed),
-            host_calls: self.0.host_calls.load(Ordering::Relaxed),
-        }
+    pub(crate) fn get(&self) -> ByWay<ProgramSpent> {
+        self.rows().clone()
     }
 
     /// Books what a call will have spent of its allowance, when the result is dropped.
-    pub(crate) fn book(&self, allowance: &Allowance) -> Booking {
-        Booking { spent: self.clone(), allowance: allowance.clone() }
+    pub(crate) fn book(&self, way: &Way, allowance: &Allowance) -> Booking {
+        Booking { spent: self.clone(), way: way.clone(), allowance: allowance.clone() }
+    }
+
+    fn rows(&self) -> MutexGuard<'_, ByWay<ProgramSpent>> {
+        // The rows are plain numbers, each of which can be added to.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A call whose cost is booked however it ends.
 pub(crate) struct Booking {
     spent: Spent,
+    way: Way,
     allowance: Allowance,
 }
 
 impl Drop for Booking {
     fn drop(&mut self) {
-        let Account { fuel, host_calls } = &*self.spent.0;
-        let spent = self.allowance.spent();
-        fuel.fetch_add(spent.fuel, Ordering::Relaxed);
-        host_calls.fetch_add(spent.host_calls, Ordering::Relaxed);
+        self.spent.rows().add(&self.way, self.allowance.spent());
     }
 }
 
@@ -72,11 +76,13 @@ mod tests {
         };
         let spent = Spent::default();
         let allowance = Allowance::new(&limits, None, Instant::now());
-        let booking = spent.book(&allowance);
+        let booking = spent.book(&Way::Direct, &allowance);
         allowance.fuel.set(30);
         allowance.host_calls.take(2).unwrap();
-        assert_eq!(spent.get(), ProgramSpent::default());
+        assert_eq!(spent.get(), ByWay::default());
         drop(booking);
-        assert_eq!(spent.get(), ProgramSpent { fuel: 70, host_calls: 2 });
+        let rows = spent.get();
+        let expected = ProgramSpent { fuel: 70, host_calls: 2 };
+        assert_eq!(rows.rows().collect::<Vec<_>>(), [(&Way::Direct, expected)]);
     }
 }

@@ -110,7 +110,7 @@ fn to_u64(count: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use realm_core::{call::CallId, engine::Sampling};
+    use realm_core::{books::Way, call::CallId, engine::Sampling};
     use serde_json::Value;
 
     use super::*;
@@ -130,6 +130,7 @@ mod tests {
             constraint: None,
             deadline: None,
             resume: None,
+            way: Way::Direct,
             milestones: None,
         }
     }

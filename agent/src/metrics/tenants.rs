@@ -1,7 +1,8 @@
-//! What each tenant has had: of each loaded model, and of its own programs.
+//! How each tenant is served by each loaded model.
 //!
 //! A tenant has series for a model once it has called it on this node, and for as long as one of
-//! its keys opens the door: 41 for each pair, the buckets of three histograms among them. A
+//! its keys opens the door: 43 for each pair, the buckets of three histograms and what it has used
+//! (`used`) among them. A
 //! thousand tenants that use two models each on two nodes are 160 thousand series, which one
 //! Prometheus takes; finer buckets, or a label for the function besides, would be a million.
 
@@ -14,7 +15,6 @@ use realm_core::{
     name::TenantName,
 };
 use realm_gateway::{Family, FamilyKind, Metrics, MetricsError, Sample, SampleValue};
-use realm_runtime::{ProgramSpent, Runtime};
 use tokio::sync::watch;
 
 use super::Engines;
@@ -43,20 +43,6 @@ const GAUGES: [(&str, &str, Read); 4] = [
     ),
 ];
 
-const COUNTERS: [(&str, &str, Read); 3] = [
-    ("realm_engine_tenant_prompt_tokens_total", "Prompt tokens of the tenant taken in.", |load| {
-        load.prompt_tokens_total
-    }),
-    (
-        "realm_engine_tenant_cached_tokens_total",
-        "Prompt tokens found in the tenant's own cache.",
-        |load| load.cached_tokens_total,
-    ),
-    ("realm_engine_tenant_generated_tokens_total", "Tokens generated for the tenant.", |load| {
-        load.generated_tokens_total
-    }),
-];
-
 /// Times of one tenant at one model.
 type ReadTimes = fn(TenantLoad) -> Distribution;
 
@@ -78,16 +64,14 @@ const HISTOGRAMS: [(&str, &str, ReadTimes); 3] = [
 
 const LABELS: &[&str] = &["model", "tenant"];
 
-/// Lets Prometheus see what each tenant has had of each loaded model.
+/// Lets Prometheus see how each tenant is served by each loaded model.
 pub(super) fn register(
     engines: &Engines,
     roster: &watch::Receiver<Arc<Roster>>,
     metrics: &Metrics,
 ) -> Result<(), MetricsError> {
-    let gauges = GAUGES.into_iter().map(|family| (FamilyKind::Gauge, family));
-    let counters = COUNTERS.into_iter().map(|family| (FamilyKind::Counter, family));
-    for (kind, (name, help, read)) in gauges.chain(counters) {
-        let family = Family { name, help, kind, labels: LABELS };
+    for (name, help, read) in GAUGES {
+        let family = Family { name, help, kind: FamilyKind::Gauge, labels: LABELS };
         let (engines, roster) = (engines.clone(), roster.clone());
         metrics.register(family, move || samples(&engines, &roster, |load| number(read(load))))?;
     }
@@ -139,38 +123,4 @@ pub(super) fn register_shadowed(limiter: Limiter, metrics: &Metrics) -> Result<(
         let shadowed = limiter.shadowed().into_iter();
         shadowed.filter(|(_, calls)| *calls != Shadowed::default()).flat_map(of_tenant).collect()
     })
-}
-
-/// What a tenant's programs have spent of something.
-type ReadSpent = fn(ProgramSpent) -> u64;
-
-const PROGRAMS: [(&str, &str, ReadSpent); 2] = [
-    (
-        "realm_program_fuel_total",
-        "Units of fuel that the tenant's programs have burnt, booked as calls end.",
-        |spent| spent.fuel,
-    ),
-    (
-        "realm_program_host_calls_total",
-        "Calls of the host by the tenant's programs, booked as calls end.",
-        |spent| spent.host_calls,
-    ),
-];
-
-/// Lets Prometheus see what each tenant's programs have spent.
-pub(super) fn register_programs(
-    runtime: &Arc<Runtime>,
-    metrics: &Metrics,
-) -> Result<(), MetricsError> {
-    for (name, help, read) in PROGRAMS {
-        let family = Family { name, help, kind: FamilyKind::Counter, labels: &["tenant"] };
-        let runtime = runtime.clone();
-        metrics.register(family, move || {
-            let spent = runtime.spent().into_iter();
-            spent
-                .map(|(tenant, spent)| Sample::new([tenant.to_string()], number(read(spent))))
-                .collect()
-        })?;
-    }
-    Ok(())
 }

@@ -3,9 +3,11 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use realm_core::{
+    books::{Books, nanoseconds},
     engine::{EngineLoad, TenantLoad},
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -37,7 +39,22 @@ struct State {
     open: HashMap<TenantName, usize>,
     /// Of tenants that have called, until they are forgotten.
     figures: HashMap<TenantName, Arc<Figures>>,
+    books: Books,
+    /// Since when nobody wants anything, where that is not in the books yet.
+    idle_since: Option<Instant>,
     draining: bool,
+}
+
+/// What the thread has to tell besides its scheduler's numbers.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Sequences that have reached the scheduler.
+    pub(super) arrived: u32,
+    pub(super) failed: bool,
+    /// What has been used since the last news.
+    pub(super) books: Books,
+    /// Where there is nothing to do, from when on.
+    pub(super) idle_since: Option<Instant>,
 }
 
 impl Board {
@@ -59,6 +76,7 @@ impl Board {
     pub(super) fn fail(&self) {
         let mut state = self.state();
         state.on_the_way = 0;
+        state.idle_since = None;
         state.load = EngineLoad {
             sequences_queued: 0,
             sequences_running: 0,
@@ -116,13 +134,17 @@ impl Board {
         }
     }
 
-    /// Shows the scheduler's numbers, after `arrived` sequences have reached it.
-    pub(super) fn publish(&self, scheduler: &Scheduler, arrived: u32, failed: bool) {
+    /// Shows the scheduler's numbers and what has been used.
+    pub(super) fn publish(&self, scheduler: &Scheduler, news: &News) {
+        let News { arrived, failed, ref books, idle_since } = *news;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let pool = scheduler.pool();
         let totals = scheduler.totals();
         let mut state = self.state();
         state.on_the_way -= arrived;
+        state.books.absorb(books);
+        state.books.block_ns = totals.block_ns;
+        state.idle_since = idle_since;
         state.load = EngineLoad {
             sequences_queued: count(scheduler.queued()),
             sequences_running: count(scheduler.running()),
@@ -138,6 +160,24 @@ impl Board {
         if failed {
             self.failed.send_replace(true);
         }
+    }
+
+    /// Books the end of a time in which nobody wanted anything.
+    pub(super) fn wake(&self, idle_ns: u64) {
+        let mut state = self.state();
+        state.idle_since = None;
+        state.books.time.idle_ns = state.books.time.idle_ns.saturating_add(idle_ns);
+    }
+
+    /// Who has used how much. Of an engine that is idle the time until now is idle time.
+    pub(super) fn books(&self) -> Books {
+        let state = self.state();
+        let mut books = state.books.clone();
+        if let Some(since) = state.idle_since {
+            let idle_ns = &mut books.time.idle_ns;
+            *idle_ns = idle_ns.saturating_add(nanoseconds(since.elapsed()));
+        }
+        books
     }
 
     /// Shows what every tenant holds.
@@ -162,7 +202,9 @@ impl Board {
     }
 
     pub(super) fn forget(&self, tenant: &TenantName) {
-        self.state().figures.remove(tenant);
+        let mut state = self.state();
+        state.figures.remove(tenant);
+        state.books.forget(tenant);
     }
 
     pub(super) fn load(&self) -> EngineLoad {

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use realm_core::{
+    books::Way,
     embed::{
         EmbedError, EmbedInfo, Embedded, EmbeddedReply, NUMBERS_MAX, TEXTS_MAX, TOKENS_MAX, Text,
         TextBatch,
@@ -108,6 +109,7 @@ const fn check_numbers(texts: usize, dimensions: usize) -> Result<(), EmbedError
 /// A call in the thread's care.
 pub(super) struct Embedding {
     tenant: TenantName,
+    way: Way,
     reply: oneshot::Sender<Result<Embedded, Refusal>>,
     /// What is there of the answer; vectors that are not computed yet are empty.
     embedded: Embedded,
@@ -124,7 +126,7 @@ pub(super) struct NoDirection;
 
 impl Embedding {
     pub(super) fn new(
-        tenant: TenantName,
+        (tenant, way): (TenantName, Way),
         read: &Read,
         (figures, milestones): (Arc<Figures>, Option<Arc<Milestones>>),
         submitted_at: Instant,
@@ -137,6 +139,7 @@ impl Embedding {
         let wanted = read.wanted;
         let embedding = Self {
             tenant,
+            way,
             reply: sender,
             embedded,
             left,
@@ -152,6 +155,10 @@ impl Embedding {
         &self.tenant
     }
 
+    pub(super) const fn way(&self) -> &Way {
+        &self.way
+    }
+
     /// Whether nobody waits for the answer any more.
     pub(super) fn is_closed(&self) -> bool {
         self.reply.is_closed()
@@ -159,7 +166,7 @@ impl Embedding {
 
     /// Counts the first step, at `now`.
     pub(super) fn count_start(&self, usage: Usage, now: Instant) {
-        self.figures.started(usage, now.saturating_duration_since(self.submitted_at));
+        self.figures.started(now.saturating_duration_since(self.submitted_at));
         if let Some(milestones) = &self.milestones {
             milestones.started.get_or_init(|| (now, usage.cached_tokens));
         }

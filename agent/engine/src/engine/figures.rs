@@ -1,4 +1,4 @@
-//! What one tenant has had of one engine, counted where it happens: on the engine's thread.
+//! How one tenant is served by one engine, counted where it happens: on the engine's thread.
 //!
 //! Only that thread counts, and whoever is asked for the numbers reads them a moment later, so the
 //! loads and stores need no order among each other. A sequence counts into its tenant's figures
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use realm_core::engine::{Distribution, TenantLoad, Usage};
+use realm_core::engine::{Distribution, TenantLoad};
 
 /// Bounds of the waits for a first step. A step takes some tens of milliseconds, and who waits for
 /// a minute has left.
@@ -26,9 +26,6 @@ const INTER_TOKEN_SECONDS: [f64; 8] = [0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3,
 /// One tenant's account of one engine.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
-    prompt_tokens: AtomicU64,
-    cached_tokens: AtomicU64,
-    generated_tokens: AtomicU64,
     queue: Times<7>,
     first_token: Times<10>,
     inter_token: Times<8>,
@@ -47,21 +44,17 @@ pub(super) struct Held {
 
 impl Figures {
     /// Counts a sequence that runs for the first time, after `waited`.
-    pub(super) fn started(&self, usage: Usage, waited: Duration) {
-        self.prompt_tokens.fetch_add(usage.prompt_tokens.into(), Ordering::Relaxed);
-        self.cached_tokens.fetch_add(usage.cached_tokens.into(), Ordering::Relaxed);
+    pub(super) fn started(&self, waited: Duration) {
         self.queue.count(&QUEUE_SECONDS, waited);
     }
 
     /// Counts a sequence's first token, so long after the call.
     pub(super) fn first_token(&self, after: Duration) {
-        self.generated_tokens.fetch_add(1, Ordering::Relaxed);
         self.first_token.count(&FIRST_TOKEN_SECONDS, after);
     }
 
     /// Counts a token that came so long after the one before it.
     pub(super) fn next_token(&self, after: Duration) {
-        self.generated_tokens.fetch_add(1, Ordering::Relaxed);
         self.inter_token.count(&INTER_TOKEN_SECONDS, after);
     }
 
@@ -81,9 +74,6 @@ impl Figures {
             sequences_running: running,
             kv_blocks_used: self.kv_blocks_used.load(Ordering::Relaxed),
             kv_blocks_cached: self.kv_blocks_cached.load(Ordering::Relaxed),
-            prompt_tokens_total: self.prompt_tokens.load(Ordering::Relaxed),
-            cached_tokens_total: self.cached_tokens.load(Ordering::Relaxed),
-            generated_tokens_total: self.generated_tokens.load(Ordering::Relaxed),
             queue: self.queue.distribution(&QUEUE_SECONDS),
             first_token: self.first_token.distribution(&FIRST_TOKEN_SECONDS),
             inter_token: self.inter_token.distribution(&INTER_TOKEN_SECONDS),
@@ -148,8 +138,7 @@ mod tests {
         for ms in [5, 6, 5000] {
             figures.next_token(Duration::from_millis(ms));
         }
-        let TenantLoad { inter_token, generated_tokens_total, .. } = figures.load(0);
-        assert_eq!(generated_tokens_total, 3);
+        let TenantLoad { inter_token, .. } = figures.load(0);
         assert_eq!(inter_token.buckets[..2], [(0.005, 1), (0.01, 2)]);
         assert_eq!(inter_token.buckets.last(), Some(&(1.0, 2)));
         assert_eq!((inter_token.count, inter_token.seconds_total), (3, 5.011));

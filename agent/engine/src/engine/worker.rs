@@ -1,6 +1,7 @@
 //! The engine's thread: commands in, one step, tokens out. It alone owns the scheduler and the
 //! model, and it sleeps when there is nothing to do.
 
+mod bookkeeping;
 mod guided;
 
 use std::{
@@ -14,13 +15,20 @@ use std::{
 };
 
 use realm_core::{
+    books::{Used, Way},
     engine::{Logprobs, Milestones, TokenEvent, Usage},
     name::TenantName,
     refusal::Refusal,
 };
 use tokio::sync::mpsc;
 
-use super::{Command, Submitted, board::Board, embedding::Embedding, figures::Figures};
+use self::bookkeeping::Unbooked;
+use super::{
+    Command, Submitted,
+    board::{Board, News},
+    embedding::Embedding,
+    figures::Figures,
+};
 use crate::{
     batch::{Batch, SequenceId},
     budget::Reservation,
@@ -49,6 +57,7 @@ const MASKS_WAIT: Duration = Duration::from_millis(1);
 /// A sequence in the thread's care.
 struct Open {
     tenant: TenantName,
+    way: Way,
     output: Output,
     /// Of a constrained one.
     guide: Option<Guide>,
@@ -87,7 +96,7 @@ impl Open {
 
     /// Counts the first step, at `now`.
     fn count_start(&self, usage: Usage, now: Instant) {
-        self.figures.started(usage, now.saturating_duration_since(self.submitted_at));
+        self.figures.started(now.saturating_duration_since(self.submitted_at));
         if let Some(milestones) = &self.milestones {
             milestones.started.get_or_init(|| (now, usage.cached_tokens));
         }
@@ -117,8 +126,9 @@ pub(super) struct Worker {
     outbox: Vec<(mpsc::Sender<TokenEvent>, TokenEvent)>,
     /// Calls with texts that have ended in this step, and why if not well.
     answered: Vec<(Embedding, Option<Refusal>)>,
-    /// Sequences and calls that arrived since the board was last written.
-    arrived: u32,
+    /// What the board is told at the end of this step.
+    news: News,
+    unbooked: Unbooked,
     /// When what each tenant holds was last shown.
     shown_at: Instant,
     failures: u32,
@@ -132,7 +142,8 @@ impl Worker {
         tokenizer: Arc<Tokenizer>,
         board: Arc<Board>,
     ) -> Self {
-        board.publish(&scheduler, 0, false);
+        let now = Instant::now();
+        board.publish(&scheduler, &News { idle_since: Some(now), ..News::default() });
         Self {
             commands,
             scheduler,
@@ -146,8 +157,9 @@ impl Worker {
             scratch: Scratch::default(),
             outbox: Vec::new(),
             answered: Vec::new(),
-            arrived: 0,
-            shown_at: Instant::now(),
+            news: News::default(),
+            unbooked: Unbooked::since(now),
+            shown_at: now,
             failures: 0,
         }
     }
@@ -158,7 +170,9 @@ impl Worker {
             self.drop_unread();
             self.take_masks(Duration::ZERO);
             let now = Instant::now();
-            for (id, refusal) in self.scheduler.plan_batch(now, &mut self.batch) {
+            let ended = self.scheduler.plan_batch(now, &mut self.batch);
+            self.book_blocks();
+            for (id, refusal) in ended {
                 self.fail(id, refusal);
             }
             self.tell_starts(now);
@@ -185,7 +199,9 @@ impl Worker {
     /// nothing can come any more.
     fn take_commands(&mut self) -> bool {
         if self.scheduler.is_idle() {
-            match self.wait() {
+            let awaited = self.wait();
+            self.book_idle(Instant::now());
+            match awaited {
                 Ok(command) => self.apply(command),
                 Err(_) => return false,
             }
@@ -241,7 +257,7 @@ impl Worker {
 
     /// Takes a call into care; gives what the scheduler is to have of it.
     fn arrive_with_texts(&mut self, (call, embedding): (TextCall, Embedding)) -> TextCall {
-        self.arrived += 1;
+        self.news.arrived += 1;
         self.calls.insert(call.id(), embedding);
         call
     }
@@ -256,12 +272,12 @@ impl Worker {
 
     /// Takes a sequence into care; gives what the scheduler is to have of it.
     fn arrive(&mut self, submitted: Submitted) -> Submission {
-        let Submitted { submission, output, begin, figures, milestones, at: submitted_at } =
+        let Submitted { submission, output, begin, way, figures, milestones, at: submitted_at } =
             submitted;
-        self.arrived += 1;
+        self.news.arrived += 1;
         let (tenant, guide) = (submission.tenant.clone(), begin.map(Guide::new));
         let open =
-            Open { tenant, output, guide, figures, milestones, submitted_at, token_at: None };
+            Open { tenant, way, output, guide, figures, milestones, submitted_at, token_at: None };
         self.open.insert(submission.id, open);
         submission
     }
@@ -300,6 +316,9 @@ impl Worker {
     }
 
     fn tell_starts(&mut self, now: Instant) {
+        for (id, usage) in self.scheduler.started().to_vec() {
+            self.book_start(id, usage);
+        }
         let Self { scheduler, open, calls, masks, outbox, .. } = self;
         let mut stuck = Vec::new();
         for (id, usage) in scheduler.started() {
@@ -335,22 +354,27 @@ impl Worker {
     }
 
     fn step(&mut self) {
+        self.book_overhead(Instant::now());
         let Self { executor: Some(executor), batch, .. } = &mut *self else { return };
         // The scheduler has not changed since the plan, and what a failed forward leaves in the
         // cache belongs to sequences that end below, unsealed: nobody will find it.
         let of_texts = !batch.texts.is_empty();
-        let started = Instant::now();
         let computed = catch_unwind(AssertUnwindSafe(|| {
             if of_texts { executor.embed(batch) } else { executor.forward(batch) }
         }));
+        let now = Instant::now();
+        self.scheduler.charge_blocks(now);
+        self.book_blocks();
         match computed {
             Ok(Ok(())) if of_texts => {
                 self.failures = 0;
+                self.book_step(now);
                 self.take_vectors();
             }
             Ok(Ok(())) => {
                 self.failures = 0;
-                self.scheduler.observe(started.elapsed());
+                let took = self.book_step(now);
+                self.scheduler.observe(took);
                 self.scheduler.commit();
                 self.sample();
             }
@@ -442,6 +466,11 @@ impl Worker {
             return;
         }
         open.count_token(now);
+        self.news.books.add(
+            &open.tenant,
+            &open.way,
+            Used { generated_tokens: 1, ..Used::default() },
+        );
         let length = self.scheduler.advance(id, token);
         let progress = open.guide.as_mut().and_then(Guide::go_on);
         let (mut event, finish) = open.output.push(token, length, &self.tokenizer);
@@ -508,12 +537,15 @@ impl Worker {
 
     /// Shows the new state before anybody can react to what is sent.
     fn publish_and_send(&mut self) {
-        let failed = self.has_given_up();
+        let now = Instant::now();
+        self.book_overhead(now);
+        self.news.failed = self.has_given_up();
+        self.news.idle_since = (self.scheduler.is_idle() && !self.news.failed).then_some(now);
         if self.scheduler.is_idle() || self.shown_at.elapsed() >= TENANTS_SHOWN_EVERY {
             self.board.show_tenants(&self.scheduler);
-            self.shown_at = Instant::now();
+            self.shown_at = now;
         }
-        self.board.publish(&self.scheduler, std::mem::take(&mut self.arrived), failed);
+        self.board.publish(&self.scheduler, &std::mem::take(&mut self.news));
         for (sender, event) in self.outbox.drain(..) {
             // There is room, or the reader is gone: a full stream was ended instead of written to.
             let _ = sender.try_send(event);

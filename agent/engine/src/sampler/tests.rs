@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use realm_core::books::Way;
 
 use super::*;
 
@@ -12,6 +13,7 @@ fn generation(sampling: Sampling) -> Generation {
         constraint: None,
         deadline: None,
         resume: None,
+        way: Way::Direct,
         milestones: None,
     }
 }

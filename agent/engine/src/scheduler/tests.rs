@@ -1,3 +1,4 @@
+mod books;
 mod room;
 mod texts;
 

@@ -1,6 +1,7 @@
 //! Texts through a whole engine: read, computed in the batch of all tenants, and scaled.
 
 use realm_core::{
+    books::Way,
     embed::{EmbedError, EmbedInfo, Embedded, TEXTS_MAX, TOKENS_MAX, TakenTexts, Text, TextBatch},
     engine::{Engine, TextError},
     refusal::Refusal,
@@ -59,7 +60,14 @@ fn bert() -> (EngineHandle, TempDir) {
 }
 
 fn batch(texts: Vec<Text>) -> TextBatch {
-    TextBatch { texts, dimensions: None, normalize: true, deadline: None, milestones: None }
+    TextBatch {
+        texts,
+        dimensions: None,
+        normalize: true,
+        deadline: None,
+        way: Way::Direct,
+        milestones: None,
+    }
 }
 
 fn words(texts: &[&str]) -> TextBatch {

@@ -9,6 +9,7 @@ use std::{
 
 use realm_core::{
     auth::{Caller, Credential, Roster, verify},
+    books::Way,
     desired::{
         ApiKey, DesiredTenant, HostedProgram, Limits, LimitsMode, Priority, ProgramLimits, Sha256,
     },
@@ -132,6 +133,7 @@ pub(crate) fn generation(prompt: Vec<u32>, tokens_max: u32) -> Generation {
         constraint: None,
         deadline: None,
         resume: None,
+        way: Way::Direct,
         milestones: None,
     }
 }

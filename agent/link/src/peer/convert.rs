@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use realm_core::{
     auth::Caller,
+    books::Way,
     call::{Call, CallId, Deadline, Resume},
     engine::{Finish, Logprobs, ScoredToken, Usage},
     limit::{Admitted, Left},
-    name::{ModelName, TenantName},
+    name::{ModelName, PipelineName, TenantName},
     reply::{Chunk, ChunkBody, Done, Progress, ReplyEvent},
     tenants::FunctionInfo,
 };
@@ -47,7 +48,7 @@ pub(super) fn request_to(call: &Admitted, model: &ModelName, now: Instant) -> pr
     let Left { input_tokens, output_tokens } = call.left(now);
     let caller = call.caller();
     // Its trace is in the metadata of the request.
-    let Call { id, function, params, deadline, resumable, resume, trace: _ } = call.call();
+    let Call { id, function, params, deadline, resumable, resume, way, trace: _ } = call.call();
     proto::CallRequest {
         caller: Some(caller_to(caller)),
         id: id.0.clone(),
@@ -58,6 +59,10 @@ pub(super) fn request_to(call: &Admitted, model: &ModelName, now: Instant) -> pr
         left: Some(proto::Tokens { input: input_tokens, output: output_tokens }),
         resumable: *resumable,
         resume: resume.as_ref().map(resume_to),
+        pipeline: match way {
+            Way::Direct | Way::OtherPipelines => String::new(),
+            Way::Pipeline(name) => name.as_str().to_owned(),
+        },
     }
 }
 
@@ -75,15 +80,20 @@ pub(super) fn request_from(
         left,
         resumable,
         resume,
+        pipeline,
     } = request;
     if function.is_empty() {
         return Err(ConvertError::Missing { field: "call.function" });
     }
     let proto::Tokens { input, output } = required("call.left", left)?;
+    let pipeline = (!pipeline.is_empty())
+        .then(|| named("call.pipeline", &pipeline, PipelineName::parse))
+        .transpose()?;
     let call = Call {
         deadline: deadline.map(|deadline| deadline_from(deadline, now)),
         resumable,
         resume: resume.map(resume_from).transpose()?,
+        way: Way::of(pipeline),
         ..Call::new(CallId(id), function, json("call.params", &params)?)
     };
     Ok(Forwarded {

@@ -8,6 +8,7 @@ mod sequence;
 use std::sync::Arc;
 
 use realm_core::{
+    embed::TextBatch,
     engine::{ChatMessage, Engine, TextError},
     refusal::Refusal,
     trace::{Key, OK, Open, SpanName},
@@ -236,6 +237,7 @@ impl model::HostModel for Host {
         let call = self.call()?;
         let mut generation =
             params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
+        generation.way.clone_from(&call.way);
         call.writer.tracker().begin(&mut generation, || engine.draw_seed());
         let tokens = call.tokens.clone();
         let mut span = self.begin(SpanName::Generate);
@@ -263,7 +265,8 @@ impl model::HostModel for Host {
             return Err(self.lacks(&model, "embed")?.into());
         }
         let call = self.call()?;
-        let batch = embedding::batch(texts, params, call.deadline);
+        let batch =
+            TextBatch { way: call.way.clone(), ..embedding::batch(texts, params, call.deadline) };
         let tokens = call.tokens.clone();
         let mut span = self.begin(SpanName::Embed);
         span.set(Key::ModelName, engine.info().model.as_str());

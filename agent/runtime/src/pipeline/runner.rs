@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use realm_core::{
+    books::Way,
     call::{Call, Deadline},
     desired::DesiredTenant,
     limit::Admitted,
@@ -34,6 +35,8 @@ pub(crate) enum Runner<'a> {
 /// A pipeline whose steps are calls of their own.
 pub(crate) struct Apart {
     pub(crate) call: Admitted,
+    /// What its steps are booked under, wherever they run.
+    pub(crate) way: Way,
     /// Time and output are the whole pipeline's; the rest is counted where a step runs.
     pub(crate) allowance: Allowance,
     pub(crate) steps: Arc<dyn Tenants>,
@@ -113,6 +116,7 @@ impl Apart {
         let deadline = deadline.earliest(self.allowance.deadline);
         let step = Call {
             deadline: Some(deadline),
+            way: self.way.clone(),
             trace,
             ..Call::new(self.call.call().id.clone(), FUNCTION, params)
         };

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use realm_core::{
+    books::Way,
     desired::DesiredPipeline,
     embed::Abilities,
     limit::Admitted,
@@ -57,7 +58,8 @@ impl Runtime {
         let allowance = Allowance::new(limits, call.call().deadline, Instant::now());
         let (tenant, id) = (call.caller().tenant(), &call.call().id);
         let span = tracing::debug_span!("pipeline", %tenant, call = %id);
-        let apart = Apart { call, allowance, steps, sender };
+        let way = Way::Pipeline(pipeline.name.clone());
+        let apart = Apart { call, way, allowance, steps, sender };
         tokio::spawn(
             async move { end.send(run(apart, &pipeline, request).await) }.instrument(span),
         );

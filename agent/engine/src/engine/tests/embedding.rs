@@ -8,14 +8,21 @@ use super::*;
 
 fn batch(texts: &[&[u32]]) -> TextBatch {
     let texts = texts.iter().map(|text| Text::Tokens(text.to_vec())).collect();
-    TextBatch { texts, dimensions: None, normalize: true, deadline: None, milestones: None }
+    TextBatch {
+        texts,
+        dimensions: None,
+        normalize: true,
+        deadline: None,
+        way: Way::Direct,
+        milestones: None,
+    }
 }
 
-fn ask(engine: &EngineHandle, texts: &[&[u32]]) -> EmbeddedReply {
+pub(super) fn ask(engine: &EngineHandle, texts: &[&[u32]]) -> EmbeddedReply {
     engine.embed(&caller("a"), batch(texts)).unwrap().reply
 }
 
-fn answer(reply: EmbeddedReply) -> Result<Embedded, Refusal> {
+pub(super) fn answer(reply: EmbeddedReply) -> Result<Embedded, Refusal> {
     reply.blocking_recv().expect("a call says how it ends")
 }
 
@@ -75,7 +82,8 @@ fn texts_are_counted_to_their_tenant_once() {
     let (engine, _) = engine();
     answer(ask(&engine, &[&[1; 20], &[1; 30], &[1; 7]])).unwrap();
     let [(_, load)] = &engine.tenants()[..] else { panic!("one tenant has called") };
-    assert_eq!((load.prompt_tokens_total, load.generated_tokens_total), (57, 0));
+    let used = engine.books().sum();
+    assert_eq!((used.prompt_tokens, used.generated_tokens), (57, 0));
     assert_eq!((load.queue.count, load.sequences_queued), (1, 0));
     assert_eq!(engine.load().prompt_tokens_total, 57);
 }

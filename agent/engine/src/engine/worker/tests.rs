@@ -3,6 +3,7 @@
 use std::sync::mpsc::sync_channel;
 
 use realm_core::{
+    books::Way,
     constraint::Constraint,
     desired::Priority,
     engine::{Generation, Sampling},
@@ -36,6 +37,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
         constraint: None,
         deadline: None,
         resume: None,
+        way: Way::Direct,
         milestones: None,
     };
     let tokens = [&b"a"[..], b"b", b"c", b"d", b""];
@@ -59,6 +61,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
         },
         output,
         begin: Some(Begin::Grammar(Arc::new(grammar), place)),
+        way: Way::Direct,
         figures: worker
             .board
             .enter(&tenant(), &ModelName::new("default", "scripted").unwrap())

@@ -169,6 +169,7 @@ proptest! {
         deadline in option::of(1_u64..1_000_000),
         resumable: bool,
         resume in option::of((vec(any::<u32>(), 0..5), any::<u64>(), any::<u64>())),
+        pipeline in option::of(Just("shop/digest")),
     ) {
         let now = Instant::now();
         let resume = resume.map(|(tokens, bytes, seed)| Resume::new(tokens, bytes, seed).unwrap());
@@ -176,6 +177,7 @@ proptest! {
             deadline: deadline.map(|ms| Deadline::after(now, ms)),
             resumable,
             resume,
+            way: Way::of(pipeline.map(|name| PipelineName::parse(name).unwrap())),
             ..Call::new(CallId(id), function, params)
         };
         let request = request_to(&admitted(call.clone(), now), &model(), now);
@@ -188,6 +190,7 @@ proptest! {
         prop_assert_eq!(came.call.params, call.params);
         prop_assert_eq!(came.call.deadline, call.deadline);
         prop_assert_eq!((came.call.resumable, came.call.resume), (call.resumable, call.resume));
+        prop_assert_eq!(came.call.way, call.way);
     }
 }
 
@@ -221,6 +224,7 @@ fn a_request_that_says_nonsense_is_refused_by_its_field() {
     check(|r| r.left = None, "`call.left` is missing");
     check(|r| r.model.clear(), "`call.model` holds no name");
     check(|r| r.function.clear(), "`call.function` is missing");
+    check(|r| r.pipeline = "digest".into(), "`call.pipeline` holds no name");
     check(|r| r.params = "{".into(), "`call.params` is not JSON");
     let too_many = |r: &mut proto::CallRequest| {
         let tokens = vec![1; realm_core::call::RESUMED_TOKENS_MAX + 1];

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use realm_core::{
+    books::Way,
     call::Deadline,
     embed::{self, EmbedError, EmbeddedReply, TakenTexts, TextBatch},
     engine::{Engine, Milestones, Usage},
@@ -37,6 +38,7 @@ pub(super) fn batch(texts: Vec<Text>, params: EmbedParams, deadline: Deadline) -
         dimensions: dimensions.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
         normalize,
         deadline: Some(deadline.at()),
+        way: Way::Direct,
         milestones: None,
     }
 }

@@ -2,6 +2,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use realm_core::{
+    books::Way,
     call::Deadline,
     constraint::Constraint,
     desired::DesiredTenant,
@@ -54,6 +55,7 @@ pub(super) fn check(
         constraint,
         deadline: Some(deadline.at()),
         resume: None,
+        way: Way::Direct,
         milestones: None,
     })
 }

@@ -86,6 +86,7 @@ pub(super) mod tests {
     use std::time::{Duration, SystemTime};
 
     use realm_core::{
+        books::Way,
         engine::{Finish, Sampling},
         name::TenantName,
         refusal::Refusal,
@@ -104,6 +105,7 @@ pub(super) mod tests {
             constraint: None,
             deadline: None,
             resume: None,
+            way: Way::Direct,
             milestones: None,
         }
     }

@@ -1,0 +1,48 @@
+//! Whom the time and the blocks of a step are for.
+
+use super::*;
+
+proptest! {
+    #[test]
+    fn blocks_are_held_by_sequences_for_as_long_as_the_cache_says(
+        submissions in prop::collection::vec((0..4_usize, 1..50_usize, 1..20_u32), 1..40),
+        pauses in prop::collection::vec(0..1_000_000_u64, 1..8),
+        window in prop_oneof![Just(None), Just(Some(8_usize))],
+    ) {
+        let mut scheduler = windowed(24, window, LIMITS);
+        for (id, (n, prompt, tokens_max)) in (0..).zip(submissions) {
+            // Those that begin alike share their first blocks.
+            let prompt = submission(id % 2, n, prompt, tokens_max).prompt;
+            let like = Submission { prompt, ..submission(id, n, 1, tokens_max) };
+            scheduler.submit(like).unwrap();
+        }
+        let (mut batch, mut now) = (Batch::default(), Instant::now());
+        let (mut held, mut of_cache) = (0_u128, 0_u128);
+        let mut pauses = pauses.into_iter().map(Duration::from_nanos).cycle();
+        while !scheduler.is_idle() {
+            for _ in ["planning", "computing"] {
+                let pause = pauses.next().unwrap();
+                now += pause;
+                of_cache += scheduler.pool().used() as u128 * pause.as_nanos();
+                if batch.is_empty() {
+                    scheduler.plan_batch(now, &mut batch);
+                } else {
+                    scheduler.charge_blocks(now);
+                }
+                let blocks_ns = scheduler.held_blocks().iter();
+                held += blocks_ns.map(|(_, block_ns)| u128::from(*block_ns)).sum::<u128>();
+            }
+            let planned: Vec<_> = batch.spans.iter().map(|span| span.sequence).collect();
+            let costs: Vec<_> = scheduler.costs().iter().map(|(id, _)| *id).collect();
+            prop_assert_eq!(planned, costs);
+            scheduler.commit();
+            for (id, _) in batch.finished().collect::<Vec<_>>() {
+                if scheduler.advance(id, 7).is_some() {
+                    scheduler.end(id).unwrap();
+                }
+            }
+            batch.clear();
+        }
+        prop_assert_eq!((held, scheduler.totals().block_ns), (of_cache, of_cache));
+    }
+}
