@@ -19,6 +19,9 @@ from harness.cluster import Cluster
 from harness.folder import Json
 
 README = CHART / "README.md"
+#: What puts the images together.
+IMAGES = CHART.parents[1] / "deploy" / "docker" / "build"
+
 DIGEST = f"sha256:{64 * '0'}"
 
 #: A pool whose nodes are told apart by a label of which another pool must have another value.
@@ -109,6 +112,7 @@ def foreign(thing: Json) -> bool:
         ("agent.storage.type=nfs", "/agent/storage/type"),
         ("agent.storage.size=much", "/agent/storage/size"),
         ("agent.maxUnavailable=half", "/agent/maxUnavailable"),
+        ("agent.trustedAuthorities.configMap=A/B", "/agent/trustedAuthorities/configMap"),
         ("agent.pools.GPU.gpus=1", "GPU"),
         ("agent.pools.gpu.gpu=1", "/agent/pools/gpu"),
         ("doors.service.port=0", "/doors/service/port"),
@@ -273,6 +277,33 @@ def test_a_claim_is_mounted_where_the_agent_looks_for_the_models_of_its_namespac
     [mount] = [each for each in agent["volumeMounts"] if each["name"] == claim["name"]]
     assert mount["mountPath"] == f"{given('claims', agent['args'])}/models/weights"
     assert mount["readOnly"]
+
+
+def test_authorities_of_ones_own_are_trusted_beside_those_of_the_image(tmp_path: Path) -> None:
+    [said] = [
+        each
+        for each in re.findall(r"```yaml\n(.*?)```", README.read_text(), re.S)
+        if "trustedAuthorities:" in each
+    ]
+    shown = tmp_path / "authorities.yaml"
+    shown.write_text(said)
+    rendered = [
+        only(render(LEAST, "--values", str(each)), "DaemonSet")
+        for each in (shown, example("authorities"))
+    ]
+    assert rendered[0] == rendered[1]
+    agent, volumes = container(rendered[0]), rendered[0]["spec"]["template"]["spec"]["volumes"]
+    env = {each["name"]: each.get("value") for each in agent["env"]}
+    # Either would stand alone if the other were not set.
+    assert f"certificates={env['SSL_CERT_FILE']}\n" in IMAGES.read_text()
+    [mount] = [each for each in agent["volumeMounts"] if each["mountPath"] == env["SSL_CERT_DIR"]]
+    assert mount["readOnly"]
+    [volume] = [each for each in volumes if each["name"] == mount["name"]]
+    assert volume["configMap"] == {
+        "name": "authorities",
+        "items": [{"key": "ca.crt", "path": "ca.crt"}],
+    }
+    assert "SSL_CERT" not in str(render())
 
 
 def notes(values: Path, *sets: str) -> str:

@@ -104,9 +104,16 @@ def test_the_charts_test_finds_its_key_and_the_doors_authority(release: Release)
     key = release.installed.get("secret", "test-key")["data"]
     assert key.keys() == {"key"}
     with forwarded(release.door.ip, release.door.ports["door"]) as here:
-        check = f"realm check --url https://localhost:{here} --key-file /dev/stdin --ca ca.crt"
+        check = f"realm check --url https://localhost:{here} --key-file /dev/stdin"
         show = "kubectl --namespace realm-system get secret test-key --output jsonpath={.data.key}"
-        release.reader.type(f"{show} | base64 --decode | {check}")
+        release.reader.type(f"{show} | base64 --decode | {check} --ca ~/realm-doors/ca.crt")
+
+
+def test_nothing_that_is_typed_leaves_a_key_in_the_tree(release: Release) -> None:
+    made = release.reader.home / "realm-doors"
+    assert made.stat().st_mode & 0o077 == 0
+    assert {"ca.key", "tls.key"} <= {each.name for each in made.iterdir()}
+    assert not list(release.reader.folder.glob("*.key"))
 
 
 def test_an_owner_may_do_what_the_table_of_bindings_says_and_nothing_without_them(
@@ -156,6 +163,8 @@ def never(alice: User) -> Sequence[str]:
         ("update", "tenants.realm.dev/acme", "--subresource=limits", "acme"),
         ("get", "secrets/others", "", "acme"),
         ("list", "secrets", "", "acme"),
+        # One that may be made with a name that may be read has a ServiceAccount's token in it.
+        ("create", "secrets", "", "acme"),
         ("patch", "models.realm.dev", "", "models"),
         ("get", "secrets", "", "models"),
     )
