@@ -36,8 +36,10 @@ use crate::{
     status::{
         apply::{self, ApplyError, Kinded},
         conditions,
+        event::{self, Telling},
     },
     throttle::News,
+    warnings::Due,
 };
 
 /// How often an object is looked at without news: what nobody told us of is mended then.
@@ -110,6 +112,7 @@ fn objects<K: Served>(
             for command in event.iter().flat_map(|event| wanted.hear(event)) {
                 if let Command::Retain { kind, names } = &command {
                     context.throttle.retain(*kind, names);
+                    context.warnings.retain(*kind, names);
                 }
                 context.fleet.tell(command).await;
             }
@@ -117,6 +120,7 @@ fn objects<K: Served>(
                 && let Ok(name) = Name::of(object.meta())
             {
                 context.throttle.forget(K::KIND, &name);
+                context.warnings.forget(K::KIND, &name);
             }
             Some((event, (events, wanted)))
         }
@@ -160,7 +164,7 @@ async fn tell<K: Served>(
     let status = object.build(&standing, context, Timestamp::now());
     let before = object.status().map(K::conditions).unwrap_or_default();
     let news = news::of(before, K::conditions(&status), &standing);
-    write(object, name, &status, news, context).await
+    write(object, name, &status, (news, standing.is_young), context).await
 }
 
 /// Writes a status that is not what the object says already and tells of its turn, or comes back
@@ -169,13 +173,13 @@ async fn write<K: Served>(
     object: &K,
     name: &Name,
     status: &K::Status,
-    news: News,
+    (news, is_young): (News, bool),
     context: &Context,
 ) -> Result<Action, ReconcileError> {
     if object.status() == Some(status) {
         context.throttle.settle(K::KIND, name);
         context.metrics.status(K::KIND, StatusWrite::Unchanged);
-        return Ok(Action::requeue(RESYNC));
+        return Ok(Action::requeue(warn(object, name, status, context).await));
     }
     let version = apply::version(object);
     if let Some(wait) = context.throttle.wait((K::KIND, name), version, news, Instant::now()) {
@@ -193,9 +197,37 @@ async fn write<K: Served>(
     );
     if let Some(written) = written.map_err(ReconcileError::Apply)? {
         context.throttle.wrote(K::KIND, name, apply::version(&written), Instant::now());
-        apply::event(&context.recorder, object, status, Timestamp::now()).await;
+        let before = object.status().map(K::conditions).unwrap_or_default();
+        if let Some(Telling { event, put_off }) = event::of(before, K::conditions(status), is_young)
+        {
+            if let Some(reason) = put_off {
+                context.warnings.put_off(K::KIND, name, &reason, Instant::now());
+            }
+            apply::event(&context.recorder, object, &event).await;
+        }
     }
-    Ok(Action::requeue(RESYNC))
+    Ok(Action::requeue(warn(object, name, status, context).await))
+}
+
+/// Tells a warning that was put off, when it is time to. Gives when to look again.
+async fn warn<K: Served>(
+    object: &K,
+    name: &Name,
+    status: &K::Status,
+    context: &Context,
+) -> Duration {
+    let conditions = K::conditions(status);
+    let stuck = event::stuck(conditions);
+    match context.warnings.due(K::KIND, name, stuck, Instant::now()) {
+        Due::Never => RESYNC,
+        Due::In(wait) => wait.min(RESYNC),
+        Due::Now => {
+            if let Some(event) = event::warning(conditions) {
+                apply::event(&context.recorder, object, &event).await;
+            }
+            RESYNC
+        }
+    }
 }
 
 /// Lets a deleted object go once the agents have.
@@ -234,7 +266,7 @@ async fn tell_holders<K: Served>(
     };
     let told = conditions::leaving(before, holders, generation, Timestamp::now());
     *K::conditions_mut(&mut status) = told;
-    write(object, name, &status, news, context).await
+    write(object, name, &status, (news, false), context).await
 }
 
 fn generation<K: Served>(object: &K) -> i64 {

@@ -5,6 +5,7 @@
 //! together ([`intake`]), planned once, left for the agents and told to whoever writes status as a
 //! [`Snapshot`] ([`standing`]). Nothing else plans.
 
+pub(crate) mod ages;
 mod answers;
 pub mod handle;
 mod intake;
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use realm_plan::{
     Demand, Fleet, Kind, Name, NodePlan, Reason,
     desired::Desired,
@@ -29,6 +31,7 @@ use tokio::{
 };
 
 use self::{
+    ages::Ages,
     answers::Answers,
     handle::{Command, Content, Handle, Look},
     intake::Nodes,
@@ -49,6 +52,9 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Commands that wait for the loop: a burst of one `kubectl apply`. Whoever finds no room waits.
 const COMMANDS_BUFFERED_MAX: usize = 1024;
 
+/// The longest wait for a key to expire: the clock that it expires by may be set meanwhile.
+const EXPIRY_LOOK_MAX: Duration = Duration::from_hours(1);
+
 /// The loop, ready to run.
 pub struct FleetLoop {
     fleet: Fleet,
@@ -58,6 +64,9 @@ pub struct FleetLoop {
     named: Named,
     said: Said,
     answers: Answers,
+    ages: Ages,
+    /// When to look at the keys again: the next one expires.
+    keys_due: Option<Instant>,
     /// The generation of the spec that each object's newest demand came from.
     observed: BTreeMap<(Kind, Name), i64>,
     credentials: BTreeMap<Name, Arc<[u8]>>,
@@ -88,6 +97,8 @@ impl FleetLoop {
             named,
             said: Said::default(),
             answers: Answers::default(),
+            ages: Ages::default(),
+            keys_due: None,
             observed: BTreeMap::new(),
             credentials: BTreeMap::new(),
             reopened: BTreeSet::new(),
@@ -134,11 +145,13 @@ impl FleetLoop {
         }
     }
 
-    /// When time alone changes something: a model has been idle, or a node is lost.
+    /// When time alone changes something: a model has been idle, a node is lost, an object is
+    /// young no more, or a key expires.
     fn due(&self) -> Option<Instant> {
         let planned = self.fleet.due().map(|due| self.started + due);
         let nodes = self.nodes.due(Instant::now());
-        planned.into_iter().chain(nodes).chain(self.named.due()).min()
+        let told = self.ages.due().into_iter().chain(self.keys_due);
+        planned.into_iter().chain(nodes).chain(self.named.due()).chain(told).min()
     }
 
     fn take(&mut self, command: Command) {
@@ -175,6 +188,7 @@ impl FleetLoop {
             }
             Command::Claimed { model, claimed } => self.fleet.recall_claimed(&model, claimed),
             Command::Expect => self.nodes.expect(),
+            Command::Told { kind, name } => self.ages.recall((kind, name)),
             Command::Labels { node, labels } => {
                 if labels.is_none() {
                     self.registry.dismiss(&node);
@@ -191,6 +205,7 @@ impl FleetLoop {
     }
 
     fn observe(&mut self, object: (Kind, Name), generation: i64) {
+        self.ages.see(object.clone(), Instant::now());
         if self.observed.insert(object.clone(), generation) != Some(generation) {
             self.answers.expect(object);
         }
@@ -203,6 +218,7 @@ impl FleetLoop {
             self.answers.expect(object.clone());
         }
         self.named.remove(&object);
+        self.ages.forget(&object);
         self.fleet.remove(kind, name);
     }
 
@@ -283,10 +299,22 @@ impl FleetLoop {
         self.reopen(&views);
         self.said.update(&views, |node| self.nodes.is_known(node), began);
         self.answers.hear(|node, generation| self.nodes.answer(node, generation));
+        self.ages.pass(began);
         // Who is awaited is known once every object has been read, and not before.
         let is_settled = self.fleet.is_synced() && self.nodes.is_settled(began);
-        let next =
-            standing::snapshot(&self.fleet, &self.observed, &self.said, &self.answers, is_settled);
+        let unix_seconds = unix_seconds();
+        self.keys_due = self.fleet.next_expiry(unix_seconds).map(|expiry| {
+            let left = Duration::from_secs(expiry.saturating_sub(unix_seconds));
+            began + left.min(EXPIRY_LOOK_MAX)
+        });
+        let next = standing::snapshot(
+            &self.fleet,
+            &self.observed,
+            &self.said,
+            (&self.answers, &self.ages),
+            unix_seconds,
+            is_settled,
+        );
         self.snapshot.send_if_modified(|last| {
             let next = next.sharing(last);
             let is_new = next != **last;
@@ -338,6 +366,11 @@ impl FleetLoop {
         let credentials = intake::credentials(desired, &self.credentials);
         self.registry.set_credentials(node, Arc::new(credentials))
     }
+}
+
+/// Seconds of the Unix epoch, which is what keys expire by. A clock before it has none expired.
+fn unix_seconds() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or(0)
 }
 
 async fn sleep_or_forever(until: Option<Instant>) {

@@ -18,6 +18,7 @@ mod retries;
 mod secrets;
 mod tenant;
 mod throttle;
+mod warnings;
 
 pub mod fleet;
 

@@ -46,6 +46,7 @@ use crate::{
     status::apply::MANAGER,
     throttle::Throttle,
     trust::{Trust, TrustError},
+    warnings::Warnings,
 };
 
 /// The Lease.
@@ -128,6 +129,7 @@ async fn work(
         fleet: handle.clone(),
         recorder: Recorder::new(client.clone(), reporter),
         throttle: Throttle::default(),
+        warnings: Warnings::default(),
         retries: Retries::default(),
         metrics: metrics.clone(),
         agent_selector: args.agent_selector.clone(),

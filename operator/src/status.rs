@@ -4,4 +4,4 @@
 
 pub(crate) mod apply;
 pub(crate) mod conditions;
-mod event;
+pub(crate) mod event;

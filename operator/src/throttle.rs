@@ -9,7 +9,7 @@ use std::{
 use realm_plan::{Kind, Name};
 use tokio::time::Instant;
 
-use self::News::{Change, Progress, Turn};
+use self::News::{Absence, Change, Progress, Turn};
 
 /// The least pause between two writes of one status in which no condition turned: bytes that
 /// arrive are news once in a while. A turn is written at once, as long as there are not many.
@@ -24,9 +24,14 @@ const AT_ONCE_MAX: u32 = 8;
 /// report takes one, and a hundred of them on few cores take their time.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
-/// The least pause between two writes of progress, whatever they are of. Each agent that comes or
-/// goes is news in the numbers of every tenant: a thousand of them are told within fifty seconds,
-/// by twenty writes a second, which an API server does not feel.
+/// How long an object that was ready is not said to miss a model which is on its way: for as long
+/// as doors hold the calls of one.
+const COMING_WAIT: Duration = Duration::from_mins(1);
+
+/// The least pause between two writes of what nobody waits for, whatever they are of: progress, and
+/// changes whose time is over, such as that one model of a thousand tenants has gone. Each agent
+/// that comes or goes is news in the numbers of every tenant: a thousand of them are told within
+/// fifty seconds, by twenty writes a second, which an API server does not feel.
 const PROGRESS_GAP: Duration = Duration::from_millis(50);
 
 /// What is new in a status.
@@ -36,6 +41,8 @@ pub(crate) enum News {
     Turn,
     /// Something is on its way, to be told of when its agents have answered or have had their time.
     Change { is_answered: bool },
+    /// What was ready misses its models, which are on their way.
+    Absence,
     /// Messages and numbers.
     Progress,
 }
@@ -47,7 +54,7 @@ pub(crate) struct Throttle(Mutex<Paces>);
 #[derive(Debug, Default)]
 struct Paces {
     of: BTreeMap<(Kind, Name), Pace>,
-    /// The first moment at which nobody's progress is to be written.
+    /// The first moment at which nobody has a turn.
     free_at: Option<Instant>,
 }
 
@@ -58,12 +65,24 @@ struct Pace {
     whole_at: Option<Instant>,
     /// Since when a change is to be told.
     change: Option<Instant>,
-    /// When its progress has its turn.
+    /// When it has its turn to say what nobody waits for.
     turn_at: Option<Instant>,
 }
 
 impl Pace {
-    /// When progress has its turn; the first that is free, if it has none.
+    /// When a change can be told that waits since now or before: when its time is over, by turns.
+    fn overdue(
+        &mut self,
+        wait: Duration,
+        free_at: &mut Option<Instant>,
+        last: Instant,
+        now: Instant,
+    ) -> Instant {
+        let over_at = *self.change.get_or_insert(now) + wait;
+        if now < over_at { over_at } else { self.turn(free_at, last, now) }
+    }
+
+    /// When it has its turn; the first that is free, if it has none.
     fn turn(&mut self, free_at: &mut Option<Instant>, last: Instant, now: Instant) -> Instant {
         *self.turn_at.get_or_insert_with(|| {
             let turn_at = free_at.map_or(now, |free_at| free_at.clamp(now, last));
@@ -104,16 +123,17 @@ impl Throttle {
         // When one is in hand again.
         let allowed = pace.whole_at.and_then(|at| at.checked_sub(PAUSE * (AT_ONCE_MAX - 1)));
         let allowed = allowed.unwrap_or(now);
-        if !matches!(news, Change { .. }) {
+        if !matches!(news, Change { .. } | Absence) {
             // What was on its way has come, or is told with this.
             pace.change = None;
         }
         let due = match news {
             Turn | Change { is_answered: true } if is_seen => allowed,
             Change { is_answered: false } if is_seen => {
-                allowed.max(*pace.change.get_or_insert(now) + ANSWER_WAIT)
+                allowed.max(pace.overdue(ANSWER_WAIT, free_at, last_turn, now))
             }
-            Turn | Change { .. } => paused,
+            Absence if is_seen => allowed.max(pace.overdue(COMING_WAIT, free_at, last_turn, now)),
+            Turn | Change { .. } | Absence => paused,
             Progress => paused.max(pace.turn(free_at, last_turn, now)),
         };
         Some(due.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
@@ -227,6 +247,24 @@ mod tests {
             let turn = wait(7, now).unwrap();
             assert!(turn > PROGRESS_GAP * 999 && turn <= PROGRESS_GAP * 1001, "{turn:?}");
         }
+    }
+
+    #[test]
+    fn a_model_that_is_on_its_way_has_a_minute_and_then_a_thousand_tenants_are_told_by_turns() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let name = |n: u32| Name::new("default", &format!("t{n}")).unwrap();
+        let wait = |n, now| throttle.wait((Kind::Tenant, &name(n)), Some(3), Absence, now);
+        for n in 0..1000 {
+            assert_eq!(wait(n, now), Some(COMING_WAIT));
+        }
+        let over = now + COMING_WAIT;
+        for n in 0..1000 {
+            let turn = PROGRESS_GAP * n;
+            assert_eq!(wait(n, over), Some(turn).filter(|turn| !turn.is_zero()));
+            assert_eq!(wait(n, over + turn), None, "its turn is kept for it");
+        }
+        let turn = throttle.wait((Kind::Tenant, &name(1000)), Some(3), Turn, over);
+        assert_eq!(turn, None, "what somebody has to mend is told at once");
     }
 
     #[test]

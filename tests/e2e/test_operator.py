@@ -58,7 +58,9 @@ def test_before_any_agent_has_come_nobody_is_told_of_too_few_or_of_a_door(plane:
         assert found["reason"] == "NoAgents", found
         assert "`realm info --cluster`" in found["message"]
     assert plane.condition("tenant", "early", "LimitsApplied")["status"] == "Unknown"
-    assert all(type_ == "Normal" for type_, _ in events_of(plane, "early"))
+    until(lambda: len(events_of(plane, "early")) >= 2, "model and tenant have an event each")
+    assert {reason for _, reason in events_of(plane, "early")} == {"NoAgents"}
+    assert {type_ for type_, _ in events_of(plane, "early")} == {"Normal"}, "they are new"
     for kind in ("model", "tenant"):
         plane.cluster.admin.kubectl("delete", kind, "early", "--namespace", plane.tenants)
 

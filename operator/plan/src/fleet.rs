@@ -72,6 +72,13 @@ pub struct NodePlan {
     pub desired: Desired,
 }
 
+/// How many keys a tenant has that are not disabled, and how many of them have expired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyCount {
+    pub enabled: u32,
+    pub expired: u32,
+}
+
 /// All demands, all supplies and the last plan.
 #[derive(Clone, Debug)]
 pub struct Fleet {
@@ -447,14 +454,26 @@ impl Fleet {
         self.shared.doors()
     }
 
-    /// How many keys of a tenant open a door, by the last plan.
-    pub fn keys_of(&self, tenant: &Name) -> u32 {
+    /// How many keys a tenant has at this second of the Unix epoch, by the last plan.
+    pub fn keys_of(&self, tenant: &Name, unix_seconds: u64) -> KeyCount {
         // In the order of names.
         let tenants = self.resolved.as_ref().map_or(&[][..], |resolved| &resolved.tenants);
         let place = tenants.binary_search_by(|resolved| resolved.name.cmp(tenant));
         let found = place.ok().and_then(|place| tenants.get(place));
-        let keys = found.map_or(0, |found| found.keys.iter().filter(|key| !key.disabled).count());
-        u32::try_from(keys).unwrap_or(u32::MAX)
+        let mut count = KeyCount::default();
+        for key in found.into_iter().flat_map(|found| &found.keys).filter(|key| !key.disabled) {
+            count.enabled = count.enabled.saturating_add(1);
+            let has_expired = key.expires_at.is_some_and(|at| at <= unix_seconds);
+            count.expired = count.expired.saturating_add(u32::from(has_expired));
+        }
+        count
+    }
+
+    /// The next second at which a key of some tenant expires that has not by this one.
+    pub fn next_expiry(&self, unix_seconds: u64) -> Option<u64> {
+        let tenants = self.resolved.iter().flat_map(|resolved| &resolved.tenants);
+        let keys = tenants.flat_map(|tenant| &tenant.keys).filter(|key| !key.disabled);
+        keys.filter_map(|key| key.expires_at).filter(|at| unix_seconds < *at).min()
     }
 
     /// A tenant that is wanted.
@@ -465,6 +484,11 @@ impl Fleet {
     /// Whether there is any node, be it one that is away and not lost yet.
     pub fn has_nodes(&self) -> bool {
         !self.nodes.is_empty()
+    }
+
+    /// Whether any node is a door, or may be: one that has yet to say so, or was there before.
+    pub fn has_doors(&self) -> bool {
+        self.has_nodes() && (self.doors_min > 0 || self.nodes.values().any(Node::may_be_door))
     }
 
     /// Whether calls wake a model that nobody serves.

@@ -11,7 +11,7 @@ mod problem;
 pub mod validate;
 mod words;
 
-pub use fleet::{Demand, Estimate, Fleet, ModelHeld, NodePlan, NodeReport, NodeSupply};
+pub use fleet::{Demand, Estimate, Fleet, KeyCount, ModelHeld, NodePlan, NodeReport, NodeSupply};
 pub use name::{Kind, Name, NameError};
 pub use problem::{Problem, Reason};
 pub use words::counted;

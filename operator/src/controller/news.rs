@@ -12,14 +12,16 @@ use crate::{
 ///
 /// A spec is called ready when its agents have answered, or have had their time to; and what was
 /// ready stays so while it is on its way to a newer form, or to a node that is back, and serves; and
-/// while the nodes have it and its models may be back in a moment.
+/// while the nodes have it and its models are on their way, or may be back in a moment.
 pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -> News {
     let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
     let generation = |each: &Condition| each.observed_generation;
     let is_of_another_spec = !before.iter().map(generation).eq(now.iter().map(generation));
     let is_early = is_of_another_spec && is_ready(now) && !standing.is_answered;
     let is_served = is_ready(before) && is_on_its_way(now) && standing.nodes.is_somewhere();
-    if is_early || is_served {
+    if is_served && misses_models(now) && standing.nodes.are_models_coming() {
+        News::Absence
+    } else if is_early || is_served {
         News::Change { is_answered: false }
     } else if !before.iter().map(said).eq(now.iter().map(said)) {
         News::Turn
@@ -35,8 +37,15 @@ fn is_ready(conditions: &[Condition]) -> bool {
 }
 
 fn is_on_its_way(conditions: &[Condition]) -> bool {
-    let is_underway = |reason: &str| [PREPARING, MODEL_NOT_SERVED].contains(&reason);
-    conditions.iter().any(|each| each.type_ == "Ready" && is_underway(&each.reason))
+    has_reason(conditions, PREPARING) || misses_models(conditions)
+}
+
+fn misses_models(conditions: &[Condition]) -> bool {
+    has_reason(conditions, MODEL_NOT_SERVED)
+}
+
+fn has_reason(conditions: &[Condition], reason: &str) -> bool {
+    conditions.iter().any(|each| each.type_ == "Ready" && each.reason == reason)
 }
 
 #[cfg(test)]
@@ -63,7 +72,14 @@ mod tests {
     fn standing(ready: u32, is_answered: bool) -> Standing {
         let tally = Tally { ready, ..Tally::default() };
         let nodes = Standings::Tenant(TenantStanding { tally, ..TenantStanding::default() });
-        Standing { generation: 2, is_answered, refused: None, problems: Vec::new(), nodes }
+        Standing {
+            generation: 2,
+            is_answered,
+            is_young: false,
+            refused: None,
+            problems: Vec::new(),
+            nodes,
+        }
     }
 
     const UNANSWERED: News = News::Change { is_answered: false };
@@ -97,6 +113,11 @@ mod tests {
     fn a_model_that_is_gone_has_time_to_come_back_before_its_tenants_are_told() {
         assert_eq!(of(&said(READY, 1), &said(WAITS, 1), &standing(1, true)), UNANSWERED);
         assert_eq!(of(&[], &said(WAITS, 1), &standing(1, true)), News::Turn, "it never served");
+        let mut coming = standing(1, true);
+        let Standings::Tenant(tenant) = &mut coming.nodes else { panic!("{coming:?}") };
+        tenant.is_model_coming = true;
+        assert_eq!(of(&said(READY, 1), &said(WAITS, 1), &coming), News::Absence);
+        assert_eq!(of(&[], &said(WAITS, 1), &coming), News::Turn, "it never served");
     }
 
     #[test]

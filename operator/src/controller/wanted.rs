@@ -85,7 +85,11 @@ fn recalled<K: Served>(object: &K) -> Vec<Command> {
     let is_deleted = object.meta().deletion_timestamp.is_some();
     let recalled = object.recalled().into_iter();
     let recalled = recalled.filter(|it| !(is_deleted && matches!(it, Command::Claimed { .. })));
-    recalled.chain(object.was_held().then_some(Command::Expect)).collect()
+    let was_told = !is_deleted && !object.status().map_or(&[][..], K::conditions).is_empty();
+    let name = Name::of(object.meta()).ok().filter(|_| was_told);
+    let told = name.map(|name| Command::Told { kind: K::KIND, name });
+    let expected = object.was_held().then_some(Command::Expect);
+    recalled.chain(expected).chain(told).collect()
 }
 
 #[cfg(test)]

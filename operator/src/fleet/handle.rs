@@ -34,6 +34,8 @@ pub enum Command {
     Claimed { model: Name, claimed: Estimate },
     /// Some node held something when the last leader wrote it down.
     Expect,
+    /// A leader before this one has said what became of the object.
+    Told { kind: Kind, name: Name },
     /// The labels of a node; none once it is gone.
     Labels { node: String, labels: Option<BTreeMap<String, String>> },
     /// The labels of every node have been told once.

@@ -20,7 +20,9 @@ use super::standing::{
 };
 use crate::link::{
     registry::NodeView,
-    report::{Failure, ModelFacts, ModelReport, Phase, PipelineReport, Report, TenantReport},
+    report::{
+        Failure, ModelFacts, ModelPhase, ModelReport, Phase, PipelineReport, Report, TenantReport,
+    },
 };
 
 /// How long an agent that was turned away is counted as there: it comes again within 30 s.
@@ -194,10 +196,16 @@ impl Said {
     }
 
     /// What became of one object, by the last plan and by what nodes say.
-    pub(super) fn of_object(&self, fleet: &Fleet, kind: Kind, name: &Name) -> Standings {
+    pub(super) fn of_object(
+        &self,
+        fleet: &Fleet,
+        kind: Kind,
+        name: &Name,
+        unix_seconds: u64,
+    ) -> Standings {
         match kind {
             Kind::Model => Standings::Model(self.model(fleet, name)),
-            Kind::Tenant => Standings::Tenant(self.tenant(fleet, name)),
+            Kind::Tenant => Standings::Tenant(self.tenant(fleet, name, unix_seconds)),
             Kind::Pipeline => Standings::Pipeline(self.pipeline(fleet, name)),
             Kind::Secret => Standings::Secret,
         }
@@ -212,6 +220,7 @@ impl Said {
         let mut standing = ModelStanding {
             has_agents: fleet.has_nodes(),
             replicas: fleet.replicas(name),
+            is_woken: fleet.is_woken(name),
             estimate: fleet.estimate(name).copied(),
             claimed: fleet.claimed(name).copied(),
             facts: verified.or_else(|| facts().next()).cloned(),
@@ -228,23 +237,26 @@ impl Said {
         standing
     }
 
-    fn tenant(&self, fleet: &Fleet, name: &Name) -> TenantStanding {
+    fn tenant(&self, fleet: &Fleet, name: &Name, unix_seconds: u64) -> TenantStanding {
         let said = self.tenants.get(name);
         let wanted = fleet.tenant(name);
         let programs = said.map(|said| &said.programs);
         let hosts = programs.into_iter().flat_map(BTreeMap::values);
         let program = programs.filter(|programs| programs.len() == 1);
         let models = wanted.map_or(&[][..], ValidTenant::models);
-        let is_usable = |model| self.is_served(model) || fleet.is_woken(model);
+        let is_usable = |model| self.is_usable(fleet, model);
         let models_missing =
             if models.iter().any(is_usable) { Vec::new() } else { models.to_vec() };
+        let keys = fleet.keys_of(name, unix_seconds);
         TenantStanding {
-            keys: fleet.keys_of(name),
+            keys: keys.enabled,
+            keys_expired: keys.expired,
             is_suspended: wanted.is_some_and(ValidTenant::is_suspended),
-            doors: if fleet.has_nodes() { fleet.doors() } else { 0 },
+            doors: fleet.has_nodes().then(|| if fleet.has_doors() { fleet.doors() } else { 0 }),
             tally: said.map(|said| said.counts.tally()).unwrap_or_default(),
             hosts: hosts.fold(0, |all, nodes| all.saturating_add(*nodes)),
             program: program.and_then(|programs| programs.keys().next().copied()),
+            is_model_coming: models_missing.iter().any(|model| self.is_coming(fleet, model)),
             models_missing,
             unspoken: self.unspoken.clone(),
         }
@@ -253,11 +265,30 @@ impl Said {
     fn pipeline(&self, fleet: &Fleet, name: &Name) -> PipelineStanding {
         // Several steps may use one model.
         let models: BTreeSet<_> = fleet.models_of_pipeline(name).iter().collect();
-        let missing = models.into_iter().filter(|model| !self.is_served(model));
+        let missing = models.into_iter().filter(|model| !self.is_usable(fleet, model));
+        let models_missing: Vec<_> = missing.cloned().collect();
+        let is_coming = |model| self.is_coming(fleet, model);
         PipelineStanding {
             tally: self.pipelines.get(name).map(Counts::tally).unwrap_or_default(),
-            models_missing: missing.cloned().collect(),
+            are_models_coming: models_missing.iter().all(is_coming),
+            models_missing,
         }
+    }
+
+    /// Whether calls of a model are served, the first of them perhaps when it has woken.
+    fn is_usable(&self, fleet: &Fleet, model: &Name) -> bool {
+        self.is_served(model) || (fleet.is_woken(model) && self.is_coming(fleet, model))
+    }
+
+    /// Whether an agent loads a model, or will when it is to: there is one, and nothing is known
+    /// against it. What keeps it from having more replicas keeps no first one away.
+    fn is_coming(&self, fleet: &Fleet, model: &Name) -> bool {
+        let mut nodes = self.models.get(model).into_iter().flatten();
+        let has_failed = nodes.any(|(_, (it, _))| matches!(it.phase, ModelPhase::Failed(_)));
+        let is_placed = fleet.nodes_of(model).next().is_some();
+        let is_wanted = fleet.replicas(model) > 0 || fleet.is_woken(model);
+        let is_free = is_wanted && fleet.problems(Kind::Model, model).is_empty();
+        fleet.has_nodes() && (is_placed || is_free) && !has_failed
     }
 
     fn is_served(&self, model: &Name) -> bool {

@@ -11,7 +11,7 @@ use realm_plan::{
 };
 use realm_proto::link::versions::Versions;
 
-use super::{answers::Answers, said::Said};
+use super::{ages::Ages, answers::Answers, said::Said};
 use crate::link::report::{Failure, ModelFacts, ModelPhase};
 
 /// Nodes named of those that hold an object: enough to look at, and a message that can be read.
@@ -68,6 +68,8 @@ pub struct Standing {
     /// Whether every connected agent that was told of it has said what became of it, be it only
     /// that it refuses its state.
     pub is_answered: bool,
+    /// Whether the object is so new that what it refers to, and agents, may yet be on their way.
+    pub is_young: bool,
     /// One of the agents that go on with an older spec, and why.
     pub refused: Option<(String, Failure)>,
     pub problems: Vec<Problem>,
@@ -93,6 +95,15 @@ impl Standings {
             Self::Model(_) | Self::Secret => false,
         }
     }
+
+    /// Whether models that are missed are on their way.
+    pub(crate) const fn are_models_coming(&self) -> bool {
+        match self {
+            Self::Tenant(tenant) => tenant.is_model_coming,
+            Self::Pipeline(pipeline) => pipeline.are_models_coming,
+            Self::Model(_) | Self::Secret => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,6 +112,8 @@ pub struct ModelStanding {
     pub has_agents: bool,
     /// How many agents should load it, by the last plan.
     pub replicas: u32,
+    /// Whether calls load it while no agent should.
+    pub is_woken: bool,
     pub estimate: Option<Estimate>,
     /// What the header alone had said, where the whole file says otherwise.
     pub claimed: Option<Estimate>,
@@ -122,9 +135,11 @@ pub struct ModelOnNode {
 pub struct TenantStanding {
     /// Keys that are well formed and not disabled.
     pub keys: u32,
+    /// How many of them have expired.
+    pub keys_expired: u32,
     pub is_suspended: bool,
-    /// Doors over which its limits are shared out; none where there is no agent at all.
-    pub doors: u32,
+    /// Doors over which its limits are shared out; `None` where there is no agent at all.
+    pub doors: Option<u32>,
     pub tally: Tally,
     /// How many nodes run its program. Doors without one of its models hand its calls on.
     pub hosts: u32,
@@ -132,6 +147,8 @@ pub struct TenantStanding {
     pub program: Option<Sha256>,
     /// Its models, where it has some, no node serves any of them, and no call wakes one.
     pub models_missing: Vec<Name>,
+    /// Whether one of these is on its way.
+    pub is_model_coming: bool,
     /// One of the nodes whose agents speak no version of the link that this operator does, and
     /// what they speak.
     pub unspoken: Option<(String, Versions)>,
@@ -140,8 +157,10 @@ pub struct TenantStanding {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PipelineStanding {
     pub tally: Tally,
-    /// Its models that no node serves now.
+    /// Its models that no node serves now, and no call wakes.
     pub models_missing: Vec<Name>,
+    /// Whether all of these are on their way.
+    pub are_models_coming: bool,
 }
 
 /// How far an object is on all nodes that are not lost.
@@ -210,7 +229,8 @@ pub(super) fn snapshot(
     fleet: &Fleet,
     observed: &BTreeMap<(Kind, Name), i64>,
     said: &Said,
-    answers: &Answers,
+    (answers, ages): (&Answers, &Ages),
+    unix_seconds: u64,
     is_settled: bool,
 ) -> Snapshot {
     let mut standings = BTreeMap::new();
@@ -226,9 +246,10 @@ pub(super) fn snapshot(
             let standing = Standing {
                 generation: *generation,
                 is_answered: !awaited.contains(object),
+                is_young: ages.is_young(object),
                 refused,
                 problems: fleet.problems(*kind, name).to_vec(),
-                nodes: said.of_object(fleet, *kind, name),
+                nodes: said.of_object(fleet, *kind, name, unix_seconds),
             };
             standings.insert((*kind, name.clone()), Arc::new(standing));
         }

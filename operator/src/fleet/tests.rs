@@ -103,8 +103,9 @@ async fn a_kind_that_is_never_read_costs_nothing_while_it_is_waited_for() {
     let (handle, metrics) = start();
     handle.tell(refuse(0, 1)).await;
     tokio::time::sleep(Duration::from_mins(10)).await;
-    // One for the object, one when agents have had their time, one when doors have had theirs.
-    assert_eq!(plans(&metrics), "realm_operator_plan_seconds_count 3");
+    // One for the object, one when agents have had their time, one when it is young no more, one
+    // when doors have had their time.
+    assert_eq!(plans(&metrics), "realm_operator_plan_seconds_count 4");
 }
 
 /// A tenant that names Secrets.
@@ -179,4 +180,20 @@ async fn an_object_that_goes_while_it_waits_holds_up_nothing() {
     handle.tell(Command::Retain { kind: Kind::Tenant, names: [name(1)].into() }).await;
     assert_eq!(changes.next().await, Some(name(1)));
     assert!(handle.named().borrow().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_is_young_for_a_minute_and_its_turning_is_told() {
+    let (handle, _) = start();
+    let mut changes = Box::pin(handle.changes(Kind::Tenant));
+    handle.tell(Command::Told { kind: Kind::Tenant, name: name(0) }).await;
+    handle.tell(refuse(0, 1)).await;
+    handle.tell(refuse(1, 1)).await;
+    sync(&handle).await;
+    assert_eq!((changes.next().await, changes.next().await), (Some(name(0)), Some(name(1))));
+    let is_young = |index| handle.standing(Kind::Tenant, &name(index)).unwrap().is_young;
+    assert!(!is_young(0), "an earlier leader has told of it");
+    assert!(is_young(1));
+    assert_eq!(changes.next().await, Some(name(1)), "time alone brings it back");
+    assert!(!is_young(1));
 }

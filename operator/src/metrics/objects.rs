@@ -90,11 +90,11 @@ fn zeros() -> Counts {
 
 /// What the status of the object says.
 fn findings(standing: &Standing) -> Vec<Finding> {
-    let Standing { problems, is_answered, .. } = standing;
+    let Standing { problems, is_young, .. } = standing;
     match &standing.nodes {
-        Standings::Model(of_model) => model::findings(of_model, problems),
-        Standings::Tenant(of_tenant) => tenant::findings(of_tenant, problems, *is_answered),
-        Standings::Pipeline(of_pipeline) => pipeline::findings(of_pipeline, problems),
+        Standings::Model(of_model) => model::findings(of_model, problems, *is_young),
+        Standings::Tenant(of_tenant) => tenant::findings(of_tenant, standing),
+        Standings::Pipeline(of_pipeline) => pipeline::findings(of_pipeline, problems, *is_young),
         Standings::Secret => Vec::new(),
     }
 }

@@ -33,7 +33,8 @@ pub(super) fn status(
 ) -> ModelStatus {
     let Standings::Model(of_model) = &standing.nodes else { return ModelStatus::default() };
     let before = model.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = held_back(findings(of_model, &standing.problems), standing.refused.as_ref());
+    let findings = findings(of_model, &standing.problems, standing.is_young);
+    let findings = held_back(findings, standing.refused.as_ref());
     let facts = of_model.facts.as_ref();
     ModelStatus {
         observed_generation: Some(standing.generation),
@@ -94,12 +95,19 @@ pub(crate) fn serving(model: &ModelStanding) -> u32 {
 }
 
 /// What holds of a model, condition by condition.
-pub(crate) fn findings(model: &ModelStanding, problems: &[Problem]) -> Vec<Finding> {
+pub(crate) fn findings(
+    model: &ModelStanding,
+    problems: &[Problem],
+    is_young: bool,
+) -> Vec<Finding> {
     let (no_room, invalid): (Vec<_>, Vec<_>) =
         problems.iter().partition(|problem| NO_ROOM.contains(&problem.reason));
     let fits = Finding::problems("Fits", &no_room).unwrap_or_else(|| fits(model));
     let invalid = Finding::problems("Ready", &invalid);
-    let is_stuck = invalid.is_some() || !no_room.is_empty() || failure(model).is_some();
+    // The first agents are on their way; those that there were are gone.
+    let is_deserted = lacks_agents(model) && !is_young;
+    let is_stuck =
+        invalid.is_some() || !no_room.is_empty() || failure(model).is_some() || is_deserted;
     let ready = invalid.unwrap_or_else(|| ready(model, &fits));
     let loaded = loaded(model);
     // What serves may be less, or older, than what is wanted.
@@ -110,11 +118,19 @@ pub(crate) fn findings(model: &ModelStanding, problems: &[Problem]) -> Vec<Findi
     findings
 }
 
+/// Whether somebody wants the model, or a call would, and there is nobody to load it.
+const fn lacks_agents(model: &ModelStanding) -> bool {
+    !model.has_agents && (model.replicas > 0 || model.is_woken)
+}
+
+/// What is not known of a model for want of agents.
+fn unknown(type_: &'static str) -> Finding {
+    Finding::new(type_, Truth::Unknown, NO_AGENTS, NO_AGENT_IS_CONNECTED)
+}
+
 fn fits(model: &ModelStanding) -> Finding {
     match &model.estimate {
-        _ if !model.has_agents => {
-            Finding::new("Fits", Truth::Unknown, NO_AGENTS, NO_AGENT_IS_CONNECTED)
-        }
+        _ if lacks_agents(model) => unknown("Fits"),
         Some(_) => {
             Finding::new("Fits", Truth::True, "Placed", "every replica has a node with room")
         }
@@ -155,6 +171,8 @@ fn fetched(model: &ModelStanding) -> Finding {
     } else if let Some((node, Failure { reason, message })) = failure(model) {
         // Its header has been read; whether the rest came is not said.
         Finding::new("Fetched", Truth::Unknown, reason, format!("{node}: {message}"))
+    } else if lacks_agents(model) {
+        unknown("Fetched")
     } else {
         Finding::new("Fetched", Truth::Unknown, "NotStarted", "no agent fetches the file yet")
     }
@@ -183,6 +201,7 @@ fn verified(model: &ModelStanding) -> Finding {
         (Some(sha256), None) => {
             Finding::new("Verified", Truth::True, "DigestMatches", format!("sha256 {sha256}"))
         }
+        (None, _) if lacks_agents(model) => unknown("Verified"),
         (None, _) => {
             Finding::new("Verified", Truth::Unknown, "NotRead", "no agent has the file yet")
         }
@@ -211,7 +230,7 @@ fn loaded(model: &ModelStanding) -> Finding {
 
 fn ready(model: &ModelStanding, fits: &Finding) -> Finding {
     let (serving, wanted) = (serving(model), model.replicas);
-    if !model.has_agents {
+    if lacks_agents(model) {
         return Finding::new("Ready", Truth::False, NO_AGENTS, NO_AGENT_IS_CONNECTED);
     }
     if wanted == 0 {

@@ -17,7 +17,8 @@ pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -
         return PipelineStatus::default();
     };
     let before = pipeline.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = held_back(findings(of_pipeline, &standing.problems), standing.refused.as_ref());
+    let findings = findings(of_pipeline, &standing.problems, standing.is_young);
+    let findings = held_back(findings, standing.refused.as_ref());
     PipelineStatus {
         observed_generation: Some(standing.generation),
         conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
@@ -25,12 +26,17 @@ pub(super) fn status(pipeline: &Pipeline, standing: &Standing, now: Timestamp) -
 }
 
 /// What holds of a pipeline, condition by condition.
-pub(crate) fn findings(pipeline: &PipelineStanding, problems: &[Problem]) -> Vec<Finding> {
+pub(crate) fn findings(
+    pipeline: &PipelineStanding,
+    problems: &[Problem],
+    is_young: bool,
+) -> Vec<Finding> {
     let problems: Vec<_> = problems.iter().collect();
     let valid = Finding::problems("Valid", &problems)
         .unwrap_or_else(|| Finding::new("Valid", Truth::True, "Valid", "every reference resolves"));
     let models = models(pipeline);
-    let is_stuck = !valid.is_true() || pipeline.tally.failed > 0;
+    let is_late = !models.is_true() && !pipeline.are_models_coming && !is_young;
+    let is_stuck = !valid.is_true() || pipeline.tally.failed > 0 || is_late;
     let ready = match [&valid, &models].into_iter().find(|part| !part.is_true()) {
         Some(part) => Finding::new("Ready", part.status, part.reason.clone(), part.message.clone()),
         None => ready(&pipeline.tally),
@@ -61,7 +67,8 @@ fn ready(tally: &Tally) -> Finding {
 
 fn models(pipeline: &PipelineStanding) -> Finding {
     if pipeline.models_missing.is_empty() {
-        return Finding::new("ModelsReady", Truth::True, "Serving", "every model is served");
+        let message = "every model is served, or a call wakes it";
+        return Finding::new("ModelsReady", Truth::True, "Serving", message);
     }
     models_missing(&pipeline.models_missing)
 }

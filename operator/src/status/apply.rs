@@ -3,22 +3,16 @@
 
 use std::fmt::Debug;
 
-use jiff::Timestamp;
-use k8s_openapi::{
-    NamespaceResourceScope,
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-};
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{Patch, PatchParams},
-    runtime::events::Recorder,
+    runtime::events::{Event, Recorder},
 };
 use realm_crds::{GROUP, VERSION};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use thiserror::Error;
-
-use super::event;
 
 /// Who writes, in the eyes of server-side apply.
 pub(crate) const MANAGER: &str = "realm-operator";
@@ -123,19 +117,9 @@ pub(crate) async fn finalizer<K: Kinded>(
     }
 }
 
-/// Tells of a turn of `Ready` from what the object said before. What cannot be told is lost: the
-/// condition says the same.
-pub(crate) async fn event<K: Kinded>(
-    recorder: &Recorder,
-    object: &K,
-    status: &K::Status,
-    now: Timestamp,
-) {
-    let before = object.status().map(K::conditions).unwrap_or_default();
-    let created = object.creation_timestamp();
-    let age = created.map(|Time(created)| now.duration_since(created));
-    let Some(event) = event::of(before, K::conditions(status), age) else { return };
-    if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
+/// Publishes an event. One that is not taken is lost: the condition says the same.
+pub(crate) async fn event<K: Kinded>(recorder: &Recorder, object: &K, event: &Event) {
+    if let Err(error) = recorder.publish(event, &object.object_ref(&())).await {
         tracing::debug!(%error, object = described(object), "an event was not taken");
     }
 }

@@ -30,8 +30,14 @@ pub(crate) const NO_AGENT_IS_CONNECTED: &str =
 /// The reason that says nobody serves the models that are asked for.
 pub(crate) const MODEL_NOT_SERVED: &str = "ModelNotServed";
 
+/// The reason that says agents are there, and none of them is a door.
+pub(crate) const NO_DOOR: &str = "NoDoor";
+
 /// The reason of a tenant that nobody can call.
 pub(crate) const NO_KEYS: &str = "NoKeys";
+
+/// The reason of a tenant that nobody can call any more.
+pub(crate) const KEYS_EXPIRED: &str = "KeysExpired";
 
 /// Models named in one message; the rest are counted.
 const MODELS_NAMED_MAX: usize = 8;

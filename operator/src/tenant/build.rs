@@ -9,8 +9,8 @@ use crate::{
     fleet::standing::{Standing, Standings, Tally, TenantStanding},
     link::report::Failure,
     status::conditions::{
-        Finding, NO_AGENT_IS_CONNECTED, NO_AGENTS, NO_KEYS, PREPARING, Truth, conditions,
-        held_back, models_missing, progress,
+        Finding, KEYS_EXPIRED, MODEL_NOT_SERVED, NO_AGENT_IS_CONNECTED, NO_AGENTS, NO_DOOR,
+        NO_KEYS, PREPARING, Truth, conditions, held_back, models_missing, progress,
     },
 };
 
@@ -29,7 +29,7 @@ const OF_MODELS: [Reason; 2] = [Reason::UnknownModel, Reason::ModelNotShared];
 pub(super) fn status(tenant: &Tenant, standing: &Standing, now: Timestamp) -> TenantStatus {
     let Standings::Tenant(of_tenant) = &standing.nodes else { return TenantStatus::default() };
     let before = tenant.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = findings(of_tenant, &standing.problems, standing.is_answered);
+    let findings = findings(of_tenant, standing);
     let findings = held_back(findings, standing.refused.as_ref());
     TenantStatus {
         observed_generation: Some(standing.generation),
@@ -40,11 +40,8 @@ pub(super) fn status(tenant: &Tenant, standing: &Standing, now: Timestamp) -> Te
 }
 
 /// What holds of a tenant, condition by condition.
-pub(crate) fn findings(
-    tenant: &TenantStanding,
-    problems: &[Problem],
-    is_answered: bool,
-) -> Vec<Finding> {
+pub(crate) fn findings(tenant: &TenantStanding, standing: &Standing) -> Vec<Finding> {
+    let Standing { problems, is_answered, is_young, .. } = standing;
     let of = |reasons: &[Reason]| -> Vec<&Problem> {
         problems.iter().filter(|problem| reasons.contains(&problem.reason)).collect()
     };
@@ -59,15 +56,24 @@ pub(crate) fn findings(
     let granted = Finding::problems("ModelsGranted", &of(&OF_MODELS)).unwrap_or_else(|| {
         Finding::new("ModelsGranted", Truth::True, "Granted", "every model is granted")
     });
-    let program = program(tenant, is_answered);
+    let program = program(tenant, *is_answered);
     let models = models(tenant);
-    let is_stuck = invalid.is_some()
-        || [&keys, &granted].iter().any(|f| f.status == Truth::False)
+    let limits = limits(tenant);
+    let is_wrong = invalid.is_some()
+        || granted.status == Truth::False
+        || (keys.status == Truth::False && !lacks_keys(&keys))
         || tenant.tally.failed > 0;
-    let parts = [&granted, &keys, &program, &models];
+    let parts = [&granted, &keys, &program, &models, &limits];
     let ready = invalid.unwrap_or_else(|| ready(parts, tenant.is_suspended));
+    // What may yet come to a young one.
+    let is_late = match &*ready.reason {
+        NO_KEYS | KEYS_EXPIRED | NO_AGENTS | NO_DOOR => true,
+        MODEL_NOT_SERVED => !tenant.is_model_coming,
+        _ => false,
+    };
+    let is_stuck = is_wrong || (is_late && !*is_young);
     let progress = progress(&ready, is_stuck);
-    let mut findings = vec![keys, granted, program, models, limits(tenant), ready];
+    let mut findings = vec![keys, granted, program, models, limits, ready];
     findings.extend(progress);
     findings
 }
@@ -81,8 +87,22 @@ fn keys(tenant: &TenantStanding, problems: &[&Problem]) -> Finding {
                        disabled; `realm api-key create` makes one";
         return Finding::new("KeysValid", Truth::False, NO_KEYS, message);
     }
-    let message = format!("the doors open to {}", counted(tenant.keys, "key"));
+    let open = tenant.keys.saturating_sub(tenant.keys_expired);
+    if open == 0 {
+        let expired = counted(tenant.keys_expired, "key");
+        let message = format!(
+            "nobody can call: of the Secrets of spec.apiKeys, {expired} expired and none opens a \
+             door; `realm api-key create` makes one"
+        );
+        return Finding::new("KeysValid", Truth::False, KEYS_EXPIRED, message);
+    }
+    let message = format!("the doors open to {}", counted(open, "key"));
     Finding::new("KeysValid", Truth::True, "Valid", message)
+}
+
+/// Whether nothing is wrong with the keys but that there is none to call by.
+fn lacks_keys(keys: &Finding) -> bool {
+    [NO_KEYS, KEYS_EXPIRED].contains(&&*keys.reason)
 }
 
 /// Whether a node had the tenant when this was written.
@@ -108,7 +128,7 @@ fn program(tenant: &TenantStanding, is_answered: bool) -> Finding {
     let nodes = format!("on {ready} of {} nodes", ready.saturating_add(*pending));
     let message = format!("{nodes}{unspoken}");
     match (*ready, *pending) {
-        (0, 0) if *doors == 0 => {
+        (0, 0) if doors.is_none() => {
             let message = format!("{NO_AGENT_IS_CONNECTED}{unspoken}");
             Finding::new("ProgramReady", Truth::Unknown, NO_AGENTS, message)
         }
@@ -141,11 +161,15 @@ fn models(tenant: &TenantStanding) -> Finding {
 }
 
 fn limits(tenant: &TenantStanding) -> Finding {
-    let doors = tenant.doors;
-    if doors == 0 {
+    let nobody = |reason: &str| {
         let message = "there is no door to enforce them";
-        return Finding::new("LimitsApplied", Truth::Unknown, NO_AGENTS, message);
-    }
+        Finding::new("LimitsApplied", Truth::Unknown, reason, message)
+    };
+    let doors = match tenant.doors {
+        None => return nobody(NO_AGENTS),
+        Some(0) => return nobody(NO_DOOR),
+        Some(doors) => doors,
+    };
     let message = match doors {
         1 => "one door enforces the limits whole".to_owned(),
         _ => format!("each of {doors} doors enforces one part in {doors}, rounded up"),
@@ -155,9 +179,10 @@ fn limits(tenant: &TenantStanding) -> Finding {
 }
 
 /// Ready when all of its parts are; else what the first that is not says. A tenant that somebody
-/// has suspended is as it should be, and says so.
-fn ready(parts: [&Finding; 4], is_suspended: bool) -> Finding {
-    match parts.into_iter().find(|part| !part.is_true()) {
+/// has suspended is as it should be, and says so: it needs no key until it is resumed.
+fn ready(parts: [&Finding; 5], is_suspended: bool) -> Finding {
+    let is_in_order = |part: &Finding| part.is_true() || (is_suspended && lacks_keys(part));
+    match parts.into_iter().find(|part| !is_in_order(part)) {
         Some(Finding { status, reason, message, .. }) => {
             Finding::new("Ready", *status, reason.clone(), message.clone())
         }

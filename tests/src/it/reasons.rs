@@ -14,7 +14,8 @@ const LOGGED: &str = "agent/link/src/client/error.rs";
 /// The heading of the document below which they stand, each first in a row of a table.
 const HEADING: &str = "\n### On a node\n";
 
-/// Reasons as code spells them: values of fields of that name, and what functions of it give.
+/// Reasons as code spells them: values of fields of that name, and what functions of it give. Only
+/// literals are seen, so that [`hidden`] is to find nothing.
 fn reasons(code: &str) -> BTreeSet<&str> {
     let fields = code.split("reason: \"").skip(1).filter_map(|rest| rest.split('"').next());
     let functions = code.split("fn reason(").skip(1).flat_map(|rest| {
@@ -28,6 +29,15 @@ fn reasons(code: &str) -> BTreeSet<&str> {
             && text.chars().all(|c| c.is_ascii_alphanumeric())
     };
     fields.chain(functions).filter(is_camel).collect()
+}
+
+/// Reasons whose text is in a constant, where [`reasons`] does not see it.
+fn hidden(code: &str) -> BTreeSet<&str> {
+    let fields =
+        code.split("reason: ").skip(1).filter_map(|rest| rest.split([',', ' ', '.']).next());
+    let is_constant =
+        |text: &&str| text.len() > 1 && text.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    fields.filter(is_constant).collect()
 }
 
 /// The reasons that a document explains in the first cells of its rows.
@@ -52,6 +62,8 @@ fn every_reason_of_an_agent_is_explained_in_the_operators_document() {
     for known in ["SourceUntrusted", "LoadFailed", "ProgramInvalid", "LedgerUnwritable"] {
         assert!(said.contains(known), "{known} is not found in the sources: {said:?}");
     }
+    let hidden: Vec<_> = sources.iter().flat_map(|(_, text)| hidden(production(text))).collect();
+    assert!(hidden.is_empty(), "write these where they are told: {hidden:?}");
     let missing: Vec<_> = said.difference(&explained).collect();
     assert!(missing.is_empty(), "operator/README.md does not explain {missing:?}");
     let gone: Vec<_> = explained.difference(&said).collect();
@@ -75,5 +87,7 @@ fn reason(error: &E) -> &'static str {
 const OTHER: &str = \"Other\";
 ";
     let found: Vec<_> = reasons(code).into_iter().collect();
+    assert_eq!(hidden(code), BTreeSet::new());
+    assert_eq!(hidden("Failure { reason: OTHER, message }"), BTreeSet::from(["OTHER"]));
     assert_eq!(found, ["Alone", "Busy", "LoadFailed", "NotFound"]);
 }

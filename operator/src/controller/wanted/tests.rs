@@ -59,6 +59,7 @@ fn word(command: &Command) -> String {
         Command::Synced(Kind::Model) => "synced".to_owned(),
         Command::Recall { node, models } => format!("recall {} on {node}", models.len()),
         Command::Expect => "expect".to_owned(),
+        Command::Told { name, .. } => format!("told {}", name.name()),
         other => format!("{other:?}"),
     }
 }
@@ -73,6 +74,19 @@ fn a_list_is_recalled_and_wanted_object_by_object_and_then_it_is_whole() {
     ];
     let told = ["recall 1 on n0", "expect", "apply a 4", "apply b 1", "retain 2", "synced"];
     assert_eq!(Told::default().after(list), told);
+}
+
+#[test]
+fn an_object_of_which_a_leader_has_told_is_known_to_be_no_new_one() {
+    let mut known = model("a", "1", 4);
+    known["status"] = json!({ "conditions": [{
+        "type": "Ready", "status": "False", "reason": "NoAgents", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }] });
+    let list = [Event::Init, Event::InitApply(known.clone()), Event::InitDone];
+    assert_eq!(Told::default().after(list), ["told a", "apply a 4", "retain 1", "synced"]);
+    let list = [Event::Init, Event::InitApply(deleted(known)), Event::InitDone];
+    assert_eq!(Told::default().after(list), ["retain 1", "synced"], "it goes");
 }
 
 #[test]

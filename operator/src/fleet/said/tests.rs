@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use realm_plan::{
-    Demand,
+    Demand, NodeSupply,
+    desired::Accelerator,
     validate::{self, Site},
 };
 use serde_json::json;
@@ -72,7 +73,7 @@ fn answers(said: &Said) -> (BTreeSet<(Kind, Name)>, Vec<Standings>) {
     let fleet = Fleet::new(Site::Cluster, 1);
     let kinds = [Kind::Model, Kind::Tenant, Kind::Pipeline];
     let objects = kinds.into_iter().flat_map(|kind| (0..6).map(move |index| (kind, name(index))));
-    let standings = objects.map(|(kind, name)| said.of_object(&fleet, kind, &name));
+    let standings = objects.map(|(kind, name)| said.of_object(&fleet, kind, &name, 0));
     (said.held(), standings.collect())
 }
 
@@ -165,6 +166,10 @@ fn wanting(models: &[u8]) -> Fleet {
     let spec = json!({ "models": models, "suspended": true });
     let tenant = serde_json::from_value(object("Tenant", 0, spec)).unwrap();
     fleet.apply(Demand::Tenant(validate::tenant(&tenant, Site::Cluster).unwrap()));
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        fleet.synced(kind);
+    }
+    fleet.labelled();
     fleet
 }
 
@@ -182,7 +187,9 @@ fn a_tenant_misses_its_models_when_none_of_them_is_served_and_none_wakes() {
     let mut said = Said::default();
     said.update(&views(&BTreeMap::from([(0, (report, true))])), |_| true, Instant::now());
     let missing = |models: &[u8]| {
-        let standing = said.tenant(&wanting(models), &name(0));
+        let mut fleet = wanting(models);
+        join(&mut fleet, true);
+        let standing = said.tenant(&fleet, &name(0), 0);
         assert_eq!((standing.tally.ready, standing.hosts, standing.program), (1, 0, None));
         assert!(standing.is_suspended);
         standing.models_missing
@@ -194,16 +201,78 @@ fn a_tenant_misses_its_models_when_none_of_them_is_served_and_none_wakes() {
     assert!(missing(&[]).is_empty(), "it asks for none");
 }
 
+/// A node that is a door, or not, and a plan with it.
+fn join(fleet: &mut Fleet, is_door: bool) {
+    fleet.supply(NodeSupply {
+        name: "n0".to_owned(),
+        labels: BTreeMap::new(),
+        memory_bytes: BTreeMap::from([(Accelerator::Cpu, 1 << 30)]),
+        is_door,
+        peer_address: None,
+        is_ready: true,
+        calls: BTreeMap::new(),
+        held: BTreeMap::new(),
+    });
+    fleet.plan(Duration::ZERO);
+}
+
+#[test]
+fn a_model_that_sleeps_and_cannot_wake_is_missed() {
+    let mut fleet = wanting(&[2]);
+    fleet.plan(Duration::ZERO);
+    let missing = |said: &Said, fleet: &Fleet| said.tenant(fleet, &name(0), 0).models_missing;
+    assert_eq!(missing(&Said::default(), &fleet), [name(2)], "there is no agent");
+    join(&mut fleet, true);
+    assert!(missing(&Said::default(), &fleet).is_empty());
+    let failed = ModelReport {
+        name: name(2),
+        phase: ModelPhase::Failed(failure("no such file")),
+        stage: None,
+        kv_blocks: None,
+        facts: None,
+    };
+    let report = Report { models: vec![failed], ..Report::default() };
+    let mut said = Said::default();
+    said.update(&views(&BTreeMap::from([(0, (report, true))])), |_| true, Instant::now());
+    let standing = said.tenant(&fleet, &name(0), 0);
+    assert_eq!((standing.models_missing, standing.is_model_coming), (vec![name(2)], false));
+}
+
+#[test]
+fn a_pipeline_is_not_told_of_each_sleep_of_its_models() {
+    let mut fleet = wanting(&[]);
+    let step = json!({
+        "name": "s", "model": { "name": name(2).name() }, "prompt": "x", "maxTokens": 1
+    });
+    let pipeline = json!({
+        "apiVersion": "realm.dev/v1alpha1",
+        "kind": "Pipeline",
+        "metadata": { "name": name(0).name(), "namespace": "default" },
+        "spec": { "steps": [step], "outputs": [{ "name": "o", "step": "s" }], "tenants": ["o0"] },
+    });
+    let pipeline = serde_json::from_value(pipeline).unwrap();
+    fleet.apply(Demand::Pipeline(validate::pipeline(&pipeline).unwrap()));
+    let missing = |fleet: &Fleet| Said::default().pipeline(fleet, &name(0)).models_missing;
+    assert_eq!(missing(&fleet), [name(2)], "there is no agent");
+    join(&mut fleet, true);
+    assert!(missing(&fleet).is_empty(), "a call wakes it");
+}
+
+#[test]
+fn limits_are_shared_over_no_door_while_no_agent_is_one() {
+    let mut fleet = wanting(&[]);
+    join(&mut fleet, false);
+    assert_eq!(Said::default().tenant(&fleet, &name(0), 0).doors, Some(0));
+    join(&mut fleet, true);
+    assert_eq!(Said::default().tenant(&fleet, &name(0), 0).doors, Some(1));
+}
+
 #[test]
 fn limits_are_shared_over_no_door_while_there_is_no_agent() {
     let mut fleet = wanting(&[]);
-    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
-        fleet.synced(kind);
-    }
-    fleet.labelled();
     fleet.plan(Duration::ZERO);
     assert_eq!(fleet.doors(), 1, "what the first one to come would have");
-    assert_eq!(Said::default().tenant(&fleet, &name(0)).doors, 0);
+    assert_eq!(Said::default().tenant(&fleet, &name(0), 0).doors, None);
     assert!(!Said::default().model(&fleet, &name(0)).has_agents);
 }
 
@@ -216,6 +285,6 @@ fn the_nodes_that_run_a_program_are_counted_apart_from_those_that_hand_calls_on(
     let nodes = BTreeMap::from([(0, report(Some(Sha256([1; 32])))), (1, report(None))]);
     let mut said = Said::default();
     said.update(&views(&nodes), |_| true, Instant::now());
-    let standing = said.tenant(&wanting(&[]), &name(0));
+    let standing = said.tenant(&wanting(&[]), &name(0), 0);
     assert_eq!((standing.tally.ready, standing.hosts), (2, 1));
 }

@@ -31,10 +31,22 @@ fn standing<const N: usize>(replicas: u32, nodes: [ModelOnNode; N]) -> ModelStan
     let names = (0..N).map(|index| format!("n{index}"));
     let nodes: BTreeMap<_, _> = names.zip(nodes).collect();
     let estimate = Some(estimate());
-    ModelStanding { has_agents: true, replicas, estimate, claimed: None, facts: None, nodes }
+    ModelStanding {
+        has_agents: true,
+        replicas,
+        is_woken: false,
+        estimate,
+        claimed: None,
+        facts: None,
+        nodes,
+    }
 }
 
 fn status_of(of_model: ModelStanding, problems: Vec<Problem>) -> ModelStatus {
+    status_when(false, of_model, problems)
+}
+
+fn status_when(is_young: bool, of_model: ModelStanding, problems: Vec<Problem>) -> ModelStatus {
     let model: Model = serde_json::from_value(json!({
         "apiVersion": "realm.dev/v1alpha1",
         "kind": "Model",
@@ -45,6 +57,7 @@ fn status_of(of_model: ModelStanding, problems: Vec<Problem>) -> ModelStatus {
     let standing = Standing {
         generation: 3,
         is_answered: true,
+        is_young,
         refused: None,
         problems,
         nodes: Standings::Model(of_model),
@@ -54,7 +67,10 @@ fn status_of(of_model: ModelStanding, problems: Vec<Problem>) -> ModelStatus {
 
 /// What the status says, one condition a line, and of which generation.
 fn check(of_model: ModelStanding, problems: Vec<Problem>, expected: &[&str]) {
-    let status = status_of(of_model, problems);
+    check_status(&status_of(of_model, problems), expected);
+}
+
+fn check_status(status: &ModelStatus, expected: &[&str]) {
     let said: Vec<String> = status
         .conditions
         .iter()
@@ -186,28 +202,37 @@ fn a_model_that_nobody_wants_loaded_is_ready_to_wake() {
 }
 
 #[test]
-fn a_model_that_no_agent_has_come_for_waits_and_says_what_to_do() {
+fn a_model_without_any_agent_says_what_to_do_and_is_stuck_unless_they_may_yet_come() {
     let of_model = ModelStanding { has_agents: false, ..standing(2, []) };
-    let expected = [
-        "Fetched=Unknown NotStarted",
-        "Verified=Unknown NotRead",
-        "Fits=Unknown NoAgents",
-        "Loaded=False Loading",
-        "Ready=False NoAgents",
-        "Reconciling=True NoAgents",
-    ];
-    check(of_model.clone(), Vec::new(), &expected);
-    let status = status_of(of_model, Vec::new());
-    assert!(status.conditions[4].message.contains("`realm info --cluster`"));
-    let asleep = ModelStanding { has_agents: false, ..standing(0, []) };
-    assert!(!findings(&asleep, &[])[4].is_true(), "no call wakes it without agents");
+    for (is_young, progress) in [(true, "Reconciling"), (false, "Stalled")] {
+        let expected = [
+            "Fetched=Unknown NoAgents".to_owned(),
+            "Verified=Unknown NoAgents".to_owned(),
+            "Fits=Unknown NoAgents".to_owned(),
+            "Loaded=False Loading".to_owned(),
+            "Ready=False NoAgents".to_owned(),
+            format!("{progress}=True NoAgents"),
+        ];
+        let status = status_when(is_young, of_model.clone(), Vec::new());
+        check_status(&status, &expected.each_ref().map(String::as_str));
+        assert!(status.conditions[4].message.contains("`realm info --cluster`"));
+    }
+}
+
+#[test]
+fn a_model_that_nobody_wants_needs_no_agent_unless_calls_should_wake_it() {
+    let off = ModelStanding { has_agents: false, ..standing(0, []) };
+    let ready = |of_model: &ModelStanding| findings(of_model, &[], false).swap_remove(4);
+    assert_eq!((ready(&off).status, ready(&off).reason.as_str()), (Truth::True, "ScaledToZero"));
+    let asleep = ModelStanding { is_woken: true, ..off };
+    assert_eq!(ready(&asleep).reason, NO_AGENTS, "no call wakes it");
 }
 
 #[test]
 fn a_file_is_fetched_when_somebody_has_it_and_nobody_fetches_it() {
     let fetched = |nodes: [ModelOnNode; 2], facts| {
         let of_model = ModelStanding { facts, ..standing(2, nodes) };
-        let found = findings(&of_model, &[]).swap_remove(0);
+        let found = findings(&of_model, &[], false).swap_remove(0);
         (found.status, found.reason, found.message)
     };
     let told =

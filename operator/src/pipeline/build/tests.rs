@@ -6,7 +6,8 @@ use super::*;
 /// What the status says of a pipeline that two nodes have, one condition a line.
 fn check(models_missing: Vec<Name>, problems: Vec<Problem>, expected: &[&str]) {
     let tally = Tally { ready: 2, ..Tally::default() };
-    check_of(PipelineStanding { tally, models_missing }, problems, expected);
+    let standing = PipelineStanding { tally, models_missing, are_models_coming: true };
+    check_of(standing, problems, expected);
 }
 
 fn check_of(of_pipeline: PipelineStanding, problems: Vec<Problem>, expected: &[&str]) {
@@ -20,6 +21,7 @@ fn check_of(of_pipeline: PipelineStanding, problems: Vec<Problem>, expected: &[&
     let standing = Standing {
         generation: 3,
         is_answered: true,
+        is_young: false,
         refused: None,
         problems,
         nodes: Standings::Pipeline(of_pipeline),
@@ -48,7 +50,13 @@ fn a_pipeline_waits_for_a_model_that_nobody_serves() {
         "Ready=False ModelNotServed",
         "Reconciling=True ModelNotServed",
     ];
-    check(vec![Name::new("default", "tiny").unwrap()], Vec::new(), &expected);
+    let missing = vec![Name::new("default", "tiny").unwrap()];
+    check(missing.clone(), Vec::new(), &expected);
+    let tally = Tally { ready: 2, ..Tally::default() };
+    let in_vain =
+        PipelineStanding { tally, models_missing: missing, ..PipelineStanding::default() };
+    let stalled = [&expected[..3], &["Stalled=True ModelNotServed"]].concat();
+    check_of(in_vain, Vec::new(), &stalled);
 }
 
 #[test]
@@ -69,7 +77,7 @@ fn a_pipeline_with_a_wrong_reference_is_stuck_and_says_where() {
 fn a_pipeline_is_ready_when_every_node_has_it() {
     let check = |ready, pending, expected: &[&str]| {
         let tally = Tally { ready, pending, ..Tally::default() };
-        let of_pipeline = PipelineStanding { tally, models_missing: Vec::new() };
+        let of_pipeline = PipelineStanding { tally, ..PipelineStanding::default() };
         let whole = [&["Valid=True Valid", "ModelsReady=True Serving"], expected].concat();
         check_of(of_pipeline, Vec::new(), &whole);
     };
@@ -90,5 +98,5 @@ fn a_pipeline_that_a_node_cannot_take_is_stuck_and_says_why() {
         "Ready=False Internal",
         "Stalled=True Internal",
     ];
-    check_of(PipelineStanding { tally, models_missing: Vec::new() }, Vec::new(), &expected);
+    check_of(PipelineStanding { tally, ..PipelineStanding::default() }, Vec::new(), &expected);
 }

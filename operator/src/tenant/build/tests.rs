@@ -23,12 +23,20 @@ fn status_of(tally: Tally, problems: Vec<Problem>) -> TenantStatus {
 fn status_when(is_answered: bool, tally: Tally, problems: Vec<Problem>) -> TenantStatus {
     let program = Some(Sha256([7; 32]));
     let whole =
-        TenantStanding { keys: 2, doors: 3, hosts: 1, program, ..TenantStanding::default() };
+        TenantStanding { keys: 2, doors: Some(3), hosts: 1, program, ..TenantStanding::default() };
     status_of_standing(is_answered, TenantStanding { tally, ..whole }, problems)
 }
 
 fn status_of_standing(
     is_answered: bool,
+    of_tenant: TenantStanding,
+    problems: Vec<Problem>,
+) -> TenantStatus {
+    status_at((false, is_answered), of_tenant, problems)
+}
+
+fn status_at(
+    (is_young, is_answered): (bool, bool),
     of_tenant: TenantStanding,
     problems: Vec<Problem>,
 ) -> TenantStatus {
@@ -42,6 +50,7 @@ fn status_of_standing(
     let standing = Standing {
         generation: 3,
         is_answered,
+        is_young,
         refused: None,
         problems,
         nodes: Standings::Tenant(of_tenant),
@@ -160,12 +169,18 @@ fn a_node_whose_agent_speaks_another_link_is_named_with_both_versions() {
 
 fn served() -> TenantStanding {
     let tally = tally(2, 0, None);
-    TenantStanding { keys: 1, doors: 1, tally, hosts: 2, ..TenantStanding::default() }
+    let standing =
+        TenantStanding { keys: 1, doors: Some(1), hosts: 2, ..TenantStanding::default() };
+    TenantStanding { tally, ..standing }
 }
 
 /// `Ready` of a tenant, and what keeps it so.
 fn ready_of(of_tenant: TenantStanding) -> (String, String, String, Vec<String>) {
-    let mut conditions = status_of_standing(true, of_tenant, Vec::new()).conditions;
+    ready_at(false, of_tenant)
+}
+
+fn ready_at(is_young: bool, of_tenant: TenantStanding) -> (String, String, String, Vec<String>) {
+    let mut conditions = status_at((is_young, true), of_tenant, Vec::new()).conditions;
     let ready = conditions.iter().position(|each| each.type_ == "Ready").unwrap();
     let progress = conditions.split_off(ready + 1).into_iter().map(|each| each.type_).collect();
     let Condition { status, reason, message, .. } = conditions.pop().unwrap();
@@ -174,10 +189,24 @@ fn ready_of(of_tenant: TenantStanding) -> (String, String, String, Vec<String>) 
 
 #[test]
 fn a_tenant_that_has_no_key_cannot_be_called_and_is_told_how_to_get_one() {
-    let (status, reason, message, progress) = ready_of(TenantStanding { keys: 0, ..served() });
+    let keyless = TenantStanding { keys: 0, ..served() };
+    let (status, reason, message, progress) = ready_of(keyless.clone());
     assert_eq!((status.as_str(), reason.as_str()), ("False", "NoKeys"));
     assert!(message.contains("`realm api-key create`"), "{message}");
     assert_eq!(progress, ["Stalled"]);
+    let (_, reason, _, progress) = ready_at(true, keyless);
+    assert_eq!((reason.as_str(), progress), ("NoKeys", vec!["Reconciling".to_owned()]));
+}
+
+#[test]
+fn a_tenant_whose_keys_have_all_expired_cannot_be_called_any_more() {
+    let expired = |keys_expired| TenantStanding { keys: 2, keys_expired, ..served() };
+    let (status, reason, message, progress) = ready_of(expired(2));
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "KeysExpired"));
+    assert!(message.contains("2 keys expired"), "{message}");
+    assert_eq!(progress, ["Stalled"]);
+    assert_eq!(ready_of(expired(1)).1, "Serving");
+    assert_eq!(keys(&expired(1), &[]).message, "the doors open to 1 key");
 }
 
 #[test]
@@ -195,7 +224,11 @@ fn a_suspended_tenant_says_so_and_is_as_it_should_be() {
     assert_eq!((status.as_str(), reason.as_str()), ("True", "Suspended"));
     assert!(message.contains("refused"), "{message}");
     assert!(progress.is_empty());
-    assert_eq!(ready_of(TenantStanding { keys: 0, ..suspended }).1, "NoKeys");
+    let (status, reason, _, progress) = ready_of(TenantStanding { keys: 0, ..suspended.clone() });
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Suspended"), "it needs no key");
+    assert!(progress.is_empty());
+    let wrong = status_of_standing(true, suspended, vec![problem(Reason::InvalidKey)]);
+    assert!(wrong.conditions.iter().any(|each| each.type_ == "Stalled"), "that is another matter");
 }
 
 #[test]
@@ -205,6 +238,7 @@ fn a_tenant_none_of_whose_models_is_served_waits_for_them() {
         hosts: 0,
         program: None,
         models_missing: (0..models).map(model).collect(),
+        is_model_coming: true,
         ..served()
     };
     let (status, reason, message, progress) = ready_of(waits(2));
@@ -212,6 +246,9 @@ fn a_tenant_none_of_whose_models_is_served_waits_for_them() {
     assert_eq!(message, "no agent serves lab/m0, lab/m1");
     assert_eq!(progress, ["Reconciling"]);
     assert!(ready_of(waits(11)).2.ends_with("lab/m7, 3 more"));
+    let in_vain = TenantStanding { is_model_coming: false, ..waits(2) };
+    assert_eq!(ready_of(in_vain.clone()).3, ["Stalled"]);
+    assert_eq!(ready_at(true, in_vain).3, ["Reconciling"], "they may yet be applied");
     let told = program(&waits(1), true).message;
     assert_eq!(told, "on 2 of 2 nodes, to hand its calls on: none loads one of its models");
     assert_eq!(program(&served(), true).message, "on 2 of 2 nodes");
@@ -227,13 +264,24 @@ fn without_any_agent_no_door_enforces_limits_and_the_message_says_what_to_do() {
         "ModelsReady=True Serving",
         "LimitsApplied=Unknown NoAgents",
         "Ready=Unknown NoAgents",
-        "Reconciling=True NoAgents",
+        "Stalled=True NoAgents",
     ];
     for is_answered in [false, true] {
         check_status(&status_of_standing(is_answered, alone.clone(), Vec::new()), &expected);
     }
-    let (.., message, _) = ready_of(alone);
+    let (.., message, _) = ready_of(alone.clone());
     assert_eq!(message, NO_AGENT_IS_CONNECTED);
+    assert_eq!(ready_at(true, alone).3, ["Reconciling"], "they may yet come");
+}
+
+#[test]
+fn agents_of_which_none_is_a_door_enforce_no_limits() {
+    let standing = TenantStanding { doors: Some(0), ..served() };
+    let found = limits(&standing);
+    assert_eq!((found.status, found.reason.as_str()), (Truth::Unknown, "NoDoor"));
+    let (status, reason, _, progress) = ready_of(standing);
+    assert_eq!((status.as_str(), reason.as_str()), ("Unknown", "NoDoor"));
+    assert_eq!(progress, ["Stalled"]);
 }
 
 #[test]

@@ -21,6 +21,41 @@ fn routes(world: &World, node: &str) -> Vec<String> {
     routes.map(peers).collect()
 }
 
+/// A Secret with a key for each of these, which ends at that second.
+fn keys(name: &str, ends: &[(&str, &str)]) -> Demand {
+    let entries = ends.iter().zip('a'..).map(|((key, end), digit)| {
+        let digest = digit.to_string().repeat(64);
+        format!("{key}: '{{\"sha256\": \"{digest}\", {end}}}'")
+    });
+    let entries = entries.collect::<Vec<_>>().join(", ");
+    demand(&format!(
+        "{{kind: Secret, apiVersion: v1, metadata: {{name: {name}}}, stringData: {{{entries}}}}}"
+    ))
+}
+
+#[test]
+fn keys_are_counted_as_of_a_second_and_the_next_that_ends_is_known() {
+    let secret = keys(
+        "k",
+        &[
+            ("ever", "\"disabled\": false"),
+            ("first", "\"expiresAt\": \"1970-01-01T00:01:40Z\""),
+            ("second", "\"expiresAt\": \"1970-01-01T00:03:20Z\""),
+            ("off", "\"expiresAt\": \"1970-01-01T00:00:10Z\", \"disabled\": true"),
+        ],
+    );
+    let world = World::new(1, [secret, tenant("t", "apiKeys: [{secretName: k}]")]);
+    let at = |second| {
+        let KeyCount { enabled, expired } = world.fleet.keys_of(&name("t"), second);
+        (enabled, expired, world.fleet.next_expiry(second))
+    };
+    assert_eq!(at(0), (3, 0, Some(100)));
+    assert_eq!(at(99), (3, 0, Some(100)));
+    assert_eq!(at(100), (3, 1, Some(200)), "doors open to it no more from then on");
+    assert_eq!(at(200), (3, 2, None));
+    assert_eq!(world.fleet.keys_of(&name("nobody"), 0), KeyCount::default());
+}
+
 #[test]
 fn one_node_reads_the_header_of_a_model_before_anybody_loads_it() {
     let mut world = World::empty(1);
