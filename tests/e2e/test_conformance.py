@@ -114,9 +114,7 @@ def test_a_server_that_keeps_tenants_apart_is_seen_to(
         hostile_key=tenancy.server.folder.key("mallory"),
     )
     verdicts = {check["id"]: check["verdict"] for check in ran.report["checks"]}
-    expected = dict.fromkeys(
-        ("keys", "stream-limits", "retry-after", "program-exhaustion"), "pass"
-    )
+    expected = dict.fromkeys(("keys", "stream-limits", "retry-after", "program-exhaustion"), "pass")
     assert verdicts == expected, ran.said
     assert (ran.status, ran.report["verdict"]) == (0, "pass")
     assert ran.report["tenants"] == ["default/one", "default/other"]
