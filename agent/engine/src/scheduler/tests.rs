@@ -242,6 +242,7 @@ fn no_sequence_is_overtaken_for_ever() {
     assert!((2..=most + 2).contains(&before), "{before}");
 }
 
+/// Whoever decodes beside it waits for no more than for a step of short prompts.
 #[test]
 fn a_step_far_into_a_long_prompt_has_fewer_rows() {
     let limits = Limits { running: 2, batch_tokens: 256, context: 8192, queued: 10 };

@@ -61,7 +61,6 @@ fn nobody_is_preempted_before_places_have_had_the_time_to_come_free() {
     assert_eq!(steps, Some(PATIENCE_STEPS));
 }
 
-/// Whoever decodes beside it waits for no more than for a step of short prompts.
 #[test]
 fn a_tenant_that_fills_every_place_gives_way_to_one_below_its_share() {
     let mut scheduler = scheduler(64, LIMITS);
