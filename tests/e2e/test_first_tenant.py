@@ -17,7 +17,7 @@ from harness.chart import CHART
 from harness.cluster import Cluster
 from harness.forward import forwarded
 from harness.installed import Installed, forgo_probes
-from harness.kubelet import Program
+from harness.kubelet import Program, programs
 from harness.typed import ROOT, Reader, blocks, section
 from harness.user import User
 from harness.wait import until
@@ -63,25 +63,15 @@ def release(
     reader.type(namespaces, certificate, f"{install.rstrip()} {FEW}")
     installed = Installed(whole_cluster, folder, "realm-system", "acme")
     installed.await_rollout()
-    operator = installed.operator()
-    started = [operator]
-    try:
-        operator.daemon.start()
+    with programs() as start:
+        operator = start(installed.operator())
         installed.await_authority()
         [pod] = installed.pods("agent")
-        door = installed.agent(pod, operator, model.absolute())
-        started.append(door)
-        door.daemon.start()
+        door = start(installed.agent(pod, operator, model.absolute()))
         # The same bytes by their digest; there is no way to the hub from here.
         tenant = re.sub(r"hf://\S+", model.absolute().as_uri(), typed("The first tenant")[0])
         said, key = reader.type(tenant, 'printf "\\n--%s" "$KEY"').split("\n--")
         yield Release(reader, installed, door, key, said)
-    except BaseException as error:
-        error.add_note("\n".join(f"-- {each.name}\n{each.daemon.tail()}" for each in started))
-        raise
-    finally:
-        for program in reversed(started):
-            program.daemon.close()
 
 
 def test_the_first_tenant_comes_to_be_ready_and_is_answered_over_tls(release: Release) -> None:

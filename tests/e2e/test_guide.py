@@ -17,7 +17,7 @@ import pytest
 
 from harness.cluster import Cluster
 from harness.installed import Installed, forgo_probes
-from harness.kubelet import Program
+from harness.kubelet import Program, programs
 from harness.typed import ROOT, Reader, commands
 from harness.watching import RUNBOOK
 
@@ -82,22 +82,12 @@ def release(
     source = json.dumps({"spec": {"sources": [model.absolute().as_uri()]}})
     where = ("--namespace", "demo", "--type=merge", "--patch", source)
     assert whole_cluster.admin.kubectl("patch", "model", "smollm2", *where).returncode == 0
-    operator = installed.operator()
-    started = [operator]
-    try:
-        operator.daemon.start()
+    with programs() as start:
+        operator = start(installed.operator())
         installed.await_authority()
         [pod] = installed.pods("agent")
-        door = installed.agent(pod, operator, model.absolute())
-        started.append(door)
-        door.daemon.start()
+        door = start(installed.agent(pod, operator, model.absolute()))
         yield Release(reader, installed, key, door)
-    except BaseException as error:
-        error.add_note("\n".join(f"-- {each.name}\n{each.daemon.tail()}" for each in started))
-        raise
-    finally:
-        for program in reversed(started):
-            program.daemon.close()
 
 
 def test_every_command_of_the_guide_is_run_here_or_needs_an_engine() -> None:

@@ -17,7 +17,7 @@ import pytest
 from harness.cluster import Cluster
 from harness.folder import new_key
 from harness.installed import Installed
-from harness.kubelet import Program
+from harness.kubelet import Program, programs
 from harness.wait import until
 
 NODES = ("alpha", "beta")
@@ -76,27 +76,13 @@ def installed(
 @pytest.fixture(scope="module")
 def running(installed: Installed, key: str, model: Path) -> Iterator[Running]:
     """An operator and the agents of both nodes, once they serve."""
-    started: list[Program] = []
-    try:
-        operator = start(installed.operator(), started)
+    with programs() as start:
+        operator = start(installed.operator())
         installed.await_authority()
         pods = installed.pods("agent")
-        agents = [start(installed.agent(pod, operator, model.absolute()), started) for pod in pods]
+        agents = [start(installed.agent(pod, operator, model.absolute())) for pod in pods]
         await_served(installed, key, model)
         yield Running(operator, agents)
-    except BaseException as error:
-        error.add_note("\n".join(f"-- {each.name}\n{each.daemon.tail()}" for each in started))
-        raise
-    finally:
-        for program in reversed(started):
-            program.daemon.close()
-
-
-def start(program: Program, started: list[Program]) -> Program:
-    """Starts a program; it ends with the others."""
-    started.append(program)
-    program.daemon.start()
-    return program
 
 
 def await_served(installed: Installed, key: str, model: Path) -> None:

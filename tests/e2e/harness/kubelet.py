@@ -12,7 +12,7 @@ import dataclasses
 import secrets
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -180,3 +180,23 @@ def writable_mounts(pod: Json) -> set[str]:
         for each in mounts
         if each["name"] in scratch and not each.get("readOnly", False)
     }
+
+
+@contextlib.contextmanager
+def programs() -> Iterator[Callable[[Program], Program]]:
+    """Gives what starts a program; all end with the block, and say their last lines if it fails."""
+    started: list[Program] = []
+
+    def start(program: Program) -> Program:
+        started.append(program)
+        program.daemon.start()
+        return program
+
+    try:
+        yield start
+    except BaseException as error:
+        error.add_note("\n".join(f"-- {each.name}\n{each.daemon.tail()}" for each in started))
+        raise
+    finally:
+        for program in reversed(started):
+            program.daemon.close()
