@@ -85,25 +85,29 @@ def test_what_is_rendered_is_taken_and_nothing_in_it_is_wrong(plane: Plane, fold
     assert sorted(thing["kind"] for thing in things) == ["Model", "Pipeline", "Tenant"]
     plane.cluster.admin.apply(*things)
     for thing in things:
-        kind, name = thing["kind"].lower(), thing["metadata"]["name"]
-        reasons = await_reasons(plane, kind, name)
-        assert not reasons & wrong_specs(), plane.get(kind, name)["status"]
+        await_right(plane, thing["kind"].lower(), thing["metadata"]["name"])
     for type_ in ("KeysValid", "ModelsGranted"):
-        assert plane.condition("tenant", "sample", type_)["status"] == "True"
+        plane.await_condition("tenant", "sample", "True", type_)
     assert plane.get("tenant", "sample")["status"]["keys"] == 1
 
 
-def await_reasons(plane: Plane, kind: str, name: str) -> set[str]:
-    """Every reason in the status of an object, once it is of the newest generation."""
+def await_right(plane: Plane, kind: str, name: str) -> None:
+    """Until an object's newest generation has been looked at and has no wrong spec for a reason.
 
-    def conditions() -> Sequence[Json]:
+    Kinds are watched apart, so that one may be looked at before another that it names has come.
+    """
+
+    def said() -> Sequence[str]:
         thing = plane.get(kind, name)
         status = thing.get("status", {})
         is_new = status.get("observedGeneration") == thing["metadata"]["generation"]
-        return status.get("conditions", []) if is_new else []
+        return [each["reason"] for each in status.get("conditions", [])] if is_new else []
 
-    until(lambda: bool(conditions()), f"{kind} {name} has been looked at")
-    return {each["reason"] for each in conditions()}
+    wrong = wrong_specs()
+    until(
+        lambda: bool(reasons := said()) and not wrong.intersection(reasons),
+        f"{kind} {name} has been looked at and nothing in it is wrong",
+    )
 
 
 async def test_the_samples_are_served_where_an_agent_has_the_file(
