@@ -140,6 +140,12 @@ impl BlockPool {
         self.tenants.get(tenant).map_or(0, |holding| holding.used)
     }
 
+    /// Who holds blocks, and how many.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = (&TenantName, usize)> {
+        let held = self.tenants.iter().map(|(tenant, holding)| (tenant, holding.used));
+        held.filter(|(_, used)| *used > 0)
+    }
+
     /// Blocks that hold the tenant's finished prefixes.
     pub(crate) fn idle_of(&self, tenant: &TenantName) -> usize {
         self.tenants.get(tenant).map_or(0, |holding| holding.idle.len())

@@ -55,6 +55,13 @@ const PREFILL_MIN: usize = 16;
 /// The rows of a step that are left to prompts may cost what they would behind so many tokens. Far
 /// into a long document a row costs several times that, and everybody who decodes waits for it.
 const PREFILL_PAST: usize = 256;
+/// How long a step may take in which anybody decodes, unless decoding itself takes more than half
+/// of it: whoever reads an answer waits for each token as long as the step takes that it comes of,
+/// and few read more than ten in a second.
+const STEP_TARGET: Cost = Cost::from_millis(100);
+/// How much more than its part a tenant may have had before its answers wait for a prompt that
+/// lacked time in the last step. So the target costs nobody more of a share than this.
+const LEAD_MAX: Cost = Cost::from_millis(250);
 /// Steps in which no sequence has started before one is preempted for another: while places come
 /// free by themselves more often, whoever is next has one soon, and nothing is computed twice.
 const PATIENCE_STEPS: u32 = 4;
@@ -114,6 +121,8 @@ pub(crate) struct Scheduler {
     held: Vec<(SequenceId, u64)>,
     /// Steps since a sequence started.
     steps_without_start: u32,
+    /// Who would have had the next turn when the last step's time for prompts was over.
+    cut_off: Option<TenantName>,
     totals: Totals,
     /// Sequences that the last plan started for the first time, and what of them was cached.
     started: Vec<(SequenceId, Usage)>,
@@ -141,6 +150,7 @@ impl Scheduler {
             charged_at: None,
             held: Vec::new(),
             steps_without_start: 0,
+            cut_off: None,
             totals: Totals::default(),
             started: Vec::new(),
             had_texts: false,
@@ -344,8 +354,13 @@ impl Scheduler {
     }
 
     fn plan_decodes(&mut self) {
+        let owed = self.cut_off.take();
+        let may_decode = |running: &&Running| {
+            let is_ahead = |owed| self.share.is_ahead(&running.sequence.tenant, owed, LEAD_MAX);
+            running.left() == 1 && !owed.as_ref().is_some_and(is_ahead)
+        };
         let decoding: Vec<SequenceId> =
-            self.running.values().filter(|r| r.left() == 1).map(|r| r.sequence.id).collect();
+            self.running.values().filter(may_decode).map(|r| r.sequence.id).collect();
         for id in decoding {
             if self.reserve(id, 1) {
                 self.plan(id, 1, Service::decode);
@@ -378,7 +393,7 @@ impl Scheduler {
         let decodes: usize = self.running.values().map(|running| running.planned).sum();
         let mut budget = self.limits.batch_tokens - decodes;
         let total = self.pool.total();
-        let mut time = self.prices.cost(Service::prefill(budget, PREFILL_PAST), total);
+        let mut time = self.time_for_prompts(budget);
         let mut rows_min = PREFILL_MIN;
         // Nothing that becomes free in this step could let those go on that were passed over, and
         // who has had a turn comes later, so one walk through the order is enough.
@@ -396,6 +411,7 @@ impl Scheduler {
             let cost = self.prices.cost(Service::prefill(wanted, past), total);
             let rows = time.fits(cost.part(wanted)).max(rows_min).min(wanted);
             if rows == 0 {
+                self.cut_off = Some(turn.party().clone());
                 return;
             }
             if !self.reserve(id, rows) {
@@ -407,6 +423,23 @@ impl Scheduler {
             budget -= rows;
             rows_min = 0;
         }
+    }
+
+    /// What prompts may cost in a step that has so many rows left for them: what is left of the
+    /// target, or as much as all the rest where that is more.
+    fn time_for_prompts(&self, rows: usize) -> Cost {
+        let total = self.pool.total();
+        let most = self.prices.cost(Service::prefill(rows, PREFILL_PAST), total);
+        let mut decodes = Service::default();
+        for running in self.running.values() {
+            decodes += running.service;
+        }
+        if decodes == Service::default() {
+            return most;
+        }
+        let mut others = self.prices.cost(decodes, total);
+        others += self.prices.step;
+        most.min(STEP_TARGET.without(others).max(others))
     }
 
     /// What the tenant could prefill next: its oldest unfinished prompt, else the head of its queue

@@ -12,7 +12,10 @@ mod outcome;
 mod planner;
 mod random;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use realm_core::name::TenantName;
 
@@ -68,6 +71,8 @@ struct World {
     planner: Box<dyn Planner>,
     calls: Calls,
     names: Vec<TenantName>,
+    /// The places of names.
+    numbers: HashMap<TenantName, usize>,
     /// By their numbers; what has ended stays, which a simulation has room for.
     open: Vec<Open>,
     outcome: Outcome,
@@ -91,10 +96,12 @@ impl World {
                 .expect("a letter and digits are a label")
         };
         let tenants = calls.tenants();
+        let names: Vec<TenantName> = (0..tenants).map(name).collect();
         Self {
             planner: planner::of(order, limits, BLOCKS),
             calls,
-            names: (0..tenants).map(name).collect(),
+            numbers: names.iter().cloned().zip(0..).collect(),
+            names,
             open: Vec::new(),
             outcome: Outcome::new(tenants),
             rows: Vec::new(),
@@ -168,19 +175,16 @@ impl World {
         took
     }
 
+    /// Whoever holds blocks pays for the time, whether or not the step has anything of its own.
     fn account_blocks(&mut self, took: f64) {
-        let mut tenants: Vec<usize> = self.rows.iter().map(|row| self.tenant(row.call)).collect();
-        tenants.sort_unstable();
-        tenants.dedup();
-        for tenant in tenants {
-            let Some(name) = self.names.get(tenant) else { continue };
-            let blocks = self.planner.pool().used_by(name);
-            let held = Service::holding(blocks, Duration::from_secs_f64(took));
-            let cost = Prices::MEASURED.cost(held, BLOCKS as usize).as_secs_f64();
-            if self.now >= self.counts_from
-                && let Some(had) = self.outcome.tenants.get_mut(tenant)
-            {
-                had.cost_s += cost;
+        if self.now >= self.counts_from {
+            for (name, blocks) in self.planner.pool().holders() {
+                let held = Service::holding(blocks, Duration::from_secs_f64(took));
+                let cost = Prices::MEASURED.cost(held, BLOCKS as usize).as_secs_f64();
+                let tenant = self.numbers.get(name);
+                if let Some(had) = tenant.and_then(|at| self.outcome.tenants.get_mut(*at)) {
+                    had.cost_s += cost;
+                }
             }
         }
         self.outcome.note(self.now);

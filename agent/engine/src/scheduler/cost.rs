@@ -19,6 +19,10 @@ impl Cost {
         self.0
     }
 
+    pub(crate) const fn from_millis(milliseconds: u64) -> Self {
+        Self(milliseconds.saturating_mul(1_000_000_000))
+    }
+
     /// So many seconds; none where they are no number or below zero.
     #[expect(
         clippy::cast_possible_truncation,

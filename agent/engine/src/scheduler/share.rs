@@ -15,7 +15,7 @@
 //!   then was spare.
 
 use std::{
-    cmp::Reverse,
+    cmp::{Ordering, Reverse},
     collections::{BTreeMap, BTreeSet},
     ops::Bound::{Excluded, Unbounded},
 };
@@ -118,8 +118,10 @@ impl<K: Ord + Clone> Share<K> {
 
     /// Takes note that `name`, which has entered, is kept waiting by others.
     pub(crate) fn wait(&mut self, name: &K) {
-        let Some(party) = self.parties.get_mut(name).filter(|party| !party.waits) else { return };
-        let class = class(&mut self.classes, party.terms.priority);
+        let Some(&Party { terms, waits: false, .. }) = self.parties.get(name) else { return };
+        self.level(terms.priority);
+        let Some(party) = self.parties.get_mut(name) else { return };
+        let class = class(&mut self.classes, terms.priority);
         party.waits = true;
         party.served = party.served.max(class.reach());
         class.order.insert(turn(party, name));
@@ -134,6 +136,12 @@ impl<K: Ord + Clone> Share<K> {
         class.reach();
         class.order.remove(&turn(party, name));
         party.waits = false;
+        self.level(priority);
+    }
+
+    /// Makes all of a class even of which nobody waits.
+    fn level(&mut self, priority: Priority) {
+        let class = class(&mut self.classes, priority);
         if class.order.is_empty() {
             let of_class = self.parties.values().filter(|party| party.terms.priority == priority);
             let most = of_class.map(|party| party.served).max().unwrap_or(0);
@@ -180,6 +188,19 @@ impl<K: Ord + Clone> Share<K> {
         };
         let mut classes = self.classes.range(turn.0..);
         classes.find_map(|(_, class)| class.order.range((Excluded(turn), Unbounded)).next())
+    }
+
+    /// Whether `name` has had more than `lead` beyond what `other` has, each for its weight, or is in
+    /// a lower class.
+    pub(crate) fn is_ahead(&self, name: &K, other: &K, lead: Cost) -> bool {
+        let (Some(party), Some(other)) = (self.parties.get(name), self.parties.get(other)) else {
+            return false;
+        };
+        match party.terms.priority.cmp(&other.terms.priority) {
+            Ordering::Less => true,
+            Ordering::Equal => party.served.saturating_sub(other.served) > party.terms.divide(lead),
+            Ordering::Greater => false,
+        }
     }
 
     /// The class that a party is in, as long as it has something in hand.

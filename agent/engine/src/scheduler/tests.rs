@@ -242,6 +242,66 @@ fn no_sequence_is_overtaken_for_ever() {
     assert!((2..=most + 2).contains(&before), "{before}");
 }
 
+fn engine(batch_tokens: usize, running: usize) -> Scheduler {
+    scheduler(4096, Limits { running, batch_tokens, context: 8192, queued: 1000 })
+}
+
+/// Sequences that only decode, of the tenants 0, 1, …, `each` of each.
+fn decoding(scheduler: &mut Scheduler, batch: &mut Batch, tenants: usize, each: usize) {
+    for n in 0..tenants * each {
+        scheduler.submit(submission(1000 + n as u64, n / each, 4, 5_000)).unwrap();
+    }
+    while scheduler.queued() > 0 || batch.tokens.len() != tenants * each {
+        step(scheduler, batch);
+    }
+}
+
+#[test]
+fn a_step_in_which_somebody_decodes_keeps_to_the_target() {
+    let mut scheduler = engine(512, 8);
+    let mut batch = Batch::default();
+    decoding(&mut scheduler, &mut batch, 1, 4);
+    scheduler.submit(submission(1, 1, 4_000, 5)).unwrap();
+    for _ in 0..10 {
+        step(&mut scheduler, &mut batch);
+        let mut cost = Prices::MEASURED.cost(scheduler.step(), 4096);
+        cost += Prices::MEASURED.step;
+        assert!(cost <= STEP_TARGET, "{cost:?}");
+        assert!(cost.as_secs_f64() > 0.9 * STEP_TARGET.as_secs_f64(), "{cost:?} is too short");
+    }
+}
+
+#[test]
+fn prompts_have_as_much_of_a_step_as_answers_where_those_take_longer_than_the_target() {
+    let mut scheduler = engine(512, 256);
+    let mut batch = Batch::default();
+    decoding(&mut scheduler, &mut batch, 1, 200);
+    scheduler.submit(submission(1, 1, 4_000, 5)).unwrap();
+    step(&mut scheduler, &mut batch);
+    let decodes = Prices::MEASURED.cost(Service { decode_tokens: 200, ..Service::default() }, 4096);
+    assert!(decodes > STEP_TARGET);
+    let prompt = Service { decode_tokens: 0, ..scheduler.step() };
+    let prompt = Prices::MEASURED.cost(prompt, 4096).as_secs_f64();
+    assert!(prompt > 0.9 * decodes.as_secs_f64(), "{prompt} s beside {decodes:?}");
+}
+
+/// The tenant of weight 1 has decoded more than its part while the other's prompts lacked time.
+#[test]
+fn who_has_had_far_more_than_its_part_waits_for_a_prompt_that_lacks_time() {
+    let mut scheduler = engine(512, 64);
+    let mut batch = Batch::default();
+    decoding(&mut scheduler, &mut batch, 1, 56);
+    let documents = |id| Submission { terms: terms(3), ..submission(id, 1, 4_000, 1) };
+    for id in 1..=4 {
+        scheduler.submit(documents(id)).unwrap();
+    }
+    let most = Cost::from_millis(250 + 100);
+    while scheduler.queued() > 0 {
+        step(&mut scheduler, &mut batch);
+        assert!(!scheduler.share.is_ahead(&tenant(0), &tenant(1), most));
+    }
+}
+
 /// Whoever decodes beside it waits for no more than for a step of short prompts.
 #[test]
 fn a_step_far_into_a_long_prompt_has_fewer_rows() {

@@ -242,3 +242,31 @@ fn ten_thousand_that_come_and_go_are_not_remembered() {
     }
     assert!(share.parties.len() <= 2 * SWEEP_MIN, "{}", share.parties.len());
 }
+
+#[test]
+fn who_is_ahead_is_so_by_weight_and_whatever_it_has_had_of_a_higher_class() {
+    let mut share = Share::default();
+    enter(&mut share, 1, terms(4));
+    enter(&mut share, 2, terms(1));
+    share.charge(&1, cost(100));
+    assert!(share.is_ahead(&1, &2, cost(99)));
+    assert!(!share.is_ahead(&1, &2, cost(100)));
+    // A part of 25 for each unit of weight.
+    share.charge(&2, cost(24));
+    assert!(share.is_ahead(&1, &2, cost(3)) && !share.is_ahead(&1, &2, cost(4)));
+    assert!(!share.is_ahead(&2, &1, cost(0)));
+    enter(&mut share, 3, Terms { weight: 1, priority: Priority::High });
+    share.charge(&3, cost(1_000));
+    assert!(share.is_ahead(&2, &3, cost(5_000)) && !share.is_ahead(&3, &2, cost(0)));
+    assert!(!share.is_ahead(&1, &4, cost(0)));
+}
+
+/// What was had while nobody waited was spare: whoever begins to wait makes up for none of it.
+#[test]
+fn what_was_had_while_nobody_waited_is_owed_to_nobody() {
+    let mut share = Share::default();
+    share.enter(&1, terms(1));
+    share.charge(&1, cost(1_000_000));
+    enter(&mut share, 2, terms(1));
+    assert!(!share.is_ahead(&1, &2, cost(0)));
+}
