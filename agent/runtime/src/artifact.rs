@@ -29,6 +29,9 @@ const IMPORTS: [&str; 5] = [
 
 const EXPORT: &str = "realm:tenant/handler@0.1.0";
 
+/// What it may export besides.
+const HOOKS: &str = "realm:tenant/hooks@0.1.0";
+
 /// The identity of a component.
 pub(crate) fn digest(bytes: &[u8]) -> Sha256 {
     Sha256(Hasher::digest(bytes).into())
@@ -68,4 +71,9 @@ fn check_world(engine: &Engine, component: &Component) -> Result<(), ProgramErro
         return Err(ProgramError::Export { name: EXPORT });
     }
     Ok(())
+}
+
+/// Whether a program stands beside its own generations.
+pub(crate) fn has_hooks(engine: &Engine, component: &Component) -> bool {
+    component.component_type().get_export(engine, HOOKS).is_some()
 }

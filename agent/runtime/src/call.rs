@@ -18,7 +18,7 @@ use tracing::Span;
 use crate::{
     bindings::{exports::realm::tenant::handler, realm::tenant::types},
     directory::Grant,
-    host::{Host, HostCall},
+    host::{Host, HostCall, Own, Role},
     meter::{Allowance, TokenMeter},
     pool,
     program::Program,
@@ -43,8 +43,8 @@ pub(crate) struct Running {
     pub(crate) texts: (Texts, TenantTexts),
     pub(crate) sender: ReplySender,
     pub(crate) span: Span,
-    /// Dropped with the call, which is when its programs have been paid for.
-    pub(crate) _booking: Booking,
+    /// Dropped with the call and its hooks, which is when its programs have been paid for.
+    pub(crate) booking: Arc<Booking>,
 }
 
 /// One run of a function within a call.
@@ -111,7 +111,8 @@ async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<A
 
 fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
     let Run { step, tracker, trace, .. } = run;
-    let Allowance { host_calls, output, log_lines, .. } = running.allowance.clone();
+    let allowance = running.allowance.clone();
+    let Allowance { host_calls, output, log_lines, .. } = allowance.clone();
     HostCall {
         tenant: running.tenant.clone(),
         models: running.models.clone(),
@@ -119,7 +120,8 @@ fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
         tokens: running.tokens.clone(),
         texts: running.texts.clone(),
         deadline,
-        writer: Writer::new(running.sender.clone(), step, output, tracker),
+        role: Role::Serves(Writer::new(running.sender.clone(), step, output, tracker)),
+        own: Own { program: running.program.clone(), allowance, booking: running.booking.clone() },
         host_calls,
         log_lines,
         span: running.span.clone(),

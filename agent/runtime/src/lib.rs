@@ -11,6 +11,7 @@ mod bindings;
 mod artifact;
 mod call;
 mod directory;
+mod hook;
 mod host;
 mod meter;
 mod pipeline;

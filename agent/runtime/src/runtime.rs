@@ -211,7 +211,7 @@ impl Runtime {
             program: resident.program.0.clone(),
             models: directory.grants(&resident.tenant),
             span: tracing::debug_span!("call", tenant = %call.caller().tenant(), call = %call.call().id),
-            _booking: resident.spent.book(&way, &allowance),
+            booking: Arc::new(resident.spent.book(&way, &allowance)),
             way,
             allowance,
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),

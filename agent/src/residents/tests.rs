@@ -106,6 +106,8 @@ pub(crate) fn tenant(name: &str) -> Arc<DesiredTenant> {
                 host_calls_max: 1,
                 output_bytes_max: 1,
                 deadline_ms: 1,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

@@ -9,6 +9,7 @@ mod attacks;
 mod built_in;
 mod components;
 mod embed;
+mod hooks;
 mod life;
 mod pipelines;
 mod pirate;
