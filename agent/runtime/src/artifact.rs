@@ -19,12 +19,15 @@ const COMPONENT: &[u8] = &[0x0d, 0x00, 0x01, 0x00];
 const CORE_MODULE: &[u8] = &[0x01, 0x00, 0x00, 0x00];
 
 /// What a program may import: these, and nothing of WASI.
-const IMPORTS: [&str; 5] = [
+const IMPORTS: [&str; 8] = [
     "realm:tenant/types@0.1.0",
     "realm:tenant/model@0.1.0",
     "realm:tenant/reply@0.1.0",
     "realm:tenant/config@0.1.0",
     "realm:tenant/log@0.1.0",
+    "realm:tenant/store@0.1.0",
+    "realm:tenant/clock@0.1.0",
+    "realm:tenant/random@0.1.0",
 ];
 
 const EXPORT: &str = "realm:tenant/handler@0.1.0";

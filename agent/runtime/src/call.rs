@@ -24,6 +24,7 @@ use crate::{
     program::Program,
     refusal::{Ended, internal, returned, trapped},
     spent::Booking,
+    store::Store,
     texts::{TenantTexts, Texts},
     tracker::Tracker,
     writer::Writer,
@@ -41,6 +42,8 @@ pub(crate) struct Running {
     pub(crate) tokens: Arc<TokenMeter>,
     /// The node's places for work on text, and the tenant's among them.
     pub(crate) texts: (Texts, TenantTexts),
+    /// What the tenant's programs keep.
+    pub(crate) store: Store,
     pub(crate) sender: ReplySender,
     pub(crate) span: Span,
     /// Dropped with the call and its hooks, which is when its programs have been paid for.
@@ -119,6 +122,7 @@ fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
         way: running.way.clone(),
         tokens: running.tokens.clone(),
         texts: running.texts.clone(),
+        store: running.store.clone(),
         deadline,
         role: Role::Serves(Writer::new(running.sender.clone(), step, output, tracker)),
         own: Own { program: running.program.clone(), allowance, booking: running.booking.clone() },

@@ -1,10 +1,13 @@
 //! What a program can reach: one file per interface of its world.
 
+mod clock;
 mod config;
 pub(crate) mod log;
 pub(crate) mod model;
+mod random;
 mod reply;
 mod scored;
+mod store;
 
 use std::sync::Arc;
 
@@ -27,6 +30,7 @@ use crate::{
     refusal::{Ended, HostError, tell},
     sandbox::HANDLES_MAX,
     spent::Booking,
+    store::Store,
     texts::{TenantTexts, Texts},
     writer::Writer,
 };
@@ -53,6 +57,8 @@ pub(crate) struct HostCall {
     pub(crate) tokens: Arc<TokenMeter>,
     /// The node's places for work on text, and the tenant's among them.
     pub(crate) texts: (Texts, TenantTexts),
+    /// What the tenant's programs keep.
+    pub(crate) store: Store,
     /// The whole call's, or that of the pipeline's step.
     pub(crate) deadline: Deadline,
     pub(crate) role: Role,
@@ -93,6 +99,7 @@ impl HostCall {
             way: self.way.clone(),
             tokens: self.tokens.clone(),
             texts: self.texts.clone(),
+            store: self.store.clone(),
             deadline: self.deadline,
             role: Role::Hooks { between_tokens: false },
             own: self.own.clone(),

@@ -22,6 +22,7 @@ mod runtime;
 mod sandbox;
 mod shared;
 mod spent;
+mod store;
 mod texts;
 mod tracker;
 mod writer;

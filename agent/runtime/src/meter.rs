@@ -64,6 +64,7 @@ impl TokenMeter {
 /// spends from the same.
 #[derive(Clone)]
 pub(crate) struct Allowance {
+    pub(crate) begun_at: Instant,
     pub(crate) deadline: Deadline,
     pub(crate) fuel: Left,
     fuel_max: u64,
@@ -82,6 +83,7 @@ impl Allowance {
     pub(crate) fn new(limits: &ProgramLimits, asked: Option<Deadline>, now: Instant) -> Self {
         let deadline = Deadline::after(now, limits.deadline_ms);
         Self {
+            begun_at: now,
             deadline: asked.map_or(deadline, |asked| asked.earliest(deadline)),
             fuel: Left::new(limits.fuel_max),
             fuel_max: limits.fuel_max,

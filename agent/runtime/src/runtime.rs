@@ -216,6 +216,7 @@ impl Runtime {
             allowance,
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
             texts: (self.texts.clone(), resident.texts.clone()),
+            store: resident.store.clone(),
             sender,
         };
         Ok(Begun { running, work, stopped: Box::pin(resident.stopped()) })

@@ -29,12 +29,12 @@ pub use answer::{Asked, answer, answer_with, open};
 pub use bindings::{
     exports::realm::tenant::handler::{FunctionInfo, Outcome},
     realm::tenant::{
-        config, log,
+        clock, config, log,
         model::{
             Abilities, Bias, Constraint, EmbedInfo, EmbedParams, Embedded, Generation, Info, Model,
             Params as GenerateParams, Sampling, Summary, Text, list_models,
         },
-        reply,
+        random, reply, store,
         types::{Error, Finish, Logprobs, Message, ScoredToken, Token, TokenId, TokenLimit, Usage},
     },
 };

@@ -15,3 +15,4 @@ mod pipelines;
 mod pirate;
 mod resume;
 mod sources;
+mod store;
