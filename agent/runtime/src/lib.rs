@@ -13,6 +13,7 @@ mod call;
 mod directory;
 mod hook;
 mod host;
+mod kept;
 mod meter;
 mod pipeline;
 mod pool;
@@ -29,6 +30,7 @@ mod writer;
 
 pub use artifact::PROGRAM_BYTES_MAX;
 pub use directory::{Awaited, ModelState};
+pub use kept::{Kept, KeptError};
 pub use program::{Prepared, ProgramError};
 pub use runtime::Runtime;
 pub use sandbox::SandboxError;

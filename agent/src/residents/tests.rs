@@ -77,6 +77,8 @@ async fn until(
 fn agent(dir: &Path) -> Arc<Agent> {
     let options = AgentOptions {
         store_dir: dir.join("store"),
+        compiled_dir: dir.join("compiled"),
+        compiled_key: dir.join("compiled.key"),
         store: StoreOptions::new(Site::OneMachine),
         credentials: Credentials::default(),
         threads: Some(1),

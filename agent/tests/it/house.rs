@@ -52,6 +52,8 @@ impl House {
         let dir = tempfile::tempdir().unwrap();
         let agent = Agent::new(AgentOptions {
             store_dir: dir.path().join("store"),
+            compiled_dir: dir.path().join("compiled"),
+            compiled_key: dir.path().join("compiled.key"),
             store: StoreOptions::new(Site::OneMachine),
             credentials: Credentials::default(),
             threads: Some(1),
