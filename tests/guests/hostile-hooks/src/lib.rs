@@ -56,7 +56,10 @@ impl Hooks for Attack {
                 let mut params = request.params;
                 params.sampling.temperature = f32::NAN;
                 let attack = Self { name, model: request.model, count: 0 };
-                return Ok((Plan { params, stages: Stages::BIAS | Stages::TOKEN | Stages::FINISH }, attack));
+                return Ok((
+                    Plan { params, stages: Stages::BIAS | Stages::TOKEN | Stages::FINISH },
+                    attack,
+                ));
             }
             _ => {}
         }

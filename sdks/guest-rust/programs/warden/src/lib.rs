@@ -5,8 +5,7 @@
 use std::{collections::HashSet, mem};
 
 use realm_guest::{
-    Asked, Error, Finish, FunctionInfo, Model, Params, Program, Result, TokenId, answer,
-    config,
+    Asked, Error, Finish, FunctionInfo, Model, Params, Program, Result, TokenId, answer, config,
     hooks::{Hooks, Plan, Request, Stages, Steer, Verdict},
 };
 
