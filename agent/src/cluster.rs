@@ -114,8 +114,12 @@ fn service(args: &Args) -> Service {
 }
 
 fn agent_options(args: &Args) -> AgentOptions {
+    let store_dir = args.store.clone().unwrap_or_else(|| args.state.join("store"));
     AgentOptions {
-        store_dir: args.store.clone().unwrap_or_else(|| args.state.join("store")),
+        compiled_dir: store_dir.join("compiled"),
+        // Beside the ledger, which is this node's alone; a store may be shared with others.
+        compiled_key: args.state.join("compiled.key"),
+        store_dir,
         store: StoreOptions { pvc_dir: args.claims.clone(), ..StoreOptions::new(Site::Cluster) },
         credentials: credentials::Credentials::default(),
         threads: args.threads,

@@ -58,6 +58,13 @@ pub const PROGRAM_OUTPUT_BYTES_MAX: u64 = 67_108_864;
 /// The longest call, one day.
 pub const DEADLINE_MS_MAX: u64 = 86_400_000;
 
+/// Fuel for the hooks of one token: about a second of a processor. A program that needs more is no
+/// part of a stream.
+pub const TOKEN_FUEL_MAX: u64 = 1_000_000_000;
+
+/// The longest that a token waits for its hooks: who reads a stream takes it for broken after that.
+pub const TOKEN_DEADLINE_MS_MAX: u64 = 1_000;
+
 /// Somebody who calls: what they may use, what they may spend, and what runs their calls.
 #[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[kube(
@@ -308,12 +315,22 @@ pub struct ProgramLimits {
     /// Wall-clock milliseconds.
     #[schemars(range(min = 1, max = DEADLINE_MS_MAX))]
     pub deadline_ms: u64,
+
+    /// Fuel that the program's hooks may burn for one token; more ends the generation.
+    #[schemars(range(min = 1, max = TOKEN_FUEL_MAX))]
+    pub token_fuel: u64,
+
+    /// Milliseconds that a token waits for the program's hooks, before it is chosen without them.
+    #[schemars(range(min = 1, max = TOKEN_DEADLINE_MS_MAX))]
+    pub token_deadline_ms: u64,
 }
 
 impl Default for ProgramLimits {
     /// Room for a program that handles every token of the longest default context itself: about
     /// ten host calls and a million instructions a token, and five minutes for a slow processor.
     /// Its output may fill the largest message that a client gets, as the vectors of many texts do.
+    /// Its hooks have for each token what an interpreter takes for some lines of code, which is about
+    /// five milliseconds of a processor, and four times that to come to their turn.
     fn default() -> Self {
         Self {
             memory_bytes: 64 * 1024 * 1024,
@@ -321,6 +338,8 @@ impl Default for ProgramLimits {
             host_calls: 100_000,
             output_bytes: 8 * 1024 * 1024,
             deadline_ms: 300_000,
+            token_fuel: 5_000_000,
+            token_deadline_ms: 20,
         }
     }
 }

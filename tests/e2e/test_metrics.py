@@ -47,6 +47,7 @@ DOCUMENTED = {
     "realm_engine_tenant_inter_token_seconds": ("histogram", {"model", "tenant"}),
     "realm_program_fuel": ("counter", {"tenant", "pipeline"}),
     "realm_program_host_calls": ("counter", {"tenant", "pipeline"}),
+    "realm_program_hook_overruns": ("counter", {"tenant", "pipeline"}),
     "realm_agent_generation": ("gauge", set()),
     "realm_agent_model_state": ("gauge", {"model", "state"}),
     "realm_agent_tenants": ("gauge", {"state"}),

@@ -212,6 +212,10 @@ pub struct ProgramLimits {
     pub output_bytes_max: u64,
     /// Wall-clock time of one call.
     pub deadline_ms: u64,
+    /// Fuel that the hooks of one token may burn.
+    pub token_fuel_max: u64,
+    /// How long a token waits for its hooks.
+    pub token_deadline_ms: u64,
 }
 
 /// One API key, as its digest: the key itself is known to its holder alone.

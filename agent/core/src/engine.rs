@@ -13,6 +13,7 @@ use crate::{
     books::{Books, Way},
     call::Resume,
     embed::{Abilities, EmbedError, EmbedInfo, TakenTexts, TextBatch},
+    hook::Hooked,
     name::{ModelName, TenantName},
     refusal::Refusal,
 };
@@ -39,6 +40,16 @@ pub trait Engine: Send + Sync {
     /// Queues a generation for `caller`. Dropping the stream cancels it and frees its KV blocks
     /// at the next step.
     fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal>;
+
+    /// The same, with a hook beside it. What the stream brings has been through the hook.
+    fn generate_hooked(
+        &self,
+        _caller: &Caller,
+        _generation: Generation,
+        _hooked: Hooked,
+    ) -> Result<TokenStream, Refusal> {
+        Err(Refusal::Unsupported("this engine lets no hooks stand beside it".to_owned()))
+    }
 
     /// Whether the model generates; one that only reads does not.
     fn generates(&self) -> bool {

@@ -28,6 +28,8 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 host_calls_max: 1000,
                 output_bytes_max: 1 << 20,
                 deadline_ms: 60_000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

@@ -26,6 +26,7 @@ use realm_core::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
         TokenEvent, TokenStream,
     },
+    hook::Hooked,
     name::{ModelName, TenantName},
     refusal::Refusal,
 };
@@ -42,6 +43,7 @@ use crate::{
         places::{Place, Places},
     },
     forward::Executor,
+    hook::beside::Beside,
     kv::Namespace,
     output::Output,
     scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission, Terms, TextCall},
@@ -69,6 +71,8 @@ struct Submitted {
     output: Output,
     /// Of a constrained one.
     begin: Option<Begin>,
+    /// Of one with a hook.
+    beside: Option<Beside>,
     way: Way,
     figures: Arc<Figures>,
     milestones: Option<Arc<Milestones>>,
@@ -104,6 +108,8 @@ pub struct EngineHandle {
     /// Alone in holding this: what is still being compiled keeps no engine alive.
     commands: Arc<SyncSender<Command>>,
     places: Arc<Places>,
+    /// Those of hooks.
+    hooks: Arc<Places>,
     compiler: Compiler,
     board: Arc<Board>,
     sequences: AtomicU64,
@@ -148,6 +154,7 @@ impl EngineHandle {
             namespace,
             commands: Arc::new(commands),
             places: Arc::default(),
+            hooks: Arc::default(),
             compiler,
             board,
             sequences: AtomicU64::new(0),
@@ -202,6 +209,34 @@ impl EngineHandle {
             tokens_max: generation.tokens_max,
             deadline,
         }
+    }
+
+    /// Checks a generation and sends it on its way.
+    fn submit(
+        &self,
+        caller: &Caller,
+        mut generation: Generation,
+        beside: Option<Beside>,
+    ) -> Result<TokenStream, Refusal> {
+        self.check(&generation.prompt, generation.resume.as_ref())?;
+        generation.constraint.as_ref().map_or(Ok(()), Constraint::check)?;
+        let (id, seed) = self.number();
+        let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
+        let at = Instant::now();
+        let (way, milestones) = (generation.way.clone(), generation.milestones.clone());
+        let constraint = match generation.constraint.take() {
+            None => None,
+            Some(constraint) => Some((constraint, self.places.take(caller.tenant())?)),
+        };
+        let submission = Self::submission(id, caller, generation, at);
+        let figures = self.board.enter(caller.tenant(), &self.info.model)?;
+        let submitted =
+            Submitted { submission, output, begin: None, beside, way, figures, milestones, at };
+        match constraint {
+            None => self.send(caller, Command::Submit(Box::new(submitted)))?,
+            Some(constraint) => self.compile(submitted, constraint)?,
+        }
+        Ok(stream)
     }
 
     /// Sends what the board has counted in.
@@ -301,29 +336,22 @@ impl Engine for EngineHandle {
         template.encode(messages, &self.tokenizer)
     }
 
-    fn generate(
+    fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal> {
+        self.submit(caller, generation, None)
+    }
+
+    fn generate_hooked(
         &self,
         caller: &Caller,
-        mut generation: Generation,
+        generation: Generation,
+        hooked: Hooked,
     ) -> Result<TokenStream, Refusal> {
-        self.check(&generation.prompt, generation.resume.as_ref())?;
-        generation.constraint.as_ref().map_or(Ok(()), Constraint::check)?;
-        let (id, seed) = self.number();
-        let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
-        let at = Instant::now();
-        let (way, milestones) = (generation.way.clone(), generation.milestones.clone());
-        let constraint = match generation.constraint.take() {
-            None => None,
-            Some(constraint) => Some((constraint, self.places.take(caller.tenant())?)),
-        };
-        let submission = Self::submission(id, caller, generation, at);
-        let figures = self.board.enter(caller.tenant(), &self.info.model)?;
-        let submitted = Submitted { submission, output, begin: None, way, figures, milestones, at };
-        match constraint {
-            None => self.send(caller, Command::Submit(Box::new(submitted)))?,
-            Some(constraint) => self.compile(submitted, constraint)?,
+        if generation.resume.is_some() {
+            let message = "an answer with hooks cannot be resumed".to_owned();
+            return Err(Refusal::Unsupported(message));
         }
-        Ok(stream)
+        let place = self.hooks.take(caller.tenant())?;
+        self.submit(caller, generation, Some(Beside::new(hooked, place, Instant::now())))
     }
 
     fn generates(&self) -> bool {

@@ -50,6 +50,8 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 host_calls_max: 10_000,
                 output_bytes_max: 1 << 20,
                 deadline_ms: 60_000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: vec![],
@@ -186,8 +188,8 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (any::<[u32; 6]>(), any::<[u64; 5]>()).prop_map(|([a, b, c, d, e, f], [g, h, i, j, k])| {
-        Limits {
+    (any::<[u32; 6]>(), any::<[u64; 7]>()).prop_map(
+        |([a, b, c, d, e, f], [g, h, i, j, k, l, m])| Limits {
             requests_per_minute: a,
             input_tokens_per_minute: b,
             output_tokens_per_minute: c,
@@ -200,9 +202,11 @@ fn limits() -> impl Strategy<Value = Limits> {
                 host_calls_max: i,
                 output_bytes_max: j,
                 deadline_ms: k,
+                token_fuel_max: l,
+                token_deadline_ms: m,
             },
-        }
-    })
+        },
+    )
 }
 
 fn keys() -> impl Strategy<Value = Vec<ApiKey>> {

@@ -32,6 +32,10 @@ pub(crate) use report::{failure_to, report_to};
 pub(crate) use supply::supply_to;
 use tenant::{tenant_from, tenant_to};
 
+/// What the hooks of one token have where nobody says, as `link.proto` has it.
+const TOKEN_FUEL_UNSAID: u64 = 5_000_000;
+const TOKEN_DEADLINE_MS_UNSAID: u64 = 20;
+
 /// What is wrong with a desired state that was read.
 #[derive(Debug, Error)]
 pub enum ConvertError {
@@ -258,8 +262,15 @@ fn limits_to(limits: &Limits) -> proto::Limits {
         kv_blocks_max,
         program,
     } = *limits;
-    let ProgramLimits { memory_bytes_max, fuel_max, host_calls_max, output_bytes_max, deadline_ms } =
-        program;
+    let ProgramLimits {
+        memory_bytes_max,
+        fuel_max,
+        host_calls_max,
+        output_bytes_max,
+        deadline_ms,
+        token_fuel_max,
+        token_deadline_ms,
+    } = program;
     proto::Limits {
         requests_per_minute,
         input_tokens_per_minute,
@@ -273,6 +284,8 @@ fn limits_to(limits: &Limits) -> proto::Limits {
             host_calls_max,
             output_bytes_max,
             deadline_ms,
+            token_fuel_max: Some(token_fuel_max),
+            token_deadline_ms: Some(token_deadline_ms),
         }),
     }
 }
@@ -293,6 +306,8 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
         host_calls_max,
         output_bytes_max,
         deadline_ms,
+        token_fuel_max,
+        token_deadline_ms,
     } = required("limits.program", program)?;
     Ok(Limits {
         requests_per_minute,
@@ -307,6 +322,8 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
             host_calls_max,
             output_bytes_max,
             deadline_ms,
+            token_fuel_max: token_fuel_max.unwrap_or(TOKEN_FUEL_UNSAID),
+            token_deadline_ms: token_deadline_ms.unwrap_or(TOKEN_DEADLINE_MS_UNSAID),
         },
     })
 }

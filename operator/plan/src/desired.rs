@@ -218,6 +218,8 @@ pub struct ProgramLimits {
     pub host_calls_max: u64,
     pub output_bytes_max: u64,
     pub deadline_ms: u64,
+    pub token_fuel_max: u64,
+    pub token_deadline_ms: u64,
 }
 
 /// One API key, as its digest.

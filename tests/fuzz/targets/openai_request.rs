@@ -184,6 +184,8 @@ fn tenant() -> DesiredTenant {
                 host_calls_max: 1 << 10,
                 output_bytes_max: 1 << 16,
                 deadline_ms: 1000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: vec![ModelGrant {

@@ -142,6 +142,8 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
         host_calls_max,
         output_bytes_max,
         deadline_ms,
+        token_fuel_max,
+        token_deadline_ms,
     } = program;
     agent::Limits {
         requests_per_minute,
@@ -156,6 +158,8 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
             host_calls_max,
             output_bytes_max,
             deadline_ms,
+            token_fuel_max,
+            token_deadline_ms,
         },
     }
 }

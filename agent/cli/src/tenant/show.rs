@@ -36,7 +36,16 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
         calls,
         context,
         kv_blocks,
-        program: ProgramLimits { memory_bytes, fuel, host_calls, output_bytes, deadline_ms },
+        program:
+            ProgramLimits {
+                memory_bytes,
+                fuel,
+                host_calls,
+                output_bytes,
+                deadline_ms,
+                token_fuel,
+                token_deadline_ms,
+            },
     } = limits;
     [
         format!("name        {name}"),
@@ -50,6 +59,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
         format!("mode        {limits_mode:?}"),
         format!("program     {program}"),
         format!("its limits  {memory_bytes} bytes of memory, {fuel} fuel, {host_calls} host calls, {output_bytes} bytes out, {deadline_ms} ms"),
+        format!("its hooks   {token_fuel} fuel and {token_deadline_ms} ms a token"),
     ]
     .map(|line| one_line(&line))
     .to_vec()

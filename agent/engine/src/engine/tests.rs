@@ -21,6 +21,7 @@ use realm_kernels::backend::{BackendError, KvType};
 
 mod books;
 mod embedding;
+mod hooks;
 
 use super::*;
 use crate::{
@@ -142,6 +143,8 @@ fn caller(name: &str) -> Caller {
         host_calls_max: 0,
         output_bytes_max: 0,
         deadline_ms: 0,
+        token_fuel_max: 1_000_000,
+        token_deadline_ms: 1_000,
     };
     let tenant = DesiredTenant {
         name: TenantName::new("default", name).unwrap(),

@@ -74,6 +74,8 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 host_calls_max: 0,
                 output_bytes_max: 0,
                 deadline_ms: 0,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

@@ -65,6 +65,8 @@ fn tenant() -> DesiredTenant {
         host_calls_max: 1,
         output_bytes_max: 1,
         deadline_ms: 1,
+        token_fuel_max: 1_000_000,
+        token_deadline_ms: 1_000,
     };
     DesiredTenant {
         name: TenantName::parse("default/acme").unwrap(),

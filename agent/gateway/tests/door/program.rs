@@ -271,6 +271,8 @@ pub(crate) fn tenant(key: &str) -> DesiredTenant {
                 host_calls_max: 1 << 10,
                 output_bytes_max: 1 << 16,
                 deadline_ms: 1000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: vec![ModelGrant {

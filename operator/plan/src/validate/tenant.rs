@@ -10,7 +10,7 @@ use realm_crds::{
         CONFIG_VALUE_LEN_MAX, DEADLINE_MS_MAX, Limits as RawLimits, MODELS_MAX, ModelRef,
         PER_MINUTE_MAX, PROGRAM_COUNT_MAX, PROGRAM_MEMORY_BYTES_MAX, PROGRAM_MEMORY_BYTES_MIN,
         PROGRAM_OUTPUT_BYTES_MAX, Program as RawProgram, ProgramLimits as RawProgramLimits,
-        WEIGHT_MAX,
+        TOKEN_DEADLINE_MS_MAX, TOKEN_FUEL_MAX, WEIGHT_MAX,
     },
 };
 
@@ -126,7 +126,15 @@ fn read_limits(raw: &RawLimits, findings: &mut Findings) -> Limits {
 }
 
 fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> ProgramLimits {
-    let RawProgramLimits { memory_bytes, fuel, host_calls, output_bytes, deadline_ms } = raw;
+    let RawProgramLimits {
+        memory_bytes,
+        fuel,
+        host_calls,
+        output_bytes,
+        deadline_ms,
+        token_fuel,
+        token_deadline_ms,
+    } = raw;
     let memory = (PROGRAM_MEMORY_BYTES_MIN, PROGRAM_MEMORY_BYTES_MAX);
     for (field, value, bounds) in [
         ("memoryBytes", *memory_bytes, memory),
@@ -134,6 +142,8 @@ fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> Progr
         ("hostCalls", *host_calls, (1, PROGRAM_COUNT_MAX)),
         ("outputBytes", *output_bytes, (1, PROGRAM_OUTPUT_BYTES_MAX)),
         ("deadlineMs", *deadline_ms, (1, DEADLINE_MS_MAX)),
+        ("tokenFuel", *token_fuel, (1, TOKEN_FUEL_MAX)),
+        ("tokenDeadlineMs", *token_deadline_ms, (1, TOKEN_DEADLINE_MS_MAX)),
     ] {
         field::range(&format!("spec.limits.program.{field}"), value, bounds, findings);
     }
@@ -143,6 +153,8 @@ fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> Progr
         host_calls_max: *host_calls,
         output_bytes_max: *output_bytes,
         deadline_ms: *deadline_ms,
+        token_fuel_max: *token_fuel,
+        token_deadline_ms: *token_deadline_ms,
     }
 }
 

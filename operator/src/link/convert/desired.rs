@@ -251,8 +251,15 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
         kv_blocks_max,
         program,
     } = *limits;
-    let ProgramLimits { memory_bytes_max, fuel_max, host_calls_max, output_bytes_max, deadline_ms } =
-        program;
+    let ProgramLimits {
+        memory_bytes_max,
+        fuel_max,
+        host_calls_max,
+        output_bytes_max,
+        deadline_ms,
+        token_fuel_max,
+        token_deadline_ms,
+    } = program;
     proto::Limits {
         requests_per_minute,
         input_tokens_per_minute,
@@ -266,6 +273,8 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
             host_calls_max,
             output_bytes_max,
             deadline_ms,
+            token_fuel_max: Some(token_fuel_max),
+            token_deadline_ms: Some(token_deadline_ms),
         }),
     }
 }

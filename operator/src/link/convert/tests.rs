@@ -178,6 +178,8 @@ fn tenant(index: usize, weight: u32) -> Arc<DesiredTenant> {
                 host_calls_max: 9,
                 output_bytes_max: 10,
                 deadline_ms: 11,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

@@ -26,6 +26,8 @@ const LIMITS: Limits = Limits {
         host_calls_max: 10_000,
         output_bytes_max: 1 << 20,
         deadline_ms: 60_000,
+        token_fuel_max: 1_000_000,
+        token_deadline_ms: 1_000,
     },
 };
 

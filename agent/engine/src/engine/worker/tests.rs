@@ -7,7 +7,7 @@ use realm_core::{
     constraint::Constraint,
     desired::Priority,
     engine::{Generation, Sampling},
-    name::ModelName,
+    name::{ModelName, TenantName},
 };
 use realm_grammar::Vocabulary;
 
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     constraint::{masks::Begin, places::Places},
+    output::Output,
     scheduler::Terms,
 };
 
@@ -61,6 +62,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
         },
         output,
         begin: Some(Begin::Grammar(Arc::new(grammar), place)),
+        beside: None,
         way: Way::Direct,
         figures: worker
             .board
@@ -84,7 +86,7 @@ fn logits_from_before_a_preemption_give_a_token_once() {
     worker.tell_starts(now);
     let late = worker.masks.take(PATIENCE).unwrap();
     // As if all of this had been computed before, and preempted while its mask was awaited.
-    worker.guide_of(ID).unwrap().hold(&[0.0, 1.0, 0.0, 0.0, 0.0]);
+    worker.open.get_mut(&ID).unwrap().held.hold(&[0.0, 1.0, 0.0, 0.0, 0.0]);
     worker.executor.as_mut().unwrap().forward(&worker.batch).unwrap();
     worker.scheduler.commit();
 
@@ -92,7 +94,7 @@ fn logits_from_before_a_preemption_give_a_token_once() {
     worker.advance(ID, 0, now);
     assert_eq!((worker.outbox.len(), worker.scheduler.position(ID)), (1, 1));
     assert_eq!(
-        worker.guide_of(ID).unwrap().take_logits(),
+        worker.open.get_mut(&ID).unwrap().held.take(),
         None,
         "they are of a place that is past"
     );

@@ -135,6 +135,8 @@ fn admitted(call: Call, now: Instant) -> Admitted {
                 host_calls_max: 1,
                 output_bytes_max: 1,
                 deadline_ms: 1,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

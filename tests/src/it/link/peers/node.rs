@@ -62,6 +62,8 @@ pub(super) fn tenant() -> DesiredTenant {
                 host_calls_max: 1,
                 output_bytes_max: 1 << 20,
                 deadline_ms: 60_000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: vec![ModelGrant { alias: "tiny".into(), model: model() }],
