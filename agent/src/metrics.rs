@@ -58,11 +58,9 @@ const COUNTERS: [(&str, &str, Read); 3] = [
     ("realm_engine_prompt_tokens_total", "Prompt tokens taken in.", |load, _| {
         load.prompt_tokens_total as f64
     }),
-    (
-        "realm_engine_cached_tokens_total",
-        "Prompt tokens found in their own tenant's cache.",
-        |load, _| load.cached_tokens_total as f64,
-    ),
+    ("realm_engine_cached_tokens_total", "Prompt tokens found in the cache.", |load, _| {
+        load.cached_tokens_total as f64
+    }),
     ("realm_engine_generated_tokens_total", "Tokens generated.", |load, _| {
         load.generated_tokens_total as f64
     }),

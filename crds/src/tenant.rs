@@ -120,6 +120,10 @@ pub struct TenantSpec {
     #[serde(default)]
     pub limits_mode: LimitsMode,
 
+    /// With whom the tenant shares what of its prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
+
     /// The models the tenant may use; the first is its default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -150,6 +154,20 @@ pub enum Priority {
     #[default]
     Normal,
     High,
+}
+
+/// How a tenant's prompts are kept once they are computed.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cache {
+    /// Tenants of this namespace that name the same group use each other's KV cache of what their
+    /// programs mark as public at the start of a prompt, such as a system prompt, and of nothing
+    /// behind it. Members can find out from how long a first token takes, and from the tokens that
+    /// are said to be cached, whether another one has used a text that they know. Nothing is shared
+    /// without a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = LABEL_LEN_MAX), regex(pattern = LABEL_PATTERN))]
+    pub share_group: Option<String>,
 }
 
 /// What becomes of calls beyond the limits per minute.

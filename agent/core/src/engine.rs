@@ -163,6 +163,10 @@ pub enum TextError {
 pub struct Generation {
     /// Token ids, never empty.
     pub prompt: Vec<u32>,
+    /// Of `prompt`, the tokens from the first on that are public in the caller's share group: the
+    /// KV blocks that they fill may be used by its other members, and theirs by the caller. Without
+    /// a group nothing is shared.
+    pub shared_tokens: u32,
     pub sampling: Sampling,
     /// What is added to the logits of some tokens, by id.
     pub bias: Vec<(u32, f32)>,
@@ -204,7 +208,7 @@ pub type TokenStream = mpsc::Receiver<TokenEvent>;
 pub enum TokenEvent {
     /// Text of resumed tokens that the client lacks. Comes once and first, if at all.
     Rest(String),
-    /// So many tokens of the prompt are in the tenant's own cache and need not be computed. Comes
+    /// So many tokens of the prompt are in the cache and need not be computed. Comes
     /// when the prompt's turn has come, and only where there are any.
     Cached(u32),
     Token(Token),
@@ -273,7 +277,8 @@ pub enum Finish {
 pub struct Usage {
     /// With those of a resumed answer, which are computed as a prompt is.
     pub prompt_tokens: u32,
-    /// Of `prompt_tokens`, those whose keys and values this tenant's own cache already held.
+    /// Of `prompt_tokens`, those whose keys and values this tenant's own cache, or what is public in
+    /// its share group, already held.
     pub cached_tokens: u32,
     pub completion_tokens: u32,
 }

@@ -14,7 +14,7 @@ mod random;
 
 use std::time::{Duration, Instant};
 
-use realm_core::name::TenantName;
+use realm_core::{books::nanoseconds, name::TenantName};
 
 use self::{
     load::Calls,
@@ -128,6 +128,7 @@ impl World {
             let submission = Submission {
                 id: SequenceId(number),
                 tenant: tenant.clone(),
+                public: None,
                 terms: call.terms,
                 kv_blocks_max: u32::MAX,
                 context_max: u32::MAX,
@@ -172,10 +173,10 @@ impl World {
         let mut tenants: Vec<usize> = self.rows.iter().map(|row| self.tenant(row.call)).collect();
         tenants.sort_unstable();
         tenants.dedup();
+        let held_in = self.planner.pool().held_in(nanoseconds(Duration::from_secs_f64(took)));
         for tenant in tenants {
             let Some(name) = self.names.get(tenant) else { continue };
-            let blocks = self.planner.pool().used_by(name);
-            let held = Service::holding(blocks, Duration::from_secs_f64(took));
+            let held = Service::holding(held_in.get(name).copied().unwrap_or(0));
             let cost = Prices::MEASURED.cost(held, BLOCKS as usize).as_secs_f64();
             if self.now >= self.counts_from
                 && let Some(had) = self.outcome.tenants.get_mut(tenant)

@@ -21,6 +21,7 @@ pub mod embed;
 mod format;
 mod params;
 mod raw;
+mod shared;
 
 pub use answer::{Asked, answer, answer_with, open};
 pub use bindings::{
@@ -37,6 +38,7 @@ pub use bindings::{
 };
 pub use miniserde::json;
 pub use params::Params;
+pub use shared::system_tokens;
 
 /// The end of a call.
 pub type Result<T = Outcome> = core::result::Result<T, Error>;
