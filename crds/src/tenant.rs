@@ -91,6 +91,18 @@ pub const DEADLINE_MS_MAX: u64 = 86_400_000;
         type_ = "string",
         json_path = ".status.programSha256",
         priority = 1
+    ),
+    printcolumn(
+        name = "Prompt",
+        type_ = "integer",
+        json_path = ".status.totals.promptTokens",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Generated",
+        type_ = "integer",
+        json_path = ".status.totals.generatedTokens",
+        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -367,4 +379,73 @@ pub struct TenantStatus {
     /// SHA-256 of the program that takes the tenant's calls now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program_sha256: Option<String>,
+
+    /// What the tenant has used since it was made, over all agents and their restarts. Written at
+    /// most once a minute; what an agent that was killed had not told is not in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub totals: Option<Totals>,
+}
+
+/// What a tenant has used since it was made.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Totals {
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+
+    /// Of these, tokens that were found in the cache.
+    pub cached_tokens: u64,
+
+    /// Tokens of answers.
+    pub generated_tokens: u64,
+
+    /// The tenant's part of the time of the steps that it was in, in milliseconds.
+    pub device_ms: u64,
+
+    /// How long the tenant's sequences held blocks of KV cache, counted for each block, in
+    /// milliseconds.
+    pub kv_block_ms: u64,
+
+    /// Fuel that the tenant's programs have burnt.
+    pub program_fuel: u64,
+
+    /// Of these sums, what was used on each agent since it started last. Operators go on from it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["node"]))]
+    pub nodes: Vec<NodeUse>,
+}
+
+/// What a tenant has used on one agent since that started.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeUse {
+    /// Name of the node.
+    pub node: String,
+
+    /// Another one each time that the agent begins to count.
+    pub epoch: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub prompt_tokens: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub cached_tokens: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub generated_tokens: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub device_ms: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub kv_block_ms: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub program_fuel: u64,
 }

@@ -73,6 +73,12 @@ pub trait Engine: Send + Sync {
         Books::default()
     }
 
+    /// The same books for whoever outlives the engine, and holds nothing else of it. Nobody adds to
+    /// them any more once nobody else holds them.
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::new(NoLedger)
+    }
+
     /// How each tenant is served by this engine. One that counts nothing has nothing to tell.
     fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {
         Vec::new()
@@ -80,6 +86,25 @@ pub trait Engine: Send + Sync {
 
     /// Drops what is counted of a tenant that is gone: names would pile up for as long as the
     /// model is loaded.
+    fn forget(&self, _tenant: &TenantName) {}
+}
+
+/// The books of an engine, apart from it.
+pub trait Ledger: Send + Sync {
+    fn books(&self) -> Books;
+
+    /// Drops what is counted of a tenant that is gone.
+    fn forget(&self, tenant: &TenantName);
+}
+
+/// Of an engine that counts nothing.
+struct NoLedger;
+
+impl Ledger for NoLedger {
+    fn books(&self) -> Books {
+        Books::default()
+    }
+
     fn forget(&self, _tenant: &TenantName) {}
 }
 

@@ -23,8 +23,8 @@ use realm_core::{
     desired::DesiredTenant,
     embed::{EmbedError, EmbedInfo, TakenTexts, TextBatch},
     engine::{
-        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
-        TokenEvent, TokenStream,
+        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Ledger, Milestones, TenantLoad,
+        TextError, TokenEvent, TokenStream,
     },
     name::{ModelName, TenantName},
     refusal::Refusal,
@@ -386,6 +386,10 @@ impl Engine for EngineHandle {
 
     fn books(&self) -> Books {
         self.board.books()
+    }
+
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        self.board.clone()
     }
 
     fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {
