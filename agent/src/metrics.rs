@@ -209,6 +209,7 @@ pub(crate) fn register(agent: &Agent, metrics: &Metrics) -> Result<(), MetricsEr
     agent.engines.register(metrics)?;
     tenants::register(&agent.engines, &agent.roster(), metrics)?;
     tenants::register_shadowed(agent.limiter(), metrics)?;
+    tenants::register_rights(&agent.roster(), metrics)?;
     used::register(&agent.engines, &agent.roster(), metrics)?;
     used::register_programs(&agent.runtime, metrics)
 }
