@@ -93,7 +93,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(advertise(identity, peer_addr, presence.clone()));
     let linked = state.subscribe();
     tasks.spawn(keep_identity(link.clone(), args.state.clone(), identity_sender, linked));
-    let feeds = Feeds { report, supply };
+    let (uses_sender, uses) = watch::channel(Vec::new());
+    tasks.spawn(supply::follow_uses(agent.clone(), uses_sender));
+    let feeds = Feeds { report, supply, uses };
     tasks.spawn(async move {
         let never = client::run(link, ledger, feeds, credentials, state).await;
         match never {}

@@ -12,6 +12,7 @@ mod intake;
 mod named;
 mod said;
 pub mod standing;
+mod totals;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,6 +39,7 @@ use self::{
     named::{Form, Named},
     said::Said,
     standing::Snapshot,
+    totals::Totals,
 };
 use crate::{
     lease::Term,
@@ -65,6 +67,7 @@ pub struct FleetLoop {
     said: Said,
     answers: Answers,
     ages: Ages,
+    totals: Totals,
     /// When to look at the keys again: the next one expires.
     keys_due: Option<Instant>,
     /// The generation of the spec that each object's newest demand came from.
@@ -98,6 +101,7 @@ impl FleetLoop {
             said: Said::default(),
             answers: Answers::default(),
             ages: Ages::default(),
+            totals: Totals::default(),
             keys_due: None,
             observed: BTreeMap::new(),
             credentials: BTreeMap::new(),
@@ -150,7 +154,7 @@ impl FleetLoop {
     fn due(&self) -> Option<Instant> {
         let planned = self.fleet.due().map(|due| self.started + due);
         let nodes = self.nodes.due(Instant::now());
-        let told = self.ages.due().into_iter().chain(self.keys_due);
+        let told = self.ages.due().into_iter().chain(self.keys_due).chain(self.totals.due());
         planned.into_iter().chain(nodes).chain(self.named.due()).chain(told).min()
     }
 
@@ -186,12 +190,17 @@ impl FleetLoop {
                 self.nodes.recall(&node);
                 self.fleet.recall(&node, models);
             }
+            Command::Totals { tenant, told } => self.totals.recall(tenant, told),
             Command::Claimed { model, claimed } => self.fleet.recall_claimed(&model, claimed),
             Command::Expect => self.nodes.expect(),
             Command::Told { kind, name } => self.ages.recall((kind, name)),
             Command::Labels { node, labels } => {
                 if labels.is_none() {
                     self.registry.dismiss(&node);
+                    // One that its agent may yet come back to goes when it is lost.
+                    if !self.nodes.is_known(&node) {
+                        self.totals.leave(&node);
+                    }
                 }
                 self.nodes.label(node, labels);
             }
@@ -218,6 +227,9 @@ impl FleetLoop {
             self.answers.expect(object.clone());
         }
         self.named.remove(&object);
+        if kind == Kind::Tenant {
+            self.totals.forget(name);
+        }
         self.ages.forget(&object);
         self.fleet.remove(kind, name);
     }
@@ -287,6 +299,9 @@ impl FleetLoop {
         let views = self.registry.snapshot();
         for lost in self.nodes.take(&mut self.fleet, &views, began) {
             tracing::info!(node = lost, "lost; its models go elsewhere");
+            if !self.nodes.is_in_cluster(&lost) {
+                self.totals.leave(&lost);
+            }
             self.registry.forget(&lost);
         }
         let plans = self.fleet.plan(began - self.started);
@@ -300,6 +315,13 @@ impl FleetLoop {
         self.said.update(&views, |node| self.nodes.is_known(node), began);
         self.answers.hear(|node, generation| self.nodes.answer(node, generation));
         self.ages.pass(began);
+        // Before every tenant has been read nobody knows what their statuses say.
+        if self.fleet.is_synced() {
+            let observed = &self.observed;
+            let is_tenant = |name: &Name| observed.contains_key(&(Kind::Tenant, name.clone()));
+            self.totals.hear(&views, is_tenant);
+            self.totals.tell(began);
+        }
         // Who is awaited is known once every object has been read, and not before.
         let is_settled = self.fleet.is_synced() && self.nodes.is_settled(began);
         let unix_seconds = unix_seconds();
@@ -311,7 +333,7 @@ impl FleetLoop {
             &self.fleet,
             &self.observed,
             &self.said,
-            (&self.answers, &self.ages),
+            (&self.answers, &self.ages, &self.totals),
             unix_seconds,
             is_settled,
         );

@@ -51,6 +51,8 @@ DOCUMENTED = {
     "realm_agent_generation": ("gauge", set()),
     "realm_agent_model_state": ("gauge", {"model", "state"}),
     "realm_agent_tenants": ("gauge", {"state"}),
+    "realm_agent_tenant_weight": ("gauge", {"tenant", "priority"}),
+    "realm_agent_tenant_kv_blocks_limit": ("gauge", {"tenant"}),
     "realm_agent_pipelines": ("gauge", {"state"}),
     "realm_gateway_ready": ("gauge", set()),
     "realm_gateway_draining": ("gauge", set()),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::name::{ModelName, PipelineName, TenantName};
+use crate::name::{GroupName, ModelName, PipelineName, TenantName};
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,6 +133,8 @@ pub struct DesiredTenant {
     pub suspended: bool,
     pub limits: Limits,
     pub limits_mode: LimitsMode,
+    /// The group, of the tenant's own namespace, in which what its calls mark as public is shared.
+    pub share_group: Option<GroupName>,
     /// What the tenant may use, by the name it uses for it; the first is its default.
     pub models: Vec<ModelGrant>,
     /// Pipelines the tenant may call, by the name it uses for them.

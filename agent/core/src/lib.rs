@@ -22,6 +22,7 @@ pub mod reply;
 pub mod sampling;
 pub mod tenants;
 pub mod trace;
+pub mod uses;
 
 pub mod credentials;
 pub mod desired;

@@ -23,8 +23,8 @@ use realm_core::{
     desired::DesiredTenant,
     embed::{EmbedError, EmbedInfo, TakenTexts, TextBatch},
     engine::{
-        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
-        TokenEvent, TokenStream,
+        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Ledger, Milestones, TenantLoad,
+        TextError, TokenEvent, TokenStream,
     },
     hook::Hooked,
     name::{ModelName, TenantName},
@@ -44,7 +44,7 @@ use crate::{
     },
     forward::Executor,
     hook::beside::Beside,
-    kv::Namespace,
+    kv::{Namespace, Public},
     output::Output,
     scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission, Terms, TextCall},
     template::ChatTemplate,
@@ -193,6 +193,9 @@ impl EngineHandle {
     ) -> Submission {
         let rights = caller.rights();
         let deadline = generation.deadline.map(|at| deadline(at, now));
+        let public = rights.share_group.clone();
+        let public =
+            public.map(|group| Public { group, tokens: generation.shared_tokens as usize });
         let mut prompt = generation.prompt;
         let resumed = generation.resume.as_ref().map_or(0, |resume| {
             prompt.extend(resume.tokens());
@@ -201,6 +204,7 @@ impl EngineHandle {
         Submission {
             id,
             tenant: caller.tenant().clone(),
+            public,
             terms: terms(rights),
             kv_blocks_max: rights.limits.kv_blocks_max,
             context_max: rights.limits.context_max,
@@ -218,7 +222,7 @@ impl EngineHandle {
         mut generation: Generation,
         beside: Option<Beside>,
     ) -> Result<TokenStream, Refusal> {
-        self.check(&generation.prompt, generation.resume.as_ref())?;
+        self.check(&generation)?;
         generation.constraint.as_ref().map_or(Ok(()), Constraint::check)?;
         let (id, seed) = self.number();
         let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
@@ -283,7 +287,8 @@ impl EngineHandle {
     }
 
     /// Refuses what the thread need not see.
-    fn check(&self, prompt: &[u32], resume: Option<&Resume>) -> Result<(), Refusal> {
+    fn check(&self, generation: &Generation) -> Result<(), Refusal> {
+        let Generation { prompt, shared_tokens, resume, .. } = generation;
         if !self.generates {
             return Err(self.abilities().lacks(self.info.model.as_str(), "generate"));
         }
@@ -291,7 +296,12 @@ impl EngineHandle {
         if prompt.len() >= tokens_max {
             return Err(Refusal::TooLong { tokens: prompt.len(), tokens_max });
         }
-        let resumed = resume.map_or(&[][..], Resume::tokens);
+        if *shared_tokens as usize > prompt.len() {
+            let tokens = prompt.len();
+            let message = format!("{shared_tokens} tokens to share of a prompt of {tokens}");
+            return Err(Refusal::Invalid(message));
+        }
+        let resumed = resume.as_ref().map_or(&[][..], Resume::tokens);
         let room = tokens_max - prompt.len();
         if resumed.len() > room {
             let resumed = resumed.len();
@@ -404,6 +414,10 @@ impl Engine for EngineHandle {
 
     fn books(&self) -> Books {
         self.board.books()
+    }
+
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        self.board.clone()
     }
 
     fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {

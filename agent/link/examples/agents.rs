@@ -87,7 +87,7 @@ async fn start(
     let state = watch::Sender::new(LinkState::default());
     tokio::spawn(converge::run(Arc::new(Nothing), ledger.subscribe(), report));
     tokio::spawn(look(ledger.subscribe(), seen));
-    let feeds = Feeds { report: reports, supply };
+    let feeds = Feeds { report: reports, supply, uses: watch::channel(Vec::new()).1 };
     tokio::spawn(client::run(options, ledger, feeds, credentials, state));
     Ok(())
 }

@@ -10,7 +10,7 @@ use realm_core::{
         Peer, PipelineInput, PipelineOutput, PipelineStep, Priority, Program, ProgramLimits, Route,
         Sha256, Stage, Template, TemplatePart,
     },
-    name::{ModelName, PipelineName, TenantName},
+    name::{GroupName, ModelName, PipelineName, TenantName},
 };
 
 pub(crate) fn model(name: &str) -> DesiredModel {
@@ -37,6 +37,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 60,
             input_tokens_per_minute: 10_000,
@@ -230,11 +231,14 @@ fn tenants() -> impl Strategy<Value = Vec<DesiredTenant>> {
             let limits = (limits(), any::<bool>()).prop_map(|(limits, is_shadow)| {
                 (limits, if is_shadow { LimitsMode::Shadow } else { LimitsMode::Enforce })
             });
-            let turns = (1_u32.., priority());
+            let turns = (1_u32.., priority(), option::of("[a-z]{1,4}"));
             (turns, any::<bool>(), limits, rights, keys(), program).prop_map(
                 move |(turns, suspended, limits, (models, pipelines), keys, program)| {
+                    let name = TenantName::parse(&name).unwrap();
+                    let group = |group: String| GroupName::new(name.namespace(), &group).unwrap();
                     DesiredTenant {
-                        name: TenantName::parse(&name).unwrap(),
+                        share_group: turns.2.map(group),
+                        name,
                         weight: turns.0,
                         priority: turns.1,
                         suspended,

@@ -16,6 +16,7 @@ use std::{
 use realm_core::{
     report::{self, Report},
     supply::{Credentials, Supply},
+    uses::TenantUse,
 };
 use tokio::{
     sync::watch,
@@ -62,6 +63,8 @@ pub struct LinkOptions {
 pub struct Feeds {
     pub report: watch::Receiver<Report>,
     pub supply: watch::Receiver<Supply>,
+    /// What each tenant has used on this node.
+    pub uses: watch::Receiver<Vec<TenantUse>>,
 }
 
 /// How the link is, for metrics and readiness.

@@ -29,7 +29,7 @@ mod tenant;
 use choice::{choice_from, choice_to};
 pub(crate) use credentials::credentials_from;
 pub(crate) use report::{failure_to, report_to};
-pub(crate) use supply::supply_to;
+pub(crate) use supply::{supply_to, uses_to};
 use tenant::{tenant_from, tenant_to};
 
 /// What the hooks of one token have where nobody says, as `link.proto` has it.

@@ -31,7 +31,7 @@ const COUNTERS: [(&str, &str, Read); 5] = [
     }),
     (
         "realm_engine_tenant_cached_tokens_total",
-        "Prompt tokens found in the tenant's own cache.",
+        "Prompt tokens found in the cache, the tenant's own or its share group's.",
         |used| used.cached_tokens as f64,
     ),
     ("realm_engine_tenant_generated_tokens_total", "Tokens generated for the tenant.", |used| {

@@ -95,6 +95,7 @@ pub(crate) fn tenant(name: &str) -> Arc<DesiredTenant> {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1,
             input_tokens_per_minute: 1,

@@ -108,6 +108,7 @@ pub(crate) fn tenant(name: &str, code: Program) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1000,
             input_tokens_per_minute: 1000,

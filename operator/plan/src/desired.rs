@@ -143,6 +143,8 @@ pub struct DesiredTenant {
     pub suspended: bool,
     pub limits: Limits,
     pub limits_mode: LimitsMode,
+    /// The group, of the tenant's own namespace, in which what it makes public is shared.
+    pub share_group: Option<Name>,
     /// What the tenant may use, by the name it uses for it; the first is its default.
     pub models: Vec<ModelGrant>,
     /// Pipelines the tenant may call, by the name it uses for them.

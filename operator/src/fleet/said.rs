@@ -259,6 +259,7 @@ impl Said {
             is_model_coming: models_missing.iter().any(|model| self.is_coming(fleet, model)),
             models_missing,
             unspoken: self.unspoken.clone(),
+            totals: None,
         }
     }
 

@@ -11,7 +11,7 @@ use realm_plan::{
 };
 use realm_proto::link::versions::Versions;
 
-use super::{ages::Ages, answers::Answers, said::Said};
+use super::{ages::Ages, answers::Answers, said::Said, totals::Totals};
 use crate::link::report::{Failure, ModelFacts, ModelPhase};
 
 /// Nodes named of those that hold an object: enough to look at, and a message that can be read.
@@ -152,6 +152,8 @@ pub struct TenantStanding {
     /// One of the nodes whose agents speak no version of the link that this operator does, and
     /// what they speak.
     pub unspoken: Option<(String, Versions)>,
+    /// What it has used, as it is to be told now.
+    pub totals: Option<Arc<realm_crds::tenant::Totals>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -229,7 +231,7 @@ pub(super) fn snapshot(
     fleet: &Fleet,
     observed: &BTreeMap<(Kind, Name), i64>,
     said: &Said,
-    (answers, ages): (&Answers, &Ages),
+    (answers, ages, totals): (&Answers, &Ages, &Totals),
     unix_seconds: u64,
     is_settled: bool,
 ) -> Snapshot {
@@ -243,13 +245,17 @@ pub(super) fn snapshot(
         for (object @ (kind, name), generation) in observed {
             let refused =
                 refused.get(object).map(|(node, why)| ((*node).to_owned(), (*why).clone()));
+            let mut nodes = said.of_object(fleet, *kind, name, unix_seconds);
+            if let Standings::Tenant(tenant) = &mut nodes {
+                tenant.totals = totals.of(name);
+            }
             let standing = Standing {
                 generation: *generation,
                 is_answered: !awaited.contains(object),
                 is_young: ages.is_young(object),
                 refused,
                 problems: fleet.problems(*kind, name).to_vec(),
-                nodes: said.of_object(fleet, *kind, name, unix_seconds),
+                nodes,
             };
             standings.insert((*kind, name.clone()), Arc::new(standing));
         }

@@ -19,7 +19,7 @@ mod supply;
 
 pub(super) use desired::Encoder;
 pub(super) use report::{refused_from, report_from};
-pub(super) use supply::{hello_from, supply_from};
+pub(super) use supply::{hello_from, supply_from, uses_from};
 
 /// What is wrong with something that an agent said.
 #[derive(Debug, Error)]

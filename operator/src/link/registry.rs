@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     identity::Stranger,
     report::{Refused, Report},
-    supply::{Credentials, Hello, Supply},
+    supply::{Credentials, Hello, Supply, TenantUse},
 };
 
 /// Nodes known at once: twice what Kubernetes supports in one cluster. More means that nobody
@@ -89,6 +89,8 @@ pub struct NodeView {
     pub agent: Option<Agent>,
     pub report: Option<Arc<Report>>,
     pub supply: Option<Arc<Supply>>,
+    /// What tenants have used there; `None` before the agent has told it.
+    pub uses: Option<Arc<[TenantUse]>>,
     /// The generation of the last desired state that was left for the node.
     pub published: Option<u64>,
     /// The last desired state that the agent's ledger did not take, until it reports on it or is
@@ -281,6 +283,14 @@ impl Registry {
             return;
         }
         self.hear(node, id, |node| node.view.supply = Some(Arc::new(supply)));
+    }
+
+    /// Notes what tenants have used on the node.
+    pub(super) fn uses(&self, node: &str, id: ConnectionId, uses: Vec<TenantUse>, now: Instant) {
+        self.hear(node, id, |node| {
+            node.view.uses = Some(uses.into());
+            node.view.heard_at = Some(now);
+        });
     }
 
     pub(super) fn refused(&self, node: &str, id: ConnectionId, refused: Refused, now: Instant) {

@@ -204,6 +204,7 @@ fn of_node(name: &str, view: &NodeView, rows: &mut Vec<Row>) {
         agent: _,
         report,
         supply,
+        uses: _,
         published,
         refused,
         heard_at,

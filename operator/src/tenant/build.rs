@@ -36,6 +36,7 @@ pub(super) fn status(tenant: &Tenant, standing: &Standing, now: Timestamp) -> Te
         conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
         keys: of_tenant.keys,
         program_sha256: of_tenant.program.map(|digest| digest.to_string()),
+        totals: of_tenant.totals.as_deref().cloned(),
     }
 }
 

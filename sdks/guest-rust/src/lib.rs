@@ -24,6 +24,7 @@ mod format;
 pub mod hooks;
 mod params;
 mod raw;
+mod shared;
 
 pub use answer::{Asked, answer, answer_with, open};
 pub use bindings::{
@@ -40,6 +41,7 @@ pub use bindings::{
 };
 pub use miniserde::json;
 pub use params::Params;
+pub use shared::system_tokens;
 
 /// The end of a call.
 pub type Result<T = Outcome> = core::result::Result<T, Error>;

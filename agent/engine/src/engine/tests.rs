@@ -152,6 +152,7 @@ fn caller(name: &str) -> Caller {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Rights {
             requests_per_minute: 1,
             input_tokens_per_minute: 1,
@@ -192,6 +193,7 @@ fn start_as(
         &caller(tenant),
         Generation {
             prompt: prompt.to_vec(),
+            shared_tokens: 0,
             sampling: Sampling::default(),
             bias: Vec::new(),
             tokens_max: Some(3),

@@ -6,6 +6,7 @@ use super::*;
 fn generation(sampling: Sampling) -> Generation {
     Generation {
         prompt: vec![1],
+        shared_tokens: 0,
         sampling,
         bias: Vec::new(),
         tokens_max: Some(10),

@@ -61,6 +61,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1000,
             input_tokens_per_minute: 1_000_000,
@@ -128,6 +129,7 @@ pub(crate) fn tiny_engine(kv_blocks: u32) -> (EngineHandle, TempDir) {
 pub(crate) fn generation(prompt: Vec<u32>, tokens_max: u32) -> Generation {
     Generation {
         prompt,
+        shared_tokens: 0,
         sampling: Sampling::default(),
         bias: Vec::new(),
         tokens_max: Some(tokens_max),

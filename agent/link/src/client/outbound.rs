@@ -7,8 +7,11 @@
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use realm_core::{report::Report, supply::Supply};
-use realm_proto::link::{v1 as proto, versions::ACCEPTED_SINCE};
+use realm_core::{report::Report, supply::Supply, uses::TenantUse};
+use realm_proto::link::{
+    v1 as proto,
+    versions::{ACCEPTED_SINCE, USES_SINCE},
+};
 use tokio::{
     sync::watch,
     time::{self, Instant, Interval, MissedTickBehavior},
@@ -24,6 +27,10 @@ const REPORT_GAP: Duration = Duration::from_millis(250);
 /// Least time between two supplies: queues and caches change with every call, and whoever places
 /// models looks at them every few seconds.
 const SUPPLY_GAP: Duration = Duration::from_secs(1);
+
+/// Least time between two tellings of what tenants have used, which names all that have: they are
+/// written into statuses once a minute, and what is not told when an agent is killed is lost.
+const USES_GAP: Duration = Duration::from_secs(5);
 
 /// Least time between two refusals: an operator that sends one bad state after the other need not
 /// hear of each.
@@ -52,16 +59,18 @@ pub(super) fn messages(
     answers: Answers,
     agreed: watch::Receiver<Option<Agreed>>,
 ) -> impl Stream<Item = proto::AgentMessage> + Send + 'static {
-    let Feeds { report, supply } = feeds;
+    let Feeds { report, supply, uses } = feeds;
     let outbound = Outbound {
         hello: Some(hello),
         agreed,
         beat: None,
         is_answered: false,
+        tells_uses: false,
         accepted: answers.accepted,
         refused: Feed::new(answers.refused, REFUSED_GAP),
         report: Feed::new(report, REPORT_GAP),
         supply: Feed::new(supply, SUPPLY_GAP),
+        uses: Feed::new(uses, USES_GAP),
     };
     stream::unfold(outbound, |mut outbound| async move {
         let message = Some(outbound.next().await?);
@@ -81,6 +90,9 @@ struct Outbound {
     refused: Feed<Option<proto::Refused>>,
     report: Feed<Report>,
     supply: Feed<Supply>,
+    /// Whether the operator knows [`proto::Uses`].
+    tells_uses: bool,
+    uses: Feed<Vec<TenantUse>>,
 }
 
 impl Outbound {
@@ -94,6 +106,7 @@ impl Outbound {
             beat => {
                 let agreed = (*self.agreed.wait_for(Option::is_some).await.ok()?)?;
                 self.is_answered = ACCEPTED_SINCE <= agreed.version;
+                self.tells_uses = USES_SINCE <= agreed.version;
                 beat.insert(beats(agreed.heartbeat))
             }
         };
@@ -117,6 +130,10 @@ impl Outbound {
                 () = self.supply.ready() => {
                     let supply = convert::supply_to(&self.supply.take());
                     return Some(proto::agent_message::Message::Supply(supply));
+                }
+                () = self.uses.ready(), if self.tells_uses => {
+                    let uses = convert::uses_to(&self.uses.take());
+                    return Some(proto::agent_message::Message::Uses(uses));
                 }
                 _ = beat.tick() => {
                     let supply = convert::supply_to(&self.supply.take());

@@ -2,7 +2,7 @@
 
 use realm_core::{
     desired::{DesiredTenant, LimitsMode, Priority},
-    name::{PipelineName, TenantName},
+    name::{GroupName, PipelineName, TenantName},
 };
 use realm_proto::link::v1 as proto;
 
@@ -19,6 +19,7 @@ pub(super) fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         suspended,
         limits,
         limits_mode,
+        share_group,
         models,
         pipelines,
         keys,
@@ -47,6 +48,7 @@ pub(super) fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         program: program.as_ref().map(program_to),
         priority: priority.into(),
         limits_mode: limits_mode.into(),
+        share_group: share_group.as_ref().map(|group| group.name().to_owned()),
     }
 }
 
@@ -62,10 +64,15 @@ pub(super) fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, Conver
         program,
         priority,
         limits_mode,
+        share_group,
     } = tenant;
     if weight == 0 {
         return Err(ConvertError::Missing { field: "tenant.weight" });
     }
+    let name = named("tenant.name", &name, TenantName::parse)?;
+    let group = |group: &str| GroupName::new(name.namespace(), group);
+    let share_group =
+        share_group.map(|text| named("tenant.share_group", &text, group)).transpose()?;
     let models = all(models, grant_from)?;
     unique("tenant.models.alias", models.iter().map(|grant| grant.alias.as_str()))?;
     let pipelines = pipelines
@@ -73,12 +80,13 @@ pub(super) fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, Conver
         .map(|(alias, name)| Ok((alias, named("tenant.pipelines", &name, PipelineName::parse)?)))
         .collect::<Result<_, _>>()?;
     Ok(DesiredTenant {
-        name: named("tenant.name", &name, TenantName::parse)?,
+        name,
         weight,
         priority: priority_from(priority)?,
         suspended,
         limits: limits_from(required("tenant.limits", limits)?)?,
         limits_mode: limits_mode_from(limits_mode)?,
+        share_group,
         models,
         pipelines,
         keys: all(keys, key_from)?,

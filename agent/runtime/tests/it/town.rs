@@ -99,6 +99,7 @@ impl Citizen {
             priority: Priority::Normal,
             suspended: false,
             limits_mode: LimitsMode::Enforce,
+            share_group: None,
             limits: LIMITS,
             models: Vec::new(),
             pipelines: BTreeMap::new(),

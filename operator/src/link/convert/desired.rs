@@ -189,6 +189,7 @@ fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         suspended,
         limits,
         limits_mode,
+        share_group,
         models,
         pipelines,
         keys,
@@ -215,6 +216,7 @@ fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         program: program.as_ref().map(program_to),
         priority: priority.into(),
         limits_mode: limits_mode.into(),
+        share_group: share_group.as_ref().map(|group| group.name().to_owned()),
     }
 }
 

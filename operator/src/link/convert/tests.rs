@@ -165,6 +165,7 @@ fn tenant(index: usize, weight: u32) -> Arc<DesiredTenant> {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1,
             input_tokens_per_minute: 2,

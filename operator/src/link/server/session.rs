@@ -206,6 +206,10 @@ impl Ears {
                 let supply = convert::supply_from(supply).map_err(Ending::Message)?;
                 self.registry.supply(node, id, supply, now);
             }
+            Some(proto::agent_message::Message::Uses(uses)) => {
+                let uses = convert::uses_from(uses).map_err(Ending::Message)?;
+                self.registry.uses(node, id, uses, now);
+            }
             Some(proto::agent_message::Message::Refused(refused)) => {
                 let refused = convert::refused_from(refused).map_err(Ending::Message)?;
                 self.answer.send_replace(refused.generation);

@@ -158,7 +158,7 @@ fn a_node_whose_agent_speaks_another_link_is_named_with_both_versions() {
         program(&standing, true).message
     };
     let message = |tally| message_of(2, tally);
-    let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 3";
+    let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 4";
     assert_eq!(message(tally(0, 0, None)), format!("{NO_AGENT_IS_CONNECTED}; {said}"));
     assert_eq!(message(tally(2, 0, None)), format!("on 2 of 2 nodes; {said}"));
     let handed_on = message_of(0, tally(2, 0, None));

@@ -66,6 +66,7 @@ fn tenant(index: usize) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: LIMITS,
         models: (0..20).map(grant).collect(),
         pipelines: (0..10).map(|index| (alias(index), name(&alias(index)))).collect(),

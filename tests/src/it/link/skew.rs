@@ -125,7 +125,7 @@ async fn an_agent_that_speaks_no_version_of_the_operators_is_refused_with_both()
     let refused = agent(&world, vec![hello(8, 9)]).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let said = refused.message();
-    assert!(said.contains("version 8 to 9 and this operator 1 to 3"), "{said}");
+    assert!(said.contains("version 8 to 9 and this operator 1 to 4"), "{said}");
     let view = world.until("worker-1", |view| view.unspoken.is_some()).await;
     assert!(!view.is_connected && view.agent.is_none());
     // One of another release that does is taken in.
@@ -209,7 +209,7 @@ async fn an_operator_of_the_first_version_hears_nothing_that_it_does_not_know() 
 async fn an_operator_that_speaks_no_version_of_the_agents_is_left_with_both() {
     let (agent, _heard, _dir) = operator(Ok(vec![welcome(5000, 8, 9)])).await;
     let message = agent.until_refused("Version").await;
-    assert!(message.contains("version 8 to 9 and this agent 1 to 3"), "{message}");
+    assert!(message.contains("version 8 to 9 and this agent 1 to 4"), "{message}");
     assert_eq!(agent.ledger.newest().generation, 0);
 }
 

@@ -220,7 +220,7 @@ impl Agent {
         let (supply, supplies) = watch::channel(supply::Supply::default());
         let (opens, credentials) = watch::channel(supply::Credentials::default());
         let (tell, state) = watch::channel(LinkState::default());
-        let feeds = Feeds { report: reports, supply: supplies };
+        let feeds = Feeds { report: reports, supply: supplies, uses: watch::channel(Vec::new()).1 };
         let task = tokio::spawn(client::run(options, ledger.clone(), feeds, opens, tell));
         Self { ledger, report, supply, credentials, state, task, dir: Some(dir) }
     }

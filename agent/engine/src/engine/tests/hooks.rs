@@ -59,6 +59,7 @@ fn prompt_hook(
 fn generation(tokens_max: u32) -> Generation {
     Generation {
         prompt: vec![0, 1],
+        shared_tokens: 0,
         sampling: Sampling::default(),
         bias: Vec::new(),
         tokens_max: Some(tokens_max),

@@ -31,6 +31,7 @@ fn tenant() -> TenantName {
 fn constrained(worker: &Worker, regex: &str) -> Submitted {
     let generation = Generation {
         prompt: vec![0, 1],
+        shared_tokens: 0,
         sampling: Sampling::default(),
         bias: Vec::new(),
         tokens_max: Some(3),
@@ -50,6 +51,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
     drop(stream);
     Submitted {
         submission: Submission {
+            public: None,
             id: ID,
             tenant: tenant(),
             terms: Terms { weight: 1, priority: Priority::Normal },

@@ -122,6 +122,7 @@ fn admitted(call: Call, now: Instant) -> Admitted {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 10,
             input_tokens_per_minute: 70,

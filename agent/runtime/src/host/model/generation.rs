@@ -219,6 +219,7 @@ mod tests {
             priority: Priority::Normal,
             suspended: false,
             limits_mode: LimitsMode::Enforce,
+            share_group: None,
             limits: LIMITS,
             models: Vec::new(),
             pipelines: BTreeMap::new(),

@@ -49,6 +49,7 @@ pub(super) fn tenant() -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1_000_000,
             input_tokens_per_minute: 10_000,
