@@ -82,7 +82,10 @@ impl Default for Division {
 
 /// Parts that each of so many doors has where nobody uses more than another.
 pub const fn even(doors: u32) -> u32 {
-    if doors == 0 { PARTS } else { PARTS / doors }
+    match PARTS.checked_div(doors) {
+        Some(even) => even,
+        None => PARTS,
+    }
 }
 
 /// What so many parts are of a limit, rounded up: a door that has any part of a limit lets

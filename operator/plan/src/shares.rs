@@ -137,7 +137,10 @@ struct Wanted {
 
 /// Parts that each of so many doors has where nobody uses more than another.
 const fn even(doors: u32) -> u32 {
-    if doors == 0 { PARTS } else { PARTS / doors }
+    match PARTS.checked_div(doors) {
+        Some(even) => even,
+        None => PARTS,
+    }
 }
 
 impl Door {

@@ -8,6 +8,7 @@ use crate::{
     call::CallId,
     desired::{ApiKey, DesiredTenant, Limits},
     fixtures::tenant,
+    slices::{Each, PARTS, Slices},
 };
 
 fn caller(change: impl Fn(&mut Limits)) -> Caller {
@@ -395,8 +396,10 @@ proptest! {
             ([Limiter::default(), Limiter::default()], caller(|_| ()), Instant::now());
         for door in &doors {
             door.divide(slices(0, PARTS / 2), start);
+            // A bucket is full when its tenant calls for the first time.
+            drop(door.admit(caller.clone(), call(), start).unwrap());
         }
-        let (mut now, mut admitted) = (start, 0_u32);
+        let (mut now, mut admitted) = (start, 2_u32);
         for (gap, at, parts, is_divided) in turns {
             now += Duration::from_millis(gap);
             if is_divided {

@@ -426,7 +426,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     /// Whatever becomes of messages, streams, agents and leaders.
     #[test]
