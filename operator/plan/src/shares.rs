@@ -472,7 +472,7 @@ impl Wanted {
 }
 
 /// What a door has and wants of each limit.
-fn claims(tenant: &Name, node: &String, door: &Door, last: Option<&Wanted>) -> Each<Claim> {
+fn claims(tenant: &Name, node: &str, door: &Door, last: Option<&Wanted>) -> Each<Claim> {
     let held = match &door.kind {
         Kind::Sliced { held, .. } => held.of(tenant),
         Kind::Unheard | Kind::Even => [0; 4],
@@ -502,10 +502,8 @@ fn divided(claims: &[Each<Claim>], budget: Each<u32>, even: u32) -> Vec<Each<u32
 /// Whether a door that lacks something would have clearly more of it: what changes little is left
 /// as it is.
 fn is_better(claims: &[Each<Claim>], next: &[Each<u32>]) -> bool {
-    let pairs = claims.iter().flatten().zip(next.iter().flatten());
-    pairs
-        .into_iter()
-        .any(|(claim, next)| claim.lacks() && claim.has.saturating_add(claim.has / 8) < *next)
+    let mut pairs = claims.iter().flatten().zip(next.iter().flatten());
+    pairs.any(|(claim, next)| claim.lacks() && claim.has.saturating_add(claim.has / 8) < *next)
 }
 
 /// From what a door has to what it should have, a raise as far as there is anything `left`.

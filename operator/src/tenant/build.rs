@@ -187,12 +187,11 @@ fn limits(tenant: &TenantStanding) -> Finding {
 fn sliced(applied: &Applied, doors: u32, largest: &str, hundredths: u32) -> String {
     let Applied { sliced, largest: _, older } = applied;
     let sliced = counted(*sliced, "door");
-    let older = match older {
-        0 => String::new(),
-        _ => {
-            let older = counted(*older, "door");
-            format!("; {older} of an older release, one part in {doors} each")
-        }
+    let older = if *older == 0 {
+        String::new()
+    } else {
+        let older = counted(*older, "door");
+        format!("; {older} of an older release, one part in {doors} each")
     };
     format!("{sliced} with slices by use, the largest that of {largest}, {hundredths} %{older}")
 }

@@ -57,12 +57,8 @@ pub(super) fn divide(claims: &[Claim], budget: u32, even: u32) -> Vec<u32> {
     let all: u64 = wants.iter().map(|wants| u64::from(*wants)).sum();
     let spare = rest;
     for (door, wants) in wants.iter().enumerate() {
-        let more = if all == 0 {
-            spare / doors
-        } else {
-            let more = u64::from(spare) * u64::from(*wants) / all;
-            u32::try_from(more).unwrap_or(spare)
-        };
+        let more = (u64::from(spare) * u64::from(*wants)).checked_div(all);
+        let more = more.map_or(spare / doors, |more| u32::try_from(more).unwrap_or(spare));
         parts[door] = parts[door].saturating_add(more);
         rest = rest.saturating_sub(more);
     }

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{VecDeque, btree_map::Entry};
 
 use proptest::prelude::*;
 
@@ -391,8 +391,8 @@ impl World {
                 }
             }
             Turn::Join(at) => {
-                if !self.agents.contains_key(&name(at)) {
-                    self.agents.insert(name(at), Agent::default());
+                if let Entry::Vacant(free) = self.agents.entry(name(at)) {
+                    free.insert(Agent::default());
                     self.connect(&name(at));
                 }
             }

@@ -103,7 +103,7 @@ mod tests {
         check(vec![used("b")], "not of the form namespace/name");
         check(vec![used("a/b"), used("a/b")], "`uses.tenant` holds `a/b` twice");
         check(vec![proto::TenantUse { short: None, ..used("a/b") }], "`uses.short` is missing");
-        let more = proto::TenantUse { calls_over: PARTS + 1, ..used("a/b") };
+        let more = proto::TenantUse { calls_over: PARTS.saturating_add(1), ..used("a/b") };
         check(vec![more], "1048577 parts of a limit, which has 1048576");
     }
 }
