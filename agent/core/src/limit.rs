@@ -326,4 +326,425 @@ impl Drop for Permit {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        auth::{self, Credential, Roster, verify},
+        call::CallId,
+        desired::{ApiKey, DesiredTenant, Limits},
+        fixtures::tenant,
+        slices::{Each, PARTS, Slices},
+    };
+
+    fn caller(change: impl Fn(&mut Limits)) -> Caller {
+        caller_of(|tenant| change(&mut tenant.limits))
+    }
+
+    fn in_mode(mode: LimitsMode) -> Caller {
+        caller_of(|tenant| tenant.limits_mode = mode)
+    }
+
+    fn caller_of(change: impl Fn(&mut DesiredTenant)) -> Caller {
+        let mut tenant = tenant("acme");
+        change(&mut tenant);
+        let sha256 = Credential::of("key").digest();
+        tenant.keys.push(ApiKey { name: "k".into(), sha256, expires_at: None, disabled: false });
+        verify(&Roster::new([Arc::new(tenant)]), Credential::of("key"), 0).unwrap()
+    }
+
+    fn call() -> Call {
+        let id = CallId("1".into());
+        Call::new(id, "chat", serde_json::Value::Null)
+    }
+
+    fn usage(prompt_tokens: u32, cached_tokens: u32, completion_tokens: u32) -> Usage {
+        Usage { prompt_tokens, cached_tokens, completion_tokens }
+    }
+
+    #[test]
+    fn the_request_after_the_last_allowed_one_is_told_when_to_return() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        for _ in 0..60 {
+            drop(limiter.admit(caller.clone(), call(), now).unwrap());
+        }
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyRequests { per_minute: 60, retry_after_ms: 1000 });
+        limiter.admit(caller, call(), now + Duration::from_secs(1)).unwrap();
+    }
+
+    #[test]
+    fn a_place_is_given_back_when_the_call_is_dropped() {
+        let (limiter, caller, now) =
+            (Limiter::default(), caller(|l| l.calls_max = 1), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyCalls { calls_max: 1 });
+        drop(running);
+        limiter.admit(caller, call(), now).unwrap();
+    }
+
+    #[test]
+    fn overdrawn_tokens_are_paid_back_before_the_next_call() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge(usage(10, 0, 149), now);
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 30_000 });
+        limiter.admit(caller, call(), now + Duration::from_secs(30)).unwrap();
+    }
+
+    #[test]
+    fn a_running_call_may_not_go_on_spending_while_in_debt() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller, call(), now).unwrap();
+        running.charge(usage(0, 0, 99), now);
+        running.check(now).unwrap();
+        running.charge(usage(0, 0, 50), now);
+        let refusal = running.check(now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 30_000 });
+        running.check(now + Duration::from_secs(30)).unwrap();
+    }
+
+    #[test]
+    fn cached_tokens_are_free() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge(usage(500, 400, 7), now);
+        let quota = limiter.quota(&caller, now);
+        assert_eq!(quota, Quota { requests: 59, input_tokens: 900, output_tokens: 93 });
+    }
+
+    #[test]
+    fn a_refund_gives_back_what_was_charged_and_never_more_than_a_minutes_allowance() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge(usage(500, 0, 0), now);
+        running.refund(400, now);
+        assert_eq!(limiter.quota(&caller, now).input_tokens, 900);
+        running.refund(400, now);
+        assert_eq!(limiter.quota(&caller, now).input_tokens, 1000);
+    }
+
+    #[test]
+    fn in_shadow_what_would_be_refused_is_counted_and_let_through() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let shadow = in_mode(LimitsMode::Shadow);
+        for _ in 0..63 {
+            drop(limiter.admit(shadow.clone(), call(), now).unwrap());
+        }
+        let running = limiter.admit(shadow.clone(), call(), now).unwrap();
+        running.charge(usage(0, 0, 1_000_000), now);
+        running.check(now).unwrap();
+        running.charge_from_afar(usage(1, 0, 0), now).unwrap();
+        running.charge_from_afar(usage(1, 0, 0), now).unwrap();
+        drop(limiter.admit(shadow, call(), now).unwrap());
+        let (tenant, shadowed) = limiter.shadowed().remove(0);
+        assert_eq!(tenant, TenantName::new("default", "acme").unwrap());
+        assert_eq!(shadowed, Shadowed { requests: 5, tokens: 1 });
+    }
+
+    #[test]
+    fn who_leaves_the_shadow_is_served_again_within_two_minutes_whatever_was_spent_in_it() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let running = limiter.admit(in_mode(LimitsMode::Shadow), call(), now).unwrap();
+        running.charge(usage(1_000_000, 0, 1_000_000), now);
+        drop(running);
+        let enforced = in_mode(LimitsMode::Enforce);
+        limiter.admit(enforced.clone(), call(), now).unwrap_err();
+        limiter.admit(enforced, call(), now + Duration::from_secs(61)).unwrap();
+    }
+
+    #[test]
+    fn in_shadow_a_tenant_still_has_no_more_calls_at_once_than_it_may() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let shadow = in_mode(LimitsMode::Shadow);
+        let calls_max = shadow.rights().limits.calls_max;
+        let running: Vec<_> =
+            (0..calls_max).map(|_| limiter.admit(shadow.clone(), call(), now).unwrap()).collect();
+        let refusal = limiter.admit(shadow, call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyCalls { calls_max });
+        drop(running);
+    }
+
+    #[test]
+    fn a_changed_limit_scales_what_is_left() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        for _ in 0..30 {
+            drop(limiter.admit(caller(|_| ()), call(), now).unwrap());
+        }
+        let raised = caller(|limits| limits.requests_per_minute = 600);
+        assert_eq!(limiter.quota(&raised, now).requests, 300);
+    }
+
+    #[test]
+    fn a_raised_limit_pays_a_debt_back_sooner() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let low = caller(|limits| limits.output_tokens_per_minute = 20);
+        limiter.admit(low.clone(), call(), now).unwrap().charge(usage(0, 0, 100), now);
+        limiter.admit(low, call(), now).unwrap_err();
+        let raised = caller(|limits| limits.output_tokens_per_minute = 60_000);
+        let refusal = limiter.admit(raised.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 60_000, retry_after_ms: 81 });
+        limiter.admit(raised, call(), now + Duration::from_millis(81)).unwrap();
+    }
+
+    #[test]
+    fn a_tenant_with_a_running_call_is_not_forgotten() {
+        let (limiter, caller, now) =
+            (Limiter::default(), caller(|l| l.calls_max = 1), Instant::now());
+        let _running = limiter.admit(caller.clone(), call(), now).unwrap();
+        limiter.retain(|_| false);
+        limiter.admit(caller, call(), now).unwrap_err();
+    }
+
+    proptest! {
+        /// Over any stretch of time no more is admitted than a full bucket and what the time earned.
+        #[test]
+        fn the_limiter_never_admits_too_much(gaps_ms in prop::collection::vec(0_u64..3_000, 1..300)) {
+            let (limiter, caller, start) = (Limiter::default(), caller(|_| ()), Instant::now());
+            let (mut now, mut admitted) = (start, 0_u32);
+            for gap in gaps_ms {
+                now += Duration::from_millis(gap);
+                admitted += u32::from(limiter.admit(caller.clone(), call(), now).is_ok());
+                let earned = 60.0 + now.duration_since(start).as_secs_f64();
+                prop_assert!(f64::from(admitted) <= earned + 1e-6);
+            }
+        }
+    }
+
+    /// A call of the tenant `acme` that a peer hands on with so many tokens left.
+    fn lent(input_tokens: u32, output_tokens: u32, now: Instant) -> Admitted {
+        let tenant = Arc::new(caller(|_| ()).rights().clone());
+        let roster = Roster::new([tenant.clone()]);
+        let peer = auth::VerifiedPeer::vouch("n1");
+        let handed_on = auth::from_peer(&roster, &peer, &tenant.name, "k", 0).unwrap();
+        lend(handed_on, call(), Left { input_tokens, output_tokens }, now)
+    }
+
+    #[test]
+    fn a_lent_call_is_held_to_what_its_door_has_left_and_tells_what_it_spent() {
+        let now = Instant::now();
+        let lent = lent(20, 10, now);
+        let spent = lent.spent();
+        lent.check(now).unwrap();
+        lent.charge(Usage { prompt_tokens: 25, cached_tokens: 0, completion_tokens: 3 }, now);
+        assert!(matches!(lent.check(now), Err(Refusal::TooManyTokens { per_minute: 1000, .. })));
+        lent.refund(10, now);
+        lent.check(now).unwrap();
+        let expected = Usage { prompt_tokens: 25, cached_tokens: 10, completion_tokens: 3 };
+        assert_eq!(*spent.borrow(), expected);
+        drop(lent);
+        assert_eq!(*spent.borrow(), expected, "the total outlives the call");
+    }
+
+    #[test]
+    fn calls_that_run_elsewhere_begin_nothing_while_their_tenant_is_in_debt() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let one = limiter.admit(caller.clone(), call(), now).unwrap();
+        let other = limiter.admit(caller.clone(), call(), now).unwrap();
+        one.charge_from_afar(usage(10, 0, 0), now).unwrap();
+        other.charge_from_afar(usage(10, 0, 0), now).unwrap();
+        // What has begun goes on, as it does here.
+        one.charge_from_afar(usage(0, 0, 90), now).unwrap();
+        other.charge_from_afar(usage(0, 0, 90), now).unwrap();
+        let refusal = one.charge_from_afar(usage(10, 0, 0), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 48_600 });
+        let left = limiter.quota(&caller, now);
+        assert_eq!((left.input_tokens, left.output_tokens), (970, 0), "it is paid for");
+        one.charge_from_afar(usage(10, 0, 0), now + Duration::from_mins(1)).unwrap();
+    }
+
+    #[test]
+    fn calls_that_were_admitted_together_and_run_elsewhere_all_get_what_they_pay_for() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let burst: Vec<_> =
+            (0..3).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        for admitted in &burst {
+            admitted.charge_from_afar(usage(900, 0, 60), now).unwrap();
+        }
+        for admitted in &burst {
+            admitted.charge_from_afar(usage(1, 0, 0), now).unwrap_err();
+        }
+        assert!(limiter.admit(caller, call(), now).is_err(), "the debt is the tenant's");
+    }
+
+    #[test]
+    fn a_lent_call_has_no_more_than_its_own_tenants_allowance() {
+        let now = Instant::now();
+        let left = lent(u32::MAX, u32::MAX, now).left(now);
+        assert_eq!(left, Left { input_tokens: 1000, output_tokens: 100 });
+    }
+
+    #[test]
+    fn a_part_spends_from_the_account_of_its_call_and_keeps_its_place() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let one = || caller(|limits| limits.calls_max = 1);
+        let whole = limiter.admit(one(), call(), now).unwrap();
+        let part = whole.part(call());
+        let spent = whole.spent();
+        part.charge(Usage { prompt_tokens: 7, ..Usage::default() }, now);
+        assert_eq!(spent.borrow().prompt_tokens, 7);
+        assert_eq!(whole.left(now).input_tokens, 993);
+        drop(whole);
+        assert_eq!(
+            limiter.admit(one(), call(), now).unwrap_err(),
+            Refusal::TooManyCalls { calls_max: 1 }
+        );
+        drop(part);
+        limiter.admit(one(), call(), now).unwrap();
+    }
+
+    #[test]
+    fn a_charge_that_is_taken_back_leaves_nothing_behind() {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        let admitted = limiter.admit(caller(|_| ()), call(), now).unwrap();
+        let before = admitted.left(now);
+        admitted.charge(usage(30, 0, 5), now);
+        admitted.refund(10, now);
+        admitted.take_back(usage(30, 10, 5), now);
+        assert_eq!(admitted.left(now), before);
+        assert_eq!(*admitted.spent().borrow(), Usage::default());
+    }
+
+    /// The slices of a door at which `default/acme` has so many parts of each limit.
+    fn slices(epoch: u64, parts: u32) -> Division {
+        let acme = TenantName::new("default", "acme").unwrap();
+        let tenants = [(acme, Each::all(parts))].into();
+        Division::Sliced(Arc::new(Slices { epoch, share: PARTS / 2, tenants }))
+    }
+
+    #[test]
+    fn a_door_of_two_lets_in_half_of_each_limit() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.divide(Division::Even { doors: 2 }, now);
+        let quota = limiter.quota(&caller, now);
+        assert_eq!(quota, Quota { requests: 30, input_tokens: 500, output_tokens: 50 });
+        let running: Vec<_> =
+            (0..2).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        let refusal = limiter.admit(caller, call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyCalls { calls_max: 2 });
+        drop(running);
+    }
+
+    #[test]
+    fn another_slice_neither_hands_out_nor_takes_more_than_it_holds() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.divide(Division::Even { doors: 2 }, now);
+        for _ in 0..30 {
+            drop(limiter.admit(caller.clone(), call(), now).unwrap());
+        }
+        limiter.divide(slices(1, PARTS), now);
+        assert_eq!(limiter.quota(&caller, now).requests, 0, "a raise is earned");
+        let later = now + Duration::from_secs(30);
+        assert_eq!(limiter.quota(&caller, later).requests, 30, "at the new pace");
+        limiter.divide(slices(2, PARTS / 4), later);
+        assert_eq!(limiter.quota(&caller, later).requests, 15);
+        limiter.divide(slices(3, PARTS), later);
+        assert_eq!(limiter.quota(&caller, later).requests, 15);
+    }
+
+    #[test]
+    fn what_was_earned_before_another_slice_was_earned_at_the_old_one() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.divide(slices(1, PARTS / 10), now);
+        for _ in 0..6 {
+            drop(limiter.admit(caller.clone(), call(), now).unwrap());
+        }
+        let later = now + Duration::from_secs(30);
+        limiter.divide(slices(2, PARTS), later);
+        assert_eq!(limiter.quota(&caller, later).requests, 3);
+    }
+
+    #[test]
+    fn a_refused_call_is_told_when_this_doors_slice_lets_it_in() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.divide(slices(1, PARTS / 20), now);
+        for _ in 0..3 {
+            drop(limiter.admit(caller.clone(), call(), now).unwrap());
+        }
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyRequests { per_minute: 3, retry_after_ms: 20_000 });
+        limiter.admit(caller.clone(), call(), now + Duration::from_secs(20)).unwrap();
+        limiter.divide(slices(2, 0), now);
+        let refusal = limiter.admit(caller, call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyCalls { calls_max: 0 }, "a door of no part");
+    }
+
+    #[test]
+    fn a_call_that_lacks_both_kinds_of_tokens_is_told_the_longer_wait() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge(usage(1099, 0, 149), now);
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 30_000 });
+        limiter.admit(caller, call(), now + Duration::from_secs(30)).unwrap();
+    }
+
+    #[test]
+    fn a_door_that_starts_again_has_a_first_part_in_hand_and_earns_the_rest() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.start_again(now);
+        limiter.divide(slices(1, PARTS), now);
+        let left = |at| limiter.quota(&caller, at).requests;
+        // An eighth of what a door has of which nothing is known.
+        assert_eq!((left(now), left(now + Duration::from_secs(30))), (4, 34));
+        assert_eq!(left(now + Duration::from_mins(5)), 60);
+    }
+
+    #[test]
+    fn uses_tell_the_pace_what_is_refused_and_calls_that_go_on_beyond_the_slice() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        assert_eq!(limiter.uses(now), Uses::default());
+        let running: Vec<_> =
+            (0..4).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        running[0].charge(usage(50, 0, 10), now);
+        limiter.admit(caller.clone(), call(), now).unwrap_err();
+        limiter.divide(slices(7, PARTS / 2), now);
+        let uses = limiter.uses(now);
+        let used = uses.tenants[caller.tenant()];
+        assert_eq!((uses.epoch, used.calls_over, used.used.calls), (7, PARTS, PARTS));
+        // Four requests in twenty seconds are twelve a minute, of sixty.
+        assert_eq!(used.used.requests, (PARTS * 12).div_ceil(60));
+        assert_eq!(used.used.output_tokens, (PARTS * 30).div_ceil(100));
+        assert_eq!(used.is_short, Each { calls: true, ..Each::all(false) });
+        drop(running);
+        let later = now + Duration::from_mins(3);
+        assert_eq!(limiter.uses(later).tenants.len(), 0, "what was minutes ago is no use");
+    }
+
+    proptest! {
+        /// Whatever slices two doors have had, as long as they are never more than the whole together:
+        /// no more is let in than a full bucket and what the time earned, and the rounding.
+        #[test]
+        fn doors_together_never_let_in_more_than_the_limit(
+            turns in prop::collection::vec((0_u64..5_000, 0_usize..2, 0_u32..=PARTS, any::<bool>()), 1..200)
+        ) {
+            let (doors, caller, start) =
+                ([Limiter::default(), Limiter::default()], caller(|_| ()), Instant::now());
+            for door in &doors {
+                door.divide(slices(0, PARTS / 2), start);
+                // A bucket is full when its tenant calls for the first time.
+                drop(door.admit(caller.clone(), call(), start).unwrap());
+            }
+            let (mut now, mut admitted) = (start, 2_u32);
+            for (gap, at, parts, is_divided) in turns {
+                now += Duration::from_millis(gap);
+                if is_divided {
+                    doors[at].divide(slices(1, parts.min(PARTS / 2)), now);
+                    doors[1 - at].divide(slices(1, PARTS - parts.max(PARTS / 2)), now);
+                    doors[at].divide(slices(2, parts), now);
+                }
+                while doors[at].admit(caller.clone(), call(), now).is_ok() {
+                    admitted += 1;
+                }
+                // Each door's part is rounded up, in what a bucket holds as in what it earns.
+                let minutes = now.duration_since(start).as_secs_f64() / 60.0;
+                prop_assert!(f64::from(admitted) <= (60.0 + 2.0) * (1.0 + minutes));
+            }
+        }
+    }
+}
