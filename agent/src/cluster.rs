@@ -10,7 +10,7 @@ use realm_core::{
     credentials,
     desired::Desired,
     report::Report,
-    slices::Uses,
+    slices::Spends,
     supply::{Credentials, Supply},
     trace::Tracer,
 };
@@ -97,10 +97,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(advertise(identity, peer_addr, presence.clone()));
     let linked = state.subscribe();
     tasks.spawn(keep_identity(link.clone(), args.state.clone(), identity_sender, linked));
-    let (uses_sender, uses) = watch::channel(Uses::default());
+    let (spends_sender, spends) = watch::channel(Spends::default());
     let (limiter, wanted) = (agent.limiter(), ledger.subscribe());
-    tasks.spawn(slices::follow(limiter, leased.clone(), wanted, uses_sender));
-    let feeds = Feeds { report, supply, uses };
+    tasks.spawn(slices::follow(limiter, leased.clone(), wanted, spends_sender));
+    let feeds = Feeds { report, supply, spends };
     tasks.spawn(async move {
         let held = (ledger, leased);
         let never = client::run(link, held, feeds, credentials, state).await;

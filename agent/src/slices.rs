@@ -8,7 +8,7 @@ use std::{
 use realm_core::{
     desired::Desired,
     limit::Limiter,
-    slices::{Division, Slices, Uses},
+    slices::{Division, Slices, Spends},
 };
 use realm_link::slices::SliceStore;
 use tokio::{
@@ -34,13 +34,13 @@ pub(crate) async fn follow(
     limiter: Limiter,
     store: SliceStore,
     mut desired: watch::Receiver<Arc<Desired>>,
-    uses: watch::Sender<Uses>,
+    spends: watch::Sender<Spends>,
 ) {
     let mut held = store.subscribe();
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = None;
-    while !uses.is_closed() {
+    while !spends.is_closed() {
         let next = {
             let held = held.borrow_and_update().clone();
             division(held, &desired.borrow_and_update())
@@ -50,8 +50,8 @@ pub(crate) async fn follow(
             limiter.divide(next.clone(), now);
             last = Some(next);
         }
-        let used = limiter.uses(now);
-        uses.send_if_modified(|last| {
+        let used = limiter.spends(now);
+        spends.send_if_modified(|last| {
             let is_new = *last != used;
             *last = used;
             is_new

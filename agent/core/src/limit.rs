@@ -18,7 +18,7 @@ use crate::{
     engine::Usage,
     name::TenantName,
     refusal::Refusal,
-    slices::{Division, Uses},
+    slices::{Division, Spends},
 };
 
 mod account;
@@ -169,7 +169,7 @@ impl Limiter {
     }
 
     /// What tenants use of what this door may spend.
-    pub fn uses(&self, now: Instant) -> Uses {
+    pub fn spends(&self, now: Instant) -> Spends {
         let accounts = self.lock();
         let epoch = match &accounts.division {
             Division::Even { .. } => 0,
@@ -177,7 +177,7 @@ impl Limiter {
         };
         let used = accounts.of.iter();
         let tenants = used.filter_map(|(tenant, it)| Some((tenant.clone(), it.used(now)?)));
-        Uses { epoch, tenants: tenants.collect() }
+        Spends { epoch, tenants: tenants.collect() }
     }
 
     /// Admits `call`, charging one request and taking one of the tenant's places.
@@ -698,22 +698,22 @@ mod tests {
     #[test]
     fn uses_tell_the_pace_what_is_refused_and_calls_that_go_on_beyond_the_slice() {
         let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
-        assert_eq!(limiter.uses(now), Uses::default());
+        assert_eq!(limiter.spends(now), Spends::default());
         let running: Vec<_> =
             (0..4).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
         running[0].charge(usage(50, 0, 10), now);
         limiter.admit(caller.clone(), call(), now).unwrap_err();
         limiter.divide(slices(7, PARTS / 2), now);
-        let uses = limiter.uses(now);
-        let used = uses.tenants[caller.tenant()];
-        assert_eq!((uses.epoch, used.calls_over, used.used.calls), (7, PARTS, PARTS));
+        let spends = limiter.spends(now);
+        let used = spends.tenants[caller.tenant()];
+        assert_eq!((spends.epoch, used.calls_over, used.used.calls), (7, PARTS, PARTS));
         // Four requests in twenty seconds are twelve a minute, of sixty.
         assert_eq!(used.used.requests, (PARTS * 12).div_ceil(60));
         assert_eq!(used.used.output_tokens, (PARTS * 30).div_ceil(100));
         assert_eq!(used.is_short, Each { calls: true, ..Each::all(false) });
         drop(running);
         let later = now + Duration::from_mins(3);
-        assert_eq!(limiter.uses(later).tenants.len(), 0, "what was minutes ago is no use");
+        assert_eq!(limiter.spends(later).tenants.len(), 0, "what was minutes ago is no use");
     }
 
     proptest! {

@@ -108,7 +108,7 @@ pub(crate) fn parts_of(limit: u32, units: f64) -> u32 {
 
 /// What a door uses of its slices, measured after it took those of the epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Uses {
+pub struct Spends {
     pub epoch: u64,
     /// Of tenants that use anything.
     pub tenants: BTreeMap<TenantName, Use>,

@@ -22,7 +22,7 @@ use realm_core::{
     name::{ModelName, PipelineName, TenantName},
     report::{Failure, MemoryFacts, ModelFacts, ModelPhase, Report},
     residents::Residents,
-    slices::Uses,
+    slices::Spends,
     supply::{Credentials, Device, DeviceKind, Supply},
 };
 use realm_link::{
@@ -91,24 +91,24 @@ async fn start(
     let state = watch::Sender::new(LinkState::default());
     tokio::spawn(converge::run(Arc::new(Nothing), ledger.subscribe(), report));
     tokio::spawn(look(ledger.subscribe(), seen));
-    let (told, uses) = watch::channel(used(&slices));
+    let (told, spends) = watch::channel(used(&slices));
     tokio::spawn(answer(slices.clone(), told));
-    let feeds = Feeds { report: reports, supply, uses };
+    let feeds = Feeds { report: reports, supply, spends };
     tokio::spawn(client::run(options, (ledger, slices), feeds, credentials, state));
     Ok(())
 }
 
 /// Answers for slices of limits, of which nobody uses anything.
-async fn answer(slices: SliceStore, uses: watch::Sender<Uses>) {
+async fn answer(slices: SliceStore, spends: watch::Sender<Spends>) {
     let mut held = slices.subscribe();
     while held.changed().await.is_ok() {
         held.mark_unchanged();
-        uses.send_replace(used(&slices));
+        spends.send_replace(used(&slices));
     }
 }
 
-fn used(slices: &SliceStore) -> Uses {
-    Uses { epoch: slices.held().map_or(0, |held| held.epoch), ..Uses::default() }
+fn used(slices: &SliceStore) -> Spends {
+    Spends { epoch: slices.held().map_or(0, |held| held.epoch), ..Spends::default() }
 }
 
 fn supply(index: u16) -> Supply {

@@ -16,7 +16,7 @@ use std::{
 
 use realm_core::{
     report::{self, Report},
-    slices::Uses,
+    slices::Spends,
     supply::{Credentials, Supply},
 };
 use tokio::{
@@ -65,7 +65,7 @@ pub struct Feeds {
     pub report: watch::Receiver<Report>,
     pub supply: watch::Receiver<Supply>,
     /// Measured by the slices that are held.
-    pub uses: watch::Receiver<Uses>,
+    pub spends: watch::Receiver<Spends>,
 }
 
 /// How the link is, for metrics and readiness.

@@ -30,7 +30,7 @@ mod tenant;
 use choice::{choice_from, choice_to};
 pub(crate) use credentials::credentials_from;
 pub(crate) use report::{failure_to, report_to};
-pub(crate) use slices::{slices_from, slices_to, uses_to};
+pub(crate) use slices::{slices_from, slices_to, spends_to};
 pub(crate) use supply::supply_to;
 use tenant::{tenant_from, tenant_to};
 

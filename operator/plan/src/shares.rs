@@ -60,7 +60,7 @@ impl Slices {
 
 /// What tenants use at one door, measured when it spent by these slices already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Uses {
+pub struct Spends {
     pub epoch: u64,
     pub tenants: BTreeMap<Name, Use>,
 }
@@ -109,7 +109,7 @@ struct Door {
     is_connected: bool,
     /// What it said that it holds when it came, until it has said what is used of it.
     stated: Option<Arc<Slices>>,
-    uses: Arc<Uses>,
+    spends: Arc<Spends>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -188,7 +188,7 @@ impl Door {
                 most(held.of(tenant), left)
             }
         };
-        let over = self.uses.tenants.get(tenant).map_or(0, |it| it.calls_over);
+        let over = self.spends.tenants.get(tenant).map_or(0, |it| it.calls_over);
         parts[CALLS] = parts[CALLS].max(over);
         parts
     }
@@ -226,9 +226,9 @@ impl Shares {
     }
 
     /// Takes what is used at a door. It answers what was left for it under the same epoch.
-    pub fn uses(&mut self, node: &str, uses: Arc<Uses>) {
+    pub fn spends(&mut self, node: &str, spends: Arc<Spends>) {
         let Some(door) = self.doors.get_mut(node) else { return };
-        if let Some(stated) = door.stated.take_if(|stated| stated.epoch <= uses.epoch) {
+        if let Some(stated) = door.stated.take_if(|stated| stated.epoch <= spends.epoch) {
             let before = std::mem::take(&mut door.kind);
             let left = match before {
                 // It may yet take what it was left before it lost what it held.
@@ -240,14 +240,14 @@ impl Shares {
         }
         if let Kind::Sliced { held, left: Some(left) } = &mut door.kind
             && held.epoch < left.epoch
-            && left.epoch == uses.epoch
+            && left.epoch == spends.epoch
         {
             *held = left.clone();
             self.is_new = true;
         }
-        let is_over = |uses: &Uses| uses.tenants.values().any(|it| it.calls_over > 0);
-        self.is_new |= is_over(&door.uses) || is_over(&uses);
-        door.uses = uses;
+        let is_over = |spends: &Spends| spends.tenants.values().any(|it| it.calls_over > 0);
+        self.is_new |= is_over(&door.spends) || is_over(&spends);
+        door.spends = spends;
     }
 
     /// Notes that a door is of an older release.
@@ -289,7 +289,7 @@ impl Shares {
 
     /// When time alone may change the division.
     pub fn due(&self) -> Option<Duration> {
-        let is_used = self.doors.values().any(|door| !door.uses.tenants.is_empty());
+        let is_used = self.doors.values().any(|door| !door.spends.tenants.is_empty());
         let divided_at = self.divided_at.filter(|_| is_used || !self.wanted.is_empty());
         divided_at.map(|at| at.saturating_add(DIVIDE_EVERY))
     }
@@ -352,7 +352,7 @@ impl Shares {
         let mut tenants: BTreeSet<Name> = self.wanted.keys().cloned().collect();
         if is_due {
             self.divided_at = Some(now);
-            tenants.extend(movable.iter().flat_map(|(_, it)| it.uses.tenants.keys().cloned()));
+            tenants.extend(movable.iter().flat_map(|(_, it)| it.spends.tenants.keys().cloned()));
         }
         for tenant in tenants {
             let fixed = self.doors.values().filter(|door| !door.is_movable());
@@ -479,7 +479,7 @@ fn claims(tenant: &Name, node: &str, door: &Door, last: Option<&Wanted>) -> Each
     };
     let has = last.and_then(|last| last.parts.get(node).copied()).unwrap_or(held);
     let Use { used, is_short, calls_over: _ } =
-        door.uses.tenants.get(tenant).copied().unwrap_or_default();
+        door.spends.tenants.get(tenant).copied().unwrap_or_default();
     std::array::from_fn(|limit| Claim {
         has: has[limit],
         used: used[limit],

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use realm_plan::{
     Name,
-    shares::{Applied, Shares, Slices, Uses},
+    shares::{Applied, Shares, Slices, Spends},
 };
 use tokio::time::Instant;
 
@@ -27,7 +27,7 @@ pub(super) struct Slicing {
 struct Heard {
     is_connected: bool,
     holds: Option<Arc<Slices>>,
-    uses: Option<Arc<Uses>>,
+    spends: Option<Arc<Spends>>,
 }
 
 impl Slicing {
@@ -84,12 +84,12 @@ impl Slicing {
         {
             self.shares.holds(node, holds.clone());
         }
-        if let Some(uses) = &view.uses
-            && !is_same(heard.uses.as_ref(), uses)
+        if let Some(spends) = &view.spends
+            && !is_same(heard.spends.as_ref(), spends)
         {
-            self.shares.uses(node, uses.clone());
+            self.shares.spends(node, spends.clone());
         }
-        *heard = Heard { is_connected: true, holds: view.holds.clone(), uses: view.uses.clone() };
+        *heard = Heard { is_connected: true, holds: view.holds.clone(), spends: view.spends.clone() };
     }
 
     /// When the division may change without anybody saying anything.

@@ -20,7 +20,7 @@ mod supply;
 
 pub(super) use desired::Encoder;
 pub(super) use report::{refused_from, report_from};
-pub(super) use slices::{slices_from, slices_to, uses_from};
+pub(super) use slices::{slices_from, slices_to, spends_from};
 pub(super) use supply::{hello_from, supply_from};
 
 /// What is wrong with something that an agent said.

@@ -13,7 +13,7 @@ use std::{
 
 use realm_plan::{
     desired::Desired,
-    shares::{Slices, Uses},
+    shares::{Slices, Spends},
 };
 use realm_proto::link::versions::{SLICES_SINCE, Versions};
 use thiserror::Error;
@@ -98,7 +98,7 @@ pub struct NodeView {
     /// The slices that it came with; `None` until it has said.
     pub holds: Option<Arc<Slices>>,
     /// What was used of slices when it said so last.
-    pub uses: Option<Arc<Uses>>,
+    pub spends: Option<Arc<Spends>>,
     /// The generation of the last desired state that was left for the node.
     pub published: Option<u64>,
     /// The last desired state that the agent's ledger did not take, until it reports on it or is
@@ -264,7 +264,7 @@ impl Registry {
         node.view.supply = Some(Arc::new(supply));
         let version = Versions::OURS.common(link);
         node.view.is_sliced = version.is_some_and(|version| SLICES_SINCE <= version);
-        (node.view.holds, node.view.uses) = (None, None);
+        (node.view.holds, node.view.spends) = (None, None);
         node.view.heard_at = Some(now);
         node.view.unspoken = None;
         let orders = node.orders.subscribe();
@@ -313,13 +313,13 @@ impl Registry {
 
     /// Notes what is used of slices. Whoever divides looks every few seconds by itself, and is woken
     /// for what it waits for: an answer, and use where there was none.
-    pub(super) fn uses(&self, node: &str, id: ConnectionId, uses: Uses, now: Instant) {
-        let uses = Arc::new(uses);
+    pub(super) fn spends(&self, node: &str, id: ConnectionId, spends: Spends, now: Instant) {
+        let spends = Arc::new(spends);
         let is_same = |node: &mut Node| {
             node.view.heard_at = Some(now);
-            let last = node.view.uses.replace(uses.clone());
+            let last = node.view.spends.replace(spends.clone());
             last.is_some_and(|last| {
-                last.epoch == uses.epoch && last.tenants.is_empty() == uses.tenants.is_empty()
+                last.epoch == spends.epoch && last.tenants.is_empty() == spends.tenants.is_empty()
             })
         };
         if self.lock().connected(node, id).is_some_and(|node| !is_same(node)) {

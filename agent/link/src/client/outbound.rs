@@ -1,5 +1,5 @@
 //! What this agent says: a hello and the slices that it holds, then what became of the newest state,
-//! and the newest report, supply and uses whenever they are new.
+//! and the newest report, supply and spends whenever they are new.
 //!
 //! There is no queue. The next message is chosen when there is room for it, so an operator that is
 //! slow to read hears the newest and not everything.
@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use realm_core::{report::Report, slices::Uses, supply::Supply};
+use realm_core::{report::Report, slices::Spends, supply::Supply};
 use realm_proto::link::{
     v1 as proto,
     versions::{ACCEPTED_SINCE, SLICES_SINCE},
@@ -29,7 +29,7 @@ const REPORT_GAP: Duration = Duration::from_millis(250);
 const SUPPLY_GAP: Duration = Duration::from_secs(1);
 
 /// Least time between two tellings of what is used: they answer slices, which other doors wait for.
-const USES_GAP: Duration = Duration::from_millis(100);
+const SPENDS_GAP: Duration = Duration::from_millis(100);
 
 /// Least time between two refusals: an operator that sends one bad state after the other need not
 /// hear of each.
@@ -65,7 +65,7 @@ pub(super) fn messages(
     answers: Answers,
     agreed: watch::Receiver<Option<Agreed>>,
 ) -> impl Stream<Item = proto::AgentMessage> + Send + 'static {
-    let Feeds { report, supply, uses } = feeds;
+    let Feeds { report, supply, spends } = feeds;
     let First { hello, holds } = first;
     let outbound = Outbound {
         hello: Some(hello),
@@ -77,7 +77,7 @@ pub(super) fn messages(
         refused: Feed::new(answers.refused, REFUSED_GAP),
         report: Feed::new(report, REPORT_GAP),
         supply: Feed::new(supply, SUPPLY_GAP),
-        uses: Feed::new(uses, USES_GAP),
+        spends: Feed::new(spends, SPENDS_GAP),
     };
     stream::unfold(outbound, |mut outbound| async move {
         let message = Some(outbound.next().await?);
@@ -99,7 +99,7 @@ struct Outbound {
     refused: Feed<Option<proto::Refused>>,
     report: Feed<Report>,
     supply: Feed<Supply>,
-    uses: Feed<Uses>,
+    spends: Feed<Spends>,
 }
 
 impl Outbound {
@@ -134,9 +134,9 @@ impl Outbound {
                 () = self.refused.ready() => if let Some(refused) = self.refused.take().clone() {
                     return Some(proto::agent_message::Message::Refused(refused));
                 },
-                () = self.uses.ready(), if is_sliced => {
-                    let uses = convert::uses_to(&self.uses.take());
-                    return Some(proto::agent_message::Message::Uses(uses));
+                () = self.spends.ready(), if is_sliced => {
+                    let spends = convert::spends_to(&self.spends.take());
+                    return Some(proto::agent_message::Message::Spends(spends));
                 }
                 () = self.report.ready() => {
                     let report = convert::report_to(&self.report.take());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use realm_core::{
     name::TenantName,
-    slices::{Each, PARTS, Slices, Use, Uses},
+    slices::{Each, PARTS, Slices, Use, Spends},
 };
 use realm_proto::link::v1 as proto;
 
@@ -35,11 +35,11 @@ pub(crate) fn slices_from(slices: proto::Slices) -> Result<Slices, ConvertError>
     Ok(Slices { epoch, share: within(share)?, tenants: all })
 }
 
-pub(crate) fn uses_to(uses: &Uses) -> proto::Uses {
-    let Uses { epoch, tenants } = uses;
+pub(crate) fn spends_to(spends: &Spends) -> proto::Spends {
+    let Spends { epoch, tenants } = spends;
     let tenant_to = |(name, it): (&TenantName, &Use)| {
         let Use { used, is_short, calls_over } = *it;
-        proto::TenantUse {
+        proto::TenantSpend {
             tenant: name.as_str().to_owned(),
             used: Some(parts_to(used)),
             short: Some(proto::tenant_use::Short {
@@ -51,7 +51,7 @@ pub(crate) fn uses_to(uses: &Uses) -> proto::Uses {
             calls_over,
         }
     };
-    proto::Uses { epoch: *epoch, tenants: tenants.iter().map(tenant_to).collect() }
+    proto::Spends { epoch: *epoch, tenants: tenants.iter().map(tenant_to).collect() }
 }
 
 const fn parts_to(parts: Each<u32>) -> proto::Parts {

@@ -78,16 +78,16 @@ mod tests {
 
     const HALF: u32 = PARTS / 2;
 
-    fn uses(used: u32) -> Claim {
+    fn spends(used: u32) -> Claim {
         Claim { has: HALF, used, is_short: false }
     }
 
     #[test]
     fn a_door_that_all_calls_come_to_has_all_but_what_others_keep() {
-        let short = Claim { is_short: true, ..uses(HALF) };
+        let short = Claim { is_short: true, ..spends(HALF) };
         let kept = HALF / KEPT_IN;
-        assert_eq!(divide(&[short, uses(0)], PARTS, HALF), [PARTS - kept, kept]);
-        assert_eq!(divide(&[uses(0), uses(1 << 18)], PARTS, HALF), [kept, PARTS - kept]);
+        assert_eq!(divide(&[short, spends(0)], PARTS, HALF), [PARTS - kept, kept]);
+        assert_eq!(divide(&[spends(0), spends(1 << 18)], PARTS, HALF), [kept, PARTS - kept]);
     }
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn where_nothing_is_used_all_have_the_same() {
-        let parts = divide(&[uses(0); 4], PARTS, PARTS / 4);
+        let parts = divide(&[spends(0); 4], PARTS, PARTS / 4);
         assert_eq!(parts, [PARTS / 4; 4]);
     }
 

@@ -22,7 +22,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn uses(&self) -> Arc<Uses> {
+    fn spends(&self) -> Arc<Spends> {
         let calls_over = if self.calls > self.held.of(&acme())[CALLS] { self.calls } else { 0 };
         let it = Use {
             used: [self.used, 0, 0, self.calls],
@@ -30,7 +30,7 @@ impl Agent {
             calls_over,
         };
         let tenants = if it == Use::default() { BTreeMap::new() } else { [(acme(), it)].into() };
-        Arc::new(Uses { epoch: self.held.epoch, tenants })
+        Arc::new(Spends { epoch: self.held.epoch, tenants })
     }
 
     /// What it may be letting in.
@@ -70,7 +70,7 @@ impl Town {
     fn join(&mut self, node: &str) {
         let agent = self.agents.entry(node.to_owned()).or_default();
         self.shares.holds(node, agent.held.clone());
-        self.shares.uses(node, agent.uses());
+        self.shares.spends(node, agent.spends());
     }
 
     /// Turns until nothing more goes out; how many did.
@@ -79,7 +79,7 @@ impl Town {
         let count = u32::try_from(self.agents.len()).unwrap();
         loop {
             for (node, agent) in &self.agents {
-                self.shares.uses(node, agent.uses());
+                self.shares.spends(node, agent.spends());
             }
             let left = self.shares.turn(count, self.now).unwrap_or_default();
             if left.is_empty() {
@@ -161,8 +161,8 @@ fn a_larger_slice_waits_until_the_other_door_has_let_go() {
     let mut town = Town::of(&["a", "b"]);
     town.agent("a").is_short = true;
     town.now += 6 * SECOND;
-    let uses = town.agent("a").uses();
-    town.shares.uses("a", uses);
+    let spends = town.agent("a").spends();
+    town.shares.spends("a", spends);
     let left = town.shares.turn(2, town.now).unwrap_or_default();
     let nodes: Vec<&str> = left.iter().map(|(node, _)| node.as_str()).collect();
     assert_eq!(nodes, ["b"], "a smaller one goes out at once");
@@ -172,8 +172,8 @@ fn a_larger_slice_waits_until_the_other_door_has_let_go() {
     );
     let smaller = left[0].1.clone();
     town.agent("b").take(&smaller);
-    let uses = town.agent("b").uses();
-    town.shares.uses("b", uses);
+    let spends = town.agent("b").spends();
+    town.shares.spends("b", spends);
     let left = town.shares.turn(2, town.now + SECOND).unwrap_or_default();
     assert_eq!((left.len(), left[0].0.as_str()), (1, "a"));
 }
@@ -183,8 +183,8 @@ fn calls_that_go_on_at_one_door_are_not_let_in_at_another_until_they_end() {
     let mut town = Town::of(&["a", "b"]);
     (town.agent("a").calls, town.agent("a").is_short) = (PARTS / 4, true);
     town.now += 6 * SECOND;
-    let uses = town.agent("a").uses();
-    town.shares.uses("a", uses);
+    let spends = town.agent("a").spends();
+    town.shares.spends("a", spends);
     let left = town.shares.turn(2, town.now).unwrap_or_default();
     // They came in before the smaller slice did.
     town.agent("b").calls = PARTS / 2;
@@ -200,17 +200,17 @@ fn calls_that_go_on_at_one_door_are_not_let_in_at_another_until_they_end() {
 #[test]
 fn what_was_used_before_a_door_came_back_does_not_tell_what_goes_on_now() {
     let mut town = Town::of(&["a", "b"]);
-    let (before, epoch) = (town.agent("b").uses(), town.agent("b").held.epoch + 1);
+    let (before, epoch) = (town.agent("b").spends(), town.agent("b").held.epoch + 1);
     // It took these when its stream broke, and has more calls in hand than they let in.
     let tenants = [(acme(), [PARTS / 2, PARTS / 2, PARTS / 2, 1])].into();
     let held = Slices { epoch, share: PARTS / 2, tenants };
     *town.agent("b") = Agent { held: held.into(), calls: PARTS / 2, ..Agent::default() };
     town.shares.away("b");
     town.shares.holds("b", town.agents["b"].held.clone());
-    town.shares.uses("b", before);
+    town.shares.spends("b", before);
     (town.agent("a").calls, town.agent("a").is_short) = (PARTS / 4, true);
-    let uses = town.agent("a").uses();
-    town.shares.uses("a", uses);
+    let spends = town.agent("a").spends();
+    town.shares.spends("a", spends);
     let left = town.shares.turn(2, town.now + 6 * SECOND).unwrap_or_default();
     assert!(left.iter().all(|(_, slices)| slices.of(&acme())[CALLS] <= PARTS / 2), "{left:?}");
 }
@@ -227,8 +227,8 @@ fn a_door_that_is_away_keeps_what_it_has_until_it_is_lost() {
         town.now += 5 * SECOND;
         for (node, slices) in town.shares.turn(2, town.now).unwrap_or_default() {
             town.agent(&node).take(&slices);
-            let uses = town.agent(&node).uses();
-            town.shares.uses(&node, uses);
+            let spends = town.agent(&node).spends();
+            town.shares.spends(&node, spends);
         }
     }
     let b = town.agent("b").held.of(&acme())[0];
@@ -247,7 +247,7 @@ fn nobody_is_given_more_before_every_door_of_before_has_said_what_it_holds() {
     town.agent("b").is_short = true;
     let b = town.agent("b").clone();
     town.shares.holds("b", b.held.clone());
-    town.shares.uses("b", b.uses());
+    town.shares.spends("b", b.spends());
     for seconds in 0..30 {
         assert!(town.shares.turn(2, seconds * SECOND).unwrap_or_default().is_empty());
     }
@@ -267,8 +267,8 @@ fn a_door_of_an_older_release_counts_with_an_even_part() {
     town.agent("a").is_short = true;
     for _ in 0..4 {
         town.now += 5 * SECOND;
-        let uses = town.agent("a").uses();
-        town.shares.uses("a", uses);
+        let spends = town.agent("a").spends();
+        town.shares.spends("a", spends);
         for (node, slices) in town.shares.turn(2, town.now).unwrap_or_default() {
             town.agent(&node).take(&slices);
         }
@@ -331,7 +331,7 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 #[derive(Clone, Debug)]
 enum Said {
     Holds(Arc<Slices>),
-    Uses(Arc<Uses>),
+    Spends(Arc<Spends>),
 }
 
 /// A network between one leader and agents.
@@ -348,7 +348,7 @@ struct World {
 impl World {
     fn connect(&mut self, node: &str) {
         let Some(agent) = self.agents.get(node) else { return };
-        let says = VecDeque::from([Said::Holds(agent.held.clone()), Said::Uses(agent.uses())]);
+        let says = VecDeque::from([Said::Holds(agent.held.clone()), Said::Spends(agent.spends())]);
         let hears = self.left.get(node).into_iter().cloned().collect();
         self.streams.insert(node.to_owned(), (hears, says));
     }
@@ -367,15 +367,15 @@ impl World {
                 let Some(slices) = heard else { return };
                 let agent = self.agents.get_mut(&node).unwrap();
                 agent.take(&slices);
-                let uses = Said::Uses(agent.uses());
-                self.streams.get_mut(&node).unwrap().1.push_back(uses);
+                let spends = Said::Spends(agent.spends());
+                self.streams.get_mut(&node).unwrap().1.push_back(spends);
             }
             Turn::Say(at) => {
                 let node = name(at);
                 let said = self.streams.get_mut(&node).and_then(|(_, says)| says.pop_front());
                 match said {
                     Some(Said::Holds(slices)) => shares.holds(&node, slices),
-                    Some(Said::Uses(uses)) => shares.uses(&node, uses),
+                    Some(Said::Spends(spends)) => shares.spends(&node, spends),
                     None => {}
                 }
             }
@@ -415,9 +415,9 @@ impl World {
                 let most = agent.held.of(&acme())[CALLS];
                 agent.calls =
                     if calls < agent.calls { calls } else { agent.calls.max(calls.min(most)) };
-                let uses = Said::Uses(agent.uses());
+                let spends = Said::Spends(agent.spends());
                 if let Some((_, says)) = self.streams.get_mut(&node) {
-                    says.push_back(uses);
+                    says.push_back(spends);
                 }
             }
             Turn::Time(seconds) => self.now += seconds * SECOND,

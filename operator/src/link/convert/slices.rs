@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use realm_plan::{
     Name,
-    shares::{Each, PARTS, Slices, Use, Uses},
+    shares::{Each, PARTS, Slices, Use, Spends},
 };
 use realm_proto::link::v1 as proto;
 
@@ -29,16 +29,16 @@ pub(in crate::link) fn slices_from(slices: proto::Slices) -> Result<Slices, Conv
     Ok(Slices { epoch, share: within(share)?, tenants })
 }
 
-pub(in crate::link) fn uses_from(uses: proto::Uses) -> Result<Uses, ConvertError> {
-    let proto::Uses { epoch, tenants } = uses;
-    let use_from = |proto::TenantUse { tenant, used, short, calls_over }| {
+pub(in crate::link) fn spends_from(spends: proto::Spends) -> Result<Spends, ConvertError> {
+    let proto::Spends { epoch, tenants } = spends;
+    let use_from = |proto::TenantSpend { tenant, used, short, calls_over }| {
         let proto::tenant_use::Short { requests, input_tokens, output_tokens, calls } =
-            required("uses.short", short)?;
+            required("spends.short", short)?;
         let is_short = [requests, input_tokens, output_tokens, calls];
         let calls_over = within(calls_over)?;
         Ok((tenant, Use { used: parts_from(used)?, is_short, calls_over }))
     };
-    Ok(Uses { epoch, tenants: each("uses.tenant", tenants, use_from)? })
+    Ok(Spends { epoch, tenants: each("spends.tenant", tenants, use_from)? })
 }
 
 /// Each tenant once.
@@ -76,8 +76,8 @@ const fn within(parts: u32) -> Result<u32, ConvertError> {
 mod tests {
     use super::*;
 
-    fn used(tenant: &str) -> proto::TenantUse {
-        proto::TenantUse {
+    fn used(tenant: &str) -> proto::TenantSpend {
+        proto::TenantSpend {
             tenant: tenant.to_owned(),
             used: Some(proto::Parts { requests: 1, input_tokens: 2, output_tokens: 3, calls: 4 }),
             short: Some(proto::tenant_use::Short { calls: true, ..Default::default() }),
@@ -87,23 +87,23 @@ mod tests {
 
     #[test]
     fn what_is_used_is_read_limit_by_limit() {
-        let uses = uses_from(proto::Uses { epoch: 7, tenants: vec![used("a/b")] }).unwrap();
+        let spends = spends_from(proto::Spends { epoch: 7, tenants: vec![used("a/b")] }).unwrap();
         let is_short = [false, false, false, true];
         let expected = Use { used: [1, 2, 3, 4], is_short, calls_over: PARTS };
         let tenant = Name::new("a", "b").unwrap();
-        assert_eq!(uses, Uses { epoch: 7, tenants: [(tenant, expected)].into() });
+        assert_eq!(spends, Spends { epoch: 7, tenants: [(tenant, expected)].into() });
     }
 
     #[test]
     fn uses_that_say_nonsense_are_refused_by_their_field() {
-        let check = |tenants: Vec<proto::TenantUse>, expected: &str| {
-            let error = uses_from(proto::Uses { epoch: 1, tenants }).unwrap_err();
+        let check = |tenants: Vec<proto::TenantSpend>, expected: &str| {
+            let error = spends_from(proto::Spends { epoch: 1, tenants }).unwrap_err();
             assert!(error.to_string().contains(expected), "{error} does not say `{expected}`");
         };
         check(vec![used("b")], "not of the form namespace/name");
-        check(vec![used("a/b"), used("a/b")], "`uses.tenant` holds `a/b` twice");
-        check(vec![proto::TenantUse { short: None, ..used("a/b") }], "`uses.short` is missing");
-        let more = proto::TenantUse { calls_over: PARTS.saturating_add(1), ..used("a/b") };
+        check(vec![used("a/b"), used("a/b")], "`spends.tenant` holds `a/b` twice");
+        check(vec![proto::TenantSpend { short: None, ..used("a/b") }], "`spends.short` is missing");
+        let more = proto::TenantSpend { calls_over: PARTS.saturating_add(1), ..used("a/b") };
         check(vec![more], "1048577 parts of a limit, which has 1048576");
     }
 }

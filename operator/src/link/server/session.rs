@@ -221,9 +221,9 @@ impl Ears {
                 let holds = convert::slices_from(holds).map_err(Ending::Message)?;
                 self.registry.holds(node, id, holds, now);
             }
-            Some(proto::agent_message::Message::Uses(uses)) => {
-                let uses = convert::uses_from(uses).map_err(Ending::Message)?;
-                self.registry.uses(node, id, uses, now);
+            Some(proto::agent_message::Message::Spends(spends)) => {
+                let spends = convert::spends_from(spends).map_err(Ending::Message)?;
+                self.registry.spends(node, id, spends, now);
             }
             Some(proto::agent_message::Message::Hello(_)) => return Err(Ending::SecondHello),
             // Of a newer agent, or none at all; nothing depends on it.

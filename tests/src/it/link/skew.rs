@@ -262,7 +262,7 @@ async fn an_agent_whose_operator_leases_no_slices_lets_go_of_those_that_it_has()
         operator_of(Ok(vec![welcome(20_000, 1, 3), state(1)]), dir).await;
     agent.until_held(1).await;
     assert!(agent.slices.held().is_none());
-    agent.uses.send_replace(realm_core::slices::Uses { epoch: 9, ..Default::default() });
+    agent.spends.send_replace(realm_core::slices::Spends { epoch: 9, ..Default::default() });
     agent.report.send_replace(Report { generation: 1, ..Report::default() });
     let until_reported = async {
         let mut others = 0;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use realm_core::{report::Report, slices::Uses, supply};
+use realm_core::{report::Report, slices::Spends, supply};
 use realm_link::{
     client::{self, Feeds, LinkOptions, LinkState},
     ledger::Ledger,
@@ -206,7 +206,7 @@ impl World {
 pub(super) struct Agent {
     pub(super) ledger: Ledger,
     pub(super) slices: SliceStore,
-    pub(super) uses: watch::Sender<Uses>,
+    pub(super) spends: watch::Sender<Spends>,
     pub(super) report: watch::Sender<Report>,
     pub(super) supply: watch::Sender<supply::Supply>,
     pub(super) credentials: watch::Receiver<supply::Credentials>,
@@ -220,15 +220,15 @@ impl Agent {
         let (ledger, warnings) = Ledger::open(Path::new(dir.path())).await.unwrap();
         assert!(warnings.is_empty());
         let (slices, _) = SliceStore::open(dir.path());
-        let (uses, used) = watch::channel(Uses::default());
+        let (spends, used) = watch::channel(Spends::default());
         let (report, reports) = watch::channel(Report::default());
         let (supply, supplies) = watch::channel(supply::Supply::default());
         let (opens, credentials) = watch::channel(supply::Credentials::default());
         let (tell, state) = watch::channel(LinkState::default());
-        let feeds = Feeds { report: reports, supply: supplies, uses: used };
+        let feeds = Feeds { report: reports, supply: supplies, spends: used };
         let held = (ledger.clone(), slices.clone());
         let task = tokio::spawn(client::run(options, held, feeds, opens, tell));
-        Self { ledger, slices, uses, report, supply, credentials, state, task, dir: Some(dir) }
+        Self { ledger, slices, spends, report, supply, credentials, state, task, dir: Some(dir) }
     }
 
     /// The folder of its ledger.
