@@ -386,7 +386,7 @@ pub struct TenantStatus {
     /// `ProgramReady`, `ModelsReady` (one of its models takes calls), `LimitsApplied`, and `Ready`,
     /// which sums them up; of a suspended tenant that is as it should be its reason is `Suspended`.
     /// `LimitsApplied` tells how: of the limits on calls and tokens each of n doors enforces an
-    /// n-th, rounded up, so that who calls through one door alone gets that part.
+    /// n-th, rounded up, or a slice that follows what is used at each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

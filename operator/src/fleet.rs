@@ -3,7 +3,8 @@
 //! Objects come in as [`Command`]s, nodes through the [`Registry`]. An object waits until somebody
 //! has looked at the Secrets that it names ([`named`]). Whatever comes within [`GATHER`] is taken
 //! together ([`intake`]), planned once, left for the agents and told to whoever writes status as a
-//! [`Snapshot`] ([`standing`]). Nothing else plans.
+//! [`Snapshot`] ([`standing`]). Nothing else plans. What part of tenants' limits each door may spend
+//! is settled in the same turns ([`slicing`]).
 
 pub(crate) mod ages;
 mod answers;
@@ -11,6 +12,7 @@ pub mod handle;
 mod intake;
 mod named;
 mod said;
+mod slicing;
 pub mod standing;
 mod totals;
 
@@ -38,6 +40,7 @@ use self::{
     intake::Nodes,
     named::{Form, Named},
     said::Said,
+    slicing::Slicing,
     standing::Snapshot,
     totals::Totals,
 };
@@ -65,6 +68,7 @@ pub struct FleetLoop {
     nodes: Nodes,
     named: Named,
     said: Said,
+    slicing: Slicing,
     answers: Answers,
     ages: Ages,
     totals: Totals,
@@ -90,6 +94,7 @@ impl FleetLoop {
         let started = Instant::now();
         let mut planned = Fleet::new(Site::Cluster, term.first_generation);
         planned.recall_doors(term.doors);
+        let slicing = Slicing::new(term.first_generation, started);
         let named = Named::new();
         let handle = Handle::new(sender, seen, named.subscribe());
         let fleet = Self {
@@ -99,6 +104,7 @@ impl FleetLoop {
             nodes: Nodes::new(started),
             named,
             said: Said::default(),
+            slicing,
             answers: Answers::default(),
             ages: Ages::default(),
             totals: Totals::default(),
@@ -154,6 +160,7 @@ impl FleetLoop {
     fn due(&self) -> Option<Instant> {
         let planned = self.fleet.due().map(|due| self.started + due);
         let nodes = self.nodes.due(Instant::now());
+        let nodes = nodes.into_iter().chain(self.slicing.due());
         let told = self.ages.due().into_iter().chain(self.keys_due).chain(self.totals.due());
         planned.into_iter().chain(nodes).chain(self.named.due()).chain(told).min()
     }
@@ -310,6 +317,7 @@ impl FleetLoop {
         self.term.given.send_modify(|given| given.doors = self.fleet.doors());
         self.answers
             .tell(plans.iter().map(|plan| (plan.node.clone(), plan.desired.generation)).collect());
+        self.slice(&views);
         self.publish(plans);
         self.reopen(&views);
         self.said.update(&views, |node| self.nodes.is_known(node), began);
@@ -332,7 +340,7 @@ impl FleetLoop {
         let next = standing::snapshot(
             &self.fleet,
             &self.observed,
-            &self.said,
+            (&self.said, &self.slicing),
             (&self.answers, &self.ages, &self.totals),
             unix_seconds,
             is_settled,
@@ -343,6 +351,21 @@ impl FleetLoop {
             *last = Arc::new(next);
             is_new
         });
+    }
+
+    /// Leaves each door what it may spend, which comes before what it should hold: a new door knows
+    /// tenants by no state that it was told without.
+    fn slice(&mut self, views: &BTreeMap<String, NodeView>) {
+        // Before the first plan nobody knows how many doors there are.
+        if !self.fleet.is_synced() {
+            return;
+        }
+        let (nodes, doors) = (&self.nodes, self.fleet.doors());
+        let out = (&self.registry, &self.metrics);
+        self.slicing.turn(views, |node| nodes.is_known(node), doors, out);
+        // The next leader begins above both.
+        let newest = self.slicing.newest();
+        self.term.given.send_modify(|given| given.generation = given.generation.max(newest));
     }
 
     /// Leaves each node what it should hold, and what opens its sources.

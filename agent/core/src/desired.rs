@@ -44,8 +44,8 @@ pub struct Desired {
     pub pipelines: Vec<DesiredPipeline>,
     /// Where the models are that other nodes serve, for calls that come to this door.
     pub routes: Vec<Route>,
-    /// Doors that the tenants' limits have been shared out over, this one included. 0 only before
-    /// the first state.
+    /// Doors that share the tenants' limits out evenly where no slices are leased, this one included.
+    /// 0 only before the first state.
     pub doors: u32,
 }
 
@@ -187,8 +187,7 @@ pub struct ModelGrant {
     pub model: ModelName,
 }
 
-/// What a tenant may spend at this door: where there are several, its part of the limit. Every
-/// field is enforced.
+/// What a tenant may spend, at all doors together. Every field is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub requests_per_minute: u32,

@@ -23,12 +23,14 @@ use thiserror::Error;
 mod choice;
 mod credentials;
 mod report;
+mod slices;
 mod supply;
 mod tenant;
 
 use choice::{choice_from, choice_to};
 pub(crate) use credentials::credentials_from;
 pub(crate) use report::{failure_to, report_to};
+pub(crate) use slices::{slices_from, slices_to, spends_to};
 pub(crate) use supply::{supply_to, uses_to};
 use tenant::{tenant_from, tenant_to};
 
@@ -84,7 +86,7 @@ fn desired_to(desired: &Desired) -> proto::Desired {
     proto::Desired {
         generation: *generation,
         models: models.iter().map(model_to).collect(),
-        tenants: tenants.iter().map(tenant_to).collect(),
+        tenants: tenants.iter().map(|tenant| tenant_to(tenant, *doors)).collect(),
         pipelines: pipelines.iter().map(pipeline_to).collect(),
         routes: routes.iter().map(route_to).collect(),
         doors: *doors,
@@ -96,6 +98,9 @@ pub(crate) fn desired_from(desired: proto::Desired) -> Result<Desired, ConvertEr
     if doors == 0 {
         return Err(ConvertError::Missing { field: "doors" });
     }
+    // An operator from before slices says each door's part and nothing else.
+    let is_divided = tenants.iter().any(|tenant| tenant.shared_limits.is_none());
+    let doors = if is_divided { 1 } else { doors };
     let models = all(models, model_from)?;
     let tenants = all(tenants, tenant_from)?;
     let pipelines = all(pipelines, pipeline_from)?;

@@ -10,6 +10,8 @@ pub const CHOICE_SINCE: u32 = 3;
 
 /// Since this version an agent tells what tenants have used.
 pub const USES_SINCE: u32 = 4;
+/// Since this version doors spend by slices of limits.
+pub const SLICES_SINCE: u32 = 4;
 
 /// The versions that one end speaks, both ends of the range included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub struct Versions {
 
 impl Versions {
     /// Those of this program.
-    pub const OURS: Self = Self { oldest: 1, newest: USES_SINCE };
+    pub const OURS: Self = Self { oldest: 1, newest: SLICES_SINCE };
 
     /// What an end says of itself. One that was there before there were versions says nothing,
     /// and that is the first.
