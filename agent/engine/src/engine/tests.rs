@@ -41,6 +41,8 @@ struct Scripted {
     forwards: Arc<AtomicUsize>,
     gate: Arc<Mutex<()>>,
     late: bool,
+    /// How long a forward pass takes.
+    takes: Duration,
     /// The sum of each text's tokens.
     vectors: Vec<[f32; 2]>,
 }
@@ -54,6 +56,10 @@ impl Executor for Scripted {
     fn forward(&mut self, batch: &Batch) -> Result<(), BackendError> {
         self.forwards.fetch_add(1, Ordering::SeqCst);
         drop(self.gate.lock());
+        let begun_at = Instant::now();
+        while begun_at.elapsed() < self.takes {
+            thread::yield_now();
+        }
         assert!(!batch.tokens.contains(&PANIC), "told to");
         self.late = batch.tokens.contains(&LATE_PANIC);
         if batch.tokens.contains(&ERROR) {
@@ -119,7 +125,12 @@ fn engine() -> (EngineHandle, Arc<AtomicUsize>) {
 
 /// An engine whose forward passes wait while the gate is locked.
 fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
-    let forwards = Arc::new(AtomicUsize::new(0));
+    let executor = Scripted { gate, ..Scripted::default() };
+    let forwards = executor.forwards.clone();
+    (with(executor), forwards)
+}
+
+fn with(executor: Scripted) -> EngineHandle {
     let handle = EngineHandle::start(Parts {
         model: ModelName::new("default", "scripted").unwrap(),
         architecture: "scripted",
@@ -130,10 +141,10 @@ fn gated(gate: Arc<Mutex<()>>) -> (EngineHandle, Arc<AtomicUsize>) {
         template: None,
         namespace: namespace(),
         scheduler: scheduler(),
-        executor: Box::new(Scripted { forwards: forwards.clone(), gate, ..Scripted::default() }),
+        executor: Box::new(executor),
         reservation: MemoryBudget::fixed(1).reserve(1).unwrap(),
     });
-    (handle.unwrap(), forwards)
+    handle.unwrap()
 }
 
 fn caller(name: &str) -> Caller {

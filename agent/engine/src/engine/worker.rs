@@ -399,6 +399,8 @@ impl Worker {
     fn sample(&mut self) {
         let batch = std::mem::take(&mut self.batch);
         self.take_masks(Duration::ZERO);
+        // What hooks have said during the step is of the tokens that are chosen now.
+        self.take_hooks(Duration::ZERO);
         self.expect_masks(&batch);
         let now = Instant::now();
         for (id, output) in batch.finished() {

@@ -123,8 +123,13 @@ impl Beside {
         self.ended = Some((finish, usage));
     }
 
-    /// Takes the hook back with what it has said.
-    pub(crate) fn heard(&mut self, placed: Placed, answer: Answer, now: Instant) -> Outcome {
+    /// Takes the hook back with what it has said, and when.
+    pub(crate) fn heard(
+        &mut self,
+        placed: Placed,
+        answer: Answer,
+        answered_at: Instant,
+    ) -> Outcome {
         self.placed = Some(placed);
         let Answer { verdict, steer } = answer;
         if let Some(steer) = steer {
@@ -139,7 +144,7 @@ impl Beside {
         let Some(Told { mut token, finish, at }) = self.behind.pop_front() else {
             return Outcome::default();
         };
-        let is_late = now.saturating_duration_since(at) >= self.deadline;
+        let is_late = answered_at.saturating_duration_since(at) >= self.deadline;
         if is_late && !self.stages.have(Stages::BIAS) {
             self.overruns.count();
         }

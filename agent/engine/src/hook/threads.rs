@@ -59,6 +59,8 @@ pub(crate) struct Answered {
     pub(crate) id: SequenceId,
     pub(crate) placed: Placed,
     pub(crate) answer: Result<Answer, Refusal>,
+    /// When it has, however late that is heard.
+    pub(crate) at: Instant,
 }
 
 /// The hooks of one engine. The threads start with the first sequence that has one, and end with
@@ -157,7 +159,8 @@ fn work(turns: &Turns<Work>, sender: &SyncSender<Answered>) {
                 drop(turns.push(&tenant, Work::Answer(id, placed)));
             }
             Some(answer) => {
-                if sender.send(Answered { id, placed, answer }).is_err() {
+                let answered = Answered { id, placed, answer, at: Instant::now() };
+                if sender.send(answered).is_err() {
                     return;
                 }
             }

@@ -195,6 +195,31 @@ fn a_hook_that_takes_too_long_holds_up_no_token_and_is_counted() {
 }
 
 #[test]
+fn a_hook_that_answers_during_a_long_step_is_heard_for_the_very_next_token() {
+    let engine = with(Scripted { takes: Duration::from_millis(50), ..Scripted::default() });
+    let deadline = Duration::from_millis(1);
+    let mut next = [0, 1, 0, 0].into_iter();
+    let (said, overruns, _) = hook(Stages::BIAS, (deadline, &Arc::default()), move |_| {
+        next.next().map_or_else(|| Ok(Answer::default()), |id| steer(Steer::Only(vec![id])))
+    });
+    let (tokens, end) = read(hooked(&engine, 4, said).unwrap());
+    assert_eq!(tokens, texts(&[(0, "a"), (1, "b"), (0, "a"), (0, "a")]));
+    assert_eq!((end, overruns.get()), (Ok((Finish::Length, 4)), 0));
+}
+
+#[test]
+fn a_hook_is_late_by_when_it_answered_and_not_by_when_it_was_heard() {
+    let engine = with(Scripted { takes: Duration::from_millis(200), ..Scripted::default() });
+    let deadline = Duration::from_millis(100);
+    let (said, overruns, _) = hook(Stages::TOKEN, (deadline, &Arc::default()), |_| {
+        verdict(Verdict::Rewrite("x".to_owned()))
+    });
+    let (tokens, end) = read(hooked(&engine, 3, said).unwrap());
+    assert_eq!((tokens, end), (texts(&[(1, "x"); 3]), Ok((Finish::Length, 3))));
+    assert_eq!(overruns.get(), 0);
+}
+
+#[test]
 fn an_answer_goes_no_further_ahead_of_its_hook_than_it_may() {
     let (engine, _) = engine();
     let gate = Arc::new(Mutex::new(()));

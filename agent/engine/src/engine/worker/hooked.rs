@@ -48,7 +48,7 @@ impl Worker {
         }
     }
 
-    fn hear(&mut self, Answered { id, placed, answer }: Answered) {
+    fn hear(&mut self, Answered { id, placed, answer, at }: Answered) {
         let Some(open) = self.open.get_mut(&id) else {
             // The sequence has ended meanwhile.
             return self.hooks.end(&placed.tenant().clone(), placed);
@@ -62,8 +62,7 @@ impl Worker {
                 return self.fail(id, refusal);
             }
         };
-        let now = Instant::now();
-        let Outcome { tokens, end } = beside.heard(placed, answer, now);
+        let Outcome { tokens, end } = beside.heard(placed, answer, at);
         let sender = open.output.sender();
         let events = tokens.into_iter().map(|token| (sender.clone(), TokenEvent::Token(token)));
         self.outbox.extend(events);
@@ -74,7 +73,7 @@ impl Worker {
         if let Some(placed) = self.beside_of(id).and_then(Beside::next) {
             self.let_work(id, placed);
         }
-        self.choose_held(id, now);
+        self.choose_held(id, Instant::now());
     }
 
     /// Gives a token to the hook beside its sequence, if that is to hear of it; gives it back
