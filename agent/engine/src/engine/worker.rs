@@ -141,6 +141,8 @@ impl Worker {
                 // Handles may outlive the engine by hours; its memory is wanted for the next one.
                 self.executor = None;
                 drop(reservation);
+                // A hook may hold what holds this engine's handle, which is waited for below.
+                self.hooks = Hooks::default();
                 self.refuse_the_rest();
                 break;
             }

@@ -286,6 +286,29 @@ fn an_answer_that_nobody_reads_lets_its_hook_go() {
 }
 
 #[test]
+fn an_engine_that_gives_up_lets_hooks_go_that_are_at_work_or_have_answered() {
+    for answers in [false, true] {
+        let (engine, forwards) = engine();
+        let gate = Arc::new(Mutex::new(()));
+        let (said, _, alive) = hook(ALL, (NEVER, &gate), |_| Ok(Answer::default()));
+        let closed = gate.lock().unwrap();
+        let stream = hooked(&engine, 8, said).unwrap();
+        while forwards.load(Ordering::SeqCst) < 1 {
+            thread::yield_now();
+        }
+        for _ in 0..3 {
+            assert_eq!(run(&engine, &[PANIC]), Err(Refusal::Internal));
+        }
+        assert_eq!(read(stream).1, Err(Refusal::Internal));
+        let closed = (!answers).then_some(closed);
+        while Arc::strong_count(&alive) > 1 {
+            thread::yield_now();
+        }
+        drop(closed);
+    }
+}
+
+#[test]
 fn a_tenant_has_so_many_answers_with_hooks_at_once_and_no_more() {
     let (engine, _) = engine();
     let gate = Arc::new(Mutex::new(()));
