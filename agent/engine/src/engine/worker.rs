@@ -182,6 +182,8 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {
                     self.take_masks(Duration::ZERO);
                     self.take_hooks(Duration::ZERO);
+                    // What has ended but for its hook may have lost its reader.
+                    self.drop_unread();
                     if !self.outbox.is_empty() {
                         self.book_idle(Instant::now());
                         self.publish_and_send();

@@ -286,6 +286,32 @@ fn an_answer_that_nobody_reads_lets_its_hook_go() {
 }
 
 #[test]
+fn a_hook_is_asked_nothing_more_of_an_answer_whose_reader_leaves_an_idle_engine() {
+    let (engine, _) = engine();
+    let gate = Arc::new(Mutex::new(()));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let (said, _, alive) = hook(TEXT, (NEVER, &gate), move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(Answer::default())
+    });
+    let closed = gate.lock().unwrap();
+    let stream = hooked(&engine, 8, said).unwrap();
+    while engine.load().generated_tokens_total < 8 || engine.load().sequences_running > 0 {
+        thread::yield_now();
+    }
+    drop(stream);
+    while engine.tenants().iter().any(|(_, load)| load.sequences_queued > 0) {
+        thread::yield_now();
+    }
+    drop(closed);
+    while Arc::strong_count(&alive) > 1 {
+        thread::yield_now();
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "of what it was at work on");
+}
+
+#[test]
 fn an_engine_that_gives_up_lets_hooks_go_that_are_at_work_or_have_answered() {
     for answers in [false, true] {
         let (engine, forwards) = engine();
