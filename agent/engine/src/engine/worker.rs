@@ -40,6 +40,7 @@ use crate::{
     constraint::{guide::Guide, masks::Masks},
     forward::Executor,
     hook::{beside::Beside, threads::Hooks},
+    output::Output,
     sampler::Scratch,
     scheduler::{Scheduler, Submission, TextCall},
     tokenizer::Tokenizer,
@@ -439,7 +440,8 @@ impl Worker {
             Ok(chosen) => chosen,
             Err(refusal) => return self.fail(id, refusal),
         };
-        if open.output.is_full(open.beside.as_ref().map_or(0, Beside::behind)) {
+        let unsent = |beside: &Beside| beside.behind() + told(&self.outbox, &open.output);
+        if open.output.is_full(open.beside.as_ref().map_or(0, unsent)) {
             self.fail(id, Refusal::SlowReader);
             return;
         }
@@ -508,14 +510,21 @@ impl Worker {
 
     fn close(&mut self, id: SequenceId, last: TokenEvent) {
         if let Some(Open { tenant, output, milestones, beside, .. }) = self.open.remove(&id) {
-            if let Some(placed) = beside.and_then(|mut beside| beside.take()) {
-                self.hooks.end(&tenant, placed);
+            let sender = output.sender();
+            if let Some(mut beside) = beside {
+                if let Some(placed) = beside.take() {
+                    self.hooks.end(&tenant, placed);
+                }
+                if let TokenEvent::Failed(_) = &last {
+                    let tokens = beside.silence().map(TokenEvent::Token);
+                    self.outbox.extend(tokens.map(|token| (sender.clone(), token)));
+                }
             }
             if let Some(milestones) = milestones {
                 milestones.ended.get_or_init(Instant::now);
             }
             self.board.leave(&tenant);
-            self.outbox.push((output.sender(), last));
+            self.outbox.push((sender, last));
         }
     }
 
@@ -538,6 +547,12 @@ impl Worker {
             call.end(refusal);
         }
     }
+}
+
+/// Events that are yet to be sent to one stream.
+fn told(outbox: &[(mpsc::Sender<TokenEvent>, TokenEvent)], output: &Output) -> usize {
+    let sender = output.sender();
+    outbox.iter().filter(|(to, _)| to.same_channel(&sender)).count()
 }
 
 impl Drop for Worker {

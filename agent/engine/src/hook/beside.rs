@@ -159,9 +159,7 @@ impl Beside {
         }
         let mut tokens = vec![token];
         let end = if stops {
-            // They were made and are paid for; the answer has ended before them.
-            let silent = |told: Told| Token { text: String::new(), logprobs: None, ..told.token };
-            tokens.extend(self.behind.drain(..).map(silent));
+            tokens.extend(self.silence());
             Some((Finish::Stop, self.ended.map(|(_, usage)| usage)))
         } else if finish.is_some() {
             self.ended.map(|(finish, usage)| (finish, Some(usage)))
@@ -169,6 +167,13 @@ impl Beside {
             None
         };
         Outcome { tokens, end }
+    }
+
+    /// What waits for the hook, without what it says: the tokens were made and are paid for, and
+    /// the answer has ended before them.
+    pub(crate) fn silence(&mut self) -> impl Iterator<Item = Token> {
+        let silent = |told: Told| Token { text: String::new(), logprobs: None, ..told.token };
+        self.behind.drain(..).map(silent)
     }
 
     /// The hook, to be put to work on the next token that waits for it.

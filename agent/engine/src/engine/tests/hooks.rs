@@ -250,7 +250,8 @@ fn a_hook_that_fails_panics_or_leaves_no_token_ends_its_own_answer() {
         Question::Begin => Ok(Answer::default()),
         Question::Token { .. } => Err(refusal.clone()),
     });
-    assert_eq!(read(hooked(&engine, 8, said).unwrap()).1, Err(failed));
+    let (tokens, end) = read(hooked(&engine, 8, said).unwrap());
+    assert_eq!((tokens, end), (texts(&[(1, "")]), Err(failed)), "what was made is paid for");
 
     let said = prompt_hook(ALL, |_| panic!("told to"));
     assert_eq!(read(hooked(&engine, 8, said).unwrap()).1, Err(Refusal::Internal));
@@ -262,6 +263,22 @@ fn a_hook_that_fails_panics_or_leaves_no_token_ends_its_own_answer() {
     assert_eq!(run(&engine, &[0, 1]), Ok(Finish::Length));
     let load = engine.load();
     assert_eq!((load.kv_blocks_used, load.sequences_running, load.failed), (0, 0, false));
+}
+
+#[test]
+fn all_that_was_made_ahead_of_a_hook_that_fails_is_paid_for_and_says_nothing() {
+    let (engine, _) = engine();
+    let gate = Arc::new(Mutex::new(()));
+    let failed = Refusal::ProgramFailed("on purpose".to_owned());
+    let refusal = failed.clone();
+    let (said, ..) = hook(TEXT, (NEVER, &gate), move |_| Err(refusal.clone()));
+    let closed = gate.lock().unwrap();
+    let stream = hooked(&engine, 8, said).unwrap();
+    while engine.load().generated_tokens_total < 8 {
+        thread::yield_now();
+    }
+    drop(closed);
+    assert_eq!(read(stream), (texts(&[(1, ""); 8]), Err(failed)));
 }
 
 #[test]
