@@ -455,10 +455,8 @@ impl Worker {
         let progress = open.guide.as_mut().and_then(Guide::go_on);
         let (mut event, finish) = open.output.push(token, length, &self.tokenizer);
         event.logprobs = logprobs;
-        let (sender, tenant) = (open.output.sender(), open.tenant.clone());
-        if let Some(event) = self.tell_hook(id, (event, finish), now) {
-            self.outbox.push((sender, TokenEvent::Token(event)));
-        }
+        let tenant = open.tenant.clone();
+        self.tell(id, (event, finish), now);
         if let Some(finish) = finish {
             let Some(usage) = self.scheduler.end(id) else { return };
             self.finish(id, finish, usage);

@@ -41,6 +41,8 @@ pub(crate) struct Told {
     pub(crate) token: Token,
     pub(crate) finish: Option<Finish>,
     pub(crate) at: Instant,
+    /// Whether its text waits for what the hook says of it.
+    pub(crate) waits: bool,
 }
 
 /// What a hook's answer comes to.
@@ -100,15 +102,20 @@ impl Beside {
         self.steer.as_ref()
     }
 
-    /// Tokens that wait for the hook.
+    /// Tokens whose text waits for the hook.
     pub(crate) fn behind(&self) -> usize {
-        self.behind.len()
+        self.behind.iter().filter(|told| told.waits).count()
     }
 
-    /// Whether the hook is told of a token, or of none but the last.
+    /// Whether the hook is told of a token.
     pub(crate) fn hears(&self, finish: Option<Finish>) -> bool {
-        self.stages.have(Stages::BIAS.and(Stages::TOKEN))
-            || (self.stages.have(Stages::FINISH) && finish.is_some())
+        // Nothing comes behind the last one that could be steered.
+        self.rewrites(finish) || (self.stages.have(Stages::BIAS) && finish.is_none())
+    }
+
+    /// Whether the hook has a say in a token's text.
+    pub(crate) fn rewrites(&self, finish: Option<Finish>) -> bool {
+        self.stages.have(Stages::TOKEN) || (self.stages.have(Stages::FINISH) && finish.is_some())
     }
 
     /// Queues a token for the hook; gives that if it is idle, to be put to work.
@@ -141,7 +148,7 @@ impl Beside {
             self.has_begun = true;
             return Outcome::default();
         }
-        let Some(Told { mut token, finish, at }) = self.behind.pop_front() else {
+        let Some(Told { mut token, finish, at, waits }) = self.behind.pop_front() else {
             return Outcome::default();
         };
         let is_late = answered_at.saturating_duration_since(at) >= self.deadline;
@@ -157,7 +164,7 @@ impl Beside {
             // What is told of the token would tell its text.
             token = Token { id: token.id, text, logprobs: None };
         }
-        let mut tokens = vec![token];
+        let mut tokens: Vec<Token> = waits.then_some(token).into_iter().collect();
         let end = if stops {
             tokens.extend(self.silence());
             Some((Finish::Stop, self.ended.map(|(_, usage)| usage)))
@@ -173,7 +180,7 @@ impl Beside {
     /// the answer has ended before them.
     pub(crate) fn silence(&mut self) -> impl Iterator<Item = Token> {
         let silent = |told: Told| Token { text: String::new(), logprobs: None, ..told.token };
-        self.behind.drain(..).map(silent)
+        self.behind.drain(..).filter(|told| told.waits).map(silent)
     }
 
     /// The hook, to be put to work on the next token that waits for it.

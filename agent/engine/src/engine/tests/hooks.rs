@@ -172,6 +172,31 @@ fn a_hook_that_hears_of_the_end_alone_is_asked_once() {
 }
 
 #[test]
+fn text_waits_for_no_hook_that_has_no_say_in_it() {
+    for (stages, told) in [(Stages::BIAS, 4), (Stages::BIAS.and(Stages::FINISH), 3)] {
+        let (engine, _) = engine();
+        let gate = Arc::new(Mutex::new(()));
+        let deadline = Duration::from_millis(1);
+        let (said, overruns, _) = hook(stages, (deadline, &gate), |_| Ok(Answer::default()));
+        let closed = gate.lock().unwrap();
+        let mut stream = hooked(&engine, 4, said).unwrap();
+        for _ in 0..told {
+            let TokenEvent::Token(token) = stream.blocking_recv().unwrap() else { panic!() };
+            assert_eq!((token.id, token.text.as_str()), (1, "b"));
+        }
+        while overruns.get() < 4 {
+            thread::yield_now();
+        }
+        if told < 4 {
+            assert!(stream.is_empty(), "what the end adds comes behind the last one");
+            drop(closed);
+        }
+        let (tokens, end) = read(stream);
+        assert_eq!((tokens.len(), end), (4 - told, Ok((Finish::Length, 4))));
+    }
+}
+
+#[test]
 fn a_hook_that_takes_too_long_holds_up_no_token_and_is_counted() {
     let (engine, _) = engine();
     let gate = Arc::new(Mutex::new(()));

@@ -76,21 +76,26 @@ impl Worker {
         self.choose_held(id, Instant::now());
     }
 
-    /// Gives a token to the hook beside its sequence, if that is to hear of it; gives it back
-    /// otherwise.
-    pub(super) fn tell_hook(
+    /// Tells a token to the hook beside its sequence, if that is to hear of it, and to the reader,
+    /// unless the hook has a say in its text.
+    pub(super) fn tell(
         &mut self,
         id: SequenceId,
         (token, finish): (Token, Option<Finish>),
         now: Instant,
-    ) -> Option<Token> {
-        let Some(beside) = self.beside_of(id).filter(|beside| beside.hears(finish)) else {
-            return Some(token);
-        };
-        if let Some(placed) = beside.tell(Told { token, finish, at: now }) {
+    ) {
+        let Self { open, outbox, .. } = self;
+        let Some(Open { output, beside, .. }) = open.get_mut(&id) else { return };
+        let hearing = beside.as_mut().filter(|beside| beside.hears(finish));
+        let waits = hearing.as_ref().is_some_and(|beside| beside.rewrites(finish));
+        if !waits {
+            outbox.push((output.sender(), TokenEvent::Token(token.clone())));
+        }
+        let placed =
+            hearing.and_then(|beside| beside.tell(Told { token, finish, at: now, waits }));
+        if let Some(placed) = placed {
             self.let_work(id, placed);
         }
-        None
     }
 
     /// Ends a sequence in the scheduler; its stream ends when its hook has come to that.
