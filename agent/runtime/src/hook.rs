@@ -59,13 +59,10 @@ pub(crate) async fn begin(
     let start = call.own.allowance.hook_start.clone();
     let ended = |error: wasmtime::Error| ended(&error, limits.fuel_max);
     let store = sandbox::store(pre.engine(), Host::of_call(call.of_hook()), &limits);
-    let fueled = Fueled::new(store.map_err(ended)?, call.own.allowance.hook_fuel.clone());
+    let mut fueled = Fueled::new(store.map_err(ended)?, call.own.allowance.hook_fuel.clone());
     let booking = call.own.booking.clone();
-    let mut starting = Starting { fueled, start };
-    let planned = starting.plan(pre, &request).await.map_err(ended);
-    let Starting { mut fueled, start } = starting;
-    start.set(fueled.left());
-    let (bound, planned) = planned?;
+    let starting = Starting::new(&mut fueled, start).map_err(ended)?;
+    let (bound, planned) = starting.plan(pre, &request).await.map_err(ended)?;
     let told = fueled.store.data_mut().take_told();
     let Plan { params, stages } = planned.map_err(|error| returned(error, told))?;
     let stages = stages_of(stages);
@@ -134,20 +131,31 @@ impl Drop for Fueled {
     }
 }
 
-/// Hooks that are coming up.
-struct Starting {
-    fueled: Fueled,
+/// Hooks that are coming up. What they leave of their call's fuel for that goes back to it, even
+/// where they are dropped half-way: a step that went over its deadline has spent what it has spent.
+struct Starting<'a> {
+    fueled: &'a mut Fueled,
     /// What those of one call may spend on that together.
     start: Left,
 }
 
-impl Starting {
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.start.set(self.fueled.left());
+    }
+}
+
+impl<'a> Starting<'a> {
+    fn new(fueled: &'a mut Fueled, start: Left) -> wasmtime::Result<Self> {
+        fueled.grant(start.get())?;
+        Ok(Self { fueled, start })
+    }
+
     async fn plan(
-        &mut self,
+        self,
         pre: &HookedPre<Host>,
         request: &Request,
     ) -> wasmtime::Result<(Bound, Result<Plan, types::Error>)> {
-        self.fueled.grant(self.start.get())?;
         let store = &mut self.fueled.store;
         let bound = pre.instantiate_async(&mut *store).await?;
         let planned = bound.realm_tenant_hooks().call_on_request(store, request).await?;

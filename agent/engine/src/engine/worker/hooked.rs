@@ -91,8 +91,7 @@ impl Worker {
         if !waits {
             outbox.push((output.sender(), TokenEvent::Token(token.clone())));
         }
-        let placed =
-            hearing.and_then(|beside| beside.tell(Told { token, finish, at: now, waits }));
+        let placed = hearing.and_then(|beside| beside.tell(Told { token, finish, at: now, waits }));
         if let Some(placed) = placed {
             self.let_work(id, placed);
         }
