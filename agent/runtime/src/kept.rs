@@ -41,6 +41,9 @@ const PARTIAL: &str = "partial";
 /// What is sealed begins with this, so that no other seal of the same key is one of these.
 const DOMAIN: &[u8] = b"realm compiled program 1\0";
 
+/// What gives a key's files their names, which no seal begins with.
+const NAMES: &[u8] = b"realm names of compiled programs 1\0";
+
 type Seal = Hmac<sha2::Sha256>;
 
 /// Why compiled programs cannot be kept.
@@ -59,6 +62,9 @@ pub enum KeptError {
 pub struct Kept {
     folder: PathBuf,
     key: [u8; KEY_BYTES],
+    /// What the names of its files end with: those of another key, whose folder this may be too, are
+    /// not its own to judge.
+    mark: String,
     bytes_max: u64,
     /// Names for files that are being written.
     written: AtomicU64,
@@ -74,6 +80,7 @@ impl Kept {
         let key = read_key(key)?;
         let kept = Self {
             folder: folder.to_owned(),
+            mark: mark(&key),
             key,
             bytes_max: FOLDER_BYTES_MAX,
             written: AtomicU64::new(0),
@@ -85,7 +92,7 @@ impl Kept {
     /// The compiled form of the component of that digest, as this engine runs it.
     pub(crate) fn get(&self, engine: &Engine, digest: Sha256) -> Option<Component> {
         let identity = Identity::of(engine, digest);
-        let path = self.folder.join(identity.name());
+        let path = self.folder.join(self.name(&identity));
         let bytes = match read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -128,7 +135,7 @@ impl Kept {
                 return Ok(());
             }
             let seal = self.seal(&identity, &code).finalize().into_bytes();
-            self.write(&identity.name(), &[seal.as_slice(), &code])
+            self.write(&self.name(&identity), &[seal.as_slice(), &code])
         });
         if let Err(error) = written {
             let path = self.folder.display();
@@ -147,6 +154,11 @@ impl Kept {
             drop(fs::remove_file(&partial));
         }
         written
+    }
+
+    fn name(&self, identity: &Identity) -> String {
+        let compiler = short(identity.compiler);
+        format!("{}-{compiler}-{}.{ENDING}", identity.component, self.mark)
     }
 
     fn seal(&self, identity: &Identity, code: &[u8]) -> Seal {
@@ -202,12 +214,20 @@ impl Identity {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Self { component, compiler: hasher.0.finalize().into() }
     }
+}
 
-    fn name(&self) -> String {
-        let compiler = Sha256(self.compiler).to_string();
-        let compiler = compiler.get(..16).unwrap_or_default();
-        format!("{}-{compiler}.{ENDING}", self.component)
-    }
+/// What a key's files are told by, and nothing of the key.
+fn mark(key: &[u8; KEY_BYTES]) -> String {
+    let mut names = Seal::new(key.into());
+    names.update(NAMES);
+    short(names.finalize().into_bytes().into())
+}
+
+/// As much of a digest as tells few of them apart.
+fn short(digest: [u8; 32]) -> String {
+    let mut hex = Sha256(digest).to_string();
+    hex.truncate(16);
+    hex
 }
 
 /// A digest of everything that is hashed: two settings are never taken for one.

@@ -29,9 +29,13 @@ impl Home {
         Kept::open(&path.join("compiled"), &path.join(key)).unwrap()
     }
 
+    fn identity(&self) -> Identity {
+        Identity::of(&self.sandbox.engine, self.digest)
+    }
+
     fn put(&self, kept: &Kept) -> PathBuf {
         kept.put(&self.sandbox.engine, self.digest, &self.component);
-        kept.folder.join(Identity::of(&self.sandbox.engine, self.digest).name())
+        kept.folder.join(kept.name(&Identity::of(&self.sandbox.engine, self.digest)))
     }
 
     fn is_taken(&self, kept: &Kept) -> bool {
@@ -82,22 +86,34 @@ fn machine_code_that_somebody_put_into_the_folder_is_not_run() {
 #[test]
 fn what_another_node_or_another_component_was_sealed_for_is_not_taken() {
     let home = Home::new();
-    home.put(&home.kept("key of another"));
-    assert!(!home.is_taken(&home.kept("key")));
-
     let kept = home.kept("key");
+    let path = home.put(&home.kept("key of another"));
+    fs::rename(path, kept.folder.join(kept.name(&home.identity()))).unwrap();
+    assert!(!home.is_taken(&kept));
+
     let path = home.put(&kept);
     let other = Sha256([7; 32]);
-    let renamed = kept.folder.join(Identity::of(&home.sandbox.engine, other).name());
+    let renamed = kept.folder.join(kept.name(&Identity::of(&home.sandbox.engine, other)));
     fs::rename(path, renamed).unwrap();
     assert!(kept.get(&home.sandbox.engine, other).is_none());
 
     let path = home.put(&kept);
     let plain = Engine::default();
-    let renamed = kept.folder.join(Identity::of(&plain, home.digest).name());
+    let renamed = kept.folder.join(kept.name(&Identity::of(&plain, home.digest)));
     assert_ne!(path, renamed);
     fs::rename(path, renamed).unwrap();
     assert!(kept.get(&plain, home.digest).is_none(), "it was compiled with other settings");
+}
+
+#[test]
+fn two_keys_that_share_a_folder_both_keep_what_is_theirs() {
+    let home = Home::new();
+    let (one, other) = (home.kept("key"), home.kept("key of another"));
+    let paths = [home.put(&one), home.put(&other)];
+    for kept in [&one, &other, &one] {
+        assert!(home.is_taken(kept));
+    }
+    assert!(paths.iter().all(|path| path.exists()));
 }
 
 #[test]
@@ -124,7 +140,7 @@ fn what_was_used_longest_ago_makes_room() {
     fs::remove_file(home.put(&kept)).unwrap();
     for (age, name) in names.iter().enumerate() {
         kept.put(&home.sandbox.engine, *name, &home.component);
-        let path = kept.folder.join(Identity::of(&home.sandbox.engine, *name).name());
+        let path = kept.folder.join(kept.name(&Identity::of(&home.sandbox.engine, *name)));
         let at = SystemTime::now() - Duration::from_secs(100 - u64::try_from(age).unwrap());
         File::open(path).unwrap().set_modified(at).unwrap();
         // Once two are there, the older one has just been used.
