@@ -326,7 +326,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ProgramLimits {
-    /// Bytes of linear memory.
+    /// Bytes of linear memory. A program with hooks has as much again for each of its generations.
     #[schemars(range(min = PROGRAM_MEMORY_BYTES_MIN, max = PROGRAM_MEMORY_BYTES_MAX))]
     pub memory_bytes: u64,
 

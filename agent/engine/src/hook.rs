@@ -8,3 +8,12 @@
 
 pub(crate) mod beside;
 pub(crate) mod threads;
+
+use crate::turns::Limits;
+
+/// Generations of one engine that have hooks at once, and of each tenant among them.
+///
+/// Behind each there may be an instance with as much memory as its tenant's programs may have: 64
+/// MiB where nobody says otherwise, so a gibibyte for an engine and a quarter of that for a tenant.
+/// An instance that needs little takes little.
+pub(crate) const PLACES_MAX: Limits = Limits { all: 16, of_tenant: 4 };

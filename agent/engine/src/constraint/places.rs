@@ -1,4 +1,4 @@
-//! How many answers keep to constraints at once.
+//! How many answers keep to constraints at once; how many have hooks is counted here too.
 //!
 //! What grammars take is bounded for each answer, and is no part of the memory that a model is
 //! promised when it is loaded: so the answers that may take it are counted, from the constraint
@@ -14,8 +14,6 @@ use realm_core::{name::TenantName, refusal::Refusal};
 use crate::turns::Limits;
 use crate::{load::RUNNING_MAX, scheduler::BUSY_RETRY_MS};
 
-/// Hooks have places of their own, as many as there are of these.
-///
 /// As many as run at once, and for a tenant as many as it has calls where nobody says otherwise.
 ///
 /// An answer takes nine mebibytes at worst, and a few hundred kilobytes where its constraint is what
@@ -24,9 +22,10 @@ use crate::{load::RUNNING_MAX, scheduler::BUSY_RETRY_MS};
 /// tree of the vocabulary, some fifty.
 pub(crate) const PLACES_MAX: Limits = Limits { all: RUNNING_MAX, of_tenant: 16 };
 
-/// The places of one engine.
-#[derive(Debug, Default)]
+/// The places of one engine for one thing.
+#[derive(Debug)]
 pub(crate) struct Places {
+    limits: Limits,
     /// How many each tenant has, if any.
     taken: Mutex<HashMap<TenantName, usize>>,
 }
@@ -39,11 +38,15 @@ pub(crate) struct Place {
 }
 
 impl Places {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits, taken: Mutex::default() }
+    }
+
     /// Takes a place, if there is one left for the tenant.
     pub(crate) fn take(self: &Arc<Self>, tenant: &TenantName) -> Result<Place, Refusal> {
         let mut taken = self.taken();
         let (all, own) = (taken.values().sum::<usize>(), taken.get(tenant).copied().unwrap_or(0));
-        if all >= PLACES_MAX.all || own >= PLACES_MAX.of_tenant {
+        if all >= self.limits.all || own >= self.limits.of_tenant {
             return Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS });
         }
         taken.insert(tenant.clone(), own + 1);
@@ -84,7 +87,7 @@ mod tests {
 
     #[test]
     fn no_tenant_has_more_places_than_its_own_and_all_have_no_more_than_there_are() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Places::new(PLACES_MAX));
         let busy = Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS });
         let mut taken = Vec::new();
         for number in 0..PLACES_MAX.all / PLACES_MAX.of_tenant {

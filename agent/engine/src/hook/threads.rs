@@ -16,11 +16,7 @@ use realm_core::{
     refusal::Refusal,
 };
 
-use crate::{
-    batch::SequenceId,
-    constraint::places::{PLACES_MAX, Place},
-    turns::Turns,
-};
+use crate::{batch::SequenceId, constraint::places::Place, hook::PLACES_MAX, turns::Turns};
 
 /// Threads: as many as masks have.
 const THREADS: usize = 2;

@@ -3,6 +3,7 @@
 use realm_core::hook::{Answer, Hook, Hooked, Overruns, Question, Stages, Steer, Verdict};
 
 use super::*;
+use crate::hook::PLACES_MAX;
 
 const ALL: Stages = TEXT.and(Stages::BIAS);
 const TEXT: Stages = Stages::TOKEN.and(Stages::FINISH);
@@ -387,7 +388,7 @@ fn a_tenant_has_so_many_answers_with_hooks_at_once_and_no_more() {
         alive.push(lives);
         hooked(&engine, 8, said)
     };
-    for _ in 0..16 {
+    for _ in 0..PLACES_MAX.of_tenant {
         streams.push(begin().unwrap());
     }
     assert!(matches!(begin(), Err(Refusal::Busy { .. })));

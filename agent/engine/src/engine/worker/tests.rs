@@ -16,7 +16,10 @@ use super::{
     *,
 };
 use crate::{
-    constraint::{masks::Begin, places::Places},
+    constraint::{
+        masks::Begin,
+        places::{PLACES_MAX, Places},
+    },
     output::Output,
     scheduler::Terms,
 };
@@ -45,7 +48,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
     let tokens = [&b"a"[..], b"b", b"c", b"d", b""];
     let vocabulary = Vocabulary::new(tokens.into_iter(), &[4]).unwrap();
     let grammar = vocabulary.compile(&Constraint::Regex(regex.to_owned())).unwrap();
-    let place = Arc::new(Places::default()).take(&tenant()).unwrap();
+    let place = Arc::new(Places::new(PLACES_MAX)).take(&tenant()).unwrap();
     let (output, stream) = Output::new(&generation, 1, &worker.tokenizer).unwrap();
     // Nothing here looks for a reader.
     drop(stream);
