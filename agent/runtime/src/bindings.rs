@@ -7,6 +7,8 @@ wasmtime::component::bindgen!({
         // These wait: for a tokenizer's thread, for tokens, for the client.
         "realm:tenant/model": async | trappable,
         "realm:tenant/reply": async | trappable,
+        // This gives way.
+        "realm:tenant/random": async | trappable,
         default: trappable,
     },
     exports: { default: async },

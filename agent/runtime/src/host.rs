@@ -9,7 +9,7 @@ mod reply;
 mod scored;
 mod store;
 
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use realm_core::{
     books::Way,
@@ -80,6 +80,28 @@ pub(crate) enum Role {
         /// On a thread of the engine's, where nothing may wait.
         between_tokens: bool,
     },
+}
+
+impl Role {
+    /// Whether it works on a thread of the engine's.
+    const fn is_between_tokens(&self) -> bool {
+        matches!(self, Self::Hooks { between_tokens: true })
+    }
+}
+
+/// Returns to whoever polls, once: what the host does burns no fuel, and a hook that has much of it
+/// done would have a thread for far longer than its turn.
+async fn give_way() {
+    let mut has_given = false;
+    poll_fn(|context| {
+        if has_given {
+            return Poll::Ready(());
+        }
+        has_given = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The program of a call, and what that may spend.

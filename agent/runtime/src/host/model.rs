@@ -20,7 +20,7 @@ use wasmtime::component::Resource;
 pub use generation::Generation;
 
 use self::embedding::Embedding;
-use super::{Host, HostCall, Own, Role};
+use super::{Host, HostCall, Own, give_way};
 use crate::{
     bindings::{
         hooked::exports::realm::tenant::hooks::Request,
@@ -76,7 +76,7 @@ impl Host {
         let cost = u64::try_from(bytes / HOST_CALL_TEXT_BYTES).unwrap_or(u64::MAX);
         call.host_calls.take(cost)?;
         let (node, tenant) = call.texts.clone();
-        let may_wait = !matches!(call.role, Role::Hooks { between_tokens: true });
+        let may_wait = !call.role.is_between_tokens();
         let work = TextWork { bytes, may_wait, call: call.tokens.clone(), node, tenant };
         Ok((self.engine(model)?, work))
     }
@@ -135,6 +135,9 @@ impl TextWork {
         work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
     ) -> Result<T, HostError> {
         if self.bytes <= INLINE_BYTES_MAX {
+            if !self.may_wait {
+                give_way().await;
+            }
             return Ok(work().map_err(|error| text(&error))?);
         }
         self.run_apart(work).await

@@ -2,15 +2,17 @@
 
 use realm_core::refusal::Refusal;
 
-use super::Host;
+use super::{Host, give_way};
 use crate::{bindings::realm::tenant::random, refusal::Ended};
 
 /// Bytes at once: keys, ids and seeds of any size, and no stream.
 const BYTES_MAX: u32 = 4096;
 
 impl random::Host for Host {
-    fn bytes(&mut self, count: u32) -> wasmtime::Result<Vec<u8>> {
-        self.enter()?;
+    async fn bytes(&mut self, count: u32) -> wasmtime::Result<Vec<u8>> {
+        if self.enter()?.role.is_between_tokens() {
+            give_way().await;
+        }
         let size = usize::try_from(count.min(BYTES_MAX)).unwrap_or_default();
         if count > BYTES_MAX {
             let message = format!("it asked for {count} random bytes; {BYTES_MAX} are the most");

@@ -41,13 +41,17 @@ pub(crate) enum Mood {
     Stall,
 }
 
+type Steers = Arc<Mutex<Vec<Option<Steer>>>>;
+
 pub(crate) struct Echo {
     info: EngineInfo,
     mood: Mood,
     pub(crate) asked: Mutex<Vec<Generation>>,
     pub(crate) texts: Mutex<Vec<TextBatch>>,
     /// What hooks said of the next token, of all generations in order.
-    pub(crate) steers: Arc<Mutex<Vec<Option<Steer>>>>,
+    pub(crate) steers: Steers,
+    /// Turns that hooks had, of all generations.
+    pub(crate) turns: Arc<AtomicUsize>,
     pub(crate) running: Arc<AtomicUsize>,
     pub(crate) release: watch::Sender<bool>,
 }
@@ -63,8 +67,8 @@ impl Echo {
             has_chat_template: true,
         };
         let (asked, texts, running) = (Mutex::default(), Mutex::default(), Arc::default());
-        let (release, steers) = (watch::Sender::new(false), Arc::default());
-        Arc::new(Self { info, mood, asked, texts, steers, running, release })
+        let (release, steers, turns) = (watch::Sender::new(false), Arc::default(), Arc::default());
+        Arc::new(Self { info, mood, asked, texts, steers, turns, running, release })
     }
 }
 
@@ -121,9 +125,9 @@ impl Engine for Echo {
     ) -> Result<TokenStream, Refusal> {
         let made = self.generate(caller, generation)?;
         let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
-        let steers = self.steers.clone();
+        let said = (self.steers.clone(), self.turns.clone());
         // As an engine's thread does, which no runtime of anybody's is.
-        std::thread::spawn(move || beside(hooked, made, &sender, &steers));
+        std::thread::spawn(move || beside(hooked, made, &sender, &said));
         Ok(stream)
     }
 
@@ -251,11 +255,15 @@ fn beside(
     mut hooked: Hooked,
     mut made: TokenStream,
     sender: &mpsc::Sender<TokenEvent>,
-    steers: &Mutex<Vec<Option<Steer>>>,
+    (steers, turns): &(Steers, Arc<AtomicUsize>),
 ) {
     let mut ask = |question: Question| {
         hooked.hook.ask(question);
-        let answer = std::iter::repeat_with(|| hooked.hook.work()).flatten().next().unwrap()?;
+        let mut work = || {
+            turns.fetch_add(1, Ordering::SeqCst);
+            hooked.hook.work()
+        };
+        let answer = std::iter::repeat_with(&mut work).flatten().next().unwrap()?;
         steers.lock().unwrap().push(answer.steer);
         Ok::<_, Refusal>(answer.verdict)
     };

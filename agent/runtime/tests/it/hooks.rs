@@ -126,6 +126,25 @@ async fn hooks_hear_each_token_once_and_have_the_last_word() {
 }
 
 #[tokio::test]
+async fn text_waits_for_hooks_that_take_long_and_never_goes_past_them() {
+    let town = town().await;
+    let (told, _) = attack("slow_text").await;
+    assert_eq!(told.text(), "ABCDEFGH", "it is late, and what they made of it");
+    told.end.unwrap();
+
+    let name = "hooks-slow-text";
+    let engine = Echo::new(&format!("tests/{name}"), Mood::Echo);
+    let mut citizen = Citizen::new(name).with_model(&town.runtime, engine);
+    settings(&mut citizen, &[("attack", "slow_text")]);
+    let max = 1_000_000;
+    citizen.tenant.limits.program.token_fuel_max = max;
+    let citizen = citizen.moves_into(&town.runtime, &town.hostile_hooks);
+    let told = read(citizen.call(&town.runtime, "generate", &prompt("abcdefgh"))).await;
+    let expected = Refusal::ProgramLimit { limit: ProgramLimit::Fuel, max };
+    assert_eq!((told.text().as_str(), told.end.unwrap_err()), ("", expected));
+}
+
+#[tokio::test]
 async fn a_hook_that_loops_burns_what_a_token_may_and_ends() {
     let max = LIMITS.program.token_fuel_max;
     for (name, told_before) in [("loop", ""), ("loop_on_token", "")] {
@@ -219,6 +238,15 @@ async fn hooks_spend_the_host_calls_of_their_call() {
     let refusal = told.end.unwrap_err();
     // Whichever is used up first.
     assert!(matches!(refusal, Refusal::ProgramLimit { .. }), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn hooks_give_way_before_each_work_that_the_host_does_for_them() {
+    let (told, engine) = attack("flood_text").await;
+    assert_eq!(told.text(), "abcdefgh");
+    told.end.unwrap();
+    // One is asked about the beginning and all eight, of which the last steers nothing.
+    assert!(engine.turns.load(Ordering::SeqCst) >= 8 * 200, "{:?}", engine.turns);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use realm_guest::{
     Bias, Error, Finish, FunctionInfo, GenerateParams, Model, Outcome, Params, Program, Result,
     TokenId, config,
     hooks::{Hooks, Plan, Request, Stages, Steer, Verdict},
-    open, reply,
+    open, random, reply,
 };
 
 struct Hostile;
@@ -79,7 +79,7 @@ impl Hooks for Attack {
         match self.name.as_str() {
             "loop" => spin(),
             "slow" => {
-                work();
+                work(20_000_000);
                 Steer::Same
             }
             "million_biases" => all(1_000_000, |at| at),
@@ -102,6 +102,15 @@ impl Hooks for Attack {
                 reply::write_text("from a hook");
                 Steer::Same
             }
+            "flood_text" => {
+                if let Ok(model) = Model::open(&self.model) {
+                    for _ in 0..100 {
+                        drop(model.tokenize("x", false));
+                        drop(random::bytes(1));
+                    }
+                }
+                Steer::Same
+            }
             "long_text" => {
                 let tokenized = Model::open(&self.model)
                     .and_then(|model| model.tokenize(&"x".repeat(5_000), false));
@@ -120,7 +129,7 @@ impl Hooks for Attack {
             "loop_on_token" => spin(),
             "trap_on_token" if self.count == 3 => std::process::abort(),
             "slow_text" => {
-                work();
+                work(3_000_000);
                 Verdict::Rewrite(text.to_uppercase())
             }
             "stop" if self.count == 3 => Verdict::Stop("!".into()),
@@ -138,10 +147,10 @@ impl Hooks for Attack {
     }
 }
 
-/// Takes longer than any token waits, and then ends.
-fn work() {
+/// Takes longer than a token waits, and then ends.
+fn work(turns_max: u64) {
     let mut turns = 0_u64;
-    while turns < 3_000_000 {
+    while turns < turns_max {
         turns = core::hint::black_box(turns + 1);
     }
 }
