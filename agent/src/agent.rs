@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use realm_core::{auth::Roster, credentials, limit::Limiter, report::Report, supply::Credentials};
 use realm_gateway::{Metrics, MetricsError};
 use realm_link::readiness;
-use realm_runtime::{Runtime, SandboxError};
+use realm_runtime::{Kept, KeptError, Runtime, SandboxError};
 use realm_store::{Store, StoreError, StoreOptions};
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
@@ -24,6 +24,10 @@ use crate::{
 pub struct AgentOptions {
     /// Folder of model files and programs.
     pub store_dir: PathBuf,
+    /// Folder of compiled programs, and the file with the key that they are sealed with: whoever
+    /// may write there and read that runs code as this process.
+    pub compiled_dir: PathBuf,
+    pub compiled_key: PathBuf,
     pub store: StoreOptions,
     /// What opens sources without anybody telling. Empty where several share a node.
     pub credentials: credentials::Credentials,
@@ -35,6 +39,8 @@ pub struct AgentOptions {
 pub enum AgentError {
     #[error("open the store of model files")]
     Store(#[source] StoreError),
+    #[error("open the folder of compiled programs")]
+    Kept(#[source] KeptError),
     #[error("start the sandbox for programs")]
     Sandbox(#[source] SandboxError),
     #[error("open the device that computes")]
@@ -57,10 +63,12 @@ pub struct Agent {
 impl Agent {
     /// An agent that holds nothing yet. Touches the disk and the device: call it before serving.
     pub fn new(options: AgentOptions) -> Result<Self, AgentError> {
-        let AgentOptions { store_dir, store, credentials, threads } = options;
+        let AgentOptions { store_dir, compiled_dir, compiled_key, store, credentials, threads } =
+            options;
+        let kept = Kept::open(&compiled_dir, &compiled_key).map_err(AgentError::Kept)?;
         Ok(Self {
             store: Store::open(&store_dir, store).map_err(AgentError::Store)?,
-            runtime: Arc::new(Runtime::new().map_err(AgentError::Sandbox)?),
+            runtime: Arc::new(Runtime::with_kept(kept).map_err(AgentError::Sandbox)?),
             tenants: Tenants::new(),
             engines: Engines::default(),
             device: Device::open(threads).map_err(AgentError::Device)?,

@@ -10,6 +10,7 @@ use realm_core::{
     credentials,
     desired::Desired,
     report::Report,
+    slices::Spends,
     supply::{Credentials, Supply},
     trace::Tracer,
 };
@@ -20,6 +21,7 @@ use realm_link::{
     ledger::Ledger,
     peer::{self, Identity, PeerDoor, PeerPorts, Peers},
     readiness,
+    slices::SliceStore,
 };
 use realm_store::{Site, StoreOptions};
 use realm_traces::{Service, Traces};
@@ -27,7 +29,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -37,6 +39,7 @@ use crate::{
     args::Args,
     metrics,
     relay::{self, Relay, Routes},
+    slices,
     supply::{self, Presence},
 };
 
@@ -47,7 +50,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     getrandom::fill(&mut boot_id).context("draw an id for this start")?;
     let link = link_options(&args, hex::encode(boot_id))?;
     let agent = Arc::new(Agent::new(agent_options(&args))?);
-    let ledger = open_ledger(&args).await?;
+    let (ledger, leased) = open_ledger(&args).await?;
+    slices::begin(&agent.limiter(), &leased, &ledger.newest());
     let (report_sender, report) = watch::channel(Report::default());
     let (ready_sender, ready) = watch::channel(false);
     let traces = Traces::start(args.otlp_endpoint.as_deref(), &service(&args))?;
@@ -93,9 +97,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(advertise(identity, peer_addr, presence.clone()));
     let linked = state.subscribe();
     tasks.spawn(keep_identity(link.clone(), args.state.clone(), identity_sender, linked));
-    let feeds = Feeds { report, supply };
+    let (uses_sender, uses) = watch::channel(Vec::new());
+    tasks.spawn(supply::follow_uses(agent.clone(), uses_sender));
+    let (spends_sender, spends) = watch::channel(Spends::default());
+    let (limiter, wanted) = (agent.limiter(), ledger.subscribe());
+    tasks.spawn(slices::follow(limiter, leased.clone(), wanted, spends_sender));
+    let feeds = Feeds { report, supply, uses, spends };
     tasks.spawn(async move {
-        let never = client::run(link, ledger, feeds, credentials, state).await;
+        let held = (ledger, leased);
+        let never = client::run(link, held, feeds, credentials, state).await;
         match never {}
     });
     let shutdown = CancellationToken::new();
@@ -114,21 +124,34 @@ fn service(args: &Args) -> Service {
 }
 
 fn agent_options(args: &Args) -> AgentOptions {
+    let store_dir = args.store.clone().unwrap_or_else(|| args.state.join("store"));
     AgentOptions {
-        store_dir: args.store.clone().unwrap_or_else(|| args.state.join("store")),
+        compiled_dir: store_dir.join("compiled"),
+        // Beside the ledger, which is this node's alone; a store may be shared with others.
+        compiled_key: args.state.join("compiled.key"),
+        store_dir,
         store: StoreOptions { pvc_dir: args.claims.clone(), ..StoreOptions::new(Site::Cluster) },
         credentials: credentials::Credentials::default(),
         threads: args.threads,
     }
 }
 
-async fn open_ledger(args: &Args) -> anyhow::Result<Ledger> {
+/// What this agent was last told to hold, and what it may spend.
+async fn open_ledger(args: &Args) -> anyhow::Result<(Ledger, SliceStore)> {
     let folder = args.state.join("ledger");
     let (ledger, warnings) = Ledger::open(&folder).await.context("open the ledger")?;
     for warning in warnings {
         tracing::warn!(path = %warning.path.display(), cause = %warning.source, "ledger");
     }
-    Ok(ledger)
+    let (slices, damage) = spawn_blocking(move || SliceStore::open(&folder)).await?;
+    if let Some(damage) = damage {
+        let damage = &damage as &dyn std::error::Error;
+        tracing::warn!(
+            damage,
+            "the slices of limits that this door had; it lets nobody in by them"
+        );
+    }
+    Ok((ledger, slices))
 }
 
 /// A door for other agents, and where they reach it.

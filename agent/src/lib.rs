@@ -2,7 +2,7 @@
 //!
 //! [`Agent`] holds what is resident and is the state path's end (`residents`); `inspect` reads what
 //! models say of themselves ahead of that; `roster` owns the snapshot of keys that the doors read;
-//! in a cluster, [`relay`] runs every call where its model is; `devices` alone knows which backends
+//! in a cluster, `slices` says what part of the limits this door may spend, and [`relay`] runs every call where its model is; `devices` alone knows which backends
 //! this build has.
 
 mod agent;
@@ -15,6 +15,7 @@ mod metrics;
 pub mod relay;
 mod residents;
 mod roster;
+mod slices;
 mod sources;
 mod supply;
 

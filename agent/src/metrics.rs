@@ -5,14 +5,16 @@
 //! operator (`link`).
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    collections::{BTreeMap, hash_map::RandomState},
+    hash::BuildHasher as _,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use realm_core::{
     books::Books,
-    engine::{Engine, EngineInfo, EngineLoad, TenantLoad},
+    engine::{Engine, EngineInfo, EngineLoad, Ledger, TenantLoad},
     name::{ModelName, TenantName},
+    uses::{TenantUse, Uses},
 };
 use realm_gateway::{Family, FamilyKind, Metrics, MetricsError, Sample};
 
@@ -58,44 +60,93 @@ const COUNTERS: [(&str, &str, Read); 3] = [
     ("realm_engine_prompt_tokens_total", "Prompt tokens taken in.", |load, _| {
         load.prompt_tokens_total as f64
     }),
-    (
-        "realm_engine_cached_tokens_total",
-        "Prompt tokens found in their own tenant's cache.",
-        |load, _| load.cached_tokens_total as f64,
-    ),
+    ("realm_engine_cached_tokens_total", "Prompt tokens found in the cache.", |load, _| {
+        load.cached_tokens_total as f64
+    }),
     ("realm_engine_generated_tokens_total", "Tokens generated.", |load, _| {
         load.generated_tokens_total as f64
     }),
 ];
 
-/// The loaded engines by model.
+/// The loaded engines by model, and what all loads have counted.
 #[derive(Clone, Default)]
-pub(crate) struct Engines(Arc<RwLock<BTreeMap<ModelName, Arc<dyn Engine>>>>);
+pub(crate) struct Engines(Arc<RwLock<Loads>>);
+
+struct Loads {
+    open: BTreeMap<ModelName, Arc<dyn Engine>>,
+    /// Of engines that were taken away, while calls may still run in them.
+    ended: Vec<Arc<dyn Ledger>>,
+    uses: Uses,
+}
+
+impl Default for Loads {
+    fn default() -> Self {
+        // Small enough to be a number in JSON, and another one in each process.
+        let first_epoch = RandomState::new().hash_one("uses") >> 12;
+        Self { open: BTreeMap::new(), ended: Vec::new(), uses: Uses::new(first_epoch) }
+    }
+}
+
+impl Loads {
+    /// Keeps the books of an engine that was taken away.
+    fn end(&mut self, engine: Option<&Arc<dyn Engine>>) {
+        self.ended.extend(engine.map(|engine| engine.ledger()));
+    }
+}
 
 impl Engines {
     pub(crate) fn put(&self, name: ModelName, engine: Arc<dyn Engine>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, engine);
+        let mut loads = self.write();
+        let old = loads.open.insert(name, engine);
+        loads.end(old.as_ref());
     }
 
     pub(crate) fn remove(&self, name: &ModelName) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let mut loads = self.write();
+        let old = loads.open.remove(name);
+        loads.end(old.as_ref());
+    }
+
+    /// What each tenant has used since the agent started, with the fuel that its programs have
+    /// burnt since they came.
+    pub(crate) fn uses(&self, fuel: &BTreeMap<TenantName, u64>) -> Vec<TenantUse> {
+        let Loads { open, ended, uses } = &mut *self.write();
+        ended.retain(|ledger| {
+            // Nobody adds to what nobody else holds.
+            let is_open = Arc::strong_count(ledger) > 1;
+            if !is_open {
+                uses.end(&ledger.books());
+            }
+            is_open
+        });
+        let books = open.values().map(|engine| engine.books());
+        let books: Vec<Books> = books.chain(ended.iter().map(|ledger| ledger.books())).collect();
+        uses.look(&books, fuel)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Loads> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Loads> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How busy each loaded model is.
     pub(crate) fn loads(&self) -> Vec<(ModelName, EngineLoad)> {
-        let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let engines = &self.read().open;
         engines.iter().map(|(name, engine)| (name.clone(), engine.load())).collect()
     }
 
     /// The books of each loaded model.
     fn books(&self) -> Vec<(ModelName, Books)> {
-        let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let engines = &self.read().open;
         engines.iter().map(|(name, engine)| (name.clone(), engine.books())).collect()
     }
 
     /// How each tenant is served by each loaded model.
     fn tenants(&self) -> Vec<(ModelName, TenantName, TenantLoad)> {
-        let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let engines = &self.read().open;
         let of_engine = |(model, engine): (&ModelName, &Arc<dyn Engine>)| {
             let model = model.clone();
             let tenants = engine.tenants().into_iter();
@@ -106,15 +157,23 @@ impl Engines {
 
     /// Drops what every engine counts of a tenant that is gone.
     pub(crate) fn forget(&self, tenant: &TenantName) {
-        let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        engines.values().for_each(|engine| engine.forget(tenant));
+        let Loads { open, ended, uses } = &mut *self.write();
+        for engine in open.values() {
+            engine.forget(tenant);
+        }
+        for ledger in ended {
+            ledger.forget(tenant);
+        }
+        uses.forget(tenant);
     }
 
     /// Takes the engine of that name away if it has failed.
     pub(crate) fn take_failed(&self, name: &ModelName) -> Option<Arc<dyn Engine>> {
-        let mut engines = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        engines.get(name).filter(|engine| engine.load().failed)?;
-        engines.remove(name)
+        let mut loads = self.write();
+        loads.open.get(name).filter(|engine| engine.load().failed)?;
+        let failed = loads.open.remove(name);
+        loads.end(failed.as_ref());
+        failed
     }
 
     /// Lets Prometheus see each loaded model as one series of each family.
@@ -130,7 +189,7 @@ impl Engines {
     }
 
     fn samples(&self, read: Read) -> Vec<Sample> {
-        let engines = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let engines = &self.read().open;
         let sample = |(name, engine): (&ModelName, &Arc<dyn Engine>)| {
             Sample::new([name.to_string()], read(&engine.load(), engine.info()))
         };
@@ -150,6 +209,7 @@ pub(crate) fn register(agent: &Agent, metrics: &Metrics) -> Result<(), MetricsEr
     agent.engines.register(metrics)?;
     tenants::register(&agent.engines, &agent.roster(), metrics)?;
     tenants::register_shadowed(agent.limiter(), metrics)?;
+    tenants::register_rights(&agent.roster(), metrics)?;
     used::register(&agent.engines, &agent.roster(), metrics)?;
     used::register_programs(&agent.runtime, metrics)
 }

@@ -6,6 +6,7 @@ use realm_core::{
     name::ModelName,
     report::Report,
     supply::{Device, DeviceKind, ModelLoad, Supply},
+    uses::TenantUse,
 };
 use tokio::{
     sync::watch,
@@ -31,6 +32,24 @@ pub(crate) struct Feed {
     pub(crate) report: watch::Receiver<Report>,
     /// Calls that wait here, by the model that they wait for.
     pub(crate) held: watch::Receiver<BTreeMap<ModelName, u32>>,
+}
+
+/// How often it is looked at what tenants have used, which the operator adds up.
+const USES_EVERY: Duration = Duration::from_secs(2);
+
+/// Keeps `uses` current for as long as anybody reads it.
+pub(crate) async fn follow_uses(agent: Arc<Agent>, uses: watch::Sender<Vec<TenantUse>>) {
+    let mut look = interval(USES_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !uses.is_closed() {
+        look.tick().await;
+        let next = agent.uses();
+        uses.send_if_modified(|last| {
+            let is_new = *last != next;
+            *last = next;
+            is_new
+        });
+    }
 }
 
 /// Keeps `supply` current for as long as anybody reads it. A report that changed is looked at at
@@ -72,6 +91,13 @@ pub(crate) async fn follow(
 }
 
 impl Agent {
+    /// What each tenant has used here since this agent started.
+    pub(crate) fn uses(&self) -> Vec<TenantUse> {
+        let spent = self.runtime.spent().into_iter();
+        let fuel = spent.map(|(tenant, spent)| (tenant, spent.sum().fuel));
+        self.engines.uses(&fuel.collect())
+    }
+
     /// What this node has now, but for the calls that wait. Reads what the system says of its memory.
     pub(crate) fn supply(&self, presence: Presence) -> Supply {
         let Presence { door, peer, is_draining } = presence;

@@ -58,6 +58,13 @@ pub const PROGRAM_OUTPUT_BYTES_MAX: u64 = 67_108_864;
 /// The longest call, one day.
 pub const DEADLINE_MS_MAX: u64 = 86_400_000;
 
+/// Fuel for the hooks of one token: about a second of a processor. A program that needs more is no
+/// part of a stream.
+pub const TOKEN_FUEL_MAX: u64 = 1_000_000_000;
+
+/// The longest that a token waits for its hooks: who reads a stream takes it for broken after that.
+pub const TOKEN_DEADLINE_MS_MAX: u64 = 1_000;
+
 /// Somebody who calls: what they may use, what they may spend, and what runs their calls.
 #[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[kube(
@@ -91,6 +98,18 @@ pub const DEADLINE_MS_MAX: u64 = 86_400_000;
         type_ = "string",
         json_path = ".status.programSha256",
         priority = 1
+    ),
+    printcolumn(
+        name = "Prompt",
+        type_ = "integer",
+        json_path = ".status.totals.promptTokens",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Generated",
+        type_ = "integer",
+        json_path = ".status.totals.generatedTokens",
+        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -119,6 +138,10 @@ pub struct TenantSpec {
     /// try limits out. All other limits are enforced in both.
     #[serde(default)]
     pub limits_mode: LimitsMode,
+
+    /// With whom the tenant shares what of its prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
 
     /// The models the tenant may use; the first is its default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -150,6 +173,20 @@ pub enum Priority {
     #[default]
     Normal,
     High,
+}
+
+/// How a tenant's prompts are kept once they are computed.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cache {
+    /// Tenants of this namespace that name the same group use each other's KV cache of what their
+    /// programs mark as public at the start of a prompt, such as a system prompt, and of nothing
+    /// behind it. Members can find out from how long a first token takes, and from the tokens that
+    /// are said to be cached, whether another one has used a text that they know. Nothing is shared
+    /// without a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = LABEL_LEN_MAX), regex(pattern = LABEL_PATTERN))]
+    pub share_group: Option<String>,
 }
 
 /// What becomes of calls beyond the limits per minute.
@@ -308,12 +345,22 @@ pub struct ProgramLimits {
     /// Wall-clock milliseconds.
     #[schemars(range(min = 1, max = DEADLINE_MS_MAX))]
     pub deadline_ms: u64,
+
+    /// Fuel that the program's hooks may burn for one token; more ends the generation.
+    #[schemars(range(min = 1, max = TOKEN_FUEL_MAX))]
+    pub token_fuel: u64,
+
+    /// Milliseconds that a token waits for the program's hooks, before it is chosen without them.
+    #[schemars(range(min = 1, max = TOKEN_DEADLINE_MS_MAX))]
+    pub token_deadline_ms: u64,
 }
 
 impl Default for ProgramLimits {
     /// Room for a program that handles every token of the longest default context itself: about
     /// ten host calls and a million instructions a token, and five minutes for a slow processor.
     /// Its output may fill the largest message that a client gets, as the vectors of many texts do.
+    /// Its hooks have for each token what an interpreter takes for some lines of code, which is about
+    /// five milliseconds of a processor, and four times that to come to their turn.
     fn default() -> Self {
         Self {
             memory_bytes: 64 * 1024 * 1024,
@@ -321,6 +368,8 @@ impl Default for ProgramLimits {
             host_calls: 100_000,
             output_bytes: 8 * 1024 * 1024,
             deadline_ms: 300_000,
+            token_fuel: 5_000_000,
+            token_deadline_ms: 20,
         }
     }
 }
@@ -337,7 +386,7 @@ pub struct TenantStatus {
     /// `ProgramReady`, `ModelsReady` (one of its models takes calls), `LimitsApplied`, and `Ready`,
     /// which sums them up; of a suspended tenant that is as it should be its reason is `Suspended`.
     /// `LimitsApplied` tells how: of the limits on calls and tokens each of n doors enforces an
-    /// n-th, rounded up, so that who calls through one door alone gets that part.
+    /// n-th, rounded up, or a slice that follows what is used at each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -349,4 +398,73 @@ pub struct TenantStatus {
     /// SHA-256 of the program that takes the tenant's calls now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program_sha256: Option<String>,
+
+    /// What the tenant has used since it was made, over all agents and their restarts. Written at
+    /// most once a minute; what an agent that was killed had not told is not in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub totals: Option<Totals>,
+}
+
+/// What a tenant has used since it was made.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Totals {
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+
+    /// Of these, tokens that were found in the cache.
+    pub cached_tokens: u64,
+
+    /// Tokens of answers.
+    pub generated_tokens: u64,
+
+    /// The tenant's part of the time of the steps that it was in, in milliseconds.
+    pub device_ms: u64,
+
+    /// How long the tenant's sequences held blocks of KV cache, counted for each block, in
+    /// milliseconds.
+    pub kv_block_ms: u64,
+
+    /// Fuel that the tenant's programs have burnt.
+    pub program_fuel: u64,
+
+    /// Of these sums, what was used on each agent since it started last. Operators go on from it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["node"]))]
+    pub nodes: Vec<NodeUse>,
+}
+
+/// What a tenant has used on one agent since that started.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeUse {
+    /// Name of the node.
+    pub node: String,
+
+    /// Another one each time that the agent begins to count.
+    pub epoch: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub prompt_tokens: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub cached_tokens: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub generated_tokens: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub device_ms: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub kv_block_ms: u64,
+
+    /// As in the sums.
+    #[serde(default)]
+    pub program_fuel: u64,
 }

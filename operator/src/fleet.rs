@@ -3,7 +3,8 @@
 //! Objects come in as [`Command`]s, nodes through the [`Registry`]. An object waits until somebody
 //! has looked at the Secrets that it names ([`named`]). Whatever comes within [`GATHER`] is taken
 //! together ([`intake`]), planned once, left for the agents and told to whoever writes status as a
-//! [`Snapshot`] ([`standing`]). Nothing else plans.
+//! [`Snapshot`] ([`standing`]). Nothing else plans. What part of tenants' limits each door may spend
+//! is settled in the same turns ([`slicing`]).
 
 pub(crate) mod ages;
 mod answers;
@@ -11,7 +12,9 @@ pub mod handle;
 mod intake;
 mod named;
 mod said;
+mod slicing;
 pub mod standing;
+mod totals;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +40,9 @@ use self::{
     intake::Nodes,
     named::{Form, Named},
     said::Said,
+    slicing::Slicing,
     standing::Snapshot,
+    totals::Totals,
 };
 use crate::{
     lease::Term,
@@ -63,8 +68,10 @@ pub struct FleetLoop {
     nodes: Nodes,
     named: Named,
     said: Said,
+    slicing: Slicing,
     answers: Answers,
     ages: Ages,
+    totals: Totals,
     /// When to look at the keys again: the next one expires.
     keys_due: Option<Instant>,
     /// The generation of the spec that each object's newest demand came from.
@@ -87,6 +94,7 @@ impl FleetLoop {
         let started = Instant::now();
         let mut planned = Fleet::new(Site::Cluster, term.first_generation);
         planned.recall_doors(term.doors);
+        let slicing = Slicing::new(term.first_generation, started);
         let named = Named::new();
         let handle = Handle::new(sender, seen, named.subscribe());
         let fleet = Self {
@@ -96,8 +104,10 @@ impl FleetLoop {
             nodes: Nodes::new(started),
             named,
             said: Said::default(),
+            slicing,
             answers: Answers::default(),
             ages: Ages::default(),
+            totals: Totals::default(),
             keys_due: None,
             observed: BTreeMap::new(),
             credentials: BTreeMap::new(),
@@ -150,7 +160,8 @@ impl FleetLoop {
     fn due(&self) -> Option<Instant> {
         let planned = self.fleet.due().map(|due| self.started + due);
         let nodes = self.nodes.due(Instant::now());
-        let told = self.ages.due().into_iter().chain(self.keys_due);
+        let nodes = nodes.into_iter().chain(self.slicing.due());
+        let told = self.ages.due().into_iter().chain(self.keys_due).chain(self.totals.due());
         planned.into_iter().chain(nodes).chain(self.named.due()).chain(told).min()
     }
 
@@ -186,12 +197,17 @@ impl FleetLoop {
                 self.nodes.recall(&node);
                 self.fleet.recall(&node, models);
             }
+            Command::Totals { tenant, told } => self.totals.recall(tenant, told),
             Command::Claimed { model, claimed } => self.fleet.recall_claimed(&model, claimed),
             Command::Expect => self.nodes.expect(),
             Command::Told { kind, name } => self.ages.recall((kind, name)),
             Command::Labels { node, labels } => {
                 if labels.is_none() {
                     self.registry.dismiss(&node);
+                    // One that its agent may yet come back to goes when it is lost.
+                    if !self.nodes.is_known(&node) {
+                        self.totals.leave(&node);
+                    }
                 }
                 self.nodes.label(node, labels);
             }
@@ -218,6 +234,9 @@ impl FleetLoop {
             self.answers.expect(object.clone());
         }
         self.named.remove(&object);
+        if kind == Kind::Tenant {
+            self.totals.forget(name);
+        }
         self.ages.forget(&object);
         self.fleet.remove(kind, name);
     }
@@ -287,6 +306,9 @@ impl FleetLoop {
         let views = self.registry.snapshot();
         for lost in self.nodes.take(&mut self.fleet, &views, began) {
             tracing::info!(node = lost, "lost; its models go elsewhere");
+            if !self.nodes.is_in_cluster(&lost) {
+                self.totals.leave(&lost);
+            }
             self.registry.forget(&lost);
         }
         let plans = self.fleet.plan(began - self.started);
@@ -295,11 +317,19 @@ impl FleetLoop {
         self.term.given.send_modify(|given| given.doors = self.fleet.doors());
         self.answers
             .tell(plans.iter().map(|plan| (plan.node.clone(), plan.desired.generation)).collect());
+        self.slice(&views);
         self.publish(plans);
         self.reopen(&views);
         self.said.update(&views, |node| self.nodes.is_known(node), began);
         self.answers.hear(|node, generation| self.nodes.answer(node, generation));
         self.ages.pass(began);
+        // Before every tenant has been read nobody knows what their statuses say.
+        if self.fleet.is_synced() {
+            let observed = &self.observed;
+            let is_tenant = |name: &Name| observed.contains_key(&(Kind::Tenant, name.clone()));
+            self.totals.hear(&views, is_tenant);
+            self.totals.tell(began);
+        }
         // Who is awaited is known once every object has been read, and not before.
         let is_settled = self.fleet.is_synced() && self.nodes.is_settled(began);
         let unix_seconds = unix_seconds();
@@ -310,8 +340,8 @@ impl FleetLoop {
         let next = standing::snapshot(
             &self.fleet,
             &self.observed,
-            &self.said,
-            (&self.answers, &self.ages),
+            (&self.said, &self.slicing),
+            (&self.answers, &self.ages, &self.totals),
             unix_seconds,
             is_settled,
         );
@@ -321,6 +351,21 @@ impl FleetLoop {
             *last = Arc::new(next);
             is_new
         });
+    }
+
+    /// Leaves each door what it may spend, which comes before what it should hold: a new door knows
+    /// tenants by no state that it was told without.
+    fn slice(&mut self, views: &BTreeMap<String, NodeView>) {
+        // Before the first plan nobody knows how many doors there are.
+        if !self.fleet.is_synced() {
+            return;
+        }
+        let (nodes, doors) = (&self.nodes, self.fleet.doors());
+        let out = (&self.registry, &self.metrics);
+        self.slicing.turn(views, |node| nodes.is_known(node), doors, out);
+        // The next leader begins above both.
+        let newest = self.slicing.newest();
+        self.term.given.send_modify(|given| given.generation = given.generation.max(newest));
     }
 
     /// Leaves each node what it should hold, and what opens its sources.

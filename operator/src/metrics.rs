@@ -44,6 +44,9 @@ pub struct FleetMetrics {
     plan_seconds: Histogram,
     planned_at: Gauge,
     published: IntCounter,
+    divisions: IntCounter,
+    slices: IntCounter,
+    tenants_sliced: IntGauge,
 }
 
 /// What became of a status that was to be written.
@@ -142,7 +145,8 @@ impl Metrics {
             status_writes,
             leading,
             stage,
-            fleet: FleetMetrics { plan_seconds, planned_at, published },
+            fleet:
+                FleetMetrics { plan_seconds, planned_at, published, divisions, slices, tenants_sliced },
         } = self;
         let build = Opts::new("realm_build_info", "1, under the version of the program.");
         let build = IntGaugeVec::new(build, &["version"])?;
@@ -156,6 +160,9 @@ impl Metrics {
         registry.register(Box::new(plan_seconds.clone()))?;
         registry.register(Box::new(planned_at.clone()))?;
         registry.register(Box::new(published.clone()))?;
+        registry.register(Box::new(divisions.clone()))?;
+        registry.register(Box::new(slices.clone()))?;
+        registry.register(Box::new(tenants_sliced.clone()))?;
         registry.register(Box::new(scene::collector(stage.clone())?))
     }
 
@@ -191,6 +198,7 @@ impl Metrics {
     /// does.
     pub(crate) fn follow_nobody(&self) {
         self.leading.set(0);
+        self.fleet.tenants_sliced.set(0);
         self.stage.leave();
     }
 
@@ -215,6 +223,18 @@ impl FleetMetrics {
                 "realm_operator_states_published_total",
                 "Desired states left for an agent.",
             )?,
+            divisions: IntCounter::new(
+                "realm_operator_limit_divisions_total",
+                "How often the limits of a tenant were divided anew among doors, by what it uses.",
+            )?,
+            slices: IntCounter::new(
+                "realm_operator_slices_leased_total",
+                "Slices of all tenants' limits left for a door.",
+            )?,
+            tenants_sliced: IntGauge::new(
+                "realm_operator_tenants_sliced",
+                "Tenants whose limits doors do not share evenly.",
+            )?,
         })
     }
 
@@ -222,6 +242,13 @@ impl FleetMetrics {
         self.plan_seconds.observe(took.as_secs_f64());
         self.planned_at.set(unix_now().as_secs_f64());
         self.published.inc_by(published.try_into().unwrap_or(u64::MAX));
+    }
+
+    /// Slices were left for so many doors. Of `divided` limits there were so many more than before.
+    pub(crate) fn sliced(&self, divided: u64, tenants: usize, leased: usize) {
+        self.divisions.inc_by(divided);
+        self.tenants_sliced.set(tenants.try_into().unwrap_or(i64::MAX));
+        self.slices.inc_by(leased.try_into().unwrap_or(u64::MAX));
     }
 }
 

@@ -8,12 +8,15 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use realm_crds::{Tenant, TenantStatus};
 use realm_plan::{
-    Demand, Kind, Problem,
+    Demand, Kind, Name, Problem,
     validate::{self, Site},
 };
 
 use crate::{
-    context::Context, controller::Served, fleet::standing::Standing, status::apply::Kinded,
+    context::Context,
+    controller::Served,
+    fleet::{handle::Command, standing::Standing},
+    status::apply::Kinded,
 };
 
 impl Kinded for Tenant {
@@ -41,6 +44,12 @@ impl Served for Tenant {
 
     fn build(&self, standing: &Standing, _: &Context, now: Timestamp) -> TenantStatus {
         build::status(self, standing, now)
+    }
+
+    fn recalled(&self) -> Vec<Command> {
+        let told = self.status.as_ref().and_then(|status| status.totals.clone());
+        let totals = Name::of(&self.metadata).ok().zip(told);
+        totals.map(|(tenant, told)| Command::Totals { tenant, told }).into_iter().collect()
     }
 
     fn was_held(&self) -> bool {

@@ -43,7 +43,7 @@ func TakeAsked(rest *Params) (*Asked, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Asked{model, GenerateParams{sampling, bias, logprobs, tokensMax, stop, constraint}}, nil
+	return &Asked{model, GenerateParams{sampling, bias, logprobs, tokensMax, stop, constraint, 0}}, nil
 }
 
 func takeSampling(rest *Params) (sampling Sampling, err error) {

@@ -137,6 +137,9 @@ type GenerateParams struct {
 	Stop      []string
 	// Constraint is nil where anything may be said.
 	Constraint *Constraint
+	// SharedTokens is how many tokens of the prompt, from the first on, are public in the tenant's
+	// share group.
+	SharedTokens uint32
 }
 
 // Usage is what a generation cost, in tokens.

@@ -121,7 +121,7 @@ func (wire) tokenizeChat(model uint32, messages []Message) ([]Token, error) {
 
 func (wire) generate(model uint32, prompt []Token, params GenerateParams) (uint32, error) {
 	defer release()
-	start, memory := lend(112)
+	start, memory := lend(120)
 	arguments := area(memory)
 	arguments.putU32(0, model)
 	ids, _ := lendU32s(prompt)
@@ -155,6 +155,7 @@ func putParams(a area, params GenerateParams) {
 		a.putU8(84, uint8(params.Constraint.Kind))
 		a.putText(88, params.Constraint.Text)
 	})
+	a.putU32(96, params.SharedTokens)
 }
 
 func (wire) abilities(model uint32) Abilities {

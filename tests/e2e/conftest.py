@@ -66,6 +66,18 @@ def pirate() -> Path:
     return PROGRAMS / "pirate" / "pirate.wasm"
 
 
+@pytest.fixture(scope="session")
+def warden() -> Path:
+    """The example of a program with hooks."""
+    return PROGRAMS / "warden" / "warden.wasm"
+
+
+@pytest.fixture(scope="session")
+def hostile_hooks() -> Path:
+    """The component whose hooks attack their host."""
+    return GUESTS / "hostile-hooks" / "hostile_hooks.wasm"
+
+
 class Serve(Protocol):
     """Starts a server of a folder that `fill` writes, and ends it with the tests that use it."""
 

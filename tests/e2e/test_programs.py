@@ -287,3 +287,42 @@ async def test_a_component_that_is_none_is_refused_and_the_last_good_one_serves_
         await eventually(is_mended, "the mended program is in use")
         assert (await client.call("shout", {"text": "c"})).data == {"text": "C"}
     server.folder.remove(f"tenant-{name}.yaml")
+
+
+async def test_a_new_program_takes_calls_once_it_works_and_running_ones_end_in_the_old_one(
+    server: Server, pirate: Path, warden: Path, tmp_path: Path
+) -> None:
+    name = "rolls"
+    key = server.folder.tenant(name, program={"sources": [pirate.as_uri()]})
+    await server.says(f"tenant default/{name}: ready")
+    async with Client(server.url, key) as client:
+
+        async def functions() -> set[str]:
+            known = {function.name for function in (await client.metadata()).functions}
+            return known - {"health", "metadata", "pipeline"}
+
+        async def is_warden() -> bool:
+            return "generate" in await functions()
+
+        assert await functions() == {"chat", "shout"}
+        # One that does not come up: it is refused, says why, and the old one serves on.
+        broken = tmp_path / "broken.wasm"
+        broken.write_bytes(pirate.read_bytes()[:-1])
+        server.folder.tenant(name, program={"sources": [broken.as_uri()]})
+        await server.says(f"tenant default/{name}: failed, ")
+        assert (await client.call("shout", {"text": "a"})).data == {"text": "A"}
+
+        # One that does: calls go to it, and the one that runs goes on in the old one to its end.
+        stream = client.chat_stream(asked(LONG_PROMPT), max_tokens=WATCHED, temperature=0)
+        running = aiter(stream)
+        pieces = [(await anext(running)).text or ""]
+        server.folder.tenant(name, program={"sources": [warden.as_uri()]})
+        await eventually(is_warden, "the new program takes calls")
+        assert await functions() == {"generate"}
+        assert (await client.generate("Once", max_tokens=1)).usage is not None
+        pieces += [chunk.text or "" async for chunk in running]
+        whole = "".join(pieces)
+        assert whole == whole.upper(), "the old program answers in capitals"
+        with pytest.raises(NotFound):
+            await client.call("shout", {"text": "c"})
+    server.folder.remove(f"tenant-{name}.yaml")

@@ -160,7 +160,11 @@ def test_the_columns_show_what_a_person_asks_first(admin: User, namespace: str) 
     ready = condition("Ready", "False", "Fetching")
     for kind, status in {
         "Model": loaded | {"context": 2048},
-        "Tenant": {"keys": 3, "programSha256": SHA256},
+        "Tenant": {
+            "keys": 3,
+            "programSha256": SHA256,
+            "totals": {"promptTokens": 70, "generatedTokens": 50},
+        },
         "Pipeline": {},
     }.items():
         assert report(admin, kind, namespace, {"conditions": [ready], **status}).is_success
@@ -171,7 +175,7 @@ def test_the_columns_show_what_a_person_asks_first(admin: User, namespace: str) 
     }
     wide = {
         "Model": {"ARCHITECTURE": "llama", "PARAMETERS": "134515008", "CONTEXT": "2048"},
-        "Tenant": {"PROGRAM": SHA256},
+        "Tenant": {"PROGRAM": SHA256, "PROMPT": "70", "GENERATED": "50"},
         "Pipeline": {},
     }
     for kind in SPECS:

@@ -105,6 +105,7 @@ def test_nobody_lifts_the_limits_of_a_tenant_but_who_runs_the_plane(installed: I
         "limits": SPEC | {"limits": {"calls": 1000}},
         "limitsMode": SPEC | {"limitsMode": "Shadow"},
         "priority": SPEC | {"priority": "High"},
+        "cache": SPEC | {"cache": {"shareGroup": "others"}},
         "suspended": SPEC | {"suspended": True},
         "models": SPEC | {"models": [{"name": "smollm2"}, {"name": "another"}]},
     }

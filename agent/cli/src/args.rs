@@ -52,6 +52,10 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Print who has used how much: tokens, time, memory, and what programs spent.
     Usage(UsageArgs),
+    /// Watch who is served: shares, who waits and behind whom, and the limits that refuse calls.
+    Top(TopArgs),
+    /// Say in words what a tenant is entitled to, what it gets, and what is wrong with an object.
+    Explain(ExplainArgs),
     /// Print what this build and this machine can do, or how a cluster is.
     Info(InfoArgs),
 }
@@ -462,6 +466,43 @@ pub(crate) struct UsageArgs {
 pub(crate) enum UsageFormat {
     Csv,
     Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Where `realm serve` or an agent tells its metrics, a host and a port; repeatable, and what
+    /// several say is added up.
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
+    pub(crate) metrics: Vec<String>,
+    /// Seconds between two looks, of which what happened in between is shown.
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) every: f64,
+    /// Show two looks once, and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Print a line of JSON for each look.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A pause from a tenth of a second, in which an engine takes some steps, to an hour.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let is_pause = (0.1..=3600.0).contains(&seconds);
+    is_pause.then_some(seconds).ok_or_else(|| "it is not from 0.1 to 3600".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// `tenant/NAME`, `model/NAME` or `pipeline/NAME`.
+    #[arg(value_name = "KIND/NAME")]
+    pub(crate) object: String,
+    /// Where `realm serve` or each agent tells its metrics, to look for two seconds at what a tenant
+    /// gets; repeatable.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Vec<String>,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
 }
 
 #[derive(Debug, Args)]

@@ -55,7 +55,14 @@ impl Machine {
         threads: Option<usize>,
     ) -> anyhow::Result<Self> {
         let Access { store, credentials } = Access::of_environment();
-        let options = AgentOptions { store_dir: home.store()?, store, credentials, threads };
+        let options = AgentOptions {
+            store_dir: home.store()?,
+            compiled_dir: home.path()?.join("compiled"),
+            compiled_key: home.path()?.join("compiled.key"),
+            store,
+            credentials,
+            threads,
+        };
         let agent = Arc::new(Agent::new(options)?);
         let (mut state, warnings) =
             State::open(manifests, ledger).await.context("open the ledger of this machine")?;

@@ -9,11 +9,13 @@ mod cluster;
 mod conditions;
 mod conformance;
 mod door;
+mod explain;
 mod home;
 mod info;
 mod keys;
 mod machine;
 mod manifests;
+mod metrics;
 mod models;
 mod output;
 mod pipeline;
@@ -25,6 +27,7 @@ mod table;
 mod talk;
 mod target;
 mod tenant;
+mod top;
 mod usage;
 
 use std::{process::ExitCode, time::Duration};
@@ -69,6 +72,8 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Conformance(command) => conformance::run(command).await,
             Command::Bench(args) => bench::bench(&home, args).await,
             Command::Usage(args) => usage::run(args).await,
+            Command::Top(args) => top::run(args).await,
+            Command::Explain(args) => explain::run(&home, args).await,
             Command::Info(args) => info::info(&home, args).await,
         }
     });

@@ -1,12 +1,10 @@
 //! `realm usage`: who has used how much, as the metrics of a server or of agents have it.
 //!
-//! In order: each address is read (`scrape`), its lines become samples (`samples`), and those become
+//! In order: each address is read ([`scrape`]), its lines become samples ([`samples`]), and those become
 //! rows (`rows`), in which what several agents say is added up. Nothing is kept here: the numbers
 //! count from when each model was loaded, and each program came, on its agent.
 
 mod rows;
-mod samples;
-mod scrape;
 
 use std::process::ExitCode;
 
@@ -16,6 +14,7 @@ use realm_core::name::TenantName;
 use self::rows::Rows;
 use crate::{
     args::{UsageArgs, UsageFormat},
+    metrics::{samples, scrape},
     output,
 };
 

@@ -144,6 +144,11 @@ impl Roster {
         if self.is_partial { Refusal::Starting } else { Refusal::Unauthenticated }
     }
 
+    /// The rights of each tenant that has a key, one for each key.
+    pub fn rights(&self) -> impl Iterator<Item = &Arc<DesiredTenant>> {
+        self.keys.values().map(|entry| &entry.tenant)
+    }
+
     /// The tenants that have a key, one for each key.
     pub fn tenants(&self) -> impl Iterator<Item = &TenantName> {
         self.keys.values().map(|entry| &entry.tenant.name)

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::name::{ModelName, PipelineName, TenantName};
+use crate::name::{GroupName, ModelName, PipelineName, TenantName};
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,8 +44,8 @@ pub struct Desired {
     pub pipelines: Vec<DesiredPipeline>,
     /// Where the models are that other nodes serve, for calls that come to this door.
     pub routes: Vec<Route>,
-    /// Doors that the tenants' limits have been shared out over, this one included. 0 only before
-    /// the first state.
+    /// Doors that share the tenants' limits out evenly where no slices are leased, this one included.
+    /// 0 only before the first state.
     pub doors: u32,
 }
 
@@ -133,6 +133,8 @@ pub struct DesiredTenant {
     pub suspended: bool,
     pub limits: Limits,
     pub limits_mode: LimitsMode,
+    /// The group, of the tenant's own namespace, in which what its calls mark as public is shared.
+    pub share_group: Option<GroupName>,
     /// What the tenant may use, by the name it uses for it; the first is its default.
     pub models: Vec<ModelGrant>,
     /// Pipelines the tenant may call, by the name it uses for them.
@@ -185,8 +187,7 @@ pub struct ModelGrant {
     pub model: ModelName,
 }
 
-/// What a tenant may spend at this door: where there are several, its part of the limit. Every
-/// field is enforced.
+/// What a tenant may spend, at all doors together. Every field is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub requests_per_minute: u32,
@@ -212,6 +213,10 @@ pub struct ProgramLimits {
     pub output_bytes_max: u64,
     /// Wall-clock time of one call.
     pub deadline_ms: u64,
+    /// Fuel that the hooks of one token may burn.
+    pub token_fuel_max: u64,
+    /// How long a token waits for its hooks.
+    pub token_deadline_ms: u64,
 }
 
 /// One API key, as its digest: the key itself is known to its holder alone.

@@ -13,6 +13,7 @@ use crate::{
     books::{Books, Way},
     call::Resume,
     embed::{Abilities, EmbedError, EmbedInfo, TakenTexts, TextBatch},
+    hook::Hooked,
     name::{ModelName, TenantName},
     refusal::Refusal,
 };
@@ -39,6 +40,16 @@ pub trait Engine: Send + Sync {
     /// Queues a generation for `caller`. Dropping the stream cancels it and frees its KV blocks
     /// at the next step.
     fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal>;
+
+    /// The same, with a hook beside it. What the stream brings has been through the hook.
+    fn generate_hooked(
+        &self,
+        _caller: &Caller,
+        _generation: Generation,
+        _hooked: Hooked,
+    ) -> Result<TokenStream, Refusal> {
+        Err(Refusal::Unsupported("this engine lets no hooks stand beside it".to_owned()))
+    }
 
     /// Whether the model generates; one that only reads does not.
     fn generates(&self) -> bool {
@@ -73,6 +84,12 @@ pub trait Engine: Send + Sync {
         Books::default()
     }
 
+    /// The same books for whoever outlives the engine, and holds nothing else of it. Nobody adds to
+    /// them any more once nobody else holds them.
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::new(NoLedger)
+    }
+
     /// How each tenant is served by this engine. One that counts nothing has nothing to tell.
     fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {
         Vec::new()
@@ -80,6 +97,25 @@ pub trait Engine: Send + Sync {
 
     /// Drops what is counted of a tenant that is gone: names would pile up for as long as the
     /// model is loaded.
+    fn forget(&self, _tenant: &TenantName) {}
+}
+
+/// The books of an engine, apart from it.
+pub trait Ledger: Send + Sync {
+    fn books(&self) -> Books;
+
+    /// Drops what is counted of a tenant that is gone.
+    fn forget(&self, tenant: &TenantName);
+}
+
+/// Of an engine that counts nothing.
+struct NoLedger;
+
+impl Ledger for NoLedger {
+    fn books(&self) -> Books {
+        Books::default()
+    }
+
     fn forget(&self, _tenant: &TenantName) {}
 }
 
@@ -163,6 +199,10 @@ pub enum TextError {
 pub struct Generation {
     /// Token ids, never empty.
     pub prompt: Vec<u32>,
+    /// Of `prompt`, the tokens from the first on that are public in the caller's share group: the
+    /// KV blocks that they fill may be used by its other members, and theirs by the caller. Without
+    /// a group nothing is shared.
+    pub shared_tokens: u32,
     pub sampling: Sampling,
     /// What is added to the logits of some tokens, by id.
     pub bias: Vec<(u32, f32)>,
@@ -204,7 +244,7 @@ pub type TokenStream = mpsc::Receiver<TokenEvent>;
 pub enum TokenEvent {
     /// Text of resumed tokens that the client lacks. Comes once and first, if at all.
     Rest(String),
-    /// So many tokens of the prompt are in the tenant's own cache and need not be computed. Comes
+    /// So many tokens of the prompt are in the cache and need not be computed. Comes
     /// when the prompt's turn has come, and only where there are any.
     Cached(u32),
     Token(Token),
@@ -273,7 +313,8 @@ pub enum Finish {
 pub struct Usage {
     /// With those of a resumed answer, which are computed as a prompt is.
     pub prompt_tokens: u32,
-    /// Of `prompt_tokens`, those whose keys and values this tenant's own cache already held.
+    /// Of `prompt_tokens`, those whose keys and values this tenant's own cache, or what is public in
+    /// its share group, already held.
     pub cached_tokens: u32,
     pub completion_tokens: u32,
 }

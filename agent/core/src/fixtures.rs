@@ -15,6 +15,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 60,
             input_tokens_per_minute: 1000,
@@ -28,6 +29,8 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 host_calls_max: 1000,
                 output_bytes_max: 1 << 20,
                 deadline_ms: 60_000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

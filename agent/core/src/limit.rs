@@ -1,9 +1,12 @@
 //! What a caller may spend: the only place an [`Admitted`] is made. Pure: time is an argument.
+//!
+//! A door spends from its slices of the tenants' limits ([`crate::slices`]): the [`account`] of a
+//! tenant has a [`bucket`] for each limit, of the size that the slice has.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use tokio::sync::watch;
@@ -15,7 +18,14 @@ use crate::{
     engine::Usage,
     name::TenantName,
     refusal::Refusal,
+    slices::{Division, Spends},
 };
+
+mod account;
+mod bucket;
+
+pub use account::Shadowed;
+use account::{Account, Allowances, Opening};
 
 /// A call whose caller is known and whose limits have been charged. Dropping it, and all its
 /// parts, gives its place back.
@@ -109,138 +119,77 @@ pub struct Left {
 /// [`Admitted::spent`] is told and which charges it by [`Admitted::charge_from_afar`].
 pub fn lend(caller: HandedOn, call: Call, left: Left, now: Instant) -> Admitted {
     let caller = caller.into_caller();
-    let limits = caller.rights().limits;
-    let bucket = |left: u32, per_minute| Bucket {
-        level: f64::from(left).min(f64::from(per_minute)),
-        ..Bucket::full(per_minute, now)
-    };
-    let account = Account {
-        requests: Bucket::full(limits.requests_per_minute, now),
-        input: bucket(left.input_tokens, limits.input_tokens_per_minute),
-        output: bucket(left.output_tokens, limits.output_tokens_per_minute),
-        calls: 1,
-        shadowed: Shadowed::default(),
-    };
-    let accounts = HashMap::from([(caller.tenant().clone(), account)]);
+    let allowances = Allowances::whole(&caller.rights().limits);
+    let account = Account::lent(allowances, left, now);
+    let mut accounts = Accounts::default();
+    accounts.of.insert(caller.tenant().clone(), account);
     let permit = Permit::new(Arc::new(Mutex::new(accounts)), &caller);
     Admitted { caller, call, permit: Arc::new(permit) }
 }
 
-/// The token buckets of every tenant at this door.
+/// The accounts of every tenant at this door.
 #[derive(Clone, Debug, Default)]
 pub struct Limiter {
-    accounts: Arc<Mutex<HashMap<TenantName, Account>>>,
+    accounts: Arc<Mutex<Accounts>>,
+}
+
+#[derive(Debug, Default)]
+struct Accounts {
+    of: HashMap<TenantName, Account>,
+    division: Division,
+    opening: Opening,
 }
 
 /// One running call's place. Not `Clone`: one place, one permit.
 #[derive(Debug)]
 struct Permit {
-    accounts: Arc<Mutex<HashMap<TenantName, Account>>>,
+    accounts: Arc<Mutex<Accounts>>,
     tenant: TenantName,
     mode: LimitsMode,
     spent: watch::Sender<Usage>,
 }
 
-#[derive(Debug)]
-struct Account {
-    requests: Bucket,
-    input: Bucket,
-    output: Bucket,
-    calls: u32,
-    shadowed: Shadowed,
-}
-
-/// Calls that were let through in shadow, by the limit that would have refused them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shadowed {
-    pub requests: u64,
-    pub tokens: u64,
-}
-
-/// A bucket that holds one minute's allowance and may go into debt by what a running call costs.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    level: f64,
-    per_minute: u32,
-    filled_at: Instant,
-}
-
-impl Bucket {
-    fn full(per_minute: u32, now: Instant) -> Self {
-        Self { level: f64::from(per_minute), per_minute, filled_at: now }
-    }
-
-    /// Pours in what time has earned. A changed allowance scales the level, so that neither a
-    /// raise nor a cut hands out or takes away a minute at once.
-    fn refill(&mut self, per_minute: u32, now: Instant) {
-        if per_minute != self.per_minute {
-            // A debt is what was spent, which a new allowance does not change.
-            if self.level > 0.0 {
-                self.level *= f64::from(per_minute) / f64::from(self.per_minute.max(1));
-            }
-            self.per_minute = per_minute;
-        }
-        let elapsed = now.saturating_duration_since(self.filled_at).as_secs_f64();
-        let size = f64::from(per_minute);
-        self.level = (self.level + elapsed * size / 60.0).min(size);
-        self.filled_at = self.filled_at.max(now);
-    }
-
-    /// Takes what was spent. In shadow a debt grows to one minute's allowance and no further: who
-    /// begins to enforce does not refuse a tenant for hours because nobody refused it before.
-    fn take(&mut self, units: u32, mode: LimitsMode) {
-        self.level -= f64::from(units);
-        if mode == LimitsMode::Shadow {
-            self.level = self.level.max(-f64::from(self.per_minute));
-        }
-    }
-
-    /// Puts back what was taken, as far as the bucket holds it.
-    fn pour(&mut self, units: u32) {
-        self.level = (self.level + f64::from(units)).min(f64::from(self.per_minute));
-    }
-
-    /// What is there, in whole units.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a level is at most a u32 allowance and is clamped at zero"
-    )]
-    fn whole(&self) -> u32 {
-        self.level.max(0.0) as u32
-    }
-
-    /// How long until `needed` is there.
-    fn wait_ms(&self, needed: f64) -> u64 {
-        let missing = (needed - self.level).max(0.0);
-        let rate = f64::from(self.per_minute.max(1)) / 60.0;
-        u64::try_from(Duration::from_secs_f64(missing / rate).as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1)
-    }
-}
-
 impl Limiter {
+    /// From now on this door is one that has been started again: what it had spent is not known,
+    /// so that a bucket that is looked at for the first time has in it a first part, and what has
+    /// been earned since.
+    pub fn start_again(&self, now: Instant) {
+        self.lock().opening = Opening::Again { at: now };
+    }
+
+    /// Spends by another division from now on.
+    pub fn divide(&self, division: Division, now: Instant) {
+        let mut accounts = self.lock();
+        accounts.division = division;
+        let Accounts { of, division, opening: _ } = &mut *accounts;
+        for (tenant, account) in of {
+            account.refill(now);
+            account.divide(division.of(tenant));
+        }
+    }
+
+    /// What tenants use of what this door may spend.
+    pub fn spends(&self, now: Instant) -> Spends {
+        let accounts = self.lock();
+        let epoch = match &accounts.division {
+            Division::Even { .. } => 0,
+            Division::Sliced(slices) => slices.epoch,
+        };
+        let used = accounts.of.iter();
+        let tenants = used.filter_map(|(tenant, it)| Some((tenant.clone(), it.used(now)?)));
+        Spends { epoch, tenants: tenants.collect() }
+    }
+
     /// Admits `call`, charging one request and taking one of the tenant's places.
     ///
     /// Tokens are charged as they are spent ([`Admitted::charge`]), so a call is admitted while
     /// the token buckets are not in debt, and one call can overdraw them by its own cost. In shadow
     /// a call beyond the limits per minute is counted and admitted.
     pub fn admit(&self, caller: Caller, call: Call, now: Instant) -> Result<Admitted, Refusal> {
-        let limits = caller.rights().limits;
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let account = accounts.entry(caller.tenant().clone()).or_insert_with(|| Account {
-            requests: Bucket::full(limits.requests_per_minute, now),
-            input: Bucket::full(limits.input_tokens_per_minute, now),
-            output: Bucket::full(limits.output_tokens_per_minute, now),
-            calls: 0,
-            shadowed: Shadowed::default(),
-        });
-        account.refill(&caller, now);
-        if account.calls >= limits.calls_max {
-            return Err(Refusal::TooManyCalls { calls_max: limits.calls_max });
-        }
-        account.take_request(caller.rights().limits_mode)?;
+        let mut accounts = self.lock();
+        let account = accounts.open(&caller, now);
+        account.take_place(now)?;
+        account.take_request(caller.rights().limits_mode, now)?;
         account.calls += 1;
         drop(accounts);
         let permit = Permit::new(self.accounts.clone(), &caller);
@@ -249,92 +198,51 @@ impl Limiter {
 
     /// What `caller` has left now.
     pub fn quota(&self, caller: &Caller, now: Instant) -> Quota {
-        let limits = caller.rights().limits;
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(account) = accounts.get_mut(caller.tenant()) else {
-            return Quota {
-                requests: limits.requests_per_minute,
-                input_tokens: limits.input_tokens_per_minute,
-                output_tokens: limits.output_tokens_per_minute,
-            };
-        };
-        account.refill(caller, now);
-        Quota {
-            requests: account.requests.whole(),
-            input_tokens: account.input.whole(),
-            output_tokens: account.output.whole(),
+        let mut accounts = self.lock();
+        if accounts.of.contains_key(caller.tenant()) {
+            return accounts.open(caller, now).quota();
         }
+        accounts.opened(caller, now).quota()
     }
 
     /// What was let through in shadow, of each tenant that has called here.
     pub fn shadowed(&self) -> Vec<(TenantName, Shadowed)> {
-        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        accounts.iter().map(|(tenant, account)| (tenant.clone(), account.shadowed)).collect()
+        let accounts = self.lock();
+        accounts.of.iter().map(|(tenant, account)| (tenant.clone(), account.shadowed)).collect()
     }
 
     /// Forgets tenants that are gone and have no call running.
     pub fn retain(&self, is_known: impl Fn(&TenantName) -> bool) {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        accounts.retain(|tenant, account| account.calls > 0 || is_known(tenant));
+        self.lock().of.retain(|tenant, account| account.calls > 0 || is_known(tenant));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Account {
-    fn refill(&mut self, caller: &Caller, now: Instant) {
-        let limits = caller.rights().limits;
-        self.requests.refill(limits.requests_per_minute, now);
-        self.input.refill(limits.input_tokens_per_minute, now);
-        self.output.refill(limits.output_tokens_per_minute, now);
+impl Accounts {
+    /// The account of a caller's tenant, as it is now.
+    fn open(&mut self, caller: &Caller, now: Instant) -> &mut Account {
+        let fresh = self.opened(caller, now);
+        let allowances = fresh.allowances();
+        let account = self.of.entry(caller.tenant().clone()).or_insert(fresh);
+        account.refill(now);
+        account.become_of(allowances);
+        account
     }
 
-    /// Pours in what time has earned of tokens, at the allowance that the last call came with.
-    fn refill_tokens(&mut self, now: Instant) {
-        for bucket in [&mut self.input, &mut self.output] {
-            bucket.refill(bucket.per_minute, now);
-        }
-    }
-
-    /// Takes one request, if what the tenant may spend in a minute allows it another call.
-    fn take_request(&mut self, mode: LimitsMode) -> Result<(), Refusal> {
-        let is_beyond_tokens = self.check_tokens();
-        let is_beyond_requests = self.check_requests();
-        if mode == LimitsMode::Enforce {
-            is_beyond_tokens.and(is_beyond_requests)?;
-            self.requests.take(1, mode);
-            return Ok(());
-        }
-        self.shadowed.tokens += u64::from(is_beyond_tokens.is_err());
-        match is_beyond_requests {
-            Ok(()) => self.requests.take(1, mode),
-            // It would have been refused, and a refused call takes nothing.
-            Err(_) => self.shadowed.requests += 1,
-        }
-        Ok(())
-    }
-
-    fn check_requests(&self) -> Result<(), Refusal> {
-        if self.requests.level >= 1.0 {
-            return Ok(());
-        }
-        Err(Refusal::TooManyRequests {
-            per_minute: self.requests.per_minute,
-            retry_after_ms: self.requests.wait_ms(1.0),
-        })
-    }
-
-    fn check_tokens(&self) -> Result<(), Refusal> {
-        match [&self.input, &self.output].into_iter().find(|bucket| bucket.level < 1.0) {
-            None => Ok(()),
-            Some(bucket) => Err(Refusal::TooManyTokens {
-                per_minute: bucket.per_minute,
-                retry_after_ms: bucket.wait_ms(1.0),
-            }),
-        }
+    /// That of a tenant which calls here for the first time.
+    fn opened(&self, caller: &Caller, now: Instant) -> Account {
+        let limits = &caller.rights().limits;
+        let allowances = Allowances::new(limits, self.division.of(caller.tenant()));
+        let first = Allowances::first(limits, self.division.share());
+        Account::new(allowances, self.opening, first, now)
     }
 }
 
 impl Permit {
-    fn new(accounts: Arc<Mutex<HashMap<TenantName, Account>>>, caller: &Caller) -> Self {
+    fn new(accounts: Arc<Mutex<Accounts>>, caller: &Caller) -> Self {
         Self {
             accounts,
             tenant: caller.tenant().clone(),
@@ -343,14 +251,19 @@ impl Permit {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn left(&self, now: Instant) -> Left {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.lock();
         // A running call keeps its tenant's account.
-        let Some(account) = accounts.get_mut(&self.tenant) else {
+        let Some(account) = accounts.of.get_mut(&self.tenant) else {
             return Left { input_tokens: 0, output_tokens: 0 };
         };
-        account.refill_tokens(now);
-        Left { input_tokens: account.input.whole(), output_tokens: account.output.whole() }
+        account.refill(now);
+        let Quota { requests: _, input_tokens, output_tokens } = account.quota();
+        Left { input_tokens, output_tokens }
     }
 
     fn check(&self, now: Instant) -> Result<(), Refusal> {
@@ -358,23 +271,17 @@ impl Permit {
             // It was counted, if need be, when it was admitted.
             return Ok(());
         }
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.lock();
         // A running call keeps its tenant's account: `retain` does not forget it.
-        let Some(account) = accounts.get_mut(&self.tenant) else { return Ok(()) };
-        account.refill_tokens(now);
-        account.check_tokens()
+        let Some(account) = accounts.of.get_mut(&self.tenant) else { return Ok(()) };
+        account.refill(now);
+        account.check_tokens(now)
     }
 
     fn charge(&self, usage: Usage, now: Instant) {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(account) = accounts.get_mut(&self.tenant) {
-            account.refill_tokens(now);
-            // Cached tokens cost nothing to compute, and charging them would punish reuse.
-            let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
-            account.input.take(computed, self.mode);
-            account.output.take(usage.completion_tokens, self.mode);
+        if let Some(account) = self.lock().of.get_mut(&self.tenant) {
+            account.charge(usage, self.mode, now);
         }
-        drop(accounts);
         self.spent.send_modify(|spent| {
             spent.prompt_tokens = spent.prompt_tokens.saturating_add(usage.prompt_tokens);
             spent.cached_tokens = spent.cached_tokens.saturating_add(usage.cached_tokens);
@@ -384,14 +291,9 @@ impl Permit {
     }
 
     fn take_back(&self, usage: Usage, now: Instant) {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(account) = accounts.get_mut(&self.tenant) {
-            account.refill_tokens(now);
-            let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
-            account.input.pour(computed);
-            account.output.pour(usage.completion_tokens);
+        if let Some(account) = self.lock().of.get_mut(&self.tenant) {
+            account.pour(computed(usage), usage.completion_tokens, now);
         }
-        drop(accounts);
         self.spent.send_modify(|spent| {
             spent.prompt_tokens = spent.prompt_tokens.saturating_sub(usage.prompt_tokens);
             spent.cached_tokens = spent.cached_tokens.saturating_sub(usage.cached_tokens);
@@ -401,22 +303,23 @@ impl Permit {
     }
 
     fn refund(&self, prompt_tokens: u32, now: Instant) {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(account) = accounts.get_mut(&self.tenant) {
-            account.refill_tokens(now);
-            account.input.pour(prompt_tokens);
+        if let Some(account) = self.lock().of.get_mut(&self.tenant) {
+            account.pour(prompt_tokens, 0, now);
         }
-        drop(accounts);
         self.spent.send_modify(|spent| {
             spent.cached_tokens = spent.cached_tokens.saturating_add(prompt_tokens);
         });
     }
 }
 
+/// Cached tokens cost nothing to compute, and charging them would punish reuse.
+const fn computed(usage: Usage) -> u32 {
+    usage.prompt_tokens.saturating_sub(usage.cached_tokens)
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(account) = accounts.get_mut(&self.tenant) {
+        if let Some(account) = self.lock().of.get_mut(&self.tenant) {
             account.calls = account.calls.saturating_sub(1);
         }
     }
@@ -424,6 +327,8 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -432,6 +337,7 @@ mod tests {
         call::CallId,
         desired::{ApiKey, DesiredTenant, Limits},
         fixtures::tenant,
+        slices::{Each, PARTS, Slices},
     };
 
     fn caller(change: impl Fn(&mut Limits)) -> Caller {
@@ -702,5 +608,143 @@ mod tests {
         admitted.take_back(usage(30, 10, 5), now);
         assert_eq!(admitted.left(now), before);
         assert_eq!(*admitted.spent().borrow(), Usage::default());
+    }
+
+    /// The slices of a door at which `default/acme` has so many parts of each limit.
+    fn slices(epoch: u64, parts: u32) -> Division {
+        let acme = TenantName::new("default", "acme").unwrap();
+        let tenants = [(acme, Each::all(parts))].into();
+        Division::Sliced(Arc::new(Slices { epoch, share: PARTS / 2, tenants }))
+    }
+
+    #[test]
+    fn a_door_of_two_lets_in_half_of_each_limit() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.divide(Division::Even { doors: 2 }, now);
+        let quota = limiter.quota(&caller, now);
+        assert_eq!(quota, Quota { requests: 30, input_tokens: 500, output_tokens: 50 });
+        let running: Vec<_> =
+            (0..2).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        let refusal = limiter.admit(caller, call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyCalls { calls_max: 2 });
+        drop(running);
+    }
+
+    #[test]
+    fn another_slice_neither_hands_out_nor_takes_more_than_it_holds() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.divide(Division::Even { doors: 2 }, now);
+        for _ in 0..30 {
+            drop(limiter.admit(caller.clone(), call(), now).unwrap());
+        }
+        limiter.divide(slices(1, PARTS), now);
+        assert_eq!(limiter.quota(&caller, now).requests, 0, "a raise is earned");
+        let later = now + Duration::from_secs(30);
+        assert_eq!(limiter.quota(&caller, later).requests, 30, "at the new pace");
+        limiter.divide(slices(2, PARTS / 4), later);
+        assert_eq!(limiter.quota(&caller, later).requests, 15);
+        limiter.divide(slices(3, PARTS), later);
+        assert_eq!(limiter.quota(&caller, later).requests, 15);
+    }
+
+    #[test]
+    fn what_was_earned_before_another_slice_was_earned_at_the_old_one() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.divide(slices(1, PARTS / 10), now);
+        for _ in 0..6 {
+            drop(limiter.admit(caller.clone(), call(), now).unwrap());
+        }
+        let later = now + Duration::from_secs(30);
+        limiter.divide(slices(2, PARTS), later);
+        assert_eq!(limiter.quota(&caller, later).requests, 3);
+    }
+
+    #[test]
+    fn a_refused_call_is_told_when_this_doors_slice_lets_it_in() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.divide(slices(1, PARTS / 20), now);
+        for _ in 0..3 {
+            drop(limiter.admit(caller.clone(), call(), now).unwrap());
+        }
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyRequests { per_minute: 3, retry_after_ms: 20_000 });
+        limiter.admit(caller.clone(), call(), now + Duration::from_secs(20)).unwrap();
+        limiter.divide(slices(2, 0), now);
+        let refusal = limiter.admit(caller, call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyCalls { calls_max: 0 }, "a door of no part");
+    }
+
+    #[test]
+    fn a_call_that_lacks_both_kinds_of_tokens_is_told_the_longer_wait() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge(usage(1099, 0, 149), now);
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 30_000 });
+        limiter.admit(caller, call(), now + Duration::from_secs(30)).unwrap();
+    }
+
+    #[test]
+    fn a_door_that_starts_again_has_a_first_part_in_hand_and_earns_the_rest() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.start_again(now);
+        limiter.divide(slices(1, PARTS), now);
+        let left = |at| limiter.quota(&caller, at).requests;
+        // An eighth of what a door has of which nothing is known.
+        assert_eq!((left(now), left(now + Duration::from_secs(30))), (4, 34));
+        assert_eq!(left(now + Duration::from_mins(5)), 60);
+    }
+
+    #[test]
+    fn uses_tell_the_pace_what_is_refused_and_calls_that_go_on_beyond_the_slice() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        assert_eq!(limiter.spends(now), Spends::default());
+        let running: Vec<_> =
+            (0..4).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        running[0].charge(usage(50, 0, 10), now);
+        limiter.admit(caller.clone(), call(), now).unwrap_err();
+        limiter.divide(slices(7, PARTS / 2), now);
+        let spends = limiter.spends(now);
+        let used = spends.tenants[caller.tenant()];
+        assert_eq!((spends.epoch, used.calls_over, used.used.calls), (7, PARTS, PARTS));
+        // Four requests in twenty seconds are twelve a minute, of sixty.
+        assert_eq!(used.used.requests, (PARTS * 12).div_ceil(60));
+        assert_eq!(used.used.output_tokens, (PARTS * 30).div_ceil(100));
+        assert_eq!(used.is_short, Each { calls: true, ..Each::all(false) });
+        drop(running);
+        let later = now + Duration::from_mins(3);
+        assert_eq!(limiter.spends(later).tenants.len(), 0, "what was minutes ago is no use");
+    }
+
+    proptest! {
+        /// Whatever slices two doors have had, as long as they are never more than the whole together:
+        /// no more is let in than a full bucket and what the time earned, and the rounding.
+        #[test]
+        fn doors_together_never_let_in_more_than_the_limit(
+            turns in prop::collection::vec((0_u64..5_000, 0_usize..2, 0_u32..=PARTS, any::<bool>()), 1..200)
+        ) {
+            let (doors, caller, start) =
+                ([Limiter::default(), Limiter::default()], caller(|_| ()), Instant::now());
+            for door in &doors {
+                door.divide(slices(0, PARTS / 2), start);
+                // A bucket is full when its tenant calls for the first time.
+                drop(door.admit(caller.clone(), call(), start).unwrap());
+            }
+            let (mut now, mut admitted) = (start, 2_u32);
+            for (gap, at, parts, is_divided) in turns {
+                now += Duration::from_millis(gap);
+                if is_divided {
+                    doors[at].divide(slices(1, parts.min(PARTS / 2)), now);
+                    doors[1 - at].divide(slices(1, PARTS - parts.max(PARTS / 2)), now);
+                    doors[at].divide(slices(2, parts), now);
+                }
+                while doors[at].admit(caller.clone(), call(), now).is_ok() {
+                    admitted += 1;
+                }
+                // Each door's part is rounded up, in what a bucket holds as in what it earns.
+                let minutes = now.duration_since(start).as_secs_f64() / 60.0;
+                prop_assert!(f64::from(admitted) <= (60.0 + 2.0) * (1.0 + minutes));
+            }
+        }
     }
 }

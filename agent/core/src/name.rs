@@ -92,6 +92,10 @@ name!(
     /// A pipeline, `namespace/name`.
     PipelineName
 );
+name!(
+    /// A group of tenants of one namespace that share what they make public, `namespace/name`.
+    GroupName
+);
 
 #[cfg(test)]
 mod tests {

@@ -193,6 +193,7 @@ impl Bench {
             let submission = Submission {
                 id: SequenceId(number),
                 tenant: tenant.clone(),
+                public: None,
                 terms: Terms { weight: 1, priority: Priority::Normal },
                 kv_blocks_max: u32::MAX,
                 context_max: u32::MAX,

@@ -6,8 +6,6 @@
 //! What a grammar costs is the work of its tenant alone: both kinds of threads take the tenants in
 //! turns, and the engine's thread never waits for a mask while there is anything to compute.
 
-mod turns;
-
 pub(crate) mod places;
 
 mod cache;

@@ -23,9 +23,10 @@ use realm_core::{
     desired::DesiredTenant,
     embed::{EmbedError, EmbedInfo, TakenTexts, TextBatch},
     engine::{
-        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Milestones, TenantLoad, TextError,
-        TokenEvent, TokenStream,
+        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Ledger, Milestones, TenantLoad,
+        TextError, TokenEvent, TokenStream,
     },
+    hook::Hooked,
     name::{ModelName, TenantName},
     refusal::Refusal,
 };
@@ -42,7 +43,8 @@ use crate::{
         places::{Place, Places},
     },
     forward::Executor,
-    kv::Namespace,
+    hook::beside::Beside,
+    kv::{Namespace, Public},
     output::Output,
     scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission, Terms, TextCall},
     template::ChatTemplate,
@@ -69,6 +71,8 @@ struct Submitted {
     output: Output,
     /// Of a constrained one.
     begin: Option<Begin>,
+    /// Of one with a hook.
+    beside: Option<Beside>,
     way: Way,
     figures: Arc<Figures>,
     milestones: Option<Arc<Milestones>>,
@@ -104,6 +108,8 @@ pub struct EngineHandle {
     /// Alone in holding this: what is still being compiled keeps no engine alive.
     commands: Arc<SyncSender<Command>>,
     places: Arc<Places>,
+    /// Those of hooks.
+    hooks: Arc<Places>,
     compiler: Compiler,
     board: Arc<Board>,
     sequences: AtomicU64,
@@ -148,6 +154,7 @@ impl EngineHandle {
             namespace,
             commands: Arc::new(commands),
             places: Arc::default(),
+            hooks: Arc::default(),
             compiler,
             board,
             sequences: AtomicU64::new(0),
@@ -186,6 +193,9 @@ impl EngineHandle {
     ) -> Submission {
         let rights = caller.rights();
         let deadline = generation.deadline.map(|at| deadline(at, now));
+        let public = rights.share_group.clone();
+        let public =
+            public.map(|group| Public { group, tokens: generation.shared_tokens as usize });
         let mut prompt = generation.prompt;
         let resumed = generation.resume.as_ref().map_or(0, |resume| {
             prompt.extend(resume.tokens());
@@ -194,6 +204,7 @@ impl EngineHandle {
         Submission {
             id,
             tenant: caller.tenant().clone(),
+            public,
             terms: terms(rights),
             kv_blocks_max: rights.limits.kv_blocks_max,
             context_max: rights.limits.context_max,
@@ -202,6 +213,34 @@ impl EngineHandle {
             tokens_max: generation.tokens_max,
             deadline,
         }
+    }
+
+    /// Checks a generation and sends it on its way.
+    fn submit(
+        &self,
+        caller: &Caller,
+        mut generation: Generation,
+        beside: Option<Beside>,
+    ) -> Result<TokenStream, Refusal> {
+        self.check(&generation)?;
+        generation.constraint.as_ref().map_or(Ok(()), Constraint::check)?;
+        let (id, seed) = self.number();
+        let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
+        let at = Instant::now();
+        let (way, milestones) = (generation.way.clone(), generation.milestones.clone());
+        let constraint = match generation.constraint.take() {
+            None => None,
+            Some(constraint) => Some((constraint, self.places.take(caller.tenant())?)),
+        };
+        let submission = Self::submission(id, caller, generation, at);
+        let figures = self.board.enter(caller.tenant(), &self.info.model)?;
+        let submitted =
+            Submitted { submission, output, begin: None, beside, way, figures, milestones, at };
+        match constraint {
+            None => self.send(caller, Command::Submit(Box::new(submitted)))?,
+            Some(constraint) => self.compile(submitted, constraint)?,
+        }
+        Ok(stream)
     }
 
     /// Sends what the board has counted in.
@@ -248,7 +287,8 @@ impl EngineHandle {
     }
 
     /// Refuses what the thread need not see.
-    fn check(&self, prompt: &[u32], resume: Option<&Resume>) -> Result<(), Refusal> {
+    fn check(&self, generation: &Generation) -> Result<(), Refusal> {
+        let Generation { prompt, shared_tokens, resume, .. } = generation;
         if !self.generates {
             return Err(self.abilities().lacks(self.info.model.as_str(), "generate"));
         }
@@ -256,7 +296,12 @@ impl EngineHandle {
         if prompt.len() >= tokens_max {
             return Err(Refusal::TooLong { tokens: prompt.len(), tokens_max });
         }
-        let resumed = resume.map_or(&[][..], Resume::tokens);
+        if *shared_tokens as usize > prompt.len() {
+            let tokens = prompt.len();
+            let message = format!("{shared_tokens} tokens to share of a prompt of {tokens}");
+            return Err(Refusal::Invalid(message));
+        }
+        let resumed = resume.as_ref().map_or(&[][..], Resume::tokens);
         let room = tokens_max - prompt.len();
         if resumed.len() > room {
             let resumed = resumed.len();
@@ -301,29 +346,22 @@ impl Engine for EngineHandle {
         template.encode(messages, &self.tokenizer)
     }
 
-    fn generate(
+    fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal> {
+        self.submit(caller, generation, None)
+    }
+
+    fn generate_hooked(
         &self,
         caller: &Caller,
-        mut generation: Generation,
+        generation: Generation,
+        hooked: Hooked,
     ) -> Result<TokenStream, Refusal> {
-        self.check(&generation.prompt, generation.resume.as_ref())?;
-        generation.constraint.as_ref().map_or(Ok(()), Constraint::check)?;
-        let (id, seed) = self.number();
-        let (output, stream) = Output::new(&generation, seed, &self.tokenizer)?;
-        let at = Instant::now();
-        let (way, milestones) = (generation.way.clone(), generation.milestones.clone());
-        let constraint = match generation.constraint.take() {
-            None => None,
-            Some(constraint) => Some((constraint, self.places.take(caller.tenant())?)),
-        };
-        let submission = Self::submission(id, caller, generation, at);
-        let figures = self.board.enter(caller.tenant(), &self.info.model)?;
-        let submitted = Submitted { submission, output, begin: None, way, figures, milestones, at };
-        match constraint {
-            None => self.send(caller, Command::Submit(Box::new(submitted)))?,
-            Some(constraint) => self.compile(submitted, constraint)?,
+        if generation.resume.is_some() {
+            let message = "an answer with hooks cannot be resumed".to_owned();
+            return Err(Refusal::Unsupported(message));
         }
-        Ok(stream)
+        let place = self.hooks.take(caller.tenant())?;
+        self.submit(caller, generation, Some(Beside::new(hooked, place, Instant::now())))
     }
 
     fn generates(&self) -> bool {
@@ -376,6 +414,10 @@ impl Engine for EngineHandle {
 
     fn books(&self) -> Books {
         self.board.books()
+    }
+
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        self.board.clone()
     }
 
     fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {

@@ -4,22 +4,31 @@
 //! a secret mixed with the tenant's name, so a tenant finds its own prefixes and no one else's,
 //! and nothing in a request changes where its chain starts.
 //!
+//! A sequence of a tenant in a share group may begin with tokens that are public there. Their full
+//! blocks are found in the group's chain ([`owner`]), and everything behind them in the tenant's
+//! own. A block that several members use is held by each of them, and its time is divided among
+//! them ([`holdings`]); one that nobody uses is kept by whoever used it last.
+//!
 //! Where every layer attends a window, a sequence gives back the blocks that no token to come can
 //! see. What they were stays findable while there is room; a prefix is used again where the blocks
 //! of its own window are all there, whatever became of those before.
 
 mod chain;
+mod holdings;
+mod owner;
 mod window;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use realm_core::name::TenantName;
 
 pub use self::chain::Secret;
 pub(crate) use self::{
     chain::{ChainHash, Namespace},
+    owner::{Owner, Public},
     window::Layout,
 };
+use self::{holdings::Holdings, owner::User};
 
 /// A block's number in the pool.
 pub(crate) type BlockId = u32;
@@ -38,15 +47,15 @@ pub(crate) enum NoBlock {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct BlockTable {
-    tenant: TenantName,
+    owner: Owner,
     /// One for each block of tokens. Those given back are still named here, and somebody else's.
     blocks: Vec<BlockId>,
     /// How many of `blocks`, from the first on, have been given back.
     gone: usize,
     /// How many of `blocks`, from the first on, are full and hashed.
     sealed: usize,
-    /// The hash of the last sealed block, or where the chain starts.
-    tip: ChainHash,
+    /// The hash of the last sealed block; `None` where none is.
+    tip: Option<ChainHash>,
 }
 
 impl BlockTable {
@@ -71,24 +80,51 @@ impl BlockTable {
 struct Block {
     /// Sequences that use the block.
     refs: u32,
+    /// Of a block that is public in a group, how many are whose.
+    members: Vec<(TenantName, u32)>,
     /// Under which hash the block can be found, while it can.
     hash: Option<ChainHash>,
-    /// When it was last let go, while no one uses it and it is cached.
-    idle_since: u64,
+    /// Who keeps it and when it was last let go, while no one uses it and it is cached.
+    idle: Option<(TenantName, u64)>,
 }
 
-/// What one tenant holds.
-#[derive(Debug, Default)]
-struct Holding {
-    /// Blocks that its sequences use.
-    used: usize,
-    /// Blocks that hold finished prefixes, by when they were last let go.
-    idle: BTreeMap<u64, BlockId>,
-}
+impl Block {
+    /// Takes note of one more sequence that uses it; whether it is the first of its tenant.
+    fn enter(&mut self, user: User<'_>) -> bool {
+        self.refs += 1;
+        if user.group.is_none() {
+            return self.refs == 1;
+        }
+        if let Some((_, own)) = self.members.iter_mut().find(|(name, _)| name == user.tenant) {
+            *own += 1;
+            return false;
+        }
+        self.members.push((user.tenant.clone(), 1));
+        true
+    }
 
-impl Holding {
-    fn all(&self) -> usize {
-        self.used + self.idle.len()
+    /// Takes note of one sequence less; whether it was the last of its tenant.
+    fn leave(&mut self, user: User<'_>) -> bool {
+        self.refs -= 1;
+        if user.group.is_none() {
+            return self.refs == 0;
+        }
+        let at = self.members.iter().position(|(name, _)| name == user.tenant);
+        let at = at.expect("who leaves a block has entered it");
+        self.members[at].1 -= 1;
+        let is_last = self.members[at].1 == 0;
+        if is_last {
+            self.members.swap_remove(at);
+        }
+        is_last
+    }
+
+    /// Sequences of the tenant that use it.
+    fn refs_of(&self, user: User<'_>) -> u32 {
+        if user.group.is_none() {
+            return self.refs;
+        }
+        self.members.iter().find(|(name, _)| name == user.tenant).map_or(0, |(_, own)| *own)
     }
 }
 
@@ -99,7 +135,7 @@ pub(crate) struct BlockPool {
     blocks: Vec<Block>,
     free: Vec<BlockId>,
     cached: HashMap<ChainHash, BlockId>,
-    tenants: HashMap<TenantName, Holding>,
+    holdings: Holdings,
     namespace: Namespace,
     /// Counts releases; the least recently used is the one with the smallest count.
     clock: u64,
@@ -112,7 +148,7 @@ impl BlockPool {
             blocks: (0..blocks).map(|_| Block::default()).collect(),
             free: (0..blocks).rev().collect(),
             cached: HashMap::new(),
-            tenants: HashMap::new(),
+            holdings: Holdings::default(),
             namespace,
             clock: 0,
         }
@@ -123,7 +159,7 @@ impl BlockPool {
     }
 
     pub(crate) fn idle(&self) -> usize {
-        self.tenants.values().map(|holding| holding.idle.len()).sum()
+        self.holdings.idle()
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -135,53 +171,54 @@ impl BlockPool {
         self.free.len() + self.idle()
     }
 
-    /// Blocks that the tenant's running sequences hold.
+    /// Blocks that the tenant's running sequences hold, those whole that others hold as well.
     pub(crate) fn used_by(&self, tenant: &TenantName) -> usize {
-        self.tenants.get(tenant).map_or(0, |holding| holding.used)
+        self.holdings.of(tenant).used
     }
 
-    /// Who holds blocks, and how many.
-    pub(crate) fn holders(&self) -> impl Iterator<Item = (&TenantName, usize)> {
-        let held = self.tenants.iter().map(|(tenant, holding)| (tenant, holding.used));
-        held.filter(|(_, used)| *used > 0)
-    }
-
-    /// Blocks that hold the tenant's finished prefixes.
+    /// Blocks that hold finished prefixes and are kept by the tenant.
     pub(crate) fn idle_of(&self, tenant: &TenantName) -> usize {
-        self.tenants.get(tenant).map_or(0, |holding| holding.idle.len())
+        self.holdings.of(tenant).idle
+    }
+
+    /// How long each tenant held blocks in a time of `ns` nanoseconds, counted for each block: all
+    /// together so long as there are blocks in use.
+    pub(crate) fn held_in(&self, ns: u64) -> HashMap<TenantName, u64> {
+        self.holdings.held_in(ns)
     }
 
     pub(crate) const fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Opens a table for `tokens`, with the longest prefix that the tenant's own cache holds.
+    /// Opens a table for `tokens`, with the longest prefix that the tenant's own cache and its
+    /// group's hold.
     ///
     /// The last token is always left to compute: its logits are what the prompt is for.
-    pub(crate) fn open(&mut self, tenant: &TenantName, tokens: &[u32]) -> BlockTable {
-        let (mut blocks, tip) = self.longest_prefix(tenant, tokens);
+    pub(crate) fn open(&mut self, owner: &Owner, tokens: &[u32]) -> BlockTable {
+        let (blocks, tip) = self.longest_prefix(owner, tokens);
         let sealed = blocks.len();
         let gone = self.layout.gone(sealed * self.layout.block_tokens);
-        for &block in &blocks[gone..] {
-            self.hold(tenant, block);
+        for (at, &block) in blocks.iter().enumerate().skip(gone) {
+            self.hold(owner.of_block(at, self.layout.block_tokens), block);
         }
-        blocks.truncate(sealed);
-        BlockTable { tenant: tenant.clone(), blocks, gone, sealed, tip }
+        BlockTable { owner: owner.clone(), blocks, gone, sealed, tip }
     }
 
     /// The blocks of the longest prefix that can be gone on from, and its hash. Those that its window
     /// hides may be any.
-    fn longest_prefix(&self, tenant: &TenantName, tokens: &[u32]) -> (Vec<BlockId>, ChainHash) {
+    fn longest_prefix(&self, owner: &Owner, tokens: &[u32]) -> (Vec<BlockId>, Option<ChainHash>) {
         let block_tokens = self.layout.block_tokens;
-        let mut tip = self.namespace.root(tenant);
-        let (mut found, mut found_tip) = (0, tip);
+        let (mut tip, mut found_tip) = (None, None);
+        let mut found = 0;
         let mut blocks = Vec::new();
         // From which block on all are there.
         let mut whole_from = 0;
         let reusable = tokens.len().saturating_sub(1) / block_tokens;
         for full in tokens.chunks_exact(block_tokens).take(reusable) {
-            tip = tip.then(full);
-            let cached = self.cached.get(&tip).copied();
+            let hash = self.namespace.link(owner, (blocks.len(), tip), full);
+            tip = Some(hash);
+            let cached = self.cached.get(&hash).copied();
             blocks.push(cached.unwrap_or_default());
             let len = blocks.len();
             if cached.is_none() {
@@ -201,7 +238,7 @@ impl BlockPool {
     /// their hashes, so that a second look computes none of them again.
     pub(crate) fn cached_blocks(
         &self,
-        tenant: &TenantName,
+        owner: &Owner,
         tokens: &[u32],
         chain: &mut Vec<ChainHash>,
     ) -> usize {
@@ -210,8 +247,7 @@ impl BlockPool {
         let (mut found, mut whole_from) = (0, 0);
         for (at, full) in tokens.chunks_exact(block_tokens).take(reusable).enumerate() {
             if chain.len() == at {
-                let tip = chain.last().map_or_else(|| self.namespace.root(tenant), |tip| *tip);
-                chain.push(tip.then(full));
+                chain.push(self.namespace.link(owner, (at, chain.last().copied()), full));
             }
             let len = at + 1;
             if chain.get(at).is_some_and(|hash| self.cached.contains_key(hash)) {
@@ -227,20 +263,33 @@ impl BlockPool {
         found
     }
 
-    /// Blocks that nobody would use any more if `table` were released.
-    pub(crate) fn freed_by(&self, table: &BlockTable) -> usize {
-        let alone = |id: &&BlockId| self.blocks.get(**id as usize).is_some_and(|b| b.refs == 1);
-        table.blocks[table.gone..].iter().filter(alone).count()
+    /// What would become of the blocks of `table` if it were released: how many nobody would use
+    /// any more, and how many its tenant would not.
+    pub(crate) fn given_by(&self, table: &BlockTable) -> Given {
+        let mut given = Given::default();
+        for (at, &id) in table.blocks.iter().enumerate().skip(table.gone) {
+            let Some(block) = self.blocks.get(id as usize) else { continue };
+            let user = table.owner.of_block(at, self.layout.block_tokens);
+            given.freed += usize::from(block.refs == 1);
+            given.lost += usize::from(block.refs_of(user) == 1);
+        }
+        given
     }
 
     /// Takes a cached block into use.
-    fn hold(&mut self, tenant: &TenantName, id: BlockId) {
+    fn hold(&mut self, user: User<'_>, id: BlockId) {
         let block = &mut self.blocks[id as usize];
-        block.refs += 1;
-        if block.refs == 1 {
-            let holding = self.tenants.entry(tenant.clone()).or_default();
-            holding.idle.remove(&block.idle_since);
-            holding.used += 1;
+        if let Some((keeper, since)) = block.idle.take() {
+            self.holdings.take_idle(&keeper, since);
+        }
+        self.enter(user, id);
+    }
+
+    fn enter(&mut self, user: User<'_>, id: BlockId) {
+        let block = &mut self.blocks[id as usize];
+        let (is_first, is_first_of_tenant) = (block.refs == 0, block.enter(user));
+        if is_first_of_tenant {
+            self.holdings.enter(user, is_first);
         }
     }
 
@@ -252,43 +301,40 @@ impl BlockPool {
         quota: usize,
     ) -> Result<(), NoBlock> {
         while table.blocks.len() < self.layout.blocks_for(tokens) {
-            let block = self.claim(&table.tenant, quota)?;
+            let user = table.owner.of_block(table.blocks.len(), self.layout.block_tokens);
+            let block = self.claim(user, quota)?;
             table.blocks.push(block);
         }
         Ok(())
     }
 
-    fn claim(&mut self, tenant: &TenantName, quota: usize) -> Result<BlockId, NoBlock> {
-        // More than once where the quota has been lowered since the tenant filled it.
-        while self.tenants.get(tenant).map_or(0, Holding::all) >= quota {
-            if !self.evict(tenant) {
+    fn claim(&mut self, user: User<'_>, quota: usize) -> Result<BlockId, NoBlock> {
+        // More than once where the quota has been lowered since the tenant filled it, and where
+        // others kept what its group has lent it.
+        while self.holdings.of(user.tenant).all() >= quota {
+            if !self.evict(user.tenant) {
                 return Err(NoBlock::Quota);
             }
         }
         if self.free.is_empty() {
             // Whoever holds the most gives way, so that one tenant cannot flush another's prefixes
             // by filling the cache with its own.
-            let fullest = self
-                .tenants
-                .iter()
-                .filter(|(_, holding)| !holding.idle.is_empty())
-                .max_by(|(a, x), (b, y)| x.all().cmp(&y.all()).then_with(|| b.cmp(a)))
-                .map(|(tenant, _)| tenant.clone());
+            let fullest = self.holdings.fullest_with_idle();
             if !fullest.is_some_and(|fullest| self.evict(&fullest)) {
                 return Err(NoBlock::Exhausted);
             }
         }
         let id = self.free.pop().ok_or(NoBlock::Exhausted)?;
-        self.blocks[id as usize].refs = 1;
-        self.tenants.entry(tenant.clone()).or_default().used += 1;
+        self.enter(user, id);
         Ok(id)
     }
 
-    /// Frees the tenant's least recently used prefix block; `false` if it has none.
+    /// Frees the least recently used prefix block that the tenant keeps; `false` if it has none.
     fn evict(&mut self, tenant: &TenantName) -> bool {
-        let Some(holding) = self.tenants.get_mut(tenant) else { return false };
-        let Some((_, id)) = holding.idle.pop_first() else { return false };
-        if let Some(hash) = self.blocks[id as usize].hash.take() {
+        let Some(id) = self.holdings.oldest_idle(tenant) else { return false };
+        let block = &mut self.blocks[id as usize];
+        block.idle = None;
+        if let Some(hash) = block.hash.take() {
             self.cached.remove(&hash);
         }
         self.free.push(id);
@@ -301,13 +347,15 @@ impl BlockPool {
         let full = (computed / block_tokens).min(table.blocks.len());
         for at in table.sealed..full {
             let start = at * block_tokens;
-            table.tip = table.tip.then(&tokens[start..start + block_tokens]);
+            let full = &tokens[start..start + block_tokens];
+            let tip = self.namespace.link(&table.owner, (at, table.tip), full);
+            table.tip = Some(tip);
             let id = table.blocks[at];
             // Another sequence may have computed the same prefix first; its block is found, and
             // this one is simply freed in the end.
-            if let std::collections::hash_map::Entry::Vacant(entry) = self.cached.entry(table.tip) {
+            if let std::collections::hash_map::Entry::Vacant(entry) = self.cached.entry(tip) {
                 entry.insert(id);
-                self.blocks[id as usize].hash = Some(table.tip);
+                self.blocks[id as usize].hash = Some(tip);
             }
         }
         table.sealed = table.sealed.max(full);
@@ -317,40 +365,51 @@ impl BlockPool {
     pub(crate) fn slide(&mut self, table: &mut BlockTable, computed: usize) {
         let gone = self.layout.gone(computed).min(table.sealed);
         for at in table.gone..gone {
-            self.let_go(&table.tenant, table.blocks[at]);
+            let user = table.owner.of_block(at, self.layout.block_tokens);
+            self.let_go(user, table.blocks[at]);
         }
         table.gone = table.gone.max(gone);
     }
 
-    /// Takes a sequence's blocks back: findable ones stay cached for their tenant, others are free.
+    /// Takes a sequence's blocks back: findable ones stay cached and are kept by their tenant,
+    /// others are free.
     pub(crate) fn release(&mut self, table: BlockTable) {
-        let BlockTable { tenant, blocks, gone, sealed: _, tip: _ } = table;
+        let BlockTable { owner, blocks, gone, sealed: _, tip: _ } = table;
         // From the end, so that a prefix outlives what continues it.
-        for &id in blocks[gone..].iter().rev() {
-            self.let_go(&tenant, id);
+        for (at, &id) in blocks.iter().enumerate().skip(gone).rev() {
+            self.let_go(owner.of_block(at, self.layout.block_tokens), id);
         }
-        if self.tenants.get(&tenant).is_some_and(|holding| holding.all() == 0) {
-            self.tenants.remove(&tenant);
-        }
+        self.holdings.prune(&owner.tenant);
     }
 
     /// Takes a block from one of the sequences that use it.
-    fn let_go(&mut self, tenant: &TenantName, id: BlockId) {
+    fn let_go(&mut self, user: User<'_>, id: BlockId) {
         let block = &mut self.blocks[id as usize];
-        block.refs -= 1;
-        if block.refs > 0 {
+        let is_last_of_tenant = block.leave(user);
+        let is_last = block.refs == 0;
+        if is_last_of_tenant {
+            self.holdings.leave(user, is_last);
+        }
+        if !is_last {
             return;
         }
-        let holding = self.tenants.entry(tenant.clone()).or_default();
-        holding.used -= 1;
         if block.hash.is_some() {
             self.clock += 1;
-            block.idle_since = self.clock;
-            holding.idle.insert(self.clock, id);
+            block.idle = Some((user.tenant.clone(), self.clock));
+            self.holdings.put_idle(user.tenant, self.clock, id);
         } else {
             self.free.push(id);
         }
     }
+}
+
+/// What becomes of a sequence's blocks when it gives way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Given {
+    /// Blocks that nobody uses any more.
+    pub(crate) freed: usize,
+    /// Blocks that its tenant does not use any more.
+    pub(crate) lost: usize,
 }
 
 #[cfg(test)]

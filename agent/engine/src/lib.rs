@@ -18,11 +18,13 @@ mod forward;
 mod weights;
 
 mod constraint;
+mod hook;
 mod kv;
 mod output;
 mod sampler;
 mod scheduler;
 mod stop;
+mod turns;
 
 mod budget;
 mod engine;

@@ -110,9 +110,9 @@ impl Output {
         self.sender.is_closed()
     }
 
-    /// Whether the reader lags by all that may wait for it.
-    pub(crate) fn is_full(&self) -> bool {
-        self.sender.capacity() <= 1
+    /// Whether the reader lags by all that may wait for it, with `behind` that are to come.
+    pub(crate) fn is_full(&self, behind: usize) -> bool {
+        self.sender.capacity() <= behind.saturating_add(1)
     }
 
     /// How likely the token was that these logits led to, where the reader asks for it and the

@@ -1,5 +1,5 @@
-//! The next token from logits: greedy, or drawn after the mask, penalties, biases, temperature,
-//! min-p, top-k, typical-p and top-p, in that order.
+//! The next token from logits: greedy, or drawn after the mask, penalties, biases, what a hook says
+//! of it, temperature, min-p, top-k, typical-p and top-p, in that order.
 //!
 //! Pure: the same logits, mask, settings, tokens before and place in the answer give the same token, so
 //! that an answer may be cut anywhere and go on elsewhere. Ties go to the lowest id.
@@ -10,6 +10,7 @@ mod logprobs;
 
 use realm_core::{
     engine::{Generation, Sampling},
+    hook::Steer,
     refusal::Refusal,
 };
 use realm_grammar::Mask;
@@ -61,17 +62,17 @@ impl Sampler {
         }
     }
 
-    /// The token at `position` of the answer, of those that a mask allows; `None` if the logits of
-    /// these hold no number.
+    /// The token at `position` of the answer, of those that mask and hook allow; `None` if the logits
+    /// of these hold no number.
     pub(crate) fn pick(
         &self,
         logits: &[f32],
-        mask: Option<&Mask>,
+        (mask, steer): (Option<&Mask>, Option<&Steer>),
         position: usize,
         scratch: &mut Scratch,
     ) -> Option<u32> {
         let Scratch { logits: adjusted, candidates } = scratch;
-        let logits = if mask.is_none() && self.adjustment.is_none() {
+        let logits = if mask.is_none() && steer.is_none() && self.adjustment.is_none() {
             logits
         } else {
             adjusted.clear();
@@ -81,6 +82,9 @@ impl Sampler {
             }
             if let Some(adjustment) = &self.adjustment {
                 adjustment.apply(adjusted);
+            }
+            if let Some(steer) = steer {
+                adjust::steer(steer, adjusted);
             }
             adjusted
         };

@@ -211,7 +211,7 @@ impl Scheduler {
         if sequence.is_full() {
             return Ok(Some(Finish::Length));
         }
-        let tenant = sequence.tenant.clone();
+        let tenant = sequence.owner.tenant.clone();
         self.account(&tenant, sequence.terms).waiting.push_back(sequence);
         self.note(&tenant);
         Ok(None)
@@ -251,7 +251,8 @@ impl Scheduler {
     /// Whether there is anything that the tenant would have computed and the others' turns keep
     /// from it. Its next tokens come in every step, and its own quota is nobody else's doing.
     fn is_kept_waiting(&self, tenant: &TenantName, account: &Account) -> bool {
-        let mut own = self.running.values().filter(|running| running.sequence.tenant == *tenant);
+        let mut own =
+            self.running.values().filter(|running| running.sequence.owner.tenant == *tenant);
         !account.calls.is_empty()
             || self.blocks_of_head(tenant).is_some()
             || own.any(|running| running.left() > 1)
@@ -285,7 +286,7 @@ impl Scheduler {
 
     /// Takes note of all tenants that the step has something of. Others have not changed.
     fn note_all(&mut self) {
-        let tenants = self.running.values().map(|running| running.sequence.tenant.clone());
+        let tenants = self.running.values().map(|running| running.sequence.owner.tenant.clone());
         let tenants: BTreeSet<TenantName> = tenants.collect();
         for tenant in &tenants {
             self.note(tenant);
@@ -344,7 +345,7 @@ impl Scheduler {
         };
         self.pool.release(table);
         sequence.computed = 0;
-        let tenant = sequence.tenant.clone();
+        let tenant = sequence.owner.tenant.clone();
         self.share.refund(&tenant, self.prices.cost(service, self.pool.total()));
         if let Some(account) = self.accounts.get_mut(&tenant) {
             account.running -= 1;
@@ -356,7 +357,8 @@ impl Scheduler {
     fn plan_decodes(&mut self) {
         let owed = self.cut_off.take();
         let may_decode = |running: &&Running| {
-            let is_ahead = |owed| self.share.is_ahead(&running.sequence.tenant, owed, LEAD_MAX);
+            let is_ahead =
+                |owed| self.share.is_ahead(&running.sequence.owner.tenant, owed, LEAD_MAX);
             running.left() == 1 && !owed.as_ref().is_some_and(is_ahead)
         };
         let decoding: Vec<SequenceId> =
@@ -372,7 +374,7 @@ impl Scheduler {
     fn reserve(&mut self, id: SequenceId, rows: usize) -> bool {
         while let Some(running) = self.running.get_mut(&id) {
             let Running { sequence, table, planned, .. } = running;
-            let tenant = sequence.tenant.clone();
+            let tenant = sequence.owner.tenant.clone();
             let tokens = sequence.computed + *planned + rows;
             let victim = match self.pool.grow(table, tokens, sequence.quota) {
                 Ok(()) => return true,
@@ -447,7 +449,7 @@ impl Scheduler {
     fn prefill_of(&mut self, tenant: &TenantName) -> Option<Prefill> {
         if self.running_of(tenant) > 0 {
             let unfinished =
-                self.running.values().find(|r| r.sequence.tenant == *tenant && r.left() > 0);
+                self.running.values().find(|r| r.sequence.owner.tenant == *tenant && r.left() > 0);
             if let Some(running) = unfinished {
                 return Some(Prefill::Running(running.sequence.id));
             }
@@ -463,8 +465,8 @@ impl Scheduler {
     fn prefer(&mut self, tenant: &TenantName) {
         let Some(account) = self.accounts.get_mut(tenant) else { return };
         account.prefer(|sequence| {
-            let Sequence { tokens, chain, .. } = sequence;
-            self.pool.cached_blocks(tenant, tokens, chain)
+            let Sequence { owner, tokens, chain, .. } = sequence;
+            self.pool.cached_blocks(owner, tokens, chain)
         });
     }
 
@@ -476,7 +478,7 @@ impl Scheduler {
             Prefill::Waiting => self.accounts.get_mut(tenant)?,
         };
         let mut sequence = account.take_next()?;
-        let mut table = self.pool.open(tenant, &sequence.tokens);
+        let mut table = self.pool.open(&sequence.owner, &sequence.tokens);
         let cached = table.blocks().len() * self.block_tokens;
         // A window lets go of a block for each that it takes later.
         let step = if self.pool.layout().is_windowed() {
@@ -512,7 +514,7 @@ impl Scheduler {
         running.planned += rows;
         running.service += service;
         let cost = self.prices.cost(service, self.pool.total());
-        self.share.charge(&running.sequence.tenant, cost);
+        self.share.charge(&running.sequence.owner.tenant, cost);
     }
 
     fn fill(&self, batch: &mut Batch) {
@@ -562,8 +564,8 @@ impl Scheduler {
     pub(crate) fn end(&mut self, id: SequenceId) -> Option<Usage> {
         if let Some(Running { sequence, table, .. }) = self.running.remove(&id) {
             self.pool.release(table);
-            self.accounts.get_mut(&sequence.tenant)?.running -= 1;
-            self.note(&sequence.tenant);
+            self.accounts.get_mut(&sequence.owner.tenant)?.running -= 1;
+            self.note(&sequence.owner.tenant);
             return Some(sequence.usage());
         }
         let holds = |account: &Account| account.waits_for(id);

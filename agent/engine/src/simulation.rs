@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use realm_core::name::TenantName;
+use realm_core::{books::nanoseconds, name::TenantName};
 
 use self::{
     load::Calls,
@@ -135,6 +135,7 @@ impl World {
             let submission = Submission {
                 id: SequenceId(number),
                 tenant: tenant.clone(),
+                public: None,
                 terms: call.terms,
                 kv_blocks_max: u32::MAX,
                 context_max: u32::MAX,
@@ -178,12 +179,12 @@ impl World {
     /// Whoever holds blocks pays for the time, whether or not the step has anything of its own.
     fn account_blocks(&mut self, took: f64) {
         if self.now >= self.counts_from {
-            for (name, blocks) in self.planner.pool().holders() {
-                let held = Service::holding(blocks, Duration::from_secs_f64(took));
-                let cost = Prices::MEASURED.cost(held, BLOCKS as usize).as_secs_f64();
-                let tenant = self.numbers.get(name);
+            let time = nanoseconds(Duration::from_secs_f64(took));
+            for (name, block_ns) in self.planner.pool().held_in(time) {
+                let cost = Prices::MEASURED.cost(Service::holding(block_ns), BLOCKS as usize);
+                let tenant = self.numbers.get(&name);
                 if let Some(had) = tenant.and_then(|at| self.outcome.tenants.get_mut(*at)) {
-                    had.cost_s += cost;
+                    had.cost_s += cost.as_secs_f64();
                 }
             }
         }

@@ -22,12 +22,14 @@ use realm_core::{
     name::{ModelName, PipelineName, TenantName},
     report::{Failure, MemoryFacts, ModelFacts, ModelPhase, Report},
     residents::Residents,
+    slices::Spends,
     supply::{Credentials, Device, DeviceKind, Supply},
 };
 use realm_link::{
     client::{self, Feeds, LinkOptions, LinkState, OperatorAddress},
     converge,
     ledger::Ledger,
+    slices::SliceStore,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -72,7 +74,9 @@ async fn start(
     seen: mpsc::Sender<Seen>,
 ) -> Result<(), Failed> {
     let node = format!("n{index:03}");
-    let (ledger, _) = Ledger::open(&folder.join(format!("ledger-{node}"))).await?;
+    let folder_of_ledger = folder.join(format!("ledger-{node}"));
+    let (ledger, _) = Ledger::open(&folder_of_ledger).await?;
+    let (slices, _) = SliceStore::open(&folder_of_ledger);
     let options = LinkOptions {
         operators: vec![operator.clone()],
         ca_file: folder.join("ca.crt"),
@@ -87,9 +91,25 @@ async fn start(
     let state = watch::Sender::new(LinkState::default());
     tokio::spawn(converge::run(Arc::new(Nothing), ledger.subscribe(), report));
     tokio::spawn(look(ledger.subscribe(), seen));
-    let feeds = Feeds { report: reports, supply };
-    tokio::spawn(client::run(options, ledger, feeds, credentials, state));
+    let (told, spends) = watch::channel(used(&slices));
+    tokio::spawn(answer(slices.clone(), told));
+    let uses = watch::channel(Vec::new()).1;
+    let feeds = Feeds { report: reports, supply, uses, spends };
+    tokio::spawn(client::run(options, (ledger, slices), feeds, credentials, state));
     Ok(())
+}
+
+/// Answers for slices of limits, of which nobody uses anything.
+async fn answer(slices: SliceStore, spends: watch::Sender<Spends>) {
+    let mut held = slices.subscribe();
+    while held.changed().await.is_ok() {
+        held.mark_unchanged();
+        spends.send_replace(used(&slices));
+    }
+}
+
+fn used(slices: &SliceStore) -> Spends {
+    Spends { epoch: slices.held().map_or(0, |held| held.epoch), ..Spends::default() }
 }
 
 fn supply(index: u16) -> Supply {

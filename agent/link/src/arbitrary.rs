@@ -10,7 +10,7 @@ use realm_core::{
         Peer, PipelineInput, PipelineOutput, PipelineStep, Priority, Program, ProgramLimits, Route,
         Sha256, Stage, Template, TemplatePart,
     },
-    name::{ModelName, PipelineName, TenantName},
+    name::{GroupName, ModelName, PipelineName, TenantName},
 };
 
 pub(crate) fn model(name: &str) -> DesiredModel {
@@ -37,6 +37,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 60,
             input_tokens_per_minute: 10_000,
@@ -50,6 +51,8 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 host_calls_max: 10_000,
                 output_bytes_max: 1 << 20,
                 deadline_ms: 60_000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: vec![],
@@ -186,8 +189,8 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (any::<[u32; 6]>(), any::<[u64; 5]>()).prop_map(|([a, b, c, d, e, f], [g, h, i, j, k])| {
-        Limits {
+    (any::<[u32; 6]>(), any::<[u64; 7]>()).prop_map(
+        |([a, b, c, d, e, f], [g, h, i, j, k, l, m])| Limits {
             requests_per_minute: a,
             input_tokens_per_minute: b,
             output_tokens_per_minute: c,
@@ -200,9 +203,11 @@ fn limits() -> impl Strategy<Value = Limits> {
                 host_calls_max: i,
                 output_bytes_max: j,
                 deadline_ms: k,
+                token_fuel_max: l,
+                token_deadline_ms: m,
             },
-        }
-    })
+        },
+    )
 }
 
 fn keys() -> impl Strategy<Value = Vec<ApiKey>> {
@@ -226,11 +231,14 @@ fn tenants() -> impl Strategy<Value = Vec<DesiredTenant>> {
             let limits = (limits(), any::<bool>()).prop_map(|(limits, is_shadow)| {
                 (limits, if is_shadow { LimitsMode::Shadow } else { LimitsMode::Enforce })
             });
-            let turns = (1_u32.., priority());
+            let turns = (1_u32.., priority(), option::of("[a-z]{1,4}"));
             (turns, any::<bool>(), limits, rights, keys(), program).prop_map(
                 move |(turns, suspended, limits, (models, pipelines), keys, program)| {
+                    let name = TenantName::parse(&name).unwrap();
+                    let group = |group: String| GroupName::new(name.namespace(), &group).unwrap();
                     DesiredTenant {
-                        name: TenantName::parse(&name).unwrap(),
+                        share_group: turns.2.map(group),
+                        name,
                         weight: turns.0,
                         priority: turns.1,
                         suspended,

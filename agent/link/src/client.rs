@@ -1,7 +1,8 @@
 //! The agent's end of the link to its operator.
 //!
 //! For ever, and in order: `dial` finds an operator and believes it only by its certificate, the
-//! `session` hears what to hold and puts it into the ledger while `outbound` tells what is held,
+//! `session` hears what to hold and puts it into the ledger, and slices of limits beside it, while
+//! `outbound` tells what is held and used,
 //! and when that has ended, `backoff` says how long to wait. The agent goes on serving from its
 //! ledger whatever happens here.
 
@@ -15,14 +16,16 @@ use std::{
 
 use realm_core::{
     report::{self, Report},
+    slices::Spends,
     supply::{Credentials, Supply},
+    uses::TenantUse,
 };
 use tokio::{
     sync::watch,
     time::{self, Instant},
 };
 
-use crate::ledger::Ledger;
+use crate::{ledger::Ledger, slices::SliceStore};
 
 mod address;
 pub(crate) mod backoff;
@@ -62,6 +65,10 @@ pub struct LinkOptions {
 pub struct Feeds {
     pub report: watch::Receiver<Report>,
     pub supply: watch::Receiver<Supply>,
+    /// What each tenant has used on this node.
+    pub uses: watch::Receiver<Vec<TenantUse>>,
+    /// Measured by the slices that are held.
+    pub spends: watch::Receiver<Spends>,
 }
 
 /// How the link is, for metrics and readiness.
@@ -79,6 +86,8 @@ pub struct LinkState {
     pub errors: BTreeMap<&'static str, u64>,
     /// The newest generation that the ledger took from the link.
     pub generation: u64,
+    /// The epoch of the slices of limits that are held; 0 where none are leased.
+    pub epoch: u64,
     /// Messages that were passed over, of a kind that this agent does not know.
     pub unknown: u64,
 }
@@ -99,13 +108,16 @@ pub struct LastError {
 /// Keeps the link for ever; it ends by being dropped.
 pub async fn run(
     options: LinkOptions,
-    ledger: Ledger,
+    (ledger, slices): (Ledger, SliceStore),
     feeds: Feeds,
     credentials: watch::Sender<Credentials>,
     state: watch::Sender<LinkState>,
 ) -> Infallible {
-    state.send_modify(|state| state.generation = ledger.newest().generation);
-    let link = Link { options, ledger, feeds, credentials, state };
+    state.send_modify(|state| {
+        state.generation = ledger.newest().generation;
+        state.epoch = slices.held().map_or(0, |held| held.epoch);
+    });
+    let link = Link { options, ledger, slices, feeds, credentials, state };
     let random = RandomState::new();
     let (mut failures, mut rounds) = (0_u32, 0_u64);
     loop {
@@ -121,6 +133,7 @@ pub async fn run(
 struct Link {
     options: LinkOptions,
     ledger: Ledger,
+    slices: SliceStore,
     feeds: Feeds,
     credentials: watch::Sender<Credentials>,
     state: watch::Sender<LinkState>,

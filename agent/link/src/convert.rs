@@ -23,14 +23,20 @@ use thiserror::Error;
 mod choice;
 mod credentials;
 mod report;
+mod slices;
 mod supply;
 mod tenant;
 
 use choice::{choice_from, choice_to};
 pub(crate) use credentials::credentials_from;
 pub(crate) use report::{failure_to, report_to};
-pub(crate) use supply::supply_to;
+pub(crate) use slices::{slices_from, slices_to, spends_to};
+pub(crate) use supply::{supply_to, uses_to};
 use tenant::{tenant_from, tenant_to};
+
+/// What the hooks of one token have where nobody says, as `link.proto` has it.
+const TOKEN_FUEL_UNSAID: u64 = 5_000_000;
+const TOKEN_DEADLINE_MS_UNSAID: u64 = 20;
 
 /// What is wrong with a desired state that was read.
 #[derive(Debug, Error)]
@@ -80,7 +86,7 @@ fn desired_to(desired: &Desired) -> proto::Desired {
     proto::Desired {
         generation: *generation,
         models: models.iter().map(model_to).collect(),
-        tenants: tenants.iter().map(tenant_to).collect(),
+        tenants: tenants.iter().map(|tenant| tenant_to(tenant, *doors)).collect(),
         pipelines: pipelines.iter().map(pipeline_to).collect(),
         routes: routes.iter().map(route_to).collect(),
         doors: *doors,
@@ -92,6 +98,9 @@ pub(crate) fn desired_from(desired: proto::Desired) -> Result<Desired, ConvertEr
     if doors == 0 {
         return Err(ConvertError::Missing { field: "doors" });
     }
+    // An operator from before slices says each door's part and nothing else.
+    let is_divided = tenants.iter().any(|tenant| tenant.shared_limits.is_none());
+    let doors = if is_divided { 1 } else { doors };
     let models = all(models, model_from)?;
     let tenants = all(tenants, tenant_from)?;
     let pipelines = all(pipelines, pipeline_from)?;
@@ -258,8 +267,15 @@ fn limits_to(limits: &Limits) -> proto::Limits {
         kv_blocks_max,
         program,
     } = *limits;
-    let ProgramLimits { memory_bytes_max, fuel_max, host_calls_max, output_bytes_max, deadline_ms } =
-        program;
+    let ProgramLimits {
+        memory_bytes_max,
+        fuel_max,
+        host_calls_max,
+        output_bytes_max,
+        deadline_ms,
+        token_fuel_max,
+        token_deadline_ms,
+    } = program;
     proto::Limits {
         requests_per_minute,
         input_tokens_per_minute,
@@ -273,6 +289,8 @@ fn limits_to(limits: &Limits) -> proto::Limits {
             host_calls_max,
             output_bytes_max,
             deadline_ms,
+            token_fuel_max: Some(token_fuel_max),
+            token_deadline_ms: Some(token_deadline_ms),
         }),
     }
 }
@@ -293,6 +311,8 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
         host_calls_max,
         output_bytes_max,
         deadline_ms,
+        token_fuel_max,
+        token_deadline_ms,
     } = required("limits.program", program)?;
     Ok(Limits {
         requests_per_minute,
@@ -307,6 +327,8 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
             host_calls_max,
             output_bytes_max,
             deadline_ms,
+            token_fuel_max: token_fuel_max.unwrap_or(TOKEN_FUEL_UNSAID),
+            token_deadline_ms: token_deadline_ms.unwrap_or(TOKEN_DEADLINE_MS_UNSAID),
         },
     })
 }

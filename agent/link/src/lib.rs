@@ -4,12 +4,14 @@
 //! what is to do next, and [`converge::run`] does it through the port
 //! [`realm_core::residents::Residents`] and writes the [`realm_core::report::Report`], from which
 //! [`readiness::follow`] learns when the node may be given calls.
-//! Where there is an operator, [`client::run`] hears what to hold from it and tells it the report.
+//! Where there is an operator, [`client::run`] hears what to hold from it and tells it the report;
+//! what part of tenants' limits this door may spend, it hears beside that ([`slices`]).
 //! Calls go from agent to agent through [`peer`].
 //! All of it meets its protobuf form in `convert`.
 
 mod durable;
 pub mod ledger;
+pub mod slices;
 
 pub mod converge;
 mod diff;

@@ -19,15 +19,21 @@ const COMPONENT: &[u8] = &[0x0d, 0x00, 0x01, 0x00];
 const CORE_MODULE: &[u8] = &[0x01, 0x00, 0x00, 0x00];
 
 /// What a program may import: these, and nothing of WASI.
-const IMPORTS: [&str; 5] = [
+const IMPORTS: [&str; 8] = [
     "realm:tenant/types@0.1.0",
     "realm:tenant/model@0.1.0",
     "realm:tenant/reply@0.1.0",
     "realm:tenant/config@0.1.0",
     "realm:tenant/log@0.1.0",
+    "realm:tenant/store@0.1.0",
+    "realm:tenant/clock@0.1.0",
+    "realm:tenant/random@0.1.0",
 ];
 
 const EXPORT: &str = "realm:tenant/handler@0.1.0";
+
+/// What it may export besides.
+const HOOKS: &str = "realm:tenant/hooks@0.1.0";
 
 /// The identity of a component.
 pub(crate) fn digest(bytes: &[u8]) -> Sha256 {
@@ -68,4 +74,9 @@ fn check_world(engine: &Engine, component: &Component) -> Result<(), ProgramErro
         return Err(ProgramError::Export { name: EXPORT });
     }
     Ok(())
+}
+
+/// Whether a program stands beside its own generations.
+pub(crate) fn has_hooks(engine: &Engine, component: &Component) -> bool {
+    component.component_type().get_export(engine, HOOKS).is_some()
 }

@@ -18,3 +18,24 @@ wasmtime::component::bindgen!({
         "realm:tenant/types.error" => crate::refusal::HostError,
     },
 });
+
+/// The hooks of a program that has them.
+pub(crate) mod hooked {
+    wasmtime::component::bindgen!({
+        path: "../../proto/wit",
+        inline: "
+            package realm:hooked;
+
+            world hooked {
+                export realm:tenant/hooks@0.1.0;
+            }
+        ",
+        world: "realm:hooked/hooked",
+        imports: { default: trappable },
+        exports: { default: async },
+        with: {
+            "realm:tenant/types": crate::bindings::realm::tenant::types,
+            "realm:tenant/model": crate::bindings::realm::tenant::model,
+        },
+    });
+}

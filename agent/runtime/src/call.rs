@@ -18,12 +18,13 @@ use tracing::Span;
 use crate::{
     bindings::{exports::realm::tenant::handler, realm::tenant::types},
     directory::Grant,
-    host::{Host, HostCall},
+    host::{Host, HostCall, Own, Role},
     meter::{Allowance, TokenMeter},
     pool,
     program::Program,
     refusal::{Ended, internal, returned, trapped},
     spent::Booking,
+    store::Store,
     texts::{TenantTexts, Texts},
     tracker::Tracker,
     writer::Writer,
@@ -41,10 +42,12 @@ pub(crate) struct Running {
     pub(crate) tokens: Arc<TokenMeter>,
     /// The node's places for work on text, and the tenant's among them.
     pub(crate) texts: (Texts, TenantTexts),
+    /// What the tenant's programs keep.
+    pub(crate) store: Store,
     pub(crate) sender: ReplySender,
     pub(crate) span: Span,
-    /// Dropped with the call, which is when its programs have been paid for.
-    pub(crate) _booking: Booking,
+    /// Dropped with the call and its hooks, which is when its programs have been paid for.
+    pub(crate) booking: Arc<Booking>,
 }
 
 /// One run of a function within a call.
@@ -111,15 +114,18 @@ async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<A
 
 fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
     let Run { step, tracker, trace, .. } = run;
-    let Allowance { host_calls, output, log_lines, .. } = running.allowance.clone();
+    let allowance = running.allowance.clone();
+    let Allowance { host_calls, output, log_lines, .. } = allowance.clone();
     HostCall {
         tenant: running.tenant.clone(),
         models: running.models.clone(),
         way: running.way.clone(),
         tokens: running.tokens.clone(),
         texts: running.texts.clone(),
+        store: running.store.clone(),
         deadline,
-        writer: Writer::new(running.sender.clone(), step, output, tracker),
+        role: Role::Serves(Writer::new(running.sender.clone(), step, output, tracker)),
+        own: Own { program: running.program.clone(), allowance, booking: running.booking.clone() },
         host_calls,
         log_lines,
         span: running.span.clone(),

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::{
     program::Prepared,
     spent::{ProgramSpent, Spent},
+    store::Store,
     texts::TenantTexts,
 };
 
@@ -66,6 +67,8 @@ pub(crate) struct Resident {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) program: Prepared,
     pub(crate) texts: TenantTexts,
+    /// Gone with the tenant.
+    pub(crate) store: Store,
     pub(crate) spent: Spent,
     stop: Arc<watch::Sender<Option<Refusal>>>,
 }
@@ -133,6 +136,7 @@ impl Directory {
         self.awaited.remove(&tenant.name);
         let before = self.tenants.remove(&tenant.name);
         let texts = before.as_ref().map(|before| before.texts.clone()).unwrap_or_default();
+        let store = before.as_ref().map(|before| before.store.clone()).unwrap_or_default();
         let spent = before.as_ref().map(|before| before.spent.clone()).unwrap_or_default();
         let stop = match before {
             Some(before) if !tenant.suspended => before.stop,
@@ -142,7 +146,7 @@ impl Directory {
             }
             None => Arc::new(watch::Sender::new(None)),
         };
-        let resident = Resident { tenant, program, texts, spent, stop };
+        let resident = Resident { tenant, program, texts, store, spent, stop };
         self.tenants.insert(resident.tenant.name.clone(), resident);
     }
 

@@ -1,10 +1,13 @@
 //! What a program can reach: one file per interface of its world.
 
+mod clock;
 mod config;
 pub(crate) mod log;
 pub(crate) mod model;
+mod random;
 mod reply;
 mod scored;
+mod store;
 
 use std::sync::Arc;
 
@@ -21,9 +24,13 @@ use wasmtime::{ResourceLimiter, component::ResourceTable};
 use crate::{
     bindings::realm::tenant::types,
     directory::Grant,
-    meter::{Countdown, Left, MemoryMeter, TokenMeter},
+    hook,
+    meter::{Allowance, Countdown, Left, MemoryMeter, TokenMeter},
+    program::Program,
     refusal::{Ended, HostError, tell},
     sandbox::HANDLES_MAX,
+    spent::Booking,
+    store::Store,
     texts::{TenantTexts, Texts},
     writer::Writer,
 };
@@ -50,14 +57,66 @@ pub(crate) struct HostCall {
     pub(crate) tokens: Arc<TokenMeter>,
     /// The node's places for work on text, and the tenant's among them.
     pub(crate) texts: (Texts, TenantTexts),
+    /// What the tenant's programs keep.
+    pub(crate) store: Store,
     /// The whole call's, or that of the pipeline's step.
     pub(crate) deadline: Deadline,
-    pub(crate) writer: Writer,
+    pub(crate) role: Role,
+    /// What its hooks come up with.
+    pub(crate) own: Own,
     pub(crate) host_calls: Countdown,
     pub(crate) log_lines: Left,
     pub(crate) span: Span,
     /// Where what the program asks for leaves spans.
     pub(crate) trace: Scope,
+}
+
+/// What an instance does for its call.
+pub(crate) enum Role {
+    /// It serves a function.
+    Serves(Writer),
+    /// It stands beside a generation.
+    Hooks {
+        /// On a thread of the engine's, where nothing may wait.
+        between_tokens: bool,
+    },
+}
+
+/// The program of a call, and what that may spend.
+#[derive(Clone)]
+pub(crate) struct Own {
+    pub(crate) program: Arc<Program>,
+    pub(crate) allowance: Allowance,
+    pub(crate) booking: Arc<Booking>,
+}
+
+impl HostCall {
+    /// The same call for an instance of its program's hooks.
+    pub(crate) fn of_hook(&self) -> Self {
+        Self {
+            tenant: self.tenant.clone(),
+            models: self.models.clone(),
+            way: self.way.clone(),
+            tokens: self.tokens.clone(),
+            texts: self.texts.clone(),
+            store: self.store.clone(),
+            deadline: self.deadline,
+            role: Role::Hooks { between_tokens: false },
+            own: self.own.clone(),
+            host_calls: self.host_calls.clone(),
+            log_lines: self.log_lines.clone(),
+            span: self.span.clone(),
+            trace: self.trace.clone(),
+        }
+    }
+
+    /// What only an instance that serves a function has.
+    pub(crate) fn writer(&mut self) -> Result<&mut Writer, Ended> {
+        match &mut self.role {
+            Role::Serves(writer) => Ok(writer),
+            Role::Hooks { .. } => Err(hook::forbidden("wrote a reply of their own")),
+        }
+    }
 }
 
 impl Host {
@@ -80,7 +139,23 @@ impl Host {
 
     /// What is left when the program has returned: its writer, and the refusal it was last told.
     pub(crate) fn take_rest(&mut self) -> (Option<Writer>, Option<Refusal>) {
-        (self.call.take().map(|call| call.writer), self.told.take())
+        let writer = self.call.take().and_then(|call| match call.role {
+            Role::Serves(writer) => Some(writer),
+            Role::Hooks { .. } => None,
+        });
+        (writer, self.told.take())
+    }
+
+    /// The refusal that hooks were last told.
+    pub(crate) fn take_told(&mut self) -> Option<Refusal> {
+        self.told.take()
+    }
+
+    /// From now on it is on a thread of the engine's.
+    pub(crate) fn begin_tokens(&mut self) {
+        if let Some(HostCall { role: Role::Hooks { between_tokens }, .. }) = &mut self.call {
+            *between_tokens = true;
+        }
     }
 
     /// The running call, for a host function that costs one host call.

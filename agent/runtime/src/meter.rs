@@ -12,6 +12,7 @@ use realm_core::{
     call::Deadline,
     desired::ProgramLimits,
     engine::Usage,
+    hook::Overruns,
     limit::Admitted,
     refusal::{ProgramLimit, Refusal},
 };
@@ -63,12 +64,18 @@ impl TokenMeter {
 /// spends from the same.
 #[derive(Clone)]
 pub(crate) struct Allowance {
+    pub(crate) begun_at: Instant,
     pub(crate) deadline: Deadline,
     pub(crate) fuel: Left,
     fuel_max: u64,
     pub(crate) host_calls: Countdown,
     pub(crate) output: Countdown,
     pub(crate) log_lines: Left,
+    /// What its hooks may burn until they are asked about their first token: as much again.
+    pub(crate) hook_start: Left,
+    /// What they have burnt.
+    pub(crate) hook_fuel: HookFuel,
+    pub(crate) overruns: Overruns,
 }
 
 impl Allowance {
@@ -76,20 +83,42 @@ impl Allowance {
     pub(crate) fn new(limits: &ProgramLimits, asked: Option<Deadline>, now: Instant) -> Self {
         let deadline = Deadline::after(now, limits.deadline_ms);
         Self {
+            begun_at: now,
             deadline: asked.map_or(deadline, |asked| asked.earliest(deadline)),
             fuel: Left::new(limits.fuel_max),
             fuel_max: limits.fuel_max,
             host_calls: Countdown::new(ProgramLimit::HostCalls, limits.host_calls_max),
             output: Countdown::new(ProgramLimit::Output, limits.output_bytes_max),
             log_lines: Left::new(log::LINES_MAX),
+            hook_start: Left::new(limits.fuel_max),
+            hook_fuel: HookFuel::default(),
+            overruns: Overruns::default(),
         }
     }
 
     pub(crate) fn spent(&self) -> ProgramSpent {
         ProgramSpent {
-            fuel: self.fuel_max.saturating_sub(self.fuel.get()),
+            fuel: self
+                .fuel_max
+                .saturating_sub(self.fuel.get())
+                .saturating_add(self.hook_fuel.get()),
             host_calls: self.host_calls.spent(),
+            hook_overruns: self.overruns.get(),
         }
+    }
+}
+
+/// What the hooks of one call have burnt. A clone counts the same, from whichever thread.
+#[derive(Clone, Default)]
+pub(crate) struct HookFuel(Arc<AtomicU64>);
+
+impl HookFuel {
+    pub(crate) fn add(&self, fuel: u64) {
+        self.0.fetch_add(fuel, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use wasmtime::component::Component;
 
 use crate::{
-    bindings::{self, ProgramPre, exports::realm::tenant::handler},
+    artifact,
+    bindings::{self, ProgramPre, exports::realm::tenant::handler, hooked::HookedPre},
     host::Host,
     sandbox::{self, Sandbox},
 };
@@ -24,6 +25,8 @@ const CHECK_LIMITS: ProgramLimits = ProgramLimits {
     host_calls_max: 0,
     output_bytes_max: 0,
     deadline_ms: 10_000,
+    token_fuel_max: 1_000_000,
+    token_deadline_ms: 1_000,
 };
 
 /// Functions of one program, and bytes of what it says about each: a description and a schema of
@@ -107,6 +110,8 @@ impl fmt::Debug for Prepared {
 pub(crate) struct Program {
     pub(crate) digest: Sha256,
     pub(crate) pre: ProgramPre<Host>,
+    /// What stands beside its generations, where it has that.
+    pub(crate) hooks: Option<HookedPre<Host>>,
     pub(crate) functions: Vec<FunctionInfo>,
 }
 
@@ -116,16 +121,16 @@ pub(crate) async fn prepare(
     digest: Sha256,
     component: &Component,
 ) -> Result<Program, ProgramError> {
-    let pre = sandbox
-        .linker
-        .instantiate_pre(component)
-        .and_then(ProgramPre::new)
-        .map_err(|source| ProgramError::Link { source })?;
+    let link = |source| ProgramError::Link { source };
+    let linked = sandbox.linker.instantiate_pre(component).map_err(link)?;
+    let has_hooks = artifact::has_hooks(&sandbox.engine, component);
+    let hooks = has_hooks.then(|| HookedPre::new(linked.clone())).transpose().map_err(link)?;
+    let pre = ProgramPre::new(linked).map_err(link)?;
     let wait = Duration::from_millis(CHECK_LIMITS.deadline_ms);
     let declared = timeout(wait, declared(&pre))
         .await
         .map_err(|_elapsed| ProgramError::StartSlow { ms: CHECK_LIMITS.deadline_ms })??;
-    Ok(Program { digest, pre, functions: check(declared)? })
+    Ok(Program { digest, pre, hooks, functions: check(declared)? })
 }
 
 async fn declared(pre: &ProgramPre<Host>) -> Result<Vec<handler::FunctionInfo>, ProgramError> {

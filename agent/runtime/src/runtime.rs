@@ -27,6 +27,7 @@ use crate::{
     artifact,
     call::{self, Answer, Run, Running},
     directory::{Awaited, Directory, Resident},
+    kept::Kept,
     meter::{Allowance, TokenMeter},
     pipeline::{self, Runner},
     program::{self, Prepared, Program, ProgramError},
@@ -56,6 +57,8 @@ pub struct Runtime {
     /// Tenants' own programs.
     programs: Shared<Program>,
     compiler: Arc<Semaphore>,
+    /// Compiled programs on disk, where they are kept.
+    kept: Option<Arc<Kept>>,
     texts: Texts,
 }
 
@@ -68,8 +71,14 @@ impl Runtime {
             built_in: OnceCell::new(),
             programs: Shared::default(),
             compiler: Arc::new(Semaphore::new(COMPILED_AT_ONCE)),
+            kept: None,
             texts: Texts::default(),
         })
+    }
+
+    /// The same, which keeps what it compiles and takes it again after a restart.
+    pub fn with_kept(kept: Kept) -> Result<Self, SandboxError> {
+        Ok(Self { kept: Some(Arc::new(kept)), ..Self::new()? })
     }
 
     /// The program that ships with Realm: a component like any other.
@@ -100,11 +109,18 @@ impl Runtime {
         bytes: impl AsRef<[u8]> + Send + 'static,
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<Program, ProgramError> {
-        let engine = self.sandbox.engine.clone();
+        let (engine, kept) = (self.sandbox.engine.clone(), self.kept.clone());
         let compiled = spawn_blocking(move || {
             // The compiler goes on when nobody waits for it any more, and so keeps its place.
             let _place = place;
-            artifact::compile(&engine, bytes.as_ref())
+            if let Some(component) = kept.as_ref().and_then(|kept| kept.get(&engine, digest)) {
+                return Ok(component);
+            }
+            let component = artifact::compile(&engine, bytes.as_ref())?;
+            if let Some(kept) = kept {
+                kept.put(&engine, digest, &component);
+            }
+            Ok(component)
         });
         let component = compiled.await.map_err(|_panicked| ProgramError::Compiler)??;
         program::prepare(&self.sandbox, digest, &component).await
@@ -211,11 +227,12 @@ impl Runtime {
             program: resident.program.0.clone(),
             models: directory.grants(&resident.tenant),
             span: tracing::debug_span!("call", tenant = %call.caller().tenant(), call = %call.call().id),
-            _booking: resident.spent.book(&way, &allowance),
+            booking: Arc::new(resident.spent.book(&way, &allowance)),
             way,
             allowance,
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
             texts: (self.texts.clone(), resident.texts.clone()),
+            store: resident.store.clone(),
             sender,
         };
         Ok(Begun { running, work, stopped: Box::pin(resident.stopped()) })

@@ -14,13 +14,16 @@ use crate::meter::Allowance;
 pub struct ProgramSpent {
     pub fuel: u64,
     pub host_calls: u64,
+    /// Tokens that were chosen, or told, without waiting for their hooks any longer.
+    pub hook_overruns: u64,
 }
 
 impl AddAssign for ProgramSpent {
     fn add_assign(&mut self, other: Self) {
-        let Self { fuel, host_calls } = other;
+        let Self { fuel, host_calls, hook_overruns } = other;
         self.fuel = self.fuel.saturating_add(fuel);
         self.host_calls = self.host_calls.saturating_add(host_calls);
+        self.hook_overruns = self.hook_overruns.saturating_add(hook_overruns);
     }
 }
 
@@ -73,6 +76,8 @@ mod tests {
             host_calls_max: 10,
             output_bytes_max: 1,
             deadline_ms: 1,
+            token_fuel_max: 1_000_000,
+            token_deadline_ms: 1_000,
         };
         let spent = Spent::default();
         let allowance = Allowance::new(&limits, None, Instant::now());
@@ -80,9 +85,11 @@ mod tests {
         allowance.fuel.set(30);
         allowance.host_calls.take(2).unwrap();
         assert_eq!(spent.get(), ByWay::default());
+        allowance.hook_fuel.add(5);
+        allowance.overruns.count();
         drop(booking);
         let rows = spent.get();
-        let expected = ProgramSpent { fuel: 70, host_calls: 2 };
+        let expected = ProgramSpent { fuel: 75, host_calls: 2, hook_overruns: 1 };
         assert_eq!(rows.rows().collect::<Vec<_>>(), [(&Way::Direct, expected)]);
     }
 }

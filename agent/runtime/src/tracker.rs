@@ -123,6 +123,7 @@ mod tests {
     fn generation() -> Generation {
         Generation {
             prompt: vec![1],
+            shared_tokens: 0,
             sampling: Sampling::default(),
             bias: Vec::new(),
             tokens_max: None,

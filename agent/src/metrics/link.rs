@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 type Read = fn(&LinkState) -> Vec<Sample>;
 
-const FAMILIES: [(&str, &str, FamilyKind, &[&str], Read); 6] = [
+const FAMILIES: [(&str, &str, FamilyKind, &[&str], Read); 7] = [
     (
         "realm_link_up",
         "Whether an operator listens to this agent, 0 or 1.",
@@ -29,6 +29,13 @@ const FAMILIES: [(&str, &str, FamilyKind, &[&str], Read); 6] = [
         FamilyKind::Gauge,
         &[],
         |link| vec![Sample::new([], link.generation as f64)],
+    ),
+    (
+        "realm_link_slices_epoch",
+        "The epoch of the slices of limits that this door spends by, 0 without any.",
+        FamilyKind::Gauge,
+        &[],
+        |link| vec![Sample::new([], link.epoch as f64)],
     ),
     (
         "realm_link_failures",

@@ -10,6 +10,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use realm_core::{
     auth::Roster,
+    desired::{DesiredTenant, Priority},
     engine::{Distribution, TenantLoad},
     limit::{Limiter, Shadowed},
     name::TenantName,
@@ -81,6 +82,55 @@ pub(super) fn register(
         metrics.register(family, move || samples(&engines, &roster, |load| read(load).into()))?;
     }
     Ok(())
+}
+
+/// Lets Prometheus see what each tenant that has a key is entitled to here.
+pub(super) fn register_rights(
+    roster: &watch::Receiver<Arc<Roster>>,
+    metrics: &Metrics,
+) -> Result<(), MetricsError> {
+    let weight = Family {
+        name: "realm_agent_tenant_weight",
+        help: "The tenant's part of every batch in proportion to others of its priority.",
+        kind: FamilyKind::Gauge,
+        labels: &["tenant", "priority"],
+    };
+    let seen = roster.clone();
+    metrics.register(weight, move || {
+        rights(&seen, |tenant| {
+            let priority = match tenant.priority {
+                Priority::Low => "low",
+                Priority::Normal => "normal",
+                Priority::High => "high",
+            };
+            let labels = vec![tenant.name.to_string(), priority.to_owned()];
+            Sample::new(labels, number(tenant.weight.into()))
+        })
+    })?;
+    let blocks = Family {
+        name: "realm_agent_tenant_kv_blocks_limit",
+        help: "KV blocks that the tenant may hold at each model.",
+        kind: FamilyKind::Gauge,
+        labels: &["tenant"],
+    };
+    let seen = roster.clone();
+    metrics.register(blocks, move || {
+        rights(&seen, |tenant| {
+            let limit = number(tenant.limits.kv_blocks_max.into());
+            Sample::new(vec![tenant.name.to_string()], limit)
+        })
+    })
+}
+
+/// A sample of each tenant that has a key.
+fn rights(
+    roster: &watch::Receiver<Arc<Roster>>,
+    sample: impl Fn(&DesiredTenant) -> Sample,
+) -> Vec<Sample> {
+    let roster = roster.borrow().clone();
+    let mut told = HashSet::new();
+    let tenants = roster.rights().filter(|tenant| told.insert(&tenant.name));
+    tenants.map(|tenant| sample(tenant)).collect()
 }
 
 fn number(number: u64) -> SampleValue {

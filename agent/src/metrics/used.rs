@@ -31,7 +31,7 @@ const COUNTERS: [(&str, &str, Read); 5] = [
     }),
     (
         "realm_engine_tenant_cached_tokens_total",
-        "Prompt tokens found in the tenant's own cache.",
+        "Prompt tokens found in the cache, the tenant's own or its share group's.",
         |used| used.cached_tokens as f64,
     ),
     ("realm_engine_tenant_generated_tokens_total", "Tokens generated for the tenant.", |used| {
@@ -127,7 +127,7 @@ fn samples(engines: &Engines, roster: &watch::Receiver<Arc<Roster>>, read: Read)
 /// What a tenant's programs have spent of something.
 type ReadSpent = fn(ProgramSpent) -> u64;
 
-const PROGRAMS: [(&str, &str, ReadSpent); 2] = [
+const PROGRAMS: [(&str, &str, ReadSpent); 3] = [
     (
         "realm_program_fuel_total",
         "Units of fuel that the tenant's programs have burnt, booked as calls end.",
@@ -137,6 +137,11 @@ const PROGRAMS: [(&str, &str, ReadSpent); 2] = [
         "realm_program_host_calls_total",
         "Calls of the host by the tenant's programs, booked as calls end.",
         |spent| spent.host_calls,
+    ),
+    (
+        "realm_program_hook_overruns_total",
+        "Tokens that went on without the tenant's hooks, which took too long, booked as calls end.",
+        |spent| spent.hook_overruns,
     ),
 ];
 

@@ -17,7 +17,7 @@ use std::{
 
 use realm_core::{
     desired::Peer,
-    name::{ModelName, TenantName},
+    name::{GroupName, ModelName, TenantName},
 };
 use realm_link::peer::CALLS_MAX;
 use serde_json::Value;
@@ -34,20 +34,29 @@ const FAVOUR_CALLS: u32 = 4;
 /// after which most of it has ended. A node that is passed over says nothing, and is tried again.
 const HEARD_FOR: Duration = Duration::from_secs(5);
 
-/// How calls of one tenant for one model begin.
+/// How calls for one model begin that may find each other's beginning in a cache: those of one
+/// tenant, or of the tenants of a share group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Beginning(u64);
 
 impl Beginning {
     /// Of what is prompt in `params` where that can be told, else of all of them: a change of
     /// `max_tokens` changes no cache.
-    pub(super) fn of(tenant: &TenantName, model: &ModelName, params: &Value) -> Self {
+    pub(super) fn of(
+        (tenant, group): (&TenantName, Option<&GroupName>),
+        model: &ModelName,
+        params: &Value,
+    ) -> Self {
         let prompt = params.get("messages").or_else(|| params.get("prompt"));
         let mut head = Head(Vec::with_capacity(BEGINNING_BYTES));
         // It fails when the head is full, as it should.
         drop(serde_json::to_writer(&mut head, prompt.unwrap_or(params)));
         let mut hasher = DefaultHasher::new();
-        (tenant, model, head.0).hash(&mut hasher);
+        match group {
+            Some(group) => group.hash(&mut hasher),
+            None => tenant.hash(&mut hasher),
+        }
+        (model, head.0).hash(&mut hasher);
         Self(hasher.finish())
     }
 
@@ -182,8 +191,12 @@ mod tests {
     use super::*;
     use crate::relay::look::tests::{name, peer};
 
+    fn tenant(name: &str) -> TenantName {
+        TenantName::new("default", name).unwrap()
+    }
+
     fn beginning(params: &Value) -> Beginning {
-        Beginning::of(&TenantName::parse("default/acme").unwrap(), &name("m"), params)
+        Beginning::of((&tenant("acme"), None), &name("m"), params)
     }
 
     const fn own(own: u32) -> Calls {
@@ -269,8 +282,18 @@ mod tests {
     #[test]
     fn another_tenants_calls_have_their_own_favourite() {
         let params = json!({ "prompt": "hello" });
-        let other = Beginning::of(&TenantName::parse("default/zeta").unwrap(), &name("m"), &params);
+        let other = Beginning::of((&tenant("zeta"), None), &name("m"), &params);
         assert_ne!(beginning(&params), other);
+    }
+
+    #[test]
+    fn calls_of_one_group_that_begin_alike_have_the_same_favourite() {
+        let params = json!({ "prompt": "hello" });
+        let group = GroupName::new("default", "support").unwrap();
+        let of =
+            |name: &str| Beginning::of((&tenant(name), Some(&group)), &self::name("m"), &params);
+        assert_eq!(of("acme"), of("zeta"));
+        assert_ne!(of("acme"), beginning(&params));
     }
 
     #[test]

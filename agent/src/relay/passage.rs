@@ -147,7 +147,8 @@ impl Passage {
         };
         match (look, self.lacks(tenant)) {
             (Look::There(model, peers), _) => {
-                let beginning = Beginning::of(tenant, model, &call.call().params);
+                let group = call.caller().rights().share_group.as_ref();
+                let beginning = Beginning::of((tenant, group), model, &call.call().params);
                 let now = Instant::now();
                 let chosen = choose(&peers, beginning, |peer| self.door.in_hand.of(peer, now));
                 match chosen.cloned() {

@@ -77,6 +77,8 @@ async fn until(
 fn agent(dir: &Path) -> Arc<Agent> {
     let options = AgentOptions {
         store_dir: dir.join("store"),
+        compiled_dir: dir.join("compiled"),
+        compiled_key: dir.join("compiled.key"),
         store: StoreOptions::new(Site::OneMachine),
         credentials: Credentials::default(),
         threads: Some(1),
@@ -93,6 +95,7 @@ pub(crate) fn tenant(name: &str) -> Arc<DesiredTenant> {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1,
             input_tokens_per_minute: 1,
@@ -106,6 +109,8 @@ pub(crate) fn tenant(name: &str) -> Arc<DesiredTenant> {
                 host_calls_max: 1,
                 output_bytes_max: 1,
                 deadline_ms: 1,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

@@ -52,6 +52,8 @@ impl House {
         let dir = tempfile::tempdir().unwrap();
         let agent = Agent::new(AgentOptions {
             store_dir: dir.path().join("store"),
+            compiled_dir: dir.path().join("compiled"),
+            compiled_key: dir.path().join("compiled.key"),
             store: StoreOptions::new(Site::OneMachine),
             credentials: Credentials::default(),
             threads: Some(1),
@@ -106,6 +108,7 @@ pub(crate) fn tenant(name: &str, code: Program) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1000,
             input_tokens_per_minute: 1000,
@@ -119,6 +122,8 @@ pub(crate) fn tenant(name: &str, code: Program) -> DesiredTenant {
                 host_calls_max: 1000,
                 output_bytes_max: 1 << 20,
                 deadline_ms: 60_000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

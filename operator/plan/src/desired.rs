@@ -52,7 +52,8 @@ pub struct Desired {
     pub pipelines: Arc<[DesiredPipeline]>,
     /// Where the models are that this node's door may be asked for.
     pub routes: Arc<[Route]>,
-    /// Doors of the cluster, this node's included if it is one: what the limits were divided by.
+    /// Doors of the cluster, this node's included if it is one: what shares the limits out where no
+    /// slices are leased.
     pub doors: u32,
 }
 
@@ -143,6 +144,8 @@ pub struct DesiredTenant {
     pub suspended: bool,
     pub limits: Limits,
     pub limits_mode: LimitsMode,
+    /// The group, of the tenant's own namespace, in which what it makes public is shared.
+    pub share_group: Option<Name>,
     /// What the tenant may use, by the name it uses for it; the first is its default.
     pub models: Vec<ModelGrant>,
     /// Pipelines the tenant may call, by the name it uses for them.
@@ -168,7 +171,7 @@ pub struct ModelGrant {
     pub model: Name,
 }
 
-/// What a tenant may spend at one door.
+/// What a tenant may spend, at all doors together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub requests_per_minute: u32,
@@ -184,10 +187,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The part of one door out of `doors`, rounded up: a limit of 1 stays 1, and all doors
-    /// together let in less than one call or token more per door than the limit. What bounds a
-    /// single sequence, a program or a node's cache is no door's business and stays whole.
-    pub(crate) const fn per_door(self, doors: u32) -> Self {
+    /// The part of one door out of `doors` where no slices are leased, rounded up: a limit of 1
+    /// stays 1, and all doors together let in less than one call or token more per door than the
+    /// limit. What bounds a single sequence, a program or a node's cache is no door's business and
+    /// stays whole.
+    #[must_use]
+    pub const fn per_door(self, doors: u32) -> Self {
         let Self {
             requests_per_minute,
             input_tokens_per_minute,
@@ -218,6 +223,8 @@ pub struct ProgramLimits {
     pub host_calls_max: u64,
     pub output_bytes_max: u64,
     pub deadline_ms: u64,
+    pub token_fuel_max: u64,
+    pub token_deadline_ms: u64,
 }
 
 /// One API key, as its digest.

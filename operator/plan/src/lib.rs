@@ -2,12 +2,14 @@
 //!
 //! In order: [`validate`] turns a raw object into a proven one or into all its problems;
 //! [`Fleet`] holds what is proven, resolves who may use what, places models on nodes and says
-//! what each node should hold ([`desired`]).
+//! what each node should hold ([`desired`]). Beside it, [`shares`] says what part of each tenant's
+//! limits each door may spend.
 
 pub mod desired;
 mod fleet;
 mod name;
 mod problem;
+pub mod shares;
 pub mod validate;
 mod words;
 

@@ -84,7 +84,8 @@ fn recalled<K: Served>(object: &K) -> Vec<Command> {
     // What a deleted object was is nothing that another one of its name is.
     let is_deleted = object.meta().deletion_timestamp.is_some();
     let recalled = object.recalled().into_iter();
-    let recalled = recalled.filter(|it| !(is_deleted && matches!(it, Command::Claimed { .. })));
+    let of_itself = |it: &Command| matches!(it, Command::Claimed { .. } | Command::Totals { .. });
+    let recalled = recalled.filter(|it| !(is_deleted && of_itself(it)));
     let was_told = !is_deleted && !object.status().map_or(&[][..], K::conditions).is_empty();
     let name = Name::of(object.meta()).ok().filter(|_| was_told);
     let told = name.map(|name| Command::Told { kind: K::KIND, name });

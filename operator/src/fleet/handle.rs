@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::{Stream, stream};
+use realm_crds::tenant::Totals;
 use realm_plan::{Demand, Estimate, Kind, Name, Problem, validate::ValidSecret};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
@@ -32,6 +33,8 @@ pub enum Command {
     /// What the header of a model's file alone had said, by the last leader, where the whole file
     /// says otherwise.
     Claimed { model: Name, claimed: Estimate },
+    /// What the tenant had used by the last leader's time.
+    Totals { tenant: Name, told: Totals },
     /// Some node held something when the last leader wrote it down.
     Expect,
     /// A leader before this one has said what became of the object.

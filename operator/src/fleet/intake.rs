@@ -122,6 +122,11 @@ impl Nodes {
         self.known.contains_key(node)
     }
 
+    /// Whether the cluster has such a node. Its agent may be away.
+    pub(super) fn is_in_cluster(&self, node: &str) -> bool {
+        self.labels.contains_key(node)
+    }
+
     /// What a node says of a generation.
     pub(super) fn answer(&self, node: &str, generation: u64) -> Answer {
         match self.heard.get(node) {

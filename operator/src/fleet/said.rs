@@ -10,13 +10,17 @@ use std::{
 use realm_plan::{
     Fleet, Kind, Name,
     desired::{Sha256, Stage},
+    shares::Applied,
     validate::ValidTenant,
 };
 use realm_proto::link::versions::Versions;
 use tokio::time::Instant;
 
-use super::standing::{
-    Holders, ModelOnNode, ModelStanding, PipelineStanding, Standings, Tally, TenantStanding,
+use super::{
+    slicing::Slicing,
+    standing::{
+        Holders, ModelOnNode, ModelStanding, PipelineStanding, Standings, Tally, TenantStanding,
+    },
 };
 use crate::link::{
     registry::NodeView,
@@ -198,14 +202,18 @@ impl Said {
     /// What became of one object, by the last plan and by what nodes say.
     pub(super) fn of_object(
         &self,
-        fleet: &Fleet,
+        (fleet, slicing): (&Fleet, &Slicing),
         kind: Kind,
         name: &Name,
         unix_seconds: u64,
     ) -> Standings {
         match kind {
             Kind::Model => Standings::Model(self.model(fleet, name)),
-            Kind::Tenant => Standings::Tenant(self.tenant(fleet, name, unix_seconds)),
+            Kind::Tenant => {
+                let applied = slicing.applied(name).clone();
+                let tenant = self.tenant(fleet, name, unix_seconds);
+                Standings::Tenant(TenantStanding { applied, ..tenant })
+            }
             Kind::Pipeline => Standings::Pipeline(self.pipeline(fleet, name)),
             Kind::Secret => Standings::Secret,
         }
@@ -253,12 +261,14 @@ impl Said {
             keys_expired: keys.expired,
             is_suspended: wanted.is_some_and(ValidTenant::is_suspended),
             doors: fleet.has_nodes().then(|| if fleet.has_doors() { fleet.doors() } else { 0 }),
+            applied: Applied::default(),
             tally: said.map(|said| said.counts.tally()).unwrap_or_default(),
             hosts: hosts.fold(0, |all, nodes| all.saturating_add(*nodes)),
             program: program.and_then(|programs| programs.keys().next().copied()),
             is_model_coming: models_missing.iter().any(|model| self.is_coming(fleet, model)),
             models_missing,
             unspoken: self.unspoken.clone(),
+            totals: None,
         }
     }
 

@@ -8,10 +8,11 @@ use std::{
 use realm_plan::{
     Estimate, Fleet, Kind, Name, Problem,
     desired::{Sha256, Stage},
+    shares::Applied,
 };
 use realm_proto::link::versions::Versions;
 
-use super::{ages::Ages, answers::Answers, said::Said};
+use super::{ages::Ages, answers::Answers, said::Said, slicing::Slicing, totals::Totals};
 use crate::link::report::{Failure, ModelFacts, ModelPhase};
 
 /// Nodes named of those that hold an object: enough to look at, and a message that can be read.
@@ -140,6 +141,8 @@ pub struct TenantStanding {
     pub is_suspended: bool,
     /// Doors over which its limits are shared out; `None` where there is no agent at all.
     pub doors: Option<u32>,
+    /// Where its limits are not shared out evenly, by what doors hold of them.
+    pub applied: Applied,
     pub tally: Tally,
     /// How many nodes run its program. Doors without one of its models hand its calls on.
     pub hosts: u32,
@@ -152,6 +155,8 @@ pub struct TenantStanding {
     /// One of the nodes whose agents speak no version of the link that this operator does, and
     /// what they speak.
     pub unspoken: Option<(String, Versions)>,
+    /// What it has used, as it is to be told now.
+    pub totals: Option<Arc<realm_crds::tenant::Totals>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -228,8 +233,8 @@ impl Snapshot {
 pub(super) fn snapshot(
     fleet: &Fleet,
     observed: &BTreeMap<(Kind, Name), i64>,
-    said: &Said,
-    (answers, ages): (&Answers, &Ages),
+    (said, slicing): (&Said, &Slicing),
+    (answers, ages, totals): (&Answers, &Ages, &Totals),
     unix_seconds: u64,
     is_settled: bool,
 ) -> Snapshot {
@@ -243,13 +248,17 @@ pub(super) fn snapshot(
         for (object @ (kind, name), generation) in observed {
             let refused =
                 refused.get(object).map(|(node, why)| ((*node).to_owned(), (*why).clone()));
+            let mut nodes = said.of_object((fleet, slicing), *kind, name, unix_seconds);
+            if let Standings::Tenant(tenant) = &mut nodes {
+                tenant.totals = totals.of(name);
+            }
             let standing = Standing {
                 generation: *generation,
                 is_answered: !awaited.contains(object),
                 is_young: ages.is_young(object),
                 refused,
                 problems: fleet.problems(*kind, name).to_vec(),
-                nodes: said.of_object(fleet, *kind, name, unix_seconds),
+                nodes,
             };
             standings.insert((*kind, name.clone()), Arc::new(standing));
         }

@@ -7,7 +7,7 @@
 
 use std::{collections::HashSet, net::AddrParseError, sync::Arc, time::Duration};
 
-use realm_plan::{Name, NameError, desired::Sha256};
+use realm_plan::{Name, NameError, desired::Sha256, shares::PARTS};
 use realm_proto::link::{TEXT_BYTES_MAX, v1 as proto, versions::Versions};
 use thiserror::Error;
 
@@ -15,11 +15,13 @@ use super::supply::Credentials;
 
 mod desired;
 mod report;
+mod slices;
 mod supply;
 
 pub(super) use desired::Encoder;
 pub(super) use report::{refused_from, report_from};
-pub(super) use supply::{hello_from, supply_from};
+pub(super) use slices::{slices_from, slices_to, spends_from};
+pub(super) use supply::{hello_from, supply_from, uses_from};
 
 /// What is wrong with something that an agent said.
 #[derive(Debug, Error)]
@@ -42,6 +44,8 @@ pub enum ConvertError {
     TooLong { field: &'static str, bytes: usize, bytes_max: usize },
     #[error("field `{field}` holds `{text}`, which is no CamelCase reason")]
     Reason { field: &'static str, text: String },
+    #[error("field `{field}` holds {parts} parts of a limit, which has {PARTS}")]
+    Parts { field: &'static str, parts: u32 },
     #[error("field `{field}` is not of the form ip:port")]
     Address {
         field: &'static str,

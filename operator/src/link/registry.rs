@@ -11,8 +11,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use realm_plan::desired::Desired;
-use realm_proto::link::versions::Versions;
+use realm_plan::{
+    desired::Desired,
+    shares::{Slices, Spends},
+};
+use realm_proto::link::versions::{SLICES_SINCE, Versions};
 use thiserror::Error;
 use tokio::{
     sync::{Notify, watch},
@@ -22,7 +25,7 @@ use tokio::{
 use super::{
     identity::Stranger,
     report::{Refused, Report},
-    supply::{Credentials, Hello, Supply},
+    supply::{Credentials, Hello, Supply, TenantUse},
 };
 
 /// Nodes known at once: twice what Kubernetes supports in one cluster. More means that nobody
@@ -65,11 +68,12 @@ struct Node {
     view: NodeView,
 }
 
-/// What a node is to be told. Both are whole; `None` while nobody has said.
+/// What a node is to be told. Each is whole; `None` while nobody has said.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Orders {
     pub(super) desired: Option<Arc<Desired>>,
     pub(super) credentials: Option<Arc<Credentials>>,
+    pub(super) slices: Option<Arc<Slices>>,
 }
 
 struct Connection {
@@ -89,6 +93,14 @@ pub struct NodeView {
     pub agent: Option<Agent>,
     pub report: Option<Arc<Report>>,
     pub supply: Option<Arc<Supply>>,
+    /// What tenants have used there; `None` before the agent has told it.
+    pub uses: Option<Arc<[TenantUse]>>,
+    /// Whether its agent spends by slices of limits; one of an older release does not.
+    pub is_sliced: bool,
+    /// The slices that it came with; `None` until it has said.
+    pub holds: Option<Arc<Slices>>,
+    /// What was used of slices when it said so last.
+    pub spends: Option<Arc<Spends>>,
     /// The generation of the last desired state that was left for the node.
     pub published: Option<u64>,
     /// The last desired state that the agent's ledger did not take, until it reports on it or is
@@ -134,6 +146,13 @@ impl Registry {
     ) -> Result<(), TooManyNodes> {
         let mut nodes = self.lock();
         nodes.node(node)?.orders.send_modify(|orders| orders.credentials = Some(credentials));
+        Ok(())
+    }
+
+    /// Leaves slices of limits for `node`, to be sent before what it should hold.
+    pub fn set_slices(&self, node: &str, slices: Arc<Slices>) -> Result<(), TooManyNodes> {
+        let mut nodes = self.lock();
+        nodes.node(node)?.orders.send_modify(|orders| orders.slices = Some(slices));
         Ok(())
     }
 
@@ -229,7 +248,7 @@ impl Registry {
 
     /// Takes in an agent that has proven its node. An older connection of the node is ended.
     pub(super) fn connect(&self, hello: Hello, now: Instant) -> Result<Connected, TooManyNodes> {
-        let Hello { node: name, agent_version, boot_id, generation, supply, link: _ } = hello;
+        let Hello { node: name, agent_version, boot_id, generation, supply, link } = hello;
         let mut nodes = self.lock();
         let id = ConnectionId(nodes.connections);
         nodes.connections = nodes.connections.saturating_add(1);
@@ -245,6 +264,9 @@ impl Registry {
         }
         node.view.agent = Some(Agent { version: agent_version, boot_id, generation });
         node.view.supply = Some(Arc::new(supply));
+        let version = Versions::OURS.common(link);
+        node.view.is_sliced = version.is_some_and(|version| SLICES_SINCE <= version);
+        (node.view.holds, node.view.spends) = (None, None);
         node.view.heard_at = Some(now);
         node.view.unspoken = None;
         let orders = node.orders.subscribe();
@@ -281,6 +303,38 @@ impl Registry {
             return;
         }
         self.hear(node, id, |node| node.view.supply = Some(Arc::new(supply)));
+    }
+
+    /// Notes what tenants have used on the node.
+    pub(super) fn uses(&self, node: &str, id: ConnectionId, uses: Vec<TenantUse>, now: Instant) {
+        self.hear(node, id, |node| {
+            node.view.uses = Some(uses.into());
+            node.view.heard_at = Some(now);
+        });
+    }
+
+    /// Notes what slices an agent came with.
+    pub(super) fn holds(&self, node: &str, id: ConnectionId, slices: Slices, now: Instant) {
+        self.hear(node, id, |node| {
+            node.view.holds = Some(Arc::new(slices));
+            node.view.heard_at = Some(now);
+        });
+    }
+
+    /// Notes what is used of slices. Whoever divides looks every few seconds by itself, and is woken
+    /// for what it waits for: an answer, and use where there was none.
+    pub(super) fn spends(&self, node: &str, id: ConnectionId, spends: Spends, now: Instant) {
+        let spends = Arc::new(spends);
+        let is_same = |node: &mut Node| {
+            node.view.heard_at = Some(now);
+            let last = node.view.spends.replace(spends.clone());
+            last.is_some_and(|last| {
+                last.epoch == spends.epoch && last.tenants.is_empty() == spends.tenants.is_empty()
+            })
+        };
+        if self.lock().connected(node, id).is_some_and(|node| !is_same(node)) {
+            self.inner.changed.notify_one();
+        }
     }
 
     pub(super) fn refused(&self, node: &str, id: ConnectionId, refused: Refused, now: Instant) {

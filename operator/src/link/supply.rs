@@ -71,6 +71,28 @@ pub struct ModelLoad {
     pub failed: bool,
 }
 
+/// What one tenant has used on a node, in numbers that only grow for as long as the epoch is the
+/// same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantUse {
+    pub tenant: Name,
+    pub epoch: u64,
+    pub used: Used,
+}
+
+/// What has been used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    pub prompt_tokens: u64,
+    /// Of the prompt tokens, those that were found in the cache.
+    pub cached_tokens: u64,
+    pub generated_tokens: u64,
+    pub device_ms: u64,
+    /// How long KV blocks were held, counted for each block.
+    pub kv_block_ms: u64,
+    pub program_fuel: u64,
+}
+
 /// Calls that wait at a door for a model to be loaded somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldCalls {

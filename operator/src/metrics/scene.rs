@@ -204,9 +204,13 @@ fn of_node(name: &str, view: &NodeView, rows: &mut Vec<Row>) {
         agent: _,
         report,
         supply,
+        uses: _,
         published,
         refused,
         heard_at,
+        is_sliced: _,
+        holds: _,
+        spends: _,
         unspoken: _,
     } = view;
     let mut tell = |family, value: f64| rows.push(Row::new(family, [name.to_owned()], value));

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use realm_crds::{Tenant, TenantStatus};
-use realm_plan::{Problem, Reason, counted};
+use realm_plan::{Problem, Reason, counted, shares::Applied};
 use realm_proto::link::versions::Versions;
 
 use crate::{
@@ -36,6 +36,7 @@ pub(super) fn status(tenant: &Tenant, standing: &Standing, now: Timestamp) -> Te
         conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
         keys: of_tenant.keys,
         program_sha256: of_tenant.program.map(|digest| digest.to_string()),
+        totals: of_tenant.totals.as_deref().cloned(),
     }
 }
 
@@ -170,12 +171,30 @@ fn limits(tenant: &TenantStanding) -> Finding {
         Some(0) => return nobody(NO_DOOR),
         Some(doors) => doors,
     };
-    let message = match doors {
-        1 => "one door enforces the limits whole".to_owned(),
-        _ => format!("each of {doors} doors enforces one part in {doors}, rounded up"),
+    let (reason, message) = match (&tenant.applied.largest, doors) {
+        (Some((node, hundredths)), _) => {
+            ("Sliced", sliced(&tenant.applied, doors, node, *hundredths))
+        }
+        (None, 1) => ("Whole", "one door enforces the limits whole".to_owned()),
+        (None, _) => {
+            let message = format!("each of {doors} doors enforces one part in {doors}, rounded up");
+            ("SharedByDoors", message)
+        }
     };
-    let reason = if doors > 1 { "SharedByDoors" } else { "Whole" };
     Finding::new("LimitsApplied", Truth::True, reason, message)
+}
+
+/// Who has which part of limits that follow use.
+fn sliced(applied: &Applied, doors: u32, largest: &str, hundredths: u32) -> String {
+    let Applied { sliced, largest: _, older } = applied;
+    let sliced = counted(*sliced, "door");
+    let older = if *older == 0 {
+        String::new()
+    } else {
+        let older = counted(*older, "door");
+        format!("; {older} of an older release, one part in {doors} each")
+    };
+    format!("{sliced} with slices by use, the largest that of {largest}, {hundredths} %{older}")
 }
 
 /// Ready when all of its parts are; else what the first that is not says. A tenant that somebody

@@ -8,6 +8,11 @@ pub const ACCEPTED_SINCE: u32 = 2;
 /// Since this version an agent reads how a step of a pipeline chooses its tokens.
 pub const CHOICE_SINCE: u32 = 3;
 
+/// Since this version an agent tells what tenants have used.
+pub const USES_SINCE: u32 = 4;
+/// Since this version doors spend by slices of limits.
+pub const SLICES_SINCE: u32 = 4;
+
 /// The versions that one end speaks, both ends of the range included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions {
@@ -17,7 +22,7 @@ pub struct Versions {
 
 impl Versions {
     /// Those of this program.
-    pub const OURS: Self = Self { oldest: 1, newest: CHOICE_SINCE };
+    pub const OURS: Self = Self { oldest: 1, newest: SLICES_SINCE };
 
     /// What an end says of itself. One that was there before there were versions says nothing,
     /// and that is the first.
@@ -71,7 +76,7 @@ mod tests {
     fn whoever_says_no_version_speaks_the_first() {
         let silent = Versions::said(0, 0);
         assert_eq!((silent, silent.to_string().as_str()), (Versions::said(1, 1), "1"));
-        assert_eq!(Versions::OURS.to_string(), "1 to 3");
+        assert_eq!(Versions::OURS.to_string(), "1 to 4");
         assert_eq!(Versions::OURS.common(silent), Some(1));
     }
 }

@@ -46,6 +46,7 @@ function read(model: Model, text: string, field: string): string | null {
     tokensMax: TOKENS_MAX,
     stop: [],
     constraint: { tag: "json-schema", val: JSON.stringify(schemaOf(field)) },
+    sharedTokens: 0,
   });
   const value = valueOf(told, field);
   return typeof value === "string" ? longestOf(value, text) : null;

@@ -46,6 +46,7 @@ export function takeAsked(rest: Params): Asked {
     tokensMax: rest.whole32("max_tokens", 1) ?? TOKENS_DEFAULT,
     stop: rest.texts("stop"),
     constraint: rest.constraint("response_format") ?? null,
+    sharedTokens: 0,
   };
   rest.finish();
   return { model: openModel(name), params };

@@ -12,6 +12,13 @@ export interface Host {
   setting(key: string): string | null | undefined;
   tenant(): string;
   log(level: Level, message: string): void;
+  storeGet(key: string): Uint8Array | null | undefined;
+  storeSet(key: string, value: Uint8Array): void;
+  storeDelete(key: string): boolean;
+  storeKeys(prefix: string, after: string | null): string[];
+  now(): bigint;
+  elapsed(): bigint;
+  randomBytes(count: number): Uint8Array;
 }
 
 let host: Host | undefined;
@@ -54,3 +61,26 @@ export const tenant = (): string => outside().tenant();
 
 /** Leaves a line for whoever runs the host. Only so many are kept of one call. */
 export const log = (level: Level, message: string): void => outside().log(level, message);
+
+/**
+ * A little memory of the tenant's own that outlives a call: on this node, until its agent restarts.
+ * It has 1024 entries and 256 KiB.
+ */
+export const store = {
+  get: (key: string): Uint8Array | undefined => outside().storeGet(key) ?? undefined,
+  /** Refused where there is no room. */
+  set: (key: string, value: Uint8Array): void => asGuestError(() => outside().storeSet(key, value)),
+  /** Whether there was one. */
+  delete: (key: string): boolean => outside().storeDelete(key),
+  /** The first keys, at most 256, that begin with `prefix` and come after `after`. */
+  keys: (prefix = "", after?: string): string[] => outside().storeKeys(prefix, after ?? null),
+};
+
+/** Milliseconds since the Unix epoch, in steps of 100. */
+export const now = (): number => Number(outside().now());
+
+/** Milliseconds since the call began, in steps of 100. */
+export const elapsed = (): number => Number(outside().elapsed());
+
+/** So many random bytes, at most 4096. */
+export const randomBytes = (count: number): Uint8Array => outside().randomBytes(count);

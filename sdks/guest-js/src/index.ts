@@ -9,7 +9,8 @@
 export { type Asked, answer, ask, generate, GREEDY, takeAsked } from "./answer.ts";
 export { asGuestError, GuestError, invalid } from "./errors.ts";
 export {
-  listModels, log, openModel, setting, tenant, writeJson, writeScored, writeText,
+  elapsed, listModels, log, now, openModel, randomBytes, setting, store, tenant, writeJson,
+  writeScored, writeText,
 } from "./host.ts";
 export { Params } from "./params.ts";
 export type { FunctionOf, Outcome, Program } from "./program.ts";

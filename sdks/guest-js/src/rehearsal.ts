@@ -17,6 +17,10 @@ export interface Stage {
   tenant?: string;
   models?: string[];
   context?: number;
+  /** What the program's store holds; what it puts there is put here. */
+  store?: Map<string, Uint8Array>;
+  /** Milliseconds since the Unix epoch. */
+  now?: number;
 }
 
 /** What became of a call. */
@@ -36,6 +40,7 @@ export function rehearse(
   const values: unknown[] = [];
   const log: [Level, string][] = [];
   const models = stage.models ?? ["model"];
+  const stored = stage.store ?? new Map<string, Uint8Array>();
   setHost({
     listModels: () => models,
     openModel(name) {
@@ -48,6 +53,14 @@ export function rehearse(
     setting: (key) => stage.settings?.[key],
     tenant: () => stage.tenant ?? "default/rehearsal",
     log: (level, message) => log.push([level, message]),
+    storeGet: (key) => stored.get(key),
+    storeSet: (key, value) => void stored.set(key, value),
+    storeDelete: (key) => stored.delete(key),
+    storeKeys: (prefix, after) =>
+      [...stored.keys()].filter((key) => key.startsWith(prefix) && key > (after ?? "")).sort(),
+    now: () => BigInt(stage.now ?? 0),
+    elapsed: () => 0n,
+    randomBytes: (count) => Uint8Array.from({ length: count }, (_, at) => at % 256),
   });
   try {
     const outcome = call(program, name, JSON.stringify(params));

@@ -112,6 +112,8 @@ export interface GenerateParams {
   stop: string[];
   /** None where anything may be said. */
   constraint: Constraint | null;
+  /** Of the prompt, how many tokens from the first on are public in the tenant's share group. */
+  sharedTokens: number;
 }
 
 /** A text to embed. */

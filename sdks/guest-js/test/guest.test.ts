@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { answer, type Constraint, GuestError, Params, type Program, takeAsked } from "realm-guest";
+import {
+  answer, type Constraint, elapsed, GuestError, now, Params, type Program, randomBytes, store, takeAsked,
+} from "realm-guest";
 import { rehearse } from "realm-guest/rehearsal";
 import { toHandler } from "../src/program.ts";
 import { memberOf } from "../src/raw.ts";
@@ -108,4 +110,18 @@ test("an exception fails the program with its words, and a refusal stays what it
   const busy = { tag: "busy", val: 5 };
   assert.deepEqual(ending(busy), busy);
   assert.deepEqual(ending(Object.assign(new Error(), { payload: busy })), busy);
+});
+
+test("what a program stores outlives its call, and time and randomness are the host's", () => {
+  const keeping = one(() => {
+    const before = store.get("count")?.[0] ?? 0;
+    store.set("count", Uint8Array.of(before + 1));
+    store.set("other", randomBytes(2));
+    return { data: { before, keys: store.keys("co"), at: now() + elapsed(), gone: store.delete("x") } };
+  });
+  const stage = { store: new Map<string, Uint8Array>(), now: 1200 };
+  const data = (): unknown => rehearse(keeping, "one", {}, stage).outcome.data;
+  assert.deepEqual(data(), { before: 0, keys: ["count"], at: 1200, gone: false });
+  assert.deepEqual(data(), { before: 1, keys: ["count"], at: 1200, gone: false });
+  assert.deepEqual(stage.store.get("other"), Uint8Array.of(0, 1));
 });

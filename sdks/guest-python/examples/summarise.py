@@ -80,7 +80,7 @@ def _cut(params: Params) -> tuple[Asked, list[str]]:
     most = min(most, model.info().context - LINE_TOKENS_MAX - AROUND_TOKENS)
     # What keeps to something ends where that is whole, and may have more than one line.
     stop = ["\n"] if constraint is None else []
-    answer = GenerateParams(greedy(), [], None, LINE_TOKENS_MAX, stop, constraint)
+    answer = GenerateParams(greedy(), [], None, LINE_TOKENS_MAX, stop, constraint, 0)
     return Asked(model, answer), cut(model, text, most)
 
 

@@ -21,6 +21,13 @@ from realm_guest import (
     Params,
     Program,
     answer,
+    elapsed_ms,
+    now_ms,
+    random_bytes,
+    store_delete,
+    store_get,
+    store_keys,
+    store_set,
 )
 from realm_guest.raw import member
 from realm_guest.rehearsal import Rehearsal
@@ -152,3 +159,17 @@ def test_an_exception_fails_the_program_with_its_words() -> None:
     with pytest.raises(Err) as refused:
         one(fail).handler()().handle(Request("one", "{}"))
     assert refused.value.value == types.Error_Failed("ZeroDivisionError: no more")
+
+
+def test_what_a_program_stores_outlives_its_call_and_time_and_randomness_are_the_hosts() -> None:
+    def keep(_params: Params) -> Outcome:
+        before = store_get("count") or b"\0"
+        store_set("count", bytes([before[0] + 1]))
+        store_set("other", random_bytes(2))
+        at = now_ms() + elapsed_ms()
+        return Outcome(data=[before[0], store_keys("co"), at, store_delete("x")])
+
+    rehearsal = Rehearsal(program=one(keep), now_ms=1200)
+    assert rehearsal.call("one", {}).outcome.data == [0, ["count"], 1200, False]
+    assert rehearsal.call("one", {}).outcome.data == [1, ["count"], 1200, False]
+    assert rehearsal.store == {"count": b"\2", "other": b"\0\1"}

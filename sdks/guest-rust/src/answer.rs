@@ -30,6 +30,7 @@ impl Asked {
             tokens_max: Some(rest.whole_u32("max_tokens", 1)?.unwrap_or(TOKENS_DEFAULT)),
             stop: rest.texts("stop")?,
             constraint: rest.constraint("response_format")?,
+            shared_tokens: 0,
         };
         rest.finish()?;
         Ok(Self { model: open(name)?, params })
@@ -70,10 +71,17 @@ impl Default for Sampling {
 }
 
 impl Default for GenerateParams {
-    /// As many of the likeliest tokens as the context holds.
+    /// As many of the likeliest tokens as the context holds, of a prompt that nobody shares.
     fn default() -> Self {
-        let (sampling, bias, stop) = (Sampling::default(), Vec::new(), Vec::new());
-        Self { sampling, bias, logprobs: None, tokens_max: None, stop, constraint: None }
+        Self {
+            sampling: Sampling::default(),
+            bias: Vec::new(),
+            logprobs: None,
+            tokens_max: None,
+            stop: Vec::new(),
+            constraint: None,
+            shared_tokens: 0,
+        }
     }
 }
 

@@ -15,28 +15,33 @@
 //!
 //! realm_guest::export!(Echo);
 //! ```
+//!
+//! A program that is to stand beside its own generations, token by token, has [`hooks::Hooks`] too.
 
 mod answer;
 pub mod embed;
 mod format;
+pub mod hooks;
 mod params;
 mod raw;
+mod shared;
 
 pub use answer::{Asked, answer, answer_with, open};
 pub use bindings::{
     exports::realm::tenant::handler::{FunctionInfo, Outcome},
     realm::tenant::{
-        config, log,
+        clock, config, log,
         model::{
             Abilities, Bias, Constraint, EmbedInfo, EmbedParams, Embedded, Generation, Info, Model,
             Params as GenerateParams, Sampling, Summary, Text, list_models,
         },
-        reply,
+        random, reply, store,
         types::{Error, Finish, Logprobs, Message, ScoredToken, Token, TokenId, TokenLimit, Usage},
     },
 };
 pub use miniserde::json;
 pub use params::Params;
+pub use shared::system_tokens;
 
 /// The end of a call.
 pub type Result<T = Outcome> = core::result::Result<T, Error>;
@@ -84,5 +89,28 @@ pub mod bindings {
         pub_export_macro: true,
         export_macro_name: "export_program",
         default_bindings_module: "realm_guest::bindings",
+    });
+}
+
+#[doc(hidden)]
+#[expect(clippy::pedantic, reason = "generated")]
+pub mod hook_bindings {
+    wit_bindgen::generate!({
+        path: "../../proto/wit",
+        inline: "
+            package realm:hooked;
+
+            world hooked {
+                export realm:tenant/hooks@0.1.0;
+            }
+        ",
+        world: "realm:hooked/hooked",
+        pub_export_macro: true,
+        export_macro_name: "export_hooked",
+        default_bindings_module: "realm_guest::hook_bindings",
+        with: {
+            "realm:tenant/types@0.1.0": crate::bindings::realm::tenant::types,
+            "realm:tenant/model@0.1.0": crate::bindings::realm::tenant::model,
+        },
     });
 }

@@ -171,6 +171,7 @@ fn tenant() -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: most,
             input_tokens_per_minute: most,
@@ -184,6 +185,8 @@ fn tenant() -> DesiredTenant {
                 host_calls_max: 1 << 10,
                 output_bytes_max: 1 << 16,
                 deadline_ms: 1000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: vec![ModelGrant {

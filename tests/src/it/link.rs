@@ -8,5 +8,6 @@ mod operator;
 mod peers;
 mod raw;
 mod skew;
+mod slices;
 mod words;
 mod world;

@@ -2,7 +2,7 @@
 
 use realm_core::{
     desired as agent,
-    name::{ModelName, NameError, PipelineName, TenantName},
+    name::{GroupName, ModelName, NameError, PipelineName, TenantName},
 };
 use realm_plan::{Name, desired as plan};
 
@@ -85,6 +85,7 @@ fn tenant(tenant: &plan::DesiredTenant) -> Result<agent::DesiredTenant, NameErro
         suspended,
         limits: spend,
         limits_mode,
+        share_group,
         models,
         pipelines,
         keys,
@@ -108,6 +109,10 @@ fn tenant(tenant: &plan::DesiredTenant) -> Result<agent::DesiredTenant, NameErro
             plan::LimitsMode::Enforce => agent::LimitsMode::Enforce,
             plan::LimitsMode::Shadow => agent::LimitsMode::Shadow,
         },
+        share_group: share_group
+            .as_ref()
+            .map(|group| GroupName::new(name.namespace(), group.name()))
+            .transpose()?,
         models: models.iter().map(grant).collect::<Result<_, _>>()?,
         pipelines,
         keys: keys.iter().map(key).collect(),
@@ -142,6 +147,8 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
         host_calls_max,
         output_bytes_max,
         deadline_ms,
+        token_fuel_max,
+        token_deadline_ms,
     } = program;
     agent::Limits {
         requests_per_minute,
@@ -156,6 +163,8 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
             host_calls_max,
             output_bytes_max,
             deadline_ms,
+            token_fuel_max,
+            token_deadline_ms,
         },
     }
 }

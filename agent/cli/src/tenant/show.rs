@@ -18,8 +18,18 @@ pub(super) fn row(name: String, state: String, keys: u32, spec: &TenantSpec) -> 
 
 /// All of one tenant.
 pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
-    let TenantSpec { weight, priority, suspended, limits, limits_mode, models, program, api_keys } =
-        spec;
+    let TenantSpec {
+        weight,
+        priority,
+        suspended,
+        limits,
+        limits_mode,
+        cache,
+        models,
+        program,
+        api_keys,
+    } = spec;
+    let group = cache.as_ref().and_then(|cache| cache.share_group.as_deref());
     let secrets: Vec<_> =
         api_keys.iter().map(|ApiKeySource { secret_name }| secret_name.as_str()).collect();
     let keys = match secrets.as_slice() {
@@ -36,7 +46,16 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
         calls,
         context,
         kv_blocks,
-        program: ProgramLimits { memory_bytes, fuel, host_calls, output_bytes, deadline_ms },
+        program:
+            ProgramLimits {
+                memory_bytes,
+                fuel,
+                host_calls,
+                output_bytes,
+                deadline_ms,
+                token_fuel,
+                token_deadline_ms,
+            },
     } = limits;
     [
         format!("name        {name}"),
@@ -48,8 +67,10 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
         format!("a minute    {requests_per_minute} requests, {input_tokens_per_minute} tokens in, {output_tokens_per_minute} tokens out"),
         format!("at once     {calls} calls, {context} tokens of context, {kv_blocks} KV blocks"),
         format!("mode        {limits_mode:?}"),
+        format!("shares in   {}", group.unwrap_or("no group")),
         format!("program     {program}"),
         format!("its limits  {memory_bytes} bytes of memory, {fuel} fuel, {host_calls} host calls, {output_bytes} bytes out, {deadline_ms} ms"),
+        format!("its hooks   {token_fuel} fuel and {token_deadline_ms} ms a token"),
     ]
     .map(|line| one_line(&line))
     .to_vec()

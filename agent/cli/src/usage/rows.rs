@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use realm_core::name::TenantName;
 use serde_json::{Map, Value};
 
-use super::samples::Sample;
+use crate::metrics::samples::Sample;
 
 /// What a row is of. Those of a model add up to the time that it has been loaded for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,7 +146,8 @@ fn place(sample: &Sample<'_>) -> Option<(Key, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::samples, *};
+    use super::*;
+    use crate::metrics::samples;
 
     const TEXT: &str = r#"
 realm_agent_generation 3

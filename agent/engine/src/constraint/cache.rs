@@ -8,7 +8,7 @@ use std::sync::Arc;
 use realm_core::{constraint::Constraint, name::TenantName};
 use realm_grammar::Grammar;
 
-use super::turns::Limits;
+use crate::turns::Limits;
 
 /// Grammars that are kept: four tenants may have all that each may, and more of them share. At nine
 /// mebibytes for the largest these take 288 MiB at worst, and those of one tenant 72 MiB; one that

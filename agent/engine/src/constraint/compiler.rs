@@ -12,9 +12,8 @@ use super::{
     cache::Cache,
     masks::{Begin, Progress},
     places::{PLACES_MAX, Place},
-    turns::Turns,
 };
-use crate::{scheduler::BUSY_RETRY_MS, tokenizer::Tokenizer};
+use crate::{scheduler::BUSY_RETRY_MS, tokenizer::Tokenizer, turns::Turns};
 
 /// Threads: a second one keeps a constraint that takes its longest from holding up the others.
 const THREADS: usize = 2;

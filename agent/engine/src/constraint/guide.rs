@@ -1,4 +1,4 @@
-//! How far the next mask of one sequence is, and logits that came before it.
+//! How far the next mask of one sequence is.
 
 use realm_grammar::Mask;
 
@@ -7,9 +7,6 @@ use super::masks::{Begin, Progress};
 /// What keeps one sequence to its grammar.
 pub(crate) struct Guide {
     state: State,
-    /// Logits that wait for their mask; empty if there are none. Kept, so that waiting allocates
-    /// once for a sequence.
-    logits: Vec<f32>,
 }
 
 enum State {
@@ -22,7 +19,7 @@ enum State {
 
 impl Guide {
     pub(crate) const fn new(begin: Begin) -> Self {
-        Self { state: State::Fresh(begin), logits: Vec::new() }
+        Self { state: State::Fresh(begin) }
     }
 
     /// What the first mask is computed of. Once: it is awaited from then on.
@@ -58,21 +55,5 @@ impl Guide {
                 None
             }
         }
-    }
-
-    /// Keeps logits until their mask is there.
-    pub(crate) fn hold(&mut self, logits: &[f32]) {
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
-    }
-
-    /// Logits that were waiting, to be given back by [`Guide::reuse`].
-    pub(crate) fn take_logits(&mut self) -> Option<Vec<f32>> {
-        (!self.logits.is_empty()).then(|| std::mem::take(&mut self.logits))
-    }
-
-    pub(crate) fn reuse(&mut self, mut logits: Vec<f32>) {
-        logits.clear();
-        self.logits = logits;
     }
 }

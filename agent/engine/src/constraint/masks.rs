@@ -12,11 +12,8 @@ use std::{
 use realm_core::name::TenantName;
 use realm_grammar::{Grammar, Mask, Matcher, MatcherError, STACK_BYTES};
 
-use super::{
-    places::{PLACES_MAX, Place},
-    turns::Turns,
-};
-use crate::batch::SequenceId;
+use super::places::{PLACES_MAX, Place};
+use crate::{batch::SequenceId, turns::Turns};
 
 /// Threads: a second one keeps a grammar whose masks take their longest, some twenty milliseconds,
 /// from holding up the others. Most take less than a tenth of one.

@@ -11,16 +11,18 @@ use std::{
 
 use realm_core::{name::TenantName, refusal::Refusal};
 
-use super::turns::Limits;
+use crate::turns::Limits;
 use crate::{load::RUNNING_MAX, scheduler::BUSY_RETRY_MS};
 
+/// Hooks have places of their own, as many as there are of these.
+///
 /// As many as run at once, and for a tenant as many as it has calls where nobody says otherwise.
 ///
 /// An answer takes nine mebibytes at worst, and a few hundred kilobytes where its constraint is what
 /// people write: 576 MiB at worst for an engine, and 144 MiB for a tenant. Beside them there are the
 /// grammars that are kept for other answers, two that are being compiled, at 64 MiB each, and the
 /// tree of the vocabulary, some fifty.
-pub(super) const PLACES_MAX: Limits = Limits { all: RUNNING_MAX, of_tenant: 16 };
+pub(crate) const PLACES_MAX: Limits = Limits { all: RUNNING_MAX, of_tenant: 16 };
 
 /// The places of one engine.
 #[derive(Debug, Default)]
@@ -51,6 +53,12 @@ impl Places {
     fn taken(&self) -> MutexGuard<'_, HashMap<TenantName, usize>> {
         // One number changes at a time.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    pub(crate) const fn tenant(&self) -> &TenantName {
+        &self.tenant
     }
 }
 

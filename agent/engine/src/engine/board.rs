@@ -8,7 +8,7 @@ use std::{
 
 use realm_core::{
     books::{Books, nanoseconds},
-    engine::{EngineLoad, TenantLoad},
+    engine::{EngineLoad, Ledger, TenantLoad},
     name::{ModelName, TenantName},
     refusal::Refusal,
 };
@@ -55,6 +55,16 @@ pub(super) struct News {
     pub(super) books: Books,
     /// Where there is nothing to do, from when on.
     pub(super) idle_since: Option<Instant>,
+}
+
+impl Ledger for Board {
+    fn books(&self) -> Books {
+        Self::books(self)
+    }
+
+    fn forget(&self, tenant: &TenantName) {
+        Self::forget(self, tenant);
+    }
 }
 
 impl Board {

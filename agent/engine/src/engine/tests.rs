@@ -21,6 +21,7 @@ use realm_kernels::backend::{BackendError, KvType};
 
 mod books;
 mod embedding;
+mod hooks;
 
 use super::*;
 use crate::{
@@ -142,6 +143,8 @@ fn caller(name: &str) -> Caller {
         host_calls_max: 0,
         output_bytes_max: 0,
         deadline_ms: 0,
+        token_fuel_max: 1_000_000,
+        token_deadline_ms: 1_000,
     };
     let tenant = DesiredTenant {
         name: TenantName::new("default", name).unwrap(),
@@ -149,6 +152,7 @@ fn caller(name: &str) -> Caller {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Rights {
             requests_per_minute: 1,
             input_tokens_per_minute: 1,
@@ -189,6 +193,7 @@ fn start_as(
         &caller(tenant),
         Generation {
             prompt: prompt.to_vec(),
+            shared_tokens: 0,
             sampling: Sampling::default(),
             bias: Vec::new(),
             tokens_max: Some(3),

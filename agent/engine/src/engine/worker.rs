@@ -3,6 +3,9 @@
 
 mod bookkeeping;
 mod guided;
+mod held;
+mod hooked;
+mod open;
 
 use std::{
     collections::HashMap,
@@ -15,26 +18,28 @@ use std::{
 };
 
 use realm_core::{
-    books::{Used, Way},
-    engine::{Logprobs, Milestones, TokenEvent, Usage},
-    name::TenantName,
+    books::Used,
+    engine::{TokenEvent, Usage},
     refusal::Refusal,
 };
 use tokio::sync::mpsc;
 
-use self::bookkeeping::Unbooked;
+use self::{
+    bookkeeping::Unbooked,
+    held::Held,
+    open::{Chosen, Open},
+};
 use super::{
     Command, Submitted,
     board::{Board, News},
     embedding::Embedding,
-    figures::Figures,
 };
 use crate::{
     batch::{Batch, SequenceId},
     budget::Reservation,
     constraint::{guide::Guide, masks::Masks},
     forward::Executor,
-    output::Output,
+    hook::{beside::Beside, threads::Hooks},
     sampler::Scratch,
     scheduler::{Scheduler, Submission, TextCall},
     tokenizer::Tokenizer,
@@ -54,61 +59,6 @@ const TENANTS_SHOWN_EVERY: Duration = Duration::from_millis(200);
 /// ten times this at the least.
 const MASKS_WAIT: Duration = Duration::from_millis(1);
 
-/// A sequence in the thread's care.
-struct Open {
-    tenant: TenantName,
-    way: Way,
-    output: Output,
-    /// Of a constrained one.
-    guide: Option<Guide>,
-    figures: Arc<Figures>,
-    /// Each is noted once; nothing of it grows with the tokens.
-    milestones: Option<Arc<Milestones>>,
-    submitted_at: Instant,
-    token_at: Option<Instant>,
-}
-
-impl Open {
-    /// Counts a token of `now`.
-    fn count_token(&mut self, now: Instant) {
-        if let Some(before) = self.token_at.replace(now) {
-            self.figures.next_token(now.saturating_duration_since(before));
-            return;
-        }
-        self.figures.first_token(now.saturating_duration_since(self.submitted_at));
-        if let Some(milestones) = &self.milestones {
-            milestones.first_token.get_or_init(|| now);
-        }
-    }
-
-    /// The token at `position` that these logits lead to, and what is told of it.
-    fn choose(
-        &self,
-        logits: &[f32],
-        position: usize,
-        scratch: &mut Scratch,
-        tokenizer: &Tokenizer,
-    ) -> Option<Chosen> {
-        let mask = self.guide.as_ref().and_then(Guide::mask);
-        let id = self.output.sampler.pick(logits, mask, position, scratch)?;
-        Some(Chosen { id, logprobs: self.output.logprobs(logits, id, tokenizer) })
-    }
-
-    /// Counts the first step, at `now`.
-    fn count_start(&self, usage: Usage, now: Instant) {
-        self.figures.started(now.saturating_duration_since(self.submitted_at));
-        if let Some(milestones) = &self.milestones {
-            milestones.started.get_or_init(|| (now, usage.cached_tokens));
-        }
-    }
-}
-
-/// A token that was chosen.
-struct Chosen {
-    id: u32,
-    logprobs: Option<Logprobs>,
-}
-
 pub(super) struct Worker {
     commands: Receiver<Command>,
     scheduler: Scheduler,
@@ -120,6 +70,7 @@ pub(super) struct Worker {
     /// Calls with texts, numbered as sequences are.
     calls: HashMap<SequenceId, Embedding>,
     masks: Masks,
+    hooks: Hooks,
     batch: Batch,
     scratch: Scratch,
     /// Events of this step, sent once the board shows what they mean.
@@ -153,6 +104,7 @@ impl Worker {
             open: HashMap::new(),
             calls: HashMap::new(),
             masks: Masks::default(),
+            hooks: Hooks::default(),
             batch: Batch::default(),
             scratch: Scratch::default(),
             outbox: Vec::new(),
@@ -169,6 +121,7 @@ impl Worker {
         while self.take_commands() {
             self.drop_unread();
             self.take_masks(Duration::ZERO);
+            self.take_hooks(Duration::ZERO);
             let now = Instant::now();
             let ended = self.scheduler.plan_batch(now, &mut self.batch);
             self.book_blocks();
@@ -177,8 +130,9 @@ impl Worker {
             }
             self.tell_starts(now);
             if self.batch.is_empty() {
-                // Every sequence that runs waits for its mask.
+                // Every sequence that runs waits for its mask or its hook.
                 self.take_masks(MASKS_WAIT);
+                self.take_hooks(MASKS_WAIT);
             } else {
                 self.step();
             }
@@ -215,14 +169,22 @@ impl Worker {
         }
     }
 
-    /// Waits for a command, and takes the masks meanwhile that are still computed for sequences
-    /// which have ended: each holds a place that an answer may want.
+    /// Waits for a command, and takes meanwhile what masks and hooks are still working on: masks
+    /// for sequences which have ended, since each holds a place that an answer may want, and what
+    /// hooks say of the ends of answers.
     fn wait(&mut self) -> Result<Command, RecvError> {
-        while self.masks.are_awaited() {
+        while self.masks.are_awaited() || self.hooks.are_awaited() {
             match self.commands.recv_timeout(MASKS_WAIT) {
                 Ok(command) => return Ok(command),
                 Err(RecvTimeoutError::Disconnected) => return Err(RecvError),
-                Err(RecvTimeoutError::Timeout) => self.take_masks(Duration::ZERO),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.take_masks(Duration::ZERO);
+                    self.take_hooks(Duration::ZERO);
+                    if !self.outbox.is_empty() {
+                        self.book_idle(Instant::now());
+                        self.publish_and_send();
+                    }
+                }
             }
         }
         self.commands.recv()
@@ -272,12 +234,22 @@ impl Worker {
 
     /// Takes a sequence into care; gives what the scheduler is to have of it.
     fn arrive(&mut self, submitted: Submitted) -> Submission {
-        let Submitted { submission, output, begin, way, figures, milestones, at: submitted_at } =
+        let Submitted { submission, output, begin, beside, way, figures, milestones, at } =
             submitted;
         self.news.arrived += 1;
         let (tenant, guide) = (submission.tenant.clone(), begin.map(Guide::new));
-        let open =
-            Open { tenant, way, output, guide, figures, milestones, submitted_at, token_at: None };
+        let open = Open {
+            tenant,
+            way,
+            output,
+            guide,
+            beside,
+            held: Held::default(),
+            figures,
+            milestones,
+            submitted_at: at,
+            token_at: None,
+        };
         self.open.insert(submission.id, open);
         submission
     }
@@ -318,6 +290,7 @@ impl Worker {
     fn tell_starts(&mut self, now: Instant) {
         for (id, usage) in self.scheduler.started().to_vec() {
             self.book_start(id, usage);
+            self.begin_hook(id, now);
         }
         let Self { scheduler, open, calls, masks, outbox, .. } = self;
         let mut stuck = Vec::new();
@@ -434,7 +407,8 @@ impl Worker {
         self.batch = batch;
     }
 
-    /// Gives a sequence its next token, once there are both logits and, where it needs one, a mask.
+    /// Gives a sequence its next token, once there are both logits and, where it needs them, a mask
+    /// and what its hook says.
     fn advance(&mut self, id: SequenceId, output: usize, now: Instant) {
         if !self.scheduler.lacks_token(id) {
             // A mask has just come for the same logits, from before it was preempted.
@@ -443,25 +417,23 @@ impl Worker {
         let Self { open, executor: Some(executor), .. } = self else { return };
         let Some(open) = open.get_mut(&id) else { return };
         let logits = executor.logits(output);
-        match &mut open.guide {
-            Some(guide) if guide.mask().is_none() => guide.hold(logits),
-            _ => {
-                let position = self.scheduler.position(id);
-                let chosen = open.choose(logits, position, &mut self.scratch, &self.tokenizer);
-                self.give(id, chosen, now);
-            }
+        if !open.is_ready(now) {
+            open.held.hold(logits);
+            return;
         }
+        let position = self.scheduler.position(id);
+        let chosen = open.choose(logits, position, &mut self.scratch, &self.tokenizer);
+        self.give(id, chosen, now);
     }
 
     /// Adds a token to its answer and asks for what decides about the next one.
-    fn give(&mut self, id: SequenceId, chosen: Option<Chosen>, now: Instant) {
+    fn give(&mut self, id: SequenceId, chosen: Result<Chosen, Refusal>, now: Instant) {
         let Some(open) = self.open.get_mut(&id) else { return };
-        let Some(Chosen { id: token, logprobs }) = chosen else {
-            tracing::warn!("a forward pass gave logits from which no token can be picked");
-            self.fail(id, Refusal::Internal);
-            return;
+        let Chosen { id: token, logprobs } = match chosen {
+            Ok(chosen) => chosen,
+            Err(refusal) => return self.fail(id, refusal),
         };
-        if open.output.is_full() {
+        if open.output.is_full(open.beside.as_ref().map_or(0, Beside::behind)) {
             self.fail(id, Refusal::SlowReader);
             return;
         }
@@ -475,12 +447,15 @@ impl Worker {
         let progress = open.guide.as_mut().and_then(Guide::go_on);
         let (mut event, finish) = open.output.push(token, length, &self.tokenizer);
         event.logprobs = logprobs;
-        self.outbox.push((open.output.sender(), TokenEvent::Token(event)));
+        let (sender, tenant) = (open.output.sender(), open.tenant.clone());
+        if let Some(event) = self.tell_hook(id, (event, finish), now) {
+            self.outbox.push((sender, TokenEvent::Token(event)));
+        }
         if let Some(finish) = finish {
             let Some(usage) = self.scheduler.end(id) else { return };
-            self.close(id, TokenEvent::Finished { finish, usage });
+            self.finish(id, finish, usage);
         } else if let Some(progress) = progress
-            && !self.masks.next(id, &open.tenant, progress, token)
+            && !self.masks.next(id, &tenant, progress, token)
         {
             self.fail(id, Refusal::Internal);
         }
@@ -526,7 +501,10 @@ impl Worker {
     }
 
     fn close(&mut self, id: SequenceId, last: TokenEvent) {
-        if let Some(Open { tenant, output, milestones, .. }) = self.open.remove(&id) {
+        if let Some(Open { tenant, output, milestones, beside, .. }) = self.open.remove(&id) {
+            if let Some(placed) = beside.and_then(|mut beside| beside.take()) {
+                self.hooks.end(&tenant, placed);
+            }
             if let Some(milestones) = milestones {
                 milestones.ended.get_or_init(Instant::now);
             }

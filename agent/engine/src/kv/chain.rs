@@ -1,8 +1,13 @@
 //! The names under which full blocks are found: a chain of hashes from a secret root.
 
-use realm_core::{desired::Sha256, name::TenantName};
+use realm_core::{
+    desired::Sha256,
+    name::{GroupName, TenantName},
+};
 use realm_kernels::backend::KvType;
 use sha2::{Digest as _, Sha256 as Hasher};
+
+use super::owner::Owner;
 
 /// A host's own random number, which never leaves its memory.
 ///
@@ -33,8 +38,40 @@ impl Namespace {
         Self { secret, model, kv_type }
     }
 
+    /// The hash of the `full` block of that number in a sequence of `owner`, behind the blocks whose
+    /// hash `tip` is; `None` for the first.
+    ///
+    /// A sequence that begins in its group's chain goes on in a chain of its tenant's own, which
+    /// hangs on what came before: so nothing behind the public blocks is found by another member,
+    /// and nothing of the group is found by who is not in it.
+    pub(crate) fn link(
+        &self,
+        owner: &Owner,
+        (at, tip): (usize, Option<ChainHash>),
+        full: &[u32],
+    ) -> ChainHash {
+        let public = owner.public_blocks(full.len());
+        let before = match (public, tip) {
+            (Some((group, _)), None) => self.root_of_group(group),
+            (None, None) => self.root(&owner.tenant),
+            (Some((_, blocks)), Some(tip)) if at == blocks => self.root(&owner.tenant).behind(tip),
+            (_, Some(tip)) => tip,
+        };
+        before.then(full)
+    }
+
     /// Where a tenant's chains start.
     pub(crate) fn root(&self, tenant: &TenantName) -> ChainHash {
+        self.start(b't', tenant.as_str())
+    }
+
+    /// Where the chains start of what is public in a group.
+    pub(crate) fn root_of_group(&self, group: &GroupName) -> ChainHash {
+        self.start(b'g', group.as_str())
+    }
+
+    /// A tenant and a group of one name are of two kinds.
+    fn start(&self, kind: u8, name: &str) -> ChainHash {
         let kv_type = match self.kv_type {
             KvType::F16 => b"f16",
             KvType::F32 => b"f32",
@@ -43,8 +80,9 @@ impl Namespace {
         let mut hasher = Hasher::new_with_prefix(self.secret.0);
         hasher.update(self.model.0);
         hasher.update(kv_type);
+        hasher.update([kind]);
         // Last and of variable length: nothing follows that it could be confused with.
-        hasher.update(tenant.as_str());
+        hasher.update(name);
         ChainHash(hasher.finalize().into())
     }
 
@@ -65,6 +103,15 @@ impl ChainHash {
         for token in tokens {
             hasher.update(token.to_le_bytes());
         }
+        Self(hasher.finalize().into())
+    }
+
+    /// Where a chain that started here goes on behind the blocks of another one. What is mixed in is
+    /// of a length that no tokens have, so no block has the same hash.
+    fn behind(self, public: Self) -> Self {
+        let mut hasher = Hasher::new_with_prefix(self.0);
+        hasher.update(b"behind:");
+        hasher.update(public.0);
         Self(hasher.finalize().into())
     }
 }

@@ -1,5 +1,7 @@
+use std::collections::HashSet;
+
 use proptest::prelude::*;
-use realm_core::desired::Sha256;
+use realm_core::{desired::Sha256, name::GroupName};
 use realm_kernels::backend::KvType;
 
 use super::*;
@@ -19,9 +21,23 @@ fn tenant(n: usize) -> TenantName {
     TenantName::new("default", &format!("t{n}")).unwrap()
 }
 
+fn alone(n: usize) -> Owner {
+    Owner::alone(&tenant(n))
+}
+
+/// A member of a group that makes so many tokens public.
+fn member(n: usize, group: &str, tokens: usize) -> Owner {
+    let group = GroupName::new("default", group).unwrap();
+    Owner { tenant: tenant(n), public: Some(Public { group, tokens }) }
+}
+
 /// Runs a whole sequence through the pool and returns how many of its tokens were cached.
 fn run(pool: &mut BlockPool, tenant: &TenantName, tokens: &[u32], quota: usize) -> usize {
-    let mut table = pool.open(tenant, tokens);
+    run_as(pool, &Owner::alone(tenant), tokens, quota)
+}
+
+fn run_as(pool: &mut BlockPool, owner: &Owner, tokens: &[u32], quota: usize) -> usize {
+    let mut table = pool.open(owner, tokens);
     let cached = table.blocks().len() * BLOCK;
     pool.grow(&mut table, tokens.len(), quota).unwrap();
     pool.seal(&mut table, tokens, tokens.len());
@@ -34,7 +50,7 @@ fn run(pool: &mut BlockPool, tenant: &TenantName, tokens: &[u32], quota: usize) 
 fn blocks_that_a_window_hides_for_good_are_given_back_and_no_others() {
     let mut pool = windowed(8, Some(6));
     let tokens: Vec<u32> = (0..32).collect();
-    let mut table = pool.open(&tenant(0), &tokens);
+    let mut table = pool.open(&alone(0), &tokens);
     pool.grow(&mut table, 32, 8).unwrap();
     // Token `computed` sees the five before itself.
     for (computed, gone) in [(0, 0), (8, 0), (9, 1), (12, 1), (13, 2), (32, 6)] {
@@ -54,7 +70,7 @@ fn a_prefix_is_gone_on_from_where_its_window_is_cached_and_nowhere_else() {
     let mut windows = windowed(9, Some(10));
     run(&mut windows, &tenant(0), &tokens, 9);
     let taken = |pool: &mut BlockPool, count: usize| {
-        let mut other = pool.open(&tenant(1), &[99]);
+        let mut other = pool.open(&alone(1), &[99]);
         pool.grow(&mut other, count * BLOCK, 9).unwrap();
         other
     };
@@ -68,7 +84,7 @@ fn a_prefix_is_gone_on_from_where_its_window_is_cached_and_nowhere_else() {
     // Without a window the first block that is missing ends it.
     let mut whole = pool(9);
     run(&mut whole, &tenant(0), &tokens, 9);
-    let mut other = whole.open(&tenant(1), &[99]);
+    let mut other = whole.open(&alone(1), &[99]);
     whole.grow(&mut other, 2 * BLOCK, 9).unwrap();
     // From the end, so that a prefix outlives what continues it.
     assert_eq!(run_cached(&mut whole, &tokens), 28);
@@ -77,7 +93,7 @@ fn a_prefix_is_gone_on_from_where_its_window_is_cached_and_nowhere_else() {
 
 /// How many of these tokens the first tenant would find now.
 fn run_cached(pool: &mut BlockPool, tokens: &[u32]) -> usize {
-    let table = pool.open(&tenant(0), tokens);
+    let table = pool.open(&alone(0), tokens);
     let cached = table.blocks().len() * BLOCK;
     pool.release(table);
     cached
@@ -111,7 +127,7 @@ fn another_secret_model_or_kv_type_starts_another_chain() {
         Namespace::new(Secret([7; 32]), Sha256([1; 32]), KvType::F32),
     ]
     .map(|namespace| namespace.root(&tenant(0)));
-    let distinct: std::collections::HashSet<_> = roots.into_iter().collect();
+    let distinct: HashSet<_> = roots.into_iter().collect();
     assert_eq!(distinct.len(), 4);
 }
 
@@ -132,7 +148,7 @@ fn a_lowered_quota_frees_what_is_cached_above_it() {
     let mut pool = pool(16);
     run(&mut pool, &tenant(0), &(0..32).collect::<Vec<_>>(), 16);
     assert_eq!(pool.idle(), 8);
-    let mut table = pool.open(&tenant(0), &[100]);
+    let mut table = pool.open(&alone(0), &[100]);
     pool.grow(&mut table, 1, 3).unwrap();
     assert_eq!((pool.used(), pool.idle()), (1, 2));
     pool.release(table);
@@ -154,10 +170,10 @@ fn a_flood_without_a_quota_flushes_the_flooder_first() {
 fn blocks_in_use_are_never_evicted() {
     let mut pool = pool(4);
     let tokens: Vec<u32> = (0..16).collect();
-    let mut table = pool.open(&tenant(0), &tokens);
+    let mut table = pool.open(&alone(0), &tokens);
     pool.grow(&mut table, 16, 8).unwrap();
     pool.seal(&mut table, &tokens, 16);
-    let mut other = pool.open(&tenant(1), &tokens);
+    let mut other = pool.open(&alone(1), &tokens);
     assert_eq!(pool.grow(&mut other, 1, 8), Err(NoBlock::Exhausted));
     assert_eq!(pool.grow(&mut table, 17, 4), Err(NoBlock::Quota));
     pool.release(table);
@@ -171,8 +187,8 @@ fn sequences_with_the_same_prefix_share_its_blocks() {
     let mut pool = pool(8);
     let tokens: Vec<u32> = (0..9).collect();
     run(&mut pool, &tenant(0), &tokens, 8);
-    let first = pool.open(&tenant(0), &tokens);
-    let second = pool.open(&tenant(0), &tokens);
+    let first = pool.open(&alone(0), &tokens);
+    let second = pool.open(&alone(0), &tokens);
     assert_eq!(first.blocks(), second.blocks());
     assert_eq!(pool.used_by(&tenant(0)), 2);
     pool.release(first);
@@ -181,20 +197,84 @@ fn sequences_with_the_same_prefix_share_its_blocks() {
     assert_eq!((pool.used(), pool.idle()), (0, 2));
 }
 
+#[test]
+fn members_share_the_full_blocks_that_are_public_and_nothing_behind_them() {
+    let mut pool = pool(32);
+    let tokens: Vec<u32> = (0..25).collect();
+    // Ten tokens are two blocks and a half, of which the half is its tenant's own.
+    assert_eq!(run_as(&mut pool, &member(0, "g", 10), &tokens, 32), 0);
+    assert_eq!(run_as(&mut pool, &member(1, "g", 10), &tokens, 32), 8);
+    assert_eq!(run_as(&mut pool, &member(1, "g", 10), &tokens, 32), 24);
+    // Who marks less public finds less of the group, and who marks more only what others marked.
+    assert_eq!(run_as(&mut pool, &member(2, "g", 4), &tokens, 32), 4);
+    assert_eq!(run_as(&mut pool, &member(3, "g", 25), &tokens, 32), 8);
+}
+
+#[test]
+fn who_is_not_in_the_group_or_has_left_it_finds_nothing_of_it() {
+    let mut pool = pool(32);
+    let tokens: Vec<u32> = (0..17).collect();
+    run_as(&mut pool, &member(0, "g", 16), &tokens, 32);
+    assert_eq!(run_as(&mut pool, &alone(1), &tokens, 32), 0);
+    assert_eq!(run_as(&mut pool, &member(2, "h", 16), &tokens, 32), 0);
+    // Nor does it find its own of the time before, for that is the group's.
+    assert_eq!(run_as(&mut pool, &alone(0), &tokens, 32), 0);
+    // A group that is called as a tenant is, by which the tenant finds nothing either.
+    assert_eq!(run_as(&mut pool, &member(3, "t1", 16), &tokens, 32), 0);
+    let elsewhere = GroupName::new("other", "g").unwrap();
+    let public = Some(Public { group: elsewhere, tokens: 16 });
+    let stranger = Owner { tenant: TenantName::new("other", "t0").unwrap(), public };
+    assert_eq!(run_as(&mut pool, &stranger, &tokens, 32), 0);
+}
+
+#[test]
+fn a_block_of_several_members_counts_for_each_and_its_time_is_divided() {
+    let mut pool = pool(16);
+    let tokens: Vec<u32> = (0..9).collect();
+    run_as(&mut pool, &member(0, "g", 8), &tokens, 16);
+    let first = pool.open(&member(0, "g", 8), &tokens);
+    let second = pool.open(&member(1, "g", 8), &tokens);
+    let third = pool.open(&member(1, "g", 8), &tokens);
+    assert_eq!((pool.used(), pool.used_by(&tenant(0)), pool.used_by(&tenant(1))), (2, 2, 2));
+    let held = pool.held_in(1000);
+    assert_eq!((held[&tenant(0)], held[&tenant(1)]), (1000, 1000));
+    // One of two sequences that goes leaves its tenant what the other one uses.
+    assert_eq!(pool.given_by(&third), Given { freed: 0, lost: 0 });
+    pool.release(third);
+    assert_eq!(pool.given_by(&second), Given { freed: 0, lost: 2 });
+    pool.release(first);
+    assert_eq!(pool.held_in(1000), HashMap::from([(tenant(1), 2000)]));
+    assert_eq!(pool.given_by(&second), Given { freed: 2, lost: 2 });
+    pool.release(second);
+    // Whoever used them last keeps them.
+    assert_eq!((pool.idle_of(&tenant(0)), pool.idle_of(&tenant(1))), (0, 2));
+}
+
+#[test]
+fn what_a_group_lends_counts_within_the_quota() {
+    let mut pool = pool(16);
+    let tokens: Vec<u32> = (0..9).collect();
+    run_as(&mut pool, &member(0, "g", 8), &tokens, 16);
+    run(&mut pool, &tenant(1), &(100..112).collect::<Vec<_>>(), 3);
+    assert_eq!(pool.idle_of(&tenant(1)), 3);
+    let mut table = pool.open(&member(1, "g", 8), &tokens);
+    pool.grow(&mut table, 9, 3).unwrap();
+    assert_eq!((pool.used_by(&tenant(1)), pool.idle_of(&tenant(1))), (3, 0));
+    assert_eq!(pool.grow(&mut table, 13, 3), Err(NoBlock::Quota));
+    pool.release(table);
+}
+
 #[derive(Clone, Debug)]
 enum Act {
-    Open { tenant: usize, start: u32, len: usize },
+    Open { tenant: usize, start: u32, len: usize, public: Option<usize> },
     Grow { which: usize, by: usize, quota: usize },
     Release { which: usize },
 }
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        (0..3_usize, 0..3_u32, 1..20_usize).prop_map(|(tenant, start, len)| Act::Open {
-            tenant,
-            start,
-            len
-        }),
+        (0..3_usize, 0..3_u32, 1..20_usize, prop::option::of(0..20_usize))
+            .prop_map(|(tenant, start, len, public)| Act::Open { tenant, start, len, public }),
         (any::<usize>(), 1..9_usize, 1..12_usize).prop_map(|(which, by, quota)| Act::Grow {
             which,
             by,
@@ -206,36 +286,71 @@ fn act() -> impl Strategy<Value = Act> {
 
 /// A sequence of the property test.
 struct Open {
-    tenant: usize,
+    owner: Owner,
     tokens: Vec<u32>,
     computed: usize,
     table: BlockTable,
 }
 
-/// Every block is free, cached or in use, exactly once, and belongs to one tenant.
+/// Every block is free, cached or in use, exactly once. One that is in use belongs to one tenant,
+/// or is public for all that use it.
 fn check_conserved(pool: &BlockPool, open: &[Open]) {
-    let mut owner = HashMap::new();
-    let mut used = std::collections::BTreeSet::new();
+    let mut users = HashMap::<BlockId, HashSet<(TenantName, bool)>>::new();
     for sequence in open {
-        for &block in sequence.table.held() {
-            used.insert(block);
-            let tenant = *owner.entry(block).or_insert(sequence.tenant);
-            assert_eq!(tenant, sequence.tenant, "block {block} is in use by two tenants");
+        for (at, &block) in sequence.table.blocks().iter().enumerate().skip(sequence.table.gone) {
+            let user = sequence.owner.of_block(at, BLOCK);
+            users.entry(block).or_default().insert((user.tenant.clone(), user.group.is_some()));
         }
     }
-    for (tenant, holding) in &pool.tenants {
-        for &block in holding.idle.values() {
-            assert!(!used.contains(&block) && !pool.free.contains(&block), "{tenant} {block}");
-        }
+    for (block, users) in &users {
+        let is_public = users.iter().all(|(_, is_public)| *is_public);
+        assert!(users.len() == 1 || is_public, "block {block} is in use by {users:?}");
     }
-    assert!(pool.free.iter().all(|block| !used.contains(block)));
-    assert_eq!(pool.used(), used.len());
-    assert_eq!(pool.free.len() + pool.idle() + used.len(), pool.total());
+    for (tenant, block) in pool.holdings.kept() {
+        assert!(!users.contains_key(&block) && !pool.free.contains(&block), "{tenant} {block}");
+    }
+    assert!(pool.free.iter().all(|block| !users.contains_key(block)));
+    assert_eq!(pool.used(), users.len());
+    assert_eq!(pool.free.len() + pool.idle() + users.len(), pool.total());
+    for n in 0..3 {
+        let uses = |users: &&HashSet<_>| {
+            [true, false].iter().any(|is_public| users.contains(&(tenant(n), *is_public)))
+        };
+        assert_eq!(pool.used_by(&tenant(n)), users.values().filter(uses).count());
+    }
+    // A time that divides without a rest by nobody's number of blocks.
+    let held = pool.held_in(1_000_003);
+    assert_eq!(held.values().sum::<u64>(), 1_000_003 * pool.used() as u64);
 }
 
 proptest! {
     #[test]
-    fn blocks_are_conserved_and_belong_to_one_tenant(
+    fn two_owners_share_what_is_public_in_a_group_of_both_and_nothing_else(
+        (a, b) in ((0..2_usize, 0..3_usize, 0..30_usize), (0..2_usize, 0..3_usize, 0..30_usize)),
+        len in 2..40_usize,
+    ) {
+        let owner = |(n, group, tokens): (usize, usize, usize)| match group {
+            0 => alone(n),
+            group => member(n, ["g", "h"][group - 1], tokens),
+        };
+        let (a, b) = (owner(a), owner(b));
+        let tokens: Vec<u32> = (0..).take(len).collect();
+        let mut pool = pool(32);
+        run_as(&mut pool, &a, &tokens, 32);
+        let found = run_as(&mut pool, &b, &tokens, 32) / BLOCK;
+        let reusable = (len - 1) / BLOCK;
+        let public = |owner: &Owner| owner.public_blocks(BLOCK).map(|(group, blocks)| (group.clone(), blocks));
+        let expected = match (public(&a), public(&b)) {
+            (a_public, b_public) if a_public == b_public && a.tenant == b.tenant => reusable,
+            (Some((g, x)), Some((h, y))) if g == h => x.min(y).min(reusable),
+            _ => 0,
+        };
+        // One whose public part ends behind the other's goes on in another chain from there.
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn blocks_are_conserved_and_only_public_ones_are_shared(
         acts in prop::collection::vec(act(), 0..80),
         window in prop_oneof![Just(None), (1..16_usize).prop_map(Some)],
     ) {
@@ -243,11 +358,12 @@ proptest! {
         let mut open: Vec<Open> = Vec::new();
         for act in acts {
             match act {
-                Act::Open { tenant: n, start, len } => {
+                Act::Open { tenant: n, start, len, public } => {
                     let tokens: Vec<u32> = (start..).take(len + 40).collect();
-                    let table = pool.open(&tenant(n), &tokens[..len]);
+                    let owner = public.map_or_else(|| alone(n), |public| member(n, "g", public));
+                    let table = pool.open(&owner, &tokens[..len]);
                     let computed = table.blocks().len() * BLOCK;
-                    open.push(Open { tenant: n, tokens, computed, table });
+                    open.push(Open { owner, tokens, computed, table });
                 }
                 Act::Grow { which, by, quota } if !open.is_empty() => {
                     let at = which % open.len();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use realm_core::{
     engine::{Generation, Sampling},
+    hook::Steer,
     refusal::Refusal,
     sampling::check_bias,
 };
@@ -65,6 +66,29 @@ impl Adjustment {
         for &(id, bias) in &self.bias {
             if let Some(logit) = logits.get_mut(id as usize) {
                 *logit += bias;
+            }
+        }
+    }
+}
+
+/// What a hook says of the next token.
+pub(super) fn steer(steer: &Steer, logits: &mut [f32]) {
+    match steer {
+        Steer::Add(biases) => {
+            for &(id, bias) in biases {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit += bias;
+                }
+            }
+        }
+        Steer::Only(ids) => {
+            let kept: Vec<(u32, f32)> =
+                ids.iter().filter_map(|&id| Some((id, *logits.get(id as usize)?))).collect();
+            logits.fill(f32::NEG_INFINITY);
+            for (id, logit) in kept {
+                if let Some(place) = logits.get_mut(id as usize) {
+                    *place = logit;
+                }
             }
         }
     }

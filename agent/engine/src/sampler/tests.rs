@@ -6,6 +6,7 @@ use super::*;
 fn generation(sampling: Sampling) -> Generation {
     Generation {
         prompt: vec![1],
+        shared_tokens: 0,
         sampling,
         bias: Vec::new(),
         tokens_max: Some(10),
@@ -27,13 +28,13 @@ fn sampler(sampling: Sampling) -> Sampler {
 }
 
 fn pick(sampler: &Sampler, logits: &[f32], position: usize) -> Option<u32> {
-    sampler.pick(logits, None, position, &mut Scratch::default())
+    sampler.pick(logits, (None, None), position, &mut Scratch::default())
 }
 
 fn drawn_by(sampler: &Sampler, logits: &[f32]) -> Vec<u32> {
     let mut scratch = Scratch::default();
     let mut ids: Vec<u32> =
-        (0..2000).map(|at| sampler.pick(logits, None, at, &mut scratch).unwrap()).collect();
+        (0..2000).map(|at| sampler.pick(logits, (None, None), at, &mut scratch).unwrap()).collect();
     ids.sort_unstable();
     ids.dedup();
     ids
@@ -110,9 +111,9 @@ fn choosing_again_takes_no_more_memory() {
     let (sampler, mut scratch) = (sampler_of(&generation), Scratch::default());
     let logits: Vec<f32> = (0..1000_u16).map(|i| f32::from(i % 17)).collect();
     let room = |scratch: &Scratch| (scratch.logits.capacity(), scratch.candidates.capacity());
-    sampler.pick(&logits, None, 0, &mut scratch).unwrap();
+    sampler.pick(&logits, (None, None), 0, &mut scratch).unwrap();
     let first = room(&scratch);
-    assert!((1..50).all(|at| sampler.pick(&logits, None, at, &mut scratch).is_some()));
+    assert!((1..50).all(|at| sampler.pick(&logits, (None, None), at, &mut scratch).is_some()));
     assert_eq!(room(&scratch), first);
 }
 

@@ -17,18 +17,20 @@ impl Scheduler {
     /// Charges for the blocks that were held since the last time.
     pub(crate) fn charge_blocks(&mut self, now: Instant) {
         let before = self.charged_at.replace(now).unwrap_or(now);
-        let time = now.saturating_duration_since(before);
-        self.totals.block_ns += u128::from(nanoseconds(time)) * self.pool.used() as u128;
+        let ns = nanoseconds(now.saturating_duration_since(before));
+        self.totals.block_ns += u128::from(ns) * self.pool.used() as u128;
         self.held.clear();
         let mut own = BTreeMap::<&TenantName, (Vec<SequenceId>, Vec<u64>)>::new();
         for running in self.running.values() {
-            let (ids, blocks) = own.entry(&running.sequence.tenant).or_default();
+            let (ids, blocks) = own.entry(&running.sequence.owner.tenant).or_default();
             ids.push(running.sequence.id);
             blocks.push(running.table.held_count());
         }
         let total = self.pool.total();
+        // What members of a group use together is divided among them first.
+        let held_in = self.pool.held_in(ns);
         for (tenant, (ids, blocks)) in own {
-            let held = Service::holding(self.pool.used_by(tenant), time);
+            let held = Service::holding(held_in.get(tenant).copied().unwrap_or(0));
             self.share.charge(tenant, self.prices.cost(held, total));
             // A block that several of the tenant's sequences use is held once.
             self.held.extend(ids.into_iter().zip(divide(held.block_ns, &blocks)));
@@ -47,7 +49,7 @@ impl Scheduler {
         let part = self.prices.step.part(planned().count());
         let total = self.pool.total();
         for running in planned() {
-            self.share.charge(&running.sequence.tenant, part);
+            self.share.charge(&running.sequence.owner.tenant, part);
             self.step += running.service;
             let mut cost = self.prices.cost(running.service, total);
             cost += part;

@@ -4,7 +4,7 @@
 //! A further kind of service is one more field of [`Service`], one more price, and one more term of
 //! [`Prices::cost`].
 
-use std::{ops::AddAssign, time::Duration};
+use std::ops::AddAssign;
 
 /// Picoseconds of the engine's time: a token that is attended to costs less than a nanosecond on a
 /// fast device, and 64 bits hold half a year.
@@ -96,10 +96,9 @@ impl Service {
         }
     }
 
-    /// `blocks` blocks that were held for `time`.
-    pub(crate) fn holding(blocks: usize, time: Duration) -> Self {
-        let block_ns = time.as_nanos().saturating_mul(blocks as u128);
-        Self { block_ns: u64::try_from(block_ns).unwrap_or(u64::MAX), ..Self::default() }
+    /// Blocks that were held, counted for each block, in nanoseconds.
+    pub(crate) fn holding(block_ns: u64) -> Self {
+        Self { block_ns, ..Self::default() }
     }
 }
 
@@ -187,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_whole_cache_for_a_second_costs_a_second() {
-        let all = Service::holding(64, Duration::from_secs(1));
+        let all = Service::holding(64 * 1_000_000_000);
         assert_eq!(Prices::MEASURED.cost(all, 64), Cost::from_secs_f64(1.0));
     }
 

@@ -4,13 +4,15 @@
 //! that holds most for its weight, newest sequence first, as long as it then still holds no less
 //! for its weight than the tenant that gets it. So nothing goes to and fro, and a tenant that has
 //! nothing is owed a place where another one has two. A lower class gives way whatever it holds.
+//! A block that several members of a group use counts whole for each, as if they shared nothing:
+//! to share never makes a tenant heavier than it would be, and room is only what nobody uses.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use realm_core::{desired::Priority, name::TenantName};
 
 use super::{PATIENCE_STEPS, Prefill, Scheduler, share::Turn};
-use crate::batch::SequenceId;
+use crate::{batch::SequenceId, kv::Given};
 
 /// What one tenant's running sequences hold.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,10 +36,11 @@ impl Holding {
         }
     }
 
-    const fn without(self, other: Self) -> Self {
+    /// What is left when one sequence has given way.
+    const fn without(self, given: Given) -> Self {
         Self {
-            places: self.places.saturating_sub(other.places),
-            blocks: self.blocks.saturating_sub(other.blocks),
+            places: self.places.saturating_sub(1),
+            blocks: self.blocks.saturating_sub(given.lost),
         }
     }
 }
@@ -101,11 +104,11 @@ impl Scheduler {
             let held = room.held.get(tenant).copied().unwrap_or_default().of(missing);
             let wanted = held + if missing == Missing::Place { 1 } else { needed };
             let (id, given) = self.gives_way(&room, (tenant, wanted), missing)?;
-            let victim = &self.running.get(&id)?.sequence.tenant;
+            let victim = &self.running.get(&id)?.sequence.owner.tenant;
             let held = room.held.entry(victim.clone()).or_default();
             *held = held.without(given);
-            room.places += given.places;
-            room.blocks += given.blocks;
+            room.places += 1;
+            room.blocks += given.freed;
             room.victims.push(id);
         }
         Some(room.victims)
@@ -114,7 +117,7 @@ impl Scheduler {
     fn room(&self) -> Room {
         let mut held = BTreeMap::<TenantName, Holding>::new();
         for running in self.running.values() {
-            let tenant = &running.sequence.tenant;
+            let tenant = &running.sequence.owner.tenant;
             let blocks = self.pool.used_by(tenant);
             let holding = held.entry(tenant.clone()).or_insert(Holding { places: 0, blocks });
             holding.places += 1;
@@ -133,7 +136,7 @@ impl Scheduler {
         room: &Room,
         (tenant, wanted): (&TenantName, usize),
         missing: Missing,
-    ) -> Option<(SequenceId, Holding)> {
+    ) -> Option<(SequenceId, Given)> {
         let priority = self.priority(tenant);
         let weight = self.weight(tenant);
         let candidates = room.held.iter().filter_map(|(victim, held)| {
@@ -153,9 +156,9 @@ impl Scheduler {
         Some((id, given))
     }
 
-    fn given_by(&self, id: SequenceId) -> Holding {
-        let blocks = self.running.get(&id).map_or(0, |running| self.pool.freed_by(&running.table));
-        Holding { places: 1, blocks }
+    fn given_by(&self, id: SequenceId) -> Given {
+        let table = self.running.get(&id).map(|running| &running.table);
+        table.map(|table| self.pool.given_by(table)).unwrap_or_default()
     }
 
     /// The tenant's newest running sequence that is not among `without`.
@@ -166,7 +169,7 @@ impl Scheduler {
     ) -> Option<SequenceId> {
         let mut newest_first = self.running.values().rev().map(|running| &running.sequence);
         newest_first
-            .find(|sequence| sequence.tenant == *tenant && !without.contains(&sequence.id))
+            .find(|sequence| sequence.owner.tenant == *tenant && !without.contains(&sequence.id))
             .map(|sequence| sequence.id)
     }
 

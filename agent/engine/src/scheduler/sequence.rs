@@ -7,7 +7,7 @@ use realm_core::{engine::Usage, name::TenantName, refusal::Refusal};
 use super::{cost::Service, share::Terms};
 use crate::{
     batch::SequenceId,
-    kv::{BlockTable, ChainHash},
+    kv::{BlockTable, ChainHash, Owner, Public},
 };
 
 /// When a sequence ends, however far it is.
@@ -23,6 +23,8 @@ pub(crate) struct Deadline {
 pub(crate) struct Submission {
     pub(crate) id: SequenceId,
     pub(crate) tenant: TenantName,
+    /// What the prompt begins with that is public in the tenant's group.
+    pub(crate) public: Option<Public>,
     pub(crate) terms: Terms,
     /// Blocks the tenant may hold at once.
     pub(crate) kv_blocks_max: u32,
@@ -39,7 +41,7 @@ pub(crate) struct Submission {
 #[derive(Debug)]
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
-    pub(super) tenant: TenantName,
+    pub(super) owner: Owner,
     pub(super) terms: Terms,
     pub(super) quota: usize,
     /// The prompt and what has been generated.
@@ -85,7 +87,7 @@ impl Sequence {
         }
         Ok(Self {
             id: submission.id,
-            tenant: submission.tenant,
+            owner: Owner { tenant: submission.tenant, public: submission.public },
             terms: submission.terms,
             quota: submission.kv_blocks_max as usize,
             tokens: submission.prompt,

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     batch::SequenceId,
-    kv::{BlockPool, BlockTable},
+    kv::{BlockPool, BlockTable, Owner},
     load::BLOCK_TOKENS,
     scheduler::{Limits, Submission},
 };
@@ -113,7 +113,7 @@ impl Baseline {
             return None;
         }
         let mut call = self.take(&tenant)?;
-        let mut table = self.pool.open(&tenant, &call.tokens);
+        let mut table = self.pool.open(&Owner::alone(&tenant), &call.tokens);
         call.computed = table.blocks().len() * BLOCK_TOKENS;
         if self.pool.grow(&mut table, tokens, usize::MAX).is_err() {
             self.pool.release(table);

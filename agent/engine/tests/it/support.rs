@@ -61,6 +61,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1000,
             input_tokens_per_minute: 1_000_000,
@@ -74,6 +75,8 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 host_calls_max: 0,
                 output_bytes_max: 0,
                 deadline_ms: 0,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),
@@ -126,6 +129,7 @@ pub(crate) fn tiny_engine(kv_blocks: u32) -> (EngineHandle, TempDir) {
 pub(crate) fn generation(prompt: Vec<u32>, tokens_max: u32) -> Generation {
     Generation {
         prompt,
+        shared_tokens: 0,
         sampling: Sampling::default(),
         bias: Vec::new(),
         tokens_max: Some(tokens_max),

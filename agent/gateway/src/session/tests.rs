@@ -65,6 +65,8 @@ fn tenant() -> DesiredTenant {
         host_calls_max: 1,
         output_bytes_max: 1,
         deadline_ms: 1,
+        token_fuel_max: 1_000_000,
+        token_deadline_ms: 1_000,
     };
     DesiredTenant {
         name: TenantName::parse("default/acme").unwrap(),
@@ -72,6 +74,7 @@ fn tenant() -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1,
             input_tokens_per_minute: 1,

@@ -258,6 +258,7 @@ pub(crate) fn tenant(key: &str) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1000,
             input_tokens_per_minute: 1000,
@@ -271,6 +272,8 @@ pub(crate) fn tenant(key: &str) -> DesiredTenant {
                 host_calls_max: 1 << 10,
                 output_bytes_max: 1 << 16,
                 deadline_ms: 1000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: vec![ModelGrant {

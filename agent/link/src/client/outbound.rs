@@ -1,5 +1,5 @@
-//! What this agent says: a hello, then what became of the newest state, and the newest report and
-//! supply whenever they are new.
+//! What this agent says: a hello and the slices that it holds, then what became of the newest state,
+//! and the newest report, supply and spends whenever they are new.
 //!
 //! There is no queue. The next message is chosen when there is room for it, so an operator that is
 //! slow to read hears the newest and not everything.
@@ -7,8 +7,11 @@
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use realm_core::{report::Report, supply::Supply};
-use realm_proto::link::{v1 as proto, versions::ACCEPTED_SINCE};
+use realm_core::{report::Report, slices::Spends, supply::Supply, uses::TenantUse};
+use realm_proto::link::{
+    v1 as proto,
+    versions::{ACCEPTED_SINCE, SLICES_SINCE, USES_SINCE},
+};
 use tokio::{
     sync::watch,
     time::{self, Instant, Interval, MissedTickBehavior},
@@ -25,6 +28,12 @@ const REPORT_GAP: Duration = Duration::from_millis(250);
 /// models looks at them every few seconds.
 const SUPPLY_GAP: Duration = Duration::from_secs(1);
 
+/// Least time between two tellings of what tenants have used, which names all that have: they are
+/// written into statuses once a minute, and what is not told when an agent is killed is lost.
+const USES_GAP: Duration = Duration::from_secs(5);
+/// Least time between two tellings of what is used: they answer slices, which other doors wait for.
+const SPENDS_GAP: Duration = Duration::from_millis(100);
+
 /// Least time between two refusals: an operator that sends one bad state after the other need not
 /// hear of each.
 const REFUSED_GAP: Duration = Duration::from_millis(100);
@@ -37,6 +46,13 @@ pub(super) struct Agreed {
     pub(super) version: u32,
 }
 
+/// What is said first, and once.
+pub(super) struct First {
+    pub(super) hello: proto::Hello,
+    /// To operators that lease slices.
+    pub(super) holds: proto::Slices,
+}
+
 /// What became of the states that this stream brought.
 pub(super) struct Answers {
     /// The generation that the ledger took last.
@@ -47,21 +63,25 @@ pub(super) struct Answers {
 /// The messages of one stream. What both ends keep to is known when the operator has welcomed the
 /// agent, and until then only the hello is said.
 pub(super) fn messages(
-    hello: proto::Hello,
+    first: First,
     feeds: Feeds,
     answers: Answers,
     agreed: watch::Receiver<Option<Agreed>>,
 ) -> impl Stream<Item = proto::AgentMessage> + Send + 'static {
-    let Feeds { report, supply } = feeds;
+    let Feeds { report, supply, uses, spends } = feeds;
+    let First { hello, holds } = first;
     let outbound = Outbound {
         hello: Some(hello),
+        holds: Some(holds),
         agreed,
         beat: None,
-        is_answered: false,
+        version: 0,
         accepted: answers.accepted,
         refused: Feed::new(answers.refused, REFUSED_GAP),
         report: Feed::new(report, REPORT_GAP),
         supply: Feed::new(supply, SUPPLY_GAP),
+        uses: Feed::new(uses, USES_GAP),
+        spends: Feed::new(spends, SPENDS_GAP),
     };
     stream::unfold(outbound, |mut outbound| async move {
         let message = Some(outbound.next().await?);
@@ -72,15 +92,19 @@ pub(super) fn messages(
 struct Outbound {
     /// Until it has been said.
     hello: Option<proto::Hello>,
+    holds: Option<proto::Slices>,
     agreed: watch::Receiver<Option<Agreed>>,
     beat: Option<Interval>,
-    /// Whether the operator knows [`proto::Accepted`]; an older one would end the stream with it.
-    is_answered: bool,
+    /// Of the link; 0 before it is agreed. An operator of an older one than [`ACCEPTED_SINCE`] would
+    /// end the stream with an answer.
+    version: u32,
     /// Told without a gap, since the operator waits for it and sends no other state meanwhile.
     accepted: watch::Receiver<u64>,
     refused: Feed<Option<proto::Refused>>,
     report: Feed<Report>,
     supply: Feed<Supply>,
+    uses: Feed<Vec<TenantUse>>,
+    spends: Feed<Spends>,
 }
 
 impl Outbound {
@@ -93,16 +117,21 @@ impl Outbound {
             Some(beat) => beat,
             beat => {
                 let agreed = (*self.agreed.wait_for(Option::is_some).await.ok()?)?;
-                self.is_answered = ACCEPTED_SINCE <= agreed.version;
+                self.version = agreed.version;
                 beat.insert(beats(agreed.heartbeat))
             }
         };
+        let [is_answered, is_sliced, tells_uses] =
+            [ACCEPTED_SINCE, SLICES_SINCE, USES_SINCE].map(|since| since <= self.version);
+        if is_sliced && let Some(holds) = self.holds.take() {
+            return Some(proto::agent_message::Message::Holds(holds));
+        }
         loop {
             tokio::select! {
                 // The session has ended. Without this, HTTP/2 would go on asking for messages,
                 // and the operator would believe in an agent that does not listen.
                 Err(_) = self.agreed.changed() => return None,
-                Ok(()) = self.accepted.changed(), if self.is_answered => {
+                Ok(()) = self.accepted.changed(), if is_answered => {
                     let generation = *self.accepted.borrow_and_update();
                     let accepted = proto::Accepted { generation };
                     return Some(proto::agent_message::Message::Accepted(accepted));
@@ -110,6 +139,10 @@ impl Outbound {
                 () = self.refused.ready() => if let Some(refused) = self.refused.take().clone() {
                     return Some(proto::agent_message::Message::Refused(refused));
                 },
+                () = self.spends.ready(), if is_sliced => {
+                    let spends = convert::spends_to(&self.spends.take());
+                    return Some(proto::agent_message::Message::Spends(spends));
+                }
                 () = self.report.ready() => {
                     let report = convert::report_to(&self.report.take());
                     return Some(proto::agent_message::Message::Report(report));
@@ -117,6 +150,10 @@ impl Outbound {
                 () = self.supply.ready() => {
                     let supply = convert::supply_to(&self.supply.take());
                     return Some(proto::agent_message::Message::Supply(supply));
+                }
+                () = self.uses.ready(), if tells_uses => {
+                    let uses = convert::uses_to(&self.uses.take());
+                    return Some(proto::agent_message::Message::Uses(uses));
                 }
                 _ = beat.tick() => {
                     let supply = convert::supply_to(&self.supply.take());

@@ -1,5 +1,5 @@
 //! One stream: what the operator says goes into the ledger, and what the ledger does not take is
-//! said back.
+//! said back. Slices of limits go beside it, and whoever spends by them answers for them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,8 +7,12 @@ use prost::{Message as _, bytes::Bytes};
 use realm_core::{
     desired::Desired,
     report::{self, Failure},
+    slices::{Slices, even},
 };
-use realm_proto::link::{v1 as proto, versions::Versions};
+use realm_proto::link::{
+    v1 as proto,
+    versions::{SLICES_SINCE, Versions},
+};
 use tokio::{
     sync::watch,
     time::{self, Instant},
@@ -18,7 +22,7 @@ use tonic::{Request, Streaming};
 use super::{
     Connected, Link, LinkError, OperatorAddress,
     dial::Dialled,
-    outbound::{self, Agreed, Answers},
+    outbound::{self, Agreed, Answers, First},
 };
 use crate::{
     ConvertError, convert,
@@ -48,7 +52,8 @@ impl Link {
         let (accepted, is_accepted) = watch::channel(0);
         let (refused, is_refused) = watch::channel(None);
         let answers = Answers { accepted: is_accepted, refused: is_refused };
-        let messages = outbound::messages(self.hello(), self.feeds.clone(), answers, agreed);
+        let first = First { hello: self.hello(), holds: self.holds() };
+        let messages = outbound::messages(first, self.feeds.clone(), answers, agreed);
         let Dialled { mut client, bearer } = dialled;
         let mut request = Request::new(messages);
         request.metadata_mut().insert("authorization", bearer);
@@ -71,7 +76,12 @@ impl Link {
             state.heard_at = Some(since);
         });
         agree.send_replace(Some(agreed));
-        let session = Session { link: self, accepted, refused, unwritten: None };
+        if agreed.version < SLICES_SINCE
+            && let Err(error) = self.slices.forget().await
+        {
+            tracing::warn!(%error, "slices of limits are held that nobody leases");
+        }
+        let session = Session { link: self, accepted, refused, unwritten: None, unkept: None };
         let error = session.hear(inbound, agreed.heartbeat * SILENT_BEATS_MAX).await;
         (since.elapsed(), error)
     }
@@ -86,6 +96,17 @@ impl Link {
             link_oldest: Versions::OURS.oldest(),
             link_newest: Versions::OURS.newest(),
         }
+    }
+
+    /// The slices that this door spends by, or what it has without any.
+    fn holds(&self) -> proto::Slices {
+        let held = self.slices.held().unwrap_or_else(|| {
+            let desired = self.ledger.newest();
+            // Before its first state it knows no tenant.
+            let share = if desired.generation == 0 { 0 } else { even(desired.doors) };
+            Arc::new(Slices { share, ..Slices::default() })
+        });
+        convert::slices_to(&held)
     }
 
     /// Notes a message of a kind that is not known here. Nothing depends on it.
@@ -128,6 +149,8 @@ struct Session<'a> {
     refused: watch::Sender<Option<proto::Refused>>,
     /// A good state that the disk did not take.
     unwritten: Option<Unwritten>,
+    /// Slices that the disk did not take, and when they are tried again.
+    unkept: Option<(Arc<Slices>, Instant)>,
 }
 
 /// A state, the bytes that it came as, and when it is tried again.
@@ -145,7 +168,9 @@ impl Session<'_> {
     ) -> LinkError {
         let mut give_up_at = Instant::now() + patience;
         loop {
-            let retry_at = self.unwritten.as_ref().map(|unwritten| unwritten.due);
+            let unwritten = self.unwritten.as_ref().map(|unwritten| unwritten.due);
+            let unkept = self.unkept.as_ref().map(|(_, due)| *due);
+            let retry_at = unwritten.into_iter().chain(unkept).min();
             tokio::select! {
                 message = next(&mut inbound) => {
                     if let Err(error) = self.take(message).await {
@@ -187,6 +212,10 @@ impl Session<'_> {
                     convert::credentials_from(credentials).map_err(LinkError::Message)?;
                 self.link.credentials.send_replace(credentials);
             }
+            proto::operator_message::Message::Slices(slices) => {
+                let slices = convert::slices_from(slices).map_err(LinkError::Message)?;
+                self.keep(Arc::new(slices)).await;
+            }
             proto::operator_message::Message::Heartbeat(proto::Heartbeat {}) => {}
             proto::operator_message::Message::Welcome(_) => return Err(LinkError::Welcome),
         }
@@ -194,8 +223,30 @@ impl Session<'_> {
     }
 
     async fn retry(&mut self) {
-        if let Some(Unwritten { desired, payload, .. }) = self.unwritten.take() {
+        let now = Instant::now();
+        if let Some((slices, _)) = self.unkept.take_if(|(_, due)| *due <= now) {
+            self.keep(slices).await;
+        }
+        let due = self.unwritten.take_if(|unwritten| unwritten.due <= now);
+        if let Some(Unwritten { desired, payload, .. }) = due {
             self.accept(desired, payload).await;
+        }
+    }
+
+    /// Holds other slices. Those that the disk does not take are not spent by, since a restart would
+    /// bring the ones of before back: the operator waits, and so do other doors for what these have.
+    async fn keep(&mut self, slices: Arc<Slices>) {
+        self.unkept = None;
+        let epoch = slices.epoch;
+        match self.link.slices.take(slices.clone()).await {
+            Ok(()) => {
+                let held = self.link.slices.held().map_or(0, |held| held.epoch);
+                self.link.state.send_modify(|state| state.epoch = held);
+            }
+            Err(error) => {
+                tracing::warn!(epoch, %error, "slices of limits are not kept");
+                self.unkept = Some((slices, Instant::now() + DISK_RETRY));
+            }
         }
     }
 

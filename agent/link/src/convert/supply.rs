@@ -1,8 +1,10 @@
 //! What this node has.
 
 use realm_core::{
+    books::Used,
     engine::EngineLoad,
     supply::{Device, DeviceKind, HeldCalls, ModelLoad, Supply},
+    uses::TenantUse,
 };
 use realm_proto::link::v1 as proto;
 
@@ -44,6 +46,30 @@ fn device_to(device: &Device) -> proto::Device {
         product: cut(product),
         memory_bytes_total: *memory_bytes_total,
         memory_bytes_free: *memory_bytes_free,
+    }
+}
+
+/// Nanoseconds of one millisecond.
+const NS_PER_MS: u128 = 1_000_000;
+
+/// What tenants have used, for the operator.
+pub(crate) fn uses_to(uses: &[TenantUse]) -> proto::Uses {
+    proto::Uses { tenants: uses.iter().map(use_to).collect() }
+}
+
+fn use_to(of_tenant: &TenantUse) -> proto::TenantUse {
+    let TenantUse { tenant, epoch, used, fuel } = of_tenant;
+    let Used { prompt_tokens, cached_tokens, generated_tokens, device_ns, block_ns } = *used;
+    let ms = |ns: u128| u64::try_from(ns.div_euclid(NS_PER_MS)).unwrap_or(u64::MAX);
+    proto::TenantUse {
+        tenant: tenant.to_string(),
+        epoch: *epoch,
+        prompt_tokens,
+        cached_tokens,
+        generated_tokens,
+        device_ms: ms(device_ns.into()),
+        kv_block_ms: ms(block_ns),
+        program_fuel: *fuel,
     }
 }
 

@@ -1,8 +1,8 @@
 //! A tenant as protobuf and back: what it may do, what it may spend, and when its turn comes.
 
 use realm_core::{
-    desired::{DesiredTenant, LimitsMode, Priority},
-    name::{PipelineName, TenantName},
+    desired::{DesiredTenant, Limits, LimitsMode, Priority},
+    name::{GroupName, PipelineName, TenantName},
 };
 use realm_proto::link::v1 as proto;
 
@@ -11,7 +11,8 @@ use super::{
     program_from, program_to, required, unique,
 };
 
-pub(super) fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
+/// `doors` share the tenant's limits out.
+pub(super) fn tenant_to(tenant: &DesiredTenant, doors: u32) -> proto::Tenant {
     let DesiredTenant {
         name,
         weight,
@@ -19,6 +20,7 @@ pub(super) fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         suspended,
         limits,
         limits_mode,
+        share_group,
         models,
         pipelines,
         keys,
@@ -37,7 +39,7 @@ pub(super) fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         name: name.as_str().to_owned(),
         weight: *weight,
         suspended: *suspended,
-        limits: Some(limits_to(limits)),
+        limits: Some(limits_to(&of_one(limits, doors))),
         models: models.iter().map(grant_to).collect(),
         pipelines: pipelines
             .iter()
@@ -47,6 +49,47 @@ pub(super) fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         program: program.as_ref().map(program_to),
         priority: priority.into(),
         limits_mode: limits_mode.into(),
+        share_group: share_group.as_ref().map(|group| group.name().to_owned()),
+        shared_limits: (doors > 1).then(|| shared_limits_to(limits)),
+    }
+}
+
+/// What an agent has that knows of no slices.
+fn of_one(limits: &Limits, doors: u32) -> Limits {
+    let doors = doors.max(1);
+    Limits {
+        requests_per_minute: limits.requests_per_minute.div_ceil(doors),
+        input_tokens_per_minute: limits.input_tokens_per_minute.div_ceil(doors),
+        output_tokens_per_minute: limits.output_tokens_per_minute.div_ceil(doors),
+        calls_max: limits.calls_max.div_ceil(doors),
+        ..*limits
+    }
+}
+
+const fn shared_limits_to(limits: &Limits) -> proto::SharedLimits {
+    proto::SharedLimits {
+        requests_per_minute: limits.requests_per_minute,
+        input_tokens_per_minute: limits.input_tokens_per_minute,
+        output_tokens_per_minute: limits.output_tokens_per_minute,
+        calls_max: limits.calls_max,
+    }
+}
+
+/// The limits that doors share out; what is of one door where nothing is said of that.
+fn shared_limits_from(limits: Limits, shared: Option<proto::SharedLimits>) -> Limits {
+    let Some(shared) = shared else { return limits };
+    let proto::SharedLimits {
+        requests_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        calls_max,
+    } = shared;
+    Limits {
+        requests_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        calls_max,
+        ..limits
     }
 }
 
@@ -62,10 +105,16 @@ pub(super) fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, Conver
         program,
         priority,
         limits_mode,
+        share_group,
+        shared_limits,
     } = tenant;
     if weight == 0 {
         return Err(ConvertError::Missing { field: "tenant.weight" });
     }
+    let name = named("tenant.name", &name, TenantName::parse)?;
+    let group = |group: &str| GroupName::new(name.namespace(), group);
+    let share_group =
+        share_group.map(|text| named("tenant.share_group", &text, group)).transpose()?;
     let models = all(models, grant_from)?;
     unique("tenant.models.alias", models.iter().map(|grant| grant.alias.as_str()))?;
     let pipelines = pipelines
@@ -73,12 +122,13 @@ pub(super) fn tenant_from(tenant: proto::Tenant) -> Result<DesiredTenant, Conver
         .map(|(alias, name)| Ok((alias, named("tenant.pipelines", &name, PipelineName::parse)?)))
         .collect::<Result<_, _>>()?;
     Ok(DesiredTenant {
-        name: named("tenant.name", &name, TenantName::parse)?,
+        name,
         weight,
         priority: priority_from(priority)?,
         suspended,
-        limits: limits_from(required("tenant.limits", limits)?)?,
+        limits: shared_limits_from(limits_from(required("tenant.limits", limits)?)?, shared_limits),
         limits_mode: limits_mode_from(limits_mode)?,
+        share_group,
         models,
         pipelines,
         keys: all(keys, key_from)?,

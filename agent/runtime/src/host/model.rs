@@ -10,6 +10,7 @@ use std::sync::Arc;
 use realm_core::{
     embed::TextBatch,
     engine::{ChatMessage, Engine, TextError},
+    hook::Hooked,
     refusal::Refusal,
     trace::{Key, OK, Open, SpanName},
 };
@@ -19,13 +20,17 @@ use wasmtime::component::Resource;
 pub use generation::Generation;
 
 use self::embedding::Embedding;
-use super::{Host, HostCall};
+use super::{Host, HostCall, Own, Role};
 use crate::{
-    bindings::realm::tenant::{
-        model::{self, Abilities, EmbedParams, Embedded, Info, Params, Summary, Text},
-        types::{Message, Token},
+    bindings::{
+        hooked::exports::realm::tenant::hooks::Request,
+        realm::tenant::{
+            model::{self, Abilities, EmbedParams, Embedded, Info, Params, Summary, Text},
+            types::{Message, Token},
+        },
     },
     directory::ModelState,
+    hook::{self, Begun},
     meter::TokenMeter,
     refusal::{HostError, internal, text},
     texts::{TenantTexts, Texts},
@@ -71,7 +76,8 @@ impl Host {
         let cost = u64::try_from(bytes / HOST_CALL_TEXT_BYTES).unwrap_or(u64::MAX);
         call.host_calls.take(cost)?;
         let (node, tenant) = call.texts.clone();
-        let work = TextWork { bytes, call: call.tokens.clone(), node, tenant };
+        let may_wait = !matches!(call.role, Role::Hooks { between_tokens: true });
+        let work = TextWork { bytes, may_wait, call: call.tokens.clone(), node, tenant };
         Ok((self.engine(model)?, work))
     }
 
@@ -92,11 +98,30 @@ impl Host {
     fn engine(&self, model: &Resource<OpenModel>) -> Result<Arc<dyn Engine>, HostError> {
         Ok(self.model(model)?.engine.clone())
     }
+
+    /// What the program's hooks, where it has any, make of a generation that is about to begin.
+    async fn ask_hooks(
+        &mut self,
+        model: &Resource<OpenModel>,
+        prompt: &[u32],
+        params: Params,
+    ) -> Result<(Params, Option<Hooked>), HostError> {
+        let OpenModel { name, engine } = self.table.get(model)?;
+        let (model, vocabulary) = (name.clone(), engine.info().vocabulary);
+        let call = self.call()?;
+        let Own { program, .. } = call.own.clone();
+        let Some(pre) = &program.hooks else { return Ok((params, None)) };
+        let request = Request { model, prompt: prompt.to_vec(), params };
+        let Begun { params, hooked } = hook::begin(pre, call, request, vocabulary).await?;
+        Ok((params, hooked))
+    }
 }
 
 /// Work on text that a call may begin.
 struct TextWork {
     bytes: usize,
+    /// Whether whoever asks may wait for a thread.
+    may_wait: bool,
     /// What the call's place among its tenant's calls hangs on.
     call: Arc<TokenMeter>,
     node: Texts,
@@ -123,7 +148,11 @@ impl TextWork {
         self,
         work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
     ) -> Result<T, HostError> {
-        let Self { bytes: _, call, node, tenant } = self;
+        let Self { bytes: _, may_wait, call, node, tenant } = self;
+        if !may_wait {
+            let message = format!("between tokens, text of {INLINE_BYTES_MAX} bytes is the most");
+            return Err(Refusal::Unsupported(message).into());
+        }
         let closed = |_| internal("the places for work on text are closed");
         let place = node.take(&tenant).await.map_err(closed)?;
         let work = move || {
@@ -229,20 +258,21 @@ impl model::HostModel for Host {
         params: Params,
     ) -> Result<Resource<Generation>, HostError> {
         // An answer that is resumed is gone through again, which is work on a text of that length.
-        let bytes = size_of_val(self.call()?.writer.tracker().resumed());
+        let bytes = size_of_val(self.call()?.writer()?.tracker().resumed());
         let (engine, work) = self.enter_text(&model, bytes)?;
         if !engine.generates() {
             return Err(self.lacks(&model, "generate")?.into());
         }
+        let (params, hooked) = self.ask_hooks(&model, &prompt, params).await?;
         let call = self.call()?;
         let mut generation =
             params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
         generation.way.clone_from(&call.way);
-        call.writer.tracker().begin(&mut generation, || engine.draw_seed());
+        call.writer()?.tracker().begin(&mut generation, || engine.draw_seed());
         let tokens = call.tokens.clone();
         let mut span = self.begin(SpanName::Generate);
         span.set(Key::ModelName, engine.info().model.as_str());
-        let start = move || Ok(Generation::start(&*engine, tokens, generation, span));
+        let start = move || Ok(Generation::start(&*engine, tokens, (generation, hooked), span));
         let generation = work.run(start).await??;
         Ok(self.table.push(generation)?)
     }
@@ -265,6 +295,8 @@ impl model::HostModel for Host {
             return Err(self.lacks(&model, "embed")?.into());
         }
         let call = self.call()?;
+        // Only what serves a function waits for an engine.
+        call.writer()?;
         let batch =
             TextBatch { way: call.way.clone(), ..embedding::batch(texts, params, call.deadline) };
         let tokens = call.tokens.clone();
@@ -290,7 +322,7 @@ impl model::HostGeneration for Host {
         let generation = self.table.get_mut(&generation)?;
         let tokens = generation.next().await?;
         let made = generation.take_made();
-        self.call()?.writer.tracker().read(&made);
+        self.call()?.writer()?.tracker().read(&made);
         Ok(tokens)
     }
 

@@ -5,7 +5,7 @@ use crate::bindings::realm::tenant::{reply, types::Logprobs};
 
 impl reply::Host for Host {
     async fn write_text(&mut self, text: String) -> wasmtime::Result<()> {
-        Ok(self.enter()?.writer.write_text(text).await?)
+        Ok(self.enter()?.writer()?.write_text(text).await?)
     }
 
     async fn write_scored(
@@ -13,11 +13,11 @@ impl reply::Host for Host {
         text: String,
         logprobs: Vec<Logprobs>,
     ) -> wasmtime::Result<()> {
-        let writer = &mut self.enter()?.writer;
+        let writer = self.enter()?.writer()?;
         Ok(writer.write_scored(text, scored::read(logprobs)?).await?)
     }
 
     async fn write_json(&mut self, json: String) -> wasmtime::Result<()> {
-        Ok(self.enter()?.writer.write_json(&json).await?)
+        Ok(self.enter()?.writer()?.write_json(&json).await?)
     }
 }

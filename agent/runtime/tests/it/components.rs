@@ -172,3 +172,11 @@ proptest! {
         prop_assert!(prepare([head.as_slice(), &tail].concat()).is_err());
     }
 }
+
+#[tokio::test]
+async fn a_component_that_speaks_through_a_64_bit_memory_is_refused_before_it_runs() {
+    let narrow = r#"(memory (export "memory") 1)"#;
+    assert!(IDLE.contains(narrow));
+    let wide = refused_wat(&IDLE.replace(narrow, r#"(memory (export "memory") i64 1)"#)).await;
+    assert!(matches!(wide, ProgramError::Invalid { .. }), "{wide:?}");
+}

@@ -13,6 +13,7 @@ use realm_core::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Finish, Generation, Logprobs, ScoredToken,
         TOKENS_BUFFERED_MAX, TextError, Token, TokenEvent, TokenStream, Usage,
     },
+    hook::{Hooked, Question, Steer, Verdict},
     name::ModelName,
     refusal::Refusal,
 };
@@ -45,6 +46,8 @@ pub(crate) struct Echo {
     mood: Mood,
     pub(crate) asked: Mutex<Vec<Generation>>,
     pub(crate) texts: Mutex<Vec<TextBatch>>,
+    /// What hooks said of the next token, of all generations in order.
+    pub(crate) steers: Arc<Mutex<Vec<Option<Steer>>>>,
     pub(crate) running: Arc<AtomicUsize>,
     pub(crate) release: watch::Sender<bool>,
 }
@@ -60,7 +63,8 @@ impl Echo {
             has_chat_template: true,
         };
         let (asked, texts, running) = (Mutex::default(), Mutex::default(), Arc::default());
-        Arc::new(Self { info, mood, asked, texts, running, release: watch::Sender::new(false) })
+        let (release, steers) = (watch::Sender::new(false), Arc::default());
+        Arc::new(Self { info, mood, asked, texts, steers, running, release })
     }
 }
 
@@ -105,6 +109,21 @@ impl Engine for Echo {
             }
             running.fetch_sub(1, Ordering::SeqCst);
         });
+        Ok(stream)
+    }
+
+    /// As slow as its hook, one token after the other.
+    fn generate_hooked(
+        &self,
+        caller: &Caller,
+        generation: Generation,
+        hooked: Hooked,
+    ) -> Result<TokenStream, Refusal> {
+        let made = self.generate(caller, generation)?;
+        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        let steers = self.steers.clone();
+        // As an engine's thread does, which no runtime of anybody's is.
+        std::thread::spawn(move || beside(hooked, made, &sender, &steers));
         Ok(stream)
     }
 
@@ -225,4 +244,48 @@ pub(crate) fn logprobs(id: u32, count: u32) -> Logprobs {
     let scored =
         |id: u32| ScoredToken { id, bytes: vec![u8::try_from(id).unwrap()], logprob: -(id as f32) };
     Logprobs { chosen: scored(id), top: (0..count).map(scored).collect() }
+}
+
+/// Lets a hook stand beside a stream.
+fn beside(
+    mut hooked: Hooked,
+    mut made: TokenStream,
+    sender: &mpsc::Sender<TokenEvent>,
+    steers: &Mutex<Vec<Option<Steer>>>,
+) {
+    let mut ask = |question: Question| {
+        hooked.hook.ask(question);
+        let answer = std::iter::repeat_with(|| hooked.hook.work()).flatten().next().unwrap()?;
+        steers.lock().unwrap().push(answer.steer);
+        Ok::<_, Refusal>(answer.verdict)
+    };
+    let ended = ask(Question::Begin).and_then(|_| {
+        let mut last: Option<Token> = None;
+        loop {
+            let event = made.blocking_recv().unwrap();
+            let finish = match &event {
+                TokenEvent::Finished { finish, .. } => Some(*finish),
+                _ => None,
+            };
+            if let Some(Token { id, text, .. }) = last.take() {
+                let question = Question::Token { id, text: text.clone(), finish };
+                let (text, stops) = match ask(question)? {
+                    Verdict::Pass => (text, false),
+                    Verdict::Rewrite(text) => (text, false),
+                    Verdict::Stop(text) => (text, true),
+                };
+                let token = Token { id, text, logprobs: None };
+                drop(sender.blocking_send(TokenEvent::Token(token)));
+                if stops {
+                    let (finish, usage) = (Finish::Stop, Usage::default());
+                    return Ok(TokenEvent::Finished { finish, usage });
+                }
+            }
+            match event {
+                TokenEvent::Token(token) => last = Some(token),
+                last => return Ok(last),
+            }
+        }
+    });
+    drop(sender.blocking_send(ended.unwrap_or_else(TokenEvent::Failed)));
 }

@@ -49,7 +49,9 @@ fn every_committed_component_was_built_from_the_committed_sources() {
     for (folder, component) in [
         ("sdks/guest-rust/programs/built-in", "built_in"),
         ("sdks/guest-rust/programs/pirate", "pirate"),
+        ("sdks/guest-rust/programs/warden", "warden"),
         ("tests/guests/hostile", "hostile"),
+        ("tests/guests/hostile-hooks", "hostile_hooks"),
     ] {
         let list = fs::read_to_string(root().join(format!("{folder}/{component}.sha256"))).unwrap();
         let mut listed = BTreeSet::new();

@@ -34,11 +34,17 @@ pub(crate) struct Town {
     pub(crate) built_in: Prepared,
     pub(crate) pirate: Prepared,
     pub(crate) hostile: Prepared,
+    pub(crate) warden: Prepared,
+    pub(crate) hostile_hooks: Prepared,
 }
 
 pub(crate) const PIRATE: &[u8] =
     include_bytes!("../../../../sdks/guest-rust/programs/pirate/pirate.wasm");
 pub(crate) const HOSTILE: &[u8] = include_bytes!("../../../../tests/guests/hostile/hostile.wasm");
+
+const WARDEN: &[u8] = include_bytes!("../../../../sdks/guest-rust/programs/warden/warden.wasm");
+const HOSTILE_HOOKS: &[u8] =
+    include_bytes!("../../../../tests/guests/hostile-hooks/hostile_hooks.wasm");
 
 pub(crate) async fn town() -> &'static Town {
     static TOWN: OnceCell<Town> = OnceCell::const_new();
@@ -47,7 +53,9 @@ pub(crate) async fn town() -> &'static Town {
         let built_in = runtime.prepare_built_in().await.unwrap();
         let pirate = runtime.prepare_program(PIRATE.to_vec()).await.unwrap();
         let hostile = runtime.prepare_program(HOSTILE.to_vec()).await.unwrap();
-        Town { runtime, built_in, pirate, hostile }
+        let warden = runtime.prepare_program(WARDEN.to_vec()).await.unwrap();
+        let hostile_hooks = runtime.prepare_program(HOSTILE_HOOKS.to_vec()).await.unwrap();
+        Town { runtime, built_in, pirate, hostile, warden, hostile_hooks }
     })
     .await
 }
@@ -66,6 +74,8 @@ pub(crate) const LIMITS: Limits = Limits {
         host_calls_max: 1_000_000,
         output_bytes_max: 1 << 30,
         deadline_ms: 100_000,
+        token_fuel_max: 100_000_000,
+        token_deadline_ms: 1_000,
     },
 };
 
@@ -89,6 +99,7 @@ impl Citizen {
             priority: Priority::Normal,
             suspended: false,
             limits_mode: LimitsMode::Enforce,
+            share_group: None,
             limits: LIMITS,
             models: Vec::new(),
             pipelines: BTreeMap::new(),

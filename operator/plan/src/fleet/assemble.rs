@@ -38,13 +38,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Takes over what the demands have become, with limits for so many doors.
+    /// Takes over what the demands have become, with limits that so many doors share out.
     pub(super) fn update(&mut self, resolved: &Resolved, doors: u32) {
-        let whole = |tenant: &DesiredTenant| DesiredTenant {
-            limits: tenant.limits.per_door(doors),
-            ..tenant.clone()
-        };
-        let hosted: Vec<_> = resolved.tenants.iter().map(whole).collect();
+        let hosted = resolved.tenants.clone();
         let handed_on =
             hosted.iter().map(|tenant| DesiredTenant { program: None, ..tenant.clone() });
         self.handed_on = reuse(&self.handed_on, handed_on.collect());

@@ -7,10 +7,10 @@ use realm_crds::{
     model::{CONTEXT_MAX, KV_BLOCKS_MAX},
     tenant::{
         API_KEYS_MAX, ApiKeySource, CALLS_MAX, CONFIG_ENTRIES_MAX, CONFIG_KEY_LEN_MAX,
-        CONFIG_VALUE_LEN_MAX, DEADLINE_MS_MAX, Limits as RawLimits, MODELS_MAX, ModelRef,
+        CONFIG_VALUE_LEN_MAX, Cache, DEADLINE_MS_MAX, Limits as RawLimits, MODELS_MAX, ModelRef,
         PER_MINUTE_MAX, PROGRAM_COUNT_MAX, PROGRAM_MEMORY_BYTES_MAX, PROGRAM_MEMORY_BYTES_MIN,
         PROGRAM_OUTPUT_BYTES_MAX, Program as RawProgram, ProgramLimits as RawProgramLimits,
-        WEIGHT_MAX,
+        TOKEN_DEADLINE_MS_MAX, TOKEN_FUEL_MAX, WEIGHT_MAX,
     },
 };
 
@@ -34,6 +34,7 @@ pub struct ValidTenant {
     pub(crate) suspended: bool,
     pub(crate) limits: Limits,
     pub(crate) limits_mode: LimitsMode,
+    pub(crate) share_group: Option<Name>,
     /// In the order of the spec.
     pub(crate) models: Vec<Name>,
     pub(crate) program: HostedProgram,
@@ -64,8 +65,17 @@ impl ValidTenant {
 
 /// Proves `raw`, or lists what is wrong with it.
 pub fn tenant(raw: &Tenant, site: Site) -> Result<ValidTenant, Vec<Problem>> {
-    let TenantSpec { weight, priority, suspended, limits, limits_mode, models, program, api_keys } =
-        &raw.spec;
+    let TenantSpec {
+        weight,
+        priority,
+        suspended,
+        limits,
+        limits_mode,
+        cache,
+        models,
+        program,
+        api_keys,
+    } = &raw.spec;
     let mut findings = Findings::default();
     field::range("spec.weight", *weight, (1, WEIGHT_MAX), &mut findings);
     let limits = read_limits(limits, &mut findings);
@@ -76,6 +86,7 @@ pub fn tenant(raw: &Tenant, site: Site) -> Result<ValidTenant, Vec<Problem>> {
     let valid = match field::name(&raw.metadata, &mut findings) {
         None => None,
         Some(name) => {
+            let share_group = read_group(cache.as_ref(), &name, &mut findings);
             let models = read_models(models, &name, &mut findings);
             let secrets = read_secrets(api_keys, &name, &mut findings);
             code.map(|code| ValidTenant {
@@ -85,6 +96,7 @@ pub fn tenant(raw: &Tenant, site: Site) -> Result<ValidTenant, Vec<Problem>> {
                 suspended: *suspended,
                 limits,
                 limits_mode: *limits_mode,
+                share_group,
                 models,
                 program: HostedProgram { code, config },
                 secrets,
@@ -126,7 +138,15 @@ fn read_limits(raw: &RawLimits, findings: &mut Findings) -> Limits {
 }
 
 fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> ProgramLimits {
-    let RawProgramLimits { memory_bytes, fuel, host_calls, output_bytes, deadline_ms } = raw;
+    let RawProgramLimits {
+        memory_bytes,
+        fuel,
+        host_calls,
+        output_bytes,
+        deadline_ms,
+        token_fuel,
+        token_deadline_ms,
+    } = raw;
     let memory = (PROGRAM_MEMORY_BYTES_MIN, PROGRAM_MEMORY_BYTES_MAX);
     for (field, value, bounds) in [
         ("memoryBytes", *memory_bytes, memory),
@@ -134,6 +154,8 @@ fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> Progr
         ("hostCalls", *host_calls, (1, PROGRAM_COUNT_MAX)),
         ("outputBytes", *output_bytes, (1, PROGRAM_OUTPUT_BYTES_MAX)),
         ("deadlineMs", *deadline_ms, (1, DEADLINE_MS_MAX)),
+        ("tokenFuel", *token_fuel, (1, TOKEN_FUEL_MAX)),
+        ("tokenDeadlineMs", *token_deadline_ms, (1, TOKEN_DEADLINE_MS_MAX)),
     ] {
         field::range(&format!("spec.limits.program.{field}"), value, bounds, findings);
     }
@@ -143,6 +165,8 @@ fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> Progr
         host_calls_max: *host_calls,
         output_bytes_max: *output_bytes,
         deadline_ms: *deadline_ms,
+        token_fuel_max: *token_fuel,
+        token_deadline_ms: *token_deadline_ms,
     }
 }
 
@@ -165,6 +189,20 @@ fn read_program(raw: &RawProgram, site: Site, findings: &mut Findings) -> Option
         findings.add("spec.program.sha256", Reason::InvalidValue, message);
     }
     Some(Program::BuiltIn)
+}
+
+/// A group is of the tenant's own namespace, and no other can be spelled.
+fn read_group(raw: Option<&Cache>, own: &Name, findings: &mut Findings) -> Option<Name> {
+    let Cache { share_group } = raw?;
+    let path = "spec.cache.shareGroup";
+    let group = field::reference(path, ("", share_group.as_deref()?), own, findings)?;
+    if !group.is_label() {
+        let message =
+            format!("`{}` is not a DNS label: at most 63 of a-z, 0-9 and inner -", group.name());
+        findings.add(path, Reason::InvalidValue, message);
+        return None;
+    }
+    Some(group)
 }
 
 fn read_models(raw: &[ModelRef], own: &Name, findings: &mut Findings) -> Vec<Name> {
@@ -246,6 +284,17 @@ mod tests {
         let show = |names: &[Name]| names.iter().map(Name::to_string).collect::<Vec<_>>();
         assert_eq!(show(&tenant.models), ["n/b", "other/a"]);
         assert_eq!(show(tenant.secrets()), ["n/z.keys", "n/a"]);
+    }
+
+    #[test]
+    fn a_share_group_is_of_the_tenants_own_namespace() {
+        let tenant = check("cache: {shareGroup: support}").unwrap();
+        assert_eq!(tenant.share_group.unwrap().to_string(), "n/support");
+        assert_eq!(check("cache: {}").unwrap().share_group, None);
+        for bad in ["other/support", "''", "Support", "a.b"] {
+            let problems = check(&format!("cache: {{shareGroup: {bad}}}")).unwrap_err();
+            assert_eq!(problems, ["spec.cache.shareGroup InvalidValue"], "{bad}");
+        }
     }
 
     #[test]

@@ -71,9 +71,10 @@ fn views(nodes: &BTreeMap<u8, (Report, bool)>) -> BTreeMap<String, NodeView> {
 /// Everything that can be asked of it.
 fn answers(said: &Said) -> (BTreeSet<(Kind, Name)>, Vec<Standings>) {
     let fleet = Fleet::new(Site::Cluster, 1);
+    let slicing = Slicing::new(1, Instant::now());
     let kinds = [Kind::Model, Kind::Tenant, Kind::Pipeline];
     let objects = kinds.into_iter().flat_map(|kind| (0..6).map(move |index| (kind, name(index))));
-    let standings = objects.map(|(kind, name)| said.of_object(&fleet, kind, &name, 0));
+    let standings = objects.map(|(kind, name)| said.of_object((&fleet, &slicing), kind, &name, 0));
     (said.held(), standings.collect())
 }
 

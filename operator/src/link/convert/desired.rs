@@ -30,6 +30,8 @@ pub(in crate::link) struct Encoder(Mutex<Encoded>);
 struct Encoded {
     /// By the place of the tenant in memory, which is nobody else's while there is a `Weak`.
     tenants: HashMap<usize, (Weak<DesiredTenant>, Bytes)>,
+    /// The doors that share out the limits of these.
+    doors: u32,
     /// How many tenants make it worth looking for those that are gone.
     tenants_max: usize,
     pipelines: Last<DesiredPipeline>,
@@ -61,8 +63,11 @@ impl Encoder {
         };
         let mut bytes = own.encode_to_vec();
         let mut encoded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Encoded { tenants: _, tenants_max: _, pipelines: all, plain_pipelines, routes: last } =
-            &mut *encoded;
+        if encoded.doors != *doors {
+            encoded.tenants.clear();
+            encoded.doors = *doors;
+        }
+        let Encoded { pipelines: all, plain_pipelines, routes: last, .. } = &mut *encoded;
         let reads_choice = CHOICE_SINCE <= version;
         let last_pipelines = if reads_choice { all } else { plain_pipelines };
         let all_pipelines = |pipelines: &[DesiredPipeline]| {
@@ -77,7 +82,7 @@ impl Encoder {
         bytes.extend_from_slice(&newest(last_pipelines, pipelines, all_pipelines));
         bytes.extend_from_slice(&newest(last, routes, all_routes));
         for tenant in tenants {
-            bytes.extend_from_slice(encoded.tenant(tenant));
+            bytes.extend_from_slice(encoded.tenant(tenant, *doors));
         }
         encoded.forget_gone();
         drop(encoded);
@@ -93,10 +98,10 @@ impl Encoder {
 }
 
 impl Encoded {
-    fn tenant(&mut self, tenant: &Arc<DesiredTenant>) -> &Bytes {
+    fn tenant(&mut self, tenant: &Arc<DesiredTenant>, doors: u32) -> &Bytes {
         let place = Arc::as_ptr(tenant).addr();
         let (_, bytes) = self.tenants.entry(place).or_insert_with(|| {
-            let tenants = vec![tenant_to(tenant)];
+            let tenants = vec![tenant_to(tenant, doors)];
             let one = proto::Desired { tenants, ..proto::Desired::default() };
             (Arc::downgrade(tenant), one.encode_to_vec().into())
         });
@@ -181,7 +186,7 @@ fn digest_to(digest: &Sha256) -> Vec<u8> {
     bytes.to_vec()
 }
 
-fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
+fn tenant_to(tenant: &DesiredTenant, doors: u32) -> proto::Tenant {
     let DesiredTenant {
         name,
         weight,
@@ -189,6 +194,7 @@ fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         suspended,
         limits,
         limits_mode,
+        share_group,
         models,
         pipelines,
         keys,
@@ -208,13 +214,24 @@ fn tenant_to(tenant: &DesiredTenant) -> proto::Tenant {
         name: name.to_string(),
         weight: *weight,
         suspended: *suspended,
-        limits: Some(limits_to(limits)),
+        limits: Some(limits_to(&limits.per_door(doors))),
         models: models.iter().map(grant_to).collect(),
         pipelines: pipelines.iter().map(pipeline_to).collect(),
         keys: keys.iter().map(key_to).collect(),
         program: program.as_ref().map(program_to),
         priority: priority.into(),
         limits_mode: limits_mode.into(),
+        share_group: share_group.as_ref().map(|group| group.name().to_owned()),
+        shared_limits: (doors > 1).then(|| shared_limits_to(limits)),
+    }
+}
+
+const fn shared_limits_to(limits: &Limits) -> proto::SharedLimits {
+    proto::SharedLimits {
+        requests_per_minute: limits.requests_per_minute,
+        input_tokens_per_minute: limits.input_tokens_per_minute,
+        output_tokens_per_minute: limits.output_tokens_per_minute,
+        calls_max: limits.calls_max,
     }
 }
 
@@ -251,8 +268,15 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
         kv_blocks_max,
         program,
     } = *limits;
-    let ProgramLimits { memory_bytes_max, fuel_max, host_calls_max, output_bytes_max, deadline_ms } =
-        program;
+    let ProgramLimits {
+        memory_bytes_max,
+        fuel_max,
+        host_calls_max,
+        output_bytes_max,
+        deadline_ms,
+        token_fuel_max,
+        token_deadline_ms,
+    } = program;
     proto::Limits {
         requests_per_minute,
         input_tokens_per_minute,
@@ -266,6 +290,8 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
             host_calls_max,
             output_bytes_max,
             deadline_ms,
+            token_fuel_max: Some(token_fuel_max),
+            token_deadline_ms: Some(token_deadline_ms),
         }),
     }
 }

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use realm_proto::link::{v1 as proto, versions::Versions};
 
 use super::{ConvertError, all, named, required, text_from, unique};
-use crate::link::supply::{Device, DeviceKind, HeldCalls, Hello, ModelLoad, Supply};
+use crate::link::supply::{
+    Device, DeviceKind, HeldCalls, Hello, ModelLoad, Supply, TenantUse, Used,
+};
 
 pub(in crate::link) fn hello_from(hello: proto::Hello) -> Result<Hello, ConvertError> {
     let proto::Hello { node, agent_version, boot_id, generation, supply, link_oldest, link_newest } =
@@ -98,6 +100,34 @@ fn load_from(load: proto::ModelLoad) -> Result<ModelLoad, ConvertError> {
         generated_tokens_total,
         failed,
     })
+}
+
+pub(in crate::link) fn uses_from(uses: proto::Uses) -> Result<Vec<TenantUse>, ConvertError> {
+    let uses = all(uses.tenants, use_from)?;
+    unique("uses.tenants.tenant", uses.iter().map(|of_tenant| &of_tenant.tenant))?;
+    Ok(uses)
+}
+
+fn use_from(of_tenant: proto::TenantUse) -> Result<TenantUse, ConvertError> {
+    let proto::TenantUse {
+        tenant,
+        epoch,
+        prompt_tokens,
+        cached_tokens,
+        generated_tokens,
+        device_ms,
+        kv_block_ms,
+        program_fuel,
+    } = of_tenant;
+    let used = Used {
+        prompt_tokens,
+        cached_tokens,
+        generated_tokens,
+        device_ms,
+        kv_block_ms,
+        program_fuel,
+    };
+    Ok(TenantUse { tenant: named("uses.tenants.tenant", &tenant)?, epoch, used })
 }
 
 fn held_from(held: proto::HeldCalls) -> Result<HeldCalls, ConvertError> {

@@ -165,6 +165,7 @@ fn tenant(index: usize, weight: u32) -> Arc<DesiredTenant> {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1,
             input_tokens_per_minute: 2,
@@ -178,6 +179,8 @@ fn tenant(index: usize, weight: u32) -> Arc<DesiredTenant> {
                 host_calls_max: 9,
                 output_bytes_max: 10,
                 deadline_ms: 11,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

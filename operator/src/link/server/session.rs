@@ -9,7 +9,10 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
 use prost::Message as _;
-use realm_proto::link::{OPERATOR_MESSAGE_BYTES_MAX, v1 as proto, versions::ACCEPTED_SINCE};
+use realm_proto::link::{
+    OPERATOR_MESSAGE_BYTES_MAX, v1 as proto,
+    versions::{ACCEPTED_SINCE, SLICES_SINCE},
+};
 use tokio::{
     sync::{oneshot, watch},
     task::AbortHandle,
@@ -206,6 +209,10 @@ impl Ears {
                 let supply = convert::supply_from(supply).map_err(Ending::Message)?;
                 self.registry.supply(node, id, supply, now);
             }
+            Some(proto::agent_message::Message::Uses(uses)) => {
+                let uses = convert::uses_from(uses).map_err(Ending::Message)?;
+                self.registry.uses(node, id, uses, now);
+            }
             Some(proto::agent_message::Message::Refused(refused)) => {
                 let refused = convert::refused_from(refused).map_err(Ending::Message)?;
                 self.answer.send_replace(refused.generation);
@@ -213,6 +220,14 @@ impl Ears {
             }
             Some(proto::agent_message::Message::Accepted(proto::Accepted { generation })) => {
                 self.answer.send_replace(generation);
+            }
+            Some(proto::agent_message::Message::Holds(holds)) => {
+                let holds = convert::slices_from(holds).map_err(Ending::Message)?;
+                self.registry.holds(node, id, holds, now);
+            }
+            Some(proto::agent_message::Message::Spends(spends)) => {
+                let spends = convert::spends_from(spends).map_err(Ending::Message)?;
+                self.registry.spends(node, id, spends, now);
             }
             Some(proto::agent_message::Message::Hello(_)) => return Err(Ending::SecondHello),
             // Of a newer agent, or none at all; nothing depends on it.
@@ -298,9 +313,18 @@ impl Outbound {
         }
     }
 
-    /// What is new since the last message: what opens the sources before what needs it.
+    /// What is new since the last message: what opens the sources, and what part of the limits this
+    /// door may spend, before what needs them.
     fn due(&mut self) -> Option<proto::OperatorMessage> {
-        let Orders { desired, credentials } = self.orders.borrow_and_update().clone();
+        let Orders { desired, credentials, slices } = self.orders.borrow_and_update().clone();
+        if let Some(slices) = slices
+            && SLICES_SINCE <= self.version
+            && !is_same(self.sent.slices.as_ref(), &slices)
+        {
+            let message = convert::slices_to(&slices);
+            self.sent.slices = Some(slices);
+            return Some(message);
+        }
         if let Some(credentials) = credentials
             && !is_same(self.sent.credentials.as_ref(), &credentials)
         {

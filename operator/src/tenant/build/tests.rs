@@ -158,7 +158,7 @@ fn a_node_whose_agent_speaks_another_link_is_named_with_both_versions() {
         program(&standing, true).message
     };
     let message = |tally| message_of(2, tally);
-    let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 3";
+    let said = "the agent of n7 speaks the link's version 9 and this operator 1 to 4";
     assert_eq!(message(tally(0, 0, None)), format!("{NO_AGENT_IS_CONNECTED}; {said}"));
     assert_eq!(message(tally(2, 0, None)), format!("on 2 of 2 nodes; {said}"));
     let handed_on = message_of(0, tally(2, 0, None));
@@ -291,4 +291,23 @@ fn numbers_of_one_are_told_as_one() {
     assert_eq!(program(&failed, true).message, "on 1 node; n0: why");
     let status = status_of(tally(1, 0, None), Vec::new());
     assert_eq!(status.conditions[1].message, "every model is granted");
+}
+
+#[test]
+fn limits_say_whole_even_or_which_door_has_the_largest_slice() {
+    let say = |doors, applied: Applied| {
+        let finding = limits(&TenantStanding { doors: Some(doors), applied, ..served() });
+        (finding.reason, finding.message)
+    };
+    let even = Applied { older: 3, ..Applied::default() };
+    assert_eq!(say(1, Applied::default()).0, "Whole");
+    let (reason, message) = say(3, even);
+    assert_eq!(reason, "SharedByDoors");
+    assert_eq!(message, "each of 3 doors enforces one part in 3, rounded up");
+    let largest = Some(("worker-1".to_owned(), 93));
+    let (reason, message) = say(3, Applied { sliced: 2, largest, older: 1 });
+    assert_eq!(reason, "Sliced");
+    let expected = "2 doors with slices by use, the largest that of worker-1, 93 %; 1 door of an \
+                    older release, one part in 3 each";
+    assert_eq!(message, expected);
 }

@@ -34,7 +34,21 @@ from wit_world.imports.model import Params as GenerateParams
 from wit_world.imports.types import Error, Finish, Logprobs, Message, ScoredToken, Token, Usage
 
 from realm_guest.answer import Asked, answer, generate, greedy, open_model
-from realm_guest.host import log, setting, tenant, write_json, write_scored, write_text
+from realm_guest.host import (
+    elapsed_ms,
+    log,
+    now_ms,
+    random_bytes,
+    setting,
+    store_delete,
+    store_get,
+    store_keys,
+    store_set,
+    tenant,
+    write_json,
+    write_scored,
+    write_text,
+)
 from realm_guest.params import Params
 from realm_guest.program import Outcome, Program
 from realm_guest.refusal import invalid
@@ -72,13 +86,20 @@ __all__ = [
     "Token",
     "Usage",
     "answer",
+    "elapsed_ms",
     "generate",
     "greedy",
     "invalid",
     "list_models",
     "log",
+    "now_ms",
     "open_model",
+    "random_bytes",
     "setting",
+    "store_delete",
+    "store_get",
+    "store_keys",
+    "store_set",
     "tenant",
     "write_json",
     "write_scored",

@@ -67,6 +67,7 @@ class Asked:
             tokens_max=rest.whole32("max_tokens", 1) or TOKENS_DEFAULT,
             stop=rest.texts("stop"),
             constraint=rest.constraint("response_format"),
+            shared_tokens=0,
         )
         rest.finish()
         return cls(open_model(name), params)

@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from componentize_py_types import Err
-from wit_world.imports import config, model, reply, types
+from wit_world.imports import clock, config, model, random, reply, store, types
 from wit_world.imports import log as lines
 
 from realm_guest.program import Outcome, Program
@@ -49,6 +49,10 @@ class Rehearsal:
     tenant: str = "default/rehearsal"
     models: Sequence[str] = ("model",)
     context: int = CONTEXT_DEFAULT
+    #: What the program's store holds; what it puts there is put here.
+    store: dict[str, bytes] = field(default_factory=dict)
+    #: Milliseconds since the Unix epoch.
+    now_ms: int = 0
 
     def call(self, name: str, params: Any) -> Rehearsed:
         """Serves one call of a function."""
@@ -73,6 +77,16 @@ class Rehearsal:
         put(config, "get", self.settings.get)
         put(config, "tenant", lambda: self.tenant)
         put(lines, "emit", lambda _level, message: told.log.append(message))
+        put(store, "get", self.store.get)
+        put(store, "set", self.store.__setitem__)
+        put(store, "delete", lambda key: self.store.pop(key, None) is not None)
+        put(store, "keys", self._keys)
+        put(clock, "now", lambda: self.now_ms)
+        put(clock, "elapsed", lambda: 0)
+        put(random, "bytes", lambda count: bytes(at % 256 for at in range(count)))
+
+    def _keys(self, prefix: str, after: str | None) -> list[str]:
+        return sorted(key for key in self.store if key.startswith(prefix) and key > (after or ""))
 
     def _open(self, name: str) -> model.Model:
         if name not in self.models:

@@ -2,12 +2,12 @@
 
 use realm_guest::{
     Error, Finish, FunctionInfo, GenerateParams, Logprobs, Model, Outcome, Params, Program, Result,
-    ScoredToken, config, log, open, reply,
+    ScoredToken, clock, config, log, open, random, reply, store,
 };
 
 struct Hostile;
 
-const ATTACKS: [&str; 15] = [
+const ATTACKS: [&str; 20] = [
     "loop",
     "eat_memory",
     "flood_host_calls",
@@ -23,6 +23,11 @@ const ATTACKS: [&str; 15] = [
     "hoard_handles",
     "swallow_refusal",
     "disguise_refusal",
+    "flood_store",
+    "peek_store",
+    "flood_store_calls",
+    "read_clock",
+    "flood_random",
 ];
 
 impl Program for Hostile {
@@ -68,6 +73,21 @@ impl Program for Hostile {
             "hoard_handles" => hoard_handles(),
             "swallow_refusal" => swallow_refusal(),
             "disguise_refusal" => disguise_refusal(),
+            "flood_store" => Ok(done(Some(flood_store().to_string()))),
+            "peek_store" => Ok(done(Some(peek_store().to_string()))),
+            "flood_store_calls" => loop {
+                let _ = store::set("key", &[0; 60 << 10]);
+            },
+            "read_clock" => {
+                let (now, elapsed) = (clock::now(), clock::elapsed());
+                Ok(done(Some(format!(r#"{{"now":{now},"elapsed":{elapsed}}}"#))))
+            }
+            "flood_random" => {
+                let ids: Vec<_> = (0..100).map(|_| random::bytes(8)).collect();
+                assert!(ids.iter().all(|id| id.len() == 8 && *id != vec![0; 8]));
+                random::bytes(u32::MAX);
+                Ok(done(None))
+            }
             _ => Err(Error::UnknownFunction(function.into())),
         }
     }
@@ -114,6 +134,28 @@ fn deeper(depth: u64) -> u64 {
 fn steal_model(name: &str) -> Result {
     let model = Model::open(name)?;
     Ok(done(Some(format!("\"{}\"", model.info().architecture))))
+}
+
+/// Fills the tenant's store with entries of all sizes; how many it took.
+fn flood_store() -> usize {
+    let mut kept = 0;
+    for (count, bytes) in [(3, 1 << 20), (20, 60 << 10), (1_000, 1_000), (2_000, 0)] {
+        for number in 0..count {
+            kept += usize::from(store::set(&format!("{bytes}/{number}"), &vec![1; bytes]).is_ok());
+        }
+    }
+    kept
+}
+
+/// Keys and bytes that a program finds in its store.
+fn peek_store() -> usize {
+    let (mut found, mut after) = (0, None);
+    loop {
+        let keys = store::keys("", after.as_deref());
+        let Some(last) = keys.last() else { return found };
+        found += keys.iter().filter(|key| store::get(key).is_some()).count();
+        after = Some(last.clone());
+    }
 }
 
 fn hoard_handles() -> Result {

@@ -26,6 +26,8 @@ const LIMITS: Limits = Limits {
         host_calls_max: 10_000,
         output_bytes_max: 1 << 20,
         deadline_ms: 60_000,
+        token_fuel_max: 1_000_000,
+        token_deadline_ms: 1_000,
     },
 };
 
@@ -64,6 +66,7 @@ fn tenant(index: usize) -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: LIMITS,
         models: (0..20).map(grant).collect(),
         pipelines: (0..10).map(|index| (alias(index), name(&alias(index)))).collect(),

@@ -125,7 +125,7 @@ async fn an_agent_that_speaks_no_version_of_the_operators_is_refused_with_both()
     let refused = agent(&world, vec![hello(8, 9)]).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let said = refused.message();
-    assert!(said.contains("version 8 to 9 and this operator 1 to 3"), "{said}");
+    assert!(said.contains("version 8 to 9 and this operator 1 to 4"), "{said}");
     let view = world.until("worker-1", |view| view.unspoken.is_some()).await;
     assert!(!view.is_connected && view.agent.is_none());
     // One of another release that does is taken in.
@@ -146,6 +146,14 @@ fn state(generation: u64) -> OperatorSays {
 /// An agent of an operator that says these, and all that the operator hears of it.
 async fn operator(
     says: Result<Vec<OperatorSays>, Status>,
+) -> (Agent, mpsc::Receiver<AgentSays>, tempfile::TempDir) {
+    operator_of(says, tempfile::tempdir().unwrap()).await
+}
+
+/// The same for an agent that has something on its disk.
+async fn operator_of(
+    says: Result<Vec<OperatorSays>, Status>,
+    disk: tempfile::TempDir,
 ) -> (Agent, mpsc::Receiver<AgentSays>, tempfile::TempDir) {
     let (tell, heard) = mpsc::channel(64);
     let connect = move |request: Request<Streaming<AgentSays>>| {
@@ -171,7 +179,7 @@ async fn operator(
         }
     };
     let (options, dir) = door(answer).await;
-    (Agent::start(options, tempfile::tempdir().unwrap()).await, heard, dir)
+    (Agent::start(options, disk).await, heard, dir)
 }
 
 #[tokio::test]
@@ -209,7 +217,7 @@ async fn an_operator_of_the_first_version_hears_nothing_that_it_does_not_know() 
 async fn an_operator_that_speaks_no_version_of_the_agents_is_left_with_both() {
     let (agent, _heard, _dir) = operator(Ok(vec![welcome(5000, 8, 9)])).await;
     let message = agent.until_refused("Version").await;
-    assert!(message.contains("version 8 to 9 and this agent 1 to 3"), "{message}");
+    assert!(message.contains("version 8 to 9 and this agent 1 to 4"), "{message}");
     assert_eq!(agent.ledger.newest().generation, 0);
 }
 
@@ -219,4 +227,53 @@ async fn an_agent_that_is_refused_for_its_version_says_so() {
     let (agent, _heard, _dir) = operator(Err(refused)).await;
     let message = agent.until_refused("Version").await;
     assert!(message.contains("version 3 and this operator 8 to 9"), "{message}");
+}
+
+#[tokio::test]
+async fn an_agent_of_before_slices_is_leased_none() {
+    let world = World::start().await;
+    let leased = realm_plan::shares::Slices { epoch: 7, share: 1, ..Default::default() };
+    world.registry.set_slices("worker-1", leased.into()).unwrap();
+    world.order("worker-1", &nothing(1));
+    let mut hear = agent(&world, vec![hello(1, 3)]).await.unwrap();
+    let until_told = async {
+        loop {
+            let said = hear.message().await.unwrap().expect("the stream goes on");
+            // What it would pass over reads as nothing.
+            assert_ne!(said, OperatorSays::default());
+            if said.desired.is_some() {
+                return;
+            }
+        }
+    };
+    soon("a state", until_told).await;
+    assert!(!world.registry.snapshot()["worker-1"].is_sliced);
+}
+
+#[tokio::test]
+async fn an_agent_whose_operator_leases_no_slices_lets_go_of_those_that_it_has() {
+    let world = World::start().await;
+    let agent = world.agent("worker-1").await;
+    let leased = realm_plan::shares::Slices { epoch: 7, share: 1, ..Default::default() };
+    world.registry.set_slices("worker-1", leased.into()).unwrap();
+    agent.until_state(|state| state.epoch == 7).await;
+    let dir = agent.stop().await;
+    let (agent, mut heard, _dir) =
+        operator_of(Ok(vec![welcome(20_000, 1, 3), state(1)]), dir).await;
+    agent.until_held(1).await;
+    assert!(agent.slices.held().is_none());
+    agent.spends.send_replace(realm_core::slices::Spends { epoch: 9, ..Default::default() });
+    agent.report.send_replace(Report { generation: 1, ..Report::default() });
+    let until_reported = async {
+        let mut others = 0;
+        loop {
+            let said = heard.recv().await.expect("the agent goes on");
+            others += u32::from(said == AgentSays::default());
+            if said.report.as_ref().is_some_and(|report| report.generation == 1) {
+                return others;
+            }
+        }
+    };
+    // That it has taken the state is said to this version, and nothing of slices.
+    assert_eq!(soon("a report", until_reported).await, 1);
 }

@@ -78,8 +78,8 @@ fn model(text: String) -> impl Strategy<Value = plan::DesiredModel> {
 }
 
 fn limits() -> impl Strategy<Value = plan::Limits> {
-    (any::<[u32; 6]>(), any::<[u64; 5]>()).prop_map(|([a, b, c, d, e, f], [g, h, i, j, k])| {
-        plan::Limits {
+    (any::<[u32; 6]>(), any::<[u64; 7]>()).prop_map(
+        |([a, b, c, d, e, f], [g, h, i, j, k, l, m])| plan::Limits {
             requests_per_minute: a,
             input_tokens_per_minute: b,
             output_tokens_per_minute: c,
@@ -92,9 +92,11 @@ fn limits() -> impl Strategy<Value = plan::Limits> {
                 host_calls_max: i,
                 output_bytes_max: j,
                 deadline_ms: k,
+                token_fuel_max: l,
+                token_deadline_ms: m,
             },
-        }
-    })
+        },
+    )
 }
 
 fn key() -> impl Strategy<Value = plan::ApiKey> {
@@ -120,14 +122,18 @@ fn tenant(text: String) -> impl Strategy<Value = plan::DesiredTenant> {
         Just(plan::Priority::High),
     ];
     let mode = prop_oneof![Just(plan::LimitsMode::Enforce), Just(plan::LimitsMode::Shadow)];
-    let turns = (1_u32.., priority);
+    let turns = (1_u32.., priority, option::of("[a-z]{1,4}"));
     let limits = (limits(), mode);
     (turns, any::<bool>(), limits, names, vec(key(), 0..3), option::of(hosted)).prop_map(
         move |(turns, suspended, limits, (models, pipelines), keys, program)| {
             let grant = |alias: String| plan::ModelGrant { model: name(&alias), alias };
             let pipeline = |alias: String| (alias.clone(), name(&alias));
+            let name_of_tenant = name(&text);
+            let group =
+                |group: String| realm_plan::Name::new(name_of_tenant.namespace(), &group).unwrap();
             plan::DesiredTenant {
-                name: name(&text),
+                share_group: turns.2.map(group),
+                name: name_of_tenant,
                 weight: turns.0,
                 priority: turns.1,
                 suspended,

@@ -9,10 +9,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use realm_core::{report::Report, supply};
+use realm_core::{report::Report, slices::Spends, supply};
 use realm_link::{
     client::{self, Feeds, LinkOptions, LinkState},
     ledger::Ledger,
+    slices::SliceStore,
 };
 use realm_operator::{
     lease::leading::Lead,
@@ -204,6 +205,8 @@ impl World {
 /// An agent, without anything that it would hold.
 pub(super) struct Agent {
     pub(super) ledger: Ledger,
+    pub(super) slices: SliceStore,
+    pub(super) spends: watch::Sender<Spends>,
     pub(super) report: watch::Sender<Report>,
     pub(super) supply: watch::Sender<supply::Supply>,
     pub(super) credentials: watch::Receiver<supply::Credentials>,
@@ -216,13 +219,21 @@ impl Agent {
     pub(super) async fn start(options: LinkOptions, dir: TempDir) -> Self {
         let (ledger, warnings) = Ledger::open(Path::new(dir.path())).await.unwrap();
         assert!(warnings.is_empty());
+        let (slices, _) = SliceStore::open(dir.path());
+        let (spends, used) = watch::channel(Spends::default());
         let (report, reports) = watch::channel(Report::default());
         let (supply, supplies) = watch::channel(supply::Supply::default());
         let (opens, credentials) = watch::channel(supply::Credentials::default());
         let (tell, state) = watch::channel(LinkState::default());
-        let feeds = Feeds { report: reports, supply: supplies };
-        let task = tokio::spawn(client::run(options, ledger.clone(), feeds, opens, tell));
-        Self { ledger, report, supply, credentials, state, task, dir: Some(dir) }
+        let feeds = Feeds {
+            report: reports,
+            supply: supplies,
+            uses: watch::channel(Vec::new()).1,
+            spends: used,
+        };
+        let held = (ledger.clone(), slices.clone());
+        let task = tokio::spawn(client::run(options, held, feeds, opens, tell));
+        Self { ledger, slices, spends, report, supply, credentials, state, task, dir: Some(dir) }
     }
 
     /// The folder of its ledger.

@@ -1,5 +1,5 @@
 //! What the engine's thread does with masks: it takes them as they come, and lets logits wait for
-//! theirs.
+//! theirs, or for their hook.
 
 use std::time::{Duration, Instant};
 
@@ -47,25 +47,25 @@ impl Worker {
                 return;
             }
         }
-        let Some(logits) = guide.take_logits() else { return };
-        // Otherwise it was preempted, and what they were computed of is computed again.
-        if self.scheduler.lacks_token(id) {
-            self.choose(id, &logits, Instant::now());
-        }
-        if let Some(guide) = self.guide_of(id) {
-            guide.reuse(logits);
-        }
+        self.choose_held(id, Instant::now());
     }
 
     pub(super) fn guide_of(&mut self, id: SequenceId) -> Option<&mut Guide> {
         self.open.get_mut(&id)?.guide.as_mut()
     }
 
-    /// As `advance`, with logits that have waited.
-    fn choose(&mut self, id: SequenceId, logits: &[f32], now: Instant) {
-        let Some(open) = self.open.get_mut(&id) else { return };
-        let position = self.scheduler.position(id);
-        let chosen = open.choose(logits, position, &mut self.scratch, &self.tokenizer);
-        self.give(id, chosen, now);
+    /// Chooses a token by logits that have waited, once there is all that decides about it.
+    pub(super) fn choose_held(&mut self, id: SequenceId, now: Instant) {
+        let Some(open) = self.open.get_mut(&id).filter(|open| open.is_ready(now)) else { return };
+        let Some(logits) = open.held.take() else { return };
+        // Otherwise it was preempted, and what they were computed of is computed again.
+        if self.scheduler.lacks_token(id) {
+            let position = self.scheduler.position(id);
+            let chosen = open.choose(&logits, position, &mut self.scratch, &self.tokenizer);
+            self.give(id, chosen, now);
+        }
+        if let Some(open) = self.open.get_mut(&id) {
+            open.held.reuse(logits);
+        }
     }
 }

@@ -7,7 +7,7 @@ use realm_core::{
     constraint::Constraint,
     desired::Priority,
     engine::{Generation, Sampling},
-    name::ModelName,
+    name::{ModelName, TenantName},
 };
 use realm_grammar::Vocabulary;
 
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     constraint::{masks::Begin, places::Places},
+    output::Output,
     scheduler::Terms,
 };
 
@@ -30,6 +31,7 @@ fn tenant() -> TenantName {
 fn constrained(worker: &Worker, regex: &str) -> Submitted {
     let generation = Generation {
         prompt: vec![0, 1],
+        shared_tokens: 0,
         sampling: Sampling::default(),
         bias: Vec::new(),
         tokens_max: Some(3),
@@ -49,6 +51,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
     drop(stream);
     Submitted {
         submission: Submission {
+            public: None,
             id: ID,
             tenant: tenant(),
             terms: Terms { weight: 1, priority: Priority::Normal },
@@ -61,6 +64,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
         },
         output,
         begin: Some(Begin::Grammar(Arc::new(grammar), place)),
+        beside: None,
         way: Way::Direct,
         figures: worker
             .board
@@ -84,7 +88,7 @@ fn logits_from_before_a_preemption_give_a_token_once() {
     worker.tell_starts(now);
     let late = worker.masks.take(PATIENCE).unwrap();
     // As if all of this had been computed before, and preempted while its mask was awaited.
-    worker.guide_of(ID).unwrap().hold(&[0.0, 1.0, 0.0, 0.0, 0.0]);
+    worker.open.get_mut(&ID).unwrap().held.hold(&[0.0, 1.0, 0.0, 0.0, 0.0]);
     worker.executor.as_mut().unwrap().forward(&worker.batch).unwrap();
     worker.scheduler.commit();
 
@@ -92,7 +96,7 @@ fn logits_from_before_a_preemption_give_a_token_once() {
     worker.advance(ID, 0, now);
     assert_eq!((worker.outbox.len(), worker.scheduler.position(ID)), (1, 1));
     assert_eq!(
-        worker.guide_of(ID).unwrap().take_logits(),
+        worker.open.get_mut(&ID).unwrap().held.take(),
         None,
         "they are of a place that is past"
     );

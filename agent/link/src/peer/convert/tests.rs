@@ -122,6 +122,7 @@ fn admitted(call: Call, now: Instant) -> Admitted {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 10,
             input_tokens_per_minute: 70,
@@ -135,6 +136,8 @@ fn admitted(call: Call, now: Instant) -> Admitted {
                 host_calls_max: 1,
                 output_bytes_max: 1,
                 deadline_ms: 1,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: Vec::new(),

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use realm_core::{
     call::Resume,
     engine::{self, Engine, Finish, TokenEvent, TokenStream, Usage},
+    hook::Hooked,
     refusal::Refusal,
     trace::Open,
 };
@@ -48,7 +49,7 @@ impl Generation {
     pub(super) fn start(
         engine: &dyn Engine,
         tokens: Arc<TokenMeter>,
-        mut generation: engine::Generation,
+        (mut generation, hooked): (engine::Generation, Option<Hooked>),
         span: Open,
     ) -> Result<Self, Refusal> {
         tokens.admitted().check(Instant::now())?;
@@ -58,9 +59,12 @@ impl Generation {
         let prompt_tokens = generation.prompt.len().saturating_add(resumed.len());
         let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
         let mut traced = Traced::begin(span, &mut generation);
-        let stream = engine
-            .generate(tokens.admitted().caller(), generation)
-            .inspect_err(|refusal| traced.end(refusal.code()))?;
+        let caller = tokens.admitted().caller();
+        let stream = match hooked {
+            None => engine.generate(caller, generation),
+            Some(hooked) => engine.generate_hooked(caller, generation, hooked),
+        };
+        let stream = stream.inspect_err(|refusal| traced.end(refusal.code()))?;
         let mut started = Self::of(stream, tokens, prompt_tokens, traced);
         started.resumed = last;
         Ok(started)
@@ -201,6 +205,8 @@ mod tests {
             host_calls_max: 1,
             output_bytes_max: 1,
             deadline_ms: 1,
+            token_fuel_max: 1_000_000,
+            token_deadline_ms: 1_000,
         },
     };
 
@@ -213,6 +219,7 @@ mod tests {
             priority: Priority::Normal,
             suspended: false,
             limits_mode: LimitsMode::Enforce,
+            share_group: None,
             limits: LIMITS,
             models: Vec::new(),
             pipelines: BTreeMap::new(),

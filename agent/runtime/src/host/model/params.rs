@@ -21,7 +21,7 @@ pub(super) fn check(
     prompt: Vec<u32>,
     params: Params,
 ) -> Result<Generation, Refusal> {
-    let Params { sampling, bias, logprobs, tokens_max, stop, constraint } = params;
+    let Params { sampling, bias, logprobs, tokens_max, stop, constraint, shared_tokens } = params;
     if prompt.is_empty() {
         return Err(invalid("the prompt has no tokens"));
     }
@@ -48,6 +48,7 @@ pub(super) fn check(
     constraint.as_ref().map_or(Ok(()), Constraint::check)?;
     Ok(Generation {
         prompt,
+        shared_tokens,
         sampling,
         bias,
         tokens_max: Some(tokens_max.map_or(rest, |tokens_max| tokens_max.min(rest))),

@@ -98,6 +98,7 @@ pub(super) mod tests {
     pub(crate) fn generation() -> Generation {
         Generation {
             prompt: vec![1],
+            shared_tokens: 0,
             sampling: Sampling::default(),
             bias: Vec::new(),
             tokens_max: None,

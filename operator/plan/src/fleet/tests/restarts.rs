@@ -102,8 +102,8 @@ fn recalled_models_wait_for_their_node_and_move_only_when_it_is_lost() {
 #[test]
 fn limits_are_not_raised_before_the_doors_of_before_are_back_or_lost() {
     let calls = |world: &World| {
-        let tenants = &world.fleet.desired("n0").unwrap().tenants;
-        tenants[0].limits.calls_max
+        let desired = world.fleet.desired("n0").unwrap();
+        desired.tenants[0].limits.per_door(desired.doors).calls_max
     };
     let before = World::new(3, [tenant("t", "limits: {calls: 12}")]);
     assert_eq!((before.fleet.doors(), calls(&before)), (3, 4));

@@ -195,7 +195,7 @@ fn limits_are_shared_out_over_the_doors_and_rounded_up() {
     let mut world = World::new(3, [tenant("t", spec)]);
     let limits = |world: &World, node: &str| {
         let desired = world.fleet.desired(node).unwrap();
-        let limits = desired.tenants[0].limits;
+        let limits = desired.tenants[0].limits.per_door(desired.doors);
         let spent = (
             limits.requests_per_minute,
             limits.input_tokens_per_minute,

@@ -2,9 +2,12 @@
 //! `tokenize`.
 
 use realm_guest::{
-    Asked, EmbedParams, Error, Finish, FunctionInfo, Outcome, Params, Program, Result, answer, embed,
-    json, open,
+    Asked, EmbedParams, Error, Finish, FunctionInfo, Outcome, Params, Program, Result, answer,
+    config, embed, json, open, system_tokens,
 };
+
+/// The setting that says what of a chat is public in the tenant's share group.
+const SHARED_PREFIX: &str = "shared_prefix";
 
 struct BuiltIn;
 
@@ -96,9 +99,25 @@ fn generate(mut params: Params) -> Result {
 
 fn chat(mut params: Params) -> Result {
     let messages = params.messages()?;
-    let asked = Asked::take(params)?;
+    let shares_system = shares_system()?;
+    let mut asked = Asked::take(params)?;
     let prompt = asked.model.tokenize_chat(&messages)?;
+    if shares_system {
+        asked.params.shared_tokens = system_tokens(&asked.model, &messages, &prompt);
+    }
     answer(&asked, &prompt)
+}
+
+/// Whether the system messages that chats begin with are public in the tenant's share group.
+fn shares_system() -> Result<bool> {
+    match config::get(SHARED_PREFIX).as_deref() {
+        None | Some("none") => Ok(false),
+        Some("system") => Ok(true),
+        Some(_) => {
+            let message = format!("the setting `{SHARED_PREFIX}` must be `system` or `none`");
+            Err(Error::Failed(message))
+        }
+    }
 }
 
 fn embed(mut params: Params) -> Result {

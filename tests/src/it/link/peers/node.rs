@@ -49,6 +49,7 @@ pub(super) fn tenant() -> DesiredTenant {
         priority: Priority::Normal,
         suspended: false,
         limits_mode: LimitsMode::Enforce,
+        share_group: None,
         limits: Limits {
             requests_per_minute: 1_000_000,
             input_tokens_per_minute: 10_000,
@@ -62,6 +63,8 @@ pub(super) fn tenant() -> DesiredTenant {
                 host_calls_max: 1,
                 output_bytes_max: 1 << 20,
                 deadline_ms: 60_000,
+                token_fuel_max: 1_000_000,
+                token_deadline_ms: 1_000,
             },
         },
         models: vec![ModelGrant { alias: "tiny".into(), model: model() }],

@@ -10,7 +10,7 @@ use realm_core::name::TenantName;
 
 /// Work that waits, up to a limit for all tenants and one for each.
 #[derive(Debug)]
-pub(super) struct Turns<T> {
+pub(crate) struct Turns<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
     limits: Limits,
@@ -18,9 +18,9 @@ pub(super) struct Turns<T> {
 
 /// How much there may be, of all tenants together and of each.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) all: usize,
-    pub(super) of_tenant: usize,
+pub(crate) struct Limits {
+    pub(crate) all: usize,
+    pub(crate) of_tenant: usize,
 }
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ struct State<T> {
 }
 
 impl<T> Turns<T> {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         let state =
             State { waiting: HashMap::new(), turns: VecDeque::new(), len: 0, closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), limits }
@@ -46,7 +46,7 @@ impl<T> Turns<T> {
     }
 
     /// Queues work; gives it back if there is too much already, or nobody to do it.
-    pub(super) fn push(&self, tenant: &TenantName, work: T) -> Result<(), T> {
+    pub(crate) fn push(&self, tenant: &TenantName, work: T) -> Result<(), T> {
         let mut state = self.state();
         let of_tenant = state.waiting.get(tenant).map_or(0, VecDeque::len);
         if state.closed || state.len >= self.limits.all || of_tenant >= self.limits.of_tenant {
@@ -65,7 +65,7 @@ impl<T> Turns<T> {
     }
 
     /// The next work, once there is any; `None` when no more comes.
-    pub(super) fn pop(&self) -> Option<T> {
+    pub(crate) fn pop(&self) -> Option<T> {
         let mut state = self.state();
         loop {
             if let Some(work) = state.take() {
@@ -79,7 +79,7 @@ impl<T> Turns<T> {
     }
 
     /// Takes no more; what is there is still handed out.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
     }

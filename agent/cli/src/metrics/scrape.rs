@@ -19,7 +19,7 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
 /// Why there are no metrics.
 #[derive(Debug, Error)]
-pub(super) enum ScrapeError {
+pub(crate) enum ScrapeError {
     #[error("connect to {address}, where the metrics should be")]
     Connect { address: String, source: io::Error },
     #[error("read the metrics of {address}")]
@@ -33,7 +33,7 @@ pub(super) enum ScrapeError {
 }
 
 /// The metrics of `address`, a host and a port.
-pub(super) async fn read(address: &str) -> Result<String, ScrapeError> {
+pub(crate) async fn read(address: &str) -> Result<String, ScrapeError> {
     let answer = timeout(WAIT_MAX, ask(address)).await;
     let answer =
         answer.map_err(|_elapsed| ScrapeError::TimedOut { address: address.to_owned() })??;

@@ -2,21 +2,21 @@
 
 /// One number of one series.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sample<'a> {
-    pub(super) name: &'a str,
+pub(crate) struct Sample<'a> {
+    pub(crate) name: &'a str,
     labels: Vec<(&'a str, &'a str)>,
-    pub(super) value: f64,
+    pub(crate) value: f64,
 }
 
 impl<'a> Sample<'a> {
-    pub(super) fn label(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn label(&self, name: &str) -> Option<&'a str> {
         self.labels.iter().find(|(label, _)| *label == name).map(|(_, value)| *value)
     }
 }
 
 /// The samples of a text. Lines that are none, comments among them, are passed over, and so are
 /// those whose labels have escapes: no name of ours needs any.
-pub(super) fn parse(text: &str) -> impl Iterator<Item = Sample<'_>> {
+pub(crate) fn parse(text: &str) -> impl Iterator<Item = Sample<'_>> {
     text.lines().filter(|line| !line.starts_with('#') && !line.contains('\\')).filter_map(sample)
 }
 

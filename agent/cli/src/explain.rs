@@ -1,0 +1,123 @@
+//! `realm explain`: in words, what an object is entitled to, what it gets, and what keeps it from
+//! more.
+//!
+//! What is asked for is in a manifest or in the API server, and what is wrong in its conditions; what
+//! happens now is in the metrics of a server or of agents, where somebody says where these are. The
+//! words are in [`words`].
+
+mod words;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+use realm_crds::{Model, Pipeline, Tenant};
+
+use crate::{
+    args::ExplainArgs,
+    cluster::{Cluster, Served},
+    home::Home,
+    manifests, output,
+    serve::state,
+    target::{self, Folder, Manifest, Target},
+    tenant, top,
+};
+
+/// How long it is looked at what happens: enough for a few steps of a slow machine.
+const LOOK_FOR: Duration = Duration::from_secs(2);
+
+/// What is to be explained.
+enum Subject<'a> {
+    Tenant(&'a str),
+    Model(&'a str),
+    Pipeline(&'a str),
+}
+
+impl<'a> Subject<'a> {
+    fn parse(text: &'a str) -> anyhow::Result<Self> {
+        match text.split_once('/') {
+            Some(("tenant" | "tenants" | "tn", name)) => Ok(Self::Tenant(name)),
+            Some(("model" | "models", name)) => Ok(Self::Model(name)),
+            Some(("pipeline" | "pipelines", name)) => Ok(Self::Pipeline(name)),
+            _ => bail!("`{text}` is none of tenant/NAME, model/NAME and pipeline/NAME"),
+        }
+    }
+}
+
+pub(crate) async fn run(home: &Home, args: ExplainArgs) -> anyhow::Result<ExitCode> {
+    let ExplainArgs { object, metrics, target } = args;
+    let lines = match (Subject::parse(&object)?, Target::open(home, &target).await?) {
+        (Subject::Tenant(name), Target::Machine(folder)) => {
+            of_folder(&folder, name, &metrics).await?
+        }
+        (Subject::Tenant(name), Target::Cluster(cluster)) => {
+            let tenant: Tenant = cluster.get(name).await?;
+            let mut lines = words::asked(&target::full_name(&tenant.metadata), &tenant.spec);
+            lines.extend(now(&target::full_name(&tenant.metadata), &metrics).await?);
+            lines.extend(words::totals(tenant.status.as_ref().and_then(|it| it.totals.as_ref())));
+            lines.extend(words::wrong(tenant.said()));
+            lines
+        }
+        (Subject::Model(name), target) => said::<Model>("model", name, target).await?,
+        (Subject::Pipeline(name), target) => said::<Pipeline>("pipeline", name, target).await?,
+    };
+    lines.into_iter().try_for_each(output::line)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn of_folder(folder: &Folder, name: &str, metrics: &[String]) -> anyhow::Result<Vec<String>> {
+    let reading = folder.read();
+    let (document, tenant) = tenant::find(folder, &reading, name)?;
+    let full_name = document.id.1.to_string();
+    let mut lines = words::asked(&full_name, &tenant.spec);
+    lines.extend(now(&full_name, metrics).await?);
+    let problems = state::problems(reading.clone());
+    let problems: Vec<_> =
+        manifests::within(document, &problems).map(ToString::to_string).collect();
+    lines.extend(words::problems(&problems));
+    Ok(lines)
+}
+
+/// What happens to a tenant now, where metrics tell it.
+async fn now(tenant: &str, metrics: &[String]) -> anyhow::Result<Vec<String>> {
+    if metrics.is_empty() {
+        return Ok(words::unseen());
+    }
+    let (seconds, rows) = top::look(metrics, LOOK_FOR).await?;
+    Ok(words::seen(tenant, &rows, seconds))
+}
+
+/// What is said of a model or a pipeline.
+async fn said<K: Served + Manifest + 'static>(
+    kind: &str,
+    name: &str,
+    target: Target,
+) -> anyhow::Result<Vec<String>> {
+    match target {
+        Target::Cluster(cluster) => in_cluster::<K>(&cluster, kind, name).await,
+        Target::Machine(folder) => {
+            let reading = folder.read();
+            let mut found = target::objects::<K>(&reading);
+            let found = found.find(|(document, _)| folder.is_it(document, name));
+            let Folder { path, namespace } = &folder;
+            let missing = || format!("there is no {kind} {namespace}/{name} in {}", path.display());
+            let (document, _) = found.with_context(missing)?;
+            let problems = state::problems(reading.clone());
+            let problems = manifests::within(document, &problems).map(ToString::to_string);
+            let problems: Vec<_> = problems.collect();
+            let mut lines = vec![format!("{kind:<11} {}", document.id.1)];
+            lines.extend(words::problems(&problems));
+            Ok(lines)
+        }
+    }
+}
+
+async fn in_cluster<K: Served>(
+    cluster: &Cluster,
+    kind: &str,
+    name: &str,
+) -> anyhow::Result<Vec<String>> {
+    let object: K = cluster.get(name).await?;
+    let mut lines = vec![format!("{kind:<11} {}", target::full_name(object.meta()))];
+    lines.extend(words::wrong(object.said()));
+    Ok(lines)
+}

@@ -1,0 +1,270 @@
+//! What is known of an object, in sentences. Pure.
+
+use realm_crds::{
+    TenantSpec,
+    tenant::{Limits, LimitsMode, Priority, Totals},
+};
+
+use crate::{
+    conditions::{Said, is_true},
+    manifests::one_line,
+    top::{
+        rows::{Row, Waits},
+        screen::{limits, percent, waits},
+    },
+};
+
+/// What a line is about, and the sentence.
+fn line(about: &str, sentence: impl AsRef<str>) -> String {
+    one_line(&format!("{about:<11} {}", sentence.as_ref()))
+}
+
+/// What a tenant's spec asks for.
+pub(super) fn asked(name: &str, spec: &TenantSpec) -> Vec<String> {
+    let TenantSpec { weight, priority, suspended, limits, limits_mode, cache, models, .. } = spec;
+    let Limits {
+        requests_per_minute,
+        input_tokens_per_minute,
+        output_tokens_per_minute,
+        calls,
+        context,
+        kv_blocks,
+        program: _,
+    } = limits;
+    let turn = match priority {
+        Priority::Low => "it has what tenants of the other priorities leave",
+        Priority::Normal => "its turn comes by its weight",
+        Priority::High => "it comes before every tenant of another priority",
+    };
+    let beyond = match limits_mode {
+        LimitsMode::Enforce => "what is beyond is refused",
+        LimitsMode::Shadow => "what is beyond is counted and served",
+    };
+    let mut lines = vec![line("tenant", name)];
+    if *suspended {
+        lines.push(line("suspended", "every call is refused until `realm tenant resume`"));
+    }
+    lines.push(line("weight", format!("{weight}, priority {priority:?}: {turn}")));
+    lines.push(line(
+        "a minute",
+        format!(
+            "{requests_per_minute} requests, {input_tokens_per_minute} tokens in and \
+             {output_tokens_per_minute} out; {beyond}"
+        ),
+    ));
+    lines.push(line(
+        "at once",
+        format!(
+            "{calls} calls, each of {context} tokens at most, and {kv_blocks} KV blocks for each \
+             model"
+        ),
+    ));
+    if let Some(group) = cache.as_ref().and_then(|cache| cache.share_group.as_deref()) {
+        lines.push(line("shares in", format!("{group}: what its programs make public")));
+    }
+    if models.is_empty() {
+        lines.push(line("models", "none: it may call nothing"));
+    }
+    lines
+}
+
+/// Where nobody says where metrics are.
+pub(super) fn unseen() -> Vec<String> {
+    vec![line("now", "not looked at: `--metrics ADDRESS` of a server or of each agent shows it")]
+}
+
+/// What happened to a tenant in the last seconds.
+pub(super) fn seen(tenant: &str, rows: &[Row], seconds: f64) -> Vec<String> {
+    let own: Vec<&Row> = rows.iter().filter(|row| row.tenant == tenant).collect();
+    if own.is_empty() {
+        return vec![line("now", "it has called no model since these were loaded")];
+    }
+    let mut lines: Vec<_> = own.iter().flat_map(|row| at_model(row, rows)).collect();
+    if let Some(row) = own.first().filter(|row| !row.refused.is_empty()) {
+        let refused = format!("refused in the last {seconds:.0} s: {}", limits(row));
+        lines.push(line("limits", refused));
+    } else {
+        lines.push(line("limits", format!("none has refused a call in the last {seconds:.0} s")));
+    }
+    lines
+}
+
+fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
+    let Row { model, running, queued, entitled, got, kv_used, kv_cached, kv_limit, .. } = row;
+    let Some(entitled) = entitled else {
+        return vec![line("now", format!("{model}: it wants nothing"))];
+    };
+    let others = all.iter().filter(|other| {
+        other.model == *model && other.tenant != row.tenant && other.entitled.is_some()
+    });
+    let others = others.count();
+    let beside = match others {
+        0 => "as long as nobody else wants any".to_owned(),
+        1 => "beside one other tenant that wants some".to_owned(),
+        _ => format!("beside {others} other tenants that want some"),
+    };
+    let got = got
+        .map_or_else(|| "nothing was computed".to_owned(), |got| format!("got {}", percent(got)));
+    let mut lines = vec![
+        line(
+            "now",
+            format!("{model}: entitled to {} of its time {beside}; {got}", percent(*entitled)),
+        ),
+        line(
+            "",
+            format!(
+                "{running} sequences run and {queued} wait; {kv_used} of {kv_limit} KV blocks are \
+                 in use, {kv_cached} more are kept"
+            ),
+        ),
+    ];
+    lines.extend(waits(&row.waits).map(|behind| match row.waits {
+        Waits::Itself if row.kv_used >= row.kv_limit => {
+            line("waits", "for its own KV blocks: the limit kvBlocks is reached")
+        }
+        Waits::Itself => line("waits", format!("for {behind}: nobody else runs anything there")),
+        Waits::Behind { .. } | Waits::No => line("waits", format!("behind {behind}")),
+    }));
+    lines
+}
+
+/// What the tenant has used since it was made.
+pub(super) fn totals(totals: Option<&Totals>) -> Vec<String> {
+    let Some(totals) = totals else { return Vec::new() };
+    let Totals {
+        prompt_tokens,
+        cached_tokens,
+        generated_tokens,
+        device_ms,
+        kv_block_ms,
+        program_fuel,
+        nodes: _,
+    } = totals;
+    vec![line(
+        "has used",
+        format!(
+            "{prompt_tokens} prompt tokens, of which {cached_tokens} were cached, and \
+             {generated_tokens} generated ones; {} s of devices, {} s of KV blocks, {program_fuel} \
+             fuel",
+            device_ms / 1000,
+            kv_block_ms / 1000
+        ),
+    )]
+}
+
+/// The conditions that are not as they should be, in the operator's words.
+pub(super) fn wrong(said: Said<'_>) -> Vec<String> {
+    if said.conditions.is_empty() {
+        return vec![line("wrong", "the operator has not seen it, or does not run")];
+    }
+    // Where these hold, something is on its way or stuck; of the others it is the contrary.
+    let holds_up = |type_: &str| matches!(type_, "Stalled" | "Reconciling");
+    let bad = said.conditions.iter().filter(|it| is_true(it) == holds_up(&it.type_));
+    let mut lines: Vec<_> = bad
+        .map(|it| line("wrong", format!("{} {}: {}", it.type_, it.reason, it.message)))
+        .collect();
+    if !said.is_current() {
+        lines.push(line("wrong", "the operator has not seen its newest spec yet"));
+    }
+    if lines.is_empty() {
+        lines.push(line("wrong", "nothing"));
+    }
+    lines
+}
+
+/// What is wrong with a manifest.
+pub(super) fn problems(problems: &[String]) -> Vec<String> {
+    if problems.is_empty() {
+        return vec![line("wrong", "nothing")];
+    }
+    problems.iter().map(|problem| line("wrong", problem)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::top::reading::Class;
+
+    fn row(tenant: &str) -> Row {
+        Row {
+            model: "d/m".to_owned(),
+            tenant: format!("d/{tenant}"),
+            weight: 100.0,
+            class: Class::Normal,
+            running: 2.0,
+            queued: 0.0,
+            entitled: Some(0.25),
+            got: Some(0.5),
+            tokens_per_second: 1.0,
+            kv_used: 8.0,
+            kv_cached: 4.0,
+            kv_limit: 64.0,
+            waits: Waits::No,
+            refused: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_a_tenant_asks_for_is_told_in_words() {
+        let spec: TenantSpec = serde_saphyr::from_str(
+            "{priority: High, limitsMode: Shadow, suspended: true, cache: {shareGroup: g}}",
+        )
+        .unwrap();
+        let lines = asked("d/a", &spec).join("\n");
+        for told in
+            ["suspended   every call", "before every", "counted and served", "g: what", "none: it"]
+        {
+            assert!(lines.contains(told), "{told} in {lines}");
+        }
+    }
+
+    #[test]
+    fn what_happens_now_says_share_wait_and_refusals() {
+        let waiting = Row {
+            queued: 3.0,
+            waits: Waits::Behind { named: vec!["d/b".to_owned()], others: 2 },
+            refused: vec![("too_many_calls".to_owned(), 7.0)],
+            ..row("a")
+        };
+        let lines = seen("d/a", &[waiting, row("b")], 2.0);
+        assert_eq!(
+            lines,
+            [
+                "now         d/m: entitled to 25% of its time beside one other tenant that wants \
+                 some; got 50%",
+                "            2 sequences run and 3 wait; 8 of 64 KV blocks are in use, 4 more are \
+                 kept",
+                "waits       behind d/b and 2 more",
+                "limits      refused in the last 2 s: too_many_calls 7",
+            ]
+        );
+        assert!(seen("d/c", &[row("a")], 2.0)[0].contains("called no model"));
+    }
+
+    #[test]
+    fn who_waits_for_its_own_quota_is_told_so() {
+        let full = Row { queued: 1.0, waits: Waits::Itself, kv_used: 64.0, ..row("a") };
+        assert!(seen("d/a", &[full], 2.0)[2].contains("limit kvBlocks is reached"));
+    }
+
+    #[test]
+    fn conditions_that_hold_things_up_are_wrong_where_they_are_true() {
+        let condition = |type_: &str, status: &str| -> realm_crds::Condition {
+            serde_json::from_value(serde_json::json!({
+                "type": type_, "status": status, "reason": "Why", "message": "because",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }))
+            .unwrap()
+        };
+        let told = |conditions: &[realm_crds::Condition]| {
+            wrong(Said { conditions, observed: Some(1), generation: Some(1) })
+        };
+        assert_eq!(told(&[condition("Ready", "True")]), ["wrong       nothing"]);
+        let both = [condition("Ready", "False"), condition("Stalled", "True")];
+        assert_eq!(
+            told(&both),
+            ["wrong       Ready Why: because", "wrong       Stalled Why: because"]
+        );
+        assert!(told(&[])[0].contains("has not seen it"));
+    }
+}

@@ -1,0 +1,161 @@
+//! What one look at the metrics of all addresses says of tenants, and of them at models. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::metrics::samples::Sample;
+
+/// A model and a tenant, by their full names.
+pub(crate) type Pair = (String, String);
+
+/// One look. What several agents say is added up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Reading {
+    pub(super) pairs: BTreeMap<Pair, AtModel>,
+    pub(super) tenants: BTreeMap<String, OfTenant>,
+}
+
+/// A tenant at a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct AtModel {
+    pub(super) running: f64,
+    pub(super) queued: f64,
+    pub(super) kv_used: f64,
+    pub(super) kv_cached: f64,
+    /// Since the model was loaded.
+    pub(super) device_seconds: f64,
+    pub(super) generated: f64,
+}
+
+/// What a tenant is entitled to, and what became of its calls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct OfTenant {
+    pub(super) weight: f64,
+    pub(super) class: Class,
+    /// KV blocks that it may hold at each model of an agent.
+    pub(super) kv_limit: f64,
+    /// Calls that a limit refused since the agent started, by the code.
+    pub(super) refused: BTreeMap<String, f64>,
+}
+
+/// A class of tenants, each served before those below it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+impl Class {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
+}
+
+/// Codes of refusals that come of a tenant's limits, and of no places that are free.
+const LIMITS: [&str; 4] = ["too_many_requests", "too_many_tokens", "too_many_calls", "busy"];
+
+impl Reading {
+    /// Adds what one agent says; `false` where it says nothing of what tenants are entitled to.
+    pub(crate) fn add<'a>(&mut self, samples: impl Iterator<Item = Sample<'a>>) -> bool {
+        let mut knows_tenants = false;
+        for sample in samples {
+            knows_tenants |= sample.name.starts_with("realm_agent_tenant_");
+            // Those that are gone are nobody's row.
+            let Some(tenant) = sample.label("tenant").filter(|tenant| *tenant != "-") else {
+                knows_tenants |= sample.name == "realm_agent_generation";
+                continue;
+            };
+            match sample.label("model") {
+                Some(model) => self.add_at_model((model, tenant), &sample),
+                None => self.add_of_tenant(tenant, &sample),
+            }
+        }
+        knows_tenants
+    }
+
+    fn add_at_model(&mut self, (model, tenant): (&str, &str), sample: &Sample<'_>) {
+        let pair = self.pairs.entry((model.to_owned(), tenant.to_owned())).or_default();
+        let number = match sample.name {
+            "realm_engine_tenant_sequences_running" => &mut pair.running,
+            "realm_engine_tenant_sequences_queued" => &mut pair.queued,
+            "realm_engine_tenant_kv_blocks_used" => &mut pair.kv_used,
+            "realm_engine_tenant_kv_blocks_cached" => &mut pair.kv_cached,
+            "realm_engine_tenant_device_seconds_total" => &mut pair.device_seconds,
+            "realm_engine_tenant_generated_tokens_total" => &mut pair.generated,
+            _ => return,
+        };
+        *number += sample.value;
+    }
+
+    fn add_of_tenant(&mut self, tenant: &str, sample: &Sample<'_>) {
+        let of_tenant = self.tenants.entry(tenant.to_owned()).or_default();
+        match sample.name {
+            "realm_agent_tenant_weight" => {
+                of_tenant.weight = sample.value;
+                of_tenant.class = match sample.label("priority") {
+                    Some("low") => Class::Low,
+                    Some("high") => Class::High,
+                    _ => Class::Normal,
+                };
+            }
+            "realm_agent_tenant_kv_blocks_limit" => of_tenant.kv_limit = sample.value,
+            "realm_gateway_requests_total" | "realm_gateway_tenant_shadowed_total" => {
+                let code = sample.label("code").filter(|code| LIMITS.contains(code));
+                let Some(code) = code else { return };
+                let is_shadow = sample.name == "realm_gateway_tenant_shadowed_total";
+                let code = if is_shadow { format!("{code} (shadow)") } else { code.to_owned() };
+                *of_tenant.refused.entry(code).or_default() += sample.value;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::metrics::samples;
+
+    pub(crate) fn reading(text: &str) -> Reading {
+        let mut reading = Reading::default();
+        assert!(reading.add(samples::parse(text)));
+        reading
+    }
+
+    const TEXT: &str = r#"
+realm_agent_tenant_weight{tenant="d/a",priority="high"} 200
+realm_agent_tenant_kv_blocks_limit{tenant="d/a"} 64
+realm_engine_tenant_sequences_running{model="d/m",tenant="d/a"} 2
+realm_engine_tenant_device_seconds_total{model="d/m",tenant="d/a",pipeline="-"} 1.5
+realm_engine_tenant_device_seconds_total{model="d/m",tenant="d/a",pipeline="d/p"} 0.5
+realm_engine_tenant_device_seconds_total{model="d/m",tenant="-",pipeline="-"} 9
+realm_gateway_requests_total{tenant="d/a",function="chat",code="too_many_calls"} 3
+realm_gateway_requests_total{tenant="d/a",function="chat",code="ok"} 30
+realm_gateway_tenant_shadowed_total{tenant="d/a",code="too_many_tokens"} 1
+"#;
+
+    #[test]
+    fn what_is_said_of_a_tenant_is_found_and_added_up() {
+        let mut read = reading(TEXT);
+        assert!(read.add(samples::parse(TEXT)));
+        assert_eq!(read.pairs.len(), 1, "those that are gone have no row");
+        let at_model = read.pairs[&("d/m".to_owned(), "d/a".to_owned())];
+        assert_eq!((at_model.running, at_model.device_seconds), (4.0, 4.0));
+        let of_tenant = &read.tenants["d/a"];
+        assert_eq!((of_tenant.weight, of_tenant.kv_limit), (200.0, 64.0));
+        assert_eq!(of_tenant.class, Class::High);
+        let refused: Vec<_> = of_tenant.refused.iter().map(|(c, n)| (c.as_str(), *n)).collect();
+        assert_eq!(refused, [("too_many_calls", 6.0), ("too_many_tokens (shadow)", 2.0)]);
+    }
+
+    #[test]
+    fn metrics_of_something_else_tell_of_no_tenants() {
+        assert!(!Reading::default().add(samples::parse("go_goroutines 7\n")));
+        assert!(Reading::default().add(samples::parse("realm_agent_generation 3\n")));
+    }
+}

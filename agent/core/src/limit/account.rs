@@ -1,0 +1,277 @@
+//! What one tenant has at this door, and what it uses of it.
+
+use std::time::Instant;
+
+use super::{
+    Left, Quota,
+    bucket::{Allowance, Bucket, Meter},
+    computed,
+};
+use crate::{
+    desired::{Limits, LimitsMode},
+    engine::Usage,
+    refusal::Refusal,
+    slices::{Each, Use, part_of, parts_of},
+};
+
+/// The least that a door keeps of a tenant's limits wherever its calls go, as one part in so many
+/// of what it has where nothing is known: so much is in a bucket of a door that starts again.
+const FIRST_IN: u32 = 8;
+
+/// Refusals of the last seconds, by the minute, from which a larger slice is wanted: one of the
+/// last twenty seconds is.
+const SHORT_PER_MINUTE: f64 = 1.0;
+
+/// Each limit: all of it, and this door's part.
+pub(super) type Allowances = Each<Allowance>;
+
+impl Allowances {
+    /// The parts of a tenant's limits.
+    pub(super) fn new(limits: &Limits, parts: Each<u32>) -> Self {
+        let mut allowances = Self::whole(limits);
+        allowances.divide(parts);
+        allowances
+    }
+
+    pub(super) fn whole(limits: &Limits) -> Self {
+        Self {
+            requests: Allowance::whole(limits.requests_per_minute),
+            input_tokens: Allowance::whole(limits.input_tokens_per_minute),
+            output_tokens: Allowance::whole(limits.output_tokens_per_minute),
+            calls: Allowance::whole(limits.calls_max),
+        }
+    }
+
+    /// What is in the buckets of a door that starts again, where a tenant has so many parts of
+    /// which nothing in particular is known.
+    pub(super) fn first(limits: &Limits, share: u32) -> Each<u32> {
+        let Self { requests, input_tokens, output_tokens, calls } =
+            Self::new(limits, Each::all(share / FIRST_IN));
+        Each {
+            requests: requests.part,
+            input_tokens: input_tokens.part,
+            output_tokens: output_tokens.part,
+            calls: calls.part,
+        }
+    }
+
+    fn divide(&mut self, parts: Each<u32>) {
+        let Self { requests, input_tokens, output_tokens, calls } = self;
+        requests.part = part_of(requests.whole, parts.requests);
+        input_tokens.part = part_of(input_tokens.whole, parts.input_tokens);
+        output_tokens.part = part_of(output_tokens.whole, parts.output_tokens);
+        calls.part = part_of(calls.whole, parts.calls);
+    }
+}
+
+/// What is in the buckets of a tenant that calls for the first time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Opening {
+    /// All that they hold: nobody has let it in here before.
+    #[default]
+    Full,
+    /// What this door had let in before it ended is not known.
+    Again { at: Instant },
+}
+
+/// Calls that were let through in shadow, by the limit that would have refused them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shadowed {
+    pub requests: u64,
+    pub tokens: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Account {
+    allowances: Allowances,
+    requests: Bucket,
+    input: Bucket,
+    output: Bucket,
+    pub(super) calls: u32,
+    pub(super) shadowed: Shadowed,
+    /// What is spent, and what is refused: of calls only that.
+    spends: Each<Meter>,
+    refuses: Each<Meter>,
+}
+
+impl Account {
+    pub(super) fn new(
+        allowances: Allowances,
+        opening: Opening,
+        first: Each<u32>,
+        now: Instant,
+    ) -> Self {
+        let bucket = |allowance: Allowance, first: u32| match opening {
+            Opening::Full => Bucket::full(allowance, now),
+            Opening::Again { at } => {
+                let mut bucket = Bucket::new(allowance, f64::from(first), at);
+                bucket.refill(now);
+                bucket
+            }
+        };
+        Self {
+            allowances,
+            requests: bucket(allowances.requests, first.requests),
+            input: bucket(allowances.input_tokens, first.input_tokens),
+            output: bucket(allowances.output_tokens, first.output_tokens),
+            calls: 0,
+            shadowed: Shadowed::default(),
+            spends: Each::all(Meter::new(now)),
+            refuses: Each::all(Meter::new(now)),
+        }
+    }
+
+    /// That of one call which another door pays for.
+    pub(super) fn lent(allowances: Allowances, left: Left, now: Instant) -> Self {
+        let fresh = Self::new(allowances, Opening::Full, Each::all(0), now);
+        let bucket = |left: u32, allowance| Bucket::new(allowance, f64::from(left), now);
+        Self {
+            input: bucket(left.input_tokens, allowances.input_tokens),
+            output: bucket(left.output_tokens, allowances.output_tokens),
+            calls: 1,
+            ..fresh
+        }
+    }
+
+    pub(super) const fn allowances(&self) -> Allowances {
+        self.allowances
+    }
+
+    /// Pours in what time has earned.
+    pub(super) fn refill(&mut self, now: Instant) {
+        self.requests.refill(now);
+        self.input.refill(now);
+        self.output.refill(now);
+    }
+
+    /// Goes on with other limits, or other parts of them.
+    pub(super) fn become_of(&mut self, allowances: Allowances) {
+        self.allowances = allowances;
+        self.requests.become_of(allowances.requests);
+        self.input.become_of(allowances.input_tokens);
+        self.output.become_of(allowances.output_tokens);
+    }
+
+    /// Goes on with other parts of the limits that the last call came with.
+    pub(super) fn divide(&mut self, parts: Each<u32>) {
+        let mut allowances = self.allowances;
+        allowances.divide(parts);
+        self.become_of(allowances);
+    }
+
+    pub(super) fn quota(&self) -> Quota {
+        Quota {
+            requests: self.requests.whole(),
+            input_tokens: self.input.whole(),
+            output_tokens: self.output.whole(),
+        }
+    }
+
+    /// Whether one more call may run.
+    pub(super) fn take_place(&mut self, now: Instant) -> Result<(), Refusal> {
+        let calls_max = self.allowances.calls.part;
+        if self.calls < calls_max {
+            return Ok(());
+        }
+        self.refuses.calls.add(1, now);
+        Err(Refusal::TooManyCalls { calls_max })
+    }
+
+    /// Takes one request, if what the tenant may spend in a minute allows it another call.
+    pub(super) fn take_request(&mut self, mode: LimitsMode, now: Instant) -> Result<(), Refusal> {
+        let is_beyond_tokens = self.check_tokens(now);
+        let is_beyond_requests = self.check_requests(now);
+        if mode == LimitsMode::Enforce {
+            is_beyond_tokens.and(is_beyond_requests)?;
+            self.spend_request(mode, now);
+            return Ok(());
+        }
+        self.shadowed.tokens += u64::from(is_beyond_tokens.is_err());
+        match is_beyond_requests {
+            Ok(()) => self.spend_request(mode, now),
+            // It would have been refused, and a refused call takes nothing.
+            Err(_) => self.shadowed.requests += 1,
+        }
+        Ok(())
+    }
+
+    fn spend_request(&mut self, mode: LimitsMode, now: Instant) {
+        self.requests.take(1, mode);
+        self.spends.requests.add(1, now);
+    }
+
+    fn check_requests(&mut self, now: Instant) -> Result<(), Refusal> {
+        if self.requests.level >= 1.0 {
+            return Ok(());
+        }
+        self.refuses.requests.add(1, now);
+        Err(Refusal::TooManyRequests {
+            per_minute: self.requests.per_minute(),
+            retry_after_ms: self.requests.wait_ms(1.0),
+        })
+    }
+
+    /// Whether tokens may be spent: not while a bucket of them is empty or in debt. Who is told to
+    /// come again is told when neither is.
+    pub(super) fn check_tokens(&mut self, now: Instant) -> Result<(), Refusal> {
+        let Each { input_tokens, output_tokens, .. } = &mut self.refuses;
+        let buckets = [(&self.input, input_tokens), (&self.output, output_tokens)];
+        let mut longest: Option<(u64, u32)> = None;
+        for (bucket, refuses) in buckets {
+            if bucket.level < 1.0 {
+                refuses.add(1, now);
+                longest = longest.max(Some((bucket.wait_ms(1.0), bucket.per_minute())));
+            }
+        }
+        match longest {
+            None => Ok(()),
+            Some((retry_after_ms, per_minute)) => {
+                Err(Refusal::TooManyTokens { per_minute, retry_after_ms })
+            }
+        }
+    }
+
+    pub(super) fn charge(&mut self, usage: Usage, mode: LimitsMode, now: Instant) {
+        self.refill(now);
+        let (input, output) = (computed(usage), usage.completion_tokens);
+        self.input.take(input, mode);
+        self.output.take(output, mode);
+        self.spends.input_tokens.add(input, now);
+        self.spends.output_tokens.add(output, now);
+    }
+
+    /// Puts tokens back.
+    pub(super) fn pour(&mut self, input: u32, output: u32, now: Instant) {
+        self.refill(now);
+        self.input.pour(input);
+        self.output.pour(output);
+    }
+
+    /// What the tenant uses here, if anything.
+    pub(super) fn used(&self, now: Instant) -> Option<Use> {
+        let Allowances { requests, input_tokens, output_tokens, calls } = self.allowances;
+        let spends = |allowance: Allowance, meter: &Meter| {
+            // A trace of what was spent minutes ago is none.
+            let pace = meter.per_minute(now);
+            if pace < SHORT_PER_MINUTE { 0 } else { parts_of(allowance.whole, pace) }
+        };
+        let in_hand = parts_of(calls.whole, f64::from(self.calls));
+        let is_short = |meter: &Meter| meter.per_minute(now) >= SHORT_PER_MINUTE;
+        let used = Use {
+            used: Each {
+                requests: spends(requests, &self.spends.requests),
+                input_tokens: spends(input_tokens, &self.spends.input_tokens),
+                output_tokens: spends(output_tokens, &self.spends.output_tokens),
+                calls: in_hand,
+            },
+            is_short: Each {
+                requests: is_short(&self.refuses.requests),
+                input_tokens: is_short(&self.refuses.input_tokens),
+                output_tokens: is_short(&self.refuses.output_tokens),
+                calls: is_short(&self.refuses.calls),
+            },
+            calls_over: if self.calls > calls.part { in_hand } else { 0 },
+        };
+        (used != Use::default()).then_some(used)
+    }
+}

@@ -1,0 +1,137 @@
+//! Buckets that hold one minute's allowance, and meters of what is taken from them.
+
+use std::time::{Duration, Instant};
+
+use crate::desired::LimitsMode;
+
+/// What a tenant may spend in a minute: at all doors, and at this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Allowance {
+    pub(super) whole: u32,
+    pub(super) part: u32,
+}
+
+impl Allowance {
+    /// All of a limit.
+    pub(super) const fn whole(limit: u32) -> Self {
+        Self { whole: limit, part: limit }
+    }
+}
+
+/// How long a refused call waits at a door that has no part of a limit: the operator looks at who
+/// has which every few seconds.
+const NO_PART_WAIT: Duration = Duration::from_secs(5);
+
+/// A bucket that holds one minute's allowance and may go into debt by what a running call costs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bucket {
+    pub(super) level: f64,
+    allowance: Allowance,
+    filled_at: Instant,
+}
+
+impl Bucket {
+    /// A bucket with so much in it, at most what it holds.
+    pub(super) fn new(allowance: Allowance, level: f64, now: Instant) -> Self {
+        Self { level: level.min(f64::from(allowance.part)), allowance, filled_at: now }
+    }
+
+    pub(super) fn full(allowance: Allowance, now: Instant) -> Self {
+        Self::new(allowance, f64::from(allowance.part), now)
+    }
+
+    /// Pours in what time has earned.
+    pub(super) fn refill(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.filled_at).as_secs_f64();
+        let size = f64::from(self.allowance.part);
+        self.level = (self.level + elapsed * size / 60.0).min(size);
+        self.filled_at = self.filled_at.max(now);
+    }
+
+    /// Goes on with another allowance, after a [`Self::refill`] at the old one.
+    ///
+    /// Another limit scales the level, so that neither a raise nor a cut hands out or takes away a
+    /// minute at once. Another part of the same limit does not: what is in the buckets of all doors
+    /// is at most the limit because only time pours anything in, so that a door that is given a
+    /// larger part earns it from now on, and one that is given a smaller one keeps what that holds.
+    /// A debt is what was spent, which no allowance changes.
+    pub(super) fn become_of(&mut self, allowance: Allowance) {
+        let before = self.allowance.whole;
+        if allowance.whole != before && self.level > 0.0 {
+            self.level *= f64::from(allowance.whole) / f64::from(before.max(1));
+        }
+        self.allowance = allowance;
+        self.level = self.level.min(f64::from(allowance.part));
+    }
+
+    /// Takes what was spent. In shadow a debt grows to one minute's allowance and no further: who
+    /// begins to enforce does not refuse a tenant for hours because nobody refused it before.
+    pub(super) fn take(&mut self, units: u32, mode: LimitsMode) {
+        self.level -= f64::from(units);
+        if mode == LimitsMode::Shadow {
+            self.level = self.level.max(-f64::from(self.allowance.part));
+        }
+    }
+
+    /// Puts back what was taken, as far as the bucket holds it.
+    pub(super) fn pour(&mut self, units: u32) {
+        self.level = (self.level + f64::from(units)).min(f64::from(self.allowance.part));
+    }
+
+    /// What is there, in whole units.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a level is at most a u32 allowance and is clamped at zero"
+    )]
+    pub(super) fn whole(&self) -> u32 {
+        self.level.max(0.0) as u32
+    }
+
+    pub(super) const fn per_minute(&self) -> u32 {
+        self.allowance.part
+    }
+
+    /// How long until `needed` is there, by what this door may spend now.
+    pub(super) fn wait_ms(&self, needed: f64) -> u64 {
+        let wait = match self.allowance.part {
+            0 => NO_PART_WAIT,
+            part => {
+                let missing = (needed - self.level).max(0.0);
+                Duration::from_secs_f64(missing / (f64::from(part) / 60.0))
+            }
+        };
+        u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+/// Over how long a meter looks back: long enough that one call a second is a steady pace, and short
+/// against the minute in which a bucket fills.
+const METER_S: f64 = 20.0;
+
+/// How much is spent in a minute, at the pace of the last seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Meter {
+    sum: f64,
+    at: Instant,
+}
+
+impl Meter {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { sum: 0.0, at: now }
+    }
+
+    pub(super) fn add(&mut self, units: u32, now: Instant) {
+        self.sum = self.fresh(now) + f64::from(units);
+        self.at = self.at.max(now);
+    }
+
+    pub(super) fn per_minute(&self, now: Instant) -> f64 {
+        self.fresh(now) * 60.0 / METER_S
+    }
+
+    fn fresh(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.sum * (-elapsed / METER_S).exp()
+    }
+}

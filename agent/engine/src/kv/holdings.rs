@@ -1,0 +1,160 @@
+//! What each tenant holds of the blocks, and what the members of each group use together.
+
+use std::collections::{BTreeMap, HashMap};
+
+use realm_core::{
+    books::divide,
+    name::{GroupName, TenantName},
+};
+
+use super::{BlockId, owner::User};
+
+/// What one tenant holds.
+#[derive(Debug, Default)]
+struct Holding {
+    /// Blocks that its sequences use.
+    used: usize,
+    /// Of `used`, those that are public in its group, whoever else uses them.
+    public: usize,
+    /// Blocks of finished prefixes that it used last, by when they were let go.
+    idle: BTreeMap<u64, BlockId>,
+}
+
+/// How many blocks a tenant holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    pub(super) used: usize,
+    pub(super) idle: usize,
+}
+
+impl Held {
+    pub(super) const fn all(self) -> usize {
+        self.used + self.idle
+    }
+}
+
+/// The public blocks of one group that are in use.
+#[derive(Debug, Default)]
+struct Together {
+    /// Each once.
+    blocks: usize,
+    /// How many of them each member uses.
+    members: BTreeMap<TenantName, usize>,
+}
+
+/// Everybody's.
+#[derive(Debug, Default)]
+pub(super) struct Holdings {
+    tenants: HashMap<TenantName, Holding>,
+    groups: HashMap<GroupName, Together>,
+}
+
+impl Holdings {
+    pub(super) fn of(&self, tenant: &TenantName) -> Held {
+        self.tenants.get(tenant).map(held).unwrap_or_default()
+    }
+
+    pub(super) fn idle(&self) -> usize {
+        self.tenants.values().map(|holding| holding.idle.len()).sum()
+    }
+
+    /// Whoever holds most of those that keep finished prefixes.
+    pub(super) fn fullest_with_idle(&self) -> Option<TenantName> {
+        let mut keepers = self.tenants.iter().filter(|(_, holding)| !holding.idle.is_empty());
+        let first = keepers.next()?;
+        let fullest = keepers.fold(first, |best, next| {
+            let (x, y) = (held(best.1).all(), held(next.1).all());
+            if y > x || (y == x && next.0 < best.0) { next } else { best }
+        });
+        Some(fullest.0.clone())
+    }
+
+    /// A tenant uses a block that it did not use; `is_first` where nobody did.
+    pub(super) fn enter(&mut self, user: User<'_>, is_first: bool) {
+        let holding = self.tenants.entry(user.tenant.clone()).or_default();
+        holding.used += 1;
+        if let Some(group) = user.group {
+            holding.public += 1;
+            let together = self.groups.entry(group.clone()).or_default();
+            together.blocks += usize::from(is_first);
+            *together.members.entry(user.tenant.clone()).or_default() += 1;
+        }
+    }
+
+    /// A tenant does not use a block any more; `is_last` where nobody does.
+    pub(super) fn leave(&mut self, user: User<'_>, is_last: bool) {
+        let holding = self.tenants.entry(user.tenant.clone()).or_default();
+        holding.used -= 1;
+        let Some(group) = user.group else { return };
+        holding.public -= 1;
+        let Some(together) = self.groups.get_mut(group) else { return };
+        together.blocks -= usize::from(is_last);
+        if let Some(own) = together.members.get_mut(user.tenant) {
+            *own -= 1;
+            if *own == 0 {
+                together.members.remove(user.tenant);
+            }
+        }
+        if together.members.is_empty() {
+            self.groups.remove(group);
+        }
+    }
+
+    pub(super) fn put_idle(&mut self, tenant: &TenantName, since: u64, id: BlockId) {
+        self.tenants.entry(tenant.clone()).or_default().idle.insert(since, id);
+    }
+
+    pub(super) fn take_idle(&mut self, tenant: &TenantName, since: u64) {
+        if let Some(holding) = self.tenants.get_mut(tenant) {
+            holding.idle.remove(&since);
+        }
+        self.prune(tenant);
+    }
+
+    /// Takes from the tenant what it has let go of longest ago.
+    pub(super) fn oldest_idle(&mut self, tenant: &TenantName) -> Option<BlockId> {
+        let (_, id) = self.tenants.get_mut(tenant)?.idle.pop_first()?;
+        self.prune(tenant);
+        Some(id)
+    }
+
+    /// Forgets a tenant that holds nothing.
+    pub(super) fn prune(&mut self, tenant: &TenantName) {
+        if self.tenants.get(tenant).is_some_and(|holding| held(holding).all() == 0) {
+            self.tenants.remove(tenant);
+        }
+    }
+
+    /// How long each tenant held blocks in a time of `ns` nanoseconds, counted for each block. The
+    /// time of a group's blocks is divided by how many of them each member uses.
+    pub(super) fn held_in(&self, ns: u64) -> HashMap<TenantName, u64> {
+        let times = |blocks: usize| ns.saturating_mul(blocks as u64);
+        let own = self.tenants.iter().filter(|(_, holding)| holding.used > 0);
+        let mut all: HashMap<TenantName, u64> = own
+            .map(|(name, holding)| (name.clone(), times(holding.used - holding.public)))
+            .collect();
+        for Together { blocks, members } in self.groups.values() {
+            let by: Vec<u64> = members.values().map(|own| *own as u64).collect();
+            for (member, part) in members.keys().zip(divide(times(*blocks), &by)) {
+                let held = all.entry(member.clone()).or_default();
+                *held = held.saturating_add(part);
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+impl Holdings {
+    /// The blocks of finished prefixes, by who keeps them.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (&TenantName, BlockId)> {
+        let kept = |(name, holding)| (name, holding);
+        self.tenants.iter().map(kept).flat_map(|(name, holding): (_, &Holding)| {
+            holding.idle.values().map(move |id| (name, *id))
+        })
+    }
+}
+
+fn held(holding: &Holding) -> Held {
+    Held { used: holding.used, idle: holding.idle.len() }
+}
