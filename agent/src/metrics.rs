@@ -220,7 +220,7 @@ pub(crate) fn register(agent: &Agent, metrics: &Metrics) -> Result<(), MetricsEr
     agent.engines.register(metrics)?;
     tenants::register(&agent.engines, &agent.roster(), metrics)?;
     tenants::register_shadowed(agent.limiter(), metrics)?;
-    tenants::register_rights(&agent.roster(), metrics)?;
+    tenants::register_rights(&agent.engines, &agent.roster(), metrics)?;
     used::register(&agent.engines, &agent.roster(), metrics)?;
     used::register_programs(&agent.runtime, metrics)
 }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     /// An engine that has failed after it generated 3 tokens for one tenant.
-    struct Loaded {
+    pub(super) struct Loaded {
         info: EngineInfo,
         ledger: Arc<Written>,
     }
@@ -289,9 +289,13 @@ mod tests {
         fn ledger(&self) -> Arc<dyn Ledger> {
             self.ledger.clone()
         }
+
+        fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {
+            vec![(tenant(), TenantLoad::default())]
+        }
     }
 
-    fn model() -> ModelName {
+    pub(super) fn model() -> ModelName {
         ModelName::new("default", "m").unwrap()
     }
 
@@ -299,7 +303,7 @@ mod tests {
         TenantName::new("default", "a").unwrap()
     }
 
-    fn loaded() -> Arc<Loaded> {
+    pub(super) fn loaded() -> Arc<Loaded> {
         let mut books = Books::default();
         books.add(&tenant(), &Way::Direct, Used { generated_tokens: 3, ..Used::default() });
         let info = EngineInfo {
