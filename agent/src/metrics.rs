@@ -88,9 +88,25 @@ impl Default for Loads {
 }
 
 impl Loads {
-    /// Keeps the books of an engine that was taken away.
+    /// Keeps the books of an engine that was taken away, and adds up those of earlier ones, since
+    /// not everywhere does somebody ask for the sums: what is kept is a row of each tenant, and the
+    /// books of engines that somebody still holds.
     fn end(&mut self, engine: Option<&Arc<dyn Engine>>) {
+        self.add_up();
         self.ended.extend(engine.map(|engine| engine.ledger()));
+    }
+
+    /// Turns books that are complete into the rows of their tenants.
+    fn add_up(&mut self) {
+        let Self { open: _, ended, uses } = self;
+        ended.retain(|ledger| {
+            // Nobody adds to what nobody else holds.
+            let is_open = Arc::strong_count(ledger) > 1;
+            if !is_open {
+                uses.end(&ledger.books());
+            }
+            is_open
+        });
     }
 }
 
@@ -108,20 +124,15 @@ impl Engines {
     }
 
     /// What each tenant has used since the agent started, with the fuel that its programs have
-    /// burnt since they came.
-    pub(crate) fn uses(&self, fuel: &BTreeMap<TenantName, u64>) -> Vec<TenantUse> {
-        let Loads { open, ended, uses } = &mut *self.write();
-        ended.retain(|ledger| {
-            // Nobody adds to what nobody else holds.
-            let is_open = Arc::strong_count(ledger) > 1;
-            if !is_open {
-                uses.end(&ledger.books());
-            }
-            is_open
-        });
+    /// burnt since they came. That is read while no tenant can be forgotten: one that goes between
+    /// the two would have all its fuel once more, in a row of a new epoch.
+    pub(crate) fn uses(&self, fuel: impl FnOnce() -> BTreeMap<TenantName, u64>) -> Vec<TenantUse> {
+        let mut loads = self.write();
+        loads.add_up();
+        let Loads { open, ended, uses } = &mut *loads;
         let books = open.values().map(|engine| engine.books());
         let books: Vec<Books> = books.chain(ended.iter().map(|ledger| ledger.books())).collect();
-        uses.look(&books, fuel)
+        uses.look(&books, &fuel())
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Loads> {
@@ -209,7 +220,142 @@ pub(crate) fn register(agent: &Agent, metrics: &Metrics) -> Result<(), MetricsEr
     agent.engines.register(metrics)?;
     tenants::register(&agent.engines, &agent.roster(), metrics)?;
     tenants::register_shadowed(agent.limiter(), metrics)?;
-    tenants::register_rights(&agent.roster(), metrics)?;
+    tenants::register_rights(&agent.engines, &agent.roster(), metrics)?;
     used::register(&agent.engines, &agent.roster(), metrics)?;
     used::register_programs(&agent.runtime, metrics)
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_core::{
+        auth::Caller,
+        books::{Used, Way},
+        engine::{ChatMessage, Generation, TextError, TokenStream},
+        refusal::Refusal,
+    };
+
+    use super::*;
+
+    /// Books that nobody adds to any more, once the engine is gone.
+    struct Written(Books);
+
+    impl Ledger for Written {
+        fn books(&self) -> Books {
+            self.0.clone()
+        }
+
+        fn forget(&self, _: &TenantName) {}
+    }
+
+    /// An engine that has failed after it generated 3 tokens for one tenant.
+    pub(super) struct Loaded {
+        info: EngineInfo,
+        ledger: Arc<Written>,
+    }
+
+    impl Engine for Loaded {
+        fn info(&self) -> &EngineInfo {
+            &self.info
+        }
+
+        fn tokenize(&self, _: &str, _: bool) -> Result<Vec<u32>, TextError> {
+            Err(TextError::NoChatTemplate)
+        }
+
+        fn detokenize(&self, _: &[u32]) -> Result<Vec<u8>, TextError> {
+            Err(TextError::NoChatTemplate)
+        }
+
+        fn tokenize_chat(&self, _: &[ChatMessage]) -> Result<Vec<u32>, TextError> {
+            Err(TextError::NoChatTemplate)
+        }
+
+        fn generate(&self, _: &Caller, _: Generation) -> Result<TokenStream, Refusal> {
+            Err(Refusal::Internal)
+        }
+
+        fn draw_seed(&self) -> u64 {
+            0
+        }
+
+        fn load(&self) -> EngineLoad {
+            EngineLoad { failed: true, ..EngineLoad::default() }
+        }
+
+        fn books(&self) -> Books {
+            self.ledger.books()
+        }
+
+        fn ledger(&self) -> Arc<dyn Ledger> {
+            self.ledger.clone()
+        }
+
+        fn tenants(&self) -> Vec<(TenantName, TenantLoad)> {
+            vec![(tenant(), TenantLoad::default())]
+        }
+    }
+
+    pub(super) fn model() -> ModelName {
+        ModelName::new("default", "m").unwrap()
+    }
+
+    fn tenant() -> TenantName {
+        TenantName::new("default", "a").unwrap()
+    }
+
+    pub(super) fn loaded() -> Arc<Loaded> {
+        let mut books = Books::default();
+        books.add(&tenant(), &Way::Direct, Used { generated_tokens: 3, ..Used::default() });
+        let info = EngineInfo {
+            model: model(),
+            architecture: "llama".to_owned(),
+            context: 1,
+            vocabulary: 1,
+            block_tokens: 1,
+            has_chat_template: false,
+        };
+        Arc::new(Loaded { info, ledger: Arc::new(Written(books)) })
+    }
+
+    #[test]
+    fn books_of_engines_that_went_do_not_pile_up_where_nobody_asks_for_the_sums() {
+        let engines = Engines::default();
+        for _ in 0..5 {
+            engines.put(model(), loaded());
+            engines.put(model(), loaded());
+            engines.remove(&model());
+            engines.put(model(), loaded());
+            assert!(engines.take_failed(&model()).is_some());
+            assert!(engines.read().ended.len() <= 1, "the last engine's books alone");
+        }
+        let uses = engines.uses(BTreeMap::new);
+        assert_eq!(uses.iter().map(|it| it.used.generated_tokens).collect::<Vec<_>>(), [45]);
+    }
+
+    #[test]
+    fn books_that_somebody_may_still_add_to_are_kept() {
+        let engines = Engines::default();
+        let held = loaded();
+        engines.put(model(), held.clone());
+        for _ in 0..3 {
+            engines.remove(&model());
+            engines.put(model(), loaded());
+        }
+        assert_eq!(engines.read().ended.len(), 1, "the one that is held alone");
+        drop(held);
+        engines.put(model(), loaded());
+        let uses = engines.uses(BTreeMap::new);
+        assert_eq!(engines.read().ended.len(), 0);
+        assert_eq!(uses.iter().map(|it| it.used.generated_tokens).sum::<u64>(), 15);
+    }
+
+    #[test]
+    fn fuel_is_read_while_no_tenant_can_be_forgotten() {
+        let engines = Engines::default();
+        let burnt = || {
+            assert!(engines.0.try_read().is_err(), "whoever forgets a tenant waits for this");
+            BTreeMap::from([(tenant(), 5)])
+        };
+        assert_eq!(engines.uses(burnt).len(), 1);
+    }
 }

@@ -93,9 +93,10 @@ pub(crate) async fn follow(
 impl Agent {
     /// What each tenant has used here since this agent started.
     pub(crate) fn uses(&self) -> Vec<TenantUse> {
-        let spent = self.runtime.spent().into_iter();
-        let fuel = spent.map(|(tenant, spent)| (tenant, spent.sum().fuel));
-        self.engines.uses(&fuel.collect())
+        self.engines.uses(|| {
+            let spent = self.runtime.spent().into_iter();
+            spent.map(|(tenant, spent)| (tenant, spent.sum().fuel)).collect()
+        })
     }
 
     /// What this node has now, but for the calls that wait. Reads what the system says of its memory.

@@ -360,7 +360,7 @@ impl FleetLoop {
         if !self.fleet.is_synced() {
             return;
         }
-        let (nodes, doors) = (&self.nodes, self.fleet.doors());
+        let (nodes, doors) = (&self.nodes, (self.fleet.doors(), self.fleet.doors_recalled()));
         let out = (&self.registry, &self.metrics);
         self.slicing.turn(views, |node| nodes.is_known(node), doors, out);
         // The next leader begins above both.

@@ -84,8 +84,8 @@ pub struct Term {
 /// What a term has given out so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Given {
-    /// The newest generation, or epoch of slices of limits. The Lease keeps a reserve above it, for the next leader to start
-    /// beyond.
+    /// The newest generation, or epoch of slices of limits. The Lease keeps a reserve above it, for
+    /// the next leader to start beyond.
     pub generation: u64,
     /// Doors that limits are shared out over; 0 before the first plan.
     pub doors: u32,

@@ -244,7 +244,8 @@ impl FleetMetrics {
         self.published.inc_by(published.try_into().unwrap_or(u64::MAX));
     }
 
-    /// Slices were left for so many doors. Of `divided` limits there were so many more than before.
+    /// Slices were `leased` to so many doors. The limits of `tenants` are shared out unevenly now,
+    /// and some tenant's were divided anew so many times since this was said last.
     pub(crate) fn sliced(&self, divided: u64, tenants: usize, leased: usize) {
         self.divisions.inc_by(divided);
         self.tenants_sliced.set(tenants.try_into().unwrap_or(i64::MAX));

@@ -80,7 +80,7 @@ async fn read(metrics: &[String]) -> anyhow::Result<Reading> {
     let mut reading = Reading::default();
     for address in metrics {
         let text = scrape::read(address).await?;
-        if !reading.add(samples::parse(&text)) {
+        if !reading.add(address, samples::parse(&text)) {
             bail!(
                 "{address} tells of no tenants: it is no `realm serve` and no agent, or an older one"
             );

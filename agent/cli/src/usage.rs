@@ -1,8 +1,8 @@
 //! `realm usage`: who has used how much, as the metrics of a server or of agents have it.
 //!
-//! In order: each address is read ([`scrape`]), its lines become samples ([`samples`]), and those become
-//! rows (`rows`), in which what several agents say is added up. Nothing is kept here: the numbers
-//! count from when each model was loaded, and each program came, on its agent.
+//! In order: each address is read ([`scrape`]), its lines become samples ([`samples`]), and those
+//! become rows (`rows`), in which what several agents say is added up. Nothing is kept here: the
+//! numbers count from when each model was loaded, and each program came, on its agent.
 
 mod rows;
 

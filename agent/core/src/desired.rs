@@ -44,8 +44,8 @@ pub struct Desired {
     pub pipelines: Vec<DesiredPipeline>,
     /// Where the models are that other nodes serve, for calls that come to this door.
     pub routes: Vec<Route>,
-    /// Doors that share the tenants' limits out evenly where no slices are leased, this one included.
-    /// 0 only before the first state.
+    /// Doors that share the tenants' limits out evenly where no slices are leased, this one
+    /// included. 0 only before the first state.
     pub doors: u32,
 }
 

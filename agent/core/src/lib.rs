@@ -1,11 +1,12 @@
 //! The words of both paths, the ports between the rooms, and the pure gates `auth` and `limit`.
 //!
-//! A request passes, in order: [`auth::verify`] makes a [`auth::Caller`], [`limit::Limiter::admit`] makes an
-//! [`limit::Admitted`], the port [`tenants::Tenants`] runs it beside the weights, and the port
-//! [`engine::Engine`] turns prompts into tokens, with a [`hook::Hook`] of the tenant's beside them where it
-//! has one. What a door may let in are its [`slices`] of the limits. Desired state passes as a [`desired::Desired`]
-//! and comes back as a [`report::Report`], beside a [`supply::Supply`]; [`split`] says which files a
-//! model in several parts is. What all of it has cost whom is in an engine's [`books::Books`].
+//! A request passes, in order: [`auth::verify`] makes a [`auth::Caller`], [`limit::Limiter::admit`]
+//! makes an [`limit::Admitted`], the port [`tenants::Tenants`] runs it beside the weights, and the
+//! port [`engine::Engine`] turns prompts into tokens, with a [`hook::Hook`] of the tenant's beside
+//! them where it has one. What a door may let in are its [`slices`] of the limits. Desired state
+//! passes as a [`desired::Desired`] and comes back as a [`report::Report`], beside a
+//! [`supply::Supply`]; [`split`] says which files a model in several parts is. What all of it has
+//! cost whom is in an engine's [`books::Books`].
 
 pub mod name;
 

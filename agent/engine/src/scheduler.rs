@@ -4,13 +4,15 @@
 //! room from the one that holds most ([`room`]), every running sequence decodes its next token, then
 //! chunks of prompts fill the rest of the step, always from the tenant that has had least of the
 //! engine's time for its weight ([`share`]). Whatever is planned is charged at its price ([`cost`]),
-//! which the steps themselves tell ([`fit`]), and who is charged is told ([`charges`]).
+//! which the steps themselves tell ([`fit`]), and who is charged is told ([`charges`]). How much of a
+//! step prompts have beside answers is [`pace`].
 //! Texts to embed have steps of their own ([`texts`]), turn about with those of sequences.
 
 mod account;
 mod charges;
 mod cost;
 mod fit;
+mod pace;
 mod room;
 mod sequence;
 mod share;
@@ -55,13 +57,6 @@ const PREFILL_MIN: usize = 16;
 /// The rows of a step that are left to prompts may cost what they would behind so many tokens. Far
 /// into a long document a row costs several times that, and everybody who decodes waits for it.
 const PREFILL_PAST: usize = 256;
-/// How long a step may take in which anybody decodes, unless decoding itself takes more than half
-/// of it: whoever reads an answer waits for each token as long as the step takes that it comes of,
-/// and few read more than ten in a second.
-const STEP_TARGET: Cost = Cost::from_millis(100);
-/// How much more than its part a tenant may have had before its answers wait for a prompt that
-/// lacked time in the last step. So the target costs nobody more of a share than this.
-const LEAD_MAX: Cost = Cost::from_millis(250);
 /// Steps in which no sequence has started before one is preempted for another: while places come
 /// free by themselves more often, whoever is next has one soon, and nothing is computed twice.
 const PATIENCE_STEPS: u32 = 4;
@@ -123,6 +118,8 @@ pub(crate) struct Scheduler {
     steps_without_start: u32,
     /// Who would have had the next turn when the last step's time for prompts was over.
     cut_off: Option<TenantName>,
+    /// Whether anybody's answers waited for that in the last step.
+    held_back: bool,
     totals: Totals,
     /// Sequences that the last plan started for the first time, and what of them was cached.
     started: Vec<(SequenceId, Usage)>,
@@ -151,6 +148,7 @@ impl Scheduler {
             held: Vec::new(),
             steps_without_start: 0,
             cut_off: None,
+            held_back: false,
             totals: Totals::default(),
             started: Vec::new(),
             had_texts: false,
@@ -355,14 +353,7 @@ impl Scheduler {
     }
 
     fn plan_decodes(&mut self) {
-        let owed = self.cut_off.take();
-        let may_decode = |running: &&Running| {
-            let is_ahead =
-                |owed| self.share.is_ahead(&running.sequence.owner.tenant, owed, LEAD_MAX);
-            running.left() == 1 && !owed.as_ref().is_some_and(is_ahead)
-        };
-        let decoding: Vec<SequenceId> =
-            self.running.values().filter(may_decode).map(|r| r.sequence.id).collect();
+        let decoding = self.who_decodes();
         for id in decoding {
             if self.reserve(id, 1) {
                 self.plan(id, 1, Service::decode);
@@ -425,23 +416,6 @@ impl Scheduler {
             budget -= rows;
             rows_min = 0;
         }
-    }
-
-    /// What prompts may cost in a step that has so many rows left for them: what is left of the
-    /// target, or as much as all the rest where that is more.
-    fn time_for_prompts(&self, rows: usize) -> Cost {
-        let total = self.pool.total();
-        let most = self.prices.cost(Service::prefill(rows, PREFILL_PAST), total);
-        let mut decodes = Service::default();
-        for running in self.running.values() {
-            decodes += running.service;
-        }
-        if decodes == Service::default() {
-            return most;
-        }
-        let mut others = self.prices.cost(decodes, total);
-        others += self.prices.step;
-        most.min(STEP_TARGET.without(others).max(others))
     }
 
     /// What the tenant could prefill next: its oldest unfinished prompt, else the head of its queue

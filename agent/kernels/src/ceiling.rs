@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::BackendError;
 use crate::cpu::Cpu;
-use crate::cpu::panels::reserved;
+use crate::cpu::memory::reserved;
 use crate::cpu::simd::{Kernel, LANES, Lanes, Simd};
 
 /// How fast a set of bytes is read by all threads of a backend together.

@@ -3,7 +3,7 @@
 //!
 //! The files follow the data: [`simd`] (lanes), [`pool`] and [`grid`] (who computes what),
 //! [`panels`] with its [`codes`] and [`scales`] and [`kv`] (how weights, keys and values lie),
-//! [`activations`] and [`matmul`], [`attention`], [`rows`] (the rest), [`variants`] (what only some
+//! [`memory`] (where), [`activations`] and [`matmul`], [`attention`], [`rows`] (the rest), [`variants`] (what only some
 //! architectures need), [`encoding`] (what only models need that write no text). Results do not
 //! depend on the number of threads, on the other rows of a batch, or on the instruction set.
 
@@ -15,6 +15,7 @@ pub(crate) mod grid;
 pub(crate) mod isa;
 pub(crate) mod kv;
 pub(crate) mod matmul;
+pub(crate) mod memory;
 pub(crate) mod panels;
 pub(crate) mod pool;
 pub(crate) mod rows;
@@ -31,7 +32,7 @@ use grid::Grid;
 use isa::with_simd;
 use kv::{HeadPage, Store};
 use matmul::{Activations, Batch, multiply};
-use panels::reserved;
+use memory::reserved;
 use rows::Rotations;
 use simd::{LANES, Line};
 

@@ -15,7 +15,7 @@ use std::{
 
 use prost::Message as _;
 use realm_core::slices::Slices;
-use realm_proto::link::v1 as proto;
+use realm_proto::link::{AGENT_MESSAGE_BYTES_MAX, v1 as proto};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::watch, task};
 
@@ -27,8 +27,8 @@ const TEMPORARY: &str = "slices.new";
 /// Changes with the meaning of what follows.
 const MAGIC: &[u8; 8] = b"RealmSl1";
 
-/// Most bytes that are read: those of a hundred thousand tenants under the longest names.
-const BYTES_MAX: u64 = 32 << 20;
+/// Most bytes of slices: what is held is said whole at the beginning of each stream.
+const BYTES_MAX: usize = AGENT_MESSAGE_BYTES_MAX - 1024;
 
 /// The slices that are held; none where nobody leases any. Clones are handles to the same.
 #[derive(Clone, Debug)]
@@ -71,7 +71,27 @@ impl SliceStore {
         if self.held().is_some_and(|held| slices.epoch <= held.epoch) {
             return Ok(());
         }
-        let bytes = seal(&convert::slices_to(&slices).encode_to_vec());
+        self.replace(slices).await
+    }
+
+    /// Holds slices of nothing, where none have ever been held: a door that is new knows of others
+    /// only what it is leased, and lets nobody in before that.
+    pub(crate) async fn begin(&self) -> io::Result<()> {
+        if self.held().is_some() {
+            return Ok(());
+        }
+        self.replace(Arc::default()).await
+    }
+
+    async fn replace(&self, slices: Arc<Slices>) -> io::Result<()> {
+        let payload = convert::slices_to(&slices).encode_to_vec();
+        if payload.len() > BYTES_MAX {
+            let bytes = payload.len();
+            return Err(io::Error::other(format!(
+                "{bytes} bytes of slices; the most is {BYTES_MAX}"
+            )));
+        }
+        let bytes = seal(&payload);
         self.blocking(move |dir| durable::replace(dir, TEMPORARY, FILE, &bytes)).await?;
         self.held.send_replace(Some(slices));
         Ok(())
@@ -111,7 +131,7 @@ fn read(path: &Path) -> Result<Option<Slices>, SliceError> {
         Err(source) => return Err(SliceError::Read(source)),
     };
     let mut bytes = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(SliceError::Read)?;
+    file.take(AGENT_MESSAGE_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(SliceError::Read)?;
     open(&bytes).map(Some).ok_or(SliceError::Damaged)
 }
 
@@ -162,6 +182,31 @@ mod tests {
         assert_eq!(store.held(), Some(Arc::default()));
         store.take(slices(3)).await.unwrap();
         assert_eq!(SliceStore::open(dir.path()).0.held(), Some(slices(3)));
+    }
+
+    #[tokio::test]
+    async fn a_new_door_spends_nothing_until_it_is_told_and_an_older_one_what_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = SliceStore::open(dir.path());
+        store.begin().await.unwrap();
+        assert_eq!(store.held(), Some(Arc::default()));
+        assert_eq!(SliceStore::open(dir.path()).0.held(), Some(Arc::default()));
+        store.take(slices(1)).await.unwrap();
+        store.begin().await.unwrap();
+        assert_eq!(store.held(), Some(slices(1)));
+    }
+
+    #[tokio::test]
+    async fn slices_that_could_not_be_said_are_not_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = SliceStore::open(dir.path());
+        store.take(slices(1)).await.unwrap();
+        let name = |n: u32| TenantName::new(&"n".repeat(63), &format!("t{n:0>60}")).unwrap();
+        let tenants = (0..60_000).map(|n| (name(n), Each::all(7))).collect();
+        let many = Arc::new(Slices { epoch: 2, share: 5, tenants });
+        let error = store.take(many).await.unwrap_err();
+        assert!(error.to_string().ends_with(&format!("the most is {BYTES_MAX}")), "{error}");
+        assert_eq!(store.held(), Some(slices(1)));
     }
 
     #[tokio::test]

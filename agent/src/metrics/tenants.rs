@@ -2,9 +2,9 @@
 //!
 //! A tenant has series for a model once it has called it on this node, and for as long as one of
 //! its keys opens the door: 43 for each pair, the buckets of three histograms and what it has used
-//! (`used`) among them. A
-//! thousand tenants that use two models each on two nodes are 160 thousand series, which one
-//! Prometheus takes; finer buckets, or a label for the function besides, would be a million.
+//! (`used`) among them, and two for what it is entitled to. A thousand tenants that use two models
+//! each on two nodes are 160 thousand series, which one Prometheus takes; finer buckets, or a label
+//! for the function besides, would be a million.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -84,8 +84,9 @@ pub(super) fn register(
     Ok(())
 }
 
-/// Lets Prometheus see what each tenant that has a key is entitled to here.
+/// Lets Prometheus see what each tenant is entitled to that has called a model here.
 pub(super) fn register_rights(
+    engines: &Engines,
     roster: &watch::Receiver<Arc<Roster>>,
     metrics: &Metrics,
 ) -> Result<(), MetricsError> {
@@ -95,9 +96,9 @@ pub(super) fn register_rights(
         kind: FamilyKind::Gauge,
         labels: &["tenant", "priority"],
     };
-    let seen = roster.clone();
+    let (of_weight, seen) = (engines.clone(), roster.clone());
     metrics.register(weight, move || {
-        rights(&seen, |tenant| {
+        rights(&of_weight, &seen, |tenant| {
             let priority = match tenant.priority {
                 Priority::Low => "low",
                 Priority::Normal => "normal",
@@ -113,23 +114,25 @@ pub(super) fn register_rights(
         kind: FamilyKind::Gauge,
         labels: &["tenant"],
     };
-    let seen = roster.clone();
+    let (of_blocks, seen) = (engines.clone(), roster.clone());
     metrics.register(blocks, move || {
-        rights(&seen, |tenant| {
+        rights(&of_blocks, &seen, |tenant| {
             let limit = number(tenant.limits.kv_blocks_max.into());
             Sample::new(vec![tenant.name.to_string()], limit)
         })
     })
 }
 
-/// A sample of each tenant that has a key.
+/// A sample of each tenant that has a key and has called a loaded model.
 fn rights(
+    engines: &Engines,
     roster: &watch::Receiver<Arc<Roster>>,
     sample: impl Fn(&DesiredTenant) -> Sample,
 ) -> Vec<Sample> {
     let roster = roster.borrow().clone();
-    let mut told = HashSet::new();
-    let tenants = roster.rights().filter(|tenant| told.insert(&tenant.name));
+    let mut untold: HashSet<_> =
+        engines.tenants().into_iter().map(|(_, tenant, _)| tenant).collect();
+    let tenants = roster.rights().filter(|tenant| untold.remove(&tenant.name));
     tenants.map(|tenant| sample(tenant)).collect()
 }
 
@@ -173,4 +176,33 @@ pub(super) fn register_shadowed(limiter: Limiter, metrics: &Metrics) -> Result<(
         let shadowed = limiter.shadowed().into_iter();
         shadowed.filter(|(_, calls)| *calls != Shadowed::default()).flat_map(of_tenant).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_core::auth::Credential;
+
+    use super::*;
+    use crate::{
+        metrics::tests::{loaded, model},
+        residents::tests::tenant,
+    };
+
+    #[test]
+    fn what_a_tenant_is_entitled_to_is_told_from_its_first_call_of_a_loaded_model_on() {
+        let mut quiet = DesiredTenant::clone(&tenant("quiet"));
+        quiet.keys[0].sha256 = Credential::of("another key").digest();
+        let mut caller = DesiredTenant::clone(&tenant("a"));
+        let mut second = caller.keys[0].clone();
+        (second.name, second.sha256) = ("phone".into(), Credential::of("a third key").digest());
+        caller.keys.push(second);
+        let roster = Roster::new([Arc::new(quiet), Arc::new(caller)]);
+        let (_roster, roster) = watch::channel(Arc::new(roster));
+        let engines = Engines::default();
+        let told =
+            || rights(&engines, &roster, |tenant| Sample::new([tenant.name.to_string()], 1.0));
+        assert_eq!(told(), []);
+        engines.put(model(), loaded());
+        assert_eq!(told(), [Sample::new(["default/a".to_owned()], 1.0)]);
+    }
 }

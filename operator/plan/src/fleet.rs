@@ -454,6 +454,11 @@ impl Fleet {
         self.shared.doors()
     }
 
+    /// What was remembered of doors that there were, until they are said to be lost.
+    pub const fn doors_recalled(&self) -> u32 {
+        self.doors_min
+    }
+
     /// How many keys a tenant has at this second of the Unix epoch, by the last plan.
     pub fn keys_of(&self, tenant: &Name, unix_seconds: u64) -> KeyCount {
         // In the order of names.

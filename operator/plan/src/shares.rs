@@ -94,6 +94,8 @@ pub struct Shares {
     doors: BTreeMap<String, Door>,
     /// Of how many doors there may be.
     count: u32,
+    /// How many doors the last leader knew that may not have come back yet.
+    recalled: u32,
     /// Tenants whose limits are not shared out evenly.
     wanted: BTreeMap<Name, Wanted>,
     divided_at: Option<Duration>,
@@ -152,6 +154,15 @@ impl Door {
         }
     }
 
+    /// Whether it may have been there under another leader.
+    fn was_leased(&self) -> bool {
+        match &self.kind {
+            Kind::Unheard => false,
+            Kind::Even => true,
+            Kind::Sliced { held, .. } => held.epoch > 0 || held.share > 0,
+        }
+    }
+
     /// What it holds, if other slices can be left for it now.
     fn open(&self) -> Option<&Arc<Slices>> {
         match &self.kind {
@@ -205,11 +216,19 @@ impl Shares {
             next_epoch: first_epoch,
             doors: BTreeMap::new(),
             count: 0,
+            recalled: 0,
             wanted: BTreeMap::new(),
             divided_at: None,
             divisions: 0,
             is_new: true,
         }
+    }
+
+    /// Remembers how many doors the last leader knew; 0 once those that did not come back are said
+    /// to be lost. A new one is none of them, and so makes up for none.
+    pub fn recall(&mut self, doors: u32) {
+        self.is_new |= self.recalled != doors;
+        self.recalled = doors;
     }
 
     /// Takes what a door says it holds, when it has come. It counts when it has said what is used
@@ -388,9 +407,7 @@ impl Shares {
     /// Leaves each door that has answered what it should have, as far as others have let go of it.
     fn leave(&mut self) -> Vec<(String, Arc<Slices>)> {
         let even = even(self.count);
-        let heard = self.doors.values().filter(|door| !matches!(door.kind, Kind::Unheard));
-        // Whoever has yet to say may hold anything.
-        let is_whole = u32::try_from(heard.count()).is_ok_and(|heard| self.count <= heard);
+        let is_whole = self.is_whole();
         let free = |held: u32| if is_whole { PARTS.saturating_sub(held) } else { 0 };
         let mut open: BTreeMap<&String, Slices> = self
             .doors
@@ -426,6 +443,14 @@ impl Shares {
         self.publish(open)
     }
 
+    /// Whether all doors have said what they hold. Whoever has yet to may hold anything.
+    fn is_whole(&self) -> bool {
+        let heard = self.doors.values().filter(|door| !matches!(door.kind, Kind::Unheard)).count();
+        let back = self.doors.values().filter(|door| door.was_leased()).count();
+        let is_many = |doors: usize, least| u32::try_from(doors).map_or(true, |it| least <= it);
+        is_many(heard, self.count) && is_many(back, self.recalled)
+    }
+
     /// Every tenant of which some door has slices of its own, or should have.
     fn named(&self) -> BTreeSet<Name> {
         let held = self.doors.values().flat_map(|door| {
@@ -446,8 +471,9 @@ impl Shares {
             let Some(door) = self.doors.get_mut(&node) else { continue };
             let Kind::Sliced { held, left } = &mut door.kind else { continue };
             let is_same = held.share == slices.share && held.tenants == slices.tenants;
-            // Without a lease it would go by the number of doors in its next state.
-            if is_same && held.epoch > 0 {
+            // Without a lease it would go by the number of doors in its next state, and one that
+            // names another than it is thought to hold may hold anything.
+            if is_same && held.epoch > 0 && held.epoch == door.spends.epoch {
                 continue;
             }
             let slices = Arc::new(Slices { epoch, ..slices });

@@ -38,12 +38,13 @@ impl Slicing {
     }
 
     /// Takes in what doors say, and leaves for each what it may spend now. `doors` is how many there
-    /// are or may be; `is_known` says which nodes are not lost.
+    /// are or may be, and how many of them the last leader knew that may not have come back;
+    /// `is_known` says which nodes are not lost.
     pub(super) fn turn(
         &mut self,
         views: &BTreeMap<String, NodeView>,
         is_known: impl Fn(&str) -> bool,
-        doors: u32,
+        (doors, recalled): (u32, u32),
         (registry, metrics): (&Registry, &FleetMetrics),
     ) {
         self.heard.retain(|node, _| is_known(node));
@@ -51,6 +52,7 @@ impl Slicing {
         for (node, view) in views.iter().filter(|(node, _)| is_known(node)) {
             self.hear(node, view);
         }
+        self.shares.recall(recalled);
         let Some(left) = self.shares.turn(doors, self.started.elapsed()) else { return };
         self.applied = self.shares.applied();
         metrics.sliced(self.shares.take_divisions(), self.shares.tenants(), left.len());
@@ -73,7 +75,8 @@ impl Slicing {
             return;
         }
         if !view.is_sliced {
-            if !heard.is_connected {
+            // Also where it was replaced by an older one between two turns.
+            if !heard.is_connected || heard.holds.is_some() {
                 self.shares.older(node);
             }
             *heard = Heard { is_connected: true, ..Heard::default() };

@@ -76,10 +76,11 @@ pub(super) fn unseen() -> Vec<String> {
 /// What happened to a tenant in the last seconds.
 pub(super) fn seen(tenant: &str, rows: &[Row], seconds: f64) -> Vec<String> {
     let own: Vec<&Row> = rows.iter().filter(|row| row.tenant == tenant).collect();
-    if own.is_empty() {
-        return vec![line("now", "it has called no model since these were loaded")];
+    let at_models = own.iter().filter(|row| !row.model.is_empty());
+    let mut lines: Vec<_> = at_models.flat_map(|row| at_model(row, rows)).collect();
+    if lines.is_empty() {
+        lines.push(line("now", "it has called no model since these were loaded"));
     }
-    let mut lines: Vec<_> = own.iter().flat_map(|row| at_model(row, rows)).collect();
     if let Some(row) = own.first().filter(|row| !row.refused.is_empty()) {
         let refused = format!("refused in the last {seconds:.0} s: {}", limits(row));
         lines.push(line("limits", refused));
@@ -91,12 +92,12 @@ pub(super) fn seen(tenant: &str, rows: &[Row], seconds: f64) -> Vec<String> {
 
 fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
     let Row { model, running, queued, entitled, got, kv_used, kv_cached, kv_limit, .. } = row;
-    let Some(entitled) = entitled else {
+    if !row.is_active() {
         return vec![line("now", format!("{model}: it wants nothing"))];
-    };
-    let others = all.iter().filter(|other| {
-        other.model == *model && other.tenant != row.tenant && other.entitled.is_some()
-    });
+    }
+    let others = all
+        .iter()
+        .filter(|other| other.model == *model && other.tenant != row.tenant && other.is_active());
     let others = others.count();
     let beside = match others {
         0 => "as long as nobody else wants any".to_owned(),
@@ -105,11 +106,12 @@ fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
     };
     let got = got
         .map_or_else(|| "nothing was computed".to_owned(), |got| format!("got {}", percent(got)));
+    let entitled = entitled.map_or_else(
+        || "what it is entitled to is not told".to_owned(),
+        |entitled| format!("entitled to {} of its time {beside}", percent(entitled)),
+    );
     let mut lines = vec![
-        line(
-            "now",
-            format!("{model}: entitled to {} of its time {beside}; {got}", percent(*entitled)),
-        ),
+        line("now", format!("{model}: {entitled}; {got}")),
         line(
             "",
             format!(
@@ -119,9 +121,7 @@ fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
         ),
     ];
     lines.extend(waits(&row.waits).map(|behind| match row.waits {
-        Waits::Itself if row.kv_used >= row.kv_limit => {
-            line("waits", "for its own KV blocks: the limit kvBlocks is reached")
-        }
+        Waits::Quota => line("waits", "for its own KV blocks: the limit kvBlocks is reached"),
         Waits::Itself => line("waits", format!("for {behind}: nobody else runs anything there")),
         Waits::Behind { .. } | Waits::No => line("waits", format!("behind {behind}")),
     }));
@@ -242,8 +242,34 @@ mod tests {
     }
 
     #[test]
+    fn refusals_are_told_where_no_model_was_called() {
+        let refused = Row {
+            tenant: "d/a".to_owned(),
+            refused: vec![("too_many_requests".to_owned(), 2.0)],
+            ..Row::default()
+        };
+        assert_eq!(
+            seen("d/a", &[refused], 2.0),
+            [
+                "now         it has called no model since these were loaded",
+                "limits      refused in the last 2 s: too_many_requests 2",
+            ]
+        );
+    }
+
+    #[test]
+    fn who_runs_wants_something_whatever_it_is_entitled_to() {
+        let untold = Row { entitled: None, ..row("a") };
+        assert!(
+            seen("d/a", std::slice::from_ref(&untold), 2.0)[0].contains("is not told; got 50%")
+        );
+        let idle = Row { running: 0.0, ..untold };
+        assert!(seen("d/a", &[idle], 2.0)[0].contains("wants nothing"));
+    }
+
+    #[test]
     fn who_waits_for_its_own_quota_is_told_so() {
-        let full = Row { queued: 1.0, waits: Waits::Itself, kv_used: 64.0, ..row("a") };
+        let full = Row { queued: 1.0, waits: Waits::Quota, ..row("a") };
         assert!(seen("d/a", &[full], 2.0)[2].contains("limit kvBlocks is reached"));
     }
 

@@ -7,9 +7,16 @@ use crate::metrics::samples::Sample;
 /// A model and a tenant, by their full names.
 pub(crate) type Pair = (String, String);
 
-/// One look. What several agents say is added up.
+/// One look at each agent, by the address of its metrics. They are kept apart, since each has its own
+/// queues and quotas: who waits does so behind those that run beside it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Reading {
+    pub(super) agents: BTreeMap<String, OfAgent>,
+}
+
+/// What one agent says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct OfAgent {
     pub(super) pairs: BTreeMap<Pair, AtModel>,
     pub(super) tenants: BTreeMap<String, OfTenant>,
 }
@@ -60,24 +67,37 @@ impl Class {
 const LIMITS: [&str; 4] = ["too_many_requests", "too_many_tokens", "too_many_calls", "busy"];
 
 impl Reading {
-    /// Adds what one agent says; `false` where it says nothing of what tenants are entitled to.
-    pub(crate) fn add<'a>(&mut self, samples: impl Iterator<Item = Sample<'a>>) -> bool {
-        let mut knows_tenants = false;
+    /// Adds what the agent at `address` says; `false` where that is no agent, or one that does not
+    /// say what tenants are entitled to.
+    pub(crate) fn add<'a>(
+        &mut self,
+        address: &str,
+        samples: impl Iterator<Item = Sample<'a>>,
+    ) -> bool {
+        let mut of_agent = OfAgent::default();
+        let (mut is_agent, mut is_served, mut has_weights) = (false, false, false);
         for sample in samples {
-            knows_tenants |= sample.name.starts_with("realm_agent_tenant_");
+            is_agent |= sample.name == "realm_agent_generation";
+            has_weights |= sample.name == "realm_agent_tenant_weight";
             // Those that are gone are nobody's row.
             let Some(tenant) = sample.label("tenant").filter(|tenant| *tenant != "-") else {
-                knows_tenants |= sample.name == "realm_agent_generation";
                 continue;
             };
+            let had_steps = sample.name == "realm_engine_tenant_queue_seconds_count";
+            is_served |= had_steps && sample.value > 0.0;
             match sample.label("model") {
-                Some(model) => self.add_at_model((model, tenant), &sample),
-                None => self.add_of_tenant(tenant, &sample),
+                Some(model) => of_agent.add_at_model((model, tenant), &sample),
+                None => of_agent.add_of_tenant(tenant, &sample),
             }
         }
-        knows_tenants
+        self.agents.insert(address.to_owned(), of_agent);
+        // Weights are told from a tenant's first call on. One that has just come may not have its
+        // own in a look that has its sequence, but has it long before its first step.
+        is_agent && (has_weights || !is_served)
     }
+}
 
+impl OfAgent {
     fn add_at_model(&mut self, (model, tenant): (&str, &str), sample: &Sample<'_>) {
         let pair = self.pairs.entry((model.to_owned(), tenant.to_owned())).or_default();
         let number = match sample.name {
@@ -121,9 +141,13 @@ pub(super) mod tests {
     use super::*;
     use crate::metrics::samples;
 
-    pub(crate) fn reading(text: &str) -> Reading {
+    /// A look at agents that say these, each after its generation.
+    pub(crate) fn reading(texts: &[&str]) -> Reading {
         let mut reading = Reading::default();
-        assert!(reading.add(samples::parse(text)));
+        for (agent, text) in texts.iter().enumerate() {
+            let text = format!("realm_agent_generation 1\n{text}");
+            assert!(reading.add(&format!("agent-{agent}"), samples::parse(&text)));
+        }
         reading
     }
 
@@ -140,22 +164,40 @@ realm_gateway_tenant_shadowed_total{tenant="d/a",code="too_many_tokens"} 1
 "#;
 
     #[test]
-    fn what_is_said_of_a_tenant_is_found_and_added_up() {
-        let mut read = reading(TEXT);
-        assert!(read.add(samples::parse(TEXT)));
-        assert_eq!(read.pairs.len(), 1, "those that are gone have no row");
-        let at_model = read.pairs[&("d/m".to_owned(), "d/a".to_owned())];
-        assert_eq!((at_model.running, at_model.device_seconds), (4.0, 4.0));
-        let of_tenant = &read.tenants["d/a"];
-        assert_eq!((of_tenant.weight, of_tenant.kv_limit), (200.0, 64.0));
-        assert_eq!(of_tenant.class, Class::High);
-        let refused: Vec<_> = of_tenant.refused.iter().map(|(c, n)| (c.as_str(), *n)).collect();
-        assert_eq!(refused, [("too_many_calls", 6.0), ("too_many_tokens (shadow)", 2.0)]);
+    fn what_each_agent_says_of_a_tenant_is_found_and_kept_apart() {
+        let read = reading(&[TEXT, TEXT]);
+        assert_eq!(read.agents.len(), 2);
+        for OfAgent { pairs, tenants } in read.agents.values() {
+            assert_eq!(pairs.len(), 1, "those that are gone have no row");
+            let at_model = pairs[&("d/m".to_owned(), "d/a".to_owned())];
+            assert_eq!((at_model.running, at_model.device_seconds), (2.0, 2.0));
+            let of_tenant = &tenants["d/a"];
+            assert_eq!((of_tenant.weight, of_tenant.kv_limit), (200.0, 64.0));
+            assert_eq!(of_tenant.class, Class::High);
+            let refused: Vec<_> = of_tenant.refused.iter().map(|(c, n)| (c.as_str(), *n)).collect();
+            assert_eq!(refused, [("too_many_calls", 3.0), ("too_many_tokens (shadow)", 1.0)]);
+        }
     }
 
     #[test]
-    fn metrics_of_something_else_tell_of_no_tenants() {
-        assert!(!Reading::default().add(samples::parse("go_goroutines 7\n")));
-        assert!(Reading::default().add(samples::parse("realm_agent_generation 3\n")));
+    fn an_address_that_is_given_twice_counts_once() {
+        let mut read = reading(&[TEXT]);
+        let text = format!("realm_agent_generation 1\n{TEXT}");
+        assert!(read.add("agent-0", samples::parse(&text)));
+        assert_eq!(read, reading(&[TEXT]));
+    }
+
+    #[test]
+    fn what_is_no_agent_or_an_older_one_is_found_out() {
+        let is_known = |text: &str| Reading::default().add("there", samples::parse(text));
+        assert!(!is_known("go_goroutines 7\n"));
+        let idle = "realm_agent_generation 3\n";
+        assert!(is_known(idle), "nobody has called it yet");
+        let served = format!(
+            "{idle}realm_engine_tenant_queue_seconds_count{{model=\"d/m\",tenant=\"d/a\"}} 1\n"
+        );
+        assert!(!is_known(&served), "an older agent says who is served, and not by what weight");
+        let weight = "realm_agent_tenant_weight{tenant=\"d/a\",priority=\"normal\"} 100\n";
+        assert!(is_known(&format!("{served}{weight}")));
     }
 }

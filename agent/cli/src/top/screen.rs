@@ -41,9 +41,12 @@ pub(crate) fn percent(part: f64) -> String {
     format!("{:.0}%", part * 100.0)
 }
 
-/// Used of those that it may hold, and what it keeps besides.
+/// Used of those that it may hold, and what it keeps besides; nothing of who has come to no model.
 fn blocks(row: &Row) -> String {
-    let Row { kv_used, kv_cached, kv_limit, .. } = row;
+    let Row { model, kv_used, kv_cached, kv_limit, .. } = row;
+    if model.is_empty() {
+        return String::new();
+    }
     format!("{kv_used}+{kv_cached}/{kv_limit}")
 }
 
@@ -51,6 +54,7 @@ fn blocks(row: &Row) -> String {
 pub(crate) fn waits(waits: &Waits) -> Option<String> {
     match waits {
         Waits::No => None,
+        Waits::Quota => Some("its own quota of KV blocks".to_owned()),
         Waits::Itself => Some("its own sequences and KV blocks".to_owned()),
         Waits::Behind { named, others: 0 } => Some(named.join(", ")),
         Waits::Behind { named, others } => Some(format!("{} and {others} more", named.join(", "))),
@@ -86,13 +90,14 @@ fn object(row: &Row) -> Value {
     } = row;
     let behind = match waits_for {
         Waits::Behind { named, .. } => named.as_slice(),
-        Waits::No | Waits::Itself => &[],
+        Waits::No | Waits::Quota | Waits::Itself => &[],
     };
+    let is_told = *weight > 0.0;
     json!({
-        "model": model,
+        "model": (!model.is_empty()).then_some(model),
         "tenant": tenant,
-        "weight": weight,
-        "priority": class.as_str(),
+        "weight": is_told.then_some(weight),
+        "priority": is_told.then_some(class.as_str()),
         "running": running,
         "queued": queued,
         "entitled": entitled,

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use realm_core::desired::{Priority, Sha256};
 use realm_kernels::backend::KvType;
 
-use super::*;
+use super::{pace::STEP_TARGET, *};
 use crate::kv::{Layout, Namespace, Secret};
 
 const BLOCK: usize = 4;
@@ -292,7 +292,7 @@ fn who_has_had_far_more_than_its_part_waits_for_a_prompt_that_lacks_time() {
     let mut scheduler = engine(512, 64);
     let mut batch = Batch::default();
     decoding(&mut scheduler, &mut batch, 1, 56);
-    let documents = |id| Submission { terms: terms(3), ..submission(id, 1, 4_000, 1) };
+    let documents = |id| Submission { terms: terms(2), ..submission(id, 1, 4_000, 1) };
     for id in 1..=4 {
         scheduler.submit(documents(id)).unwrap();
     }
@@ -301,6 +301,25 @@ fn who_has_had_far_more_than_its_part_waits_for_a_prompt_that_lacks_time() {
         step(&mut scheduler, &mut batch);
         assert!(!scheduler.share.is_ahead(&tenant(0), &tenant(1), most));
     }
+}
+
+/// A tenant that had to wait for blocks is far behind when it begins.
+#[test]
+fn nobodys_answers_wait_two_steps_running() {
+    let mut scheduler = engine(512, 64);
+    let mut batch = Batch::default();
+    decoding(&mut scheduler, &mut batch, 2, 8);
+    scheduler.share.charge(&tenant(0), Cost::from_millis(60_000));
+    scheduler.submit(submission(1, 2, 8_000, 1)).unwrap();
+    scheduler.share.charge(&tenant(1), Cost::from_millis(60_000));
+    let (mut steps, mut paused) = (0, 0);
+    while scheduler.queued() > 0 || scheduler.running_of(&tenant(2)) > 0 {
+        let (got, _) = step(&mut scheduler, &mut batch);
+        paused = if got.len() < 16 { paused + 1 } else { 0 };
+        assert!(paused < 2, "after {steps} steps");
+        steps += 1;
+    }
+    assert!(steps > 10);
 }
 
 /// Whoever decodes beside it waits for no more than for a step of short prompts.

@@ -10,6 +10,7 @@
 use half::{bf16, f16};
 
 use super::codes::{Codes, Eight, Five, Four, Lookup, Six, Three, Two};
+use super::memory::reserved;
 use super::scales::{Halved, Offset, Plain, Power, Scaled, Scales, Shifted};
 use super::simd::scalar::Scalar;
 use super::simd::{LANES, Line};
@@ -298,12 +299,4 @@ fn put_lane(lines: &mut [Line], lane: usize, bytes: &[u8; 32]) {
     for (line, four) in lines.iter_mut().zip(bytes.as_chunks::<4>().0) {
         line.0.as_chunks_mut::<4>().0[lane] = *four;
     }
-}
-
-/// An empty vector with room for `len` elements, if the machine has it.
-pub(crate) fn reserved<T>(len: usize) -> Result<Vec<T>, BackendError> {
-    let mut out = Vec::new();
-    let bytes = len.saturating_mul(size_of::<T>());
-    out.try_reserve_exact(len).map_err(|_| BackendError::OutOfMemory { bytes })?;
-    Ok(out)
 }

@@ -1,5 +1,5 @@
 //! What this agent says: a hello and the slices that it holds, then what became of the newest state,
-//! and the newest report, supply and spends whenever they are new.
+//! and the newest report, supply, uses and spends whenever they are new.
 //!
 //! There is no queue. The next message is chosen when there is room for it, so an operator that is
 //! slow to read hears the newest and not everything.
@@ -31,6 +31,7 @@ const SUPPLY_GAP: Duration = Duration::from_secs(1);
 /// Least time between two tellings of what tenants have used, which names all that have: they are
 /// written into statuses once a minute, and what is not told when an agent is killed is lost.
 const USES_GAP: Duration = Duration::from_secs(5);
+
 /// Least time between two tellings of what is used: they answer slices, which other doors wait for.
 const SPENDS_GAP: Duration = Duration::from_millis(100);
 

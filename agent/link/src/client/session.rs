@@ -1,7 +1,7 @@
 //! One stream: what the operator says goes into the ledger, and what the ledger does not take is
 //! said back. Slices of limits go beside it, and whoever spends by them answers for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use prost::{Message as _, bytes::Bytes};
 use realm_core::{
@@ -76,14 +76,24 @@ impl Link {
             state.heard_at = Some(since);
         });
         agree.send_replace(Some(agreed));
-        if agreed.version < SLICES_SINCE
-            && let Err(error) = self.slices.forget().await
-        {
-            tracing::warn!(%error, "slices of limits are held that nobody leases");
+        if let Err(error) = self.lease(agreed).await {
+            tracing::warn!(%error, "what is held of limits is not what the operator leases");
         }
         let session = Session { link: self, accepted, refused, unwritten: None, unkept: None };
         let error = session.hear(inbound, agreed.heartbeat * SILENT_BEATS_MAX).await;
         (since.elapsed(), error)
+    }
+
+    /// Holds slices where the operator leases them, and none where it does not.
+    async fn lease(&self, agreed: Agreed) -> io::Result<()> {
+        if agreed.version < SLICES_SINCE {
+            return self.slices.forget().await;
+        }
+        // As it has just said by its first message.
+        if self.ledger.newest().generation == 0 {
+            return self.slices.begin().await;
+        }
+        Ok(())
     }
 
     fn hello(&self) -> proto::Hello {

@@ -142,7 +142,7 @@ proptest! {
                 Act::Use { node, tokens } => nodes[node].1 += tokens,
                 Act::Say { node } => hear(&mut totals, NODES[node], nodes[node].0, nodes[node].1),
                 Act::Restart { node } => {
-                    // As in an orderly end: all is told, and written.
+                    // All was told, and written, before it ended.
                     hear(&mut totals, NODES[node], nodes[node].0, nodes[node].1);
                     told(&mut totals, now);
                     of_the_dead += nodes[node].1;

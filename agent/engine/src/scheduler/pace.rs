@@ -1,0 +1,54 @@
+//! How long a step takes in which somebody waits for the next token of an answer.
+
+use super::{
+    PREFILL_PAST, Scheduler,
+    cost::{Cost, Service},
+    sequence::Sequence,
+};
+use crate::batch::SequenceId;
+
+/// How long a step may take in which anybody decodes, unless decoding itself takes more than half
+/// of it: whoever reads an answer waits for each token as long as the step takes that it comes of,
+/// and few read more than ten in a second.
+pub(super) const STEP_TARGET: Cost = Cost::from_millis(100);
+/// How much more than its part a tenant may have had before its answers wait a step for a prompt
+/// that lacked time in the last one. So the target costs shares nothing that lasts.
+pub(super) const LEAD_MAX: Cost = Cost::from_millis(250);
+
+impl Scheduler {
+    /// The sequences that get their next token in the step: all that lack nothing else, but for
+    /// those whose tenants have had far more than one whose prompt lacked time in the last step.
+    pub(super) fn who_decodes(&mut self) -> Vec<SequenceId> {
+        // Never twice in a row, however far ahead they are: a pause of one step is not felt.
+        let owed = self.cut_off.take().filter(|_| !self.held_back);
+        self.held_back = false;
+        let mut decoding: Vec<SequenceId> = Vec::new();
+        for running in self.running.values().filter(|running| running.left() == 1) {
+            let Sequence { id, owner, .. } = &running.sequence;
+            let is_ahead = |owed| self.share.is_ahead(&owner.tenant, owed, LEAD_MAX);
+            if owed.as_ref().is_some_and(is_ahead) {
+                self.held_back = true;
+            } else {
+                decoding.push(*id);
+            }
+        }
+        decoding
+    }
+
+    /// What prompts may cost in a step that has so many rows left for them: what is left of the
+    /// target, or as much as all the rest where that is more.
+    pub(super) fn time_for_prompts(&self, rows: usize) -> Cost {
+        let total = self.pool.total();
+        let most = self.prices.cost(Service::prefill(rows, PREFILL_PAST), total);
+        let mut decodes = Service::default();
+        for running in self.running.values() {
+            decodes += running.service;
+        }
+        if decodes == Service::default() {
+            return most;
+        }
+        let mut others = self.prices.cost(decodes, total);
+        others += self.prices.step;
+        most.min(STEP_TARGET.without(others).max(others))
+    }
+}

@@ -1,0 +1,41 @@
+//! Memory for weights.
+
+use crate::backend::BackendError;
+
+/// Bytes of a page that saves looking up the many small ones in its place.
+#[cfg(target_os = "linux")]
+const HUGE_PAGE: usize = 2 << 20;
+
+/// An empty vector with room for `len` elements, if the machine has it.
+///
+/// Weights are read from beginning to end for every token, so that each small page is looked up
+/// anew each time. The system is asked for large ones.
+pub(crate) fn reserved<T>(len: usize) -> Result<Vec<T>, BackendError> {
+    let mut out: Vec<T> = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>());
+    out.try_reserve_exact(len).map_err(|_| BackendError::OutOfMemory { bytes })?;
+    ask_for_huge_pages(&mut out);
+    Ok(out)
+}
+
+/// Asks for large pages where whole ones lie in the vector. A system that has none goes on with
+/// small ones, which changes no result.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "advice on memory is a system call with an address")]
+fn ask_for_huge_pages<T>(vector: &mut Vec<T>) {
+    let room = vector.spare_capacity_mut();
+    let bytes = size_of_val(room);
+    let start = room.as_mut_ptr().cast::<u8>();
+    let skipped = start.align_offset(HUGE_PAGE);
+    let whole = bytes.saturating_sub(skipped) / HUGE_PAGE * HUGE_PAGE;
+    if whole == 0 {
+        return;
+    }
+    let first = start.wrapping_add(skipped).cast();
+    // SAFETY: the range is page-aligned and lies within the vector's own allocation, which nobody
+    // else sees. The advice changes how memory is mapped and no byte of it.
+    let _ = unsafe { rustix::mm::madvise(first, whole, rustix::mm::Advice::LinuxHugepage) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_huge_pages<T>(_: &mut Vec<T>) {}
