@@ -116,10 +116,9 @@ pub(crate) struct Scheduler {
     held: Vec<(SequenceId, u64)>,
     /// Steps since a sequence started.
     steps_without_start: u32,
-    /// Who would have had the next turn when the last step's time for prompts was over.
+    /// Whose turn it would have been when the last step's time for prompts was over, unless answers
+    /// had waited a step for that already.
     cut_off: Option<TenantName>,
-    /// Whether anybody's answers waited for that in the last step.
-    held_back: bool,
     totals: Totals,
     /// Sequences that the last plan started for the first time, and what of them was cached.
     started: Vec<(SequenceId, Usage)>,
@@ -148,7 +147,6 @@ impl Scheduler {
             held: Vec::new(),
             steps_without_start: 0,
             cut_off: None,
-            held_back: false,
             totals: Totals::default(),
             started: Vec::new(),
             had_texts: false,
@@ -274,8 +272,11 @@ impl Scheduler {
         }
         self.steps_without_start = self.steps_without_start.saturating_add(1);
         self.make_room();
-        self.plan_decodes();
+        let is_owed = self.plan_decodes();
         self.plan_prefills();
+        if is_owed {
+            self.cut_off = None;
+        }
         self.charge_step();
         self.fill(batch);
         self.note_all();
@@ -352,13 +353,16 @@ impl Scheduler {
         self.note(&tenant);
     }
 
-    fn plan_decodes(&mut self) {
-        let decoding = self.who_decodes();
+    /// Plans the next tokens of answers; says whether some wait a step for a prompt.
+    fn plan_decodes(&mut self) -> bool {
+        let owed = self.cut_off.take();
+        let (waiting, decoding) = self.who_decodes(owed.as_ref());
         for id in decoding {
             if self.reserve(id, 1) {
                 self.plan(id, 1, Service::decode);
             }
         }
+        waiting > 0
     }
 
     /// Makes room for so many more rows of a sequence; `false` if that took its own turn.

@@ -1,5 +1,7 @@
 //! How long a step takes in which somebody waits for the next token of an answer.
 
+use realm_core::name::TenantName;
+
 use super::{
     PREFILL_PAST, Scheduler,
     cost::{Cost, Service},
@@ -12,27 +14,22 @@ use crate::batch::SequenceId;
 /// and few read more than ten in a second.
 pub(super) const STEP_TARGET: Cost = Cost::from_millis(100);
 /// How much more than its part a tenant may have had before its answers wait a step for a prompt
-/// that lacked time in the last one. So the target costs shares nothing that lasts.
+/// that lacked time in the last one. So the target costs shares nothing that lasts. Never two steps
+/// in a row, however far ahead it is: a pause of one is not felt.
 pub(super) const LEAD_MAX: Cost = Cost::from_millis(250);
 
 impl Scheduler {
     /// The sequences that get their next token in the step: all that lack nothing else, but for
-    /// those whose tenants have had far more than one whose prompt lacked time in the last step.
-    pub(super) fn who_decodes(&mut self) -> Vec<SequenceId> {
-        // Never twice in a row, however far ahead they are: a pause of one step is not felt.
-        let owed = self.cut_off.take().filter(|_| !self.held_back);
-        self.held_back = false;
-        let mut decoding: Vec<SequenceId> = Vec::new();
-        for running in self.running.values().filter(|running| running.left() == 1) {
-            let Sequence { id, owner, .. } = &running.sequence;
-            let is_ahead = |owed| self.share.is_ahead(&owner.tenant, owed, LEAD_MAX);
-            if owed.as_ref().is_some_and(is_ahead) {
-                self.held_back = true;
-            } else {
-                decoding.push(*id);
-            }
-        }
-        decoding
+    /// those whose tenants have had far more than `owed`, and how many those are.
+    pub(super) fn who_decodes(&self, owed: Option<&TenantName>) -> (usize, Vec<SequenceId>) {
+        let ready = self.running.values().filter(|running| running.left() == 1);
+        let ready = ready.map(|running| &running.sequence);
+        let is_ahead = |sequence: &&Sequence| {
+            let tenant = &sequence.owner.tenant;
+            owed.is_some_and(|owed| self.share.is_ahead(tenant, owed, LEAD_MAX))
+        };
+        let (waiting, decoding): (Vec<_>, Vec<_>) = ready.partition(is_ahead);
+        (waiting.len(), decoding.iter().map(|sequence| sequence.id).collect())
     }
 
     /// What prompts may cost in a step that has so many rows left for them: what is left of the
