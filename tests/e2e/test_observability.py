@@ -210,6 +210,7 @@ def test_no_label_has_a_value_outside_of_its_closed_set(busy: Watched) -> None:
         "node": {"alpha", "beta"},
         "function": {"generate", "chat", "tokenize", "pipeline", "health", "metadata", "other"},
         "kind": {"Model", "Tenant", "Pipeline"},
+        "priority": {"low", "normal", "high"},
         "status": {"True", "False", "Unknown"},
         "outcome": {
             *("written", "unchanged", "failed"),

@@ -79,6 +79,8 @@ def test_what_is_left_out_is_filled_in(admin: User) -> None:
         "hostCalls": 100_000,
         "outputBytes": 8_388_608,
         "deadlineMs": 300_000,
+        "tokenFuel": 5_000_000,
+        "tokenDeadlineMs": 20,
     }
     limits = {
         "requestsPerMinute": 600,

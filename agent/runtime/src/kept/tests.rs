@@ -6,7 +6,11 @@ use super::*;
 use crate::{artifact, sandbox::Sandbox};
 
 /// The least that is a program.
-const IDLE: &str = include_str!("../../../../tests/fuzz/examples/components/idle.wat");
+fn idle() -> Vec<u8> {
+    // Read and not included: images are built without the tests' folder.
+    let fuzz = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fuzz");
+    wat::parse_file(format!("{fuzz}/examples/components/idle.wat")).unwrap()
+}
 
 struct Home {
     folder: tempfile::TempDir,
@@ -17,7 +21,7 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
-        let bytes = wat::parse_str(IDLE).unwrap();
+        let bytes = idle();
         let sandbox = Sandbox::new().unwrap();
         let component = artifact::compile(&sandbox.engine, &bytes).unwrap();
         let digest = artifact::digest(&bytes);
