@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.callers import calling
+from harness.callers import calling, let_in
 from harness.folder import Json
 from harness.plane import Agent, Operator, Plane
 from harness.talk import QUESTIONS, answer
 from harness.wait import eventually, raises, until
-from realm_client import RateLimited, Unauthenticated
+from realm_client import Unauthenticated
 
 #: A node is lost after 45 s, after which the other loads the model in a debug build.
 LOST_S_MAX = 150.0
@@ -47,18 +47,6 @@ def agents(plane: Plane, operator: Operator, model: Path) -> dict[str, Agent]:
     for kind, name in (("model", "pair"), ("model", "solo"), *tenants):
         plane.await_condition(kind, name, "True", within_s=120.0)
     return agents
-
-
-async def let_in(agent: Agent, name: str) -> int:
-    """Requests in a row that a door admits before it refuses one."""
-    admitted = 0
-    async with agent.client(name) as client:
-        while True:
-            try:
-                await client.metadata()
-            except RateLimited:
-                return admitted
-            admitted += 1
 
 
 def shared_by(plane: Plane, name: str) -> str:

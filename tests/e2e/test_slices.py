@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from harness.callers import let_in
 from harness.metrics import parse
 from harness.plane import Agent, Operator, Plane
 from harness.wait import eventually
@@ -64,18 +65,6 @@ async def calls(agent: Agent, name: str, seconds: float) -> int:
     return admitted
 
 
-async def left_in(agent: Agent, name: str) -> int:
-    """Requests in a row that a door admits before it refuses one."""
-    admitted = 0
-    async with agent.client(name) as client:
-        while True:
-            try:
-                await client.metadata()
-            except RateLimited:
-                return admitted
-            admitted += 1
-
-
 def applied(plane: Plane, name: str) -> Mapping[str, str]:
     """What a tenant's condition says of who enforces its limits."""
     found: Mapping[str, str] = plane.condition("tenant", name, "LimitsApplied")
@@ -99,7 +88,7 @@ async def test_a_tenant_that_calls_at_one_door_has_nearly_all_of_its_limit_there
 ) -> None:
     alpha, beta = agents
     assert applied(plane, "follows")["reason"] == "SharedByDoors"
-    admitted = await left_in(alpha, "follows")
+    admitted = await let_in(alpha, "follows")
     assert PER_MINUTE // 2 <= admitted <= PER_MINUTE // 2 + 2
     await sliced(plane, alpha, "follows")
     seconds = 15.0
@@ -108,7 +97,7 @@ async def test_a_tenant_that_calls_at_one_door_has_nearly_all_of_its_limit_there
     assert there >= (PER_MINUTE - KEPT) / 60 * seconds - 2, there
     assert there <= (PER_MINUTE - KEPT + 1 + ROUNDED) / 60 * seconds + 1, there
     # It has just moved: what the door that calls come to now had is what it keeps.
-    assert await left_in(beta, "follows") <= KEPT + ROUNDED
+    assert await let_in(beta, "follows") <= KEPT + ROUNDED
     both = await asyncio.gather(*(calls(agent, "follows", 20.0) for agent in agents))
     assert sum(both) <= (PER_MINUTE + 2 * ROUNDED) / 60 * 20.0 + 2 * ROUNDED, both
     assert min(both) > 0
@@ -136,13 +125,13 @@ async def test_while_the_operator_is_away_doors_go_on_with_what_they_hold(
             scraped = [parse((await http.get(agent.metrics)).text) for agent in agents]
         return all(each.value("realm_link_up") == 1 for each in scraped)
 
-    let_in = 0
+    all_in = 0
     while not await is_back():
-        let_in += sum(await asyncio.gather(*(calls(agent, "outage", 1.0) for agent in agents)))
+        all_in += sum(await asyncio.gather(*(calls(agent, "outage", 1.0) for agent in agents)))
         assert time.monotonic() - began < 60.0
-    let_in += sum(await asyncio.gather(*(calls(agent, "outage", 15.0) for agent in agents)))
+    all_in += sum(await asyncio.gather(*(calls(agent, "outage", 15.0) for agent in agents)))
     minutes = (time.monotonic() - began) / 60.0
-    assert let_in <= (PER_MINUTE + 2 * ROUNDED) * minutes + KEPT + 2 * ROUNDED, let_in
+    assert all_in <= (PER_MINUTE + 2 * ROUNDED) * minutes + KEPT + 2 * ROUNDED, all_in
 
 
 async def test_a_door_that_is_started_again_has_no_minute_in_hand(
@@ -150,7 +139,7 @@ async def test_a_door_that_is_started_again_has_no_minute_in_hand(
 ) -> None:
     alpha, _ = agents
     await sliced(plane, alpha, "restarts")
-    await left_in(alpha, "restarts")
+    await let_in(alpha, "restarts")
     for agent in agents:
         agent.daemon.kill()
         began = time.monotonic()
@@ -162,7 +151,7 @@ async def test_a_door_that_is_started_again_has_no_minute_in_hand(
             return True
 
         await eventually(is_there, f"{agent.node} is there again")
-        admitted = await left_in(agent, "restarts")
+        admitted = await let_in(agent, "restarts")
         earned = (PER_MINUTE if agent is alpha else KEPT) * (time.monotonic() - began) / 60
         assert admitted <= KEPT + earned + ROUNDED, admitted
     await sliced(plane, alpha, "restarts")

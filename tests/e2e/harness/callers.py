@@ -1,4 +1,4 @@
-"""Somebody who never stops calling: streams that one fault may not cut."""
+"""Who never stops calling: streams that no fault may cut, and requests until one is refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from harness.plane import Agent
 from harness.talk import QUESTIONS, stream
+from realm_client import RateLimited
 
 #: Seconds of a stream in a debug build: some run across every moment of a fault.
 TOKENS = 48
@@ -45,3 +46,15 @@ async def calling(agents: Sequence[Agent], tenant: str) -> AsyncIterator[list[Ca
         yield callers
         for caller in callers:
             caller.stop()
+
+
+async def let_in(agent: Agent, name: str) -> int:
+    """Requests in a row that a door admits before it refuses one."""
+    admitted = 0
+    async with agent.client(name) as client:
+        while True:
+            try:
+                await client.metadata()
+            except RateLimited:
+                return admitted
+            admitted += 1
