@@ -63,11 +63,13 @@ def rows(server: Server, *flags: str) -> dict[str, Json]:
 
 
 async def _go_on(client: Client) -> None:
-    try:
-        async for _ in client.generate_stream(ENDLESS, max_tokens=2000, temperature=0):
-            pass
-    except RealmError:
-        pass
+    """One call after the other: an answer ends where the tenant's blocks or the context do."""
+    while True:
+        try:
+            async for _ in client.generate_stream(ENDLESS, max_tokens=2000, temperature=0):
+                pass
+        except RealmError:
+            await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
