@@ -121,14 +121,14 @@ pub(super) fn assign(
 }
 
 /// Whether those that have seats will tell: one that has loaded the model does, and where all are
-/// awaited one of them may. One that is still to load it may take hours.
+/// still to be heard of one of them may. One that is still to load it may take hours.
 fn will_tell(model: &Name, seats: &Seats, nodes: &BTreeMap<String, Node>, wanted: u32) -> bool {
-    let connected = seats.keys().filter_map(|node| nodes.get(node));
-    let mut connected = connected.filter(|node| node.is_connected).peekable();
-    let is_awaited = connected.peek().is_none()
+    let known = seats.keys().filter_map(|node| nodes.get(node));
+    let mut heard = known.filter(|node| node.is_connected && node.heard.is_some()).peekable();
+    let is_awaited = heard.peek().is_none()
         && !seats.is_empty()
         && u32::try_from(seats.len()).is_ok_and(|seats| wanted <= seats);
-    is_awaited || connected.any(|node| node.has_loaded(model))
+    is_awaited || heard.any(|node| node.has_loaded(model))
 }
 
 /// Whether anybody will want to know what the model takes.
@@ -137,7 +137,8 @@ fn is_of_interest(model: &ValidModel) -> bool {
 }
 
 /// The node that inspects already, while it can and has not failed; else, of those that have no
-/// seat to load it in, the one that has been given least to inspect. Where all have failed it stays with the one that tries now.
+/// seat to load it in, the one that has been given least to inspect. Where all have failed it stays
+/// with the one that tries now.
 fn inspector(
     model: &ValidModel,
     nodes: &BTreeMap<String, Node>,

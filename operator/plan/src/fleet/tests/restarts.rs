@@ -100,6 +100,23 @@ fn recalled_models_wait_for_their_node_and_move_only_when_it_is_lost() {
 }
 
 #[test]
+fn nobody_reads_the_header_of_a_model_whose_node_is_there_and_has_yet_to_say_what_it_holds() {
+    let before = World::new(2, [model("a", 1), model("b", 1)]);
+    assert_eq!(before.models(), ["n0: a", "n1: b"]);
+    let mut after = restarted(&before);
+    for kind in [Kind::Model, Kind::Tenant, Kind::Pipeline, Kind::Secret] {
+        after.fleet.synced(kind);
+    }
+    after.tell("n0");
+    after.fleet.supply(after.agents["n1"].supply.clone());
+    after.plan();
+    assert_eq!(after.models(), ["n0: a"], "n1 will tell of b, and n0 is not asked to");
+    after.tell("n1");
+    after.plan();
+    assert_eq!(after.models(), ["n0: a", "n1: b"]);
+}
+
+#[test]
 fn limits_are_not_raised_before_the_doors_of_before_are_back_or_lost() {
     let calls = |world: &World| {
         let desired = world.fleet.desired("n0").unwrap();
