@@ -325,6 +325,8 @@ impl FleetLoop {
         self.ages.pass(began);
         // Before every tenant has been read nobody knows what their statuses say.
         if self.fleet.is_synced() {
+            let nodes = &self.nodes;
+            self.totals.sweep(|node| nodes.is_in_cluster(node) || nodes.is_known(node));
             let observed = &self.observed;
             let is_tenant = |name: &Name| observed.contains_key(&(Kind::Tenant, name.clone()));
             self.totals.hear(&views, is_tenant);

@@ -11,6 +11,8 @@
 //! Pure state. Each call into it costs what is new; [`Shares::turn`] looks at tenants that use
 //! anything, every few seconds.
 
+mod along;
+mod applied;
 mod divide;
 
 use std::{
@@ -20,6 +22,8 @@ use std::{
 };
 
 use crate::name::Name;
+use along::{Along, AlongDoor};
+pub use applied::Applied;
 use divide::{Claim, divide};
 
 /// Parts of a whole limit, as agents count them.
@@ -36,6 +40,10 @@ const CALLS: usize = 3;
 /// short against the minute in which a bucket fills.
 const DIVIDE_EVERY: Duration = Duration::from_secs(5);
 
+/// How long those that have answered wait for those that have not: what a hundred doors give back
+/// is looked through once or twice, and not each time that one of them speaks.
+const GATHER: Duration = Duration::from_secs(1);
+
 /// How long a tenant has used nothing anywhere when its limits are shared out evenly again.
 const IDLE_AFTER: Duration = Duration::from_mins(2);
 
@@ -50,12 +58,6 @@ pub struct Slices {
     /// Of the limits of tenants that are not below.
     pub share: u32,
     pub tenants: BTreeMap<Name, Each<u32>>,
-}
-
-impl Slices {
-    fn of(&self, tenant: &Name) -> Each<u32> {
-        self.tenants.get(tenant).copied().unwrap_or([self.share; 4])
-    }
 }
 
 /// What tenants use at one door, measured when it spent by these slices already.
@@ -76,17 +78,6 @@ pub struct Use {
     pub calls_over: u32,
 }
 
-/// Who enforces a tenant's limits now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Doors that hold slices of them which differ.
-    pub sliced: u32,
-    /// The one of these with the most of any limit, and how many hundredths that is.
-    pub largest: Option<(String, u32)>,
-    /// Doors of an older release, which take an even part.
-    pub older: u32,
-}
-
 /// All doors, what they hold, and what they should.
 #[derive(Clone, Debug)]
 pub struct Shares {
@@ -99,10 +90,14 @@ pub struct Shares {
     /// Tenants whose limits are not shared out evenly.
     wanted: BTreeMap<Name, Wanted>,
     divided_at: Option<Duration>,
+    /// When it was last looked which slices to leave.
+    left_at: Option<Duration>,
     /// How often limits of some tenant were divided anew, until somebody counts it.
     divisions: u64,
     /// Whether anything is new since the last turn.
     is_new: bool,
+    /// Whether other doors share than at the last turn, or what they do not share is another part.
+    is_moved: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -188,21 +183,6 @@ impl Door {
             }
         }
     }
-
-    /// The most that it may spend of a tenant's limits.
-    fn parts(&self, tenant: &Name, even: u32) -> Each<u32> {
-        let mut parts = match &self.kind {
-            Kind::Unheard => [0; 4],
-            Kind::Even => [even; 4],
-            Kind::Sliced { held, .. } => {
-                let left = self.unanswered().map_or([0; 4], |left| left.of(tenant));
-                most(held.of(tenant), left)
-            }
-        };
-        let over = self.spends.tenants.get(tenant).map_or(0, |it| it.calls_over);
-        parts[CALLS] = parts[CALLS].max(over);
-        parts
-    }
 }
 
 fn most(a: Each<u32>, b: Each<u32>) -> Each<u32> {
@@ -219,8 +199,10 @@ impl Shares {
             recalled: 0,
             wanted: BTreeMap::new(),
             divided_at: None,
+            left_at: None,
             divisions: 0,
             is_new: true,
+            is_moved: true,
         }
     }
 
@@ -241,7 +223,7 @@ impl Shares {
         let door = self.doors.entry(node.to_owned()).or_default();
         door.is_connected = true;
         door.stated = Some(slices);
-        self.is_new = true;
+        self.is_moved = true;
     }
 
     /// Takes what is used at a door. It answers what was left for it under the same epoch.
@@ -255,7 +237,7 @@ impl Shares {
                 Kind::Unheard | Kind::Even => None,
             };
             door.kind = Kind::Sliced { held: stated, left };
-            self.is_new = true;
+            self.is_moved = true;
         }
         if let Kind::Sliced { held, left: Some(left) } = &mut door.kind
             && held.epoch < left.epoch
@@ -265,7 +247,10 @@ impl Shares {
             self.is_new = true;
         }
         let is_over = |spends: &Spends| spends.tenants.values().any(|it| it.calls_over > 0);
-        self.is_new |= is_over(&door.spends) || is_over(&spends);
+        if is_over(&door.spends) || is_over(&spends) {
+            self.is_new = true;
+            self.is_moved |= !door.is_movable();
+        }
         door.spends = spends;
     }
 
@@ -273,7 +258,7 @@ impl Shares {
     pub fn older(&mut self, node: &str) {
         let door = Door { kind: Kind::Even, is_connected: true, ..Door::default() };
         self.doors.insert(node.to_owned(), door);
-        self.is_new = true;
+        self.is_moved = true;
     }
 
     /// Notes that nobody can reach a door for now.
@@ -281,7 +266,7 @@ impl Shares {
         if let Some(door) = self.doors.get_mut(node) {
             door.is_connected = false;
             door.stated = None;
-            self.is_new = true;
+            self.is_moved = true;
         }
     }
 
@@ -289,28 +274,48 @@ impl Shares {
     pub fn retain(&mut self, is_known: impl Fn(&str) -> bool) {
         let before = self.doors.len();
         self.doors.retain(|node, _| is_known(node));
-        self.is_new |= self.doors.len() != before;
+        self.is_moved |= self.doors.len() != before;
     }
 
     /// Which slices to leave for which doors, of `count` that there are or may be; `None` where
-    /// nothing has been said since the last turn and it is not time to divide either. `now` is the
-    /// time since any moment that the owner has chosen once.
+    /// nothing has been said since the last turn, or others are waited for that are about to
+    /// answer, and it is not time to divide either. `now` is the time since any moment that the
+    /// owner has chosen once.
     pub fn turn(&mut self, count: u32, now: Duration) -> Option<Vec<(String, Arc<Slices>)>> {
-        let is_due = self.due().is_some_and(|due| due <= now);
-        if !self.is_new && !is_due && self.count == count {
+        let is_due = self.division_due().is_some_and(|due| due <= now);
+        let is_first = self.divided_at.is_none();
+        self.is_moved |= self.count != count || is_first;
+        let is_early = self.gathered_at().is_some_and(|gathered| now < gathered);
+        if !is_due && (is_early || !(self.is_new || self.is_moved)) {
             return None;
         }
-        self.is_new = false;
         self.count = count;
-        self.divide(now, is_due || self.divided_at.is_none());
+        self.is_new = false;
+        if std::mem::take(&mut self.is_moved) || is_due {
+            self.divide(now, is_due || is_first);
+        }
+        self.left_at = Some(now);
         Some(self.leave())
     }
 
-    /// When time alone may change the division.
+    /// When time alone may change the division, or what is left for whom.
     pub fn due(&self) -> Option<Duration> {
+        let is_new = self.is_new || self.is_moved;
+        let gathered = self.gathered_at().filter(|_| is_new);
+        self.division_due().into_iter().chain(gathered).min()
+    }
+
+    fn division_due(&self) -> Option<Duration> {
         let is_used = self.doors.values().any(|door| !door.spends.tenants.is_empty());
         let divided_at = self.divided_at.filter(|_| is_used || !self.wanted.is_empty());
         divided_at.map(|at| at.saturating_add(DIVIDE_EVERY))
+    }
+
+    /// Until when those that can answer are waited for.
+    fn gathered_at(&self) -> Option<Duration> {
+        let is_awaited = |door: &Door| door.is_connected && door.unanswered().is_some();
+        let left_at = self.left_at.filter(|_| self.doors.values().any(is_awaited));
+        left_at.map(|at| at.saturating_add(GATHER))
     }
 
     /// How often some tenant's limits were divided anew since this was asked last.
@@ -328,77 +333,49 @@ impl Shares {
         self.next_epoch.saturating_sub(1)
     }
 
-    /// Who enforces the limits of tenants now: of those of which some door has slices of their own,
-    /// and of all others.
-    pub fn applied(&self) -> (BTreeMap<Name, Applied>, Applied) {
-        let named = self.named().into_iter();
-        let named = named.map(|tenant| (tenant.clone(), self.applied_to(Some(&tenant))));
-        (named.collect(), self.applied_to(None))
-    }
-
-    fn applied_to(&self, tenant: Option<&Name>) -> Applied {
-        let even = even(self.count);
-        let mut applied = Applied::default();
-        let mut differs = false;
-        for (node, door) in &self.doors {
-            match &door.kind {
-                Kind::Unheard => {}
-                Kind::Even => applied.older = applied.older.saturating_add(1),
-                Kind::Sliced { held, .. } => {
-                    let parts = tenant.map_or([held.share; 4], |tenant| held.of(tenant));
-                    applied.sliced = applied.sliced.saturating_add(1);
-                    differs |= parts != [even; 4];
-                    let [a, b, c, d] = parts;
-                    let hundredths = hundredths(a.max(b).max(c).max(d));
-                    if applied.largest.as_ref().is_none_or(|(_, most)| *most < hundredths) {
-                        applied.largest = Some((node.clone(), hundredths));
-                    }
-                }
-            }
-        }
-        if !differs {
-            (applied.sliced, applied.largest) = (0, None);
-        }
-        applied
-    }
-
     /// Says what doors should have of the limits of tenants that use them, at most every few
     /// seconds; of one whose doors come and go, at once.
     fn divide(&mut self, now: Duration, is_due: bool) {
         let even = even(self.count);
-        let movable = self.doors.iter().filter(|(_, door)| door.is_movable());
-        let movable: Vec<(&String, &Door)> = movable.collect();
-        let mut tenants: BTreeSet<Name> = self.wanted.keys().cloned().collect();
+        let Self { doors, wanted, .. } = self;
+        let (movable, fixed): (Vec<_>, Vec<_>) =
+            doors.iter().partition(|(_, door)| door.is_movable());
+        let mut tenants: BTreeSet<Name> = wanted.keys().cloned().collect();
         if is_due {
             self.divided_at = Some(now);
-            tenants.extend(movable.iter().flat_map(|(_, it)| it.spends.tenants.keys().cloned()));
+            for (_, door) in &movable {
+                let new = door.spends.tenants.keys().filter(|tenant| !tenants.contains(*tenant));
+                let new: Vec<Name> = new.cloned().collect();
+                tenants.extend(new);
+            }
         }
+        let mut fixed: Vec<_> = fixed.into_iter().map(|(_, door)| door.along(even)).collect();
+        let mut sharing: Vec<_> =
+            movable.iter().map(|(node, door)| (*node, door.along(even))).collect();
         for tenant in tenants {
-            let fixed = self.doors.values().filter(|door| !door.is_movable());
-            let fixed = fixed.map(|door| door.parts(&tenant, even));
+            let fixed = fixed.iter_mut().map(|door| door.parts(&tenant));
             let budget: Each<u32> = fixed.fold([PARTS; 4], |left, parts| {
                 std::array::from_fn(|limit| left[limit].saturating_sub(parts[limit]))
             });
-            let last = self.wanted.get(&tenant);
+            let last = wanted.get(&tenant);
             let is_stale = last.is_some_and(|last| !last.is_of(&movable, budget));
-            let claims: Vec<Each<Claim>> =
-                movable.iter().map(|(node, door)| claims(&tenant, node, door, last)).collect();
+            let claims = claims(&tenant, &mut sharing, last);
             let is_idle = claims.iter().flatten().all(Claim::is_idle);
             if !is_stale && (!is_due || (is_idle && last.is_none())) {
                 continue;
             }
             let idle_since = is_idle.then(|| last.and_then(|last| last.idle_since).unwrap_or(now));
             if idle_since.is_some_and(|since| IDLE_AFTER <= now.saturating_sub(since)) {
-                self.wanted.remove(&tenant);
+                wanted.remove(&tenant);
                 continue;
             }
             let next = divided(&claims, budget, even);
             if is_stale || is_better(&claims, &next) {
                 let nodes = movable.iter().map(|(node, _)| (*node).clone());
                 let parts = nodes.zip(next).collect();
-                self.wanted.insert(tenant, Wanted { parts, idle_since });
+                wanted.insert(tenant, Wanted { parts, idle_since });
                 self.divisions = self.divisions.saturating_add(1);
-            } else if let Some(last) = self.wanted.get_mut(&tenant) {
+            } else if let Some(last) = wanted.get_mut(&tenant) {
                 last.idle_since = idle_since;
             }
         }
@@ -420,17 +397,20 @@ impl Shares {
             let now = self.doors.get(*node).and_then(Door::open).map_or(0, |held| held.share);
             slices.share = step(now, even, &mut left);
         }
+        let mut along: Vec<(&String, AlongDoor<'_>)> =
+            self.doors.iter().map(|(node, door)| (node, door.along(even))).collect();
         for tenant in self.named() {
-            let may = self.doors.values().map(|door| door.parts(&tenant, even));
+            let may = along.iter_mut().map(|(_, door)| door.parts(tenant));
             let may = may.fold([0_u32; 4], |all, parts| {
                 std::array::from_fn(|limit| all[limit].saturating_add(parts[limit]))
             });
             let mut left = may.map(free);
-            let wanted = self.wanted.get(&tenant);
+            let mut wanted = self.wanted.get(tenant).map(|wanted| Along::new(&wanted.parts));
+            let mut doors = along.iter_mut();
             for (node, slices) in &mut open {
-                let held = self.doors.get(*node).and_then(Door::open);
-                let now = held.map_or([0; 4], |held| held.of(&tenant));
-                let wanted = wanted.and_then(|wanted| wanted.parts.get(*node).copied());
+                let Some((_, door)) = doors.find(|(door, _)| door == node) else { continue };
+                let now = door.held(tenant);
+                let wanted = wanted.as_mut().and_then(|wanted| wanted.get(node).copied());
                 let wanted = wanted.unwrap_or([even; 4]);
                 let next: Each<u32> =
                     std::array::from_fn(|limit| step(now[limit], wanted[limit], &mut left[limit]));
@@ -452,15 +432,18 @@ impl Shares {
     }
 
     /// Every tenant of which some door has slices of its own, or should have.
-    fn named(&self) -> BTreeSet<Name> {
-        let held = self.doors.values().flat_map(|door| {
+    fn named(&self) -> BTreeSet<&Name> {
+        let mut named: BTreeSet<&Name> = self.wanted.keys().collect();
+        for door in self.doors.values() {
             let held = match &door.kind {
                 Kind::Sliced { held, .. } => Some(held),
                 Kind::Unheard | Kind::Even => None,
             };
-            held.into_iter().chain(door.unanswered()).flat_map(|slices| slices.tenants.keys())
-        });
-        held.chain(self.wanted.keys()).cloned().collect()
+            for slices in held.into_iter().chain(door.unanswered()) {
+                along::join(&mut named, slices.tenants.keys());
+            }
+        }
+        named
     }
 
     /// Gives the next epoch to what is not as the doors have it.
@@ -497,20 +480,24 @@ impl Wanted {
     }
 }
 
-/// What a door has and wants of each limit.
-fn claims(tenant: &Name, node: &str, door: &Door, last: Option<&Wanted>) -> Each<Claim> {
-    let held = match &door.kind {
-        Kind::Sliced { held, .. } => held.of(tenant),
-        Kind::Unheard | Kind::Even => [0; 4],
+/// What each door has and wants of each limit of a tenant.
+fn claims(
+    tenant: &Name,
+    doors: &mut [(&String, AlongDoor<'_>)],
+    last: Option<&Wanted>,
+) -> Vec<Each<Claim>> {
+    let mut last = last.map(|last| Along::new(&last.parts));
+    let of_door = |(node, door): &mut (&String, AlongDoor<'_>)| {
+        let has = last.as_mut().and_then(|last| last.get(node).copied());
+        let has = has.unwrap_or_else(|| door.held(tenant));
+        let Use { used, is_short, calls_over: _ } = door.uses(tenant);
+        std::array::from_fn(|limit| Claim {
+            has: has[limit],
+            used: used[limit],
+            is_short: is_short[limit],
+        })
     };
-    let has = last.and_then(|last| last.parts.get(node).copied()).unwrap_or(held);
-    let Use { used, is_short, calls_over: _ } =
-        door.spends.tenants.get(tenant).copied().unwrap_or_default();
-    std::array::from_fn(|limit| Claim {
-        has: has[limit],
-        used: used[limit],
-        is_short: is_short[limit],
-    })
+    doors.iter_mut().map(of_door).collect()
 }
 
 /// What each door should have of each limit.
@@ -540,12 +527,6 @@ fn step(now: u32, wanted: u32, left: &mut u32) -> u32 {
     let given = (wanted - now).min(*left);
     *left -= given;
     now + given
-}
-
-/// How many hundredths of the whole so many parts are.
-fn hundredths(parts: u32) -> u32 {
-    let hundredths = u64::from(parts) * 100 / u64::from(PARTS);
-    u32::try_from(hundredths).unwrap_or(100)
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub(super) struct Totals {
     accounts: BTreeMap<Name, Account>,
     /// What each node said last.
     heard: BTreeMap<String, Arc<[TenantUse]>>,
+    /// Whether what was recalled has been held against the nodes that there are.
+    is_swept: bool,
 }
 
 #[derive(Debug, Default)]
@@ -128,6 +130,19 @@ impl Totals {
     pub(super) fn leave(&mut self, node: &str) {
         self.heard.remove(node);
         self.accounts.values_mut().for_each(|account| account.leave(node));
+    }
+
+    /// Ends the epochs of nodes that went while nobody led. Once: all that go later are named.
+    pub(super) fn sweep(&mut self, is_there: impl Fn(&str) -> bool) {
+        if std::mem::replace(&mut self.is_swept, true) {
+            return;
+        }
+        for account in self.accounts.values_mut() {
+            let gone = account.nodes.keys().filter(|node| !is_there(node)).cloned();
+            for node in gone.collect::<Vec<_>>() {
+                account.leave(&node);
+            }
+        }
     }
 
     /// Takes in what is new of what nodes say of `tenants`.

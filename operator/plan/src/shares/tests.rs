@@ -4,6 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+impl Slices {
+    fn of(&self, tenant: &Name) -> Each<u32> {
+        self.tenants.get(tenant).copied().unwrap_or([self.share; 4])
+    }
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn acme() -> Name {

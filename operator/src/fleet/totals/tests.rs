@@ -55,6 +55,21 @@ fn an_agent_that_starts_again_takes_nothing_away() {
 }
 
 #[test]
+fn rows_of_nodes_that_went_while_nobody_led_end_and_what_they_counted_stays() {
+    let (mut before, mut after) = (Totals::default(), Totals::default());
+    let now = Instant::now();
+    hear(&mut before, "a", 1, 5);
+    hear(&mut before, "b", 2, 3);
+    assert_eq!(told(&mut before, now), 8);
+    after.recall(tenant(), Told::clone(&before.of(&tenant()).unwrap()));
+    after.sweep(|node| node == "b");
+    after.sweep(|_| false);
+    assert_eq!(told(&mut after, now), 8);
+    let nodes = after.of(&tenant()).unwrap().nodes.clone();
+    assert_eq!(nodes.into_iter().map(|it| it.node).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
 fn a_new_leader_goes_on_from_the_status() {
     let (mut totals, now) = (Totals::default(), Instant::now());
     hear(&mut totals, "a", 1, 5);
