@@ -164,6 +164,22 @@ fn its_weights_in_q8_0_answer_as_the_reference_does() {
     check(gguf, "logits/logits-smollm2-Q8_0.json", KvType::F16, QUANTISED);
 }
 
+/// `llama-quantize --allow-requantize` writes them from the Q4_1 file, as `Q8_0.gguf` and `Q4_0.gguf`
+/// into the folder that `REALM_TEST_QUANTIZED` names.
+#[test]
+#[ignore = "wants files that the reference's own tool has quantised"]
+fn files_of_the_references_own_quantiser_answer_as_it_does() {
+    let folder =
+        std::env::var("REALM_TEST_QUANTIZED").expect("REALM_TEST_QUANTIZED names a folder");
+    for format in ["Q8_0", "Q4_0"] {
+        let gguf =
+            Gguf::open(&std::path::Path::new(&folder).join(format!("{format}.gguf"))).unwrap();
+        let reference = format!("logits/logits-smollm2-{format}.json");
+        let (_, decided) = check(gguf, &reference, KvType::F16, QUANTISED);
+        assert!(decided > 50, "{decided}");
+    }
+}
+
 #[test]
 fn the_reference_prompts_are_tokenized_as_the_reference_does() {
     let reference = vector("logits/logits-smollm2-F32.json");
