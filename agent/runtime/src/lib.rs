@@ -9,6 +9,7 @@
 mod bindings;
 
 mod artifact;
+mod asks;
 mod call;
 mod checkup;
 mod directory;
