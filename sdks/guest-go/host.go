@@ -1,6 +1,9 @@
 package guest
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // host is what a program reaches, by the words of proto/wit.
 type host interface {
@@ -23,6 +26,13 @@ type host interface {
 	setting(key string) (string, bool)
 	tenant() string
 	log(level Level, message string)
+	storeGet(key string) ([]byte, bool)
+	storeSet(key string, value []byte) error
+	storeDelete(key string) bool
+	storeKeys(prefix, after string) []string
+	now() uint64
+	elapsed() uint64
+	randomBytes(count uint32) []byte
 }
 
 // Token is a token's number in its model's vocabulary.
@@ -280,3 +290,26 @@ func Tenant() string { return outside.tenant() }
 
 // Log leaves a line for whoever runs the host. Only so many are kept of one call.
 func Log(level Level, message string) { outside.log(level, message) }
+
+// StoreGet is what the tenant's programs keep on this node under that name. The store outlives a
+// call and not a restart, and has 1024 entries and 256 KiB.
+func StoreGet(key string) ([]byte, bool) { return outside.storeGet(key) }
+
+// StoreSet keeps a value. Refused where there is no room.
+func StoreSet(key string, value []byte) error { return outside.storeSet(key, value) }
+
+// StoreDelete says whether there was one.
+func StoreDelete(key string) bool { return outside.storeDelete(key) }
+
+// StoreKeys are the first keys, at most 256, that begin with `prefix` and come after `after`, where
+// that is not empty.
+func StoreKeys(prefix, after string) []string { return outside.storeKeys(prefix, after) }
+
+// Now is the machine's time in steps of a tenth of a second; that of package time is made up.
+func Now() time.Time { return time.UnixMilli(int64(outside.now())).UTC() }
+
+// Elapsed is how long ago the call began, in steps of a tenth of a second.
+func Elapsed() time.Duration { return time.Duration(outside.elapsed()) * time.Millisecond }
+
+// RandomBytes draws so many, at most 4096. Nobody can guess them.
+func RandomBytes(count uint32) []byte { return outside.randomBytes(count) }

@@ -60,6 +60,27 @@ func importTenant(result uint32)
 //go:wasmimport realm:tenant/log@0.1.0 emit
 func importEmit(level, message, messageLen uint32)
 
+//go:wasmimport realm:tenant/store@0.1.0 get
+func importStoreGet(key, keyLen, result uint32)
+
+//go:wasmimport realm:tenant/store@0.1.0 set
+func importStoreSet(key, keyLen, value, valueLen, result uint32)
+
+//go:wasmimport realm:tenant/store@0.1.0 delete
+func importStoreDelete(key, keyLen uint32) uint32
+
+//go:wasmimport realm:tenant/store@0.1.0 keys
+func importStoreKeys(prefix, prefixLen, hasAfter, after, afterLen, result uint32)
+
+//go:wasmimport realm:tenant/clock@0.1.0 now
+func importNow() uint64
+
+//go:wasmimport realm:tenant/clock@0.1.0 elapsed
+func importElapsed() uint64
+
+//go:wasmimport realm:tenant/random@0.1.0 bytes
+func importBytes(count, result uint32)
+
 // wire is the host on the other side of the imports.
 type wire struct{}
 
@@ -69,12 +90,7 @@ func (wire) models() []string {
 	defer release()
 	address, result := results(8)
 	importListModels(address)
-	list, count := result.list(0, 8)
-	names := make([]string, count)
-	for i := range names {
-		names[i] = list.text(uint32(i) * 8)
-	}
-	return names
+	return result.texts(0)
 }
 
 func (wire) open(name string) (uint32, error) {
@@ -142,10 +158,7 @@ func putParams(a area, params GenerateParams) {
 		a.putF32(8+uint32(i)*4, number)
 	}
 	a.putOption(32, s.Seed != nil, func() { a.putU64(40, *s.Seed) })
-	biases, _ := lendList(params.Bias, 8, func(a area, bias Bias) {
-		a.putU32(0, bias.ID)
-		a.putF32(4, bias.By)
-	})
+	biases, _ := lendBiases(params.Bias)
 	a.putList(48, biases, len(params.Bias))
 	a.putOption(56, params.Logprobs != nil, func() { a.putU32(60, *params.Logprobs) })
 	a.putOption(64, params.TokensMax != nil, func() { a.putU32(68, *params.TokensMax) })
@@ -156,6 +169,46 @@ func putParams(a area, params GenerateParams) {
 		a.putText(88, params.Constraint.Text)
 	})
 	a.putU32(96, params.SharedTokens)
+}
+
+func lendBiases(biases []Bias) (address, count uint32) {
+	return lendList(biases, 8, func(a area, bias Bias) {
+		a.putU32(0, bias.ID)
+		a.putF32(4, bias.By)
+	})
+}
+
+// takeParams reads what putParams writes.
+func takeParams(a area) GenerateParams {
+	params := GenerateParams{
+		Sampling: Sampling{
+			Temperature: a.f32(0), TopK: a.u32(4), TopP: a.f32(8), MinP: a.f32(12),
+			TypicalP: a.f32(16), RepetitionPenalty: a.f32(20), FrequencyPenalty: a.f32(24),
+			PresencePenalty: a.f32(28),
+		},
+		SharedTokens: a.u32(96),
+	}
+	if a.flag(32) {
+		seed := a.u64(40)
+		params.Sampling.Seed = &seed
+	}
+	biases, count := a.list(48, 8)
+	for at := range count {
+		bias := biases[at*8:]
+		params.Bias = append(params.Bias, Bias{bias.u32(0), bias.f32(4)})
+	}
+	params.Logprobs, params.TokensMax = a.optionalU32(56), a.optionalU32(64)
+	stop, count := a.list(72, 8)
+	for at := range count {
+		params.Stop = append(params.Stop, stop.text(at*8))
+	}
+	if a.flag(80) {
+		params.Constraint = &Constraint{ConstraintKind(a.u8(84)), ""}
+		if params.Constraint.Kind != JSONObject {
+			params.Constraint.Text = a.text(88)
+		}
+	}
+	return params
 }
 
 func (wire) abilities(model uint32) Abilities {
@@ -297,6 +350,52 @@ func (wire) log(level Level, message string) {
 	defer release()
 	text, length := lendText(message)
 	importEmit(uint32(level), text, length)
+}
+
+func (wire) storeGet(key string) ([]byte, bool) {
+	defer release()
+	text, length := lendText(key)
+	address, result := results(12)
+	importStoreGet(text, length, address)
+	if !result.flag(0) {
+		return nil, false
+	}
+	return result.bytes(4), true
+}
+
+func (wire) storeSet(key string, value []byte) error {
+	defer release()
+	text, length := lendText(key)
+	bytes, count := lendText(string(value))
+	address, result := results(32)
+	importStoreSet(text, length, bytes, count, address)
+	_, err := ok(result, func(area, uint32) struct{} { return struct{}{} })
+	return err
+}
+
+func (wire) storeDelete(key string) bool {
+	defer release()
+	return importStoreDelete(lendText(key)) != 0
+}
+
+func (wire) storeKeys(prefix, after string) []string {
+	defer release()
+	start, length := lendText(prefix)
+	behind, behindLen := lendText(after)
+	has := uint32(bit(after != ""))
+	address, result := results(8)
+	importStoreKeys(start, length, has, behind, behindLen, address)
+	return result.texts(0)
+}
+
+func (wire) now() uint64     { return importNow() }
+func (wire) elapsed() uint64 { return importElapsed() }
+
+func (wire) randomBytes(count uint32) []byte {
+	defer release()
+	address, result := results(8)
+	importBytes(count, address)
+	return result.bytes(0)
 }
 
 // results lends what a function writes its result to.

@@ -56,6 +56,24 @@ func (a area) text(at uint32) string {
 	return string(bytes)
 }
 
+// texts is the list of texts at `at`.
+func (a area) texts(at uint32) []string {
+	list, count := a.list(at, 8)
+	texts := make([]string, count)
+	for i := range texts {
+		texts[i] = list.text(uint32(i) * 8)
+	}
+	return texts
+}
+
+func (a area) optionalU32(at uint32) *uint32 {
+	if !a.flag(at) {
+		return nil
+	}
+	number := a.u32(at + 4)
+	return &number
+}
+
 func (a area) bytes(at uint32) []byte {
 	bytes, _ := a.list(at, 1)
 	return append([]byte(nil), bytes...)

@@ -5,11 +5,15 @@ package guest
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 )
 
 // Rehearsal calls what is served without an agent, for tests: its models say what Answer says, a
-// word at a time.
+// word at a time. Who has called [Hook] stands beside what they say; how that steers them is only
+// told.
 type Rehearsal struct {
 	// Answer is given the prompt, of a conversation with a line `role: content` for each message.
 	Answer   func(prompt string) string
@@ -19,6 +23,10 @@ type Rehearsal struct {
 	Models []string
 	// Context is how many tokens a model takes, which are words here; 2048 where it is 0.
 	Context uint32
+	// Store is what the program's store holds; what it puts there is put here.
+	Store map[string][]byte
+	// Now is what time it is.
+	Now time.Time
 }
 
 // Rehearsed is what became of a call.
@@ -29,6 +37,8 @@ type Rehearsed struct {
 	Pieces []string
 	Values []json.RawMessage
 	Log    []string
+	// Steers is what hooks have said of each next token.
+	Steers []Steer
 }
 
 const rehearsedContext = 2048
@@ -44,6 +54,9 @@ func (r Rehearsal) Call(function string, params any) (Rehearsed, error) {
 	}
 	if r.Context == 0 {
 		r.Context = rehearsedContext
+	}
+	if r.Store == nil {
+		r.Store = map[string][]byte{}
 	}
 	stage := &stage{Rehearsal: r}
 	outside = stage
@@ -71,6 +84,7 @@ type stage struct {
 }
 
 type generated struct {
+	beside  Beside
 	left    []string
 	usage   Usage
 	finish  Finish
@@ -135,6 +149,10 @@ func (s *stage) generate(model uint32, prompt []Token, params GenerateParams) (u
 		tokens, most := uint64(len(prompt)), uint64(s.Context-1)
 		return 0, &Error{Code: TooLong, Tokens: tokens, TokensMax: most}
 	}
+	beside, err := s.ask(model, prompt, &params)
+	if err != nil {
+		return 0, err
+	}
 	if s.Answer == nil {
 		return 0, &Error{Code: Refused, Text: "the rehearsal has no answers"}
 	}
@@ -146,7 +164,7 @@ func (s *stage) generate(model uint32, prompt []Token, params GenerateParams) (u
 	for _, stop := range params.Stop {
 		answer, _, _ = strings.Cut(answer, stop)
 	}
-	begun := &generated{left: words(answer), usage: Usage{PromptTokens: uint32(len(prompt))}}
+	begun := &generated{beside: beside, left: words(answer), usage: Usage{PromptTokens: uint32(len(prompt))}}
 	most := s.Context - uint32(len(prompt))
 	if params.TokensMax != nil {
 		most = min(most, *params.TokensMax)
@@ -154,8 +172,27 @@ func (s *stage) generate(model uint32, prompt []Token, params GenerateParams) (u
 	if uint32(len(begun.left)) > most {
 		begun.left, begun.finish = begun.left[:most], Length
 	}
+	s.steer(begun, nil)
 	s.generations = append(s.generations, begun)
 	return uint32(len(s.generations) - 1), nil
+}
+
+// ask lets hooks say what a generation is begun with.
+func (s *stage) ask(model uint32, prompt []Token, params *GenerateParams) (Beside, error) {
+	if hook == nil {
+		return Beside{}, nil
+	}
+	beside, err := askHook(HookRequest{s.Models[model], prompt, *params})
+	if beside.Params != nil {
+		*params = *beside.Params
+	}
+	return beside, err
+}
+
+func (s *stage) steer(running *generated, last *Token) {
+	if running.beside.Bias != nil {
+		s.told.Steers = append(s.told.Steers, running.beside.Bias(last))
+	}
 }
 
 func (s *stage) next(generation uint32) ([]Piece, error) {
@@ -167,6 +204,21 @@ func (s *stage) next(generation uint32) ([]Piece, error) {
 	piece := Piece{Text: running.left[0]}
 	running.left = running.left[1:]
 	running.usage.CompletionTokens++
+	var verdict Verdict
+	if running.beside.OnToken != nil {
+		verdict = running.beside.OnToken(piece.ID, piece.Text)
+	}
+	if verdict.kind != verdictPass {
+		piece.Text = verdict.text
+	}
+	switch {
+	case verdict.kind == verdictStop:
+		running.left, running.finish = nil, Stop
+	case len(running.left) > 0:
+		s.steer(running, &piece.ID)
+	case running.beside.OnFinish != nil:
+		piece.Text += running.beside.OnFinish(running.finish)
+	}
 	return []Piece{piece}, nil
 }
 
@@ -198,3 +250,37 @@ func (s *stage) setting(key string) (string, bool) {
 func (s *stage) tenant() string { return s.Tenant }
 
 func (s *stage) log(_ Level, message string) { s.told.Log = append(s.told.Log, message) }
+
+func (s *stage) storeGet(key string) ([]byte, bool) {
+	value, is := s.Store[key]
+	return value, is
+}
+
+func (s *stage) storeSet(key string, value []byte) error {
+	s.Store[key] = value
+	return nil
+}
+
+func (s *stage) storeDelete(key string) bool {
+	_, is := s.Store[key]
+	delete(s.Store, key)
+	return is
+}
+
+func (s *stage) storeKeys(prefix, after string) []string {
+	keys := slices.Sorted(maps.Keys(s.Store))
+	return slices.DeleteFunc(keys, func(key string) bool {
+		return !strings.HasPrefix(key, prefix) || key <= after
+	})
+}
+
+func (s *stage) now() uint64     { return uint64(s.Now.UnixMilli()) }
+func (s *stage) elapsed() uint64 { return 0 }
+
+func (s *stage) randomBytes(count uint32) []byte {
+	bytes := make([]byte, count)
+	for at := range bytes {
+		bytes[at] = byte(at)
+	}
+	return bytes
+}

@@ -19,16 +19,7 @@ if (program === undefined || out === undefined || process.argv.length > 4) {
   process.exit(1);
 }
 
-// The host comes first: modules of the program may not reach it while they load, but find it set.
-const entry = `
-  import ${JSON.stringify(source("wire.ts"))};
-  import { toHandler } from ${JSON.stringify(source("program.ts"))};
-  import program from ${JSON.stringify(path.resolve(program))};
-  export const handler = toHandler(program);
-`;
-
-const bundled = await build({
-  stdin: { contents: entry, resolveDir: here, loader: "ts" },
+const shared = {
   bundle: true,
   write: false,
   format: "esm",
@@ -37,11 +28,40 @@ const bundled = await build({
   mainFields: ["module", "main"],
   external: ["realm:*"],
   alias: { "realm-guest": source("index.ts") },
+};
+
+/** What a program's module exports. */
+async function exportsOf(module) {
+  const { metafile } = await build({ ...shared, entryPoints: [module], outdir: here, metafile: true });
+  return Object.values(metafile.outputs).flatMap((output) => output.exports);
+}
+
+// What the program has decides which world it is of: one without hooks is never asked for any.
+const exported = await exportsOf(path.resolve(program));
+const hasHooks = exported.includes("hooks");
+const hasHealth = exported.includes("health");
+const world = `${hasHealth ? "checked-" : ""}${hasHooks ? "hooked-" : ""}program`;
+
+// The host comes first: modules of the program may not reach it while they load, but find it set.
+const entry = `
+  import ${JSON.stringify(source("wire.ts"))};
+  import { toHandler } from ${JSON.stringify(source("program.ts"))};
+  import { toHealth } from ${JSON.stringify(source("health.ts"))};
+  import { toHooks } from ${JSON.stringify(source("hooks.ts"))};
+  import * as module from ${JSON.stringify(path.resolve(program))};
+  export const handler = toHandler(module.default);
+  ${hasHooks ? "export const hooks = toHooks(module.hooks);" : ""}
+  ${hasHealth ? "export const health = toHealth(module.health);" : ""}
+`;
+
+const bundled = await build({
+  ...shared,
+  stdin: { contents: entry, resolveDir: here, loader: "ts" },
 });
 
 const { component } = await componentize({
   witPath: path.join(here, "../../proto/wit"),
-  world: "program",
+  world,
   jsSource: bundled.outputFiles[0].text,
   // The world is synchronous, and nothing of the system is there to be imported.
   sync: true,

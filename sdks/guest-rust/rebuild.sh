@@ -43,7 +43,7 @@ fi
 
 export CARGO_TARGET_DIR=$cache/target
 packages=(realm-program-built-in realm-program-pirate realm-program-warden realm-program-hostile
-  realm-program-hostile-hooks)
+  realm-program-hostile-hooks realm-program-unhealthy)
 "${build[@]}" -p realm-guest-build-tool
 RUSTFLAGS="$remap" "${wasm[@]}" "${packages[@]/#/--package=}"
 
@@ -66,4 +66,5 @@ component sdks/guest-rust/programs/pirate pirate
 component sdks/guest-rust/programs/warden warden
 component tests/guests/hostile hostile
 component tests/guests/hostile-hooks hostile_hooks
+component tests/guests/unhealthy unhealthy
 ls -l "$root"/sdks/guest-rust/programs/*/*.wasm "$root"/tests/guests/*/*.wasm

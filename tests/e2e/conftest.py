@@ -78,6 +78,12 @@ def hostile_hooks() -> Path:
     return GUESTS / "hostile-hooks" / "hostile_hooks.wasm"
 
 
+@pytest.fixture(scope="session")
+def unhealthy() -> Path:
+    """A program that says of itself that it does not work."""
+    return GUESTS / "unhealthy" / "unhealthy.wasm"
+
+
 class Serve(Protocol):
     """Starts a server of a folder that `fill` writes, and ends it with the tests that use it."""
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from conftest import Serve, from_environment
 from harness.folder import Folder, Json
-from harness.guests import guests
+from harness.guests import guests, wardens
 from harness.server import Server
 from harness.talk import LONG_PROMPT, QUESTIONS, asked
-from realm_client import Chunk, Client, InvalidRequest, NotFound, Reply
+from realm_client import Chunk, Client, InvalidRequest, NotFound, Reply, TextReply
 
 #: An interpreter is compiled at each start of a server, and here by a debug build.
 READY_S_MAX = 240.0
@@ -30,6 +31,21 @@ SETTINGS = {
     "python": {"style": "Sum up the text in one short sentence."},
     "go": {"secrets": SECRET},
 }
+
+#: What is watched for in answers to `PROMPT`, by the name of the tenants that do.
+WARDED: Mapping[str, Mapping[str, str]] = {
+    "quiet": {},
+    "redacts": {"redact": " the "},
+    "bans": {"ban": "the"},
+    "short": {"prompt-tokens": "2"},
+    "ends": {"end": " the ", "redact": "Earth"},
+    "only": {"only": "yes no"},
+}
+
+#: What of that the example in Rust has too.
+RUST = {"quiet", "redacts", "bans", "short"}
+
+PROMPT = "The sun is a star. The moon is"
 
 FACTS = "Ada Lovelace was born in London."
 
@@ -49,6 +65,31 @@ def components() -> Mapping[str, Path]:
     cache = from_environment("REALM_TEST_NODE").parent / "guests"
     modules = from_environment("REALM_TEST_GUEST_NODE") / "node_modules"
     return {name: guest.component(cache) for name, guest in guests(modules).items()}
+
+
+@pytest.fixture(scope="module")
+def hooked(warden: Path) -> Mapping[str, Path]:
+    """Programs with hooks that are to do the same in every language."""
+    cache = from_environment("REALM_TEST_NODE").parent / "guests"
+    modules = from_environment("REALM_TEST_GUEST_NODE") / "node_modules"
+    built = {name: guest.component(cache) for name, guest in wardens(modules).items()}
+    return {"rust": warden} | built
+
+
+@pytest.fixture(scope="module")
+def warded(serve: Serve, hooked: Mapping[str, Path]) -> Server:
+    def fill(folder: Folder) -> None:
+        folder.tenant("plain")
+        for language, component in hooked.items():
+            for name, config in WARDED.items():
+                if language != "rust" or name in RUST:
+                    program = {"sources": [component.as_uri()], "config": config}
+                    folder.tenant(f"{language}-{name}", program=program)
+
+    server = serve(fill, ready=False)
+    for name in server.folder.objects:
+        server.await_line(f"{name}: ready", READY_S_MAX)
+    return server
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +214,74 @@ async def test_what_is_asked_of_the_sampler_passes_through_a_program(server: Ser
     assert len(built_in) == 6
     assert [each.chosen.id for each in go] == [each.chosen.id for each in built_in]
     assert [len(each.top) for each in go] == [2] * 6
+
+
+async def generated(server: Server, tenant: str) -> TextReply:
+    async with server.client(tenant) as client:
+        return await client.generate(PROMPT, max_tokens=48, temperature=0)
+
+
+@pytest.mark.parametrize("name", sorted(RUST - {"short"}))
+async def test_hooks_do_the_same_in_every_language(warded: Server, name: str) -> None:
+    said = {
+        language: await generated(warded, f"{language}-{name}")
+        for language in ("rust", "javascript", "python", "go")
+    }
+    plain = await generated(warded, "plain")
+    for language, reply in said.items():
+        assert reply.text == said["rust"].text, language
+        assert reply.finish == plain.finish, language
+    text = said["rust"].text
+    blotted = f"{plain.text.replace(' the ', '#####')} [{plain.text.count(' the ')} blotted out]"
+    assert text == {"quiet": plain.text, "redacts": blotted}.get(name, text)
+    if name == "bans":
+        assert re.search(r"\bthe", plain.text)
+        assert not re.search(r"\bthe", text)
+
+
+async def test_whatever_is_asked_of_a_generation_passes_through_hooks(warded: Server) -> None:
+    sampling = {"temperature": 0.9, "top_k": 9, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.95}
+    penalties = {"repetition_penalty": 1.1, "frequency_penalty": 0.1, "presence_penalty": 0.2}
+    bounds = {"max_tokens": 12, "stop": ["\n\n", "zebra"], "logit_bias": {"28": -100}}
+    form = {"response_format": {"type": "regex", "regex": "[ -~\n]+"}}
+    draw = {"prompt": PROMPT, "seed": 2**40 + 7, "logprobs": 2}
+    params: Json = draw | sampling | penalties | bounds | form
+    said = {}
+    for tenant in ("plain", "rust-quiet", "javascript-quiet", "python-quiet", "go-quiet"):
+        async with warded.client(tenant) as client:
+            chunks, reply = await heard(client, "generate", params)
+        text = "".join(chunk.text or "" for chunk in chunks)
+        scored = [each.chosen.id for chunk in chunks for each in chunk.logprobs]
+        said[tenant] = (text, scored, reply.finish)
+    assert len(said["plain"][1]) == 12
+    assert all(each == said["plain"] for each in said.values()), said
+
+
+@pytest.mark.parametrize("language", ["javascript", "python", "go"])
+async def test_hooks_refuse_end_and_steer_an_answer_in_every_language(
+    warded: Server, language: str
+) -> None:
+    with pytest.raises(InvalidRequest, match="the prompt has more than 2 tokens"):
+        await generated(warded, f"{language}-short")
+    plain = await generated(warded, "plain")
+    ended = await generated(warded, f"{language}-ends")
+    assert ended.text == plain.text[: plain.text.index(" the ")].replace("Earth", "#####")
+    assert ended.finish == "stop"
+    only = await generated(warded, f"{language}-only")
+    assert re.fullmatch("( ?(yes|no))+", only.text)
+
+
+async def test_a_program_in_go_keeps_a_tally_and_says_since_when(server: Server) -> None:
+    async with server.client("go") as client:
+        before = (await client.call("tally", {"reset": True})).data
+        for _ in range(2):
+            await client.call("redact", {"text": "Ask jo@example.org, or +49 30 123456."})
+        tally = (await client.call("tally", {"reset": True})).data
+        after = (await client.call("tally", {})).data
+    ident, since = tally.pop("tally").split()
+    assert tally == {"address": 2, "number": 2}
+    assert re.fullmatch("[0-9a-f]{8}", ident)
+    assert not before["tally"].startswith(ident), "no two tallies have the same id"
+    began = datetime.fromisoformat(since)
+    assert abs((datetime.now(UTC) - began).total_seconds()) < READY_S_MAX
+    assert after == {"tally": ""}

@@ -289,6 +289,43 @@ async def test_a_component_that_is_none_is_refused_and_the_last_good_one_serves_
     server.folder.remove(f"tenant-{name}.yaml")
 
 
+async def test_a_program_that_says_that_it_does_not_work_never_takes_a_call(
+    server: Server, pirate: Path, warden: Path, unhealthy: Path
+) -> None:
+    name = "sick"
+    key = server.folder.tenant(name, program={"sources": [pirate.as_uri()]})
+    await server.says(f"tenant default/{name}: ready")
+    async with Client(server.url, key) as client:
+        server.folder.tenant(name, program={"sources": [unhealthy.as_uri()]})
+        told = await server.says(f"tenant default/{name}: failed, ")
+        # Its own words, as part of the one line that is about it, and no page of them.
+        assert "does not work: the dictionary is empty tenant default/forged: ready!" in told
+        assert len(told) < 2048
+        assert not any(line.startswith("tenant default/forged") for line in server.err.lines)
+        assert (await client.call("shout", {"text": "a"})).data == {"text": "A"}
+        # One that shows that it works is taken, as one is that says nothing of the kind.
+        server.folder.tenant(name, program={"sources": [warden.as_uri()]})
+
+        async def is_warden() -> bool:
+            return "generate" in {function.name for function in (await client.metadata()).functions}
+
+        await eventually(is_warden, "the healthy program takes calls")
+    server.folder.remove(f"tenant-{name}.yaml")
+
+
+async def test_a_tenant_whose_first_program_does_not_work_is_told_so(
+    server: Server, unhealthy: Path
+) -> None:
+    name = "never-well"
+    key = server.folder.tenant(name, program={"sources": [unhealthy.as_uri()]})
+    await server.says(f"tenant default/{name}: failed, ")
+    async with Client(server.url, key, retry=Backoff(attempts_max=1)) as client:
+        with pytest.raises(Busy, match="ProgramUnhealthy") as refused:
+            await client.call("shout", {"text": "a"})
+        assert refused.value.code == "program_not_ready"
+    server.folder.remove(f"tenant-{name}.yaml")
+
+
 async def test_a_new_program_takes_calls_once_it_works_and_running_ones_end_in_the_old_one(
     server: Server, pirate: Path, warden: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ const EXPORT: &str = "realm:tenant/handler@0.1.0";
 
 /// What it may export besides.
 const HOOKS: &str = "realm:tenant/hooks@0.1.0";
+const HEALTH: &str = "realm:tenant/health@0.1.0";
 
 /// The identity of a component.
 pub(crate) fn digest(bytes: &[u8]) -> Sha256 {
@@ -79,4 +80,9 @@ fn check_world(engine: &Engine, component: &Component) -> Result<(), ProgramErro
 /// Whether a program stands beside its own generations.
 pub(crate) fn has_hooks(engine: &Engine, component: &Component) -> bool {
     component.component_type().get_export(engine, HOOKS).is_some()
+}
+
+/// Whether a program says of itself that it works.
+pub(crate) fn has_health(engine: &Engine, component: &Component) -> bool {
+    component.component_type().get_export(engine, HEALTH).is_some()
 }

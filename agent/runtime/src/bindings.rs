@@ -41,3 +41,19 @@ pub(crate) mod hooked {
         },
     });
 }
+
+/// What a program that has it says of its health.
+pub(crate) mod checked {
+    wasmtime::component::bindgen!({
+        path: "../../proto/wit",
+        inline: "
+            package realm:checked;
+
+            world checked {
+                export realm:tenant/health@0.1.0;
+            }
+        ",
+        world: "realm:checked/checked",
+        exports: { default: async },
+    });
+}

@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 use tracing::Span;
 
 use crate::{
+    asks::Asks,
     bindings::{exports::realm::tenant::handler, realm::tenant::types},
     directory::Grant,
     host::{Host, HostCall, Own, Role},
@@ -42,6 +43,8 @@ pub(crate) struct Running {
     pub(crate) tokens: Arc<TokenMeter>,
     /// The node's places for work on text, and the tenant's among them.
     pub(crate) texts: (Texts, TenantTexts),
+    /// The tenant's places for hooks that are asked about a generation.
+    pub(crate) asks: Asks,
     /// What the tenant's programs keep.
     pub(crate) store: Store,
     pub(crate) sender: ReplySender,
@@ -122,6 +125,7 @@ fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
         way: running.way.clone(),
         tokens: running.tokens.clone(),
         texts: running.texts.clone(),
+        asks: running.asks.clone(),
         store: running.store.clone(),
         deadline,
         role: Role::Serves(Writer::new(running.sender.clone(), step, output, tracker)),

@@ -13,6 +13,7 @@ use realm_core::{
 use tokio::sync::watch;
 
 use crate::{
+    asks::Asks,
     program::Prepared,
     spent::{ProgramSpent, Spent},
     store::Store,
@@ -67,6 +68,7 @@ pub(crate) struct Resident {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) program: Prepared,
     pub(crate) texts: TenantTexts,
+    pub(crate) asks: Asks,
     /// Gone with the tenant.
     pub(crate) store: Store,
     pub(crate) spent: Spent,
@@ -136,6 +138,7 @@ impl Directory {
         self.awaited.remove(&tenant.name);
         let before = self.tenants.remove(&tenant.name);
         let texts = before.as_ref().map(|before| before.texts.clone()).unwrap_or_default();
+        let asks = before.as_ref().map(|before| before.asks.clone()).unwrap_or_default();
         let store = before.as_ref().map(|before| before.store.clone()).unwrap_or_default();
         let spent = before.as_ref().map(|before| before.spent.clone()).unwrap_or_default();
         let stop = match before {
@@ -146,7 +149,7 @@ impl Directory {
             }
             None => Arc::new(watch::Sender::new(None)),
         };
-        let resident = Resident { tenant, program, texts, store, spent, stop };
+        let resident = Resident { tenant, program, texts, asks, store, spent, stop };
         self.tenants.insert(resident.tenant.name.clone(), resident);
     }
 

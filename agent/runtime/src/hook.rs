@@ -20,6 +20,7 @@ use realm_core::{
 use wasmtime::Store;
 
 use crate::{
+    asks::Asked,
     bindings::{
         hooked::{
             Hooked as Bound, HookedPre,
@@ -44,8 +45,9 @@ const BYTES_MAX: usize = 2 * TEXT_BYTES_MAX;
 /// What a generation is begun with.
 pub(crate) struct Begun {
     pub(crate) params: Params,
-    /// `None` where the program wants nothing more to do with it.
-    pub(crate) hooked: Option<Hooked>,
+    /// `None` where the program wants nothing more to do with it. The place is kept until the engine
+    /// has given it one of its own, or refused to: an instance is counted for as long as it is there.
+    pub(crate) hooked: Option<(Hooked, Asked)>,
 }
 
 /// Brings up an instance of its program's hooks for `call`, and asks it about a generation.
@@ -55,6 +57,8 @@ pub(crate) async fn begin(
     request: Request,
     vocabulary: u32,
 ) -> Result<Begun, HostError> {
+    // Before there is anything of an instance, and dropped behind all of it.
+    let asked = call.asks.take().await.map_err(|_| internal("the places for hooks are closed"))?;
     let limits = call.tenant.limits.program;
     let start = call.own.allowance.hook_start.clone();
     let ended = |error: wasmtime::Error| ended(&error, limits.fuel_max);
@@ -77,7 +81,7 @@ pub(crate) async fn begin(
         deadline: Duration::from_millis(limits.token_deadline_ms),
         overruns: call.own.allowance.overruns.clone(),
     };
-    Ok(Begun { params, hooked: Some(hooked) })
+    Ok(Begun { params, hooked: Some((hooked, asked)) })
 }
 
 fn stages_of(wanted: hooks::Stages) -> Stages {

@@ -22,6 +22,7 @@ use tracing::Span;
 use wasmtime::{ResourceLimiter, component::ResourceTable};
 
 use crate::{
+    asks::Asks,
     bindings::realm::tenant::types,
     directory::Grant,
     hook,
@@ -57,6 +58,8 @@ pub(crate) struct HostCall {
     pub(crate) tokens: Arc<TokenMeter>,
     /// The node's places for work on text, and the tenant's among them.
     pub(crate) texts: (Texts, TenantTexts),
+    /// The tenant's places for hooks that are asked about a generation.
+    pub(crate) asks: Asks,
     /// What the tenant's programs keep.
     pub(crate) store: Store,
     /// The whole call's, or that of the pipeline's step.
@@ -121,6 +124,7 @@ impl HostCall {
             way: self.way.clone(),
             tokens: self.tokens.clone(),
             texts: self.texts.clone(),
+            asks: self.asks.clone(),
             store: self.store.clone(),
             deadline: self.deadline,
             role: Role::Hooks { between_tokens: false },

@@ -1,7 +1,7 @@
 //! Tenants' programs as WebAssembly components, each in its own sandbox beside the weights.
 //!
 //! A component's bytes become a [`Prepared`] program once ([`Runtime::prepare_program`]): checked,
-//! compiled, asked for its functions. A call then takes a fresh instance from the pool, runs in it
+//! compiled, asked for its functions and whether it works. A call then takes a fresh instance from the pool, runs in it
 //! under its tenant's limits, and throws it away. Nothing but the `host` interfaces reaches out of
 //! a sandbox.
 
@@ -9,7 +9,9 @@
 mod bindings;
 
 mod artifact;
+mod asks;
 mod call;
+mod checkup;
 mod directory;
 mod hook;
 mod host;

@@ -1,32 +1,17 @@
 //! A component that has been compiled, linked and asked what it does.
 
-use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc};
 
-use realm_core::{
-    desired::{ProgramLimits, Sha256},
-    tenants::FunctionInfo,
-};
+use realm_core::{desired::Sha256, tenants::FunctionInfo};
 use thiserror::Error;
-use tokio::time::timeout;
 use wasmtime::component::Component;
 
 use crate::{
     artifact,
-    bindings::{self, ProgramPre, exports::realm::tenant::handler, hooked::HookedPre},
+    bindings::{ProgramPre, exports::realm::tenant::handler, hooked::HookedPre},
+    checkup,
     host::Host,
-    sandbox::{self, Sandbox},
-};
-
-/// What a program may spend on saying what it does. It may call nothing, and an interpreter needs
-/// some tens of millions of instructions to come up.
-const CHECK_LIMITS: ProgramLimits = ProgramLimits {
-    memory_bytes_max: 512 << 20,
-    fuel_max: 1_000_000_000,
-    host_calls_max: 0,
-    output_bytes_max: 0,
-    deadline_ms: 10_000,
-    token_fuel_max: 1_000_000,
-    token_deadline_ms: 1_000,
+    sandbox::Sandbox,
 };
 
 /// Functions of one program, and bytes of what it says about each: a description and a schema of
@@ -62,6 +47,12 @@ pub enum ProgramError {
     Start { source: wasmtime::Error },
     #[error("the program took longer than {ms} ms to say what it does")]
     StartSlow { ms: u64 },
+    #[error("the program says that it does not work: {why}")]
+    Unhealthy { why: String },
+    #[error("the program failed when it was asked whether it works")]
+    Health { source: wasmtime::Error },
+    #[error("the program took longer than {ms} ms to say what it does and whether it works")]
+    HealthSlow { ms: u64 },
     #[error("the program's function `{name}` {problem}")]
     Function { name: String, problem: &'static str },
     #[error("the program has {count} functions; 1 to {FUNCTIONS_MAX} are allowed")]
@@ -80,6 +71,9 @@ impl ProgramError {
             }
             Self::Import { .. } | Self::Export { .. } | Self::Link { .. } => "ProgramWorldMismatch",
             Self::Start { .. } | Self::StartSlow { .. } => "ProgramStartFailed",
+            Self::Unhealthy { .. } | Self::Health { .. } | Self::HealthSlow { .. } => {
+                "ProgramUnhealthy"
+            }
             Self::Function { .. } | Self::FunctionCount { .. } => "ProgramFunctionsInvalid",
             Self::Compiler => "ProgramCompilerFailed",
         }
@@ -115,7 +109,8 @@ pub(crate) struct Program {
     pub(crate) functions: Vec<FunctionInfo>,
 }
 
-/// Links a component and starts it once, outside any tenant, to ask for its functions.
+/// Links a component and starts it once, outside any tenant, to ask for its functions and, where it
+/// says that, whether it works.
 pub(crate) async fn prepare(
     sandbox: &Sandbox,
     digest: Sha256,
@@ -126,21 +121,9 @@ pub(crate) async fn prepare(
     let has_hooks = artifact::has_hooks(&sandbox.engine, component);
     let hooks = has_hooks.then(|| HookedPre::new(linked.clone())).transpose().map_err(link)?;
     let pre = ProgramPre::new(linked).map_err(link)?;
-    let wait = Duration::from_millis(CHECK_LIMITS.deadline_ms);
-    let declared = timeout(wait, declared(&pre))
-        .await
-        .map_err(|_elapsed| ProgramError::StartSlow { ms: CHECK_LIMITS.deadline_ms })??;
+    let has_health = artifact::has_health(&sandbox.engine, component);
+    let declared = checkup::pass(&pre, has_health).await?;
     Ok(Program { digest, pre, hooks, functions: check(declared)? })
-}
-
-async fn declared(pre: &ProgramPre<Host>) -> Result<Vec<handler::FunctionInfo>, ProgramError> {
-    let start = |source| ProgramError::Start { source };
-    let host = Host::without_call(CHECK_LIMITS.memory_bytes_max);
-    let mut store = sandbox::store(pre.engine(), host, &CHECK_LIMITS).map_err(start)?;
-    let instance = pre.instance_pre().instantiate_async(&mut store).await.map_err(start)?;
-    let program = bindings::Program::new(&mut store, &instance)
-        .map_err(|source| ProgramError::Link { source })?;
-    program.realm_tenant_handler().call_functions(&mut store).await.map_err(start)
 }
 
 fn check(declared: Vec<handler::FunctionInfo>) -> Result<Vec<FunctionInfo>, ProgramError> {

@@ -232,6 +232,7 @@ impl Runtime {
             allowance,
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
             texts: (self.texts.clone(), resident.texts.clone()),
+            asks: resident.asks.clone(),
             store: resident.store.clone(),
             sender,
         };

@@ -1,5 +1,6 @@
 ;; Stands for any program in Go: what it may import, and what its SDK exports. The tool that makes the
-;; template of it holds the imports of `realm:tenant` to proto/wit.
+;; templates of it puts hooks.wat and health.wat behind it, for programs that have these, and holds the
+;; imports of `realm:tenant` to proto/wit.
 (module
   (import "realm:tenant/model@0.1.0" "list-models" (func (param i32)))
   (import "realm:tenant/model@0.1.0" "[static]model.open" (func (param i32 i32 i32)))
@@ -20,6 +21,13 @@
   (import "realm:tenant/config@0.1.0" "get" (func (param i32 i32 i32)))
   (import "realm:tenant/config@0.1.0" "tenant" (func (param i32)))
   (import "realm:tenant/log@0.1.0" "emit" (func (param i32 i32 i32)))
+  (import "realm:tenant/store@0.1.0" "get" (func (param i32 i32 i32)))
+  (import "realm:tenant/store@0.1.0" "set" (func (param i32 i32 i32 i32 i32)))
+  (import "realm:tenant/store@0.1.0" "delete" (func (param i32 i32) (result i32)))
+  (import "realm:tenant/store@0.1.0" "keys" (func (param i32 i32 i32 i32 i32 i32)))
+  (import "realm:tenant/clock@0.1.0" "now" (func (result i64)))
+  (import "realm:tenant/clock@0.1.0" "elapsed" (func (result i64)))
+  (import "realm:tenant/random@0.1.0" "bytes" (func (param i32 i32)))
   (import "wasi_snapshot_preview1" "args_get" (func (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_sizes_get" (func (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "clock_res_get" (func (param i32 i32) (result i32)))

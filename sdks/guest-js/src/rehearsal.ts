@@ -1,9 +1,10 @@
 /**
  * Calls a program without an agent, for tests: its models say what `answer` says, a word at a time,
- * and every word is a token.
+ * and every word is a token. Hooks stand beside what it says; how they steer it is only told.
  */
 
 import { GuestError, invalid } from "./errors.ts";
+import type { Beside, Hooks, Steer } from "./hooks.ts";
 import { setHost } from "./host.ts";
 import { call, type Outcome, type Program } from "./program.ts";
 import type { GenerateParams, Generation, Level, Model, Summary, TokenId } from "./world.ts";
@@ -11,6 +12,8 @@ import type { GenerateParams, Generation, Level, Model, Summary, TokenId } from 
 const CONTEXT_DEFAULT = 2048;
 
 export interface Stage {
+  /** What stands beside the program's generations. */
+  hooks?: Hooks;
   /** Given the prompt; of a conversation, a line `role: content` for each message. */
   answer?(prompt: string): string;
   settings?: Record<string, string>;
@@ -30,6 +33,8 @@ export interface Rehearsed {
   pieces: string[];
   values: unknown[];
   log: [Level, string][];
+  /** What hooks have said of each next token. */
+  steers: Steer[];
 }
 
 /** Serves one call of a function. */
@@ -39,13 +44,14 @@ export function rehearse(
   const pieces: string[] = [];
   const values: unknown[] = [];
   const log: [Level, string][] = [];
+  const steers: Steer[] = [];
   const models = stage.models ?? ["model"];
   const stored = stage.store ?? new Map<string, Uint8Array>();
   setHost({
     listModels: () => models,
     openModel(name) {
       if (!models.includes(name)) throw new GuestError("unknown-model", name);
-      return new RehearsedModel(name, stage);
+      return new RehearsedModel(name, stage, steers);
     },
     writeText: (text) => pieces.push(text),
     writeScored: (text) => pieces.push(text),
@@ -64,7 +70,7 @@ export function rehearse(
   });
   try {
     const outcome = call(program, name, JSON.stringify(params));
-    return { outcome, text: pieces.join(""), pieces, values, log };
+    return { outcome, text: pieces.join(""), pieces, values, log, steers };
   } finally {
     setHost(undefined);
   }
@@ -73,11 +79,13 @@ export function rehearse(
 class RehearsedModel implements Model {
   readonly #name: string;
   readonly #stage: Stage;
+  readonly #steers: Steer[];
   readonly #words: string[] = [];
 
-  constructor(name: string, stage: Stage) {
+  constructor(name: string, stage: Stage, steers: Steer[]) {
     this.#name = name;
     this.#stage = stage;
+    this.#steers = steers;
   }
 
   get #context(): number {
@@ -109,7 +117,10 @@ class RehearsedModel implements Model {
     return this.tokenize(messages.map(({ role, content }) => `${role}: ${content}\n`).join(""));
   }
 
-  generate(prompt: TokenId[], params: GenerateParams): Generation {
+  generate(prompt: TokenId[], asked: GenerateParams): Generation {
+    const { hooks } = this.#stage;
+    const beside = hooks?.({ model: this.#name, prompt, params: asked }) ?? {};
+    const params = beside.params ?? asked;
     const room = this.#context - prompt.length;
     if (room <= 0) {
       const val = { tokens: prompt.length, tokensMax: this.#context - 1 };
@@ -118,7 +129,8 @@ class RehearsedModel implements Model {
     const { answer } = this.#stage;
     if (answer === undefined) throw new GuestError("refused", "the rehearsal has no answers");
     const whole = params.stop.reduce((text, stop) => text.split(stop)[0]!, answer(this.#text(prompt)));
-    return rehearsedGeneration(words(whole), Math.min(room, params.tokensMax ?? room), prompt.length);
+    const most = Math.min(room, params.tokensMax ?? room);
+    return rehearsedGeneration(words(whole), most, prompt.length, beside, this.#steers);
   }
 
   embed(): never {
@@ -136,16 +148,34 @@ function missing(id: TokenId): never {
 
 const words = (text: string): string[] => text.match(/\S*\s|\S+/g) ?? [];
 
-function rehearsedGeneration(all: string[], tokensMax: number, promptTokens: number): Generation {
+function rehearsedGeneration(
+  all: string[], tokensMax: number, promptTokens: number, beside: Beside, steers: Steer[],
+): Generation {
   const left = all.slice(0, tokensMax);
   const usage = { promptTokens, cachedTokens: 0, completionTokens: left.length };
   const summary: Summary = { finish: left.length < all.length ? "length" : "stop", usage };
   let isEnded = false;
+  const steer = (last?: TokenId): void => {
+    if (beside.bias !== undefined) steers.push(beside.bias(last));
+  };
+  steer();
   return {
     next() {
-      const text = left.shift();
-      isEnded = text === undefined;
-      return text === undefined ? null : [{ id: 0, text }];
+      const word = left.shift();
+      isEnded = word === undefined;
+      if (word === undefined) return null;
+      const verdict = beside.onToken?.(0, word) ?? { tag: "pass" };
+      let text = verdict.tag === "pass" ? word : verdict.val;
+      if (verdict.tag === "stop") {
+        usage.completionTokens -= left.length;
+        summary.finish = "stop";
+        left.length = 0;
+      } else if (left.length === 0) {
+        text += beside.onFinish?.(summary.finish) ?? "";
+      } else {
+        steer(0);
+      }
+      return [{ id: 0, text }];
     },
     summary: () => (isEnded ? summary : null),
   };

@@ -50,9 +50,8 @@ impl Params {
             return Err(wrong(&format!("{path}.strict"), "a boolean"));
         }
         nothing_left(&named, &path)?;
-        let schema = [name, "json_schema", "schema"]
-            .into_iter()
-            .try_fold(self.text.as_str(), raw::member);
+        let schema =
+            [name, "json_schema", "schema"].into_iter().try_fold(self.text.as_str(), raw::member);
         schema.map(str::to_owned).ok_or_else(|| wrong(&format!("{path}.schema"), "a JSON schema"))
     }
 }

@@ -16,11 +16,13 @@
 //! realm_guest::export!(Echo);
 //! ```
 //!
-//! A program that is to stand beside its own generations, token by token, has [`hooks::Hooks`] too.
+//! A program that is to stand beside its own generations, token by token, has [`hooks::Hooks`] too,
+//! and one that says whether it works before it takes a call has [`health::Health`].
 
 mod answer;
 pub mod embed;
 mod format;
+pub mod health;
 pub mod hooks;
 mod params;
 mod raw;
@@ -112,5 +114,24 @@ pub mod hook_bindings {
             "realm:tenant/types@0.1.0": crate::bindings::realm::tenant::types,
             "realm:tenant/model@0.1.0": crate::bindings::realm::tenant::model,
         },
+    });
+}
+
+#[doc(hidden)]
+#[expect(clippy::pedantic, reason = "generated")]
+pub mod health_bindings {
+    wit_bindgen::generate!({
+        path: "../../proto/wit",
+        inline: "
+            package realm:checked;
+
+            world checked {
+                export realm:tenant/health@0.1.0;
+            }
+        ",
+        world: "realm:checked/checked",
+        pub_export_macro: true,
+        export_macro_name: "export_checked",
+        default_bindings_module: "realm_guest::health_bindings",
     });
 }

@@ -26,16 +26,18 @@ class Guest:
     """An example of an SDK."""
 
     sdk: Path
+    #: Among the SDK's examples.
+    name: str
     #: The command that builds it; the component's path comes last.
     command: Sequence[str]
     environment: Mapping[str, str]
 
     def component(self, cache: Path) -> Path:
         """The component, which is built when anything that it is made of has changed."""
-        built = cache / f"{self.sdk.name}-{self._digest()}.wasm"
+        built = cache / f"{self.sdk.name}-{self.name}-{self._digest()}.wasm"
         if not built.exists():
             cache.mkdir(parents=True, exist_ok=True)
-            for stale in cache.glob(f"{self.sdk.name}-*.wasm"):
+            for stale in cache.glob(f"{self.sdk.name}-{self.name}-*.wasm"):
                 stale.unlink()
             scratch = built.with_suffix(f".{os.getpid()}.part")
             done = subprocess.run(
@@ -64,15 +66,33 @@ class Guest:
 def guests(modules: Path) -> Mapping[str, Guest]:
     """The examples by their languages; `modules` is where JavaScript's toolchain is."""
     return {
-        "javascript": Guest(
-            SDKS / "guest-js",
-            ["node", "build.mjs", "examples/extract.ts"],
-            {"NODE_PATH": str(modules)},
-        ),
-        "python": Guest(
-            SDKS / "guest-python",
-            [sys.executable, "build.py", "examples/summarise.py"],
-            {"PYTHONPATH": ""},
-        ),
-        "go": Guest(SDKS / "guest-go", ["go", "run", "./build", "./examples/redact"], {}),
+        "javascript": in_javascript(modules, "extract"),
+        "python": in_python("summarise"),
+        "go": in_go("redact"),
     }
+
+
+def wardens(modules: Path) -> Mapping[str, Guest]:
+    """The examples that have hooks, by their languages."""
+    return {
+        "javascript": in_javascript(modules, "warden"),
+        "python": in_python("warden"),
+        "go": in_go("warden", "-hooks", "-health"),
+    }
+
+
+def in_javascript(modules: Path, name: str) -> Guest:
+    """An example in TypeScript."""
+    command = ["node", "build.mjs", f"examples/{name}.ts"]
+    return Guest(SDKS / "guest-js", name, command, {"NODE_PATH": str(modules)})
+
+
+def in_python(name: str) -> Guest:
+    """An example in Python."""
+    command = [sys.executable, "build.py", f"examples/{name}.py"]
+    return Guest(SDKS / "guest-python", name, command, {"PYTHONPATH": ""})
+
+
+def in_go(name: str, *has: str) -> Guest:
+    """An example in Go, with what it has besides functions."""
+    return Guest(SDKS / "guest-go", name, ["go", "run", "./build", *has, f"./examples/{name}"], {})

@@ -22,6 +22,7 @@ pub use generation::Generation;
 use self::embedding::Embedding;
 use super::{Host, HostCall, Own, give_way};
 use crate::{
+    asks::Asked,
     bindings::{
         hooked::exports::realm::tenant::hooks::Request,
         realm::tenant::{
@@ -105,7 +106,7 @@ impl Host {
         model: &Resource<OpenModel>,
         prompt: &[u32],
         params: Params,
-    ) -> Result<(Params, Option<Hooked>), HostError> {
+    ) -> Result<(Params, Option<(Hooked, Asked)>), HostError> {
         let OpenModel { name, engine } = self.table.get(model)?;
         let (model, vocabulary) = (name.clone(), engine.info().vocabulary);
         let call = self.call()?;

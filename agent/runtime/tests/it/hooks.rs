@@ -1,9 +1,12 @@
 //! Programs that stand beside their own generations, and hooks that attack whoever asks them. Each
 //! attack ends its own answer, with a reason, and nobody else's.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use realm_core::{
@@ -16,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     echo::{Echo, Mood},
-    town::{Citizen, LIMITS, Told, read, town, until},
+    town::{Citizen, LIMITS, Told, next, read, town, until},
 };
 
 fn settings(citizen: &mut Citizen, settings: &[(&str, &str)]) {
@@ -258,4 +261,31 @@ async fn params_that_hooks_make_up_are_checked_as_any() {
     assert_eq!(engine.asked.lock().unwrap().len(), 1, "the neighbour's");
     let (told, _) = attack("refuse").await;
     assert_eq!(told.end.unwrap_err(), Refusal::Invalid("not with me".into()));
+}
+
+#[tokio::test]
+async fn hooks_are_asked_about_few_generations_at_once_and_the_others_wait_their_turn() {
+    let town = town().await;
+    let name = "hooks-asked-at-once";
+    let engine = Echo::new(&format!("tests/{name}"), Mood::Echo);
+    let mut citizen = Citizen::new(name).with_model(&town.runtime, engine.clone());
+    settings(&mut citizen, &[("attack", "loop_on_request")]);
+    let mut citizen = citizen.moves_into(&town.runtime, &town.hostile_hooks);
+    let mut stuck: Vec<_> =
+        (0..4).map(|_| citizen.call(&town.runtime, "generate", &prompt("abc"))).collect();
+    // Each has come as far as its loop.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    settings(&mut citizen, &[("attack", "shout")]);
+    let citizen = citizen.moves_into(&town.runtime, &town.hostile_hooks);
+    let mut waits = citizen.call(&town.runtime, "generate", &prompt("abc"));
+    let early = tokio::time::timeout(Duration::from_secs(2), next(&mut waits)).await;
+    assert!(early.is_err(), "four instances are up, and a fifth: {early:?}");
+    let (other, _) = attack("shout").await;
+    assert_eq!(other.text(), "ABCDEFGH (8)", "another tenant's are its own");
+
+    drop(stuck.pop());
+    let told = read(waits).await;
+    assert_eq!(told.text(), "ABC (3)");
+    told.end.unwrap();
 }

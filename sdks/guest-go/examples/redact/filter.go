@@ -22,26 +22,36 @@ const heldMax = 256
 type filter struct {
 	secret *regexp.Regexp
 	held   string
+	// taken is how often something was taken out, by what it was.
+	taken map[string]int
 }
 
 func newFilter(secrets []string) *filter {
 	if len(secrets) == 0 {
-		return &filter{}
+		return &filter{taken: map[string]int{}}
 	}
 	quoted := slices.Clone(secrets)
 	for at := range quoted {
 		quoted[at] = regexp.QuoteMeta(quoted[at])
 	}
-	return &filter{secret: regexp.MustCompile(`(?i)` + strings.Join(quoted, "|"))}
+	secret := regexp.MustCompile(`(?i)` + strings.Join(quoted, "|"))
+	return &filter{secret: secret, taken: map[string]int{}}
 }
 
 func (f *filter) clean(text string) string {
-	text = address.ReplaceAllString(text, "[address]")
-	text = number.ReplaceAllString(text, "[number]")
+	text = f.take(address, "address", text)
+	text = f.take(number, "number", text)
 	if f.secret != nil {
-		text = f.secret.ReplaceAllString(text, "[secret]")
+		text = f.take(f.secret, "secret", text)
 	}
 	return text
+}
+
+func (f *filter) take(of *regexp.Regexp, kind, text string) string {
+	return of.ReplaceAllStringFunc(text, func(string) string {
+		f.taken[kind]++
+		return "[" + kind + "]"
+	})
 }
 
 // stream gives what is certain of the text so far, and at the end the rest.

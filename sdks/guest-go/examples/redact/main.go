@@ -1,5 +1,6 @@
 // Command redact is a program that keeps personal data to itself: `redact` takes it out of a text,
-// and `chat` out of both what the model is told and what it says, while that is streamed.
+// and `chat` out of both what the model is told and what it says, while that is streamed; `tally` tells
+// how much that was.
 package main
 
 import (
@@ -13,6 +14,8 @@ const (
 		`"properties":{"text":{"type":"string"}}}`
 	chatParams = `{"type":"object","required":["messages"],` +
 		`"properties":{"messages":{"type":"array","minItems":1}}}`
+	tallyParams = `{"type":"object","additionalProperties":false,` +
+		`"properties":{"reset":{"type":"boolean"}}}`
 )
 
 func init() {
@@ -29,6 +32,12 @@ func init() {
 			Params:      chatParams,
 			Streams:     true,
 			Handle:      chat,
+		},
+		guest.Function{
+			Name:        "tally",
+			Description: "How much was taken out on this node; with `reset`, from now on.",
+			Params:      tallyParams,
+			Handle:      tally,
 		},
 	)
 }
@@ -49,8 +58,9 @@ func redact(params *guest.Params) (guest.Outcome, error) {
 	if err := params.Finish(); err != nil {
 		return guest.Outcome{}, err
 	}
-	clean := newFilter(secrets()).clean(text)
-	return guest.Outcome{Data: map[string]string{"text": clean}}, nil
+	filter := newFilter(secrets())
+	clean := filter.clean(text)
+	return guest.Outcome{Data: map[string]string{"text": clean}}, count(filter.taken)
 }
 
 func chat(params *guest.Params) (guest.Outcome, error) {
@@ -70,5 +80,9 @@ func chat(params *guest.Params) (guest.Outcome, error) {
 	if err != nil {
 		return guest.Outcome{}, err
 	}
-	return asked.AnswerWith(prompt, filter.stream)
+	outcome, err := asked.AnswerWith(prompt, filter.stream)
+	if err != nil {
+		return outcome, err
+	}
+	return outcome, count(filter.taken)
 }

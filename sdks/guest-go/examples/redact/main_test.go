@@ -1,8 +1,10 @@
 package main
 
 import (
+	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"realm.dev/guest"
 )
@@ -60,5 +62,33 @@ func TestNeitherModelNorClientIsToldPersonalData(t *testing.T) {
 	}
 	if len(said.Pieces) < 2 {
 		t.Errorf("it came whole: %q", said.Pieces)
+	}
+}
+
+func TestATallyIsKeptFromCallToCallUntilItIsTakenAway(t *testing.T) {
+	rehearsal := guest.Rehearsal{
+		Store: map[string][]byte{"other": nil},
+		Now:   time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}
+	call := func(function string, params map[string]any) map[string]any {
+		said, err := rehearsal.Call(function, params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, _ := said.Outcome.Data.(map[string]any)
+		return data
+	}
+	for range 2 {
+		call("redact", map[string]any{"text": "jo@example.org, jo@example.com or 0123456789"})
+	}
+	expected := map[string]any{"tally": "00010203 2026-01-02T03:04:05Z", "address": 4, "number": 2}
+	for range 2 {
+		if told := call("tally", map[string]any{"reset": true}); !maps.Equal(told, expected) {
+			t.Errorf("%v is told of %v", told, expected)
+		}
+		expected = map[string]any{"tally": ""}
+	}
+	if len(rehearsal.Store) != 1 {
+		t.Errorf("%v is left", rehearsal.Store)
 	}
 }

@@ -4,6 +4,10 @@ A program serves functions. It sees its own tenant's models, settings and client
 of the machine. Register functions with a `Program`, call its class of handlers `Handler`, and make
 a component of the module with `build.py`.
 
+A program that is to stand beside its own generations, token by token, has a class `Hooks` of
+`realm_guest.hooks` too, and one that says whether it works before it takes a call a class `Health`
+of `realm_guest.health`.
+
 Refusals are exceptions: `Err` around one of the cases of `Error` in `wit_world.imports.types`. One
 of the host's may be caught, or left to be the call's end.
 """

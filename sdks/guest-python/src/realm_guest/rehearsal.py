@@ -1,6 +1,7 @@
 """Calls a program without an agent, for tests.
 
-Its models say what `answer` says, a word at a time, and every word is a token.
+Its models say what `answer` says, a word at a time, and every word is a token. Hooks stand beside
+what they say; how these steer it is only told.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from componentize_py_types import Err
@@ -19,6 +20,10 @@ from wit_world.imports import log as lines
 
 from realm_guest.program import Outcome, Program
 from realm_guest.refusal import invalid
+
+if TYPE_CHECKING:
+    # The world of a program without hooks has none of this.
+    from realm_guest.hooks import Ask, Beside, Steer
 
 CONTEXT_DEFAULT = 2048
 
@@ -31,6 +36,8 @@ class Rehearsed:
     pieces: list[str] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    #: What hooks have said of each next token.
+    steers: list[Steer] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -45,6 +52,8 @@ class Rehearsal:
     program: Program
     #: Given the prompt; of a conversation, a line `role: content` for each message.
     answer: Callable[[str], str] | None = None
+    #: What stands beside the program's generations.
+    hooks: Ask | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     tenant: str = "default/rehearsal"
     models: Sequence[str] = ("model",)
@@ -70,7 +79,7 @@ class Rehearsal:
             stack.enter_context(mock.patch.object(module, name, function))
 
         put(model, "list_models", lambda: list(self.models))
-        put(model.Model, "open", self._open)
+        put(model.Model, "open", lambda name: self._open(name, told))
         put(reply, "write_text", told.pieces.append)
         put(reply, "write_scored", lambda text, _logprobs: told.pieces.append(text))
         put(reply, "write_json", lambda text: told.values.append(json.loads(text)))
@@ -88,16 +97,17 @@ class Rehearsal:
     def _keys(self, prefix: str, after: str | None) -> list[str]:
         return sorted(key for key in self.store if key.startswith(prefix) and key > (after or ""))
 
-    def _open(self, name: str) -> model.Model:
+    def _open(self, name: str, told: Rehearsed) -> model.Model:
         if name not in self.models:
             raise Err(types.Error_UnknownModel(name))
-        return _Model(name, self)
+        return _Model(name, self, told)
 
 
 class _Model(model.Model):
-    def __init__(self, name: str, rehearsal: Rehearsal) -> None:
+    def __init__(self, name: str, rehearsal: Rehearsal, told: Rehearsed) -> None:
         self._name = name
         self._rehearsal = rehearsal
+        self._told = told
         self._words: list[str] = []
 
     def __enter__(self) -> _Model:
@@ -126,6 +136,8 @@ class _Model(model.Model):
         return self.tokenize(prompt, False)
 
     def generate(self, prompt: list[int], params: model.Params) -> model.Generation:
+        beside = self._beside(prompt, params)
+        params = (beside and beside.params) or params
         room = self._rehearsal.context - len(prompt)
         if room <= 0:
             limit = types.TokenLimit(len(prompt), self._rehearsal.context - 1)
@@ -136,7 +148,14 @@ class _Model(model.Model):
         for stop in params.stop:
             answer = answer.split(stop)[0]
         most = room if params.tokens_max is None else min(room, params.tokens_max)
-        return _Generation(_words(answer), most, len(prompt))
+        return _Generation(_words(answer), most, len(prompt), (beside, self._told.steers))
+
+    def _beside(self, prompt: list[int], params: model.Params) -> Beside | None:
+        if self._rehearsal.hooks is None:
+            return None
+        from realm_guest.hooks import Request  # noqa: PLC0415
+
+        return self._rehearsal.hooks(Request(self._name, prompt, params))
 
     def embed(self, texts: list[model.Text], params: model.EmbedParams) -> model.Embedded:  # noqa: ARG002
         raise Err(types.Error_Refused("the rehearsal has no vectors"))
@@ -149,12 +168,40 @@ class _Model(model.Model):
 
 
 class _Generation(model.Generation):
-    def __init__(self, words: Sequence[str], most: int, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        most: int,
+        prompt_tokens: int,
+        hooked: tuple[Beside | None, list[Steer]],
+    ) -> None:
         self._left = list(words[:most])
         finish = types.Finish.LENGTH if len(words) > most else types.Finish.STOP
         usage = types.Usage(prompt_tokens, 0, len(self._left))
         self._summary = model.Summary(finish, usage)
         self._is_ended = False
+        self._beside, self._steers = hooked
+        self._steer(None)
+
+    def _steer(self, last: int | None) -> None:
+        if self._beside is not None:
+            self._steers.append(self._beside.bias(last))
+
+    def _told(self, word: str) -> str:
+        """What becomes of a word."""
+        if self._beside is None:
+            return word
+        verdict = self._beside.on_token(0, word)
+        text: str = getattr(verdict, "value", word)
+        if type(verdict).__name__ == "Verdict_Stop":
+            self._summary.usage.completion_tokens -= len(self._left)
+            self._summary.finish = types.Finish.STOP
+            self._left.clear()
+            return text
+        if not self._left:
+            return text + self._beside.on_finish(self._summary.finish)
+        self._steer(0)
+        return text
 
     def __enter__(self) -> _Generation:
         return self
@@ -164,7 +211,7 @@ class _Generation(model.Generation):
 
     def next(self) -> list[types.Token] | None:
         if self._left:
-            return [types.Token(0, self._left.pop(0), None)]
+            return [types.Token(0, self._told(self._left.pop(0)), None)]
         self._is_ended = True
         return None
 

@@ -12,6 +12,7 @@ use realm_core::{
 
 use super::sequence::Traced;
 use crate::{
+    asks::Asked,
     bindings::realm::tenant::{
         model::Summary,
         types::{self, Token},
@@ -49,7 +50,7 @@ impl Generation {
     pub(super) fn start(
         engine: &dyn Engine,
         tokens: Arc<TokenMeter>,
-        (mut generation, hooked): (engine::Generation, Option<Hooked>),
+        (mut generation, hooked): (engine::Generation, Option<(Hooked, Asked)>),
         span: Open,
     ) -> Result<Self, Refusal> {
         tokens.admitted().check(Instant::now())?;
@@ -62,7 +63,7 @@ impl Generation {
         let caller = tokens.admitted().caller();
         let stream = match hooked {
             None => engine.generate(caller, generation),
-            Some(hooked) => engine.generate_hooked(caller, generation, hooked),
+            Some((hooked, _asked)) => engine.generate_hooked(caller, generation, hooked),
         };
         let stream = stream.inspect_err(|refusal| traced.end(refusal.code()))?;
         let mut started = Self::of(stream, tokens, prompt_tokens, traced);

@@ -1,11 +1,12 @@
 //! An example program with hooks: `generate` never says the word that the setting `ban` names, blots
 //! out the one that `redact` names, says at the end how often that was, and refuses prompts that
-//! are longer than `prompt-tokens` allows.
+//! are longer than `prompt-tokens` allows. It takes no call before it has shown that it blots out.
 
 use std::{collections::HashSet, mem};
 
 use realm_guest::{
     Asked, Error, Finish, FunctionInfo, Model, Params, Program, Result, TokenId, answer, config,
+    health::Health,
     hooks::{Hooks, Plan, Request, Stages, Steer, Verdict},
 };
 
@@ -104,6 +105,24 @@ impl Watch {
     }
 }
 
+/// A warden that lets its word out is worse than none.
+impl Health for Warden {
+    fn check() -> std::result::Result<(), String> {
+        let redacted = Some("secret".into());
+        let mut watch = Watch { banned: Vec::new(), redacted, held: String::new(), blots: 0 };
+        let mut told = String::new();
+        for piece in ["a se", "cre", "t and a sec", ""] {
+            watch.held.push_str(piece);
+            told.push_str(&watch.release());
+        }
+        told.push_str(&watch.held);
+        match told.as_str() {
+            "a ###### and a sec" => Ok(()),
+            other => Err(format!("it makes `{other}` of a word that comes in pieces")),
+        }
+    }
+}
+
 /// The tokens that a word may begin with, within a text and at its start.
 fn beginnings(model: &Model, word: &str) -> Result<Vec<TokenId>> {
     let spellings = [word.to_owned(), format!(" {word}")];
@@ -116,3 +135,4 @@ fn beginnings(model: &Model, word: &str) -> Result<Vec<TokenId>> {
 
 realm_guest::export!(Warden);
 realm_guest::export_hooks!(Watch);
+realm_guest::export_health!(Warden);
