@@ -7,7 +7,7 @@ use realm_core::{
     books::Way,
     call::Deadline,
     embed::{self, EmbedError, EmbeddedReply, TakenTexts, TextBatch},
-    engine::{Engine, Milestones, Usage},
+    engine::{Engine, Milestones},
     refusal::Refusal,
     trace::{self, CANCELLED, Key, OK, Open, SpanName},
 };
@@ -57,7 +57,8 @@ pub(super) fn abilities(abilities: embed::Abilities, context_max: u32) -> Abilit
 
 /// Texts that an engine computes. Dropping it cancels what is not computed yet.
 ///
-/// All of their tokens are paid for when the engine takes them, as those of a prompt are.
+/// All of their tokens are paid for when the engine takes them, as those of a prompt are. How many
+/// they are only the engine knows; texts that the tenant has not the tokens for are taken back.
 pub(super) struct Embedding {
     reply: EmbeddedReply,
     traced: Traced,
@@ -76,7 +77,9 @@ impl Embedding {
         let taken = engine.embed(tokens.admitted().caller(), batch).map_err(EmbedError::refusal);
         let TakenTexts { tokens: prompt_tokens, reply } =
             taken.inspect_err(|refusal| traced.end(refusal.code()))?;
-        tokens.spend(Usage { prompt_tokens, ..Usage::default() });
+        let reserve = tokens.admitted().reserve_texts(prompt_tokens, Instant::now());
+        let mut reserve = reserve.inspect_err(|refusal| traced.end(refusal.code()))?;
+        tokens.spend_input(&mut reserve, prompt_tokens);
         traced.tokens = prompt_tokens;
         Ok(Self { reply, traced })
     }
