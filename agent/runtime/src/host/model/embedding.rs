@@ -58,7 +58,7 @@ pub(super) fn abilities(abilities: embed::Abilities, context_max: u32) -> Abilit
 /// Texts that an engine computes. Dropping it cancels what is not computed yet.
 ///
 /// All of their tokens are paid for when the engine takes them, as those of a prompt are. How many
-/// they are only the engine knows; texts that the tenant has not the tokens for are taken back.
+/// they are only the engine knows, which asks before it takes them.
 pub(super) struct Embedding {
     reply: EmbeddedReply,
     traced: Traced,
@@ -74,11 +74,19 @@ impl Embedding {
     ) -> Result<Self, Refusal> {
         tokens.admitted().check(Instant::now())?;
         let mut traced = Traced::begin(span, &mut batch);
-        let taken = engine.embed(tokens.admitted().caller(), batch).map_err(EmbedError::refusal);
+        let admitted = tokens.admitted();
+        let mut reserve = None;
+        let mut allow = |count| {
+            reserve = Some(admitted.reserve_texts(count, Instant::now())?);
+            Ok(())
+        };
+        let taken = engine.embed(admitted.caller(), batch, &mut allow);
+        let taken = taken.map_err(EmbedError::refusal);
         let TakenTexts { tokens: prompt_tokens, reply } =
             taken.inspect_err(|refusal| traced.end(refusal.code()))?;
-        let reserve = tokens.admitted().reserve_texts(prompt_tokens, Instant::now());
-        let mut reserve = reserve.inspect_err(|refusal| traced.end(refusal.code()))?;
+        let Some(mut reserve) = reserve else {
+            return Err(internal("an engine took texts that it had not asked for"));
+        };
         tokens.spend_input(&mut reserve, prompt_tokens);
         traced.tokens = prompt_tokens;
         Ok(Self { reply, traced })
