@@ -525,6 +525,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_aside_is_a_part_of_the_minute_and_nothing_beyond_it() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let calls: Vec<_> =
+            (0..4).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        let waiting = calls.iter().map(|call| call.reserve(1, now).unwrap());
+        let mut waiting: Vec<_> = waiting.collect();
+        // They wait for so long that the bucket is full again.
+        let later = now + Duration::from_mins(1);
+        let had =
+            |reserve: &mut Reserve| (0..200).filter(|_| reserve.take_token(later).is_ok()).count();
+        let had: usize = waiting.iter_mut().map(had).sum();
+        assert_eq!(had, 100);
+    }
+
+    #[test]
     fn what_was_made_and_nobody_got_makes_no_debt() {
         let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
         let running = limiter.admit(caller.clone(), call(), now).unwrap();

@@ -274,6 +274,8 @@ impl Account {
 
     /// Spends tokens that were set aside.
     pub(super) fn spend_aside(&mut self, input: u32, output: u32, now: Instant) {
+        // While they were set aside there was no room for what time would have earned in their place.
+        self.refill(now);
         self.input.spend_aside(input);
         self.output.spend_aside(output);
         self.count(input, output, now);
