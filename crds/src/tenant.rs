@@ -281,11 +281,13 @@ pub struct Limits {
     #[schemars(range(min = 1, max = PER_MINUTE_MAX))]
     pub requests_per_minute: u32,
 
-    /// Tokens of prompt per minute.
+    /// Tokens of prompt per minute, without those that were cached. A prompt that is larger than
+    /// what is left waits, and one that is larger than this is refused for good.
     #[schemars(range(min = 1, max = PER_MINUTE_MAX))]
     pub input_tokens_per_minute: u32,
 
-    /// Generated tokens per minute.
+    /// Generated tokens per minute. A stream that comes to the end of them is cut there, with the
+    /// error `too_many_tokens`, and so are all that run at once.
     #[schemars(range(min = 1, max = PER_MINUTE_MAX))]
     pub output_tokens_per_minute: u32,
 

@@ -44,8 +44,8 @@ def server(serve: Serve, hostile: Path, pirate: Path) -> Server:
         folder.tenant("one", apiKeys=[{"secretName": "one-keys"}, {"secretName": "one-more"}])
         folder.secret("one-more", {"second": entry(SECOND)})
         folder.tenant("other")
-        # One call in three seconds, once the first few are spent.
-        folder.tenant("frugal", limits={"requestsPerMinute": 20})
+        # One call in three seconds, once the first few are spent, and two tokens in one.
+        folder.tenant("frugal", limits={"requestsPerMinute": 20, "outputTokensPerMinute": 120})
         attack = {"sources": [hostile.as_uri()]}
         folder.tenant("mallory", program=attack, limits={"program": PROGRAM})
         folder.tenant("pirate", program={"sources": [pirate.as_uri()]})
@@ -119,6 +119,8 @@ def test_a_server_that_keeps_tenants_apart_is_seen_to(
     assert (ran.status, ran.report["verdict"]) == (0, "pass")
     assert ran.report["tenants"] == ["default/one", "default/other"]
     assert all(check["trials"] and check["threshold"] for check in ran.report["checks"])
+    assert ran.figure("stream-limits", "tokens over what a tenant had left")["value"] <= 1
+    assert "one was cut" in ran.check("stream-limits")["why"]
     pause = ran.figure("program-exhaustion", "longest pause beside `loop`")
     record_property("longest pause beside a loop, ms", round(pause["value"]))
 

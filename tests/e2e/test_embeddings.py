@@ -34,7 +34,7 @@ def server(serve: Serve, encoder: Path) -> Server:
         folder.tenant("zeta", models=[ENCODER])
         folder.tenant("talker")
         folder.tenant("narrow", models=[ENCODER], limits={"context": 8})
-        folder.tenant("poor", models=[ENCODER], limits={"inputTokensPerMinute": 40})
+        folder.tenant("poor", models=[ENCODER], limits={"inputTokensPerMinute": 250})
 
     return serve(fill)
 
@@ -185,15 +185,22 @@ async def test_texts_are_charged_to_the_input_limit(server: Server) -> None:
     async with server.client("poor") as client:
         found = await client.embed(REFERENCE.texts[6])
         assert found.quota is not None
-        assert found.quota.input_tokens == 0
+        assert found.quota.input_tokens is not None
+        left = found.quota.input_tokens
+        assert 48 <= left <= 60
         with pytest.raises(RateLimited) as refused:
-            await client.embed("a")
+            await client.embed(REFERENCE.texts[6])
         assert refused.value.code == "too_many_tokens"
         assert refused.value.retry_after is not None
-        # 202 tokens of 40 a minute: four minutes of debt.
-        assert 200 <= refused.value.retry_after <= 250
+        # What is missing of 202 tokens, at 250 a minute.
+        assert 20 <= refused.value.retry_after <= (202 - left) * 60 / 250
+        with pytest.raises(InvalidRequest) as heavy:
+            await client.embed([REFERENCE.texts[6]] * 2)
+        assert heavy.value.code == "too_long"
+        assert "limits.inputTokensPerMinute is 250" in str(heavy.value)
     metrics = server.metrics()
     tenant = {"tenant": "default/poor", "model": f"default/{ENCODER}"}
+    # Of texts that are refused nothing is computed.
     assert metrics.value("realm_engine_tenant_prompt_tokens_total", **tenant) == 202
     requests = {"tenant": "default/poor", "function": "embed"}
     assert metrics.value("realm_gateway_requests_total", code="ok", **requests) == 1

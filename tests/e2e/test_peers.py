@@ -218,6 +218,43 @@ async def test_what_runs_elsewhere_is_charged_once_and_at_its_door(
 
 
 @pytest.mark.usefixtures("placed")
+async def test_streams_through_another_door_have_together_what_that_door_has(
+    plane: Plane, alpha: Agent, beta: Agent
+) -> None:
+    # Half of it is one door's: a token in two seconds.
+    per_minute = 30
+    tenant(plane, "thrifty", "left", limits={"outputTokensPerMinute": 2 * per_minute})
+    await opened(beta, "thrifty")
+    await served(alpha, "thrifty")
+    async with beta.client("thrifty") as client:
+
+        async def cut(prompt: str) -> tuple[int, RateLimited]:
+            tokens = 0
+            running = client.generate_stream(prompt, max_tokens=200, temperature=0, logprobs=0)
+            with pytest.raises(RateLimited) as refused:
+                async for chunk in running:
+                    tokens += len(chunk.logprobs)
+            return tokens, refused.value
+
+        began = time.monotonic()
+        ended = await asyncio.gather(*(cut(f"1, 2, 3, {at},") for at in range(4, 7)))
+        earned = (time.monotonic() - began) * per_minute / 60
+    tokens = [came for came, _ in ended]
+    # A piece of several tokens goes as a whole or not at all.
+    assert per_minute * 2 // 3 <= sum(tokens) <= per_minute + earned + 1, tokens
+    for _, refused in ended:
+        assert refused.code == "too_many_tokens"
+        assert refused.retry_after is not None
+        assert 0 < refused.retry_after <= 60 / per_minute
+
+    async def is_idle() -> bool:
+        metrics = parse((await asyncio.to_thread(httpx.get, alpha.metrics, trust_env=False)).text)
+        return metrics.value("realm_engine_sequences_running") == 0
+
+    await eventually(is_idle, "the other node computes for nobody", within_s=SOON_S)
+
+
+@pytest.mark.usefixtures("placed")
 async def test_texts_become_vectors_through_the_door_of_a_node_without_their_model(
     plane: Plane, alpha: Agent, beta: Agent, encoder: Path
 ) -> None:

@@ -393,8 +393,9 @@ pub(crate) struct TenancyArgs {
     /// File with the key of another tenant, of the same weight; `REALM_OTHER_API_KEY` when absent.
     #[arg(long, value_name = "FILE")]
     pub(crate) other_key_file: Option<PathBuf>,
-    /// File with the key of a tenant whose limits per minute a few hundred short calls come to;
-    /// `REALM_LIMITED_API_KEY` when absent. Without either, `retry-after` is skipped.
+    /// File with the key of a tenant whose limits per minute a few hundred short calls come to, and
+    /// an answer of some hundred tokens; `REALM_LIMITED_API_KEY` when absent. Without either,
+    /// `retry-after` is skipped, and `stream-limits` spends nobody's minute.
     #[arg(long, value_name = "FILE")]
     pub(crate) limited_key_file: Option<PathBuf>,
     /// File with the key of a tenant whose program is the hostile one; `REALM_HOSTILE_API_KEY` when

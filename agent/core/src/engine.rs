@@ -61,9 +61,15 @@ pub trait Engine: Send + Sync {
         None
     }
 
-    /// Queues texts of `caller` to turn into vectors. Dropping the reply cancels them: no more are
-    /// computed from the next step on.
-    fn embed(&self, _caller: &Caller, _texts: TextBatch) -> Result<TakenTexts, EmbedError> {
+    /// Queues texts of `caller` to turn into vectors, if `allow` lets it have so many tokens, which
+    /// is asked last of all and before anything is computed. Dropping the reply cancels them: no
+    /// more are computed from the next step on.
+    fn embed(
+        &self,
+        _caller: &Caller,
+        _texts: TextBatch,
+        _allow: &mut dyn FnMut(u32) -> Result<(), Refusal>,
+    ) -> Result<TakenTexts, EmbedError> {
         Err(EmbedError::NoPooling { model: self.info().model.clone(), abilities: self.abilities() })
     }
 

@@ -2,10 +2,14 @@
 //!
 //! A door spends from its slices of the tenants' limits ([`crate::slices`]): the [`account`] of a
 //! tenant has a [`bucket`] for each limit, of the size that the slice has.
+//!
+//! Tokens are settled before they are had: a prompt is set aside whole before it is computed, and
+//! with it the first token of its answer ([`reserve`]); every other token is taken when it is about
+//! to be handed on, and is not handed on where there is none.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Instant,
 };
 
@@ -23,9 +27,11 @@ use crate::{
 
 mod account;
 mod bucket;
+mod reserve;
 
 pub use account::Shadowed;
 use account::{Account, Allowances, Opening};
+pub use reserve::Reserve;
 
 /// A call whose caller is known and whose limits have been charged. Dropping it, and all its
 /// parts, gives its place back.
@@ -61,40 +67,83 @@ impl Admitted {
         self.permit.left(now)
     }
 
-    /// Whether the tenant may spend tokens now: not while its account is in debt. A call that goes
-    /// on asks before each new piece of work, since it was admitted before it spent anything.
+    /// Whether the tenant may spend tokens now: not while it has none of a kind. A call that goes on
+    /// asks before each new piece of work, since it was admitted before it spent anything.
     pub fn check(&self, now: Instant) -> Result<(), Refusal> {
         self.permit.check(now)
     }
 
-    /// Charges tokens as they are spent.
+    /// Sets aside what a generation needs to begin: all of its prompt, and a token of its answer, so
+    /// that no prompt is computed for nothing. Refuses what the account does not have, and for good
+    /// a prompt that no minute has the tokens for.
+    pub fn reserve(&self, prompt_tokens: u32, now: Instant) -> Result<Reserve, Refusal> {
+        Reserve::new(&self.permit, prompt_tokens, 1, now)
+    }
+
+    /// Sets aside what texts take that nothing answers.
+    pub fn reserve_texts(&self, tokens: u32, now: Instant) -> Result<Reserve, Refusal> {
+        Reserve::new(&self.permit, tokens, 0, now)
+    }
+
+    /// Charges tokens that were had, whatever is left: a debt, which is waited for.
     pub fn charge(&self, usage: Usage, now: Instant) {
         self.permit.charge(usage, now);
     }
 
-    /// Charges what was spent on another node, and says whether the call may go on there.
+    /// Charges tokens of answers that were made and that nobody got, as far as there are any.
+    pub fn charge_unread(&self, tokens: u32, now: Instant) {
+        self.permit.with(|account| account.charge_some(tokens, now));
+        self.permit.tell(Usage { completion_tokens: tokens, ..Usage::default() });
+    }
+
+    /// Charges what was spent on another node, and says whether the client may have what came with
+    /// it, and the call may go on there.
     ///
     /// That node knows what the tenant had left when the call was handed to it, and nothing of the
-    /// tenant's other calls. A further prompt is a new piece of work: one that was begun while the
-    /// account was in debt would have been refused here, and its call is not to go on. It is paid
-    /// for all the same, since it was computed. The call's first prompt is what it was admitted
-    /// for, and is not held against calls that were admitted beside it.
+    /// tenant's other calls. What the account has not is not charged and goes to nobody: a prompt
+    /// ends where it is, and of tokens which are made those that are there are paid for, as all are
+    /// that nobody gets.
     pub fn charge_from_afar(&self, usage: Usage, now: Instant) -> Result<(), Refusal> {
-        let is_first = self.permit.spent.borrow().prompt_tokens == 0;
-        let is_new_work = usage.prompt_tokens > 0 && !is_first;
-        let may_go_on = if is_new_work { self.permit.check(now) } else { Ok(()) };
-        self.permit.charge(usage, now);
-        may_go_on
+        self.permit.tell(usage);
+        let (input, output) = (computed(usage), usage.completion_tokens);
+        let prompt = if input == 0 {
+            Ok(())
+        } else {
+            self.permit.take(
+                now,
+                |account, _| account.check_for(input, 1, now),
+                |account, mode| {
+                    account.charge(input, 0, mode, now);
+                },
+            )
+        };
+        if output == 0 || prompt.is_err() {
+            return prompt;
+        }
+        let has_all = |account: &mut Account, mode| {
+            let has_all = account.check_for(0, output, now);
+            if has_all.is_ok() || mode == LimitsMode::Shadow {
+                return has_all;
+            }
+            account.charge_some(output, now);
+            account.check_for(0, 1, now)
+        };
+        self.permit.take(now, has_all, |account, mode| account.charge(0, output, mode, now))
     }
 
     /// Takes a charge back, of work that was lost and is done again.
-    pub fn take_back(&self, usage: Usage, now: Instant) {
-        self.permit.take_back(usage, now);
+    pub fn take_back(&self, usage: Usage) {
+        self.permit.take_back(usage);
     }
 
     /// Gives back prompt tokens that were charged and turned out to be in the tenant's own cache.
-    pub fn refund(&self, prompt_tokens: u32, now: Instant) {
-        self.permit.refund(prompt_tokens, now);
+    pub fn refund(&self, prompt_tokens: u32) {
+        self.permit.refund(prompt_tokens);
+    }
+
+    /// Gives back a prompt that was charged and that nobody has computed anything of.
+    pub fn give_back(&self, prompt_tokens: u32) {
+        self.permit.take_back(Usage { prompt_tokens, ..Usage::default() });
     }
 }
 
@@ -111,6 +160,15 @@ pub struct Quota {
 pub struct Left {
     pub input_tokens: u32,
     pub output_tokens: u32,
+    /// What its door earns; a door of the release before does not say, and is taken to have all.
+    pub per_minute: Option<PerMinute>,
+}
+
+/// Tokens that a door may spend in a minute, by its slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerMinute {
+    pub input_tokens: u32,
+    pub output_tokens: u32,
 }
 
 /// Admits a call that another door has admitted and pays for: it may spend what that door has
@@ -123,7 +181,7 @@ pub fn lend(caller: HandedOn, call: Call, left: Left, now: Instant) -> Admitted 
     let account = Account::lent(allowances, left, now);
     let mut accounts = Accounts::default();
     accounts.of.insert(caller.tenant().clone(), account);
-    let permit = Permit::new(Arc::new(Mutex::new(accounts)), &caller);
+    let permit = Permit::new(Arc::new(Mutex::new(accounts)), &caller, false);
     Admitted { caller, call, permit: Arc::new(permit) }
 }
 
@@ -146,6 +204,8 @@ struct Permit {
     accounts: Arc<Mutex<Accounts>>,
     tenant: TenantName,
     mode: LimitsMode,
+    /// In shadow: whether the call has been counted as one that tokens would have refused or cut.
+    is_shadowed: AtomicBool,
     spent: watch::Sender<Usage>,
 }
 
@@ -182,17 +242,17 @@ impl Limiter {
 
     /// Admits `call`, charging one request and taking one of the tenant's places.
     ///
-    /// Tokens are charged as they are spent ([`Admitted::charge`]), so a call is admitted while
-    /// the token buckets are not in debt, and one call can overdraw them by its own cost. In shadow
-    /// a call beyond the limits per minute is counted and admitted.
+    /// Tokens are set aside when it is known how many a prompt has ([`Admitted::reserve`]) and taken
+    /// one by one after that, so a call is admitted while there is a token of each kind. In shadow a
+    /// call beyond the limits per minute is counted and admitted.
     pub fn admit(&self, caller: Caller, call: Call, now: Instant) -> Result<Admitted, Refusal> {
         let mut accounts = self.lock();
         let account = accounts.open(&caller, now);
         account.take_place(now)?;
-        account.take_request(caller.rights().limits_mode, now)?;
+        let is_shadowed = account.take_request(caller.rights().limits_mode, now)?;
         account.calls += 1;
         drop(accounts);
-        let permit = Permit::new(self.accounts.clone(), &caller);
+        let permit = Permit::new(self.accounts.clone(), &caller, is_shadowed);
         Ok(Admitted { caller, call, permit: Arc::new(permit) })
     }
 
@@ -242,11 +302,12 @@ impl Accounts {
 }
 
 impl Permit {
-    fn new(accounts: Arc<Mutex<Accounts>>, caller: &Caller) -> Self {
+    fn new(accounts: Arc<Mutex<Accounts>>, caller: &Caller, is_shadowed: bool) -> Self {
         Self {
             accounts,
             tenant: caller.tenant().clone(),
             mode: caller.rights().limits_mode,
+            is_shadowed: AtomicBool::new(is_shadowed),
             spent: watch::Sender::new(Usage::default()),
         }
     }
@@ -256,32 +317,26 @@ impl Permit {
     }
 
     fn left(&self, now: Instant) -> Left {
-        let mut accounts = self.lock();
-        // A running call keeps its tenant's account.
-        let Some(account) = accounts.of.get_mut(&self.tenant) else {
-            return Left { input_tokens: 0, output_tokens: 0 };
-        };
-        account.refill(now);
-        let Quota { requests: _, input_tokens, output_tokens } = account.quota();
-        Left { input_tokens, output_tokens }
+        let mut left = Left { input_tokens: 0, output_tokens: 0, per_minute: None };
+        self.with(|account| {
+            account.refill(now);
+            left = account.left();
+        });
+        left
     }
 
     fn check(&self, now: Instant) -> Result<(), Refusal> {
-        if self.mode == LimitsMode::Shadow {
-            // It was counted, if need be, when it was admitted.
-            return Ok(());
-        }
-        let mut accounts = self.lock();
-        // A running call keeps its tenant's account: `retain` does not forget it.
-        let Some(account) = accounts.of.get_mut(&self.tenant) else { return Ok(()) };
-        account.refill(now);
-        account.check_tokens(now)
+        self.take(now, |account, _| account.check_tokens(now), |_, _| ())
     }
 
     fn charge(&self, usage: Usage, now: Instant) {
-        if let Some(account) = self.lock().of.get_mut(&self.tenant) {
-            account.charge(usage, self.mode, now);
-        }
+        let (input, output) = (computed(usage), usage.completion_tokens);
+        self.with(|account| account.charge(input, output, self.mode, now));
+        self.tell(usage);
+    }
+
+    /// Adds to what the call has spent.
+    fn tell(&self, usage: Usage) {
         self.spent.send_modify(|spent| {
             spent.prompt_tokens = spent.prompt_tokens.saturating_add(usage.prompt_tokens);
             spent.cached_tokens = spent.cached_tokens.saturating_add(usage.cached_tokens);
@@ -290,10 +345,8 @@ impl Permit {
         });
     }
 
-    fn take_back(&self, usage: Usage, now: Instant) {
-        if let Some(account) = self.lock().of.get_mut(&self.tenant) {
-            account.pour(computed(usage), usage.completion_tokens, now);
-        }
+    fn take_back(&self, usage: Usage) {
+        self.with(|account| account.pour(computed(usage), usage.completion_tokens));
         self.spent.send_modify(|spent| {
             spent.prompt_tokens = spent.prompt_tokens.saturating_sub(usage.prompt_tokens);
             spent.cached_tokens = spent.cached_tokens.saturating_sub(usage.cached_tokens);
@@ -302,13 +355,9 @@ impl Permit {
         });
     }
 
-    fn refund(&self, prompt_tokens: u32, now: Instant) {
-        if let Some(account) = self.lock().of.get_mut(&self.tenant) {
-            account.pour(prompt_tokens, 0, now);
-        }
-        self.spent.send_modify(|spent| {
-            spent.cached_tokens = spent.cached_tokens.saturating_add(prompt_tokens);
-        });
+    fn refund(&self, prompt_tokens: u32) {
+        self.with(|account| account.pour(prompt_tokens, 0));
+        self.tell(Usage { cached_tokens: prompt_tokens, ..Usage::default() });
     }
 }
 
@@ -388,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn overdrawn_tokens_are_paid_back_before_the_next_call() {
+    fn a_debt_is_paid_back_before_the_next_call() {
         let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
         let running = limiter.admit(caller.clone(), call(), now).unwrap();
         running.charge(usage(10, 0, 149), now);
@@ -410,6 +459,99 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_gets_what_is_left_and_then_what_time_earns() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        let mut reserve = running.reserve(10, now).unwrap();
+        reserve.spend_input(now);
+        for _ in 0..100 {
+            reserve.take_token(now).unwrap();
+        }
+        let refusal = reserve.take_token(now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 600 });
+        let early = now + Duration::from_millis(599);
+        limiter.admit(caller.clone(), call(), early).unwrap_err();
+        let later = now + Duration::from_millis(600);
+        limiter.admit(caller.clone(), call(), later).unwrap();
+        reserve.take_token(later).unwrap();
+        reserve.take_token(later).unwrap_err();
+        assert_eq!(*running.spent().borrow(), usage(10, 0, 101));
+        assert_eq!(limiter.quota(&caller, later).output_tokens, 0);
+    }
+
+    #[test]
+    fn a_prompt_that_is_larger_than_what_is_left_waits_for_all_of_it() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.reserve(700, now).unwrap().spend_input(now);
+        let refusal = running.reserve(400, now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 1000, retry_after_ms: 6000 });
+        assert_eq!(limiter.quota(&caller, now).input_tokens, 300, "it takes nothing");
+        running.reserve(400, now + Duration::from_secs(6)).unwrap();
+    }
+
+    #[test]
+    fn a_prompt_that_no_minute_has_the_tokens_for_is_refused_for_good() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        let refusal = running.reserve(1001, now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooLongForLimit { tokens: 1001, per_minute: 1000 });
+        assert_eq!((refusal.code(), refusal.retry_after_ms()), ("too_long", None));
+        assert!(refusal.to_string().contains("limits.inputTokensPerMinute is 1000"), "{refusal}");
+        // Another door may have the part that this one lacks.
+        limiter.divide(slices(1, PARTS / 2), now);
+        let refusal = running.reserve(700, now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 500, retry_after_ms: 5000 });
+    }
+
+    #[test]
+    fn what_was_set_aside_and_not_spent_is_given_back() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        let before = running.left(now);
+        let mut reserve = running.reserve(600, now).unwrap();
+        let left = running.left(now);
+        assert_eq!((left.input_tokens, left.output_tokens), (400, 99));
+        running.reserve(600, now).unwrap_err();
+        reserve.spend_input(now);
+        drop(reserve);
+        let left = running.left(now);
+        assert_eq!((left.input_tokens, left.output_tokens), (400, 100));
+        running.give_back(600);
+        assert_eq!(running.left(now), before);
+        assert_eq!(*running.spent().borrow(), Usage::default());
+        drop(running.reserve_texts(1000, now).unwrap());
+        assert_eq!(running.left(now), before);
+    }
+
+    #[test]
+    fn what_is_set_aside_is_a_part_of_the_minute_and_nothing_beyond_it() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let calls: Vec<_> =
+            (0..4).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        let waiting = calls.iter().map(|call| call.reserve(1, now).unwrap());
+        let mut waiting: Vec<_> = waiting.collect();
+        // They wait for so long that the bucket is full again.
+        let later = now + Duration::from_mins(1);
+        let had =
+            |reserve: &mut Reserve| (0..200).filter(|_| reserve.take_token(later).is_ok()).count();
+        let had: usize = waiting.iter_mut().map(had).sum();
+        assert_eq!(had, 100);
+    }
+
+    #[test]
+    fn what_was_made_and_nobody_got_makes_no_debt() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge_unread(30, now);
+        assert_eq!(limiter.quota(&caller, now).output_tokens, 70);
+        running.charge_unread(300, now);
+        assert_eq!(running.spent().borrow().completion_tokens, 330);
+        let refusal = running.check(now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 600 });
+    }
+
+    #[test]
     fn cached_tokens_are_free() {
         let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
         let running = limiter.admit(caller.clone(), call(), now).unwrap();
@@ -423,9 +565,9 @@ mod tests {
         let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
         let running = limiter.admit(caller.clone(), call(), now).unwrap();
         running.charge(usage(500, 0, 0), now);
-        running.refund(400, now);
+        running.refund(400);
         assert_eq!(limiter.quota(&caller, now).input_tokens, 900);
-        running.refund(400, now);
+        running.refund(400);
         assert_eq!(limiter.quota(&caller, now).input_tokens, 1000);
     }
 
@@ -440,11 +582,15 @@ mod tests {
         running.charge(usage(0, 0, 1_000_000), now);
         running.check(now).unwrap();
         running.charge_from_afar(usage(1, 0, 0), now).unwrap();
-        running.charge_from_afar(usage(1, 0, 0), now).unwrap();
+        running.charge_from_afar(usage(1, 0, 200), now).unwrap();
+        let mut reserve = running.reserve(5_000, now).unwrap();
+        for _ in 0..5 {
+            reserve.take_token(now).unwrap();
+        }
         drop(limiter.admit(shadow, call(), now).unwrap());
         let (tenant, shadowed) = limiter.shadowed().remove(0);
         assert_eq!(tenant, TenantName::new("default", "acme").unwrap());
-        assert_eq!(shadowed, Shadowed { requests: 5, tokens: 1 });
+        assert_eq!(shadowed, Shadowed { requests: 5, tokens: 2 }, "each call once");
     }
 
     #[test]
@@ -516,13 +662,179 @@ mod tests {
         }
     }
 
+    /// One thing that happens at a door with some streams.
+    #[derive(Clone, Copy, Debug)]
+    enum Turn {
+        Call {
+            prompt: u32,
+        },
+        /// Of the streams that run, which one, and how many tokens it is to have.
+        Tokens {
+            of: usize,
+            tokens: u32,
+        },
+        FromAfar {
+            of: usize,
+            tokens: u32,
+        },
+        Unread {
+            of: usize,
+            tokens: u32,
+        },
+        End {
+            of: usize,
+        },
+    }
+
+    fn turn() -> impl Strategy<Value = Turn> {
+        let of = 0_usize..4;
+        prop_oneof![
+            (1_u32..1_200).prop_map(|prompt| Turn::Call { prompt }),
+            (of.clone(), 1_u32..40).prop_map(|(of, tokens)| Turn::Tokens { of, tokens }),
+            (of.clone(), 1_u32..40).prop_map(|(of, tokens)| Turn::FromAfar { of, tokens }),
+            (of.clone(), 1_u32..300).prop_map(|(of, tokens)| Turn::Unread { of, tokens }),
+            of.prop_map(|of| Turn::End { of }),
+        ]
+    }
+
+    /// Tokens that were had, and when.
+    #[derive(Default)]
+    struct Had(Vec<(Duration, u32)>);
+
+    impl Had {
+        /// Whether in every stretch of time no more were had than a full bucket holds, what that
+        /// earns, and one.
+        fn keeps_to(&self, per_minute: f64) -> bool {
+            self.0.iter().enumerate().all(|(first, (from, _))| {
+                let mut sum = 0.0;
+                self.0[first..].iter().all(|(to, tokens)| {
+                    sum += f64::from(*tokens);
+                    let earned = to.saturating_sub(*from).as_secs_f64() * per_minute / 60.0;
+                    sum <= per_minute + earned + 1.0
+                })
+            })
+        }
+    }
+
+    proptest! {
+        /// Whatever calls, streams, relays and ends there are, and whenever: what is had is within
+        /// the limit in every window, who is refused is told the right time, what was set aside
+        /// comes back, and nobody is left in debt.
+        #[test]
+        fn streams_never_have_more_than_the_limit(
+            turns in prop::collection::vec((0_u64..2_000, turn()), 1..120),
+        ) {
+            let (limiter, caller, start) = (Limiter::default(), caller(|_| ()), Instant::now());
+            let mut now = start;
+            let (mut input, mut output) = (Had::default(), Had::default());
+            let mut streams: Vec<(Admitted, Reserve)> = Vec::new();
+            for (gap, turn) in turns {
+                now += Duration::from_millis(gap);
+                let at = now.duration_since(start);
+                let refused = match turn {
+                    Turn::Call { prompt } => {
+                        let Ok(call) = limiter.admit(caller.clone(), call(), now) else { continue };
+                        match call.reserve(prompt, now) {
+                            Ok(mut reserve) => {
+                                reserve.spend_input(now);
+                                input.0.push((at, prompt));
+                                streams.push((call, reserve));
+                                None
+                            }
+                            Err(refusal) => Some((refusal, prompt)),
+                        }
+                    }
+                    Turn::Tokens { of, tokens } => {
+                        let Some((_, reserve)) = streams.get_mut(of) else { continue };
+                        let mut taken = (0..tokens).map(|_| reserve.take_token(now));
+                        let had = taken.by_ref().take_while(Result::is_ok).count();
+                        output.0.push((at, u32::try_from(had).unwrap()));
+                        let refused = (had < tokens as usize).then(|| reserve.take_token(now));
+                        refused.map(|refused| (refused.unwrap_err(), 0))
+                    }
+                    Turn::FromAfar { of, tokens } => {
+                        let Some((call, _)) = streams.get(of) else { continue };
+                        let is_had = call.charge_from_afar(usage(0, 0, tokens), now).is_ok();
+                        if is_had {
+                            output.0.push((at, tokens));
+                        }
+                        prop_assert!(is_had || call.left(now).output_tokens == 0);
+                        None
+                    }
+                    Turn::Unread { of, tokens } => {
+                        if let Some((call, _)) = streams.get(of) {
+                            call.charge_unread(tokens, now);
+                        }
+                        None
+                    }
+                    Turn::End { of } => {
+                        if of < streams.len() {
+                            streams.swap_remove(of);
+                        }
+                        None
+                    }
+                };
+                if let Some((Refusal::TooManyTokens { retry_after_ms, .. }, prompt)) = refused {
+                    let probe = limiter.clone().lock().of[caller.tenant()].clone();
+                    let has = |ms: u64| {
+                        let mut probe = probe.clone();
+                        let at = now + Duration::from_millis(ms);
+                        probe.refill(at);
+                        probe.check_for(prompt, 1, at).is_ok()
+                    };
+                    prop_assert!(has(retry_after_ms) && !has(retry_after_ms.saturating_sub(2)));
+                }
+                // A debt would be a wait beyond that for one token.
+                if let Err(refusal) = limiter.lock().of.get_mut(caller.tenant()).map_or(Ok(()), |it| {
+                    it.refill(now);
+                    it.check_for(0, 1, now)
+                }) {
+                    prop_assert!(refusal.retry_after_ms() <= Some(600), "{refusal:?}");
+                }
+            }
+            prop_assert!(input.keeps_to(1000.0) && output.keeps_to(100.0));
+            streams.clear();
+            let later = limiter.quota(&caller, now + Duration::from_mins(1));
+            prop_assert_eq!((later.input_tokens, later.output_tokens), (1000, 100));
+        }
+
+        /// However many streams hold a token that was set aside: giving those back hands out nothing.
+        #[test]
+        fn reserves_come_back_whole(
+            prompts in prop::collection::vec((1_u32..500, 0_u32..3, any::<bool>()), 1..4),
+        ) {
+            let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+            let (mut spent, mut held) = (Usage::default(), Vec::new());
+            for (prompt, tokens, is_begun) in prompts {
+                let call = limiter.admit(caller.clone(), call(), now).unwrap();
+                let Ok(mut reserve) = call.reserve(prompt, now) else { continue };
+                if is_begun {
+                    reserve.spend_input(now);
+                    spent.prompt_tokens += prompt;
+                }
+                for _ in 0..tokens {
+                    reserve.take_token(now).unwrap();
+                    spent.completion_tokens += 1;
+                }
+                held.push((call, reserve));
+            }
+            drop(held);
+            let quota = limiter.quota(&caller, now);
+            let left = (1000 - spent.prompt_tokens, 100 - spent.completion_tokens);
+            prop_assert_eq!((quota.input_tokens, quota.output_tokens), left);
+        }
+    }
+
     /// A call of the tenant `acme` that a peer hands on with so many tokens left.
     fn lent(input_tokens: u32, output_tokens: u32, now: Instant) -> Admitted {
         let tenant = Arc::new(caller(|_| ()).rights().clone());
-        let roster = Roster::new([tenant.clone()]);
+        lend(handed_on(tenant), call(), Left { input_tokens, output_tokens, per_minute: None }, now)
+    }
+
+    fn handed_on(tenant: Arc<DesiredTenant>) -> HandedOn {
+        let name = tenant.name.clone();
         let peer = auth::VerifiedPeer::vouch("n1");
-        let handed_on = auth::from_peer(&roster, &peer, &tenant.name, "k", 0).unwrap();
-        lend(handed_on, call(), Left { input_tokens, output_tokens }, now)
+        auth::from_peer(&Roster::new([tenant]), &peer, &name, "k", 0).unwrap()
     }
 
     #[test]
@@ -533,7 +845,7 @@ mod tests {
         lent.check(now).unwrap();
         lent.charge(Usage { prompt_tokens: 25, cached_tokens: 0, completion_tokens: 3 }, now);
         assert!(matches!(lent.check(now), Err(Refusal::TooManyTokens { per_minute: 1000, .. })));
-        lent.refund(10, now);
+        lent.refund(10);
         lent.check(now).unwrap();
         let expected = Usage { prompt_tokens: 25, cached_tokens: 10, completion_tokens: 3 };
         assert_eq!(*spent.borrow(), expected);
@@ -542,41 +854,59 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_run_elsewhere_begin_nothing_while_their_tenant_is_in_debt() {
+    fn a_call_elsewhere_gets_no_prompt_that_its_door_has_no_tokens_for() {
         let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
         let one = limiter.admit(caller.clone(), call(), now).unwrap();
         let other = limiter.admit(caller.clone(), call(), now).unwrap();
-        one.charge_from_afar(usage(10, 0, 0), now).unwrap();
-        other.charge_from_afar(usage(10, 0, 0), now).unwrap();
-        // What has begun goes on, as it does here.
-        one.charge_from_afar(usage(0, 0, 90), now).unwrap();
-        other.charge_from_afar(usage(0, 0, 90), now).unwrap();
-        let refusal = one.charge_from_afar(usage(10, 0, 0), now).unwrap_err();
-        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 48_600 });
-        let left = limiter.quota(&caller, now);
-        assert_eq!((left.input_tokens, left.output_tokens), (970, 0), "it is paid for");
-        one.charge_from_afar(usage(10, 0, 0), now + Duration::from_mins(1)).unwrap();
+        one.charge_from_afar(usage(900, 0, 0), now).unwrap();
+        // A tenth of a minute is missing of three.
+        let refusal = other.charge_from_afar(usage(150, 0, 0), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 1000, retry_after_ms: 3000 });
+        assert_eq!(limiter.quota(&caller, now).input_tokens, 100, "it is not charged");
+        assert_eq!(other.spent().borrow().prompt_tokens, 150, "and was in work all the same");
+        other.charge_from_afar(usage(150, 0, 0), now + Duration::from_secs(3)).unwrap();
     }
 
     #[test]
-    fn calls_that_were_admitted_together_and_run_elsewhere_all_get_what_they_pay_for() {
+    fn calls_elsewhere_get_together_what_their_door_has_and_no_token_more() {
         let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
-        let burst: Vec<_> =
-            (0..3).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
-        for admitted in &burst {
-            admitted.charge_from_afar(usage(900, 0, 60), now).unwrap();
-        }
-        for admitted in &burst {
-            admitted.charge_from_afar(usage(1, 0, 0), now).unwrap_err();
-        }
-        assert!(limiter.admit(caller, call(), now).is_err(), "the debt is the tenant's");
+        let one = limiter.admit(caller.clone(), call(), now).unwrap();
+        let other = limiter.admit(caller.clone(), call(), now).unwrap();
+        one.charge_from_afar(usage(10, 0, 60), now).unwrap();
+        other.charge_from_afar(usage(10, 0, 37), now).unwrap();
+        let refusal = one.charge_from_afar(usage(0, 0, 4), now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 600 });
+        assert_eq!(limiter.quota(&caller, now).output_tokens, 0, "what nobody got is paid for");
+        other.charge_from_afar(usage(0, 0, 1), now).unwrap_err();
+        other.charge_from_afar(usage(1, 0, 0), now).unwrap_err();
+        other.charge_from_afar(usage(0, 0, 1), now + Duration::from_millis(600)).unwrap();
+        assert_eq!(one.spent().borrow().completion_tokens, 64);
+    }
+
+    #[test]
+    fn a_lent_call_waits_as_its_door_earns() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        limiter.divide(slices(1, PARTS / 2), now);
+        let admitted = limiter.admit(caller.clone(), call(), now).unwrap();
+        admitted.charge(usage(400, 0, 50), now);
+        let left = admitted.left(now);
+        let per_minute = PerMinute { input_tokens: 500, output_tokens: 50 };
+        let expected = Left { input_tokens: 100, output_tokens: 0, per_minute: Some(per_minute) };
+        assert_eq!(left, expected);
+        let lent = lend(handed_on(Arc::new(caller.rights().clone())), call(), left, now);
+        let refusal = lent.reserve(200, now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 500, retry_after_ms: 12_000 });
+        let mut reserve = lent.reserve(100, now).unwrap();
+        reserve.take_token(now).unwrap();
+        let refusal = reserve.take_token(now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 50, retry_after_ms: 1200 });
     }
 
     #[test]
     fn a_lent_call_has_no_more_than_its_own_tenants_allowance() {
         let now = Instant::now();
         let left = lent(u32::MAX, u32::MAX, now).left(now);
-        assert_eq!(left, Left { input_tokens: 1000, output_tokens: 100 });
+        assert_eq!((left.input_tokens, left.output_tokens), (1000, 100));
     }
 
     #[test]
@@ -604,8 +934,8 @@ mod tests {
         let admitted = limiter.admit(caller(|_| ()), call(), now).unwrap();
         let before = admitted.left(now);
         admitted.charge(usage(30, 0, 5), now);
-        admitted.refund(10, now);
-        admitted.take_back(usage(30, 10, 5), now);
+        admitted.refund(10);
+        admitted.take_back(usage(30, 10, 5));
         assert_eq!(admitted.left(now), before);
         assert_eq!(*admitted.spent().borrow(), Usage::default());
     }

@@ -53,6 +53,12 @@ pub enum Refusal {
     TooManyCalls { calls_max: u32 },
     #[error("the prompt has {tokens} tokens and the context holds {tokens_max}")]
     TooLong { tokens: usize, tokens_max: usize },
+    /// No minute has so many: waiting does not help.
+    #[error(
+        "{tokens} tokens at once and limits.inputTokensPerMinute is {per_minute}; a prompt is \
+         computed whole or not at all"
+    )]
+    TooLongForLimit { tokens: u32, per_minute: u32 },
     /// Of the texts of a call, number `at` from 0 on.
     #[error("text {at} has {tokens} tokens and {tokens_max} are the most; none is cut")]
     TextTooLong { at: usize, tokens: usize, tokens_max: usize },
@@ -111,7 +117,9 @@ impl Refusal {
             Self::TooManyRequests { .. } => "too_many_requests",
             Self::TooManyTokens { .. } => "too_many_tokens",
             Self::TooManyCalls { .. } => "too_many_calls",
-            Self::TooLong { .. } | Self::TextTooLong { .. } => "too_long",
+            Self::TooLong { .. } | Self::TooLongForLimit { .. } | Self::TextTooLong { .. } => {
+                "too_long"
+            }
             Self::Unsupported(_) => "unsupported",
             Self::ModelNotReady { .. } => "model_not_ready",
             Self::ProgramNotReady { .. } => "program_not_ready",

@@ -372,7 +372,12 @@ impl Engine for EngineHandle {
         self.embeds
     }
 
-    fn embed(&self, caller: &Caller, batch: TextBatch) -> Result<TakenTexts, EmbedError> {
+    fn embed(
+        &self,
+        caller: &Caller,
+        batch: TextBatch,
+        allow: &mut dyn FnMut(u32) -> Result<(), Refusal>,
+    ) -> Result<TakenTexts, EmbedError> {
         let info = self.embeds.ok_or_else(|| EmbedError::NoPooling {
             model: self.info.model.clone(),
             abilities: self.abilities(),
@@ -387,6 +392,8 @@ impl Engine for EngineHandle {
             tokenizer: &self.tokenizer,
         };
         let read = reader.read(&batch)?;
+        let tokens = u32::try_from(read.tokens).unwrap_or(u32::MAX);
+        allow(tokens).map_err(EmbedError::Refused)?;
         let figures = self.board.enter(caller.tenant(), &self.info.model);
         let figures = figures.map_err(EmbedError::Refused)?;
         let deadline = batch.deadline.map(|until| deadline(until, at));
@@ -397,7 +404,6 @@ impl Engine for EngineHandle {
             at,
         );
         let tenant = (caller.tenant().clone(), terms(rights));
-        let tokens = u32::try_from(read.tokens).unwrap_or(u32::MAX);
         let call = TextCall::new(self.number().0, tenant, read.texts, deadline);
         let command = Command::Embed(Box::new((call, embedding)));
         self.send(caller, command).map_err(EmbedError::Refused)?;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -13,7 +13,7 @@ use realm_core::{
     desired::ProgramLimits,
     engine::Usage,
     hook::Overruns,
-    limit::Admitted,
+    limit::{Admitted, Reserve},
     refusal::{ProgramLimit, Refusal},
 };
 use wasmtime::ResourceLimiter;
@@ -40,23 +40,57 @@ impl TokenMeter {
         &self.admitted
     }
 
-    pub(crate) fn spend(&self, usage: Usage) {
-        self.admitted.charge(usage, Instant::now());
-        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A prompt, or texts, for which tokens were set aside is in work.
+    pub(crate) fn spend_input(&self, reserve: &mut Reserve, prompt_tokens: u32) {
+        reserve.spend_input(Instant::now());
+        self.add(Usage { prompt_tokens, ..Usage::default() });
+    }
+
+    /// Takes a token of an answer for the program, or says why it is not to have it.
+    pub(crate) fn take_token(&self, reserve: &mut Reserve) -> Result<(), Refusal> {
+        reserve.take_token(Instant::now())?;
+        self.add(Usage { completion_tokens: 1, ..Usage::default() });
+        Ok(())
+    }
+
+    /// Pays for tokens that were made and that the program did not take. Where a hook has had them
+    /// they are paid for whatever is left.
+    pub(crate) fn spend_unread(&self, completion_tokens: u32, is_had: bool) {
+        let usage = Usage { completion_tokens, ..Usage::default() };
+        if is_had {
+            self.admitted.charge(usage, Instant::now());
+        } else {
+            self.admitted.charge_unread(completion_tokens, Instant::now());
+        }
+        self.add(usage);
+    }
+
+    /// Takes note that a prompt which was paid for was partly cached.
+    pub(crate) fn found_cached(&self, tokens: u32) {
+        self.admitted.refund(tokens);
+        self.add(Usage { cached_tokens: tokens, ..Usage::default() });
+    }
+
+    /// Takes note that nothing of a prompt which was paid for has been computed.
+    pub(crate) fn not_begun(&self, prompt_tokens: u32) {
+        self.admitted.give_back(prompt_tokens);
+        let mut total = self.lock();
+        total.prompt_tokens = total.prompt_tokens.saturating_sub(prompt_tokens);
+    }
+
+    fn add(&self, usage: Usage) {
+        let mut total = self.lock();
         total.prompt_tokens = total.prompt_tokens.saturating_add(usage.prompt_tokens);
         total.cached_tokens = total.cached_tokens.saturating_add(usage.cached_tokens);
         total.completion_tokens = total.completion_tokens.saturating_add(usage.completion_tokens);
     }
 
-    /// Takes note that a prompt which was paid for was partly cached.
-    pub(crate) fn found_cached(&self, tokens: u32) {
-        self.admitted.refund(tokens, Instant::now());
-        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
-        total.cached_tokens = total.cached_tokens.saturating_add(tokens);
+    fn lock(&self) -> MutexGuard<'_, Usage> {
+        self.total.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn total(&self) -> Usage {
-        *self.total.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.lock()
     }
 }
 

@@ -84,6 +84,10 @@ pub(crate) fn tell(refusal: &Refusal) -> Told {
             tokens: u64::try_from(*tokens).unwrap_or(u64::MAX),
             tokens_max: u64::try_from(*tokens_max).unwrap_or(u64::MAX),
         }),
+        Refusal::TooLongForLimit { tokens, per_minute } => Told::TooLong(TokenLimit {
+            tokens: u64::from(*tokens),
+            tokens_max: u64::from(*per_minute),
+        }),
         Refusal::ModelNotReady { reason, .. } => Told::ModelNotReady(reason.clone()),
         Refusal::Busy { retry_after_ms } => Told::Busy(*retry_after_ms),
         Refusal::Unauthenticated

@@ -21,7 +21,8 @@ pub(super) struct Bill {
 }
 
 impl Bill {
-    /// Charges what the node has spent since the last time, and says whether the call may go on.
+    /// Charges what the node has spent since the last time, and says whether the client may have
+    /// what came of it, and the call may go on.
     /// A node that tells of less than before has taken nothing back: what it made was made.
     pub(super) fn pay(
         &mut self,
@@ -30,15 +31,18 @@ impl Bill {
         now: Instant,
     ) -> Result<(), Refusal> {
         let more = less(spent, self.paid);
+        // What of a prompt was cached comes with it or later, and costs nothing either way.
         let Usage { prompt_tokens, cached_tokens, completion_tokens } = more;
-        let computed = Usage { prompt_tokens, cached_tokens: 0, completion_tokens };
+        let at_once = cached_tokens.min(prompt_tokens);
+        let computed = Usage { prompt_tokens, cached_tokens: at_once, completion_tokens };
         let may_go_on = if computed == Usage::default() {
             Ok(())
         } else {
             call.charge_from_afar(computed, now)
         };
-        if cached_tokens > 0 {
-            call.refund(cached_tokens, now);
+        let later = cached_tokens.saturating_sub(at_once);
+        if later > 0 {
+            call.refund(later);
         }
         self.paid = sum(self.paid, more);
         may_go_on
@@ -50,10 +54,10 @@ impl Bill {
     }
 
     /// Somebody else is asked to do what was lost.
-    pub(super) fn move_on(&mut self, call: &Admitted, now: Instant) {
+    pub(super) fn move_on(&mut self, call: &Admitted) {
         let lost = std::mem::take(&mut self.lost);
         if lost != Usage::default() {
-            call.take_back(lost, now);
+            call.take_back(lost);
         }
     }
 
@@ -62,7 +66,7 @@ impl Bill {
     pub(super) fn settle(mut self, call: &Admitted, ended: &Result<Done, Refusal>, now: Instant) {
         let is_over = call.call().deadline.is_some_and(|deadline| deadline.is_over(now));
         if is_over || !matches!(ended, Err(Refusal::Cancelled)) {
-            self.move_on(call, now);
+            self.move_on(call);
         }
     }
 }

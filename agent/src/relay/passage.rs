@@ -117,7 +117,7 @@ impl Passage {
                 Step::Ended(ended) => break ended,
                 Step::Here => {
                     self.has_waited(OK);
-                    self.bill.move_on(&call, Instant::now());
+                    self.bill.move_on(&call);
                     let Self { door, sender, .. } = self;
                     return door.runtime.start_into(call, sender, end);
                 }
@@ -256,7 +256,7 @@ impl Passage {
         span.set(Key::ModelName, model.as_str());
         let scope = span.scope();
         // Before the node is told what the tenant has left.
-        self.bill.move_on(call, Instant::now());
+        self.bill.move_on(call);
         let taken = tokio::select! {
             () = self.sender.closed() => {
                 return self.ended(Outcome::Cancelled, Err(Refusal::Cancelled));
@@ -385,7 +385,7 @@ impl Passage {
             let went_on = match event {
                 // It is over, and whole.
                 Some(ReplyEvent::Done(done)) => return Answered::Ended(Ok(done)),
-                Some(ReplyEvent::Failed(refusal)) => Err(refusal),
+                Some(ReplyEvent::Failed(refusal)) => Err(here(call, refusal, now)),
                 Some(ReplyEvent::Chunk(chunk)) if may_go_on.is_ok() => {
                     has_begun = true;
                     deliver(&self.sender, chunk).await
@@ -396,6 +396,15 @@ impl Passage {
                 return Answered::Ended(Err(refusal));
             }
         }
+    }
+}
+
+/// How a refusal of a call's node is told here: of tokens this door knows better what is left, and
+/// when there is more.
+fn here(call: &Admitted, refusal: Refusal, now: Instant) -> Refusal {
+    match refusal {
+        Refusal::TooManyTokens { .. } => call.check(now).err().unwrap_or(refusal),
+        refusal => refusal,
     }
 }
 

@@ -3,13 +3,11 @@
 use std::time::Instant;
 
 use super::{
-    Left, Quota,
+    Left, PerMinute, Quota,
     bucket::{Allowance, Bucket, Meter},
-    computed,
 };
 use crate::{
     desired::{Limits, LimitsMode},
-    engine::Usage,
     refusal::Refusal,
     slices::{Each, Use, part_of, parts_of},
 };
@@ -81,7 +79,7 @@ pub struct Shadowed {
     pub tokens: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Account {
     allowances: Allowances,
     requests: Bucket,
@@ -122,14 +120,34 @@ impl Account {
     }
 
     /// That of one call which another door pays for.
-    pub(super) fn lent(allowances: Allowances, left: Left, now: Instant) -> Self {
+    ///
+    /// What the other door has beyond whole tokens is not told: of its answer a call may have one
+    /// more here, so that it is the other door which ends it and says how long to wait.
+    pub(super) fn lent(mut allowances: Allowances, left: Left, now: Instant) -> Self {
+        let Left { input_tokens, output_tokens, per_minute } = left;
+        if let Some(PerMinute { input_tokens, output_tokens }) = per_minute {
+            allowances.input_tokens.part = input_tokens.min(allowances.input_tokens.whole);
+            allowances.output_tokens.part = output_tokens.min(allowances.output_tokens.whole);
+        }
         let fresh = Self::new(allowances, Opening::Full, Each::all(0), now);
         let bucket = |left: u32, allowance| Bucket::new(allowance, f64::from(left), now);
         Self {
-            input: bucket(left.input_tokens, allowances.input_tokens),
-            output: bucket(left.output_tokens, allowances.output_tokens),
+            input: bucket(input_tokens, allowances.input_tokens),
+            output: bucket(output_tokens.saturating_add(1), allowances.output_tokens),
             calls: 1,
             ..fresh
+        }
+    }
+
+    /// What a call may spend of this account elsewhere.
+    pub(super) fn left(&self) -> Left {
+        Left {
+            input_tokens: self.input.whole(),
+            output_tokens: self.output.whole(),
+            per_minute: Some(PerMinute {
+                input_tokens: self.input.per_minute(),
+                output_tokens: self.output.per_minute(),
+            }),
         }
     }
 
@@ -177,14 +195,15 @@ impl Account {
         Err(Refusal::TooManyCalls { calls_max })
     }
 
-    /// Takes one request, if what the tenant may spend in a minute allows it another call.
-    pub(super) fn take_request(&mut self, mode: LimitsMode, now: Instant) -> Result<(), Refusal> {
+    /// Takes one request, if what the tenant may spend in a minute allows it another call. In
+    /// shadow it does; whether tokens would have refused it is what comes back.
+    pub(super) fn take_request(&mut self, mode: LimitsMode, now: Instant) -> Result<bool, Refusal> {
         let is_beyond_tokens = self.check_tokens(now);
         let is_beyond_requests = self.check_requests(now);
         if mode == LimitsMode::Enforce {
             is_beyond_tokens.and(is_beyond_requests)?;
             self.spend_request(mode, now);
-            return Ok(());
+            return Ok(false);
         }
         self.shadowed.tokens += u64::from(is_beyond_tokens.is_err());
         match is_beyond_requests {
@@ -192,7 +211,7 @@ impl Account {
             // It would have been refused, and a refused call takes nothing.
             Err(_) => self.shadowed.requests += 1,
         }
-        Ok(())
+        Ok(is_beyond_tokens.is_err())
     }
 
     fn spend_request(&mut self, mode: LimitsMode, now: Instant) {
@@ -201,26 +220,42 @@ impl Account {
     }
 
     fn check_requests(&mut self, now: Instant) -> Result<(), Refusal> {
-        if self.requests.level >= 1.0 {
+        if self.requests.has(1) {
             return Ok(());
         }
         self.refuses.requests.add(1, now);
         Err(Refusal::TooManyRequests {
             per_minute: self.requests.per_minute(),
-            retry_after_ms: self.requests.wait_ms(1.0),
+            retry_after_ms: self.requests.wait_ms(1),
         })
     }
 
-    /// Whether tokens may be spent: not while a bucket of them is empty or in debt. Who is told to
-    /// come again is told when neither is.
+    /// Whether tokens may be spent: not while a bucket of them is empty.
     pub(super) fn check_tokens(&mut self, now: Instant) -> Result<(), Refusal> {
+        self.check_for(1, 1, now)
+    }
+
+    /// Whether there are so many tokens of each kind. Who is told to come again is told when there
+    /// are of both.
+    pub(super) fn check_for(
+        &mut self,
+        input: u32,
+        output: u32,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if !self.input.may_hold(input) {
+            return Err(Refusal::TooLongForLimit {
+                tokens: input,
+                per_minute: self.input.whole_per_minute(),
+            });
+        }
         let Each { input_tokens, output_tokens, .. } = &mut self.refuses;
-        let buckets = [(&self.input, input_tokens), (&self.output, output_tokens)];
+        let needs = [(&self.input, input, input_tokens), (&self.output, output, output_tokens)];
         let mut longest: Option<(u64, u32)> = None;
-        for (bucket, refuses) in buckets {
-            if bucket.level < 1.0 {
+        for (bucket, needed, refuses) in needs {
+            if !bucket.has(needed) {
                 refuses.add(1, now);
-                longest = longest.max(Some((bucket.wait_ms(1.0), bucket.per_minute())));
+                longest = longest.max(Some((bucket.wait_ms(needed), bucket.per_minute())));
             }
         }
         match longest {
@@ -231,18 +266,49 @@ impl Account {
         }
     }
 
-    pub(super) fn charge(&mut self, usage: Usage, mode: LimitsMode, now: Instant) {
+    /// Sets tokens aside, which are neither spent nor there for anybody else.
+    pub(super) fn set_aside(&mut self, input: u32, output: u32, mode: LimitsMode) {
+        self.input.set_aside(input, mode);
+        self.output.set_aside(output, mode);
+    }
+
+    /// Spends tokens that were set aside.
+    pub(super) fn spend_aside(&mut self, input: u32, output: u32, now: Instant) {
+        // While they were set aside there was no room for what time would have earned in their place.
         self.refill(now);
-        let (input, output) = (computed(usage), usage.completion_tokens);
+        self.input.spend_aside(input);
+        self.output.spend_aside(output);
+        self.count(input, output, now);
+    }
+
+    /// Puts back tokens that were set aside.
+    pub(super) fn put_back(&mut self, input: u32, output: u32) {
+        self.input.put_back(input);
+        self.output.put_back(output);
+    }
+
+    /// Charges tokens whatever is left.
+    pub(super) fn charge(&mut self, input: u32, output: u32, mode: LimitsMode, now: Instant) {
+        self.refill(now);
         self.input.take(input, mode);
         self.output.take(output, mode);
+        self.count(input, output, now);
+    }
+
+    fn count(&mut self, input: u32, output: u32, now: Instant) {
         self.spends.input_tokens.add(input, now);
         self.spends.output_tokens.add(output, now);
     }
 
-    /// Puts tokens back.
-    pub(super) fn pour(&mut self, input: u32, output: u32, now: Instant) {
+    /// Charges tokens that nobody got, as far as there are any: for them nobody waits.
+    pub(super) fn charge_some(&mut self, output: u32, now: Instant) {
         self.refill(now);
+        self.output.take_some(output);
+        self.count(0, output, now);
+    }
+
+    /// Puts tokens back. What time has earned meanwhile comes to the same before and after.
+    pub(super) fn pour(&mut self, input: u32, output: u32) {
         self.input.pour(input);
         self.output.pour(output);
     }

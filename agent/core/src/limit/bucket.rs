@@ -19,21 +19,28 @@ impl Allowance {
 }
 
 /// How long a refused call waits at a door that has no part of a limit: the operator looks at who
-/// has which every few seconds.
+/// has which every few seconds. So does one that needs more than the part ever holds.
 const NO_PART_WAIT: Duration = Duration::from_secs(5);
 
-/// A bucket that holds one minute's allowance and may go into debt by what a running call costs.
+/// What a level may lack of a whole unit and still be one: sums of what time earns are off by less
+/// in a year, and it is far less than anybody could spend.
+const ROUNDING: f64 = 1e-6;
+
+/// A bucket that holds one minute's allowance.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket {
     pub(super) level: f64,
     allowance: Allowance,
+    /// Taken out and not spent yet. It keeps its room, or the bucket would fill up behind it and
+    /// more than a bucket could be spent at once.
+    aside: u32,
     filled_at: Instant,
 }
 
 impl Bucket {
     /// A bucket with so much in it, at most what it holds.
     pub(super) fn new(allowance: Allowance, level: f64, now: Instant) -> Self {
-        Self { level: level.min(f64::from(allowance.part)), allowance, filled_at: now }
+        Self { level: level.min(f64::from(allowance.part)), allowance, aside: 0, filled_at: now }
     }
 
     pub(super) fn full(allowance: Allowance, now: Instant) -> Self {
@@ -44,8 +51,13 @@ impl Bucket {
     pub(super) fn refill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         let size = f64::from(self.allowance.part);
-        self.level = (self.level + elapsed * size / 60.0).min(size);
+        self.level = (self.level + elapsed * size / 60.0).min(self.room());
         self.filled_at = self.filled_at.max(now);
+    }
+
+    /// What there can be in it now.
+    fn room(&self) -> f64 {
+        f64::from(self.allowance.part.saturating_sub(self.aside))
     }
 
     /// Goes on with another allowance, after a [`Self::refill`] at the old one.
@@ -61,7 +73,7 @@ impl Bucket {
             self.level *= f64::from(allowance.whole) / f64::from(before.max(1));
         }
         self.allowance = allowance;
-        self.level = self.level.min(f64::from(allowance.part));
+        self.level = self.level.min(self.room());
     }
 
     /// Takes what was spent. In shadow a debt grows to one minute's allowance and no further: who
@@ -73,9 +85,41 @@ impl Bucket {
         }
     }
 
-    /// Puts back what was taken, as far as the bucket holds it.
+    /// Whether so much is there.
+    pub(super) fn has(&self, units: u32) -> bool {
+        self.level + ROUNDING >= f64::from(units)
+    }
+
+    /// Whether so much can ever be there, whichever part of the limit this door has.
+    pub(super) fn may_hold(&self, units: u32) -> bool {
+        units <= self.allowance.whole
+    }
+
+    /// Takes of what was spent as many whole units as are there, and so leaves no debt.
+    pub(super) fn take_some(&mut self, units: u32) {
+        self.level -= f64::from(units.min(self.whole()));
+    }
+
+    /// Takes something out that is not spent yet.
+    pub(super) fn set_aside(&mut self, units: u32, mode: LimitsMode) {
+        self.take(units, mode);
+        self.aside = self.aside.saturating_add(units);
+    }
+
+    /// Spends what was set aside.
+    pub(super) fn spend_aside(&mut self, units: u32) {
+        self.aside = self.aside.saturating_sub(units);
+    }
+
+    /// Puts back what was set aside.
+    pub(super) fn put_back(&mut self, units: u32) {
+        self.spend_aside(units);
+        self.pour(units);
+    }
+
+    /// Puts back what was spent, as far as the bucket holds it.
     pub(super) fn pour(&mut self, units: u32) {
-        self.level = (self.level + f64::from(units)).min(f64::from(self.allowance.part));
+        self.level = (self.level + f64::from(units)).min(self.room());
     }
 
     /// What is there, in whole units.
@@ -85,23 +129,32 @@ impl Bucket {
         reason = "a level is at most a u32 allowance and is clamped at zero"
     )]
     pub(super) fn whole(&self) -> u32 {
-        self.level.max(0.0) as u32
+        (self.level + ROUNDING).max(0.0) as u32
     }
 
     pub(super) const fn per_minute(&self) -> u32 {
         self.allowance.part
     }
 
-    /// How long until `needed` is there, by what this door may spend now.
-    pub(super) fn wait_ms(&self, needed: f64) -> u64 {
-        let wait = match self.allowance.part {
-            0 => NO_PART_WAIT,
-            part => {
-                let missing = (needed - self.level).max(0.0);
-                Duration::from_secs_f64(missing / (f64::from(part) / 60.0))
-            }
-        };
-        u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)
+    pub(super) const fn whole_per_minute(&self) -> u32 {
+        self.allowance.whole
+    }
+
+    /// How long until so much is there, by what this door may spend now. Whoever comes then finds
+    /// it, unless somebody else was faster.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a wait is at most a u32 allowance's minutes and at least nothing"
+    )]
+    pub(super) fn wait_ms(&self, needed: u32) -> u64 {
+        let part = self.allowance.part;
+        if part == 0 || needed > part {
+            return u64::try_from(NO_PART_WAIT.as_millis()).unwrap_or(u64::MAX);
+        }
+        let missing = (f64::from(needed) - self.level).max(0.0);
+        let wait = missing * 60_000.0 / f64::from(part);
+        (wait - ROUNDING).ceil().max(1.0) as u64
     }
 }
 

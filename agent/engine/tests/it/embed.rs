@@ -75,7 +75,7 @@ fn words(texts: &[&str]) -> TextBatch {
 }
 
 fn embed(engine: &EngineHandle, of: &str, batch: TextBatch) -> Result<Embedded, EmbedError> {
-    let TakenTexts { tokens, reply } = engine.embed(&caller(of), batch)?;
+    let TakenTexts { tokens, reply } = engine.embed(&caller(of), batch, &mut |_| Ok(()))?;
     let embedded = reply.blocking_recv().expect("a call says how it ends");
     let embedded = embedded.map_err(EmbedError::Refused)?;
     assert_eq!(tokens, embedded.tokens.iter().sum::<u32>(), "what is paid for is what was read");
@@ -190,9 +190,24 @@ fn a_text_longer_than_its_tenant_may_have_is_refused() {
     let mut tenant = tenant("narrow");
     tenant.limits.context_max = 5;
     let narrow = caller_of(tenant);
-    let error = engine.embed(&narrow, words(&["the sea is wide"])).unwrap_err();
+    let error = engine.embed(&narrow, words(&["the sea is wide"]), &mut |_| Ok(())).unwrap_err();
     assert_eq!(error, EmbedError::TooLong { at: 0, tokens: 6, tokens_max: 5 });
-    assert!(engine.embed(&narrow, words(&["the sea is"])).is_ok());
+    assert!(engine.embed(&narrow, words(&["the sea is"]), &mut |_| Ok(())).is_ok());
+}
+
+#[test]
+fn texts_that_their_caller_may_not_have_are_not_computed() {
+    let (engine, _folder) = bert();
+    let mut asked = Vec::new();
+    let error = engine.embed(&caller("a"), words(&["the sea is", "the"]), &mut |tokens| {
+        asked.push(tokens);
+        Err(Refusal::TooManyTokens { per_minute: 3, retry_after_ms: 7 })
+    });
+    let error = error.unwrap_err().refusal();
+    assert_eq!(error, Refusal::TooManyTokens { per_minute: 3, retry_after_ms: 7 });
+    assert_eq!(asked, [8]);
+    assert!(embed(&engine, "a", words(&["the"])).is_ok());
+    assert_eq!(engine.load().prompt_tokens_total, 3);
 }
 
 #[test]

@@ -39,7 +39,9 @@ impl Problem {
 
     /// The refusal of a call that was made in `form`, which names what was too long.
     pub(super) fn of_call(refusal: Refusal, form: Form) -> Self {
-        let param = matches!(refusal, Refusal::TooLong { .. }).then(|| form.input().to_owned());
+        let is_too_long =
+            matches!(refusal, Refusal::TooLong { .. } | Refusal::TooLongForLimit { .. });
+        let param = is_too_long.then(|| form.input().to_owned());
         let problem = Self::from(refusal);
         Self { param: param.or(problem.param), ..problem }
     }
@@ -138,7 +140,9 @@ impl From<Refusal> for Problem {
             Refusal::TooManyTokens { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "tokens", "rate_limit_exceeded", None)
             }
-            Refusal::TooLong { .. } | Refusal::TextTooLong { .. } => {
+            Refusal::TooLong { .. }
+            | Refusal::TooLongForLimit { .. }
+            | Refusal::TextTooLong { .. } => {
                 (StatusCode::BAD_REQUEST, INVALID, "context_length_exceeded", None)
             }
             Refusal::ModelNotReady { .. }

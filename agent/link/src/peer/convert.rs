@@ -12,7 +12,7 @@ use realm_core::{
     books::Way,
     call::{Call, CallId, Deadline, Resume},
     engine::{Finish, Logprobs, ScoredToken, Usage},
-    limit::{Admitted, Left},
+    limit::{Admitted, Left, PerMinute},
     name::{ModelName, PipelineName, TenantName},
     reply::{Chunk, ChunkBody, Done, Progress, ReplyEvent},
     tenants::FunctionInfo,
@@ -45,7 +45,6 @@ pub(super) struct Forwarded {
 }
 
 pub(super) fn request_to(call: &Admitted, model: &ModelName, now: Instant) -> proto::CallRequest {
-    let Left { input_tokens, output_tokens } = call.left(now);
     let caller = call.caller();
     // Its trace is in the metadata of the request.
     let Call { id, function, params, deadline, resumable, resume, way, trace: _ } = call.call();
@@ -56,7 +55,7 @@ pub(super) fn request_to(call: &Admitted, model: &ModelName, now: Instant) -> pr
         params: params.to_string(),
         deadline: deadline.map(|deadline| deadline_to(deadline, now)),
         model: model.as_str().to_owned(),
-        left: Some(proto::Tokens { input: input_tokens, output: output_tokens }),
+        left: Some(left_to(call.left(now))),
         resumable: *resumable,
         resume: resume.as_ref().map(resume_to),
         pipeline: match way {
@@ -85,7 +84,6 @@ pub(super) fn request_from(
     if function.is_empty() {
         return Err(ConvertError::Missing { field: "call.function" });
     }
-    let proto::Tokens { input, output } = required("call.left", left)?;
     let pipeline = (!pipeline.is_empty())
         .then(|| named("call.pipeline", &pipeline, PipelineName::parse))
         .transpose()?;
@@ -100,7 +98,7 @@ pub(super) fn request_from(
         caller: caller_from(caller)?,
         call,
         model: named("call.model", &model, ModelName::parse)?,
-        left: Left { input_tokens: input, output_tokens: output },
+        left: left_from(required("call.left", left)?),
     })
 }
 
@@ -111,6 +109,24 @@ pub(super) fn caller_to(caller: &Caller) -> proto::Caller {
 pub(super) fn caller_from(caller: Option<proto::Caller>) -> Result<CallerName, ConvertError> {
     let proto::Caller { tenant, key } = required("caller", caller)?;
     Ok(CallerName { tenant: named("caller.tenant", &tenant, TenantName::parse)?, key })
+}
+
+fn left_to(left: Left) -> proto::Tokens {
+    let Left { input_tokens, output_tokens, per_minute } = left;
+    let per_minute = per_minute.map(|PerMinute { input_tokens, output_tokens }| proto::PerMinute {
+        input: input_tokens,
+        output: output_tokens,
+    });
+    proto::Tokens { input: input_tokens, output: output_tokens, per_minute }
+}
+
+fn left_from(left: proto::Tokens) -> Left {
+    let proto::Tokens { input, output, per_minute } = left;
+    let per_minute = per_minute.map(|proto::PerMinute { input, output }| PerMinute {
+        input_tokens: input,
+        output_tokens: output,
+    });
+    Left { input_tokens: input, output_tokens: output, per_minute }
 }
 
 fn deadline_to(deadline: Deadline, now: Instant) -> proto::Deadline {

@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use realm_core::{
     constraint::{Constraint, SOURCE_BYTES_MAX},
     engine::{Finish, Usage},
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     echo::{self, Echo, Mood},
-    town::{Citizen, town},
+    town::{Citizen, town, until},
 };
 
 #[tokio::test]
@@ -30,22 +32,59 @@ async fn chat_streams_the_models_answer() {
     assert_eq!((done.finish, done.data, done.usage), (Finish::Stop, Value::Null, usage));
 }
 
-/// One token a minute: what a call has cost shows as the minutes until the next is let in.
 #[tokio::test]
 async fn prompt_and_answer_are_charged_and_cached_tokens_are_free() {
     let town = town().await;
     let engine = Echo::new("tests/charged", Mood::Echo);
-    for (name, input, output, minutes) in
-        [("charged-input", 1, 1000, 10), ("charged-output", 1000, 1, 12)]
-    {
-        let mut citizen = Citizen::new(name).with_model(&town.runtime, engine.clone());
-        citizen.tenant.limits.input_tokens_per_minute = input;
-        citizen.tenant.limits.output_tokens_per_minute = output;
-        let citizen = citizen.moves_into(&town.runtime, &town.built_in);
-        let params = json!({ "prompt": "twelve bytes" });
-        citizen.done(&town.runtime, "generate", &params).await.end.unwrap();
-        assert_eq!(citizen.minutes_in_debt(), minutes, "{name}");
-    }
+    let mut citizen = Citizen::new("charged").with_model(&town.runtime, engine.clone());
+    citizen.tenant.limits.input_tokens_per_minute = 30;
+    citizen.tenant.limits.output_tokens_per_minute = 30;
+    let citizen = citizen.moves_into(&town.runtime, &town.built_in);
+    let params = json!({ "prompt": "twelve bytes" });
+    citizen.done(&town.runtime, "generate", &params).await.end.unwrap();
+    // One in two seconds may have been earned since.
+    let left = citizen.quota();
+    assert!((20..=21).contains(&left.input_tokens), "twelve, of which two were cached: {left:?}");
+    assert!((18..=19).contains(&left.output_tokens), "{left:?}");
+}
+
+#[tokio::test]
+async fn an_answer_ends_with_what_its_tenant_may_have_and_a_typed_reason() {
+    let town = town().await;
+    let engine = Echo::new("tests/cut", Mood::Echo);
+    let mut citizen = Citizen::new("cut").with_model(&town.runtime, engine.clone());
+    citizen.tenant.limits.output_tokens_per_minute = 5;
+    let citizen = citizen.moves_into(&town.runtime, &town.built_in);
+    let params = json!({ "prompt": "twelve bytes" });
+    let told = citizen.done(&town.runtime, "generate", &params).await;
+    assert_eq!(told.text(), "twelv");
+    let refusal = told.end.unwrap_err();
+    let Refusal::TooManyTokens { per_minute: 5, retry_after_ms } = refusal else {
+        panic!("{refusal:?}")
+    };
+    assert!((10_000..=12_000).contains(&retry_after_ms), "a token in twelve seconds");
+    assert_eq!(citizen.quota().output_tokens, 0);
+    until(|| engine.running.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_more_than_its_tenant_may_have_reaches_no_engine() {
+    let town = town().await;
+    let engine = Echo::new("tests/heavy", Mood::Echo);
+    let mut citizen = Citizen::new("heavy").with_model(&town.runtime, engine.clone());
+    citizen.tenant.limits.input_tokens_per_minute = 20;
+    let citizen = citizen.moves_into(&town.runtime, &town.built_in);
+    let params = |bytes| json!({ "prompt": "x".repeat(bytes) });
+    let refusal = citizen.refused(&town.runtime, "generate", &params(21)).await;
+    assert_eq!(refusal, Refusal::TooLongForLimit { tokens: 21, per_minute: 20 });
+    citizen.done(&town.runtime, "generate", &params(14)).await.end.unwrap();
+    // Six are left, and two that were cached.
+    let refusal = citizen.refused(&town.runtime, "generate", &params(18)).await;
+    let Refusal::TooManyTokens { per_minute: 20, retry_after_ms } = refusal else {
+        panic!("{refusal:?}")
+    };
+    assert!((27_000..=30_000).contains(&retry_after_ms), "{retry_after_ms}");
+    assert_eq!(engine.asked.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -140,7 +140,12 @@ impl Engine for Echo {
         matches!(self.mood, Mood::Reads | Mood::Wide | Mood::Forgets).then_some(info)
     }
 
-    fn embed(&self, _caller: &Caller, batch: TextBatch) -> Result<TakenTexts, EmbedError> {
+    fn embed(
+        &self,
+        _caller: &Caller,
+        batch: TextBatch,
+        allow: &mut dyn FnMut(u32) -> Result<(), Refusal>,
+    ) -> Result<TakenTexts, EmbedError> {
         self.texts.lock().unwrap().push(batch.clone());
         let ids = |text: &Text| match text {
             Text::Words(words) => words.bytes().map(u32::from).collect(),
@@ -154,6 +159,7 @@ impl Engine for Echo {
         }
         let (sender, reply) = oneshot::channel();
         let all = tokens.iter().sum();
+        allow(all).map_err(EmbedError::Refused)?;
         let wide = if self.mood == Mood::Wide { 748 } else { 0 };
         let vector = |text: &Vec<u32>| {
             let first = text.first().copied().unwrap_or(0);

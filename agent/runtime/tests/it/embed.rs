@@ -82,18 +82,17 @@ async fn what_makes_no_sense_is_refused_by_name() {
     }
 }
 
-/// One token a minute: what a call has cost shows as the minutes until the next is let in.
 #[tokio::test]
-async fn texts_are_charged_as_prompts_are_and_begun_by_nobody_in_debt() {
+async fn texts_are_charged_as_prompts_are_and_begun_by_nobody_who_has_no_tokens_left() {
     let town = town().await;
     let engine = Echo::new("tests/embed-charged", Mood::Reads);
     let mut citizen = Citizen::new("embed-charged").with_model(&town.runtime, engine.clone());
-    citizen.tenant.limits.input_tokens_per_minute = 1;
+    citizen.tenant.limits.input_tokens_per_minute = 8;
     let citizen = citizen.moves_into(&town.runtime, &town.built_in);
     let beside = citizen.admit("embed", &json!({ "text": "later" })).unwrap();
     let params = json!({ "texts": ["six by", "te"] });
     citizen.done(&town.runtime, "embed", &params).await.end.unwrap();
-    assert_eq!(citizen.minutes_in_debt(), 8);
+    assert_eq!(citizen.quota().input_tokens, 0);
     let refusal = read(town.runtime.start(beside)).await.end.unwrap_err();
     assert!(matches!(refusal, Refusal::TooManyTokens { .. }), "{refusal:?}");
     assert_eq!(engine.texts.lock().unwrap().len(), 1, "it was not begun");

@@ -65,7 +65,7 @@ impl Held {
 
 #[tokio::test]
 async fn a_client_that_goes_away_cancels_the_generation_and_frees_its_place() {
-    let held = Held::new("goes-away", 1, 1).await;
+    let held = Held::new("goes-away", 1, 20).await;
     let reply = held.begin().await;
     assert_eq!(held.engine.running.load(Ordering::SeqCst), 1);
     drop(reply);
@@ -75,7 +75,8 @@ async fn a_client_that_goes_away_cancels_the_generation_and_frees_its_place() {
         matches!(call, Err(Refusal::TooManyCalls { .. }))
     };
     until(|| !place_is_taken()).await;
-    assert_eq!(held.citizen.minutes_in_debt(), 12, "the prompt is paid for");
+    let left = held.citizen.quota().input_tokens;
+    assert!((8..=9).contains(&left), "the prompt of twelve is paid for: {left}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use realm_core::{
         ProgramLimits,
     },
     engine::{Engine, Logprobs},
-    limit::{Admitted, Limiter},
+    limit::{Admitted, Limiter, Quota},
     name::{ModelName, TenantName},
     refusal::Refusal,
     reply::{ChunkBody, Done, Progress, Reply, ReplyEvent},
@@ -139,14 +139,8 @@ impl Citizen {
         self.limiter.admit(self.caller(), call, Instant::now())
     }
 
-    /// Minutes until a call is let in, where the tenant earns one token a minute.
-    pub(crate) fn minutes_in_debt(&self) -> u64 {
-        match self.admit("chat", &Value::Null) {
-            Err(Refusal::TooManyTokens { per_minute: 1, retry_after_ms }) => {
-                retry_after_ms.div_ceil(60_000)
-            }
-            other => panic!("not in debt: {other:?}"),
-        }
+    pub(crate) fn quota(&self) -> Quota {
+        self.limiter.quota(&self.caller(), Instant::now())
     }
 
     pub(crate) fn call(&self, runtime: &Runtime, function: &str, params: &Value) -> Reply {

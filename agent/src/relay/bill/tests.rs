@@ -8,7 +8,7 @@ use realm_core::{
     call::{Call, CallId, Deadline},
     desired::ApiKey,
     engine::Finish,
-    limit::{Left, Limiter},
+    limit::{Left, Limiter, PerMinute},
 };
 use serde_json::Value;
 
@@ -45,7 +45,9 @@ fn done() -> Done {
 
 /// What is left in an account that has paid so much.
 fn left_after(paid: Usage) -> Left {
+    let per_minute = Some(PerMinute { input_tokens: TOKENS, output_tokens: TOKENS });
     Left {
+        per_minute,
         input_tokens: TOKENS - (paid.prompt_tokens - paid.cached_tokens),
         output_tokens: TOKENS - paid.completion_tokens,
     }
@@ -99,7 +101,7 @@ proptest! {
                     (lost, at_node, is_there) = (sum(lost, at_node), Usage::default(), false);
                 }
                 Event::Asked if !is_there => {
-                    bill.move_on(&call, now);
+                    bill.move_on(&call);
                     (lost, is_there) = (Usage::default(), true);
                 }
                 Event::Told(_) | Event::Lost | Event::Asked => {}
@@ -122,7 +124,7 @@ fn a_call_whose_node_is_lost_pays_only_the_node_that_does_it_again() {
     bill.pay(&call, usage(50, 20, 3), now).unwrap();
     bill.lose();
     assert_eq!(call.left(now), left_after(usage(50, 20, 3)), "nobody has been asked yet");
-    bill.move_on(&call, now);
+    bill.move_on(&call);
     assert_eq!(call.left(now), left_after(Usage::default()));
     bill.pay(&call, usage(50, 0, 0), now).unwrap();
     bill.pay(&call, usage(50, 0, 9), now).unwrap();
@@ -153,14 +155,25 @@ fn a_node_that_tells_of_less_than_before_is_paid_for_nothing_twice() {
 }
 
 #[test]
-fn lost_work_is_no_first_prompt_that_was_paid_already() {
+fn work_that_is_done_again_is_paid_for_as_any_is() {
     let now = Instant::now();
     let (call, mut bill) = (admitted(now), Bill::default());
     bill.pay(&call, usage(50, 0, 0), now).unwrap();
     bill.lose();
-    bill.move_on(&call, now);
-    // The tenant's other calls have it in debt meanwhile.
-    call.charge(usage(0, 0, TOKENS + 1), now);
-    bill.pay(&call, usage(50, 0, 0), now).unwrap();
-    bill.pay(&call, usage(90, 0, 0), now).unwrap_err();
+    bill.move_on(&call);
+    // The tenant's other calls have spent everything meanwhile.
+    call.charge(usage(0, 0, TOKENS), now);
+    bill.pay(&call, usage(50, 0, 0), now).unwrap_err();
+    assert_eq!(call.left(now), left_after(usage(0, 0, TOKENS)));
+}
+
+#[test]
+fn what_of_a_prompt_was_cached_needs_no_tokens_whenever_that_is_told() {
+    let now = Instant::now();
+    let (call, mut bill) = (admitted(now), Bill::default());
+    call.charge(usage(TOKENS - 60, 0, 0), now);
+    bill.pay(&call, usage(70, 20, 0), now).unwrap();
+    assert_eq!(call.left(now).input_tokens, 10);
+    bill.pay(&call, usage(70, 40, 0), now).unwrap();
+    assert_eq!(call.left(now).input_tokens, 30);
 }

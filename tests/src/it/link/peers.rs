@@ -294,6 +294,28 @@ async fn a_call_elsewhere_begins_nothing_more_while_its_tenant_is_in_debt_at_its
 }
 
 #[tokio::test]
+async fn calls_elsewhere_bring_together_no_token_more_than_their_door_has() {
+    const LETTERS: usize = 400;
+    let world = World::start().await;
+    let host = Host::start(&world, "n1").await;
+    let door = Door::start(&world, &[&host.peer]).await;
+    let began = Instant::now();
+    let other = door.admit("other");
+    other.charge(Usage { completion_tokens: 9_990, ..Usage::default() }, began);
+    let calls = [(); 3].map(|()| read(door.relay.start(door.admit_letters(LETTERS))));
+    let ended = futures_util::future::join_all(calls).await;
+    let came: usize = ended.iter().map(|(text, _)| text.len()).sum();
+    let earned = began.elapsed().as_secs_f64() * 10_000.0 / 60.0;
+    assert!(came as f64 <= 10.0 + earned + 1.0, "{came} of 10 and {earned}");
+    for (_, end) in ended {
+        let is_cut = matches!(end, Err(Refusal::TooManyTokens { per_minute: 10_000, .. }));
+        assert!(is_cut || came >= LETTERS, "{end:?}");
+    }
+    let mut cancelled = host.script.cancelled.subscribe();
+    soon("the end of all", cancelled.wait_for(|count| *count == 3)).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_was_made_and_never_read_is_paid_for() {
     const LETTERS: usize = 600;
     let world = World::start().await;

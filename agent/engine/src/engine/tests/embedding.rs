@@ -19,7 +19,7 @@ fn batch(texts: &[&[u32]]) -> TextBatch {
 }
 
 pub(super) fn ask(engine: &EngineHandle, texts: &[&[u32]]) -> EmbeddedReply {
-    engine.embed(&caller("a"), batch(texts)).unwrap().reply
+    engine.embed(&caller("a"), batch(texts), &mut |_| Ok(())).unwrap().reply
 }
 
 pub(super) fn answer(reply: EmbeddedReply) -> Result<Embedded, Refusal> {
@@ -70,11 +70,11 @@ fn texts_whose_reply_is_gone_are_computed_no_further() {
 fn texts_whose_time_is_over_are_refused() {
     let (engine, _) = engine();
     let late = TextBatch { deadline: Some(Instant::now()), ..batch(&[&[1]]) };
-    let taken = engine.embed(&caller("a"), late).unwrap();
+    let taken = engine.embed(&caller("a"), late, &mut |_| Ok(())).unwrap();
     assert_eq!(answer(taken.reply), Err(Refusal::DeadlineExceeded { deadline_ms: 0 }));
     let roomy = Some(Instant::now() + Duration::from_mins(10));
     let early = TextBatch { deadline: roomy, ..batch(&[&[1]]) };
-    assert!(answer(engine.embed(&caller("a"), early).unwrap().reply).is_ok());
+    assert!(answer(engine.embed(&caller("a"), early, &mut |_| Ok(())).unwrap().reply).is_ok());
 }
 
 #[test]
@@ -94,9 +94,9 @@ fn a_tenant_may_not_fill_the_queue_with_calls() {
     let (engine, _) = gated(gate.clone());
     let closed = gate.lock().unwrap();
     let open: Vec<_> = (0..crate::load::RUNNING_MAX).map(|_| ask(&engine, &[&[1]])).collect();
-    let refused = engine.embed(&caller("a"), batch(&[&[1]]));
+    let refused = engine.embed(&caller("a"), batch(&[&[1]]), &mut |_| Ok(()));
     assert!(matches!(refused, Err(EmbedError::Refused(Refusal::Busy { .. }))), "{refused:?}");
-    let other = engine.embed(&caller("b"), batch(&[&[1]])).unwrap();
+    let other = engine.embed(&caller("b"), batch(&[&[1]]), &mut |_| Ok(())).unwrap();
     drop(closed);
     assert!(answer(other.reply).is_ok());
     for reply in open {
@@ -114,7 +114,7 @@ fn an_engine_that_drains_finishes_its_texts_and_takes_no_more() {
         thread::yield_now();
     }
     engine.drain();
-    let refused = engine.embed(&caller("a"), batch(&[&[1]])).unwrap_err();
+    let refused = engine.embed(&caller("a"), batch(&[&[1]]), &mut |_| Ok(())).unwrap_err();
     assert_eq!(refused, EmbedError::Refused(Refusal::Draining));
     drop(closed);
     assert_eq!(answer(reply).unwrap().vectors.len(), 3);
@@ -130,7 +130,7 @@ fn texts_of_an_engine_that_gave_up_or_panicked_are_refused() {
     assert_eq!(answer(ask(&panicked, &[&[LATE_PANIC]])), Err(Refusal::Internal));
     for engine in [failed, panicked] {
         assert!(engine.load().failed);
-        let refused = engine.embed(&caller("a"), batch(&[&[1]]));
+        let refused = engine.embed(&caller("a"), batch(&[&[1]]), &mut |_| Ok(()));
         assert!(matches!(refused, Err(EmbedError::Refused(Refusal::ModelNotReady { .. }))));
     }
 }

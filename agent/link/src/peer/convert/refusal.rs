@@ -31,6 +31,12 @@ pub(super) fn refusal_to(refusal: Refusal) -> proto::Refusal {
         Refusal::TextTooLong { at, tokens, tokens_max } => {
             too_long_to(Some(at), tokens, tokens_max)
         }
+        Refusal::TooLongForLimit { tokens, per_minute } => said::Refusal::TooLong(said::TooLong {
+            tokens: tokens.into(),
+            tokens_max: per_minute.into(),
+            text: None,
+            is_per_minute: true,
+        }),
         Refusal::Unsupported(what) => said::Refusal::Unsupported(what),
         Refusal::ModelNotReady { model, reason } => {
             said::Refusal::ModelNotReady(said::ModelNotReady { model, reason })
@@ -71,7 +77,14 @@ pub(super) fn refusal_from(refusal: proto::Refusal) -> Result<Refusal, ConvertEr
             Refusal::TooManyTokens { per_minute, retry_after_ms }
         }
         said::Refusal::TooManyCalls(calls_max) => Refusal::TooManyCalls { calls_max },
-        said::Refusal::TooLong(said::TooLong { tokens, tokens_max, text }) => {
+        said::Refusal::TooLong(said::TooLong {
+            tokens, tokens_max, is_per_minute: true, ..
+        }) => {
+            let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+            let per_minute = u32::try_from(tokens_max).unwrap_or(u32::MAX);
+            Refusal::TooLongForLimit { tokens, per_minute }
+        }
+        said::Refusal::TooLong(said::TooLong { tokens, tokens_max, text, .. }) => {
             let (tokens, tokens_max) = (narrow(tokens), narrow(tokens_max));
             match text.map(narrow) {
                 None => Refusal::TooLong { tokens, tokens_max },
@@ -103,6 +116,7 @@ fn too_long_to(text: Option<usize>, tokens: usize, tokens_max: usize) -> said::R
         tokens: wide(tokens),
         tokens_max: wide(tokens_max),
         text: text.map(wide),
+        is_per_minute: false,
     })
 }
 

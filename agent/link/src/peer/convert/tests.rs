@@ -7,7 +7,7 @@ use prost::Message as _;
 use realm_core::{
     auth::{self, Credential, Roster},
     desired::{ApiKey, DesiredTenant, Limits, LimitsMode, Priority, ProgramLimits},
-    limit::Limiter,
+    limit::{Limiter, PerMinute},
     refusal::{ProgramLimit, Refusal},
 };
 
@@ -47,7 +47,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         ProgramLimit::Output,
     ];
     let numbers = (any::<[u32; 2]>(), any::<[u64; 2]>());
-    (0..26_u8, ".{0,8}", ".{0,8}", numbers, select(limits)).prop_map(
+    (0..27_u8, ".{0,8}", ".{0,8}", numbers, select(limits)).prop_map(
         |(kind, text, other, ([small, _], [large, more]), limit)| {
             let (count, count_max) = (narrow_to_usize(large), narrow_to_usize(more));
             match kind {
@@ -80,6 +80,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
                     tokens_max: count_max,
                 },
                 24 => Refusal::Unsupported(text),
+                25 => Refusal::TooLongForLimit { tokens: small, per_minute: small },
                 _ => Refusal::Internal,
             }
         },
@@ -187,7 +188,8 @@ proptest! {
         let came = request_from(request, now).unwrap();
         prop_assert_eq!(came.caller.tenant.as_str(), "default/acme");
         prop_assert_eq!(came.caller.key.as_str(), "laptop");
-        prop_assert_eq!(came.left, Left { input_tokens: 70, output_tokens: 80 });
+        let per_minute = Some(PerMinute { input_tokens: 70, output_tokens: 80 });
+        prop_assert_eq!(came.left, Left { input_tokens: 70, output_tokens: 80, per_minute });
         prop_assert_eq!(came.model, model());
         prop_assert_eq!((came.call.id, came.call.function), (call.id, call.function));
         prop_assert_eq!(came.call.params, call.params);

@@ -7,7 +7,7 @@ use realm_core::{
     books::Way,
     call::Deadline,
     embed::{self, EmbedError, EmbeddedReply, TakenTexts, TextBatch},
-    engine::{Engine, Milestones, Usage},
+    engine::{Engine, Milestones},
     refusal::Refusal,
     trace::{self, CANCELLED, Key, OK, Open, SpanName},
 };
@@ -57,7 +57,8 @@ pub(super) fn abilities(abilities: embed::Abilities, context_max: u32) -> Abilit
 
 /// Texts that an engine computes. Dropping it cancels what is not computed yet.
 ///
-/// All of their tokens are paid for when the engine takes them, as those of a prompt are.
+/// All of their tokens are paid for when the engine takes them, as those of a prompt are. How many
+/// they are only the engine knows, which asks before it takes them.
 pub(super) struct Embedding {
     reply: EmbeddedReply,
     traced: Traced,
@@ -73,10 +74,20 @@ impl Embedding {
     ) -> Result<Self, Refusal> {
         tokens.admitted().check(Instant::now())?;
         let mut traced = Traced::begin(span, &mut batch);
-        let taken = engine.embed(tokens.admitted().caller(), batch).map_err(EmbedError::refusal);
+        let admitted = tokens.admitted();
+        let mut reserve = None;
+        let mut allow = |count| {
+            reserve = Some(admitted.reserve_texts(count, Instant::now())?);
+            Ok(())
+        };
+        let taken = engine.embed(admitted.caller(), batch, &mut allow);
+        let taken = taken.map_err(EmbedError::refusal);
         let TakenTexts { tokens: prompt_tokens, reply } =
             taken.inspect_err(|refusal| traced.end(refusal.code()))?;
-        tokens.spend(Usage { prompt_tokens, ..Usage::default() });
+        let Some(mut reserve) = reserve else {
+            return Err(internal("an engine took texts that it had not asked for"));
+        };
+        tokens.spend_input(&mut reserve, prompt_tokens);
         traced.tokens = prompt_tokens;
         Ok(Self { reply, traced })
     }

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use realm_core::{
     call::Resume,
-    engine::{self, Engine, Finish, TokenEvent, TokenStream, Usage},
+    engine::{self, Engine, Finish, Milestones, TokenEvent, TokenStream, Usage},
     hook::Hooked,
+    limit::Reserve,
     refusal::Refusal,
     trace::Open,
 };
@@ -28,14 +29,26 @@ const TOKENS_AT_ONCE_MAX: usize = 64;
 
 /// A generation. Dropping it cancels it.
 ///
-/// The prompt is paid for when the engine takes it, so that generations which a program runs side
-/// by side see each other's; what of it was cached is given back when the engine says so. Every
-/// token that the engine made is paid for however the generation ends and whether or not the
-/// program took it: a program that never reads would otherwise compute for nothing.
+/// Tokens for the prompt are set aside before the engine has it, and paid when it takes it, so that
+/// generations which a program runs side by side see each other's; what of it was cached is given
+/// back when the engine says so, and all of it where the engine never began.
+///
+/// A token is paid for before the program has it. Where the tenant has none left the generation ends
+/// with what had come, and the engine makes no more of it from its next step on. Tokens that the
+/// engine made and the program did not take are paid for as far as there are any: a program that
+/// never reads would otherwise compute for nothing, and one that is cut owes nothing.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Generation {
     stream: TokenStream,
     tokens: Arc<TokenMeter>,
+    reserve: Reserve,
+    /// Tokens of the prompt, resumed ones with them.
+    prompt_tokens: u32,
+    milestones: Arc<Milestones>,
+    /// Whether the engine has said anything of it.
+    has_begun: bool,
+    /// Whether a hook hears every token before the program does.
+    is_heard: bool,
     /// Tokens of the prompt that were cached, and have been given back.
     cached: u32,
     /// The last token that was resumed, whose text is what is left of theirs.
@@ -53,33 +66,49 @@ impl Generation {
         (mut generation, hooked): (engine::Generation, Option<(Hooked, Asked)>),
         span: Open,
     ) -> Result<Self, Refusal> {
-        tokens.admitted().check(Instant::now())?;
         let resumed = generation.resume.as_ref().map_or(&[][..], Resume::tokens);
         let last = resumed.last().copied().unwrap_or_default();
         // Tokens that are resumed are computed as a prompt is, and cost the same.
         let prompt_tokens = generation.prompt.len().saturating_add(resumed.len());
         let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
         let mut traced = Traced::begin(span, &mut generation);
+        let milestones = generation.milestones.get_or_insert_default().clone();
+        let reserve = tokens.admitted().reserve(prompt_tokens, Instant::now());
+        let reserve = reserve.inspect_err(|refusal| traced.end(refusal.code()))?;
         let caller = tokens.admitted().caller();
+        let is_heard = hooked.is_some();
         let stream = match hooked {
             None => engine.generate(caller, generation),
             Some((hooked, _asked)) => engine.generate_hooked(caller, generation, hooked),
         };
         let stream = stream.inspect_err(|refusal| traced.end(refusal.code()))?;
-        let mut started = Self::of(stream, tokens, prompt_tokens, traced);
-        started.resumed = last;
+        let mut started = Self::of(stream, tokens, (reserve, prompt_tokens), traced);
+        (started.resumed, started.milestones, started.is_heard) = (last, milestones, is_heard);
         Ok(started)
     }
 
     fn of(
         stream: TokenStream,
         tokens: Arc<TokenMeter>,
-        prompt_tokens: u32,
+        (mut reserve, prompt_tokens): (Reserve, u32),
         mut traced: Traced,
     ) -> Self {
-        tokens.spend(Usage { prompt_tokens, ..Usage::default() });
+        tokens.spend_input(&mut reserve, prompt_tokens);
         traced.paid(prompt_tokens);
-        Self { stream, tokens, cached: 0, resumed: 0, made: Vec::new(), end: None, traced }
+        Self {
+            stream,
+            tokens,
+            reserve,
+            prompt_tokens,
+            milestones: Arc::default(),
+            has_begun: false,
+            is_heard: false,
+            cached: 0,
+            resumed: 0,
+            made: Vec::new(),
+            end: None,
+            traced,
+        }
     }
 
     /// The next tokens: waits for one, and takes those behind it that are there already.
@@ -112,19 +141,22 @@ impl Generation {
 
     fn take(&mut self, event: Option<TokenEvent>, tokens: &mut Vec<Token>) {
         if let Some(event) = &event {
-            self.pay(event);
-            self.traced.heard(event);
+            self.hear(event);
         }
         match event {
-            Some(TokenEvent::Cached(_)) => {}
+            Some(TokenEvent::Cached(cached)) => self.found_cached(cached),
             Some(TokenEvent::Rest(text)) => {
                 tokens.push(Token { id: self.resumed, text, logprobs: None });
             }
             Some(TokenEvent::Token(engine::Token { id, text, logprobs })) => {
+                if let Err(refusal) = self.tokens.take_token(&mut self.reserve) {
+                    return self.cut(refusal);
+                }
                 self.made.push(id);
                 tokens.push(Token { id, text, logprobs: logprobs.map(scored::tell) });
             }
             Some(TokenEvent::Finished { finish, usage }) => {
+                self.found_cached(usage.cached_tokens);
                 self.end = Some(Ok(summary(finish, usage)));
             }
             Some(TokenEvent::Failed(refusal)) => self.end = Some(Err(refusal)),
@@ -134,14 +166,34 @@ impl Generation {
         }
     }
 
-    fn pay(&mut self, event: &TokenEvent) {
-        match event {
-            TokenEvent::Token(_) => {
-                self.tokens.spend(Usage { completion_tokens: 1, ..Usage::default() });
+    fn hear(&mut self, event: &TokenEvent) {
+        self.has_begun |= !matches!(event, TokenEvent::Rest(_) | TokenEvent::Failed(_));
+        self.traced.heard(event);
+    }
+
+    /// Ends the generation before a token that the tenant has no more of, which was made.
+    fn cut(&mut self, refusal: Refusal) {
+        self.traced.end(refusal.code());
+        self.end = Some(Err(refusal));
+        self.close(1);
+    }
+
+    /// Takes nothing more of the engine, which ends the sequence at its next step, and pays for what
+    /// it made meanwhile, and for so many `tokens` before.
+    fn close(&mut self, tokens: u32) {
+        self.stream.close();
+        let mut tokens = tokens;
+        while let Ok(event) = self.stream.try_recv() {
+            match &event {
+                TokenEvent::Token(_) => tokens = tokens.saturating_add(1),
+                TokenEvent::Cached(cached) => self.found_cached(*cached),
+                TokenEvent::Finished { usage, .. } => self.found_cached(usage.cached_tokens),
+                TokenEvent::Rest(_) | TokenEvent::Failed(_) => {}
             }
-            TokenEvent::Cached(cached) => self.found_cached(*cached),
-            TokenEvent::Finished { usage, .. } => self.found_cached(usage.cached_tokens),
-            TokenEvent::Rest(_) | TokenEvent::Failed(_) => {}
+            self.hear(&event);
+        }
+        if tokens > 0 {
+            self.tokens.spend_unread(tokens, self.is_heard);
         }
     }
 
@@ -157,10 +209,9 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.stream.close();
-        while let Ok(event) = self.stream.try_recv() {
-            self.pay(&event);
-            self.traced.heard(&event);
+        self.close(0);
+        if self.milestones.started.get().is_none() && !self.has_begun {
+            self.tokens.not_begun(self.prompt_tokens);
         }
     }
 }
@@ -234,8 +285,17 @@ mod tests {
         Limiter::default().admit(caller, call, Instant::now()).unwrap()
     }
 
+    fn token() -> TokenEvent {
+        TokenEvent::Token(engine::Token { id: 1, text: "a".into(), logprobs: None })
+    }
+
     fn untraced() -> Traced {
         Traced::begin(Open::OFF, &mut generation())
+    }
+
+    fn started(stream: TokenStream, tokens: &Arc<TokenMeter>, prompt_tokens: u32) -> Generation {
+        let reserve = tokens.admitted().reserve(prompt_tokens, Instant::now()).unwrap();
+        Generation::of(stream, tokens.clone(), (reserve, prompt_tokens), untraced())
     }
 
     /// What a generation with a prompt of ten tokens has cost once it is dropped unread.
@@ -245,7 +305,7 @@ mod tests {
             sender.try_send(event).unwrap();
         }
         let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
-        drop(Generation::of(stream, tokens.clone(), 10, untraced()));
+        drop(started(stream, &tokens, 10));
         tokens.total()
     }
 
@@ -253,14 +313,13 @@ mod tests {
     fn generations_side_by_side_see_what_each_others_prompts_cost() {
         let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
         let (_sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
-        let _first = Generation::of(stream, tokens.clone(), 1000, untraced());
+        let _first = started(stream, &tokens, 1000);
         let refusal = tokens.admitted().check(Instant::now()).unwrap_err();
         assert!(matches!(refusal, Refusal::TooManyTokens { .. }), "{refusal:?}");
     }
 
     #[test]
     fn tokens_that_a_program_never_takes_are_paid_for() {
-        let token = || TokenEvent::Token(engine::Token { id: 1, text: "a".into(), logprobs: None });
         let cost = cost_unread([token(), token(), token()]);
         let expected = Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 3 };
         assert_eq!(cost, expected);
@@ -275,15 +334,71 @@ mod tests {
     async fn what_was_cached_is_given_back_long_before_the_end() {
         let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
         let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
-        let mut generation = Generation::of(stream, tokens.clone(), 1000, untraced());
+        let mut generation = started(stream, &tokens, 1000);
         tokens.admitted().check(Instant::now()).unwrap_err();
         sender.try_send(TokenEvent::Cached(900)).unwrap();
-        sender
-            .try_send(TokenEvent::Token(engine::Token { id: 1, text: "a".into(), logprobs: None }))
-            .unwrap();
+        sender.try_send(token()).unwrap();
         generation.next().await.unwrap();
         tokens.admitted().check(Instant::now()).unwrap();
         let expected = Usage { prompt_tokens: 1000, cached_tokens: 900, completion_tokens: 1 };
         assert_eq!(tokens.total(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_generation_ends_before_the_token_that_its_tenant_has_no_more_of() {
+        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
+        // All but two, of which one is set aside for the generation.
+        let usage = Usage { completion_tokens: 998, ..Usage::default() };
+        tokens.admitted().charge(usage, Instant::now());
+        let mut generation = started(stream, &tokens, 10);
+        for _ in 0..20 {
+            sender.try_send(token()).unwrap();
+        }
+        // A thousand a minute may earn one meanwhile.
+        let had = generation.next().await.unwrap().unwrap();
+        assert!((2..=4).contains(&had.len()), "{}", had.len());
+        let refusal = generation.next().await.unwrap_err();
+        let Refusal::TooManyTokens { per_minute: 1000, retry_after_ms } = refusal else {
+            panic!("{refusal:?}")
+        };
+        assert!(retry_after_ms <= 60, "it has no debt: {retry_after_ms}");
+        assert!(sender.is_closed(), "the engine makes no more");
+        drop(generation);
+        assert_eq!(tokens.total().completion_tokens, 20, "of whom it was made for");
+    }
+
+    #[test]
+    fn what_a_hook_has_heard_is_paid_for_whatever_is_left() {
+        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
+        let usage = Usage { completion_tokens: 900, ..Usage::default() };
+        tokens.admitted().charge(usage, Instant::now());
+        let mut generation = started(stream, &tokens, 10);
+        generation.is_heard = true;
+        for _ in 0..200 {
+            sender.try_send(token()).unwrap();
+        }
+        drop(generation);
+        let refusal = tokens.admitted().check(Instant::now()).unwrap_err();
+        // A hundred in debt, at a thousand a minute.
+        assert!(refusal.retry_after_ms() > Some(5_000), "{refusal:?}");
+    }
+
+    #[test]
+    fn a_prompt_that_nobody_began_costs_nothing() {
+        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
+        let dropped = |begun: bool| {
+            let (_sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+            let generation = started(stream, &tokens, 1000);
+            if begun {
+                generation.milestones.started.set((Instant::now(), 0)).unwrap();
+            }
+        };
+        dropped(false);
+        assert_eq!(tokens.total(), Usage::default());
+        dropped(true);
+        assert_eq!(tokens.total().prompt_tokens, 1000);
+        tokens.admitted().check(Instant::now()).unwrap_err();
     }
 }

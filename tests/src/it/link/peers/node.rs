@@ -208,7 +208,7 @@ async fn play(call: &Admitted, sender: &ReplySender) -> Option<ReplyEvent> {
     match call.call().function.as_str() {
         "say" | "hold" => {
             call.charge(prompt, now);
-            call.refund(20, now);
+            call.refund(20);
             for text in ["a", "b", "c"] {
                 call.charge(Usage { completion_tokens: 1, ..Usage::default() }, now);
                 send(sender, text).await?;

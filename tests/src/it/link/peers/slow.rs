@@ -82,7 +82,9 @@ fn thinker() -> DesiredTenant {
         ProgramLimits { memory_bytes_max: 64 << 20, fuel_max: 1 << 40, ..acme.limits.program };
     let program = ProgramLimits { host_calls_max: 1 << 20, ..program };
     let (context_max, kv_blocks_max) = (CONTEXT, CONTEXT);
-    let limits = Limits { context_max, kv_blocks_max, program, ..acme.limits };
+    let input_tokens_per_minute = CONTEXT;
+    let limits =
+        Limits { context_max, kv_blocks_max, program, input_tokens_per_minute, ..acme.limits };
     DesiredTenant { limits, program: Some(HostedProgram::built_in()), ..acme }
 }
 
