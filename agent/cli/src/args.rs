@@ -517,6 +517,10 @@ pub(crate) struct BenchArgs {
     /// Tokens to decode.
     #[arg(long, default_value_t = 128, value_name = "COUNT")]
     pub(crate) decode: usize,
+    /// Tokens that decoding is measured behind as well, each as many again as are decoded; may be
+    /// several numbers, with commas.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',')]
+    pub(crate) depth: Vec<usize>,
     /// Sequences that decode at once in the batched measurement.
     #[arg(long, default_value_t = 8, value_name = "COUNT")]
     pub(crate) sequences: usize,

@@ -26,6 +26,9 @@ const QUESTION_TOKENS: usize = 32;
 /// Context that decoding starts with, as in `llama-bench`: none but one token.
 const DECODE_PROMPT: usize = 1;
 
+/// Depths of one bench: each takes as long as its prompt in every round.
+const DEPTHS_MAX: usize = 8;
+
 /// Tokens that are decoded behind a long prompt, for what it costs to attend to it.
 const BEHIND_PROMPT_TOKENS: usize = 8;
 
@@ -58,7 +61,19 @@ struct Figures {
     prefill: Speed,
     decode: Speed,
     decode_batched: Speed,
+    /// One for each depth that was asked for.
+    decode_behind: Vec<Behind>,
     step: Step,
+}
+
+/// How fast one sequence decodes behind a context, which it attends with every token.
+#[derive(Debug, Serialize)]
+struct Behind {
+    context_tokens: usize,
+    tokens: usize,
+    tokens_per_second: f64,
+    /// Part of the speed behind none.
+    share_of_decode: f64,
 }
 
 /// What a step takes: so much whatever is in it, and so much for each of what is. The prices by
@@ -96,6 +111,8 @@ struct Rounds {
     prefill: Vec<f64>,
     decode: Vec<f64>,
     batched: Vec<f64>,
+    /// For each depth.
+    behind: Vec<Vec<f64>>,
 }
 
 fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
@@ -106,12 +123,18 @@ fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
         bail!("{} sequences at once; {SEQUENCES_MAX} are the most", args.sequences);
     }
     let threads = args.threads.unwrap_or_else(cpu::default_threads);
-    let context = args.prefill.max(args.decode + DECODE_PROMPT).max(QUESTION_TOKENS) + 1;
+    if args.depth.contains(&0) || args.depth.len() > DEPTHS_MAX {
+        bail!("a depth is one token or more, and there are {DEPTHS_MAX} at most");
+    }
+    let deepest = args.depth.iter().copied().max().unwrap_or(DECODE_PROMPT);
+    let decode_end = deepest.saturating_add(args.decode);
+    let context = args.prefill.max(decode_end).max(QUESTION_TOKENS).saturating_add(1);
     let context = u32::try_from(context).context("that many tokens fit in no context")?;
     let mut bench = Bench::open(path, context, Some(threads))?;
     let set_bytes = usize::try_from(bench.weights_bytes()).context("measure so many weights")?;
     let mut ceilings = Cpu::detect(threads);
-    let mut rounds = Rounds::default();
+    let behind = vec![Vec::new(); args.depth.len()];
+    let mut rounds = Rounds { behind, ..Rounds::default() };
     // The first round warms caches and clocks and does not count.
     for round in 0..=args.repeat {
         let read = ceiling::bandwidth(&mut ceilings, set_bytes, CEILING_SPAN)?;
@@ -120,6 +143,12 @@ fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
         let prefill = bench.prefill(args.prefill)?;
         let decode = bench.decode(1, DECODE_PROMPT, args.decode)?;
         let batched = bench.decode(args.sequences, DECODE_PROMPT, args.decode)?;
+        for (speeds, &depth) in rounds.behind.iter_mut().zip(&args.depth) {
+            let behind = bench.decode(1, depth, args.decode)?;
+            if round > 0 {
+                speeds.push(behind.tokens_per_second());
+            }
+        }
         let long = args.prefill.saturating_sub(BEHIND_PROMPT_TOKENS).max(DECODE_PROMPT);
         bench.decode(1, long, BEHIND_PROMPT_TOKENS)?;
         if round > 0 {
@@ -135,7 +164,7 @@ fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
 }
 
 fn figures(bench: &Bench, args: &BenchArgs, threads: usize, rounds: Rounds) -> Figures {
-    let Rounds { read, int8, question, prefill, decode, batched } = rounds;
+    let Rounds { read, int8, question, prefill, decode, batched, behind } = rounds;
     let read_bytes_per_second = median(read);
     let int8_ops_per_second = median(int8);
     let prefill_speed = median(prefill);
@@ -178,8 +207,22 @@ fn figures(bench: &Bench, args: &BenchArgs, threads: usize, rounds: Rounds) -> F
             tokens_per_second: batched_speed,
             share_of_ceiling: share_of_reading(batched_speed / args.sequences as f64),
         },
+        decode_behind: behind_each(args, behind, decode_speed),
         step: step(bench.step_seconds()),
     }
+}
+
+fn behind_each(args: &BenchArgs, speeds: Vec<Vec<f64>>, decode_speed: f64) -> Vec<Behind> {
+    let each = args.depth.iter().zip(speeds).map(|(&context_tokens, speeds)| {
+        let tokens_per_second = median(speeds);
+        Behind {
+            context_tokens,
+            tokens: args.decode,
+            tokens_per_second,
+            share_of_decode: tokens_per_second / decode_speed,
+        }
+    });
+    each.collect()
 }
 
 fn step(seconds: StepSeconds) -> Step {
@@ -228,6 +271,15 @@ fn print(figures: &Figures) -> anyhow::Result<()> {
             "{name:<15} {tokens_per_second:.1} tok/s, {sequences} × {tokens} tokens, \
              {:.0}% of {ceiling}",
             share_of_ceiling * 100.0,
+        ))?;
+    }
+    for Behind { context_tokens, tokens, tokens_per_second, share_of_decode } in
+        &figures.decode_behind
+    {
+        output::line(format!(
+            "decode behind   {tokens_per_second:.1} tok/s, {tokens} tokens behind {context_tokens}, \
+             {:.0}% of decode",
+            share_of_decode * 100.0,
         ))?;
     }
     let Step { base_us, prefill_token_us, decode_token_us, attended_token_us } = &figures.step;

@@ -1,7 +1,7 @@
 //! Who has used how much of an engine, so that it adds up. Pure: what was measured is told.
 //!
 //! Everything is counted in whole units, and what is shared is divided without a rest
-//! ([`divide`]): the rows of all tenants and of those that are gone add up to what the engine has
+//! ([`Divider`]): the rows of all tenants and of those that are gone add up to what the engine has
 //! done, and with its idle time and its overhead to all the time that it has had.
 
 use std::{cmp::Reverse, collections::BTreeMap, ops::AddAssign, time::Duration};
@@ -69,6 +69,14 @@ impl<T: AddAssign + Copy + Default> ByWay<T> {
         let mut sum = T::default();
         self.0.values().for_each(|used| sum += *used);
         sum
+    }
+}
+
+impl ByWay<Used> {
+    /// Takes everything out but the rows that had something; says whether there are any.
+    fn clear(&mut self) -> bool {
+        self.0.retain(|_, used| std::mem::take(used) != Used::default());
+        !self.is_empty()
     }
 }
 
@@ -148,13 +156,23 @@ impl Books {
     pub fn absorb(&mut self, other: &Self) {
         let Self { tenants, gone, time, block_ns } = other;
         for (tenant, of_tenant) in tenants {
-            for (way, used) in of_tenant.rows() {
+            // Of what only kept its row, nothing is known here that would have to be told.
+            for (way, used) in of_tenant.rows().filter(|(_, used)| *used != Used::default()) {
                 self.add(tenant, way, used);
             }
         }
         self.gone += *gone;
         self.time += *time;
         self.block_ns = self.block_ns.saturating_add(*block_ns);
+    }
+
+    /// Takes everything out, and keeps the rows of those that had something: the next step of an
+    /// engine is mostly of the same tenants, and their rows are there.
+    pub fn clear(&mut self) {
+        self.tenants.retain(|_, of_tenant| of_tenant.clear());
+        self.gone = Used::default();
+        self.time = EngineTime::default();
+        self.block_ns = 0;
     }
 
     /// Forgets who it was; what was used stays in the sums.
@@ -192,24 +210,35 @@ pub fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Divides `whole` in proportion to `by`, into pieces that add up to it: each is what is due
-/// rounded down, and what is then left goes by ones to those that miss most of their due, of equals
-/// to the first. Where nothing tells them apart all get the same. There is a piece for each of `by`.
-pub fn divide(whole: u64, by: &[u64]) -> Vec<u64> {
-    let all: u128 = by.iter().map(|&part| u128::from(part)).sum();
-    if all == 0 {
-        return if by.is_empty() { Vec::new() } else { divide(whole, &vec![1; by.len()]) };
+/// Divides in memory that it keeps, so that who divides with every step allocates nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Divider {
+    pieces: Vec<u64>,
+    order: Vec<usize>,
+}
+
+impl Divider {
+    /// Divides `whole` in proportion to `by`, into pieces that add up to it: each is what is due
+    /// rounded down, and what is then left goes by ones to those that miss most of their due, of
+    /// equals to the first. Where nothing tells them apart all get the same. There is a piece for each
+    /// of `by`.
+    pub fn divide(&mut self, whole: u64, by: &[u64]) -> &[u64] {
+        let Self { pieces, order } = self;
+        let sum: u128 = by.iter().map(|&part| u128::from(part)).sum();
+        let (all, least) = if sum == 0 { (by.len() as u128, 1) } else { (sum, 0) };
+        let due = |part: u64| u128::from(whole) * u128::from(part.max(least));
+        let piece = |&part: &u64| u64::try_from(due(part) / all).unwrap_or(u64::MAX);
+        pieces.clear();
+        pieces.extend(by.iter().map(piece));
+        let left = pieces.iter().fold(whole, |left, piece| left.saturating_sub(*piece));
+        order.clear();
+        order.extend(0..by.len());
+        order.sort_unstable_by_key(|&at| (Reverse(due(by[at]) % all), at));
+        for &at in order.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            pieces[at] += 1;
+        }
+        pieces
     }
-    let due = |part: u64| u128::from(whole) * u128::from(part);
-    let piece = |&part: &u64| u64::try_from(due(part) / all).unwrap_or(u64::MAX);
-    let mut pieces: Vec<u64> = by.iter().map(piece).collect();
-    let left = pieces.iter().fold(whole, |left, piece| left.saturating_sub(*piece));
-    let mut order: Vec<usize> = (0..by.len()).collect();
-    order.sort_by_key(|&at| Reverse(due(by[at]) % all));
-    for at in order.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
-        pieces[at] += 1;
-    }
-    pieces
 }
 
 #[cfg(test)]

@@ -56,6 +56,11 @@ impl Batch {
         self.tokens.is_empty()
     }
 
+    /// Makes room for block tables of so many blocks in all.
+    pub(crate) fn expect_blocks(&mut self, blocks: usize) {
+        self.tables.reserve(blocks.saturating_sub(self.tables.len()));
+    }
+
     /// Adds the rows of `tokens`, which come after `past` tokens of their sequence.
     pub(crate) fn push(
         &mut self,

@@ -162,6 +162,8 @@ pub(crate) struct Forward<B: Backend> {
     /// `None` where the model embeds nothing.
     texts: Option<Texts<B>>,
     activations: Activations<B>,
+    /// Memory for those of a batch; there are none between two.
+    spans: Vec<Span<'static>>,
     /// The logits of the last batch: `(outputs, vocabulary)`.
     logits: Vec<f32>,
     vocabulary: usize,
@@ -193,6 +195,7 @@ impl<B: Backend> Forward<B> {
             kv,
             texts,
             activations,
+            spans: Vec::new(),
             logits,
             vocabulary,
             capacity,
@@ -201,16 +204,13 @@ impl<B: Backend> Forward<B> {
 
     /// The last layer's output for every row, left in the activations' `x`.
     fn layers(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        let spans: Vec<Span<'_>> = batch
-            .spans
-            .iter()
-            .map(|span| Span {
-                first_row: span.first_row,
-                rows: span.count,
-                past: span.past,
-                blocks: &batch.tables[span.table.clone()],
-            })
-            .collect();
+        let mut spans: Vec<Span<'_>> = std::mem::take(&mut self.spans);
+        spans.extend(batch.spans.iter().map(|span| Span {
+            first_row: span.first_row,
+            rows: span.count,
+            past: span.past,
+            blocks: &batch.tables[span.table.clone()],
+        }));
         let Self { backend, architecture, weights, kv, texts, activations, .. } = self;
         let of_texts = !batch.texts.is_empty();
         let kv = if of_texts { texts.as_mut().map(Texts::kv) } else { kv.as_mut() };
@@ -239,6 +239,7 @@ impl<B: Backend> Forward<B> {
             step.attend(layer, &call, batch, kv)?;
             step.feed_forward(layer)?;
         }
+        self.spans = emptied(spans);
         Ok(())
     }
 
@@ -291,6 +292,11 @@ impl<B: Backend> Executor for Forward<B> {
     fn describe(&self) -> String {
         self.backend.describe()
     }
+}
+
+/// The memory of a list without what was in it: to collect a list into one of the same size keeps it.
+fn emptied(spans: Vec<Span<'_>>) -> Vec<Span<'static>> {
+    spans.into_iter().map_while(|_| None).collect()
 }
 
 fn within(what: &'static str, have: usize, need: usize) -> Result<(), BackendError> {

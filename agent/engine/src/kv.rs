@@ -25,6 +25,7 @@ use realm_core::name::TenantName;
 pub use self::chain::Secret;
 pub(crate) use self::{
     chain::{ChainHash, Namespace},
+    holdings::HeldTimes,
     owner::{Owner, Public},
     window::Layout,
 };
@@ -62,6 +63,17 @@ impl BlockTable {
     /// A block for each block of tokens. Those that no token to come can see may be anybody's.
     pub(crate) fn blocks(&self) -> &[BlockId] {
         &self.blocks
+    }
+
+    /// Makes room in the table, not in the pool, for so many blocks in all: a sequence that grows then
+    /// allocates nothing.
+    pub(crate) fn expect_blocks(&mut self, blocks: usize) {
+        self.blocks.reserve_exact(blocks.saturating_sub(self.blocks.len()));
+    }
+
+    /// Blocks that there is room for in the table.
+    pub(crate) const fn room(&self) -> usize {
+        self.blocks.capacity()
     }
 
     /// How many blocks the sequence holds.
@@ -147,7 +159,8 @@ impl BlockPool {
             layout,
             blocks: (0..blocks).map(|_| Block::default()).collect(),
             free: (0..blocks).rev().collect(),
-            cached: HashMap::new(),
+            // A block is found under one hash at most.
+            cached: HashMap::with_capacity(blocks as usize),
             holdings: Holdings::default(),
             namespace,
             clock: 0,
@@ -181,10 +194,10 @@ impl BlockPool {
         self.holdings.of(tenant).idle
     }
 
-    /// How long each tenant held blocks in a time of `ns` nanoseconds, counted for each block: all
-    /// together so long as there are blocks in use.
-    pub(crate) fn held_in(&self, ns: u64) -> HashMap<TenantName, u64> {
-        self.holdings.held_in(ns)
+    /// Writes into `times` how long each tenant held blocks in a time of `ns` nanoseconds, counted
+    /// for each block: all together so long as there are blocks in use.
+    pub(crate) fn held_in(&self, ns: u64, times: &mut HeldTimes) {
+        self.holdings.held_in(ns, times);
     }
 
     pub(crate) const fn layout(&self) -> &Layout {

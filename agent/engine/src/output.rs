@@ -145,7 +145,7 @@ impl Output {
     ) -> (Token, Option<Finish>) {
         self.sampler.remember(id);
         let new = self.detokenizer.push(tokenizer.answer_bytes(id));
-        let released = self.stop.push(&new);
+        let released = self.stop.push(new);
         let mut text = released.text;
         if released.stopped {
             return (Token { id, text, logprobs: None }, Some(Finish::Stop));
@@ -159,7 +159,7 @@ impl Output {
 
     /// What was held back, when nothing more comes.
     fn flush(&mut self) -> String {
-        let mut text = self.stop.push(&self.detokenizer.finish()).text;
+        let mut text = self.stop.push(self.detokenizer.finish()).text;
         text.push_str(&self.stop.finish());
         text
     }

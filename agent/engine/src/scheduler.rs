@@ -19,7 +19,7 @@ mod share;
 mod texts;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -31,6 +31,7 @@ use realm_core::{
 
 use self::{
     account::Account,
+    charges::Charging,
     sequence::{Running, Sequence},
     share::{Share, Turn},
 };
@@ -114,6 +115,10 @@ pub(crate) struct Scheduler {
     charged_at: Option<Instant>,
     /// How long each sequence held blocks, by the last time that they were charged for.
     held: Vec<(SequenceId, u64)>,
+    charging: Charging,
+    /// Memory of a step: the sequences that decode, and the tenants that it has something of.
+    decoding: Vec<SequenceId>,
+    noted: Vec<TenantName>,
     /// Steps since a sequence started.
     steps_without_start: u32,
     /// Whose turn it would have been when the last step's time for prompts was over, unless answers
@@ -145,6 +150,9 @@ impl Scheduler {
             costs: Vec::new(),
             charged_at: None,
             held: Vec::new(),
+            charging: Charging::default(),
+            decoding: Vec::new(),
+            noted: Vec::new(),
             steps_without_start: 0,
             cut_off: None,
             totals: Totals::default(),
@@ -285,11 +293,16 @@ impl Scheduler {
 
     /// Takes note of all tenants that the step has something of. Others have not changed.
     fn note_all(&mut self) {
-        let tenants = self.running.values().map(|running| running.sequence.owner.tenant.clone());
-        let tenants: BTreeSet<TenantName> = tenants.collect();
+        let mut tenants = std::mem::take(&mut self.noted);
+        let of_running = self.running.values().map(|running| &running.sequence.owner.tenant);
+        tenants.extend(of_running.cloned());
+        tenants.sort_unstable();
+        tenants.dedup();
         for tenant in &tenants {
             self.note(tenant);
         }
+        tenants.clear();
+        self.noted = tenants;
     }
 
     /// Takes note of how long the planned step took.
@@ -356,12 +369,14 @@ impl Scheduler {
     /// Plans the next tokens of answers; says whether some wait a step for a prompt.
     fn plan_decodes(&mut self) -> bool {
         let owed = self.cut_off.take();
-        let (waiting, decoding) = self.who_decodes(owed.as_ref());
-        for id in decoding {
+        let mut decoding = std::mem::take(&mut self.decoding);
+        let waiting = self.who_decodes(owed.as_ref(), &mut decoding);
+        for id in decoding.drain(..) {
             if self.reserve(id, 1) {
                 self.plan(id, 1, Service::decode);
             }
         }
+        self.decoding = decoding;
         waiting > 0
     }
 
@@ -473,6 +488,9 @@ impl Scheduler {
         account.running += 1;
         self.steps_without_start = 0;
         sequence.computed = cached;
+        // All that it will ever have, so that no step allocates for it.
+        sequence.tokens.reserve_exact(sequence.len_max.saturating_sub(sequence.tokens.len()));
+        table.expect_blocks(self.pool.layout().blocks_for(sequence.len_max));
         // It is not looked for again: where it is preempted, it starts first.
         sequence.chain = Vec::new();
         if sequence.first_start(cached) {
@@ -497,6 +515,7 @@ impl Scheduler {
 
     fn fill(&self, batch: &mut Batch) {
         batch.clear();
+        batch.expect_blocks(self.running.values().map(|running| running.table.room()).sum());
         for (id, running) in self.running.iter().filter(|(_, running)| running.planned > 0) {
             let Running { sequence, table, planned, .. } = running;
             let rows = &sequence.tokens[sequence.computed..sequence.computed + planned];

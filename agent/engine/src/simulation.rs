@@ -29,6 +29,7 @@ pub use self::{
 };
 use crate::{
     batch::SequenceId,
+    kv::HeldTimes,
     load::{BATCH_TOKENS, RUNNING_MAX},
     scheduler::{Limits, Prices, Service, Submission},
 };
@@ -180,9 +181,11 @@ impl World {
     fn account_blocks(&mut self, took: f64) {
         if self.now >= self.counts_from {
             let time = nanoseconds(Duration::from_secs_f64(took));
-            for (name, block_ns) in self.planner.pool().held_in(time) {
+            let mut times = HeldTimes::default();
+            self.planner.pool().held_in(time, &mut times);
+            for (name, block_ns) in times.iter() {
                 let cost = Prices::MEASURED.cost(Service::holding(block_ns), BLOCKS as usize);
-                let tenant = self.numbers.get(&name);
+                let tenant = self.numbers.get(name);
                 if let Some(had) = tenant.and_then(|at| self.outcome.tenants.get_mut(*at)) {
                     had.cost_s += cost.as_secs_f64();
                 }

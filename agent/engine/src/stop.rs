@@ -20,16 +20,22 @@ impl StopWatch {
         Self { stops, held: String::new() }
     }
 
-    /// Adds text and releases what can no longer become part of a stop string.
-    pub(crate) fn push(&mut self, text: &str) -> Released {
-        self.held.push_str(text);
-        let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+    /// Adds text and releases what can no longer become part of a stop string. Where nothing is held
+    /// back, what comes is what goes, in the same memory.
+    pub(crate) fn push(&mut self, text: String) -> Released {
+        let mut text = match std::mem::take(&mut self.held) {
+            held if held.is_empty() => text,
+            held => held + &text,
+        };
+        let first = self.stops.iter().filter_map(|stop| text.find(stop.as_str())).min();
         if let Some(at) = first {
-            self.held.truncate(at);
-            return Released { text: std::mem::take(&mut self.held), stopped: true };
+            text.truncate(at);
+            return Released { text, stopped: true };
         }
-        let kept = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
-        let text = self.held.drain(..self.held.len() - kept).collect();
+        let kept = self.stops.iter().map(|stop| overlap(&text, stop)).max().unwrap_or(0);
+        if kept > 0 {
+            self.held = text.split_off(text.len() - kept);
+        }
         Released { text, stopped: false }
     }
 
@@ -58,7 +64,7 @@ mod tests {
         let mut watch = StopWatch::new(stops.to_vec());
         let mut out = String::new();
         for piece in pieces {
-            let released = watch.push(piece);
+            let released = watch.push((*piece).to_owned());
             out.push_str(&released.text);
             if released.stopped {
                 return (out, true);

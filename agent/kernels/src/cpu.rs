@@ -59,6 +59,10 @@ pub struct Cpu {
     rotations: Rotations,
 }
 
+/// Matrices that share one job at most: queries, keys and values are three. Few enough for the
+/// stack, since a step multiplies hundreds of times and allocates nothing.
+const AT_ONCE_MAX: usize = 4;
+
 /// f32 activations in main memory.
 pub struct CpuBuffer {
     values: Vec<f32>,
@@ -144,21 +148,25 @@ impl Cpu {
 
     /// Multiplies the packed activations with all matrices of one kind at once.
     fn multiply_each(&mut self, kind: Kind, products: &mut [Product<'_, Self>], batch: Batch) {
-        let mut matrices = Vec::with_capacity(products.len());
-        let mut grids = Vec::with_capacity(products.len());
-        for Product { matrix, out } in products.iter_mut() {
-            if Kind::of(matrix.format()) == kind {
-                matrices.push(*matrix);
-                let out = &mut out.as_mut_slice()[..batch.rows * matrix.rows];
-                grids.push(Grid::new(out, matrix.rows));
+        for products in products.chunks_mut(AT_ONCE_MAX) {
+            let Some(Product { matrix, .. }) = products.first() else { return };
+            let (mut matrices, mut count) = ([*matrix; AT_ONCE_MAX], 0);
+            let mut grids = [(); AT_ONCE_MAX].map(|()| Grid::new(&mut [], 0));
+            for Product { matrix, out } in products.iter_mut() {
+                if Kind::of(matrix.format()) == kind {
+                    let out = &mut out.as_mut_slice()[..batch.rows * matrix.rows];
+                    matrices[count] = *matrix;
+                    grids[count] = Grid::new(out, matrix.rows);
+                    count += 1;
+                }
             }
+            let x = match kind {
+                Kind::Floats | Kind::Rounded => Activations::Floats(&self.floats),
+                Kind::Blocks => Activations::Blocks(&self.blocks),
+            };
+            let outputs = (&matrices[..count], &mut grids[..count]);
+            with_simd!(self.proof, simd => multiply(simd, &mut self.pool, x, batch, outputs));
         }
-        let x = match kind {
-            Kind::Floats | Kind::Rounded => Activations::Floats(&self.floats),
-            Kind::Blocks => Activations::Blocks(&self.blocks),
-        };
-        let outputs = (matrices.as_slice(), grids.as_mut_slice());
-        with_simd!(self.proof, simd => multiply(simd, &mut self.pool, x, batch, outputs));
     }
 }
 

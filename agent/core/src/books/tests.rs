@@ -20,6 +20,26 @@ fn used(n: u64) -> Used {
     }
 }
 
+fn divide(whole: u64, by: &[u64]) -> Vec<u64> {
+    Divider::default().divide(whole, by).to_vec()
+}
+
+#[test]
+fn books_that_were_cleared_tell_nothing_and_keep_no_row_for_long() {
+    let (mut step, mut all) = (Books::default(), Books::default());
+    step.add(&tenant(0), &pipeline(0), used(3));
+    all.absorb(&step);
+    step.clear();
+    let before = all.clone();
+    all.absorb(&step);
+    all.forget(&tenant(0));
+    all.absorb(&step);
+    assert_eq!((all.tenants().count(), all.sum(), step.sum()), (0, before.sum(), Used::default()));
+    assert_eq!(step.tenants().count(), 1, "a row that the next step finds");
+    step.clear();
+    assert_eq!(step, Books::default());
+}
+
 #[test]
 fn what_is_left_goes_to_those_that_miss_most_of_their_due() {
     assert_eq!(divide(10, &[1, 1, 1]), [4, 3, 3]);

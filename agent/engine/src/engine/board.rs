@@ -57,6 +57,15 @@ pub(super) struct News {
     pub(super) idle_since: Option<Instant>,
 }
 
+impl News {
+    /// Takes out what has been told; what is next to tell is mostly of the same tenants.
+    pub(super) fn clear(&mut self) {
+        let Self { arrived, failed, books, idle_since } = self;
+        (*arrived, *failed, *idle_since) = (0, false, None);
+        books.clear();
+    }
+}
+
 impl Ledger for Board {
     fn books(&self) -> Books {
         Self::books(self)

@@ -120,24 +120,7 @@ impl Worker {
     /// Runs until the handle is gone. Gives `reservation` back with the memory that it promised.
     pub(super) fn run(mut self, reservation: Reservation) {
         while self.take_commands() {
-            self.drop_unread();
-            self.take_masks(Duration::ZERO);
-            self.take_hooks(Duration::ZERO);
-            let now = Instant::now();
-            let ended = self.scheduler.plan_batch(now, &mut self.batch);
-            self.book_blocks();
-            for (id, refusal) in ended {
-                self.fail(id, refusal);
-            }
-            self.tell_starts(now);
-            if self.batch.is_empty() {
-                // Every sequence that runs waits for its mask or its hook.
-                self.take_masks(MASKS_WAIT);
-                self.take_hooks(MASKS_WAIT);
-            } else {
-                self.step();
-            }
-            self.publish_and_send();
+            self.turn();
             if self.has_given_up() {
                 // Handles may outlive the engine by hours; its memory is wanted for the next one.
                 self.executor = None;
@@ -149,6 +132,28 @@ impl Worker {
             }
         }
         self.fail_all(&Refusal::Draining);
+        self.publish_and_send();
+    }
+
+    /// One step, of what there is, and what follows from it.
+    fn turn(&mut self) {
+        self.drop_unread();
+        self.take_masks(Duration::ZERO);
+        self.take_hooks(Duration::ZERO);
+        let now = Instant::now();
+        let ended = self.scheduler.plan_batch(now, &mut self.batch);
+        self.book_blocks();
+        for (id, refusal) in ended {
+            self.fail(id, refusal);
+        }
+        self.tell_starts(now);
+        if self.batch.is_empty() {
+            // Every sequence that runs waits for its mask or its hook.
+            self.take_masks(MASKS_WAIT);
+            self.take_hooks(MASKS_WAIT);
+        } else {
+            self.step();
+        }
         self.publish_and_send();
     }
 
@@ -536,7 +541,8 @@ impl Worker {
             self.board.show_tenants(&self.scheduler);
             self.shown_at = now;
         }
-        self.board.publish(&self.scheduler, &std::mem::take(&mut self.news));
+        self.board.publish(&self.scheduler, &self.news);
+        self.news.clear();
         for (sender, event) in self.outbox.drain(..) {
             // There is room, or the reader is gone: a full stream was ended instead of written to.
             let _ = sender.try_send(event);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use realm_core::{
-    books::divide,
+    books::Divider,
     name::{GroupName, TenantName},
 };
 
@@ -30,6 +30,28 @@ pub(super) struct Held {
 impl Held {
     pub(super) const fn all(self) -> usize {
         self.used + self.idle
+    }
+}
+
+/// How long each tenant held blocks in a time, and memory to tell it in again.
+#[derive(Debug, Default)]
+pub(crate) struct HeldTimes {
+    /// In nanoseconds, counted for each block; in the order of names.
+    tenants: Vec<(TenantName, u64)>,
+    /// Of one group, how many of its blocks each member uses.
+    members: Vec<u64>,
+    divider: Divider,
+}
+
+impl HeldTimes {
+    /// Nothing where the tenant held nothing.
+    pub(crate) fn of(&self, tenant: &TenantName) -> u64 {
+        let at = self.tenants.binary_search_by(|(name, _)| name.cmp(tenant));
+        at.ok().and_then(|at| self.tenants.get(at)).map_or(0, |(_, held_ns)| *held_ns)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&TenantName, u64)> {
+        self.tenants.iter().map(|(name, held_ns)| (name, *held_ns))
     }
 }
 
@@ -127,20 +149,27 @@ impl Holdings {
 
     /// How long each tenant held blocks in a time of `ns` nanoseconds, counted for each block. The
     /// time of a group's blocks is divided by how many of them each member uses.
-    pub(super) fn held_in(&self, ns: u64) -> HashMap<TenantName, u64> {
-        let times = |blocks: usize| ns.saturating_mul(blocks as u64);
+    pub(super) fn held_in(&self, ns: u64, times: &mut HeldTimes) {
+        let HeldTimes { tenants, members: by, divider } = times;
+        let time = |blocks: usize| ns.saturating_mul(blocks as u64);
         let own = self.tenants.iter().filter(|(_, holding)| holding.used > 0);
-        let mut all: HashMap<TenantName, u64> = own
-            .map(|(name, holding)| (name.clone(), times(holding.used - holding.public)))
-            .collect();
+        tenants.clear();
+        tenants
+            .extend(own.map(|(name, holding)| (name.clone(), time(holding.used - holding.public))));
         for Together { blocks, members } in self.groups.values() {
-            let by: Vec<u64> = members.values().map(|own| *own as u64).collect();
-            for (member, part) in members.keys().zip(divide(times(*blocks), &by)) {
-                let held = all.entry(member.clone()).or_default();
-                *held = held.saturating_add(part);
-            }
+            by.clear();
+            by.extend(members.values().map(|own| *own as u64));
+            let parts = divider.divide(time(*blocks), by).iter().copied();
+            tenants.extend(members.keys().cloned().zip(parts));
         }
-        all
+        tenants.sort_unstable();
+        tenants.dedup_by(|next, first| {
+            let is_same = next.0 == first.0;
+            if is_same {
+                first.1 = first.1.saturating_add(next.1);
+            }
+            is_same
+        });
     }
 }
 

@@ -1,17 +1,29 @@
 //! What is charged for a step and for the time until the next one, and whom that is for.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use realm_core::{
-    books::{divide, nanoseconds},
+    books::{Divider, nanoseconds},
     name::TenantName,
 };
 
 use super::{
     Scheduler,
     cost::{Cost, Service},
+    sequence::Running,
 };
-use crate::batch::SequenceId;
+use crate::{batch::SequenceId, kv::HeldTimes};
+
+/// Memory to charge in, so that a step allocates nothing for it.
+#[derive(Debug, Default)]
+pub(super) struct Charging {
+    /// The running sequences with how many blocks they hold, in the order of their tenants.
+    own: Vec<(TenantName, SequenceId, u64)>,
+    /// How many blocks each sequence of one tenant holds.
+    blocks: Vec<u64>,
+    times: HeldTimes,
+    divider: Divider,
+}
 
 impl Scheduler {
     /// Charges for the blocks that were held since the last time.
@@ -20,20 +32,24 @@ impl Scheduler {
         let ns = nanoseconds(now.saturating_duration_since(before));
         self.totals.block_ns += u128::from(ns) * self.pool.used() as u128;
         self.held.clear();
-        let mut own = BTreeMap::<&TenantName, (Vec<SequenceId>, Vec<u64>)>::new();
-        for running in self.running.values() {
-            let (ids, blocks) = own.entry(&running.sequence.owner.tenant).or_default();
-            ids.push(running.sequence.id);
-            blocks.push(running.table.held_count());
-        }
+        let Charging { own, blocks, times, divider } = &mut self.charging;
+        own.clear();
+        own.extend(self.running.values().map(|Running { sequence, table, .. }| {
+            (sequence.owner.tenant.clone(), sequence.id, table.held_count())
+        }));
+        own.sort_unstable();
         let total = self.pool.total();
         // What members of a group use together is divided among them first.
-        let held_in = self.pool.held_in(ns);
-        for (tenant, (ids, blocks)) in own {
-            let held = Service::holding(held_in.get(tenant).copied().unwrap_or(0));
+        self.pool.held_in(ns, times);
+        for of_tenant in own.chunk_by(|a, b| a.0 == b.0) {
+            let Some((tenant, ..)) = of_tenant.first() else { continue };
+            let held = Service::holding(times.of(tenant));
             self.share.charge(tenant, self.prices.cost(held, total));
+            blocks.clear();
+            blocks.extend(of_tenant.iter().map(|(_, _, blocks)| *blocks));
             // A block that several of the tenant's sequences use is held once.
-            self.held.extend(ids.into_iter().zip(divide(held.block_ns, &blocks)));
+            let pieces = divider.divide(held.block_ns, blocks).iter().copied();
+            self.held.extend(of_tenant.iter().map(|(_, id, _)| *id).zip(pieces));
         }
     }
 

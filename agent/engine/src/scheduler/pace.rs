@@ -5,7 +5,7 @@ use realm_core::name::TenantName;
 use super::{
     PREFILL_PAST, Scheduler,
     cost::{Cost, Service},
-    sequence::Sequence,
+    sequence::{Running, Sequence},
 };
 use crate::batch::SequenceId;
 
@@ -19,17 +19,27 @@ pub(super) const STEP_TARGET: Cost = Cost::from_millis(100);
 pub(super) const LEAD_MAX: Cost = Cost::from_millis(250);
 
 impl Scheduler {
-    /// The sequences that get their next token in the step: all that lack nothing else, but for
-    /// those whose tenants have had far more than `owed`, and how many those are.
-    pub(super) fn who_decodes(&self, owed: Option<&TenantName>) -> (usize, Vec<SequenceId>) {
+    /// Adds to `decoding` the sequences that get their next token in the step: all that lack nothing
+    /// else, but for those whose tenants have had far more than `owed`. Gives how many those are.
+    pub(super) fn who_decodes(
+        &self,
+        owed: Option<&TenantName>,
+        decoding: &mut Vec<SequenceId>,
+    ) -> usize {
         let ready = self.running.values().filter(|running| running.left() == 1);
-        let ready = ready.map(|running| &running.sequence);
-        let is_ahead = |sequence: &&Sequence| {
+        let is_ahead = |sequence: &Sequence| {
             let tenant = &sequence.owner.tenant;
             owed.is_some_and(|owed| self.share.is_ahead(tenant, owed, LEAD_MAX))
         };
-        let (waiting, decoding): (Vec<_>, Vec<_>) = ready.partition(is_ahead);
-        (waiting.len(), decoding.iter().map(|sequence| sequence.id).collect())
+        let mut waiting = 0;
+        for Running { sequence, .. } in ready {
+            if is_ahead(sequence) {
+                waiting += 1;
+            } else {
+                decoding.push(sequence.id);
+            }
+        }
+        waiting
     }
 
     /// What prompts may cost in a step that has so many rows left for them: what is left of the

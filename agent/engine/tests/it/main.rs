@@ -28,6 +28,7 @@ mod perplexity;
 mod quantise;
 mod resume;
 mod split;
+mod steps;
 mod tokens;
 mod vocabularies;
 mod windows;

@@ -1,23 +1,29 @@
 //! What the engine's thread books: every moment of its time once, and who it was for.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use realm_core::{
-    books::{Used, divide, nanoseconds},
+    books::{Books, Divider, Used, nanoseconds},
     engine::Usage,
 };
 
-use super::Worker;
-use crate::batch::SequenceId;
+use super::{Worker, open::Open};
+use crate::{batch::SequenceId, engine::embedding::Embedding};
 
 /// The thread's time, as far as it is not booked.
 pub(super) struct Unbooked {
     since: Instant,
+    /// Memory to divide a step in.
+    costs: Vec<u64>,
+    divider: Divider,
 }
 
 impl Unbooked {
-    pub(super) const fn since(now: Instant) -> Self {
-        Self { since: now }
+    pub(super) fn since(now: Instant) -> Self {
+        Self { since: now, costs: Vec::new(), divider: Divider::default() }
     }
 
     /// The time until `now`, in nanoseconds, which is booked from here on.
@@ -47,10 +53,14 @@ impl Worker {
         let took_ns = self.unbooked.take(now);
         let time = &mut self.news.books.time;
         time.computing_ns = time.computing_ns.saturating_add(took_ns);
-        let (ids, costs): (Vec<SequenceId>, Vec<u64>) =
-            self.scheduler.costs().iter().map(|(id, cost)| (*id, cost.picoseconds())).unzip();
-        for (id, device_ns) in ids.into_iter().zip(divide(took_ns, &costs)) {
-            self.book(id, Used { device_ns, ..Used::default() });
+        let Self { scheduler, unbooked, open, calls, news, .. } = self;
+        let Unbooked { costs, divider, .. } = unbooked;
+        costs.clear();
+        costs.extend(scheduler.costs().iter().map(|(_, cost)| cost.picoseconds()));
+        let pieces = divider.divide(took_ns, costs);
+        for ((id, _), &device_ns) in scheduler.costs().iter().zip(pieces) {
+            let used = Used { device_ns, ..Used::default() };
+            book(&mut news.books, (open, calls), *id, used);
         }
         Duration::from_nanos(took_ns)
     }
@@ -58,22 +68,31 @@ impl Worker {
     /// Books how long sequences held blocks when that has just been charged, before any of them
     /// ends.
     pub(super) fn book_blocks(&mut self) {
-        for (id, block_ns) in self.scheduler.held_blocks().to_vec() {
-            self.book(id, Used { block_ns: block_ns.into(), ..Used::default() });
+        let Self { scheduler, open, calls, news, .. } = self;
+        for &(id, block_ns) in scheduler.held_blocks() {
+            let used = Used { block_ns: block_ns.into(), ..Used::default() };
+            book(&mut news.books, (open, calls), id, used);
         }
     }
 
     pub(super) fn book_start(&mut self, id: SequenceId, usage: Usage) {
         let Usage { prompt_tokens, cached_tokens, completion_tokens: _ } = usage;
         let (prompt_tokens, cached_tokens) = (prompt_tokens.into(), cached_tokens.into());
-        self.book(id, Used { prompt_tokens, cached_tokens, ..Used::default() });
+        let used = Used { prompt_tokens, cached_tokens, ..Used::default() };
+        book(&mut self.news.books, (&self.open, &self.calls), id, used);
     }
+}
 
-    fn book(&mut self, id: SequenceId, used: Used) {
-        let payer = self.open.get(&id).map(|open| (&open.tenant, &open.way));
-        let payer = payer.or_else(|| self.calls.get(&id).map(|call| (call.tenant(), call.way())));
-        if let Some((tenant, way)) = payer {
-            self.news.books.add(tenant, way, used);
-        }
+/// Books what a sequence or a call with texts has used, for whoever it is of.
+fn book(
+    books: &mut Books,
+    (open, calls): (&HashMap<SequenceId, Open>, &HashMap<SequenceId, Embedding>),
+    id: SequenceId,
+    used: Used,
+) {
+    let payer = open.get(&id).map(|open| (&open.tenant, &open.way));
+    let payer = payer.or_else(|| calls.get(&id).map(|call| (call.tenant(), call.way())));
+    if let Some((tenant, way)) = payer {
+        books.add(tenant, way, used);
     }
 }

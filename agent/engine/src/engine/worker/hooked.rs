@@ -86,13 +86,14 @@ impl Worker {
     ) {
         let Self { open, outbox, .. } = self;
         let Some(Open { output, beside, .. }) = open.get_mut(&id) else { return };
-        let hearing = beside.as_mut().filter(|beside| beside.hears(finish));
-        let waits = hearing.as_ref().is_some_and(|beside| beside.rewrites(finish));
+        let Some(beside) = beside.as_mut().filter(|beside| beside.hears(finish)) else {
+            return outbox.push((output.sender(), TokenEvent::Token(token)));
+        };
+        let waits = beside.rewrites(finish);
         if !waits {
             outbox.push((output.sender(), TokenEvent::Token(token.clone())));
         }
-        let placed = hearing.and_then(|beside| beside.tell(Told { token, finish, at: now, waits }));
-        if let Some(placed) = placed {
+        if let Some(placed) = beside.tell(Told { token, finish, at: now, waits }) {
             self.let_work(id, placed);
         }
     }

@@ -1,5 +1,7 @@
 //! Masks that come when a sequence has moved on.
 
+mod steps;
+
 use std::sync::mpsc::sync_channel;
 
 use realm_core::{
@@ -31,20 +33,24 @@ fn tenant() -> TenantName {
     TenantName::new("default", "a").unwrap()
 }
 
-fn constrained(worker: &Worker, regex: &str) -> Submitted {
-    let generation = Generation {
+fn generation(tokens_max: u32) -> Generation {
+    Generation {
         prompt: vec![0, 1],
         shared_tokens: 0,
         sampling: Sampling::default(),
         bias: Vec::new(),
-        tokens_max: Some(3),
+        tokens_max: Some(tokens_max),
         stop: Vec::new(),
         constraint: None,
         deadline: None,
         resume: None,
         way: Way::Direct,
         milestones: None,
-    };
+    }
+}
+
+fn constrained(worker: &Worker, regex: &str) -> Submitted {
+    let generation = generation(3);
     let tokens = [&b"a"[..], b"b", b"c", b"d", b""];
     let vocabulary = Vocabulary::new(tokens.into_iter(), &[4]).unwrap();
     let grammar = vocabulary.compile(&Constraint::Regex(regex.to_owned())).unwrap();

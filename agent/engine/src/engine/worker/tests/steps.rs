@@ -1,0 +1,99 @@
+//! What a step allocates: nothing but what its tokens' readers take away.
+
+use realm_core::engine::TokenStream;
+use realm_kernels::backend::KvType;
+
+use super::*;
+use crate::{
+    kv::{BlockPool, Layout, Namespace, Secret},
+    scheduler::{Limits, Prices},
+};
+
+const BLOCK_TOKENS: usize = 16;
+const CONTEXT: usize = 1024;
+const SEQUENCES_MAX: usize = 16;
+
+fn scheduler() -> Scheduler {
+    let limits = Limits {
+        context: CONTEXT,
+        batch_tokens: 64,
+        running: SEQUENCES_MAX,
+        queued: SEQUENCES_MAX,
+    };
+    let blocks = u32::try_from(CONTEXT / BLOCK_TOKENS * SEQUENCES_MAX).unwrap();
+    let layout = Layout { block_tokens: BLOCK_TOKENS, window: None };
+    let sha256 = realm_core::desired::Sha256([1; 32]);
+    let namespace = Namespace::new(Secret([1; 32]), sha256, KvType::F16);
+    Scheduler::new(limits, BlockPool::new(blocks, layout, namespace), Prices::MEASURED)
+}
+
+/// A sequence that generates until its context is full, and its reader.
+fn endless(worker: &Worker, (id, tenant): (u64, &str)) -> (Submitted, TokenStream) {
+    let generation = generation(u32::MAX);
+    let (output, stream) = Output::new(&generation, id, &worker.tokenizer).unwrap();
+    let tenant = TenantName::new("default", tenant).unwrap();
+    let model = ModelName::new("default", "scripted").unwrap();
+    let submitted = Submitted {
+        submission: Submission {
+            public: None,
+            id: SequenceId(id),
+            tenant: tenant.clone(),
+            terms: Terms { weight: 1, priority: Priority::Normal },
+            kv_blocks_max: u32::MAX,
+            context_max: u32::MAX,
+            prompt: generation.prompt,
+            resumed: 0,
+            tokens_max: generation.tokens_max,
+            deadline: None,
+        },
+        output,
+        begin: None,
+        beside: None,
+        way: Way::Direct,
+        figures: worker.board.enter(&tenant, &model).unwrap(),
+        milestones: None,
+        at: Instant::now(),
+    };
+    (submitted, stream)
+}
+
+/// Allocations in `steps` steps of so many sequences, of four tenants if there are enough, and the
+/// tokens that they gave.
+fn allocations(sequences: usize, steps: usize) -> (u64, u64) {
+    let (_commands, received) = sync_channel(1);
+    let (tokenizer, board) = (Arc::new(tokenizer()), Arc::new(Board::default()));
+    let mut worker = Worker::new(received, scheduler(), scripted(), tokenizer, board);
+    let mut streams: Vec<TokenStream> = (0_u64..)
+        .take(sequences)
+        .map(|id| {
+            let tenant = ["a", "b", "c", "d"][(id % 4) as usize];
+            let (submitted, stream) = endless(&worker, (id, tenant));
+            worker.submit(submitted);
+            stream
+        })
+        .collect();
+    let mut tokens = 0;
+    let mut step = || {
+        worker.turn();
+        for stream in &mut streams {
+            while let Ok(event) = stream.try_recv() {
+                tokens += u64::from(matches!(event, TokenEvent::Token(_)));
+            }
+        }
+    };
+    // Prompts, and the first of everything.
+    (0..WARM_UP).for_each(|_| step());
+    let counted = allocation_counter::measure(|| (0..steps).for_each(|_| step()));
+    (counted.count_total, tokens - (WARM_UP * sequences) as u64)
+}
+
+const WARM_UP: usize = 100;
+
+#[test]
+fn a_step_allocates_nothing_but_the_text_of_its_tokens() {
+    for sequences in [1, SEQUENCES_MAX] {
+        let (count, tokens) = allocations(sequences, 200);
+        assert_eq!(tokens, 200 * sequences as u64);
+        assert_eq!(count, tokens, "{sequences} sequences");
+    }
+}

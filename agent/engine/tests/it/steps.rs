@@ -1,0 +1,29 @@
+//! What a forward pass allocates.
+
+use std::io::Write as _;
+
+use realm_engine::bench::Bench;
+use realm_kernels::format::Format;
+
+use crate::tiny_gguf;
+
+/// Allocations on the engine's thread while so many sequences decode `tokens` tokens each.
+fn allocations(bench: &mut Bench, sequences: usize, tokens: usize) -> u64 {
+    let counted = allocation_counter::measure(|| {
+        bench.decode(sequences, 1, tokens).unwrap();
+    });
+    counted.count_total
+}
+
+#[test]
+fn a_longer_answer_allocates_no_more_in_scheduler_and_forward_pass() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&tiny_gguf::tiny_llama(Format::Q8_0)).unwrap();
+    let mut bench = Bench::open(file.path(), 200, Some(2)).unwrap();
+    for sequences in [1, 16] {
+        allocations(&mut bench, sequences, 20);
+        let short = allocations(&mut bench, sequences, 20);
+        let long = allocations(&mut bench, sequences, 180);
+        assert_eq!(long, short, "of {sequences} sequences");
+    }
+}
