@@ -15,8 +15,12 @@ fn allocations(bench: &mut Bench, sequences: usize, tokens: usize) -> u64 {
     counted.count_total
 }
 
+/// Lists that grow with an answer double: nine times as long, they may have grown four times more
+/// each. What a step allocated would be there a hundred and sixty times.
+const GROWN_MAX: u64 = 16;
+
 #[test]
-fn a_longer_answer_allocates_no_more_in_scheduler_and_forward_pass() {
+fn a_longer_answer_costs_scheduler_and_forward_pass_no_allocation_a_token() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&tiny_gguf::tiny_llama(Format::Q8_0)).unwrap();
     let mut bench = Bench::open(file.path(), 200, Some(2)).unwrap();
@@ -24,6 +28,7 @@ fn a_longer_answer_allocates_no_more_in_scheduler_and_forward_pass() {
         allocations(&mut bench, sequences, 20);
         let short = allocations(&mut bench, sequences, 20);
         let long = allocations(&mut bench, sequences, 180);
-        assert_eq!(long, short, "of {sequences} sequences");
+        let more = long.saturating_sub(short);
+        assert!(more <= GROWN_MAX, "{more} more, of {sequences} sequences");
     }
 }
