@@ -12,6 +12,10 @@ pub const ABOUT: Claim = Claim {
 /// Tokens by which a stream may be over its limit, or its charge beside what came.
 const OVER_MAX: i64 = 1;
 
+/// Tokens that a cut stream may have lacked of what its tenant was told to have left: a piece of an
+/// answer that comes from another node goes whole or not at all.
+const SHORT_MAX: u32 = 64;
+
 /// Of the stream that was to spend a minute.
 const OVER_LEFT: &str = "tokens over what a tenant had left";
 
@@ -79,6 +83,9 @@ impl Spent {
             Err((code, _)) if code != CUT => Some(format!("a spent minute ended in `{code}`")),
             Err((code, None)) => Some(format!("`{code}` without a time to wait")),
             Err((code, Some(wait_ms))) if *wait_ms <= 0.0 => Some(format!("`{code}` told no wait")),
+            Err((code, Some(_))) if self.came.saturating_add(SHORT_MAX) < self.left => {
+                Some(format!("`{code}` after {} of {} tokens", self.came, self.left))
+            }
             Err((_, Some(_))) | Ok(()) => None,
         }
     }
@@ -165,6 +172,9 @@ mod tests {
         assert_eq!(check(Spent { came: 54, ..spent.clone() }), Verdict::Fail);
         assert_eq!(check(Spent { ended: cut(CUT, None), ..spent.clone() }), Verdict::Fail);
         assert_eq!(check(Spent { ended: cut("internal", None), ..spent.clone() }), Verdict::Fail);
+        // One that comes in pieces may lack one of them, and no more than that.
+        assert_eq!(check(Spent { left: 50 + SHORT_MAX, came: 50, ..spent.clone() }), Verdict::Pass);
+        assert_eq!(check(Spent { left: 51 + SHORT_MAX, came: 50, ..spent.clone() }), Verdict::Fail);
         assert_eq!(check(Spent { came: 20, ended: Ok(()), ..spent.clone() }), Verdict::Pass);
         assert_eq!(check(Spent { came: 60, ended: Ok(()), ..spent }), Verdict::Fail);
     }

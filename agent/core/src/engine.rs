@@ -62,8 +62,8 @@ pub trait Engine: Send + Sync {
     }
 
     /// Queues texts of `caller` to turn into vectors, if `allow` lets it have so many tokens, which
-    /// is asked last of all and before anything is computed. Dropping the reply cancels them: no
-    /// more are computed from the next step on.
+    /// is asked when nothing but the engine's own room may still refuse them, and before anything is
+    /// computed. Dropping the reply cancels them: no more are computed from the next step on.
     fn embed(
         &self,
         _caller: &Caller,

@@ -77,12 +77,24 @@ impl Admitted {
     /// that no prompt is computed for nothing. Refuses what the account does not have, and for good
     /// a prompt that no minute has the tokens for.
     pub fn reserve(&self, prompt_tokens: u32, now: Instant) -> Result<Reserve, Refusal> {
-        Reserve::new(&self.permit, prompt_tokens, 1, now)
+        Reserve::new(&self.permit, (prompt_tokens, prompt_tokens), 1, now)
+    }
+
+    /// As [`Self::reserve`], for a generation that goes on behind so many tokens of its answer. They
+    /// are computed and paid for as a prompt is, and no answer is too long to go on with.
+    pub fn reserve_resumed(
+        &self,
+        prompt_tokens: u32,
+        resumed: u32,
+        now: Instant,
+    ) -> Result<Reserve, Refusal> {
+        let all = prompt_tokens.saturating_add(resumed);
+        Reserve::new(&self.permit, (all, prompt_tokens), 1, now)
     }
 
     /// Sets aside what texts take that nothing answers.
     pub fn reserve_texts(&self, tokens: u32, now: Instant) -> Result<Reserve, Refusal> {
-        Reserve::new(&self.permit, tokens, 0, now)
+        Reserve::new(&self.permit, (tokens, tokens), 0, now)
     }
 
     /// Charges tokens that were had, whatever is left: a debt, which is waited for.
@@ -498,10 +510,61 @@ mod tests {
         assert_eq!(refusal, Refusal::TooLongForLimit { tokens: 1001, per_minute: 1000 });
         assert_eq!((refusal.code(), refusal.retry_after_ms()), ("too_long", None));
         assert!(refusal.to_string().contains("limits.inputTokensPerMinute is 1000"), "{refusal}");
-        // Another door may have the part that this one lacks.
-        limiter.divide(slices(1, PARTS / 2), now);
-        let refusal = running.reserve(700, now).unwrap_err();
-        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 500, retry_after_ms: 5000 });
+    }
+
+    #[test]
+    fn a_prompt_that_is_larger_than_its_doors_slice_takes_all_of_it_and_owes_the_rest() {
+        let now = Instant::now();
+        let owing = |limiter: &Limiter| {
+            limiter.divide(slices(1, PARTS / 4), now);
+            let running = limiter.admit(caller(|_| ()), call(), now).unwrap();
+            running.reserve(700, now).unwrap().spend_input(now);
+            running
+        };
+        // Less than its slice is had when it is there, and more when the slice is full.
+        for (prompt, due) in [(100, 100_u64), (250, 250), (700, 250)] {
+            let running = owing(&Limiter::default());
+            let wait_ms = (due + 450) * 60_000 / 250;
+            let refusal = running.reserve(prompt, now).unwrap_err();
+            let expected = Refusal::TooManyTokens { per_minute: 250, retry_after_ms: wait_ms };
+            assert_eq!(refusal, expected);
+            let after = |ms: u64| running.reserve(prompt, now + Duration::from_millis(ms));
+            drop(after(wait_ms - 2).unwrap_err());
+            drop(after(wait_ms).unwrap());
+        }
+        let limiter = Limiter::default();
+        let running = owing(&limiter);
+        limiter.divide(slices(2, 0), now);
+        let at_last = now + Duration::from_mins(10);
+        let refusal = running.reserve(700, at_last).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 0, retry_after_ms: 5000 });
+    }
+
+    #[test]
+    fn no_answer_is_too_long_to_go_on_with() {
+        let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        let refusal = running.reserve_resumed(1001, 9, now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooLongForLimit { tokens: 1001, per_minute: 1000 });
+        running.reserve_resumed(400, 700, now).unwrap().spend_input(now);
+        let refusal = running.reserve(400, now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 1000, retry_after_ms: 30_000 });
+    }
+
+    #[test]
+    fn who_waits_for_what_others_set_aside_is_not_told_a_time_that_brings_nothing() {
+        let now = Instant::now();
+        let (limiter, caller) =
+            (Limiter::default(), caller(|limits| limits.output_tokens_per_minute = 3));
+        let calls: Vec<_> =
+            (0..4).map(|_| limiter.admit(caller.clone(), call(), now).unwrap()).collect();
+        let mut held: Vec<_> =
+            calls[..3].iter().map(|call| call.reserve(1, now).unwrap()).collect();
+        let refusal = calls[3].reserve(1, now).unwrap_err();
+        assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 3, retry_after_ms: 5000 });
+        calls[3].reserve(1, now + Duration::from_mins(5)).unwrap_err();
+        drop(held.pop());
+        calls[3].reserve(1, now).unwrap();
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) struct Bill {
     paid: Usage,
     /// Paid for work that is lost, and not taken back yet.
     lost: Usage,
+    /// Whether the prompt was refused: it is not paid for, and nothing of it is given back.
+    is_refused: bool,
 }
 
 impl Bill {
@@ -31,26 +33,30 @@ impl Bill {
         now: Instant,
     ) -> Result<(), Refusal> {
         let more = less(spent, self.paid);
+        self.paid = sum(self.paid, more);
         // What of a prompt was cached comes with it or later, and costs nothing either way.
         let Usage { prompt_tokens, cached_tokens, completion_tokens } = more;
         let at_once = cached_tokens.min(prompt_tokens);
-        let computed = Usage { prompt_tokens, cached_tokens: at_once, completion_tokens };
-        let may_go_on = if computed == Usage::default() {
-            Ok(())
-        } else {
-            call.charge_from_afar(computed, now)
-        };
+        if prompt_tokens > 0 {
+            let prompt = Usage { prompt_tokens, cached_tokens: at_once, completion_tokens: 0 };
+            let may_begin = call.charge_from_afar(prompt, now);
+            self.is_refused |= may_begin.is_err();
+            may_begin?;
+        }
         let later = cached_tokens.saturating_sub(at_once);
-        if later > 0 {
+        if later > 0 && !self.is_refused {
             call.refund(later);
         }
-        self.paid = sum(self.paid, more);
-        may_go_on
+        if completion_tokens == 0 {
+            return Ok(());
+        }
+        call.charge_from_afar(Usage { completion_tokens, ..Usage::default() }, now)
     }
 
     /// The node that had the call is lost, and with it everything that it made.
     pub(super) fn lose(&mut self) {
         self.lost = sum(self.lost, std::mem::take(&mut self.paid));
+        self.is_refused = false;
     }
 
     /// Somebody else is asked to do what was lost.

@@ -383,14 +383,17 @@ impl Passage {
             }
             let may_go_on = self.bill.pay(call, spent, now);
             let went_on = match event {
-                // It is over, and whole.
-                Some(ReplyEvent::Done(done)) => return Answered::Ended(Ok(done)),
-                Some(ReplyEvent::Failed(refusal)) => Err(here(call, refusal, now)),
+                // It is over, and whole: but what was made of a prompt that is not paid for, and
+                // comes with its end, is nobody's.
+                Some(ReplyEvent::Done(done)) if has_begun || may_go_on.is_ok() => {
+                    return Answered::Ended(Ok(done));
+                }
+                Some(ReplyEvent::Failed(refusal)) => Err(here(call, refusal, may_go_on.err(), now)),
                 Some(ReplyEvent::Chunk(chunk)) if may_go_on.is_ok() => {
                     has_begun = true;
                     deliver(&self.sender, chunk).await
                 }
-                Some(ReplyEvent::Chunk(_)) | None => may_go_on,
+                Some(ReplyEvent::Chunk(_) | ReplyEvent::Done(_)) | None => may_go_on,
             };
             if let Err(refusal) = went_on {
                 return Answered::Ended(Err(refusal));
@@ -399,11 +402,16 @@ impl Passage {
     }
 }
 
-/// How a refusal of a call's node is told here: of tokens this door knows better what is left, and
-/// when there is more.
-fn here(call: &Admitted, refusal: Refusal, now: Instant) -> Refusal {
+/// How a refusal of a call's node is told here. Of tokens the node knows how many are needed, and
+/// this door how many are left: who waits for the longer of their times finds them.
+fn here(call: &Admitted, refusal: Refusal, own: Option<Refusal>, now: Instant) -> Refusal {
     match refusal {
-        Refusal::TooManyTokens { .. } => call.check(now).err().unwrap_or(refusal),
+        Refusal::TooManyTokens { .. } => {
+            let own = own.into_iter().chain(call.check(now).err());
+            own.fold(refusal, |longest, own| {
+                if own.retry_after_ms() > longest.retry_after_ms() { own } else { longest }
+            })
+        }
         refusal => refusal,
     }
 }

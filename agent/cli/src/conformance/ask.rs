@@ -45,6 +45,11 @@ pub(super) struct Heard {
 }
 
 impl Heard {
+    /// When it was asked for the last time: what the tenant had left was told after that.
+    pub(super) const fn asked_at(&self) -> Instant {
+        self.asked_at
+    }
+
     /// Until something came: its first piece, or its end where the first token had no text.
     pub(super) fn first_ms(&self) -> f64 {
         let first = self.pieces.first().map_or(self.done.at, |piece| piece.at);

@@ -51,8 +51,8 @@ pub(super) async fn measure(site: &Site) -> Result<Check, DoorError> {
 
 /// Asks for more than the tenant has left; nothing where it has too much for one answer.
 async fn spend(site: &Site, session: &mut Session) -> Result<Option<Spent>, DoorError> {
-    let told_at = Instant::now();
     let first = ask::patiently(site, session, &ask::params(site, ask::ENDLESS, 1)).await?;
+    let told_at = first.asked_at();
     let left = first.done.quota.map(|quota| quota.output_tokens);
     let Some(left) = left.filter(|left| *left <= LEFT_MAX) else { return Ok(None) };
     let params = ask::params(site, ask::ENDLESS, left + BEYOND);

@@ -235,6 +235,15 @@ impl Account {
         self.check_for(1, 1, now)
     }
 
+    /// Whether any minute has so many tokens of input.
+    pub(super) fn check_may_hold(&self, input: u32) -> Result<(), Refusal> {
+        if self.input.may_hold(input) {
+            return Ok(());
+        }
+        let per_minute = self.input.whole_per_minute();
+        Err(Refusal::TooLongForLimit { tokens: input, per_minute })
+    }
+
     /// Whether there are so many tokens of each kind. Who is told to come again is told when there
     /// are of both.
     pub(super) fn check_for(
@@ -243,12 +252,6 @@ impl Account {
         output: u32,
         now: Instant,
     ) -> Result<(), Refusal> {
-        if !self.input.may_hold(input) {
-            return Err(Refusal::TooLongForLimit {
-                tokens: input,
-                per_minute: self.input.whole_per_minute(),
-            });
-        }
         let Each { input_tokens, output_tokens, .. } = &mut self.refuses;
         let needs = [(&self.input, input, input_tokens), (&self.output, output, output_tokens)];
         let mut longest: Option<(u64, u32)> = None;

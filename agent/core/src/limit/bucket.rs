@@ -18,8 +18,9 @@ impl Allowance {
     }
 }
 
-/// How long a refused call waits at a door that has no part of a limit: the operator looks at who
-/// has which every few seconds. So does one that needs more than the part ever holds.
+/// How long a refused call waits where no time is known to bring what it needs. At a door that has
+/// no part of a limit the operator looks at who has which every few seconds; where all that a bucket
+/// holds is set aside, who set it aside spends it or puts it back.
 const NO_PART_WAIT: Duration = Duration::from_secs(5);
 
 /// What a level may lack of a whole unit and still be one: sums of what time earns are off by less
@@ -85,9 +86,16 @@ impl Bucket {
         }
     }
 
-    /// Whether so much is there.
+    /// Whether so much is there, or all that there can ever be at this door: what is larger than
+    /// its part begins with a full bucket, and owes the rest. It would never begin otherwise where
+    /// every door has a part alike.
     pub(super) fn has(&self, units: u32) -> bool {
-        self.level + ROUNDING >= f64::from(units)
+        self.level + ROUNDING >= f64::from(self.due(units))
+    }
+
+    /// What is to be there for so much. Nothing begins where there is no part.
+    fn due(&self, units: u32) -> u32 {
+        units.min(self.allowance.part.max(1))
     }
 
     /// Whether so much can ever be there, whichever part of the limit this door has.
@@ -148,12 +156,12 @@ impl Bucket {
         reason = "a wait is at most a u32 allowance's minutes and at least nothing"
     )]
     pub(super) fn wait_ms(&self, needed: u32) -> u64 {
-        let part = self.allowance.part;
-        if part == 0 || needed > part {
+        let due = f64::from(self.due(needed));
+        if due > self.room() {
             return u64::try_from(NO_PART_WAIT.as_millis()).unwrap_or(u64::MAX);
         }
-        let missing = (f64::from(needed) - self.level).max(0.0);
-        let wait = missing * 60_000.0 / f64::from(part);
+        let missing = (due - self.level).max(0.0);
+        let wait = missing * 60_000.0 / f64::from(self.allowance.part);
         (wait - ROUNDING).ceil().max(1.0) as u64
     }
 }

@@ -18,16 +18,21 @@ pub struct Reserve {
 }
 
 impl Reserve {
+    /// Of `input` so many tokens must be what some minute has: the rest is of an answer that its
+    /// tenant had already, and that goes on.
     pub(super) fn new(
         permit: &Arc<Permit>,
-        input: u32,
+        (input, prompt): (u32, u32),
         output: u32,
         now: Instant,
     ) -> Result<Self, Refusal> {
         // Texts, too, are begun by nobody whose answers have spent what they may.
         permit.take(
             now,
-            |account, _| account.check_for(input, 1, now),
+            |account, _| {
+                account.check_may_hold(prompt)?;
+                account.check_for(input, 1, now)
+            },
             |account, mode| {
                 account.set_aside(input, output, mode);
             },

@@ -5,7 +5,7 @@ mod generation;
 mod params;
 mod sequence;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use realm_core::{
     embed::TextBatch,
@@ -267,6 +267,8 @@ impl model::HostModel for Host {
         if !engine.generates() {
             return Err(self.lacks(&model, "generate")?.into());
         }
+        // Before hooks come up for what would be refused.
+        self.call()?.tokens.admitted().check(Instant::now())?;
         let (params, hooked) = self.ask_hooks(&model, &prompt, params).await?;
         let call = self.call()?;
         let mut generation =

@@ -168,6 +168,16 @@ fn work_that_is_done_again_is_paid_for_as_any_is() {
 }
 
 #[test]
+fn of_a_prompt_that_was_refused_nothing_is_given_back() {
+    let now = Instant::now();
+    let (call, mut bill) = (admitted(now), Bill::default());
+    call.charge(usage(TOKENS - 60, 0, 0), now);
+    bill.pay(&call, usage(70, 0, 0), now).unwrap_err();
+    bill.pay(&call, usage(70, 40, 2), now).unwrap();
+    assert_eq!(call.left(now), left_after(usage(TOKENS - 60, 0, 2)));
+}
+
+#[test]
 fn what_of_a_prompt_was_cached_needs_no_tokens_whenever_that_is_told() {
     let now = Instant::now();
     let (call, mut bill) = (admitted(now), Bill::default());

@@ -68,12 +68,12 @@ impl Generation {
     ) -> Result<Self, Refusal> {
         let resumed = generation.resume.as_ref().map_or(&[][..], Resume::tokens);
         let last = resumed.last().copied().unwrap_or_default();
-        // Tokens that are resumed are computed as a prompt is, and cost the same.
-        let prompt_tokens = generation.prompt.len().saturating_add(resumed.len());
-        let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
+        let count = |ids: &[u32]| u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        let (prompt_tokens, resumed_tokens) = (count(&generation.prompt), count(resumed));
         let mut traced = Traced::begin(span, &mut generation);
         let milestones = generation.milestones.get_or_insert_default().clone();
-        let reserve = tokens.admitted().reserve(prompt_tokens, Instant::now());
+        let admitted = tokens.admitted();
+        let reserve = admitted.reserve_resumed(prompt_tokens, resumed_tokens, Instant::now());
         let reserve = reserve.inspect_err(|refusal| traced.end(refusal.code()))?;
         let caller = tokens.admitted().caller();
         let is_heard = hooked.is_some();
@@ -82,6 +82,8 @@ impl Generation {
             Some((hooked, _asked)) => engine.generate_hooked(caller, generation, hooked),
         };
         let stream = stream.inspect_err(|refusal| traced.end(refusal.code()))?;
+        // Tokens that are resumed are computed as a prompt is, and cost the same.
+        let prompt_tokens = prompt_tokens.saturating_add(resumed_tokens);
         let mut started = Self::of(stream, tokens, (reserve, prompt_tokens), traced);
         (started.resumed, started.milestones, started.is_heard) = (last, milestones, is_heard);
         Ok(started)
@@ -174,8 +176,10 @@ impl Generation {
     /// Ends the generation before a token that the tenant has no more of, which was made.
     fn cut(&mut self, refusal: Refusal) {
         self.traced.end(refusal.code());
-        self.end = Some(Err(refusal));
         self.close(1);
+        // What hooks have heard beyond it is a debt, which is to be waited for as well.
+        let owes = self.tokens.admitted().check(Instant::now()).err();
+        self.end = Some(Err(owes.unwrap_or(refusal)));
     }
 
     /// Takes nothing more of the engine, which ends the sequence at its next step, and pays for what
@@ -383,6 +387,26 @@ mod tests {
         let refusal = tokens.admitted().check(Instant::now()).unwrap_err();
         // A hundred in debt, at a thousand a minute.
         assert!(refusal.retry_after_ms() > Some(5_000), "{refusal:?}");
+    }
+
+    #[tokio::test]
+    async fn who_is_cut_is_told_to_wait_for_what_hooks_have_heard_as_well() {
+        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
+        let usage = Usage { completion_tokens: 998, ..Usage::default() };
+        tokens.admitted().charge(usage, Instant::now());
+        let mut generation = started(stream, &tokens, 10);
+        generation.is_heard = true;
+        for _ in 0..200 {
+            sender.try_send(token()).unwrap();
+        }
+        generation.next().await.unwrap();
+        let refusal = generation.next().await.unwrap_err();
+        // Nearly two hundred in debt, at a thousand a minute.
+        assert!(refusal.retry_after_ms() > Some(11_000), "{refusal:?}");
+        drop(generation);
+        let still = tokens.admitted().check(Instant::now()).unwrap_err();
+        assert!(still.retry_after_ms() <= refusal.retry_after_ms(), "{still:?}");
     }
 
     #[test]
