@@ -165,7 +165,8 @@ async def test_a_draining_server_is_not_ready_and_its_doors_say_why(server: Serv
         server.client("acme", reconnect=Backoff(attempts_max=1)) as client,
     ):
         assert (await http.get(f"{base}/readyz")).status_code == 200
-        await begin(socket, LONG)
+        # Longer than all that is asked of it meanwhile takes.
+        await begin(socket, 4 * LONG)
         server.terminate()
         await socket.until(type="going_away")
         assert (await http.get(f"{base}/readyz")).status_code == 503
