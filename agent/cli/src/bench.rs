@@ -115,17 +115,23 @@ struct Rounds {
     behind: Vec<Vec<f64>>,
 }
 
-fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
+/// Refuses what cannot be measured.
+fn check(args: &BenchArgs) -> anyhow::Result<()> {
     if [args.prefill, args.decode, args.sequences, args.repeat].contains(&0) {
         bail!("nothing can be measured over 0 tokens, sequences or rounds");
     }
     if args.sequences > SEQUENCES_MAX {
         bail!("{} sequences at once; {SEQUENCES_MAX} are the most", args.sequences);
     }
-    let threads = args.threads.unwrap_or_else(cpu::default_threads);
     if args.depth.contains(&0) || args.depth.len() > DEPTHS_MAX {
         bail!("a depth is one token or more, and there are {DEPTHS_MAX} at most");
     }
+    Ok(())
+}
+
+fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
+    check(args)?;
+    let threads = args.threads.unwrap_or_else(cpu::default_threads);
     let deepest = args.depth.iter().copied().max().unwrap_or(DECODE_PROMPT);
     let decode_end = deepest.saturating_add(args.decode);
     let context = args.prefill.max(decode_end).max(QUESTION_TOKENS).saturating_add(1);

@@ -340,23 +340,20 @@ impl Shares {
         let Self { doors, wanted, .. } = self;
         let (movable, fixed): (Vec<_>, Vec<_>) =
             doors.iter().partition(|(_, door)| door.is_movable());
-        let mut tenants: BTreeSet<Name> = wanted.keys().cloned().collect();
+        let mut tenants: BTreeSet<&Name> = wanted.keys().collect();
         if is_due {
             self.divided_at = Some(now);
             for (_, door) in &movable {
-                let new = door.spends.tenants.keys().filter(|tenant| !tenants.contains(*tenant));
-                let new: Vec<Name> = new.cloned().collect();
-                tenants.extend(new);
+                along::join(&mut tenants, door.spends.tenants.keys());
             }
         }
+        let tenants: Vec<Name> = tenants.into_iter().cloned().collect();
         let mut fixed: Vec<_> = fixed.into_iter().map(|(_, door)| door.along(even)).collect();
         let mut sharing: Vec<_> =
             movable.iter().map(|(node, door)| (*node, door.along(even))).collect();
         for tenant in tenants {
-            let fixed = fixed.iter_mut().map(|door| door.parts(&tenant));
-            let budget: Each<u32> = fixed.fold([PARTS; 4], |left, parts| {
-                std::array::from_fn(|limit| left[limit].saturating_sub(parts[limit]))
-            });
+            let taken = along::sum_of_parts(fixed.iter_mut(), &tenant);
+            let budget = taken.map(|taken| PARTS.saturating_sub(taken));
             let last = wanted.get(&tenant);
             let is_stale = last.is_some_and(|last| !last.is_of(&movable, budget));
             let claims = claims(&tenant, &mut sharing, last);
@@ -400,10 +397,7 @@ impl Shares {
         let mut along: Vec<(&String, AlongDoor<'_>)> =
             self.doors.iter().map(|(node, door)| (node, door.along(even))).collect();
         for tenant in self.named() {
-            let may = along.iter_mut().map(|(_, door)| door.parts(tenant));
-            let may = may.fold([0_u32; 4], |all, parts| {
-                std::array::from_fn(|limit| all[limit].saturating_add(parts[limit]))
-            });
+            let may = along::sum_of_parts(along.iter_mut().map(|(_, door)| door), tenant);
             let mut left = may.map(free);
             let mut wanted = self.wanted.get(tenant).map(|wanted| Along::new(&wanted.parts));
             let mut doors = along.iter_mut();

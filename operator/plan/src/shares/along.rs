@@ -92,6 +92,16 @@ impl AlongDoor<'_> {
     }
 }
 
+/// The most that all of these doors may spend of a tenant's limits.
+pub(super) fn sum_of_parts<'a, 'b: 'a>(
+    doors: impl Iterator<Item = &'a mut AlongDoor<'b>>,
+    tenant: &Name,
+) -> Each<u32> {
+    doors.map(|door| door.parts(tenant)).fold([0; 4], |all: Each<u32>, parts| {
+        std::array::from_fn(|limit| all[limit].saturating_add(parts[limit]))
+    })
+}
+
 /// Adds `names`, which come in ascending order, and most of which are there.
 pub(super) fn join<'a>(all: &mut BTreeSet<&'a Name>, names: impl Iterator<Item = &'a Name>) {
     let mut known = all.iter().copied().peekable();
