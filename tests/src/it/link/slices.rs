@@ -76,13 +76,15 @@ async fn slices_of_a_leader_before_are_passed_over() {
 #[tokio::test]
 async fn an_agent_without_slices_says_the_part_that_it_takes() {
     let world = World::start().await;
-    let share = async |node: &str, agent: &Agent| {
+    let share = async |node: &str| {
         let view = world.until(node, |view| view.holds.is_some()).await;
-        assert!(view.is_sliced && agent.slices.held().is_none());
+        assert!(view.is_sliced);
         view.holds.unwrap().share
     };
     let empty = world.agent("worker-1").await;
-    assert_eq!(share("worker-1", &empty).await, 0, "it knows no tenant");
+    assert_eq!(share("worker-1").await, 0, "it knows no tenant");
+    // Once it has said so it holds to that.
+    assert_eq!(*until_leased(&empty, |_| true).await, Slices::default());
     let dir = tempfile::tempdir().unwrap();
     let (ledger, _) = realm_link::ledger::Ledger::open(dir.path()).await.unwrap();
     let desired = Desired { generation: 1, doors: 4, ..Desired::default() };
@@ -90,7 +92,8 @@ async fn an_agent_without_slices_says_the_part_that_it_takes() {
     drop(ledger);
     let options = world.options("worker-2", &super::world::token("worker-2"));
     let other = Agent::start(options, dir).await;
-    assert_eq!(share("worker-2", &other).await, PARTS / 4);
+    assert_eq!(share("worker-2").await, PARTS / 4);
+    assert_eq!(other.slices.held(), None);
 }
 
 /// A fleet of a world, with nothing to hold.
