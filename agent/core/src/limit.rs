@@ -102,12 +102,6 @@ impl Admitted {
         self.permit.charge(usage, now);
     }
 
-    /// Charges tokens of answers that were made and that nobody got, as far as there are any.
-    pub fn charge_unread(&self, tokens: u32, now: Instant) {
-        self.permit.with(|account| account.charge_some(tokens, now));
-        self.permit.tell(Usage { completion_tokens: tokens, ..Usage::default() });
-    }
-
     /// Charges what was spent on another node, and says whether the client may have what came with
     /// it, and the call may go on there.
     ///

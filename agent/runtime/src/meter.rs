@@ -55,14 +55,13 @@ impl TokenMeter {
 
     /// Pays for tokens that were made and that the program did not take. Where a hook has had them
     /// they are paid for whatever is left.
-    pub(crate) fn spend_unread(&self, completion_tokens: u32, is_had: bool) {
-        let usage = Usage { completion_tokens, ..Usage::default() };
+    pub(crate) fn spend_unread(&self, reserve: &mut Reserve, completion_tokens: u32, is_had: bool) {
         if is_had {
-            self.admitted.charge(usage, Instant::now());
+            reserve.spend_had(completion_tokens, Instant::now());
         } else {
-            self.admitted.charge_unread(completion_tokens, Instant::now());
+            reserve.spend_unread(completion_tokens, Instant::now());
         }
-        self.add(usage);
+        self.add(Usage { completion_tokens, ..Usage::default() });
     }
 
     /// Takes note that a prompt which was paid for was partly cached.

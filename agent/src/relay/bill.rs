@@ -25,13 +25,16 @@ pub(super) struct Bill {
 impl Bill {
     /// Charges what the node has spent since the last time, and says whether the client may have
     /// what came of it, and the call may go on.
-    /// A node that tells of less than before has taken nothing back: what it made was made.
+    ///
+    /// A node that tells of a smaller prompt than before has begun nothing of what is missing, which
+    /// is given back. Of an answer that is not so: what was made was made.
     pub(super) fn pay(
         &mut self,
         call: &Admitted,
         spent: Usage,
         now: Instant,
     ) -> Result<(), Refusal> {
+        self.give_back_unbegun(call, spent);
         let more = less(spent, self.paid);
         self.paid = sum(self.paid, more);
         // What of a prompt was cached comes with it or later, and costs nothing either way.
@@ -51,6 +54,15 @@ impl Bill {
             return Ok(());
         }
         call.charge_from_afar(Usage { completion_tokens, ..Usage::default() }, now)
+    }
+
+    fn give_back_unbegun(&mut self, call: &Admitted, spent: Usage) {
+        let Usage { prompt_tokens, cached_tokens, .. } = less(self.paid, spent);
+        let unbegun = Usage { prompt_tokens, cached_tokens, completion_tokens: 0 };
+        if prompt_tokens > 0 && !self.is_refused {
+            self.paid = less(self.paid, unbegun);
+            call.take_back(unbegun);
+        }
     }
 
     /// The node that had the call is lost, and with it everything that it made.

@@ -79,6 +79,14 @@ pub struct Shadowed {
     pub tokens: u64,
 }
 
+/// Of two refusals the one that is to be waited for longer: who comes then finds both.
+fn longest_wait(one: Result<(), Refusal>, other: Result<(), Refusal>) -> Result<(), Refusal> {
+    match (one, other) {
+        (Err(one), Err(other)) if other.retry_after_ms() > one.retry_after_ms() => Err(other),
+        (one, other) => one.and(other),
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Account {
     allowances: Allowances,
@@ -201,7 +209,7 @@ impl Account {
         let is_beyond_tokens = self.check_tokens(now);
         let is_beyond_requests = self.check_requests(now);
         if mode == LimitsMode::Enforce {
-            is_beyond_tokens.and(is_beyond_requests)?;
+            longest_wait(is_beyond_tokens, is_beyond_requests)?;
             self.spend_request(mode, now);
             return Ok(false);
         }

@@ -88,9 +88,9 @@ impl Bucket {
 
     /// Whether so much is there, or all that there can ever be at this door: what is larger than
     /// its part begins with a full bucket, and owes the rest. It would never begin otherwise where
-    /// every door has a part alike.
+    /// every door has a part alike. Who needs nothing does not wait for the debt either.
     pub(super) fn has(&self, units: u32) -> bool {
-        self.level + ROUNDING >= f64::from(self.due(units))
+        units == 0 || self.level + ROUNDING >= f64::from(self.due(units))
     }
 
     /// What is to be there for so much. Nothing begins where there is no part.

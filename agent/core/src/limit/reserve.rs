@@ -64,6 +64,30 @@ impl Reserve {
         self.permit.tell(Usage { completion_tokens: 1, ..Usage::default() });
         Ok(())
     }
+
+    /// Pays for tokens of the answer that were made and that nobody got: with what was set aside,
+    /// and as far as there is more.
+    pub fn spend_unread(&mut self, tokens: u32, now: Instant) {
+        let rest = self.spend_output(tokens, now);
+        self.permit.with(|account| account.charge_some(rest, now));
+        self.permit.tell(Usage { completion_tokens: tokens, ..Usage::default() });
+    }
+
+    /// Pays for tokens of the answer that were had, whatever is left: a debt, which is waited for.
+    pub fn spend_had(&mut self, tokens: u32, now: Instant) {
+        let rest = self.spend_output(tokens, now);
+        self.permit.charge(Usage { completion_tokens: rest, ..Usage::default() }, now);
+        let completion_tokens = tokens - rest;
+        self.permit.tell(Usage { completion_tokens, ..Usage::default() });
+    }
+
+    /// Spends what was set aside, and says how many of so many tokens it is not enough for.
+    fn spend_output(&mut self, tokens: u32, now: Instant) -> u32 {
+        let aside = tokens.min(self.output);
+        self.output -= aside;
+        self.permit.with(|account| account.spend_aside(0, aside, now));
+        tokens - aside
+    }
 }
 
 impl Drop for Reserve {

@@ -149,6 +149,28 @@ fn a_prompt_that_is_larger_than_its_doors_slice_takes_all_of_it_and_owes_the_res
     assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 0, retry_after_ms: 5000 });
 }
 
+/// A prompt that has begun with all that its door's slice holds is in debt for input, of which an
+/// answer needs none.
+#[test]
+fn a_debt_of_input_cuts_no_answer() {
+    let now = Instant::now();
+    let limiter = Limiter::default();
+    limiter.divide(slices(1, PARTS / 2), now);
+    let caller = || caller(|limits| limits.calls_max = 6);
+    let [long, other, afar] = [(); 3].map(|()| limiter.admit(caller(), call(), now).unwrap());
+    let mut others = other.reserve(1, now).unwrap();
+    others.spend_input(now);
+    let later = now + Duration::from_secs(1);
+    let mut reserve = long.reserve(900, later).unwrap();
+    reserve.spend_input(later);
+    for _ in 0..10 {
+        reserve.take_token(later).unwrap();
+        others.take_token(later).unwrap();
+        afar.charge_from_afar(usage(0, 0, 1), later).unwrap();
+    }
+    drop(other.reserve(1, later).unwrap_err());
+}
+
 #[test]
 fn no_answer_is_too_long_to_go_on_with() {
     let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
@@ -214,12 +236,36 @@ fn what_is_set_aside_is_a_part_of_the_minute_and_nothing_beyond_it() {
 fn what_was_made_and_nobody_got_makes_no_debt() {
     let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
     let running = limiter.admit(caller.clone(), call(), now).unwrap();
-    running.charge_unread(30, now);
+    let mut reserve = running.reserve(0, now).unwrap();
+    reserve.spend_unread(30, now);
     assert_eq!(limiter.quota(&caller, now).output_tokens, 70);
-    running.charge_unread(300, now);
+    reserve.spend_unread(300, now);
     assert_eq!(running.spent().borrow().completion_tokens, 330);
+    // Nothing of what was set aside is there to come back.
+    drop(reserve);
     let refusal = running.check(now).unwrap_err();
     assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 600 });
+}
+
+#[test]
+fn who_never_reads_pays_with_the_token_that_was_set_aside() {
+    let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+    let running = limiter.admit(caller.clone(), call(), now).unwrap();
+    running.charge(usage(0, 0, 99), now);
+    let mut reserve = running.reserve(1, now).unwrap();
+    reserve.spend_input(now);
+    reserve.spend_unread(256, now);
+    drop(reserve);
+    drop(running.reserve(1, now).unwrap_err());
+
+    let had = limiter.admit(caller.clone(), call(), now + Duration::from_mins(1)).unwrap();
+    let now = now + Duration::from_mins(1);
+    let mut reserve = had.reserve(1, now).unwrap();
+    reserve.spend_had(150, now);
+    drop(reserve);
+    let refusal = had.check(now).unwrap_err();
+    assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 30_600 });
+    assert_eq!(had.spent().borrow().completion_tokens, 150);
 }
 
 #[test]
@@ -432,8 +478,8 @@ proptest! {
                     None
                 }
                 Turn::Unread { of, tokens } => {
-                    if let Some((call, _)) = streams.get(of) {
-                        call.charge_unread(tokens, now);
+                    if let Some((_, reserve)) = streams.get_mut(of) {
+                        reserve.spend_unread(tokens, now);
                     }
                     None
                 }
@@ -682,6 +728,24 @@ fn a_call_that_lacks_both_kinds_of_tokens_is_told_the_longer_wait() {
     let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
     assert_eq!(refusal, Refusal::TooManyTokens { per_minute: 100, retry_after_ms: 30_000 });
     limiter.admit(caller, call(), now + Duration::from_secs(30)).unwrap();
+}
+
+#[test]
+fn a_call_that_lacks_tokens_and_requests_is_told_the_longer_wait() {
+    let now = Instant::now();
+    let waits_ms = |requests: u32, tokens: u32| {
+        let (limiter, caller) = (Limiter::default(), caller(|it| it.requests_per_minute = 3));
+        for _ in 1..requests {
+            limiter.admit(caller.clone(), call(), now).unwrap();
+        }
+        let running = limiter.admit(caller.clone(), call(), now).unwrap();
+        running.charge(usage(0, 0, tokens), now);
+        limiter.admit(caller, call(), now).unwrap_err().retry_after_ms().unwrap()
+    };
+    assert_eq!(waits_ms(2, 100), 600);
+    assert_eq!(waits_ms(3, 0), 20_000);
+    assert_eq!(waits_ms(3, 100), 20_000);
+    assert_eq!(waits_ms(3, 150), 30_600);
 }
 
 #[test]

@@ -58,6 +58,8 @@ fn left_after(paid: Usage) -> Left {
 enum Event {
     /// Its node has spent so much since it told of it last.
     Told(Usage),
+    /// Of prompts that it has been paid for it has not begun so many tokens, and never will.
+    Unbegun(u32),
     Lost,
     Asked,
 }
@@ -66,7 +68,8 @@ fn event() -> impl Strategy<Value = Event> {
     let told = (0_u32..200, 0_u32..200, 0_u32..200)
         .prop_map(|(prompt, cached, made)| Event::Told(usage(prompt, cached.min(prompt), made)));
     // A node that was lost tells of nothing, and the next one is asked.
-    prop_oneof![4 => told, 1 => Just(Event::Lost), 2 => Just(Event::Asked)]
+    let unbegun = (0_u32..200).prop_map(Event::Unbegun);
+    prop_oneof![4 => told, 1 => unbegun, 1 => Just(Event::Lost), 2 => Just(Event::Asked)]
 }
 
 fn ended() -> impl Strategy<Value = Result<Done, Refusal>> {
@@ -96,6 +99,11 @@ proptest! {
                     at_node = sum(at_node, more);
                     bill.pay(&call, at_node, now).unwrap();
                 }
+                Event::Unbegun(tokens) if is_there => {
+                    let computed = at_node.prompt_tokens - at_node.cached_tokens;
+                    at_node.prompt_tokens -= tokens.min(computed);
+                    bill.pay(&call, at_node, now).unwrap();
+                }
                 Event::Lost if is_there => {
                     bill.lose();
                     (lost, at_node, is_there) = (sum(lost, at_node), Usage::default(), false);
@@ -104,7 +112,7 @@ proptest! {
                     bill.move_on(&call);
                     (lost, is_there) = (Usage::default(), true);
                 }
-                Event::Told(_) | Event::Lost | Event::Asked => {}
+                Event::Told(_) | Event::Unbegun(_) | Event::Lost | Event::Asked => {}
             }
             prop_assert_eq!(call.left(now), left_after(sum(at_node, lost)));
             prop_assert_eq!(*call.spent().borrow(), sum(at_node, lost));
@@ -141,6 +149,17 @@ fn lost_work_is_not_paid_for_where_the_calls_time_is_over() {
     let late = now + Duration::from_millis(5);
     bill.settle(&call, &Err(Refusal::Cancelled), late);
     assert_eq!(call.left(late), left_after(Usage::default()));
+}
+
+#[test]
+fn a_prompt_that_a_node_has_not_begun_is_given_back() {
+    let now = Instant::now();
+    let (call, mut bill) = (admitted(now), Bill::default());
+    bill.pay(&call, usage(5000, 0, 0), now).unwrap();
+    bill.pay(&call, usage(0, 0, 0), now).unwrap();
+    bill.settle(&call, &Err(Refusal::DeadlineExceeded { deadline_ms: 2000 }), now);
+    assert_eq!(call.left(now), left_after(Usage::default()));
+    assert_eq!(*call.spent().borrow(), Usage::default());
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub struct Generation {
     /// Tokens of the prompt, resumed ones with them.
     prompt_tokens: u32,
     milestones: Arc<Milestones>,
-    /// Whether the engine has said anything of it.
+    /// Whether the engine has said that it computes any of it.
     has_begun: bool,
     /// Whether a hook hears every token before the program does.
     is_heard: bool,
@@ -169,7 +169,8 @@ impl Generation {
     }
 
     fn hear(&mut self, event: &TokenEvent) {
-        self.has_begun |= !matches!(event, TokenEvent::Rest(_) | TokenEvent::Failed(_));
+        // An answer that was resumed when it was whole ends, and nothing of it is computed.
+        self.has_begun |= matches!(event, TokenEvent::Token(_) | TokenEvent::Cached(_));
         self.traced.heard(event);
     }
 
@@ -197,7 +198,7 @@ impl Generation {
             self.hear(&event);
         }
         if tokens > 0 {
-            self.tokens.spend_unread(tokens, self.is_heard);
+            self.tokens.spend_unread(&mut self.reserve, tokens, self.is_heard);
         }
     }
 
