@@ -17,7 +17,7 @@ use super::activations::ActivationBlock;
 use super::grid::{Grid, Place, Tile, even, over};
 use super::panels::{CpuMatrix, Panels, quantised};
 use super::pool::Pool;
-use super::simd::{Kernel, LANES, PAIR_ROWS, Simd, store_part};
+use super::simd::{Kernel, LANES, PAIR_ROWS, Simd, load_part, store_part};
 
 /// Bytes of packed activations that one pass over the weights works on.
 ///
@@ -120,13 +120,15 @@ trait Weights {
         panel: (usize, usize),
         x: &[[Self::X; R]],
     ) -> [S::F; R];
-    /// The same of two panels, each activation that is fetched meeting both.
-    fn pair<S: Simd>(
+    /// Writes the products of the two panels from `panel` on with each tile of `x`, the part's: each
+    /// activation that is fetched meets both.
+    fn pairs<S: Simd>(
         &self,
         simd: S,
-        panel: (usize, usize),
+        panel: usize,
         x: &[[Self::X; PAIR_ROWS]],
-    ) -> [[S::F; PAIR_ROWS]; 2];
+        part: &mut Part<'_>,
+    );
     /// One row times a whole group of panels side by side, where that is worth while.
     #[inline(always)]
     fn group<S: Simd>(&self, _simd: S, _panel: usize, _x: &[Self::X]) -> Option<[S::F; GROUP]> {
@@ -151,6 +153,44 @@ struct Part<'a> {
     out: Tile<'a, f32>,
 }
 
+impl Part<'_> {
+    /// The tiles of activations that this pass is about.
+    fn tiles(&self, tile_rows: usize) -> Range<usize> {
+        self.first / tile_rows..(self.first + self.rows).div_ceil(tile_rows)
+    }
+
+    /// Writes the sums of one tile, except those of rows that only fill it up.
+    #[inline(always)]
+    fn put<S: Simd, const R: usize>(
+        &mut self,
+        simd: S,
+        (panel, tile): (usize, usize),
+        sums: [S::F; R],
+    ) {
+        let start = tile * R - self.first;
+        let col = (panel - self.panels.start) * LANES;
+        for (row, sum) in (start..self.rows).zip(sums) {
+            store(simd, sum, &mut self.out.row(row)[col..]);
+        }
+    }
+
+    /// The sums of one tile that [`Part::put`] wrote, to go on from.
+    #[inline(always)]
+    fn sums<S: Simd, const R: usize>(
+        &mut self,
+        simd: S,
+        (panel, tile): (usize, usize),
+    ) -> [S::F; R] {
+        let start = tile * R - self.first;
+        let col = (panel - self.panels.start) * LANES;
+        let mut sums = [simd.splat(0.0); R];
+        for (row, sum) in (start..self.rows).zip(&mut sums) {
+            *sum = load(simd, &self.out.row(row)[col..]);
+        }
+        sums
+    }
+}
+
 impl<W: Weights> Kernel for Group<'_, W> {
     type Output = ();
 
@@ -171,12 +211,6 @@ impl<W: Weights> Kernel for Group<'_, W> {
 }
 
 impl<W: Weights> Group<'_, W> {
-    /// The tiles of activations that this pass is about.
-    fn tiles(&self, tile_rows: usize) -> Range<usize> {
-        let (first, rows) = (self.part.first, self.part.rows);
-        first / tile_rows..(first + rows).div_ceil(tile_rows)
-    }
-
     #[inline(always)]
     fn tile_of<const R: usize>(&self, tile: usize) -> &[[W::X; R]] {
         let steps = self.part.batch.cols / W::STEP;
@@ -187,9 +221,9 @@ impl<W: Weights> Group<'_, W> {
     fn one_by_one<S: Simd, const R: usize>(&mut self, simd: S, panels: Range<usize>) {
         let cols = self.part.batch.cols;
         for panel in panels {
-            for tile in self.tiles(R) {
+            for tile in self.part.tiles(R) {
                 let sums = self.w.tile(simd, (panel, cols), self.tile_of::<R>(tile));
-                self.put(simd, (panel, tile), sums);
+                self.part.put(simd, (panel, tile), sums);
             }
         }
     }
@@ -201,29 +235,12 @@ impl<W: Weights> Group<'_, W> {
         let (start, odd) = (panels.start, panels.len() % 2);
         let end = panels.end - odd;
         for panel in (start..end).step_by(2) {
-            for tile in self.tiles(PAIR_ROWS) {
-                let [low, high] = self.w.pair(simd, (panel, cols), self.tile_of(tile));
-                self.put(simd, (panel, tile), low);
-                self.put(simd, (panel + 1, tile), high);
-            }
+            let tiles = self.part.tiles(PAIR_ROWS);
+            let steps = cols / W::STEP;
+            let x = &self.x.as_chunks().0[tiles.start * steps..tiles.end * steps];
+            self.w.pairs(simd, panel, x, &mut self.part);
         }
         self.one_by_one::<S, PAIR_ROWS>(simd, end..end + odd);
-    }
-
-    /// Writes the sums of one tile, except those of rows that only fill it up.
-    #[inline(always)]
-    fn put<S: Simd, const R: usize>(
-        &mut self,
-        simd: S,
-        (panel, tile): (usize, usize),
-        sums: [S::F; R],
-    ) {
-        let part = &mut self.part;
-        let start = tile * R - part.first;
-        let col = (panel - part.panels.start) * LANES;
-        for (row, sum) in (start..part.rows).zip(sums) {
-            store(simd, sum, &mut part.out.row(row)[col..]);
-        }
     }
 
     /// One row times a whole group of panels; false where that does not apply.
@@ -240,6 +257,15 @@ impl<W: Weights> Group<'_, W> {
             store(simd, sum, out);
         }
         true
+    }
+}
+
+/// Loads sixteen lanes, or as many as `from` has.
+#[inline(always)]
+fn load<S: Simd>(simd: S, from: &[f32]) -> S::F {
+    match from.first_chunk() {
+        Some(from) => simd.load(from),
+        None => load_part(simd, from),
     }
 }
 

@@ -5,7 +5,10 @@
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
-use super::Weights;
+mod bytes;
+
+use self::bytes::{Bytes, LINES, Packed, Unpacked};
+use super::{Part, Weights};
 use crate::cpu::activations::ActivationBlock;
 use crate::cpu::codes::Codes;
 use crate::cpu::panels::{Blocks, Panel};
@@ -27,26 +30,42 @@ impl<C: Codes, T: Scales> Weights for Blocks<C, T> {
         sums
     }
 
+    /// Weights are unpacked once for all tiles, some lines at a time; between those the sums of a tile
+    /// wait where the product goes.
     #[inline(always)]
-    fn pair<S: Simd>(
+    fn pairs<S: Simd>(
         &self,
         simd: S,
-        (panel, cols): (usize, usize),
+        panel: usize,
         x: &[[ActivationBlock; PAIR_ROWS]],
-    ) -> [[S::F; PAIR_ROWS]; 2] {
-        blocks(simd, &[self.panel(panel, cols), self.panel(panel + 1, cols)], x)
+        part: &mut Part<'_>,
+    ) {
+        let tiles = part.tiles(PAIR_ROWS);
+        let cols = part.batch.cols;
+        let panels = [self.panel(panel, cols), self.panel(panel + 1, cols)];
+        let lines = cols / 32;
+        let mut unpacked = Unpacked::new(simd);
+        for first in (0..lines).step_by(LINES) {
+            let bytes = unpacked.fill(simd, &panels, first);
+            for (tile, x) in tiles.clone().zip(x.chunks_exact(lines)) {
+                let x = &x[first..][..bytes.len()];
+                let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
+                if first > 0 {
+                    sums = [panel, panel + 1].map(|panel| part.sums(simd, (panel, tile)));
+                }
+                add_blocks(simd, &panels, (&bytes, first), x, &mut sums);
+                let [low, high] = sums;
+                part.put(simd, (panel, tile), low);
+                part.put(simd, (panel + 1, tile), high);
+            }
+        }
     }
 }
 
 /// The scale of a run and what is added for it, of sixteen rows.
 type RunScales<S> = (<S as Simd>::F, Option<<S as Simd>::F>);
 
-/// `sum[p][r] += d[p] * dx[r] * dot(w[p], x[r]) + m[p] * s[r]`, run by run, for `P` panels of weights
-/// and `R` rows of activations.
-///
-/// An activation that is fetched meets all panels, a weight that is unpacked all rows. Weights are
-/// unpacked sixteen columns at a time: with two panels and eight rows, sixteen sums and eight
-/// registers of weights are what fits.
+/// The products of `P` panels of weights and `R` rows of activations.
 #[inline(always)]
 pub(super) fn blocks<S: Simd, C: Codes, T: Scales, const P: usize, const R: usize>(
     simd: S,
@@ -54,7 +73,26 @@ pub(super) fn blocks<S: Simd, C: Codes, T: Scales, const P: usize, const R: usiz
     x: &[[ActivationBlock; R]],
 ) -> [[S::F; R]; P] {
     let mut sums = [[simd.splat(0.0); R]; P];
+    add_blocks(simd, panels, (&Packed(panels), 0), x, &mut sums);
+    sums
+}
+
+/// `sums[p][r] += d[p] * dx[r] * dot(w[p], x[r]) + m[p] * s[r]`, run by run, from line `first` of the
+/// panels on, the beginning of a block of the format.
+///
+/// An activation that is fetched meets all panels, a weight that is unpacked all rows. Weights are
+/// unpacked sixteen columns at a time: with two panels and eight rows, sixteen sums and eight
+/// registers of weights are what fits.
+#[inline(always)]
+fn add_blocks<S: Simd, C: Codes, T: Scales, const P: usize, const R: usize>(
+    simd: S,
+    panels: &[Panel<'_, C, T>; P],
+    (bytes, first): (&impl Bytes<S, P>, usize),
+    x: &[[ActivationBlock; R]],
+    sums: &mut [[S::F; R]; P],
+) {
     for (step, x) in x.chunks_exact(T::BLOCKS).enumerate() {
+        let (line, step) = (step * T::BLOCKS, first / T::BLOCKS + step);
         let mut loaded = [(simd.splat(0.0), None); P];
         if T::BLOCKS > 1 {
             for (loaded, panel) in loaded.iter_mut().zip(panels) {
@@ -62,38 +100,22 @@ pub(super) fn blocks<S: Simd, C: Codes, T: Scales, const P: usize, const R: usiz
             }
         }
         for (block, x) in x.iter().enumerate() {
-            let (line, run) = (step * T::BLOCKS + block, block * T::RUNS);
-            let weights = half(simd, panels, line, 0);
+            let (line, run) = (line + block, block * T::RUNS);
+            let weights = bytes.half(simd, line, 0);
             let mut dots = start::<S, C, T, P, R>(simd, x, 0);
             add_products::<S, C, P, R>(simd, &weights, (x, 0), &mut dots);
             if T::RUNS == 2 {
                 let scales = of_run(simd, panels, &loaded, (step, run));
-                add_scaled::<S, T, P, R>(simd, &scales, (x, 0), &dots, &mut sums);
+                add_scaled::<S, T, P, R>(simd, &scales, (x, 0), &dots, sums);
                 dots = start::<S, C, T, P, R>(simd, x, 1);
             }
-            let weights = half(simd, panels, line, 1);
+            let weights = bytes.half(simd, line, 1);
             add_products::<S, C, P, R>(simd, &weights, (x, 1), &mut dots);
             let last = T::RUNS - 1;
             let scales = of_run(simd, panels, &loaded, (step, run + last));
-            add_scaled::<S, T, P, R>(simd, &scales, (x, last), &dots, &mut sums);
+            add_scaled::<S, T, P, R>(simd, &scales, (x, last), &dots, sums);
         }
     }
-    sums
-}
-
-/// The weights of sixteen of 32 columns.
-#[inline(always)]
-fn half<S: Simd, C: Codes, T: Scales, const P: usize>(
-    simd: S,
-    panels: &[Panel<'_, C, T>; P],
-    line: usize,
-    half: usize,
-) -> [[S::Q; 4]; P] {
-    let mut weights = [C::half(simd, &panels[0].lines[line], half); P];
-    for (weights, panel) in weights.iter_mut().zip(panels).skip(1) {
-        *weights = C::half(simd, &panel.lines[line], half);
-    }
-    weights
 }
 
 /// The scales of one run of a step.

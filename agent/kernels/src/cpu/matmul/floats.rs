@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use super::{GROUP, Weights};
+use super::{GROUP, Part, Weights};
 use crate::cpu::simd::{LANES, PAIR_ROWS, Simd};
 
 /// The values of one panel.
@@ -29,13 +29,14 @@ impl<E: Element> Weights for Vec<[E; LANES]> {
     }
 
     #[inline(always)]
-    fn pair<S: Simd>(
-        &self,
-        simd: S,
-        (panel, cols): (usize, usize),
-        x: &[[f32; PAIR_ROWS]],
-    ) -> [[S::F; PAIR_ROWS]; 2] {
-        float_pair(simd, [lines(self, panel, cols), lines(self, panel + 1, cols)], x)
+    fn pairs<S: Simd>(&self, simd: S, panel: usize, x: &[[f32; PAIR_ROWS]], part: &mut Part<'_>) {
+        let cols = part.batch.cols;
+        let panels = [lines(self, panel, cols), lines(self, panel + 1, cols)];
+        for (tile, x) in part.tiles(PAIR_ROWS).zip(x.chunks_exact(cols)) {
+            let [low, high] = float_pair(simd, panels, x);
+            part.put(simd, (panel, tile), low);
+            part.put(simd, (panel + 1, tile), high);
+        }
     }
 
     #[inline(always)]
