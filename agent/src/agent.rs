@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    devices::{Device, DeviceError},
+    devices::{Device, DeviceError, DeviceOptions},
     losses::Losses,
     metrics::{self, Engines},
     residents::PROGRAMS_AT_ONCE,
@@ -31,8 +31,7 @@ pub struct AgentOptions {
     pub store: StoreOptions,
     /// What opens sources without anybody telling. Empty where several share a node.
     pub credentials: credentials::Credentials,
-    /// Threads that compute; all that the process may use when absent.
-    pub threads: Option<usize>,
+    pub device: DeviceOptions,
 }
 
 #[derive(Debug, Error)]
@@ -63,7 +62,7 @@ pub struct Agent {
 impl Agent {
     /// An agent that holds nothing yet. Touches the disk and the device: call it before serving.
     pub fn new(options: AgentOptions) -> Result<Self, AgentError> {
-        let AgentOptions { store_dir, compiled_dir, compiled_key, store, credentials, threads } =
+        let AgentOptions { store_dir, compiled_dir, compiled_key, store, credentials, device } =
             options;
         let kept = Kept::open(&compiled_dir, &compiled_key).map_err(AgentError::Kept)?;
         Ok(Self {
@@ -71,7 +70,7 @@ impl Agent {
             runtime: Arc::new(Runtime::with_kept(kept).map_err(AgentError::Sandbox)?),
             tenants: Tenants::new(),
             engines: Engines::default(),
-            device: Device::open(threads).map_err(AgentError::Device)?,
+            device: Device::open(device).map_err(AgentError::Device)?,
             losses: Losses::new(),
             sources: Sources::new(credentials),
             programs: Semaphore::new(PROGRAMS_AT_ONCE),

@@ -7,6 +7,8 @@ use std::{
 
 use clap::Parser;
 
+use crate::DeviceOptions;
+
 /// One node's agent: holds what the operator says, and serves every tenant's calls.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "realm-agent", version, about, max_term_width = 100)]
@@ -70,9 +72,8 @@ pub struct Args {
     /// `http://collector:4318`; without it, or one in the environment, none are recorded.
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<String>,
-    /// Threads that compute; all that the process may use when absent.
-    #[arg(long, value_name = "COUNT")]
-    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub device: DeviceOptions,
     /// What to log: error, warn, info, debug or trace, or a filter.
     #[arg(long, env = "REALM_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,

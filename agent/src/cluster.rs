@@ -132,7 +132,7 @@ fn agent_options(args: &Args) -> AgentOptions {
         store_dir,
         store: StoreOptions { pvc_dir: args.claims.clone(), ..StoreOptions::new(Site::Cluster) },
         credentials: credentials::Credentials::default(),
-        threads: args.threads,
+        device: args.device,
     }
 }
 

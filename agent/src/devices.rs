@@ -10,11 +10,11 @@ use realm_core::{
     report::ModelFacts,
 };
 use realm_engine::{
-    EngineHandle, LoadError, Memory, MemoryBudget, OpenOptions, Secret,
+    EngineHandle, LoadError, Memory, MemoryBudget, OpenOptions, Secret, WeightsError,
     gguf::{Gguf, Head},
 };
 use realm_kernels::{
-    backend::{Backend as _, KvType},
+    backend::{Backend as _, BackendError, KvType},
     cpu::{self, Cpu},
 };
 use realm_store::Stored;
@@ -34,10 +34,23 @@ pub enum DeviceError {
     Memory(#[source] io::Error),
 }
 
+/// How a process computes.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct DeviceOptions {
+    /// Threads that compute; all that the process may use when absent.
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<usize>,
+    /// Lock weights in memory, so that they are never written to swap. A model for which the
+    /// system's limit (RLIMIT_MEMLOCK) leaves no room is refused.
+    #[arg(long)]
+    pub lock_weights: bool,
+}
+
 /// A device that models are loaded on.
 #[derive(Clone, Debug)]
 pub struct Device {
     threads: usize,
+    lock_weights: bool,
     budget: MemoryBudget,
     memory_bytes_total: u64,
     /// Where every KV hash chain of this process starts.
@@ -45,8 +58,9 @@ pub struct Device {
 }
 
 impl Device {
-    /// The CPU with `threads` threads, or as many as the process may use.
-    pub fn open(threads: Option<usize>) -> Result<Self, DeviceError> {
+    /// The CPU, with as many threads as the process may use unless the options say how many.
+    pub fn open(options: DeviceOptions) -> Result<Self, DeviceError> {
+        let DeviceOptions { threads, lock_weights } = options;
         let threads = threads.unwrap_or_else(cpu::default_threads);
         if threads == 0 {
             return Err(DeviceError::NoThreads(threads));
@@ -58,7 +72,8 @@ impl Device {
         let memory_bytes_total = free_bytes.saturating_add(resident_bytes);
         let budget =
             MemoryBudget::new(|| memory().unwrap_or(Memory { free_bytes: 0, resident_bytes: 0 }));
-        Ok(Self { threads, budget, memory_bytes_total, secret: Secret(secret) })
+        let secret = Secret(secret);
+        Ok(Self { threads, lock_weights, budget, memory_bytes_total, secret })
     }
 
     /// The device in words.
@@ -112,6 +127,10 @@ impl DeviceLoadError {
                 LoadError::Architecture(_) => "ArchitectureUnknown",
                 LoadError::Context { .. } | LoadError::TooFewBlocks { .. } => "CapacityInvalid",
                 LoadError::TooLarge { .. } => "DoesNotFit",
+                LoadError::Weights(WeightsError::Device {
+                    source: BackendError::NotLocked { .. },
+                    ..
+                }) => "WeightsNotLocked",
                 LoadError::Weights(_) => "WeightsInvalid",
                 LoadError::Device(_) | LoadError::Thread(_) => "DeviceFailed",
             },
@@ -132,6 +151,7 @@ pub(crate) fn load(
         kv_blocks: model.kv_blocks,
         kv_type: kv_type(model.kv_cache),
         threads: Some(device.threads),
+        lock_weights: device.lock_weights,
         memory_bytes_max: None,
         budget: device.budget.clone(),
         secret: device.secret.clone(),

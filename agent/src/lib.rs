@@ -21,5 +21,5 @@ mod supply;
 
 pub use crate::{
     agent::{Agent, AgentError, AgentOptions},
-    devices::{Device, DeviceError},
+    devices::{Device, DeviceError, DeviceOptions},
 };

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use realm_agent::DeviceOptions;
 use realm_engine::quantise::recipe::Recipe;
 
 /// One shared inference plane for many tenants.
@@ -96,9 +97,8 @@ pub(crate) struct ServeArgs {
     /// `http://collector:4318`; without it, or one in the environment, none are recorded.
     #[arg(long, value_name = "URL")]
     pub(crate) otlp_endpoint: Option<String>,
-    /// Threads that compute; all that the process may use when absent.
-    #[arg(long, value_name = "COUNT")]
-    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) device: DeviceOptions,
 }
 
 #[derive(Debug, Args)]
@@ -124,9 +124,8 @@ pub(crate) struct RunArgs {
     /// Makes an answer repeatable.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Threads that compute; all that the process may use when absent.
-    #[arg(long, value_name = "COUNT")]
-    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) device: DeviceOptions,
 }
 
 /// Over the flags that matter in a cluster alone.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use realm_agent::Device;
+use realm_agent::{Device, DeviceOptions};
 use realm_kernels::format::Format;
 
 use crate::{
@@ -20,7 +20,7 @@ pub(crate) async fn info(home: &Home, args: InfoArgs) -> anyhow::Result<ExitCode
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let device = Device::open(None)?;
+    let device = Device::open(DeviceOptions::default())?;
     output::line(format!("version     {}", env!("CARGO_PKG_VERSION")))?;
     output::line(format!("device      {}", device.describe()))?;
     output::line(format!("memory      {} MB free for models", device.memory_bytes() / 1_000_000))?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use realm_agent::{Agent, AgentOptions};
+use realm_agent::{Agent, AgentOptions, DeviceOptions};
 use realm_core::report::Report;
 use realm_link::{converge, readiness};
 use tokio::{
@@ -52,7 +52,7 @@ impl Machine {
         home: &Home,
         manifests: PathBuf,
         ledger: &Path,
-        threads: Option<usize>,
+        device: DeviceOptions,
     ) -> anyhow::Result<Self> {
         let Access { store, credentials } = Access::of_environment();
         let options = AgentOptions {
@@ -61,7 +61,7 @@ impl Machine {
             compiled_key: home.path()?.join("compiled.key"),
             store,
             credentials,
-            threads,
+            device,
         };
         let agent = Arc::new(Agent::new(options)?);
         let (mut state, warnings) =

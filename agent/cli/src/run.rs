@@ -41,7 +41,7 @@ pub(crate) async fn run(home: &Home, args: RunArgs) -> anyhow::Result<ExitCode> 
             .context("write the model's manifest")?;
     }
     let ledger = scratch.path().join("ledger");
-    let mut machine = Machine::start(home, manifests, &ledger, args.threads).await?;
+    let mut machine = Machine::start(home, manifests, &ledger, args.device).await?;
     wait_until_ready(&mut machine).await?;
     let door = Door {
         credential: Credential::of(key.reveal()),

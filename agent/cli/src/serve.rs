@@ -26,7 +26,7 @@ pub(crate) async fn serve(home: &Home, args: ServeArgs) -> anyhow::Result<ExitCo
     }
     let ledger = home.ledger(&folder)?;
     anyhow::ensure!(folder.is_dir(), "{} is not a folder of manifests", folder.display());
-    let machine = Machine::start(home, folder.clone(), &ledger, args.threads).await?;
+    let machine = Machine::start(home, folder.clone(), &ledger, args.device).await?;
     let agent = &machine.agent;
     let service = Service { name: "realm", version: env!("CARGO_PKG_VERSION"), node: None };
     let traces = Traces::start(args.otlp_endpoint.as_deref(), &service)?;

@@ -57,6 +57,8 @@ pub struct OpenOptions {
     pub kv_type: KvType,
     /// Threads to compute with; `None` takes one for each core there is to use.
     pub threads: Option<usize>,
+    /// Whether the weights stay in memory, whatever else wants it.
+    pub lock_weights: bool,
     /// Bytes the model may take; `None` leaves it to the budget.
     pub memory_bytes_max: Option<u64>,
     /// What the model takes is promised to it here for as long as its engine lives.
@@ -226,7 +228,8 @@ pub fn open(
         return Err(LoadError::Context { wanted: context, context: trained });
     }
     let (capacity, reservation) = capacity(&opened, &options, context)?;
-    let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
+    let threads = options.threads.unwrap_or_else(cpu::default_threads);
+    let cpu = Cpu::detect(threads).locking_weights(options.lock_weights);
     let memory = opened.memory(options.kv_type);
     let embeds = opened.text_tokens(context);
     let layout = opened.layout();

@@ -18,6 +18,9 @@ pub enum BackendError {
     /// The device has no room for an allocation.
     #[error("the device has no room for {bytes} bytes")]
     OutOfMemory { bytes: usize },
+    /// Weights were to be locked in memory, and the system does not let the process lock so much.
+    #[error("the system lets no {bytes} bytes more be locked in memory (RLIMIT_MEMLOCK)")]
+    NotLocked { bytes: usize },
     /// A buffer, matrix or list does not have the size that the operation needs.
     #[error("{op}: {what} is {have}, needs {need}")]
     Shape { op: &'static str, what: &'static str, need: usize, have: usize },

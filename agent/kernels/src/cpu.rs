@@ -57,6 +57,7 @@ pub struct Cpu {
     /// Packed activations of a product with quantised weights.
     blocks: Vec<ActivationBlock>,
     rotations: Rotations,
+    locks_weights: bool,
 }
 
 /// Matrices that share one job at most: queries, keys and values are three. Few enough for the
@@ -105,6 +106,13 @@ impl Cpu {
         Self::with(isa::Proof::best(), threads)
     }
 
+    /// Whether the matrices it makes from here on stay in memory for as long as they live. One for
+    /// which the system's limit leaves no room is refused with [`BackendError::NotLocked`].
+    #[must_use]
+    pub fn locking_weights(self, locks_weights: bool) -> Self {
+        Self { locks_weights, ..self }
+    }
+
     pub fn isa(&self) -> Isa {
         self.proof.isa()
     }
@@ -116,7 +124,8 @@ impl Cpu {
     fn with(proof: isa::Proof, threads: usize) -> Self {
         let pool = pool::Pool::new(threads);
         let (floats, blocks) = (Vec::new(), Vec::new());
-        Self { proof, pool, floats, blocks, rotations: Rotations::default() }
+        let rotations = Rotations::default();
+        Self { proof, pool, floats, blocks, rotations, locks_weights: false }
     }
 
     /// Packs `x` as weights of a kind need it.
@@ -271,7 +280,11 @@ impl Backend for Cpu {
         cols: usize,
         bytes: &[u8],
     ) -> Result<CpuMatrix, BackendError> {
-        CpuMatrix::new(format, rows, cols, bytes)
+        let mut matrix = CpuMatrix::new(format, rows, cols, bytes)?;
+        if self.locks_weights {
+            matrix.lock()?;
+        }
+        Ok(matrix)
     }
 
     fn kv_cache(&mut self, shape: KvShape) -> Result<CpuKvCache, BackendError> {

@@ -21,7 +21,7 @@ use realm_store::{Site, StoreOptions};
 use tokio::sync::watch;
 
 use super::*;
-use crate::AgentOptions;
+use crate::{AgentOptions, DeviceOptions};
 
 #[expect(unreachable_pub, reason = "other crates use it where it is a part of a library")]
 #[path = "../../../tests/src/tiny_gguf.rs"]
@@ -81,7 +81,7 @@ fn agent(dir: &Path) -> Arc<Agent> {
         compiled_key: dir.join("compiled.key"),
         store: StoreOptions::new(Site::OneMachine),
         credentials: Credentials::default(),
-        threads: Some(1),
+        device: DeviceOptions { threads: Some(1), ..DeviceOptions::default() },
     };
     Arc::new(Agent::new(options).unwrap())
 }

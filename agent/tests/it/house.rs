@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use realm_agent::{Agent, AgentOptions};
+use realm_agent::{Agent, AgentOptions, DeviceOptions};
 use realm_core::{
     auth::{self, Caller, Credential},
     call::{Call, CallId},
@@ -56,7 +56,7 @@ impl House {
             compiled_key: dir.path().join("compiled.key"),
             store: StoreOptions::new(Site::OneMachine),
             credentials: Credentials::default(),
-            threads: Some(1),
+            device: DeviceOptions { threads: Some(1), ..DeviceOptions::default() },
         });
         Self { dir, agent: agent.unwrap() }
     }

@@ -109,6 +109,7 @@ pub(crate) fn options(kv_blocks: u32) -> OpenOptions {
         kv_blocks: Some(kv_blocks),
         kv_type: KvType::F16,
         threads: Some(2),
+        lock_weights: false,
         memory_bytes_max: None,
         budget: MemoryBudget::fixed(u64::MAX),
         secret: Secret([9; 32]),

@@ -1,4 +1,4 @@
-//! Memory for weights.
+//! Memory for weights: large pages where there are any, and locked where that is asked for.
 
 use crate::backend::BackendError;
 
@@ -39,3 +39,53 @@ fn ask_for_huge_pages<T>(vector: &mut Vec<T>) {
 
 #[cfg(not(target_os = "linux"))]
 fn ask_for_huge_pages<T>(_: &mut Vec<T>) {}
+
+/// Where values lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    first: *const u8,
+    bytes: usize,
+}
+
+impl Place {
+    pub(crate) const fn of<T>(values: &[T]) -> Self {
+        Self { first: values.as_ptr().cast(), bytes: size_of_val(values) }
+    }
+}
+
+/// Keeps the pages of a place in memory until [`unlock`], whatever else wants it.
+///
+/// # Errors
+/// The system allows the process to lock less (`RLIMIT_MEMLOCK`), or knows no locking.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "locking memory is a system call with an address")]
+pub(crate) fn lock(place: Place) -> Result<(), BackendError> {
+    if place.bytes == 0 {
+        return Ok(());
+    }
+    // SAFETY: a lock changes whether pages may be written to disk, and no byte of them. The system
+    // checks the range; a wrong one is an error.
+    let locked = unsafe { rustix::mm::mlock(place.first.cast_mut().cast(), place.bytes) };
+    locked.map_err(|_| BackendError::NotLocked { bytes: place.bytes })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn lock(place: Place) -> Result<(), BackendError> {
+    Err(BackendError::NotLocked { bytes: place.bytes })
+}
+
+/// Ends [`lock`] for the pages that lie wholly within a place; on the first and the last there may
+/// be what somebody else has locked.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "locking memory is a system call with an address")]
+pub(crate) fn unlock(place: Place) {
+    let page = rustix::param::page_size();
+    let skipped = place.first.align_offset(page);
+    let whole = place.bytes.saturating_sub(skipped) / page * page;
+    let first = place.first.wrapping_add(skipped);
+    // SAFETY: as in `lock`.
+    let _ = unsafe { rustix::mm::munlock(first.cast_mut().cast(), whole) };
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unlock(_: Place) {}

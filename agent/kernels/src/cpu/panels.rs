@@ -10,7 +10,7 @@
 use half::{bf16, f16};
 
 use super::codes::{Codes, Eight, Five, Four, Lookup, Six, Three, Two};
-use super::memory::reserved;
+use super::memory::{Place, lock, reserved, unlock};
 use super::scales::{Halved, Offset, Plain, Power, Scaled, Scales, Shifted};
 use super::simd::scalar::Scalar;
 use super::simd::{LANES, Line};
@@ -29,6 +29,15 @@ pub struct CpuMatrix {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) panels: Panels,
+    is_locked: bool,
+}
+
+impl Drop for CpuMatrix {
+    fn drop(&mut self) {
+        if self.is_locked {
+            self.panels.places().into_iter().for_each(unlock);
+        }
+    }
 }
 
 /// Defines the panels of all formats from how the quantised ones lie.
@@ -61,6 +70,16 @@ macro_rules! panels {
                     Self::F16(_) => Format::F16,
                     Self::BF16(_) => Format::BF16,
                     $(Self::$Format(_) => Format::$Format,)*
+                }
+            }
+
+            /// Where the values lie.
+            fn places(&self) -> [Place; 2] {
+                match self {
+                    Self::F32(values) => [Place::of(values), Place::of::<u8>(&[])],
+                    Self::F16(values) => [Place::of(values), Place::of::<u8>(&[])],
+                    Self::BF16(values) => [Place::of(values), Place::of::<u8>(&[])],
+                    $(Self::$Format(b) => [Place::of(&b.scales), Place::of(&b.lines)],)*
                 }
             }
 
@@ -150,7 +169,14 @@ impl CpuMatrix {
         }
         let source = Source { bytes, row_bytes, rows, steps: cols / block };
         let panels = Panels::pack(format, &source)?;
-        Ok(Self { rows, cols, panels })
+        Ok(Self { rows, cols, panels, is_locked: false })
+    }
+
+    /// Keeps the weights in memory for as long as the matrix lives.
+    pub(crate) fn lock(&mut self) -> Result<(), BackendError> {
+        // Set first: what is locked before one fails is let go as well.
+        self.is_locked = true;
+        self.panels.places().into_iter().try_for_each(lock)
     }
 
     /// Bytes that a matrix takes once loaded; `None` where no matrix has that size.

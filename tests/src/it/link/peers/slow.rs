@@ -68,6 +68,7 @@ fn engine() -> EngineHandle {
         kv_blocks: Some(CONTEXT / 32),
         kv_type: KvType::F16,
         threads: Some(1),
+        lock_weights: false,
         memory_bytes_max: None,
         budget: MemoryBudget::fixed(1 << 30),
         secret: Secret([7; 32]),

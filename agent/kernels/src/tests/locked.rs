@@ -1,0 +1,35 @@
+//! Weights that are locked in memory are, and no longer than they live.
+
+use std::fs;
+
+use crate::backend::Backend as _;
+use crate::cpu::Cpu;
+use crate::format::Format;
+
+/// KiB of this process that are locked.
+fn locked_kib() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// The only test of this process that locks anything, so that what is locked is of its matrices.
+#[test]
+fn weights_stay_in_memory_for_as_long_as_they_live_where_that_is_asked_for() {
+    let (rows, cols) = (64, 256);
+    for format in [Format::F32, Format::Q4_1] {
+        let bytes = vec![0; format.tensor_bytes(rows, cols).unwrap()];
+        let holds = Cpu::matrix_bytes(format, rows, cols).unwrap();
+        let before = locked_kib();
+
+        let plain = Cpu::detect(1).matrix(format, rows, cols, &bytes).unwrap();
+        assert_eq!(locked_kib(), before, "{format}");
+
+        let mut cpu = Cpu::detect(1).locking_weights(true);
+        let locked = cpu.matrix(format, rows, cols, &bytes).unwrap();
+        assert!(locked_kib() * 1024 >= holds, "{format}: {} KiB of {holds} bytes", locked_kib());
+        drop((plain, locked));
+        // The two pages at the ends of each of two lists may be shared with others.
+        assert!(locked_kib() <= before + 16, "{format}: {} KiB", locked_kib());
+    }
+}
