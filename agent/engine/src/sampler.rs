@@ -39,6 +39,7 @@ struct Candidate {
 pub(crate) struct Scratch {
     logits: Vec<f32>,
     candidates: Vec<Candidate>,
+    kept: Vec<(u32, f32)>,
 }
 
 impl Sampler {
@@ -71,7 +72,7 @@ impl Sampler {
         position: usize,
         scratch: &mut Scratch,
     ) -> Option<u32> {
-        let Scratch { logits: adjusted, candidates } = scratch;
+        let Scratch { logits: adjusted, candidates, kept } = scratch;
         let logits = if mask.is_none() && steer.is_none() && self.adjustment.is_none() {
             logits
         } else {
@@ -84,7 +85,7 @@ impl Sampler {
                 adjustment.apply(adjusted);
             }
             if let Some(steer) = steer {
-                adjust::steer(steer, adjusted);
+                adjust::steer(steer, adjusted, kept);
             }
             adjusted
         };

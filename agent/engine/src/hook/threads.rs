@@ -76,27 +76,31 @@ struct Threads {
 impl Hooks {
     /// Lets a hook work on what it has been asked. `false` if nobody will.
     pub(crate) fn work(&mut self, id: SequenceId, tenant: &TenantName, placed: Placed) -> bool {
-        if self.threads.is_none() {
-            match Threads::start() {
-                Ok(threads) => self.threads = Some(threads),
-                Err(error) => {
-                    tracing::error!(%error, "the threads that let hooks work do not start");
-                    return false;
-                }
-            }
-        }
-        let Some(threads) = &self.threads else { return false };
+        let Some(threads) = self.started() else { return false };
         let is_asked = threads.turns.push(tenant, Work::Answer(id, placed)).is_ok();
         self.asked += usize::from(is_asked);
         is_asked
     }
 
-    /// Ends a hook off the engine's thread.
-    pub(crate) fn end(&self, tenant: &TenantName, placed: Placed) {
-        if let Some(threads) = &self.threads {
+    /// Ends a hook off the engine's thread, whether or not it has ever worked: a program's memory is
+    /// unmapped with it.
+    pub(crate) fn end(&mut self, tenant: &TenantName, placed: Placed) {
+        if let Some(threads) = self.started() {
             // Where they take no more, it ends here.
             drop(threads.turns.push(tenant, Work::End(placed)));
         }
+    }
+
+    fn started(&mut self) -> Option<&Threads> {
+        if self.threads.is_none() {
+            match Threads::start() {
+                Ok(threads) => self.threads = Some(threads),
+                Err(error) => {
+                    tracing::error!(%error, "the threads that let hooks work do not start");
+                }
+            }
+        }
+        self.threads.as_ref()
     }
 
     /// Whether any answer will come, be it for a sequence that has ended.

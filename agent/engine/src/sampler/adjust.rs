@@ -71,8 +71,8 @@ impl Adjustment {
     }
 }
 
-/// What a hook says of the next token.
-pub(super) fn steer(steer: &Steer, logits: &mut [f32]) {
+/// What a hook says of the next token; `kept` is room for the tokens that it lists.
+pub(super) fn steer(steer: &Steer, logits: &mut [f32], kept: &mut Vec<(u32, f32)>) {
     match steer {
         Steer::Add(biases) => {
             for &(id, bias) in biases {
@@ -82,10 +82,10 @@ pub(super) fn steer(steer: &Steer, logits: &mut [f32]) {
             }
         }
         Steer::Only(ids) => {
-            let kept: Vec<(u32, f32)> =
-                ids.iter().filter_map(|&id| Some((id, *logits.get(id as usize)?))).collect();
+            kept.clear();
+            kept.extend(ids.iter().filter_map(|&id| Some((id, *logits.get(id as usize)?))));
             logits.fill(f32::NEG_INFINITY);
-            for (id, logit) in kept {
+            for &mut (id, logit) in kept {
                 if let Some(place) = logits.get_mut(id as usize) {
                     *place = logit;
                 }
