@@ -81,6 +81,7 @@ pub fn options() -> OpenOptions {
         kv_blocks: None,
         kv_type: KvType::F16,
         threads: Some(1),
+        lock_weights: false,
         memory_bytes_max: Some(MEMORY_BYTES_MAX),
         budget: MemoryBudget::fixed(u64::MAX),
         secret: Secret([9; 32]),
