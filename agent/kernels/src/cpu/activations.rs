@@ -27,11 +27,20 @@ pub(crate) struct ActivationBlock {
     pub(crate) s: f32,
     /// The rounded scale times the sum, which f32 holds exactly.
     pub(crate) sum: f32,
-    /// -128 times the sum of `q`, from which the sums of weights that are not in `q`'s range start.
-    pub(crate) lift: i32,
+    /// From what sums of products start where codes are larger by [`BIASES`] than what they stand
+    /// for: minus so many times the sum of `q`. In memory they are had by a fetch, which costs
+    /// nothing beside products.
+    lifts: [i32; BIASES.len()],
+    /// The same of each half of `q`, for [`HALF_BIASES`].
+    half_lifts: [[i32; 2]; HALF_BIASES.len()],
     /// The sum of each half of `q`.
     halves: [i16; 2],
 }
+
+/// Biases of codes with one scale for 32.
+const BIASES: [u8; 3] = [8, 16, 128];
+/// Biases of codes with one scale for sixteen.
+const HALF_BIASES: [u8; 2] = [4, 32];
 
 impl ActivationBlock {
     /// As `sum`, of one half.
@@ -40,10 +49,27 @@ impl ActivationBlock {
         self.d * f32::from(self.halves[half])
     }
 
-    /// As `lift`, of one half.
+    /// What the sum of products with codes starts from that are so much too large.
     #[inline(always)]
-    pub(crate) fn half_lift(&self, half: usize) -> i32 {
-        i32::from(self.halves[half]) * -128
+    pub(crate) fn lift(&self, bias: u8) -> i32 {
+        match bias {
+            0 => 0,
+            8 => self.lifts[0],
+            16 => self.lifts[1],
+            128 => self.lifts[2],
+            _ => self.halves.iter().map(|sum| i32::from(*sum) * -i32::from(bias)).sum(),
+        }
+    }
+
+    /// The same of one half.
+    #[inline(always)]
+    pub(crate) fn half_lift(&self, bias: u8, half: usize) -> i32 {
+        match bias {
+            0 => 0,
+            4 => self.half_lifts[0][half],
+            32 => self.half_lifts[1][half],
+            _ => i32::from(self.halves[half]) * -i32::from(bias),
+        }
     }
 }
 
@@ -178,7 +204,9 @@ fn quantise_block<S: Simd>(simd: S, x: &[f32; 32], out: &mut ActivationBlock) {
     out.d = simd.round_f16(d);
     out.s = simd.round_f16(d * sum as f32);
     out.sum = out.d * sum as f32;
-    out.lift = sum * -128;
+    out.lifts = BIASES.map(|bias| sum * -i32::from(bias));
+    out.half_lifts =
+        HALF_BIASES.map(|bias| out.halves.map(|sum| i32::from(sum) * -i32::from(bias)));
 }
 
 #[cfg(test)]
@@ -195,7 +223,7 @@ mod tests {
             let x = [1e-40_f32; 32];
             let proof = Proof::of(isa).unwrap();
             with_simd!(proof, simd => quantise(simd, &mut pool, &x, (32, 1), &mut out));
-            assert_eq!((out[0].q, out[0].lift), ([[0; LANES]; 2], 0), "{isa}");
+            assert_eq!((out[0].q, out[0].lift(128)), ([[0; LANES]; 2], 0), "{isa}");
         }
     }
 }

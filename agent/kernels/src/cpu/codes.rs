@@ -9,6 +9,7 @@
 
 use std::marker::PhantomData;
 
+use super::activations::ActivationBlock;
 use super::simd::{Line, Simd};
 use crate::formats::grid::{Fp4, NonLinear};
 use crate::formats::plane::Plane;
@@ -25,8 +26,8 @@ pub(crate) trait Codes {
     fn pack(codes: &[u8; 32]) -> [u8; 32];
     /// The first or the second sixteen columns, in four groups of four.
     fn half<S: Simd>(simd: S, lines: &Self::Lines, half: usize) -> [S::Q; 4];
-    /// What a sum of products starts from; `lift` is -128 times the sum of the activations.
-    fn start<S: Simd>(simd: S, lift: i32) -> S::I;
+    /// What a sum of products starts from: with 32 columns, or with those of one half.
+    fn start<S: Simd>(simd: S, x: &ActivationBlock, half: Option<usize>) -> S::I;
     /// Adds the products of sixteen columns of each panel.
     fn dot<S: Simd, const P: usize>(
         simd: S,
@@ -45,11 +46,14 @@ fn join<const A: usize, const B: usize>(a: [u8; A], b: [u8; B]) -> [u8; 32] {
     bytes
 }
 
-/// What unsigned codes start from: `-BIAS` times the sum of the activations.
+/// `-bias` times the sum of the activations.
 #[inline(always)]
-fn start<S: Simd>(simd: S, lift: i32, bias: u8) -> S::I {
-    simd.start(lift / 128 * i32::from(bias))
+fn lift(x: &ActivationBlock, half: Option<usize>, bias: u8) -> i32 {
+    half.map_or_else(|| x.lift(bias), |half| x.half_lift(bias, half))
 }
+
+/// What [`Simd::signed`] adds to each weight where it multiplies unsigned ones.
+const SIGNED: u8 = 128;
 
 /// Signed bytes.
 pub(crate) struct Eight;
@@ -75,8 +79,8 @@ impl Codes for Eight {
     }
 
     #[inline(always)]
-    fn start<S: Simd>(simd: S, lift: i32) -> S::I {
-        simd.start_signed(lift)
+    fn start<S: Simd>(simd: S, x: &ActivationBlock, half: Option<usize>) -> S::I {
+        simd.start_signed(lift(x, half, SIGNED))
     }
 
     #[inline(always)]
@@ -160,8 +164,8 @@ macro_rules! unsigned {
             }
 
             #[inline(always)]
-            fn start<S: Simd>(simd: S, lift: i32) -> S::I {
-                start(simd, lift, BIAS)
+            fn start<S: Simd>(simd: S, x: &ActivationBlock, half: Option<usize>) -> S::I {
+                simd.start(lift(x, half, BIAS))
             }
 
             #[inline(always)]
@@ -255,8 +259,8 @@ impl<T: Table> Codes for Lookup<T> {
     }
 
     #[inline(always)]
-    fn start<S: Simd>(simd: S, lift: i32) -> S::I {
-        simd.start_signed(lift)
+    fn start<S: Simd>(simd: S, x: &ActivationBlock, half: Option<usize>) -> S::I {
+        simd.start_signed(lift(x, half, SIGNED))
     }
 
     #[inline(always)]

@@ -57,7 +57,13 @@ pub(crate) fn multiply<S: Simd>(
 ) {
     let row_bytes = match activations {
         Activations::Floats(_) => batch.cols * size_of::<f32>(),
-        Activations::Blocks(_) => batch.cols / 32 * size_of::<ActivationBlock>(),
+        Activations::Blocks(_) => {
+            let blocks = batch.cols / 32;
+            // Two panels at a time meet so many columns of all rows, and then the next ones.
+            let together =
+                if batch.tile_rows == PAIR_ROWS { blocks::at_once(blocks) } else { blocks };
+            together * size_of::<ActivationBlock>()
+        }
     };
     let pass = (PASS_BYTES / row_bytes.max(1) / batch.tile_rows).max(1) * batch.tile_rows;
     for first in (0..batch.rows).step_by(pass) {

@@ -7,7 +7,8 @@
 
 mod bytes;
 
-use self::bytes::{Bytes, LINES, Packed, Unpacked};
+pub(super) use self::bytes::at_once;
+use self::bytes::{Bytes, Packed, Unpacked};
 use super::{Part, Weights};
 use crate::cpu::activations::ActivationBlock;
 use crate::cpu::codes::Codes;
@@ -45,18 +46,23 @@ impl<C: Codes, T: Scales> Weights for Blocks<C, T> {
         let panels = [self.panel(panel, cols), self.panel(panel + 1, cols)];
         let lines = cols / 32;
         let mut unpacked = Unpacked::new(simd);
-        for first in (0..lines).step_by(LINES) {
+        let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
+        for first in (0..lines).step_by(at_once(lines)) {
             let bytes = unpacked.fill(simd, &panels, first);
+            let is_last = first + bytes.len() == lines;
             for (tile, x) in tiles.clone().zip(x.chunks_exact(lines)) {
                 let x = &x[first..][..bytes.len()];
-                let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
-                if first > 0 {
+                if first == 0 {
+                    sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
+                } else if tiles.len() > 1 {
                     sums = [panel, panel + 1].map(|panel| part.sums(simd, (panel, tile)));
                 }
                 add_blocks(simd, &panels, (&bytes, first), x, &mut sums);
-                let [low, high] = sums;
-                part.put(simd, (panel, tile), low);
-                part.put(simd, (panel + 1, tile), high);
+                if is_last || tiles.len() > 1 {
+                    let [low, high] = sums;
+                    part.put(simd, (panel, tile), low);
+                    part.put(simd, (panel + 1, tile), high);
+                }
             }
         }
     }
@@ -143,7 +149,7 @@ fn start<S: Simd, C: Codes, T: Scales, const P: usize, const R: usize>(
 ) -> [[S::I; P]; R] {
     let mut dots = [[simd.start(0); P]; R];
     for (dots, x) in dots.iter_mut().zip(x) {
-        *dots = [C::start(simd, if T::RUNS == 1 { x.lift } else { x.half_lift(run) }); P];
+        *dots = [C::start(simd, x, (T::RUNS == 2).then_some(run)); P];
     }
     dots
 }

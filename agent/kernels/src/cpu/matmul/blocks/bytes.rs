@@ -28,20 +28,28 @@ impl<S: Simd, C: Codes, T: Scales, const P: usize> Bytes<S, P> for Packed<'_, C,
     }
 }
 
-/// Lines of 32 columns that are unpacked together, whole blocks of every format: 16 KiB of two panels,
-/// which leaves half of the smallest L1 cache to the activations and sums that they meet.
-pub(super) const LINES: usize = 16;
+/// Lines of 32 columns that there is room for: 24 KiB of two panels.
+const ROOM: usize = 24;
+/// Lines that are unpacked together where there are more, whole blocks of every format: with the
+/// activations that they meet they take little more than half of an L1 cache of 48 KiB.
+const AT_ONCE: usize = 16;
 
-/// Room for so many lines of bytes.
-pub(super) struct Unpacked<S: Simd, const P: usize>([[[[S::Q; 4]; P]; 2]; LINES]);
+/// Room for some lines of bytes.
+pub(super) struct Unpacked<S: Simd, const P: usize>([[[[S::Q; 4]; P]; 2]; ROOM]);
+
+/// How many of so many lines are unpacked together. Few are all: the sums of each tile are put down
+/// between the parts of a product, and taken up again.
+pub(in crate::cpu::matmul) const fn at_once(lines: usize) -> usize {
+    if lines <= ROOM { lines } else { AT_ONCE }
+}
 
 impl<S: Simd, const P: usize> Unpacked<S, P> {
     #[inline(always)]
     pub(super) fn new(simd: S) -> Self {
-        Self([[[[simd.bytes(&Line([0; 64])); 4]; P]; 2]; LINES])
+        Self([[[[simd.bytes(&Line([0; 64])); 4]; P]; 2]; ROOM])
     }
 
-    /// Unpacks lines from `first` on, as many as there are and fit.
+    /// Unpacks lines from `first` on, as many as go together.
     #[inline(always)]
     pub(super) fn fill<C: Codes, T: Scales>(
         &mut self,
@@ -49,7 +57,8 @@ impl<S: Simd, const P: usize> Unpacked<S, P> {
         panels: &[Panel<'_, C, T>; P],
         first: usize,
     ) -> Lines<'_, S, P> {
-        let lines = LINES.min(panels[0].lines.len() - first);
+        let all = panels[0].lines.len();
+        let lines = at_once(all).min(all - first);
         let Self(room) = self;
         for (line, bytes) in room.iter_mut().enumerate().take(lines) {
             *bytes = [0, 1].map(|half| Packed(panels).half(simd, first + line, half));
