@@ -169,8 +169,12 @@ impl Generation {
     }
 
     fn hear(&mut self, event: &TokenEvent) {
-        // An answer that was resumed when it was whole ends, and nothing of it is computed.
-        self.has_begun |= matches!(event, TokenEvent::Token(_) | TokenEvent::Cached(_));
+        self.has_begun |= match event {
+            TokenEvent::Token(_) | TokenEvent::Cached(_) => true,
+            // An answer that was resumed when it was whole ends, and nothing of it is computed.
+            TokenEvent::Finished { usage, .. } => usage.cached_tokens > 0,
+            TokenEvent::Rest(_) | TokenEvent::Failed(_) => false,
+        };
         self.traced.heard(event);
     }
 
@@ -331,6 +335,9 @@ mod tests {
         let usage = Usage { prompt_tokens: 10, cached_tokens: 4, completion_tokens: 1 };
         let end = TokenEvent::Finished { finish: Finish::Stop, usage };
         assert_eq!(cost_unread([token(), end.clone()]), usage, "cached tokens stay free");
+        let whole = Usage { prompt_tokens: 10, ..Usage::default() };
+        let whole = TokenEvent::Finished { finish: Finish::Stop, usage: whole };
+        assert_eq!(cost_unread([whole]), Usage::default(), "it was resumed when it was whole");
         let told = TokenEvent::Cached(4);
         assert_eq!(cost_unread([told, token(), end]), usage, "they are given back once");
     }
