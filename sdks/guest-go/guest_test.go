@@ -117,6 +117,48 @@ func TestASchemaIsHandedOnAsItWasSent(t *testing.T) {
 	}
 }
 
+func TestGenerationsOfAPrefixBeginWithIt(t *testing.T) {
+	serveOne(func(params *Params) (Outcome, error) {
+		asked, err := TakeAsked(params)
+		if err != nil {
+			return Outcome{}, err
+		}
+		tokens := func(text string) []Token {
+			tokens, _ := asked.Model.Tokenize(text, false)
+			return tokens
+		}
+		prefix, err := asked.Model.Keep(tokens("one"), 0)
+		if err != nil {
+			return Outcome{}, err
+		}
+		defer prefix.Close()
+		longer, err := prefix.Extend(tokens("two"))
+		if err != nil {
+			return Outcome{}, err
+		}
+		for _, each := range []*Prefix{prefix, longer, prefix} {
+			generation, err := each.Generate(tokens("three"), asked.Params)
+			if err != nil {
+				return Outcome{}, err
+			}
+			pieces, err := generation.Next()
+			if err != nil {
+				return Outcome{}, err
+			}
+			WriteText(pieces[0].Text)
+		}
+		return Outcome{Data: longer.Length()}, nil
+	})
+	echo := func(prompt string) string { return "[" + prompt + "]" }
+	told, err := Rehearsal{Answer: echo}.Call("one", map[string]any{})
+	if err != nil || told.Text != "[onethree][onetwothree][onethree]" {
+		t.Errorf("%q, %v", told.Text, err)
+	}
+	if told.Outcome.Data != uint32(2) {
+		t.Errorf("%v tokens", told.Outcome.Data)
+	}
+}
+
 func TestAPanicFailsTheProgramWithItsWords(t *testing.T) {
 	serveOne(func(*Params) (Outcome, error) { panic("no more") })
 	_, err := Rehearsal{}.Call("one", map[string]any{})

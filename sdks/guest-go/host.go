@@ -18,7 +18,12 @@ type host interface {
 	embed(model uint32, texts []Text, params EmbedParams) (Embedded, error)
 	next(generation uint32) ([]Piece, error)
 	summary(generation uint32) (Summary, bool)
+	keep(model uint32, tokens []Token, sharedTokens uint32) (uint32, error)
+	prefixLength(prefix uint32) uint32
+	extend(prefix uint32, tail []Token) (uint32, error)
+	generateBehind(prefix uint32, tail []Token, params GenerateParams) (uint32, error)
 	closeModel(model uint32)
+	closePrefix(prefix uint32)
 	closeGeneration(generation uint32)
 	writeText(text string)
 	writeScored(text string, logprobs []Logprobs)
@@ -248,6 +253,44 @@ func (m *Model) Embed(texts []Text, params EmbedParams) (Embedded, error) {
 // Generate begins a generation.
 func (m *Model) Generate(prompt []Token, params GenerateParams) (*Generation, error) {
 	handle, err := outside.generate(m.handle, prompt, params)
+	if err != nil {
+		return nil, err
+	}
+	return &Generation{handle}, nil
+}
+
+// Keep computes tokens that generations are to begin with, and keeps them: of what the cache holds for
+// the tenant and nobody uses, they go last. `sharedTokens` is as in [GenerateParams].
+func (m *Model) Keep(tokens []Token, sharedTokens uint32) (*Prefix, error) {
+	return prefixOf(outside.keep(m.handle, tokens, sharedTokens))
+}
+
+// Prefix is what many generations begin with, computed once.
+type Prefix struct{ handle uint32 }
+
+func prefixOf(handle uint32, err error) (*Prefix, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &Prefix{handle}, nil
+}
+
+// Close keeps it no longer; the end of the call does so too.
+func (p *Prefix) Close() { outside.closePrefix(p.handle) }
+
+// Length is how many tokens it has.
+func (p *Prefix) Length() uint32 { return outside.prefixLength(p.handle) }
+
+// Extend computes and keeps a longer one, which counts only what is behind this one. This one stays
+// what it is.
+func (p *Prefix) Extend(tail []Token) (*Prefix, error) {
+	return prefixOf(outside.extend(p.handle, tail))
+}
+
+// Generate begins a generation of the prefix with `tail` behind it. What of it is shared is what was so
+// when it was kept, whatever `params` say.
+func (p *Prefix) Generate(tail []Token, params GenerateParams) (*Generation, error) {
+	handle, err := outside.generateBehind(p.handle, tail, params)
 	if err != nil {
 		return nil, err
 	}

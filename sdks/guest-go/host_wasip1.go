@@ -30,6 +30,21 @@ func importAbilities(model, result uint32)
 //go:wasmimport realm:tenant/model@0.1.0 [method]model.embed
 func importEmbed(model, texts, textsLen, hasDimensions, dimensions, normalize, result uint32)
 
+//go:wasmimport realm:tenant/model@0.1.0 [method]model.keep
+func importKeep(model, ids, idsLen, sharedTokens, result uint32)
+
+//go:wasmimport realm:tenant/model@0.1.0 [method]prefix.length
+func importPrefixLength(prefix uint32) uint32
+
+//go:wasmimport realm:tenant/model@0.1.0 [method]prefix.extend
+func importExtend(prefix, ids, idsLen, result uint32)
+
+//go:wasmimport realm:tenant/model@0.1.0 [method]prefix.generate
+func importGenerateBehind(arguments, result uint32)
+
+//go:wasmimport realm:tenant/model@0.1.0 [resource-drop]prefix
+func importDropPrefix(prefix uint32)
+
 //go:wasmimport realm:tenant/model@0.1.0 [resource-drop]model
 func importDropModel(model uint32)
 
@@ -136,15 +151,44 @@ func (wire) tokenizeChat(model uint32, messages []Message) ([]Token, error) {
 }
 
 func (wire) generate(model uint32, prompt []Token, params GenerateParams) (uint32, error) {
+	return begin(importGenerate, model, prompt, params)
+}
+
+func (wire) generateBehind(prefix uint32, tail []Token, params GenerateParams) (uint32, error) {
+	return begin(importGenerateBehind, prefix, tail, params)
+}
+
+// begin calls a method that has more arguments than fit: they lie in memory.
+func begin(
+	method func(arguments, result uint32), of uint32, tokens []Token, params GenerateParams,
+) (uint32, error) {
 	defer release()
 	start, memory := lend(120)
 	arguments := area(memory)
-	arguments.putU32(0, model)
-	ids, _ := lendU32s(prompt)
-	arguments.putList(4, ids, len(prompt))
+	arguments.putU32(0, of)
+	ids, _ := lendU32s(tokens)
+	arguments.putList(4, ids, len(tokens))
 	putParams(arguments[16:], params)
 	address, result := results(32)
-	importGenerate(start, address)
+	method(start, address)
+	return ok(result, area.u32)
+}
+
+func (wire) keep(model uint32, tokens []Token, sharedTokens uint32) (uint32, error) {
+	defer release()
+	ids, count := lendU32s(tokens)
+	address, result := results(32)
+	importKeep(model, ids, count, sharedTokens, address)
+	return ok(result, area.u32)
+}
+
+func (wire) prefixLength(prefix uint32) uint32 { return importPrefixLength(prefix) }
+
+func (wire) extend(prefix uint32, tail []Token) (uint32, error) {
+	defer release()
+	ids, count := lendU32s(tail)
+	address, result := results(32)
+	importExtend(prefix, ids, count, address)
 	return ok(result, area.u32)
 }
 
@@ -299,6 +343,7 @@ func (wire) summary(generation uint32) (Summary, bool) {
 }
 
 func (wire) closeModel(model uint32)           { importDropModel(model) }
+func (wire) closePrefix(prefix uint32)         { importDropPrefix(prefix) }
 func (wire) closeGeneration(generation uint32) { importDropGeneration(generation) }
 
 func (wire) writeText(text string) {

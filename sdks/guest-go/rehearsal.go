@@ -80,7 +80,13 @@ type stage struct {
 	Rehearsal
 	words       []string
 	generations []*generated
+	prefixes    []kept
 	told        Rehearsed
+}
+
+type kept struct {
+	model  uint32
+	tokens []Token
 }
 
 type generated struct {
@@ -231,6 +237,26 @@ func (s *stage) embed(uint32, []Text, EmbedParams) (Embedded, error) {
 	return Embedded{}, &Error{Code: Refused, Text: "the rehearsal has no vectors"}
 }
 
+func (s *stage) keep(model uint32, tokens []Token, _ uint32) (uint32, error) {
+	s.prefixes = append(s.prefixes, kept{model, tokens})
+	return uint32(len(s.prefixes) - 1), nil
+}
+
+func (s *stage) prefixLength(prefix uint32) uint32 {
+	return uint32(len(s.prefixes[prefix].tokens))
+}
+
+func (s *stage) extend(prefix uint32, tail []Token) (uint32, error) {
+	shorter := s.prefixes[prefix]
+	return s.keep(shorter.model, slices.Concat(shorter.tokens, tail), 0)
+}
+
+func (s *stage) generateBehind(prefix uint32, tail []Token, params GenerateParams) (uint32, error) {
+	shorter := s.prefixes[prefix]
+	return s.generate(shorter.model, slices.Concat(shorter.tokens, tail), params)
+}
+
+func (s *stage) closePrefix(uint32)     {}
 func (s *stage) closeModel(uint32)      {}
 func (s *stage) closeGeneration(uint32) {}
 

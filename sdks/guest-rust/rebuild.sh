@@ -42,8 +42,8 @@ if [[ ! -d $(rustc --print target-libdir --target "$target" 2>/dev/null) ]]; the
 fi
 
 export CARGO_TARGET_DIR=$cache/target
-packages=(realm-program-built-in realm-program-pirate realm-program-warden realm-program-hostile
-  realm-program-hostile-hooks realm-program-unhealthy)
+packages=(realm-program-built-in realm-program-pirate realm-program-reader realm-program-warden
+  realm-program-hostile realm-program-hostile-hooks realm-program-unhealthy)
 "${build[@]}" -p realm-guest-build-tool
 RUSTFLAGS="$remap" "${wasm[@]}" "${packages[@]/#/--package=}"
 
@@ -63,6 +63,7 @@ component() {
 }
 component sdks/guest-rust/programs/built-in built_in
 component sdks/guest-rust/programs/pirate pirate
+component sdks/guest-rust/programs/reader reader
 component sdks/guest-rust/programs/warden warden
 component tests/guests/hostile hostile
 component tests/guests/hostile-hooks hostile_hooks

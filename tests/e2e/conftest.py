@@ -67,6 +67,12 @@ def pirate() -> Path:
 
 
 @pytest.fixture(scope="session")
+def reader() -> Path:
+    """The example of a program with a prefix."""
+    return PROGRAMS / "reader" / "reader.wasm"
+
+
+@pytest.fixture(scope="session")
 def warden() -> Path:
     """The example of a program with hooks."""
     return PROGRAMS / "warden" / "warden.wasm"

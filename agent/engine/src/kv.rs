@@ -9,6 +9,9 @@
 //! own. A block that several members use is held by each of them, and its time is divided among
 //! them ([`holdings`]); one that nobody uses is kept by whoever used it last.
 //!
+//! A tenant may want a prefix kept ([`pins`]): of its own finished ones, that goes last, and it pays
+//! for that.
+//!
 //! Where every layer attends a window, a sequence gives back the blocks that no token to come can
 //! see. What they were stays findable while there is room; a prefix is used again where the blocks
 //! of its own window are all there, whatever became of those before.
@@ -16,6 +19,7 @@
 mod chain;
 mod holdings;
 mod owner;
+mod pins;
 mod window;
 
 use std::collections::HashMap;
@@ -27,9 +31,14 @@ pub(crate) use self::{
     chain::{ChainHash, Namespace},
     holdings::HeldTimes,
     owner::{Owner, Public},
+    pins::Pin,
     window::Layout,
 };
-use self::{holdings::Holdings, owner::User};
+use self::{
+    holdings::Holdings,
+    owner::User,
+    pins::{Pins, Turn},
+};
 
 /// A block's number in the pool.
 pub(crate) type BlockId = u32;
@@ -96,8 +105,8 @@ struct Block {
     members: Vec<(TenantName, u32)>,
     /// Under which hash the block can be found, while it can.
     hash: Option<ChainHash>,
-    /// Who keeps it and when it was last let go, while no one uses it and it is cached.
-    idle: Option<(TenantName, u64)>,
+    /// Who keeps it and when it has its turn to go, while no one uses it and it is cached.
+    idle: Option<(TenantName, Turn)>,
 }
 
 impl Block {
@@ -148,6 +157,7 @@ pub(crate) struct BlockPool {
     free: Vec<BlockId>,
     cached: HashMap<ChainHash, BlockId>,
     holdings: Holdings,
+    pins: Pins,
     namespace: Namespace,
     /// Counts releases; the least recently used is the one with the smallest count.
     clock: u64,
@@ -162,6 +172,7 @@ impl BlockPool {
             // A block is found under one hash at most.
             cached: HashMap::with_capacity(blocks as usize),
             holdings: Holdings::default(),
+            pins: Pins::default(),
             namespace,
             clock: 0,
         }
@@ -177,6 +188,11 @@ impl BlockPool {
 
     pub(crate) fn used(&self) -> usize {
         self.total() - self.free.len() - self.idle()
+    }
+
+    /// Blocks that somebody pays for: those in use, and those that whoever keeps them wants.
+    pub(crate) fn paid(&self) -> usize {
+        self.used() + self.holdings.wanted()
     }
 
     /// Blocks that could be claimed now, by a tenant with the quota for them.
@@ -195,7 +211,7 @@ impl BlockPool {
     }
 
     /// Writes into `times` how long each tenant held blocks in a time of `ns` nanoseconds, counted
-    /// for each block: all together so long as there are blocks in use.
+    /// for each block: all together so long as there are blocks that somebody pays for.
     pub(crate) fn held_in(&self, ns: u64, times: &mut HeldTimes) {
         self.holdings.held_in(ns, times);
     }
@@ -292,8 +308,8 @@ impl BlockPool {
     /// Takes a cached block into use.
     fn hold(&mut self, user: User<'_>, id: BlockId) {
         let block = &mut self.blocks[id as usize];
-        if let Some((keeper, since)) = block.idle.take() {
-            self.holdings.take_idle(&keeper, since);
+        if let Some((keeper, turn)) = block.idle.take() {
+            self.holdings.take_idle(&keeper, turn);
         }
         self.enter(user, id);
     }
@@ -406,10 +422,11 @@ impl BlockPool {
         if !is_last {
             return;
         }
-        if block.hash.is_some() {
+        if let Some(hash) = block.hash {
             self.clock += 1;
-            block.idle = Some((user.tenant.clone(), self.clock));
-            self.holdings.put_idle(user.tenant, self.clock, id);
+            let turn = self.pins.turn(user.tenant, hash, self.clock);
+            block.idle = Some((user.tenant.clone(), turn));
+            self.holdings.put_idle(user.tenant, turn, id);
         } else {
             self.free.push(id);
         }

@@ -15,6 +15,7 @@ wasmtime::component::bindgen!({
     with: {
         "realm:tenant/model.model": crate::host::OpenModel,
         "realm:tenant/model.generation": crate::host::Generation,
+        "realm:tenant/model.prefix": crate::host::Prefix,
     },
     trappable_error_type: {
         "realm:tenant/types.error" => crate::refusal::HostError,

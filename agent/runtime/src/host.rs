@@ -37,7 +37,7 @@ use crate::{
 };
 
 #[expect(unreachable_pub, reason = "the generated bindings re-export them")]
-pub use model::{Generation, OpenModel};
+pub use model::{Generation, OpenModel, Prefix};
 
 /// What one instance holds of the host.
 pub(crate) struct Host {

@@ -4,7 +4,7 @@ import { asGuestError, GuestError } from "./errors.ts";
 import { openModel, writeScored, writeText } from "./host.ts";
 import type { Params } from "./params.ts";
 import type {
-  GenerateParams, Generation, Logprobs, Message, Model, Sampling, Summary, Token, TokenId,
+  GenerateParams, Generation, Logprobs, Message, Model, Prefix, Sampling, Summary, Token, TokenId,
 } from "./world.ts";
 
 /** Tokens of an answer when the caller does not say. */
@@ -66,11 +66,14 @@ function takeSampling(rest: Params): Sampling {
   };
 }
 
-/** The tokens of an answer, as many at a time as are there; its summary is the return value. */
+/**
+ * The tokens of an answer, as many at a time as are there; its summary is the return value. Of a
+ * prefix, `prompt` is what is behind it.
+ */
 export function* generate(
-  model: Model, prompt: TokenId[], params: GenerateParams,
+  of: Model | Prefix, prompt: TokenId[], params: GenerateParams,
 ): Generator<Token[], Summary, void> {
-  const generation: Generation = asGuestError(() => model.generate(prompt, params));
+  const generation: Generation = asGuestError(() => of.generate(prompt, params));
   for (;;) {
     const tokens = asGuestError(() => generation.next());
     if (tokens == null) break;

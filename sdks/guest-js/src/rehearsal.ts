@@ -7,7 +7,9 @@ import { GuestError, invalid } from "./errors.ts";
 import type { Beside, Hooks, Steer } from "./hooks.ts";
 import { setHost } from "./host.ts";
 import { call, type Outcome, type Program } from "./program.ts";
-import type { GenerateParams, Generation, Level, Model, Summary, TokenId } from "./world.ts";
+import type {
+  GenerateParams, Generation, Level, Model, Prefix, Summary, TokenId,
+} from "./world.ts";
 
 const CONTEXT_DEFAULT = 2048;
 
@@ -131,6 +133,14 @@ class RehearsedModel implements Model {
     const whole = params.stop.reduce((text, stop) => text.split(stop)[0]!, answer(this.#text(prompt)));
     const most = Math.min(room, params.tokensMax ?? room);
     return rehearsedGeneration(words(whole), most, prompt.length, beside, this.#steers);
+  }
+
+  keep(tokens: TokenId[]): Prefix {
+    return {
+      length: () => tokens.length,
+      extend: (tail) => this.keep([...tokens, ...tail]),
+      generate: (tail, params) => this.generate([...tokens, ...tail], params),
+    };
   }
 
   embed(): never {

@@ -156,6 +156,24 @@ export interface Model {
   generate(prompt: TokenId[], params: GenerateParams): Generation;
   abilities(): Abilities;
   embed(texts: Text[], params: EmbedParams): Embedded;
+  /**
+   * Computes tokens that generations are to begin with, and keeps them: of what the cache holds for
+   * the tenant and nobody uses, they go last. `sharedTokens` is as in `GenerateParams`.
+   */
+  keep(tokens: TokenId[], sharedTokens: number): Prefix;
+}
+
+/** What many generations begin with, computed once. */
+export interface Prefix {
+  /** How many tokens it has. */
+  length(): number;
+  /** A longer one, which counts only what is behind this one. This one stays what it is. */
+  extend(tail: TokenId[]): Prefix;
+  /**
+   * Begins a generation of the prefix with `tail` behind it. What of it is shared is what was so when
+   * it was kept, whatever `params` say.
+   */
+  generate(tail: TokenId[], params: GenerateParams): Generation;
 }
 
 /** A running generation. */

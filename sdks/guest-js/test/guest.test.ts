@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  answer, type Constraint, elapsed, GuestError, now, Params, type Program, randomBytes, store, takeAsked,
+  answer, type Constraint, elapsed, generate, GuestError, now, Params, type Program, randomBytes, store, takeAsked,
 } from "realm-guest";
 import { rehearse } from "realm-guest/rehearsal";
 import { toHandler } from "../src/program.ts";
@@ -48,6 +48,22 @@ test("parameters are read strictly", () => {
   }
   const unknown = new GuestError("unknown-model", "other");
   assert.throws(() => rehearse(answering, "one", { model: "other" }), unknown);
+});
+
+test("generations of a prefix begin with it", () => {
+  const forks = one((params) => {
+    const { model, params: asked } = takeAsked(params);
+    const prefix = model.keep(model.tokenize("one ", false), 0);
+    const longer = prefix.extend(model.tokenize("two ", false));
+    const said = [prefix, longer, prefix].map((each) => {
+      const tokens = [...generate(each, model.tokenize("three", false), asked)].flat();
+      return tokens.map((token) => token.text).join("");
+    });
+    return { data: [longer.length(), ...said] };
+  });
+  const answered = rehearse(forks, "one", {}, { answer: (prompt) => `[${prompt}]` });
+  const expected = [2, "[one three]", "[one two three]", "[one three]"];
+  assert.deepEqual(answered.outcome.data, expected);
 });
 
 test("the form of an answer is said in the words of the common APIs", () => {

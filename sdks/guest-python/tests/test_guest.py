@@ -22,6 +22,7 @@ from realm_guest import (
     Program,
     answer,
     elapsed_ms,
+    generate,
     now_ms,
     random_bytes,
     store_delete,
@@ -42,6 +43,20 @@ def one(function: Callable[[Params], Outcome]) -> Program:
 def count(params: Params) -> Outcome:
     asked = Asked.take(params)
     return Outcome(answer(asked, asked.model.tokenize("count", False)).finish)
+
+
+def test_generations_of_a_prefix_begin_with_it() -> None:
+    def forks(params: Params) -> Outcome:
+        asked = Asked.take(params)
+        model = asked.model
+        one, two, three = (model.tokenize(word, False) for word in ("one ", "two ", "three"))
+        with model.keep(one, 0) as prefix, prefix.extend(two) as longer:
+            steps = (generate(each, three, asked.params) for each in (prefix, longer, prefix))
+            said = ["".join(token.text for step in each for token in step) for each in steps]
+            return Outcome(data=[longer.length(), *said])
+
+    told = Rehearsal(program=one(forks), answer=lambda prompt: f"[{prompt}]").call("one", {})
+    assert told.outcome.data == [2, "[one three]", "[one two three]", "[one three]"]
 
 
 def form(**of: Any) -> Any:

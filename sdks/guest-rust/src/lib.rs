@@ -35,7 +35,7 @@ pub use bindings::{
         clock, config, log,
         model::{
             Abilities, Bias, Constraint, EmbedInfo, EmbedParams, Embedded, Generation, Info, Model,
-            Params as GenerateParams, Sampling, Summary, Text, list_models,
+            Params as GenerateParams, Prefix, Sampling, Summary, Text, list_models,
         },
         random, reply, store,
         types::{Error, Finish, Logprobs, Message, ScoredToken, Token, TokenId, TokenLimit, Usage},
@@ -43,7 +43,7 @@ pub use bindings::{
 };
 pub use miniserde::json;
 pub use params::Params;
-pub use shared::system_tokens;
+pub use shared::{chat_beginning, system_tokens};
 
 /// The end of a call.
 pub type Result<T = Outcome> = core::result::Result<T, Error>;

@@ -1,6 +1,6 @@
 //! What of a conversation's prompt is the same whoever asks.
 
-use crate::{Message, Model, TokenId};
+use crate::{Message, Model, Result, TokenId};
 
 /// How many tokens at the start of `prompt` say nothing but the system messages that the
 /// conversation begins with: for `shared_tokens` of [`crate::GenerateParams`], where these hold
@@ -20,6 +20,20 @@ pub fn system_tokens(model: &Model, messages: &[Message], prompt: &[TokenId]) ->
     let probe = [system, &[other]].concat();
     let Ok(probe) = model.tokenize_chat(&probe) else { return 0 };
     count(prompt.iter().zip(&probe).take_while(|(a, b)| a == b).count())
+}
+
+/// What the prompt of every conversation begins with that goes on from `messages` with a message of
+/// `role`, through the model's own chat template: for [`Model::keep`].
+///
+/// A message whose first letters make one token with what stands before it begins otherwise, so the
+/// whole prompt has the last word: a generation of the prefix has what is behind it for its tail.
+pub fn chat_beginning(model: &Model, messages: &[Message], role: &str) -> Result<Vec<TokenId>> {
+    let prompt = |content: &str| {
+        let next = Message { role: role.into(), content: content.into() };
+        model.tokenize_chat(&[messages, &[next]].concat())
+    };
+    let (one, other) = (prompt("a")?, prompt("b")?);
+    Ok(one.into_iter().zip(other).take_while(|(a, b)| a == b).map(|(id, _)| id).collect())
 }
 
 /// A text that begins otherwise, also where a template cuts the space around both: tokens that two

@@ -3,6 +3,7 @@
 mod embedding;
 mod generation;
 mod params;
+mod prefix;
 mod sequence;
 
 use std::{sync::Arc, time::Instant};
@@ -16,8 +17,8 @@ use realm_core::{
 };
 use wasmtime::component::Resource;
 
-#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub use generation::Generation;
+#[expect(unreachable_pub, reason = "the generated bindings re-export them")]
+pub use {generation::Generation, prefix::Prefix};
 
 use self::embedding::Embedding;
 use super::{Host, HostCall, Own, give_way};
@@ -46,6 +47,7 @@ const INLINE_BYTES_MAX: usize = 1 << 10;
 const HOST_CALL_TEXT_BYTES: usize = 1 << 10;
 
 /// A model that the program has opened.
+#[derive(Clone)]
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct OpenModel {
     name: String,
@@ -73,13 +75,18 @@ impl Host {
         model: &Resource<OpenModel>,
         bytes: usize,
     ) -> Result<(Arc<dyn Engine>, TextWork), HostError> {
+        let work = self.enter_work(bytes)?;
+        Ok((self.engine(model)?, work))
+    }
+
+    /// Work on so much text, which costs host calls by its length.
+    fn enter_work(&mut self, bytes: usize) -> Result<TextWork, HostError> {
         let call = self.enter()?;
         let cost = u64::try_from(bytes / HOST_CALL_TEXT_BYTES).unwrap_or(u64::MAX);
         call.host_calls.take(cost)?;
         let (node, tenant) = call.texts.clone();
         let may_wait = !call.role.is_between_tokens();
-        let work = TextWork { bytes, may_wait, call: call.tokens.clone(), node, tenant };
-        Ok((self.engine(model)?, work))
+        Ok(TextWork { bytes, may_wait, call: call.tokens.clone(), node, tenant })
     }
 
     fn model(&self, model: &Resource<OpenModel>) -> Result<&OpenModel, HostError> {
@@ -103,11 +110,11 @@ impl Host {
     /// What the program's hooks, where it has any, make of a generation that is about to begin.
     async fn ask_hooks(
         &mut self,
-        model: &Resource<OpenModel>,
+        model: &OpenModel,
         prompt: &[u32],
         params: Params,
     ) -> Result<(Params, Option<(Hooked, Asked)>), HostError> {
-        let OpenModel { name, engine } = self.table.get(model)?;
+        let OpenModel { name, engine } = model;
         let (model, vocabulary) = (name.clone(), engine.info().vocabulary);
         let call = self.call()?;
         let Own { program, .. } = call.own.clone();
@@ -115,6 +122,30 @@ impl Host {
         let request = Request { model, prompt: prompt.to_vec(), params };
         let Begun { params, hooked } = hook::begin(pre, call, request, vocabulary).await?;
         Ok((params, hooked))
+    }
+
+    /// Begins a generation of a call that has entered.
+    async fn begin_generation(
+        &mut self,
+        model: &OpenModel,
+        work: TextWork,
+        (prompt, params): (Vec<u32>, Params),
+    ) -> Result<Resource<Generation>, HostError> {
+        // Before hooks come up for what would be refused.
+        self.call()?.tokens.admitted().check(Instant::now())?;
+        let (params, hooked) = self.ask_hooks(model, &prompt, params).await?;
+        let engine = model.engine.clone();
+        let call = self.call()?;
+        let mut generation =
+            params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
+        generation.way.clone_from(&call.way);
+        call.writer()?.tracker().begin(&mut generation, || engine.draw_seed());
+        let tokens = call.tokens.clone();
+        let mut span = self.begin(SpanName::Generate);
+        span.set(Key::ModelName, engine.info().model.as_str());
+        let start = move || Ok(Generation::start(&*engine, tokens, (generation, hooked), span));
+        let generation = work.run(start).await??;
+        Ok(self.table.push(generation)?)
     }
 }
 
@@ -267,20 +298,8 @@ impl model::HostModel for Host {
         if !engine.generates() {
             return Err(self.lacks(&model, "generate")?.into());
         }
-        // Before hooks come up for what would be refused.
-        self.call()?.tokens.admitted().check(Instant::now())?;
-        let (params, hooked) = self.ask_hooks(&model, &prompt, params).await?;
-        let call = self.call()?;
-        let mut generation =
-            params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
-        generation.way.clone_from(&call.way);
-        call.writer()?.tracker().begin(&mut generation, || engine.draw_seed());
-        let tokens = call.tokens.clone();
-        let mut span = self.begin(SpanName::Generate);
-        span.set(Key::ModelName, engine.info().model.as_str());
-        let start = move || Ok(Generation::start(&*engine, tokens, (generation, hooked), span));
-        let generation = work.run(start).await??;
-        Ok(self.table.push(generation)?)
+        let model = self.model(&model)?.clone();
+        self.begin_generation(&model, work, (prompt, params)).await
     }
 
     async fn abilities(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<Abilities> {
@@ -311,6 +330,20 @@ impl model::HostModel for Host {
         let start = move || Ok(Embedding::start(&*engine, &tokens, batch, span));
         // Many texts that say nothing are work too, so they are read where that may take long.
         Ok(work.run_apart(start).await??.end().await?)
+    }
+
+    async fn keep(
+        &mut self,
+        model: Resource<OpenModel>,
+        tokens: Vec<u32>,
+        shared_tokens: u32,
+    ) -> Result<Resource<Prefix>, HostError> {
+        let (engine, work) = self.enter_text(&model, 0)?;
+        if !engine.generates() {
+            return Err(self.lacks(&model, "generate")?.into());
+        }
+        let model = self.model(&model)?.clone();
+        self.keep_tokens(model, work, (tokens, shared_tokens), None).await
     }
 
     async fn drop(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<()> {

@@ -180,8 +180,10 @@ async fn garbage_in_place_of_json_is_the_programs_failure() {
 #[tokio::test]
 async fn a_tenant_that_hoards_handles_is_stopped() {
     let street = Street::new("hoards", LIMITS).await;
-    let refusal = street.attack("hoard_handles", json!({})).await.end.unwrap_err();
-    assert!(matches!(refusal, Refusal::ProgramFailed(_)), "{refusal:?}");
+    for attack in ["hoard_handles", "hoard_prefixes"] {
+        let refusal = street.attack(attack, json!({})).await.end.unwrap_err();
+        assert!(matches!(refusal, Refusal::ProgramFailed(_)), "{attack}: {refusal:?}");
+    }
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use realm_core::{
     auth::Caller,
     embed::{EmbedError, EmbedInfo, Embedded, TakenTexts, Text, TextBatch},
     engine::{
-        ChatMessage, Engine, EngineInfo, EngineLoad, Finish, Generation, Logprobs, ScoredToken,
-        TOKENS_BUFFERED_MAX, TextError, Token, TokenEvent, TokenStream, Usage,
+        ChatMessage, Engine, EngineInfo, EngineLoad, Finish, Generation, Kept, Logprobs, Prefix,
+        ScoredToken, TOKENS_BUFFERED_MAX, TextError, Token, TokenEvent, TokenStream, Usage,
     },
     hook::{Hooked, Question, Steer, Verdict},
     name::ModelName,
@@ -48,6 +48,9 @@ pub(crate) struct Echo {
     mood: Mood,
     pub(crate) asked: Mutex<Vec<Generation>>,
     pub(crate) texts: Mutex<Vec<TextBatch>>,
+    /// Prefixes that were to be kept, and what is held by those that still are.
+    pub(crate) kept: Mutex<Vec<Prefix>>,
+    pub(crate) held: Arc<()>,
     /// What hooks said of the next token, of all generations in order.
     pub(crate) steers: Steers,
     /// Turns that hooks had, of all generations.
@@ -68,7 +71,8 @@ impl Echo {
         };
         let (asked, texts, running) = (Mutex::default(), Mutex::default(), Arc::default());
         let (release, steers, turns) = (watch::Sender::new(false), Arc::default(), Arc::default());
-        Arc::new(Self { info, mood, asked, texts, steers, turns, running, release })
+        let (kept, held) = (Mutex::default(), Arc::default());
+        Arc::new(Self { info, mood, asked, texts, kept, held, steers, turns, running, release })
     }
 }
 
@@ -129,6 +133,14 @@ impl Engine for Echo {
         // As an engine's thread does, which no runtime of anybody's is.
         std::thread::spawn(move || beside(hooked, made, &sender, &said));
         Ok(stream)
+    }
+
+    fn keep(&self, _caller: &Caller, prefix: Prefix) -> Result<Kept, Refusal> {
+        self.kept.lock().unwrap().push(prefix);
+        if self.mood == Mood::Busy {
+            return Err(Refusal::Busy { retry_after_ms: 77 });
+        }
+        Ok(Kept::while_held(self.held.clone()))
     }
 
     fn generates(&self) -> bool {

@@ -13,6 +13,7 @@ mod hooks;
 mod life;
 mod pipelines;
 mod pirate;
+mod prefixes;
 mod resume;
 mod sources;
 mod store;

@@ -34,6 +34,7 @@ pub(crate) struct Town {
     pub(crate) built_in: Prepared,
     pub(crate) pirate: Prepared,
     pub(crate) hostile: Prepared,
+    pub(crate) reader: Prepared,
     pub(crate) warden: Prepared,
     pub(crate) hostile_hooks: Prepared,
 }
@@ -42,6 +43,7 @@ pub(crate) const PIRATE: &[u8] =
     include_bytes!("../../../../sdks/guest-rust/programs/pirate/pirate.wasm");
 pub(crate) const HOSTILE: &[u8] = include_bytes!("../../../../tests/guests/hostile/hostile.wasm");
 
+const READER: &[u8] = include_bytes!("../../../../sdks/guest-rust/programs/reader/reader.wasm");
 const WARDEN: &[u8] = include_bytes!("../../../../sdks/guest-rust/programs/warden/warden.wasm");
 const HOSTILE_HOOKS: &[u8] =
     include_bytes!("../../../../tests/guests/hostile-hooks/hostile_hooks.wasm");
@@ -53,9 +55,10 @@ pub(crate) async fn town() -> &'static Town {
         let built_in = runtime.prepare_built_in().await.unwrap();
         let pirate = runtime.prepare_program(PIRATE.to_vec()).await.unwrap();
         let hostile = runtime.prepare_program(HOSTILE.to_vec()).await.unwrap();
+        let reader = runtime.prepare_program(READER.to_vec()).await.unwrap();
         let warden = runtime.prepare_program(WARDEN.to_vec()).await.unwrap();
         let hostile_hooks = runtime.prepare_program(HOSTILE_HOOKS.to_vec()).await.unwrap();
-        Town { runtime, built_in, pirate, hostile, warden, hostile_hooks }
+        Town { runtime, built_in, pirate, hostile, reader, warden, hostile_hooks }
     })
     .await
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from componentize_py_types import Err
 from wit_world.imports import model
-from wit_world.imports.model import Model, Sampling, Summary
+from wit_world.imports.model import Model, Prefix, Sampling, Summary
 from wit_world.imports.model import Params as GenerateParams
 from wit_world.imports.types import Error_Failed, Error_UnknownModel, Logprobs, Token
 
@@ -94,9 +94,12 @@ def _sampling(rest: Params) -> Sampling:
 
 
 def generate(
-    model: Model, prompt: Sequence[int], params: GenerateParams
+    model: Model | Prefix, prompt: Sequence[int], params: GenerateParams
 ) -> Generator[list[Token], None, Summary]:
-    """The tokens of an answer, as many at a time as are there; its summary is what it returns."""
+    """The tokens of an answer, as many at a time as are there; its summary is what it returns.
+
+    Of a prefix, `prompt` is what is behind it.
+    """
     with model.generate(list(prompt), params) as generation:
         while (tokens := generation.next()) is not None:
             yield tokens

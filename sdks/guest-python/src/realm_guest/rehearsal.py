@@ -150,6 +150,9 @@ class _Model(model.Model):
         most = room if params.tokens_max is None else min(room, params.tokens_max)
         return _Generation(_words(answer), most, len(prompt), (beside, self._told.steers))
 
+    def keep(self, tokens: list[int], shared_tokens: int) -> model.Prefix:  # noqa: ARG002
+        return _Prefix(self, tokens)
+
     def _beside(self, prompt: list[int], params: model.Params) -> Beside | None:
         if self._rehearsal.hooks is None:
             return None
@@ -165,6 +168,27 @@ class _Model(model.Model):
             if token >= len(self._words):
                 raise invalid(f"there is no token {token}")
         return "".join(self._words[token] for token in ids)
+
+
+class _Prefix(model.Prefix):
+    def __init__(self, of: _Model, tokens: list[int]) -> None:
+        self._of = of
+        self._tokens = tokens
+
+    def __enter__(self) -> _Prefix:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def length(self) -> int:
+        return len(self._tokens)
+
+    def extend(self, tail: list[int]) -> _Prefix:
+        return _Prefix(self._of, self._tokens + tail)
+
+    def generate(self, tail: list[int], params: model.Params) -> model.Generation:
+        return self._of.generate(self._tokens + tail, params)
 
 
 class _Generation(model.Generation):

@@ -7,7 +7,7 @@ use realm_guest::{
 
 struct Hostile;
 
-const ATTACKS: [&str; 20] = [
+const ATTACKS: [&str; 21] = [
     "loop",
     "eat_memory",
     "flood_host_calls",
@@ -21,6 +21,7 @@ const ATTACKS: [&str; 20] = [
     "garbage_data",
     "garbage_logprobs",
     "hoard_handles",
+    "hoard_prefixes",
     "swallow_refusal",
     "disguise_refusal",
     "flood_store",
@@ -71,6 +72,7 @@ impl Program for Hostile {
                 Ok(done(None))
             }
             "hoard_handles" => hoard_handles(),
+            "hoard_prefixes" => hoard_prefixes(),
             "swallow_refusal" => swallow_refusal(),
             "disguise_refusal" => disguise_refusal(),
             "flood_store" => Ok(done(Some(flood_store().to_string()))),
@@ -162,6 +164,20 @@ fn hoard_handles() -> Result {
     let mut held = Vec::new();
     loop {
         held.push(open(None)?);
+    }
+}
+
+/// Keeps as many prefixes as it can, each longer than the one before, and says why there is no more.
+fn hoard_prefixes() -> Result {
+    let mut held = vec![open(None)?.keep(&[1; 64], 0)?];
+    loop {
+        match held[held.len() - 1].extend(&[1]) {
+            Ok(longer) => held.push(longer),
+            Err(refusal) => {
+                reply::write_json(&held.len().to_string());
+                return Err(refusal);
+            }
+        }
     }
 }
 

@@ -61,6 +61,30 @@ pub(super) fn check(
     })
 }
 
+/// What leads to one token, the likeliest.
+pub(super) const fn shortest(shared_tokens: u32) -> Params {
+    let sampling = model::Sampling {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        typical_p: 1.0,
+        repetition_penalty: 1.0,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
+        seed: None,
+    };
+    Params {
+        sampling,
+        bias: Vec::new(),
+        logprobs: None,
+        tokens_max: Some(1),
+        stop: Vec::new(),
+        constraint: None,
+        shared_tokens,
+    }
+}
+
 fn sampling_of(sampling: model::Sampling, logprobs: Option<u32>) -> Sampling {
     let model::Sampling {
         temperature,
