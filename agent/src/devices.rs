@@ -110,7 +110,9 @@ impl DeviceLoadError {
                     "ModelFileInvalid"
                 }
                 LoadError::Architecture(_) => "ArchitectureUnknown",
-                LoadError::Context { .. } | LoadError::TooFewBlocks { .. } => "CapacityInvalid",
+                LoadError::Context { .. }
+                | LoadError::TooFewBlocks { .. }
+                | LoadError::TooManyBlocks { .. } => "CapacityInvalid",
                 LoadError::TooLarge { .. } => "DoesNotFit",
                 LoadError::Weights(_) => "WeightsInvalid",
                 LoadError::Device(_) | LoadError::Thread(_) => "DeviceFailed",

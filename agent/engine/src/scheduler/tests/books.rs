@@ -7,9 +7,10 @@ proptest! {
     fn blocks_are_held_by_sequences_for_as_long_as_the_cache_says(
         submissions in prop::collection::vec((0..4_usize, 1..50_usize, 1..20_u32), 1..40),
         pauses in prop::collection::vec(0..1_000_000_u64, 1..8),
-        window in prop_oneof![Just(None), Just(Some(8_usize))],
+        layout in layout(),
     ) {
-        let mut scheduler = windowed(24, window, LIMITS);
+        let mut scheduler = scheduler_of(24, layout, LIMITS);
+        let bands = layout.bands() as u128;
         for (id, (n, prompt, tokens_max)) in (0..).zip(submissions) {
             // Those that begin alike share their first blocks.
             let prompt = submission(id % 2, n, prompt, tokens_max).prompt;
@@ -17,12 +18,13 @@ proptest! {
             scheduler.submit(like).unwrap();
         }
         let (mut batch, mut now) = (Batch::default(), Instant::now());
-        let (mut held, mut of_cache) = (0_u128, 0_u128);
+        let (mut held, mut of_cache, mut charged) = (0_u128, 0_u128, 0_u128);
         let mut pauses = pauses.into_iter().map(Duration::from_nanos).cycle();
         while !scheduler.is_idle() {
             for _ in ["planning", "computing"] {
                 let pause = pauses.next().unwrap();
                 now += pause;
+                charged += 1;
                 of_cache += scheduler.pool().used() as u128 * pause.as_nanos();
                 if batch.is_empty() {
                     scheduler.plan_batch(now, &mut batch);
@@ -43,6 +45,9 @@ proptest! {
             }
             batch.clear();
         }
-        prop_assert_eq!((held, scheduler.totals().block_ns), (of_cache, of_cache));
+        prop_assert_eq!(held, scheduler.totals().block_ns);
+        // A charge may leave a nanosecond of each band but one to the next.
+        let left = charged * (bands - 1) * scheduler.pool().total() as u128;
+        prop_assert!((held * bands).abs_diff(of_cache) <= left, "{held} of {of_cache}");
     }
 }
