@@ -6,7 +6,7 @@ use realm_core::{
     desired::Sha256,
     embed::EmbedInfo,
     name::ModelName,
-    report::{MemoryFacts, ModelFacts},
+    report::{MemoryFacts, ModelFacts, SequenceBlocks},
 };
 use realm_kernels::{
     backend::{BackendError, KvType},
@@ -149,8 +149,11 @@ impl Opened {
         MemoryFacts {
             kv_bytes_per_block: kv.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX),
             activation_bytes: capacity.activation_bytes(&self.architecture, self.tokenizer.len()),
-            kv_blocks_per_sequence: (layout.whole == 0)
-                .then(|| count(layout.held_max(usize::MAX, BATCH_TOKENS))),
+            kv_blocks_per_sequence: (layout.windowed > 0).then(|| SequenceBlocks {
+                bands: count(layout.bands()),
+                whole: count(layout.whole),
+                windowed_max: count(layout.seen_max(BATCH_TOKENS)),
+            }),
         }
     }
 

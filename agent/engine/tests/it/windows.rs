@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use realm_core::engine::Engine as _;
+use realm_core::{engine::Engine as _, report::SequenceBlocks};
 use realm_engine::{
     EngineHandle, LoadError, OpenOptions,
     eval::{EvalOptions, Evaluation},
@@ -29,6 +29,9 @@ const KV_TYPES: [KvType; 2] = [KvType::F16, KvType::Q8_0];
 /// A model, and how much of it its cache holds.
 struct Windowed {
     file: Vec<u8>,
+    /// Of how many bands of layers one has no window, if any.
+    whole: u32,
+    bands: u32,
     /// The fewest blocks that it can be loaded with.
     blocks: u32,
     vocabulary: u32,
@@ -41,19 +44,20 @@ impl Windowed {
         metadata.push(("llama.attention.sliding_window".to_owned(), Value::U32(WINDOW)));
         let mut file = Vec::new();
         writer::write(&mut file, &metadata, &tiny_gguf::tensors(Format::F32)).unwrap();
-        Self { file, blocks: SEEN, vocabulary: 253 }
+        Self { file, whole: 0, bands: 1, blocks: SEEN, vocabulary: 253 }
     }
 
     /// All layers but one do, and each has blocks of its own.
-    fn gemma(name: &str, layers: u32) -> Self {
+    fn gemma(name: &str, bands: u32) -> Self {
         let reference = vector(&format!("models/{name}.json"));
         let model: Model = serde_json::from_str(&reference).unwrap();
         let model = model.with(&[
             (&format!("{name}.context_length"), tiny_gguf::CONTEXT),
             (&format!("{name}.attention.sliding_window"), WINDOW),
         ]);
-        let blocks = (CONTEXT + (layers - 1) * SEEN).div_ceil(layers);
-        Self { file: model.bytes(), blocks, vocabulary: model.vocabulary().into() }
+        let blocks = (CONTEXT + (bands - 1) * SEEN).div_ceil(bands);
+        let vocabulary = model.vocabulary().into();
+        Self { file: model.bytes(), whole: 1, bands, blocks, vocabulary }
     }
 
     fn each() -> [Self; 3] {
@@ -64,7 +68,10 @@ impl Windowed {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("windowed.gguf");
         std::fs::write(&path, &self.file).unwrap();
-        let (engine, _) = realm_engine::open(&[path], options)?;
+        let (engine, facts) = realm_engine::open(&[path], options)?;
+        let Self { whole, bands, .. } = *self;
+        let held = SequenceBlocks { bands, whole, windowed_max: SEEN };
+        assert_eq!(facts.memory.unwrap().kv_blocks_per_sequence, Some(held));
         Ok((engine, folder))
     }
 
