@@ -1,6 +1,8 @@
 //! The port to the engine: one loaded model, from prompt to tokens.
 
 use std::{
+    any::Any,
+    fmt,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -49,6 +51,13 @@ pub trait Engine: Send + Sync {
         _hooked: Hooked,
     ) -> Result<TokenStream, Refusal> {
         Err(Refusal::Unsupported("this engine lets no hooks stand beside it".to_owned()))
+    }
+
+    /// Wants a prefix kept until what is returned is dropped: of all that the cache holds for
+    /// `caller` and nobody uses, that goes last, and is paid for as if it were in use. Nothing is
+    /// computed: what is not there yet comes with the first generation that begins so.
+    fn keep(&self, _caller: &Caller, _prefix: Prefix) -> Result<Kept, Refusal> {
+        Err(Refusal::Unsupported("this engine keeps no prefixes".to_owned()))
     }
 
     /// Whether the model generates; one that only reads does not.
@@ -227,6 +236,36 @@ pub struct Generation {
     pub way: Way,
     /// Where the engine notes how far it is, for whoever wants to know.
     pub milestones: Option<Arc<Milestones>>,
+}
+
+/// What generations may begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    pub tokens: Vec<u32>,
+    /// Tokens of it, from the first on, that the caller has kept already as a prefix of their own.
+    pub kept_tokens: u32,
+    /// As of a [`Generation`].
+    pub shared_tokens: u32,
+    /// As of a [`Generation`].
+    pub way: Way,
+}
+
+/// A prefix that is wanted for as long as this is there.
+pub struct Kept {
+    _held: Box<dyn Any + Send + Sync>,
+}
+
+impl Kept {
+    /// For as long as there is `held`.
+    pub fn while_held(held: impl Any + Send + Sync) -> Self {
+        Self { _held: Box::new(held) }
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
 }
 
 /// When a sequence came how far; each once, whatever happens to it.

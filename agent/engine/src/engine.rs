@@ -23,8 +23,8 @@ use realm_core::{
     desired::DesiredTenant,
     embed::{EmbedError, EmbedInfo, TakenTexts, TextBatch},
     engine::{
-        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Ledger, Milestones, TenantLoad,
-        TextError, TokenEvent, TokenStream,
+        ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Kept, Ledger, Milestones, Prefix,
+        TenantLoad, TextError, TokenEvent, TokenStream,
     },
     hook::Hooked,
     name::{ModelName, TenantName},
@@ -33,7 +33,12 @@ use realm_core::{
 
 use tokio::sync::watch;
 
-use self::{board::Board, embedding::Embedding, figures::Figures, worker::Worker};
+use self::{
+    board::Board,
+    embedding::Embedding,
+    figures::Figures,
+    worker::{Keep, Pinned, Worker},
+};
 use crate::{
     batch::SequenceId,
     budget::Reservation,
@@ -44,16 +49,17 @@ use crate::{
     },
     forward::Executor,
     hook::{self, beside::Beside},
-    kv::{Namespace, Public},
+    kv::{Layout, Namespace, Owner, Public},
     output::Output,
-    scheduler::{BUSY_RETRY_MS, Deadline, Scheduler, Submission, Terms, TextCall},
+    scheduler::{self, BUSY_RETRY_MS, Deadline, Scheduler, Submission, Terms, TextCall},
     template::ChatTemplate,
     tokenizer::{Special, Tokenizer},
+    turns::Limits,
 };
 
 /// Commands that may wait for the end of a step: as many as may wait for their turn, because each
-/// is one sequence.
-const COMMANDS_MAX: usize = crate::load::QUEUED_MAX;
+/// is one sequence, and two for each prefix, of its beginning and its end.
+const COMMANDS_MAX: usize = crate::load::QUEUED_MAX + 2 * worker::PLACES_MAX.all;
 
 /// What the thread is told. That a sequence is no longer wanted it sees by itself, when the reading
 /// end of its stream is gone.
@@ -62,6 +68,9 @@ enum Command {
     /// What turned out to be no sequence before it came here.
     Refuse(Box<Submitted>, Refusal),
     Embed(Box<(TextCall, Embedding)>),
+    Keep(Box<Keep>),
+    /// Nobody wants one of the prefixes any more.
+    LetGo,
     Drain,
 }
 
@@ -110,6 +119,10 @@ pub struct EngineHandle {
     places: Arc<Places>,
     /// Those of hooks.
     hooks: Arc<Places>,
+    /// Those of prefixes that are kept, and of their blocks.
+    kept: [Arc<Places>; 2],
+    /// Of the cache: how tokens lie in blocks, and how many there are.
+    cache: (Layout, usize),
     compiler: Compiler,
     board: Arc<Board>,
     sequences: AtomicU64,
@@ -120,6 +133,9 @@ impl EngineHandle {
         let Parts { model, architecture, context, tokenizer, template, namespace, .. } = parts;
         let (generates, embeds) = (parts.generates, parts.embeds);
         let block_tokens = parts.scheduler.block_tokens();
+        let cache = (*parts.scheduler.pool().layout(), parts.scheduler.pool().total());
+        // What a tenant may have of these is its quota.
+        let of_blocks = Limits { all: usize::MAX, of_tenant: 0 };
         let info = EngineInfo {
             model,
             architecture: architecture.to_owned(),
@@ -155,6 +171,8 @@ impl EngineHandle {
             commands: Arc::new(commands),
             places: Arc::new(Places::new(PLACES_MAX)),
             hooks: Arc::new(Places::new(hook::PLACES_MAX)),
+            kept: [worker::PLACES_MAX, of_blocks].map(|limits| Arc::new(Places::new(limits))),
+            cache,
             compiler,
             board,
             sequences: AtomicU64::new(0),
@@ -193,9 +211,7 @@ impl EngineHandle {
     ) -> Submission {
         let rights = caller.rights();
         let deadline = generation.deadline.map(|at| deadline(at, now));
-        let public = rights.share_group.clone();
-        let public =
-            public.map(|group| Public { group, tokens: generation.shared_tokens as usize });
+        let public = public(rights, generation.shared_tokens);
         let mut prompt = generation.prompt;
         let resumed = generation.resume.as_ref().map_or(0, |resume| {
             prompt.extend(resume.tokens());
@@ -318,6 +334,12 @@ impl EngineHandle {
     }
 }
 
+/// What of a prompt is public in the tenant's group.
+fn public(rights: &DesiredTenant, tokens: u32) -> Option<Public> {
+    let group = rights.share_group.clone();
+    group.map(|group| Public { group, tokens: tokens as usize })
+}
+
 /// What the tenant's turns in the batch go by.
 const fn terms(rights: &DesiredTenant) -> Terms {
     Terms { weight: rights.weight, priority: rights.priority }
@@ -362,6 +384,32 @@ impl Engine for EngineHandle {
         }
         let place = self.hooks.take(caller.tenant())?;
         self.submit(caller, generation, Some(Beside::new(hooked, place, Instant::now())))
+    }
+
+    fn keep(&self, caller: &Caller, prefix: Prefix) -> Result<Kept, Refusal> {
+        let Prefix { tokens, kept_tokens, shared_tokens, way } = prefix;
+        let (tenant, rights) = (caller.tenant(), caller.rights());
+        let (layout, blocks_max) = self.cache;
+        let quota = layout.in_bands(rights.limits.kv_blocks_max as usize);
+        let blocks_max = blocks_max.min(quota);
+        let kept_tokens = (kept_tokens as usize).min(tokens.len());
+        let blocks = layout.kept_blocks(tokens.len(), kept_tokens);
+        if blocks > blocks_max {
+            let tokens_max = layout.whole_blocks(blocks_max) * layout.block_tokens;
+            return Err(Refusal::TooLong { tokens: tokens.len(), tokens_max });
+        }
+        let [prefixes, of_blocks] = &self.kept;
+        let places = [prefixes.take(tenant)?, of_blocks.take_many(tenant, blocks, blocks_max)?];
+        let wanted = Arc::new(worker::Wanted(Arc::downgrade(&self.commands)));
+        let owner = Owner { tenant: tenant.clone(), public: public(rights, shared_tokens) };
+        let id = self.number().0;
+        let keep = scheduler::Keep { id, owner, terms: terms(rights), tokens, kept_tokens };
+        let pinned = Pinned { way, wanted: Arc::downgrade(&wanted), places };
+        match self.commands.try_send(Command::Keep(Box::new(Keep { keep, pinned }))) {
+            Ok(()) => Ok(Kept::while_held(wanted)),
+            Err(TrySendError::Full(_)) => Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS }),
+            Err(TrySendError::Disconnected(_)) => Err(Refusal::Internal),
+        }
     }
 
     fn generates(&self) -> bool {

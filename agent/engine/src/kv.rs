@@ -9,6 +9,9 @@
 //! own. A block that several members use is held by each of them, and its time is divided among
 //! them ([`holdings`]); one that nobody uses is kept by whoever used it last.
 //!
+//! A tenant may want a prefix kept ([`pins`]): of its own finished ones, that goes last, and it pays
+//! for that.
+//!
 //! A block holds tokens in one band of layers ([`layout`]): where only some layers attend a window,
 //! the same tokens lie in several blocks. In layers with a window a sequence gives back those that no
 //! token to come can see. What they were stays findable while there is room; a prefix is used again
@@ -19,6 +22,7 @@ mod chain;
 mod holdings;
 mod layout;
 mod owner;
+mod pins;
 mod prefix;
 mod table;
 
@@ -32,12 +36,21 @@ pub(crate) use self::{
     holdings::HeldTimes,
     layout::Layout,
     owner::{Owner, Public},
+    pins::Pin,
     table::BlockTable,
 };
-use self::{holdings::Holdings, owner::User, table::Band};
+use self::{
+    holdings::Holdings,
+    owner::User,
+    pins::{Pins, Turn},
+    table::Band,
+};
 
 /// A block's number in the pool.
 pub(crate) type BlockId = u32;
+
+/// A block's hash, and the band that it is of.
+type BandHash = (ChainHash, usize);
 
 /// Why no block could be claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +68,9 @@ struct Block {
     /// Of a block that is public in a group, how many are whose.
     members: Vec<(TenantName, u32)>,
     /// Under which hash the block can be found, and in which band, while it can.
-    hash: Option<(ChainHash, usize)>,
-    /// Who keeps it and when it was last let go, while no one uses it and it is cached.
-    idle: Option<(TenantName, u64)>,
+    hash: Option<BandHash>,
+    /// Who keeps it and when it has its turn to go, while no one uses it and it is cached.
+    idle: Option<(TenantName, Turn)>,
 }
 
 impl Block {
@@ -106,9 +119,9 @@ pub(crate) struct BlockPool {
     layout: Layout,
     blocks: Vec<Block>,
     free: Vec<BlockId>,
-    /// By hash and band.
-    cached: HashMap<(ChainHash, usize), BlockId>,
+    cached: HashMap<BandHash, BlockId>,
     holdings: Holdings,
+    pins: Pins,
     namespace: Namespace,
     /// Counts releases; the least recently used is the one with the smallest count.
     clock: u64,
@@ -124,6 +137,7 @@ impl BlockPool {
             // A block is found under one hash at most.
             cached: HashMap::with_capacity(blocks as usize),
             holdings: Holdings::default(),
+            pins: Pins::default(),
             namespace,
             clock: 0,
         }
@@ -147,6 +161,11 @@ impl BlockPool {
         self.total() - self.free.len() - self.idle()
     }
 
+    /// Blocks that somebody pays for: those in use, and those that whoever keeps them wants.
+    pub(crate) fn paid(&self) -> usize {
+        self.used() + self.holdings.wanted()
+    }
+
     /// Blocks that could be claimed now, by a tenant with the quota for them.
     pub(crate) fn available(&self) -> usize {
         self.free.len() + self.idle()
@@ -163,7 +182,7 @@ impl BlockPool {
     }
 
     /// Writes into `times` how long each tenant held blocks in a time of `ns` nanoseconds, counted
-    /// for each block: all together so long as there are blocks in use.
+    /// for each block: all together so long as there are blocks that somebody pays for.
     pub(crate) fn held_in(&self, ns: u64, times: &mut HeldTimes) {
         self.holdings.held_in(ns, times);
     }
@@ -210,8 +229,8 @@ impl BlockPool {
     /// Takes a cached block into use.
     fn hold(&mut self, user: User<'_>, id: BlockId) {
         let block = &mut self.blocks[id as usize];
-        if let Some((keeper, since)) = block.idle.take() {
-            self.holdings.take_idle(&keeper, since);
+        if let Some((keeper, turn)) = block.idle.take() {
+            self.holdings.take_idle(&keeper, turn);
         }
         self.enter(user, id);
     }
@@ -359,10 +378,11 @@ impl BlockPool {
         if !is_last {
             return;
         }
-        if block.hash.is_some() {
+        if let Some(hash) = block.hash {
             self.clock += 1;
-            block.idle = Some((user.tenant.clone(), self.clock));
-            self.holdings.put_idle(user.tenant, self.clock, id);
+            let turn = self.pins.turn(user.tenant, hash, self.clock);
+            block.idle = Some((user.tenant.clone(), turn));
+            self.holdings.put_idle(user.tenant, turn, id);
         } else {
             self.free.push(id);
         }

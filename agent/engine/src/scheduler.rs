@@ -12,6 +12,7 @@ mod account;
 mod charges;
 mod cost;
 mod fit;
+mod kept;
 mod pace;
 mod room;
 mod sequence;
@@ -38,13 +39,14 @@ use self::{
 pub(crate) use self::{
     cost::{Cost, Prices, Service},
     fit::Fit,
+    kept::Keep,
     sequence::{Deadline, Submission},
     share::Terms,
     texts::TextCall,
 };
 use crate::{
     batch::{Batch, SequenceId},
-    kv::{BlockPool, NoBlock},
+    kv::{BlockPool, NoBlock, Pin},
 };
 
 /// Prompt tokens of one tenant that are planned before the next tenant has its turn.
@@ -99,6 +101,8 @@ pub(crate) struct Scheduler {
     block_tokens: usize,
     /// In the order of their numbers, which is the order of arrival.
     running: BTreeMap<SequenceId, Running>,
+    /// What tenants want kept of the cache, numbered as sequences are.
+    kept: BTreeMap<SequenceId, Pin>,
     /// Of tenants that have something to do.
     accounts: BTreeMap<TenantName, Account>,
     /// Who has had how much, and so who is next.
@@ -113,7 +117,7 @@ pub(crate) struct Scheduler {
     costs: Vec<(SequenceId, Cost)>,
     /// Until when blocks have been charged for.
     charged_at: Option<Instant>,
-    /// How long each sequence held blocks, by the last time that they were charged for.
+    /// How long each sequence or prefix held blocks, by the last time that they were charged for.
     held: Vec<(SequenceId, u64)>,
     charging: Charging,
     /// Memory of a step: the sequences that decode, and the tenants that it has something of.
@@ -141,6 +145,7 @@ impl Scheduler {
             block_tokens: pool.layout().block_tokens,
             pool,
             running: BTreeMap::new(),
+            kept: BTreeMap::new(),
             accounts: BTreeMap::new(),
             share: Share::default(),
             prices,

@@ -98,7 +98,7 @@ mod tests {
         ) {
             prop_assume!(whole + windowed > 0);
             let bands = Bands::of(whole, windowed);
-            prop_assert!(bands.count() <= 32, "{bands:?}");
+            prop_assert!(bands.count() <= 64, "{bands:?}");
             let of_kind = |is_windowed, count| {
                 (0..count).map(move |nth| (is_windowed, bands.place(is_windowed, nth)))
             };

@@ -1,4 +1,5 @@
-//! How many answers keep to constraints at once; how many have hooks is counted here too.
+//! How many answers keep to constraints at once; how many have hooks, and what is kept of the cache,
+//! is counted here too.
 //!
 //! What grammars take is bounded for each answer, and is no part of the memory that a model is
 //! promised when it is loaded: so the answers that may take it are counted, from the constraint
@@ -30,11 +31,12 @@ pub(crate) struct Places {
     taken: Mutex<HashMap<TenantName, usize>>,
 }
 
-/// A place of a tenant's, until this is dropped.
+/// A place of a tenant's, or several, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
     tenant: TenantName,
+    count: usize,
 }
 
 impl Places {
@@ -44,13 +46,24 @@ impl Places {
 
     /// Takes a place, if there is one left for the tenant.
     pub(crate) fn take(self: &Arc<Self>, tenant: &TenantName) -> Result<Place, Refusal> {
+        self.take_many(tenant, 1, self.limits.of_tenant)
+    }
+
+    /// Takes `count` places, if the tenant then has `of_tenant` at most, whatever others may have.
+    pub(crate) fn take_many(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        count: usize,
+        of_tenant: usize,
+    ) -> Result<Place, Refusal> {
         let mut taken = self.taken();
         let (all, own) = (taken.values().sum::<usize>(), taken.get(tenant).copied().unwrap_or(0));
-        if all >= self.limits.all || own >= self.limits.of_tenant {
+        let fits = |had: usize, max: usize| had.saturating_add(count) <= max;
+        if !fits(all, self.limits.all) || !fits(own, of_tenant) {
             return Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS });
         }
-        taken.insert(tenant.clone(), own + 1);
-        Ok(Place { places: self.clone(), tenant: tenant.clone() })
+        taken.insert(tenant.clone(), own + count);
+        Ok(Place { places: self.clone(), tenant: tenant.clone(), count })
     }
 
     fn taken(&self) -> MutexGuard<'_, HashMap<TenantName, usize>> {
@@ -69,7 +82,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
         if let Some(own) = taken.get_mut(&self.tenant) {
-            *own -= 1;
+            *own -= self.count;
             if *own == 0 {
                 taken.remove(&self.tenant);
             }
@@ -102,5 +115,20 @@ mod tests {
         taken.push(places.take(&tenant("late")).unwrap());
         taken.clear();
         assert!(places.taken().is_empty(), "names of tenants that have none are kept for nobody");
+    }
+
+    #[test]
+    fn several_places_are_taken_together_or_none() {
+        let places = Arc::new(Places::new(Limits { all: 10, of_tenant: 0 }));
+        let busy = Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS });
+        let (one, other) = (tenant("one"), tenant("other"));
+        let three = places.take_many(&one, 3, 4).unwrap();
+        assert_eq!(places.take_many(&one, 2, 4).map(drop), busy);
+        let four = places.take_many(&one, 1, 4).unwrap();
+        assert_eq!(places.take_many(&other, 7, 8).map(drop), busy, "all are ten");
+        drop(three);
+        let rest = places.take_many(&other, 8, 8).unwrap();
+        drop((four, rest));
+        assert!(places.taken().is_empty());
     }
 }

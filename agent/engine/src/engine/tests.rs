@@ -22,6 +22,7 @@ use realm_kernels::backend::{BackendError, KvType};
 mod books;
 mod embedding;
 mod hooks;
+mod kept;
 
 use super::*;
 use crate::{

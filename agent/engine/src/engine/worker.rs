@@ -5,6 +5,7 @@ mod bookkeeping;
 mod guided;
 mod held;
 mod hooked;
+mod kept;
 mod open;
 
 use std::{
@@ -24,6 +25,7 @@ use realm_core::{
 };
 use tokio::sync::mpsc;
 
+pub(super) use self::kept::{Keep, PLACES_MAX, Pinned, Wanted};
 use self::{
     bookkeeping::Unbooked,
     held::Held,
@@ -70,6 +72,8 @@ pub(super) struct Worker {
     open: HashMap<SequenceId, Open>,
     /// Calls with texts, numbered as sequences are.
     calls: HashMap<SequenceId, Embedding>,
+    /// Prefixes that are kept, numbered likewise.
+    kept: HashMap<SequenceId, Pinned>,
     masks: Masks,
     hooks: Hooks,
     batch: Batch,
@@ -104,6 +108,7 @@ impl Worker {
             board,
             open: HashMap::new(),
             calls: HashMap::new(),
+            kept: HashMap::new(),
             masks: Masks::default(),
             hooks: Hooks::default(),
             batch: Batch::default(),
@@ -131,6 +136,7 @@ impl Worker {
                 break;
             }
         }
+        self.charge_kept(Instant::now());
         self.fail_all(&Refusal::Draining);
         self.publish_and_send();
     }
@@ -162,7 +168,9 @@ impl Worker {
     fn take_commands(&mut self) -> bool {
         if self.scheduler.is_idle() {
             let awaited = self.wait();
-            self.book_idle(Instant::now());
+            let now = Instant::now();
+            self.book_idle(now);
+            self.charge_kept(now);
             match awaited {
                 Ok(command) => self.apply(command),
                 Err(_) => return false,
@@ -205,6 +213,9 @@ impl Worker {
             Command::Submit(submit) => self.submit(*submit),
             Command::Refuse(submit, refusal) => self.refuse(*submit, refusal),
             Command::Embed(texts) => self.submit_texts(*texts),
+            Command::Keep(keep) => self.keep(*keep),
+            // Whose it was is found before the next step.
+            Command::LetGo => {}
             Command::Drain => self.scheduler.drain(),
         }
     }
@@ -220,7 +231,7 @@ impl Worker {
             let id = match command {
                 Command::Submit(submit) | Command::Refuse(submit, _) => self.arrive(*submit).id,
                 Command::Embed(texts) => self.arrive_with_texts(*texts).id(),
-                Command::Drain => continue,
+                Command::Keep(_) | Command::LetGo | Command::Drain => continue,
             };
             self.fail(id, Refusal::Internal);
             self.publish_and_send();
@@ -327,6 +338,7 @@ impl Worker {
 
     /// Ends the sequences whose stream nobody holds any more, and the calls likewise.
     fn drop_unread(&mut self) {
+        self.drop_unwanted();
         let unread = self.open.iter().filter(|(_, open)| open.output.is_closed());
         let unasked = self.calls.iter().filter(|(_, call)| call.is_closed());
         let ids = unread.map(|(id, _)| *id).chain(unasked.map(|(id, _)| *id));

@@ -7,7 +7,7 @@ use realm_core::{
     name::{GroupName, TenantName},
 };
 
-use super::{BlockId, owner::User};
+use super::{BlockId, owner::User, pins::Turn};
 
 /// What one tenant holds.
 #[derive(Debug, Default)]
@@ -16,8 +16,10 @@ struct Holding {
     used: usize,
     /// Of `used`, those that are public in its group, whoever else uses them.
     public: usize,
-    /// Blocks of finished prefixes that it used last, by when they were let go.
-    idle: BTreeMap<u64, BlockId>,
+    /// Blocks of finished prefixes that it used last, in the order in which they go.
+    idle: BTreeMap<Turn, BlockId>,
+    /// Of `idle`, those that it wants.
+    wanted: usize,
 }
 
 /// How many blocks a tenant holds.
@@ -80,6 +82,11 @@ impl Holdings {
         self.tenants.values().map(|holding| holding.idle.len()).sum()
     }
 
+    /// Blocks of finished prefixes that their keepers want.
+    pub(super) fn wanted(&self) -> usize {
+        self.tenants.values().map(|holding| holding.wanted).sum()
+    }
+
     /// Whoever holds most of those that keep finished prefixes.
     pub(super) fn fullest_with_idle(&self) -> Option<TenantName> {
         let mut keepers = self.tenants.iter().filter(|(_, holding)| !holding.idle.is_empty());
@@ -122,21 +129,25 @@ impl Holdings {
         }
     }
 
-    pub(super) fn put_idle(&mut self, tenant: &TenantName, since: u64, id: BlockId) {
-        self.tenants.entry(tenant.clone()).or_default().idle.insert(since, id);
+    pub(super) fn put_idle(&mut self, tenant: &TenantName, turn: Turn, id: BlockId) {
+        let holding = self.tenants.entry(tenant.clone()).or_default();
+        holding.wanted += usize::from(turn.is_wanted);
+        holding.idle.insert(turn, id);
     }
 
-    pub(super) fn take_idle(&mut self, tenant: &TenantName, since: u64) {
+    pub(super) fn take_idle(&mut self, tenant: &TenantName, turn: Turn) {
         if let Some(holding) = self.tenants.get_mut(tenant) {
-            holding.idle.remove(&since);
+            holding.wanted -= usize::from(turn.is_wanted);
+            holding.idle.remove(&turn);
         }
         self.prune(tenant);
     }
 
-    /// Takes from the tenant what it has let go of longest ago.
+    /// Takes from the tenant what it has let go of longest ago, what it wants last of all.
     pub(super) fn oldest_idle(&mut self, tenant: &TenantName) -> Option<BlockId> {
-        let (_, id) = self.tenants.get_mut(tenant)?.idle.pop_first()?;
-        self.prune(tenant);
+        let (turn, id) = self.tenants.get(tenant)?.idle.first_key_value()?;
+        let (turn, id) = (*turn, *id);
+        self.take_idle(tenant, turn);
         Some(id)
     }
 
@@ -147,15 +158,17 @@ impl Holdings {
         }
     }
 
-    /// How long each tenant held blocks in a time of `ns` nanoseconds, counted for each block. The
-    /// time of a group's blocks is divided by how many of them each member uses.
+    /// How long each tenant held blocks in a time of `ns` nanoseconds, counted for each block, those
+    /// with them that it keeps and wants. The time of a group's blocks is divided by how many of them
+    /// each member uses.
     pub(super) fn held_in(&self, ns: u64, times: &mut HeldTimes) {
         let HeldTimes { tenants, members: by, divider } = times;
         let time = |blocks: usize| ns.saturating_mul(blocks as u64);
-        let own = self.tenants.iter().filter(|(_, holding)| holding.used > 0);
+        let pays = |holding: &Holding| holding.used + holding.wanted;
+        let own = self.tenants.iter().filter(|(_, holding)| pays(holding) > 0);
         tenants.clear();
-        tenants
-            .extend(own.map(|(name, holding)| (name.clone(), time(holding.used - holding.public))));
+        let own = own.map(|(name, holding)| (name.clone(), time(pays(holding) - holding.public)));
+        tenants.extend(own);
         for Together { blocks, members } in self.groups.values() {
             by.clear();
             by.extend(members.values().map(|own| *own as u64));

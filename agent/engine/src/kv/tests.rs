@@ -280,11 +280,111 @@ fn what_a_group_lends_counts_within_the_quota() {
     pool.release(table);
 }
 
+#[test]
+fn of_what_a_tenant_keeps_a_prefix_that_it_wants_goes_last() {
+    let mut pool = pool(8);
+    let prefix: Vec<u32> = (0..9).collect();
+    // Wanted before it is there.
+    let pin = pool.pin(&alone(0), &prefix[..8], 0);
+    assert_eq!((pin.len(), pool.paid()), (2, 0));
+    run(&mut pool, &tenant(0), &prefix, 4);
+    for n in 1..20_u32 {
+        run(&mut pool, &tenant(0), &(n * 100..n * 100 + 8).collect::<Vec<_>>(), 4);
+    }
+    assert_eq!(run_cached(&mut pool, &prefix), 8, "all others went before it");
+    assert_eq!((pool.idle(), pool.paid()), (4, 2), "it is paid for and may go");
+    assert_eq!(held_in(&pool, 1000), HashMap::from([(tenant(0), 2000)]));
+    // Its own sequences come before what is only kept.
+    run(&mut pool, &tenant(0), &(5000..5016).collect::<Vec<_>>(), 4);
+    assert_eq!((run_cached(&mut pool, &prefix), pool.paid()), (0, 0));
+    // It is wanted still, and no more when nobody wants it.
+    run(&mut pool, &tenant(0), &prefix, 4);
+    assert_eq!(pool.paid(), 2);
+    pool.unpin(pin);
+    assert_eq!(pool.paid(), 0);
+    for n in 20..24_u32 {
+        run(&mut pool, &tenant(0), &(n * 100..n * 100 + 8).collect::<Vec<_>>(), 4);
+    }
+    assert_eq!(run_cached(&mut pool, &prefix), 0);
+}
+
+#[test]
+fn a_prefix_that_is_wanted_twice_is_wanted_until_nobody_does() {
+    let mut pool = pool(4);
+    let prefix: Vec<u32> = (0..5).collect();
+    run(&mut pool, &tenant(0), &prefix, 4);
+    let (first, second) = (pool.pin(&alone(0), &prefix, 0), pool.pin(&alone(0), &prefix, 0));
+    pool.unpin(first);
+    let flood = |pool: &mut BlockPool| {
+        for n in 1..9_u32 {
+            run(pool, &tenant(0), &[n * 100; 4], 4);
+        }
+        run_cached(pool, &prefix)
+    };
+    assert_eq!(flood(&mut pool), 4);
+    pool.unpin(second);
+    assert_eq!(flood(&mut pool), 0);
+}
+
+#[test]
+fn a_prefix_counts_what_is_behind_the_one_that_it_goes_on_from() {
+    let mut whole = pool(8);
+    let tokens: Vec<u32> = (0..15).collect();
+    // The second block is not full in the shorter one.
+    let shorter = whole.pin(&alone(0), &tokens[..7], 0);
+    let longer = whole.pin(&alone(0), &tokens, 7);
+    assert_eq!((shorter.len(), longer.len()), (1, 2));
+    run(&mut whole, &tenant(0), &tokens, 8);
+    assert_eq!(whole.paid(), 3);
+    whole.unpin(shorter);
+    assert_eq!(whole.paid(), 2);
+    whole.unpin(longer);
+    // Of a model whose layers attend six tokens, only what these see is needed.
+    let mut windows = windowed(8, Some(6));
+    let pin = windows.pin(&alone(0), &tokens, 0);
+    run(&mut windows, &tenant(0), &tokens, 8);
+    assert_eq!((pin.len(), windows.paid()), (2, 2));
+    windows.unpin(pin);
+}
+
+#[test]
+fn what_one_tenant_wants_changes_nothing_of_what_others_keep() {
+    let mut pool = pool(8);
+    let tokens: Vec<u32> = (0..8).collect();
+    let (first, second) = (member(0, "g", 8), member(1, "g", 8));
+    run_as(&mut pool, &first, &tokens, 8);
+    // The first one keeps what is public in the group, and the second one wants it.
+    let pin = pool.pin(&second, &tokens, 0);
+    assert_eq!(pool.paid(), 0);
+    for n in 1..9_u32 {
+        run(&mut pool, &tenant(0), &(n * 100..n * 100 + 8).collect::<Vec<_>>(), 4);
+    }
+    let table = pool.open(&second, &(0..9).collect::<Vec<_>>());
+    assert_eq!(table.sealed_tokens(pool.layout()), 0, "its keeper let go of it as of any");
+    pool.release(table);
+    pool.unpin(pin);
+}
+
+#[test]
+fn a_flood_of_others_takes_nothing_of_whoever_holds_less() {
+    let mut pool = pool(12);
+    let prefix: Vec<u32> = (0..17).collect();
+    let pin = pool.pin(&alone(0), &prefix, 0);
+    run(&mut pool, &tenant(0), &prefix, 12);
+    for n in 1..50_u32 {
+        run(&mut pool, &tenant(1), &(n * 100..n * 100 + 16).collect::<Vec<_>>(), 12);
+    }
+    assert_eq!((run_cached(&mut pool, &prefix), pool.paid()), (16, 4));
+    pool.unpin(pin);
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Open { tenant: usize, start: u32, len: usize, public: Option<usize> },
     Grow { which: usize, by: usize, quota: usize },
     Release { which: usize },
+    Pin { tenant: usize, start: u32, len: usize, kept: usize, public: Option<usize> },
+    Unpin { which: usize },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -297,6 +397,10 @@ fn act() -> impl Strategy<Value = Act> {
             quota
         }),
         any::<usize>().prop_map(|which| Act::Release { which }),
+        (0..3_usize, 0..3_u32, 1..20_usize, 0..8_usize, prop::option::of(0..20_usize)).prop_map(
+            |(tenant, start, len, kept, public)| Act::Pin { tenant, start, len, kept, public }
+        ),
+        any::<usize>().prop_map(|which| Act::Unpin { which }),
     ]
 }
 
@@ -311,8 +415,21 @@ struct Open {
 }
 
 /// Every block is free, cached or in use, exactly once. One that is in use belongs to one tenant,
-/// or is public for all that use it.
-fn check_conserved(pool: &BlockPool, open: &[Open]) {
+/// or is public for all that use it. Those that are paid for besides are the cached ones that their
+/// keepers want, which go after all others that these keep.
+fn check_conserved(pool: &BlockPool, open: &[Open], pins: &[Pin]) {
+    let mut wanted = 0;
+    for n in 0..3 {
+        let kept = pool.holdings.kept().filter(|(keeper, _)| **keeper == tenant(n));
+        let is_wanted = |id: BlockId| {
+            let hash = pool.blocks[id as usize].hash;
+            pins.iter().any(|pin| *pin.tenant() == tenant(n) && pin.has(hash))
+        };
+        let in_turn: Vec<bool> = kept.map(|(_, id)| is_wanted(id)).collect();
+        assert!(in_turn.is_sorted(), "{in_turn:?}");
+        wanted += in_turn.iter().filter(|is_wanted| **is_wanted).count();
+    }
+    assert_eq!(pool.paid(), pool.used() + wanted);
     let mut users = HashMap::<BlockId, HashSet<(TenantName, bool)>>::new();
     for sequence in open {
         for (at, block) in sequence.table.held_backwards() {
@@ -338,7 +455,7 @@ fn check_conserved(pool: &BlockPool, open: &[Open]) {
     }
     // A time that divides without a rest by nobody's number of blocks.
     let held = held_in(pool, 1_000_003);
-    assert_eq!(held.values().sum::<u64>(), 1_000_003 * pool.used() as u64);
+    assert_eq!(held.values().sum::<u64>(), 1_000_003 * pool.paid() as u64);
 }
 
 proptest! {

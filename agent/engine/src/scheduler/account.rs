@@ -23,6 +23,8 @@ pub(super) struct Account {
     pub(super) running: usize,
     /// Calls with texts that are not computed yet, the oldest first.
     pub(super) calls: VecDeque<TextCall>,
+    /// Prefixes that it wants kept, and pays for.
+    pub(super) kept: usize,
 }
 
 impl Account {
@@ -31,9 +33,9 @@ impl Account {
         self.running > 0 || !self.waiting.is_empty()
     }
 
-    /// Whether the tenant has anything to do.
+    /// Whether the tenant has anything to do, or to pay for.
     pub(super) fn is_busy(&self) -> bool {
-        self.is_active() || !self.calls.is_empty()
+        self.is_active() || !self.calls.is_empty() || self.kept > 0
     }
 
     /// Whether the sequence or call is one of those that wait.

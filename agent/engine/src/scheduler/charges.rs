@@ -17,9 +17,10 @@ use crate::{batch::SequenceId, kv::HeldTimes};
 /// Memory to charge in, so that a step allocates nothing for it.
 #[derive(Debug, Default)]
 pub(super) struct Charging {
-    /// The running sequences with how many blocks they hold, in the order of their tenants.
+    /// The running sequences and kept prefixes with how many blocks they hold, in the order of their
+    /// tenants.
     own: Vec<(TenantName, SequenceId, u64)>,
-    /// How many blocks each sequence of one tenant holds.
+    /// How many blocks each of one tenant holds.
     blocks: Vec<u64>,
     times: HeldTimes,
     divider: Divider,
@@ -34,13 +35,15 @@ impl Scheduler {
         let bands = self.pool.layout().bands() as u64;
         let ns = nanoseconds(now.saturating_duration_since(before)) / bands;
         self.charged_at = Some(before + Duration::from_nanos(ns * bands));
-        self.totals.block_ns += u128::from(ns) * self.pool.used() as u128;
+        self.totals.block_ns += u128::from(ns) * self.pool.paid() as u128;
         self.held.clear();
         let Charging { own, blocks, times, divider } = &mut self.charging;
         own.clear();
         own.extend(self.running.values().map(|Running { sequence, table, .. }| {
             (sequence.owner.tenant.clone(), sequence.id, table.held_count())
         }));
+        let kept = self.kept.iter();
+        own.extend(kept.map(|(id, pin)| (pin.tenant().clone(), *id, pin.len() as u64)));
         own.sort_unstable();
         let total = self.pool.in_all_layers();
         // What members of a group use together is divided among them first.
@@ -51,13 +54,13 @@ impl Scheduler {
             self.share.charge(tenant, self.prices.cost(held, total));
             blocks.clear();
             blocks.extend(of_tenant.iter().map(|(_, _, blocks)| *blocks));
-            // A block that several of the tenant's sequences use is held once.
+            // A block that several of the tenant's sequences use, or that is kept beside, is held once.
             let pieces = divider.divide(held.block_ns, blocks).iter().copied();
             self.held.extend(of_tenant.iter().map(|(_, id, _)| *id).zip(pieces));
         }
     }
 
-    /// How long each sequence held blocks, in nanoseconds, until they were last charged for and
+    /// How long each sequence or prefix held blocks, in nanoseconds, until they were last charged for and
     /// since the time before.
     pub(crate) fn held_blocks(&self) -> &[(SequenceId, u64)] {
         &self.held

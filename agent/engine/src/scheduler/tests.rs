@@ -1,4 +1,5 @@
 mod books;
+mod kept;
 mod room;
 mod texts;
 mod windows;

@@ -65,14 +65,24 @@ impl Worker {
         Duration::from_nanos(took_ns)
     }
 
-    /// Books how long sequences held blocks when that has just been charged, before any of them
-    /// ends.
+    /// Books how long sequences and prefixes held blocks when that has just been charged, before any
+    /// of them ends.
     pub(super) fn book_blocks(&mut self) {
-        let Self { scheduler, open, calls, news, .. } = self;
+        let Self { scheduler, open, calls, kept, news, .. } = self;
         for &(id, block_ns) in scheduler.held_blocks() {
             let used = Used { block_ns: block_ns.into(), ..Used::default() };
-            book(&mut news.books, (open, calls), id, used);
+            match kept.get(&id) {
+                Some(pinned) => news.books.add(pinned.tenant(), &pinned.way, used),
+                None => book(&mut news.books, (open, calls), id, used),
+            }
         }
+    }
+
+    /// Charges and books, until `now`, what was kept while the thread slept: before anybody begins to
+    /// wait, for until then nobody lacked it.
+    pub(super) fn charge_kept(&mut self, now: Instant) {
+        self.scheduler.charge_blocks(now);
+        self.book_blocks();
     }
 
     pub(super) fn book_start(&mut self, id: SequenceId, usage: Usage) {

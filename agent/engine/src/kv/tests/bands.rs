@@ -115,6 +115,30 @@ fn what_lies_behind_a_window_goes_before_the_window_itself() {
     pool.release(other);
 }
 
+#[test]
+fn a_prefix_is_kept_whole_in_one_band_and_its_window_in_the_others() {
+    let mut pool = pool_of(48, mixed(6));
+    let tokens: Vec<u32> = (0..33).collect();
+    // What follows 32 tokens sees the last five of them, in two blocks.
+    let pin = pool.pin(&alone(0), &tokens, 0);
+    assert_eq!(pin.len(), 8 + 2 * 2);
+    assert_eq!(pool.layout().kept_blocks(33, 0), 9 + 2 * 3);
+    // Behind twelve tokens of it five blocks of eight.
+    let behind = pool.pin(&alone(0), &tokens, 12);
+    assert_eq!(behind.len(), 5 + 2 * 2);
+    run(&mut pool, &tenant(0), &tokens, 48);
+    assert_eq!((pool.idle(), pool.paid()), (24, 12));
+    // What the tenant computes besides takes all but what is kept, and that goes on being found.
+    for n in 1..9_u32 {
+        run(&mut pool, &tenant(0), &(n * 100..n * 100 + 32).collect::<Vec<_>>(), 36);
+    }
+    assert_eq!((run_cached(&mut pool, &tokens), pool.paid()), (32, 12));
+    pool.unpin(pin);
+    assert_eq!(pool.paid(), 9);
+    pool.unpin(behind);
+    assert_eq!(pool.paid(), 0);
+}
+
 /// The most blocks of one band that a sequence of `tokens` tokens holds, computed in steps of 256
 /// rows, and those that it holds in the end.
 fn held_by(layout: Layout, tokens: usize) -> (u64, u64) {
@@ -202,7 +226,7 @@ proptest! {
         let blocks = layout.in_bands(12);
         let mut pool = pool_of(u32::try_from(blocks).unwrap(), layout);
         let mut memory = Memory::default();
-        let mut open: Vec<Open> = Vec::new();
+        let (mut open, mut pins) = (Vec::<Open>::new(), Vec::<Pin>::new());
         for act in acts {
             match act {
                 Act::Open { tenant: n, start, len, public } => {
@@ -236,13 +260,24 @@ proptest! {
                     let sequence = open.swap_remove(which % open.len());
                     pool.release(sequence.table);
                 }
-                Act::Grow { .. } | Act::Release { .. } => {}
+                Act::Pin { tenant: n, start, len, kept, public } => {
+                    let tokens: Vec<u32> = (start..).take(len).collect();
+                    let owner = public.map_or_else(|| alone(n), |public| member(n, "g", public));
+                    pins.push(pool.pin(&owner, &tokens, kept.min(len)));
+                }
+                Act::Unpin { which } if !pins.is_empty() => {
+                    pool.unpin(pins.swap_remove(which % pins.len()));
+                }
+                Act::Grow { .. } | Act::Release { .. } | Act::Unpin { .. } => {}
             }
-            check_conserved(&pool, &open);
+            check_conserved(&pool, &open, &pins);
         }
         for sequence in open {
             pool.release(sequence.table);
         }
-        prop_assert_eq!(pool.used(), 0);
+        for pin in pins {
+            pool.unpin(pin);
+        }
+        prop_assert_eq!((pool.used(), pool.paid()), (0, 0));
     }
 }

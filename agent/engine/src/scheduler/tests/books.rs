@@ -1,6 +1,6 @@
 //! Whom the time and the blocks of a step are for.
 
-use super::*;
+use super::{kept::keep, *};
 
 proptest! {
     #[test]
@@ -8,6 +8,7 @@ proptest! {
         submissions in prop::collection::vec((0..4_usize, 1..50_usize, 1..20_u32), 1..40),
         pauses in prop::collection::vec(0..1_000_000_u64, 1..8),
         layout in layout(),
+        prefixes in prop::collection::vec((0..4_usize, 0..40_u64, 1..50_usize, 0..20_usize), 0..6),
     ) {
         let mut scheduler = scheduler_of(24, layout, LIMITS);
         let bands = layout.bands() as u128;
@@ -19,20 +20,39 @@ proptest! {
         }
         let (mut batch, mut now) = (Batch::default(), Instant::now());
         let (mut held, mut of_cache, mut charged) = (0_u128, 0_u128, 0_u128);
+        let block_ns = |scheduler: &Scheduler| {
+            let blocks_ns = scheduler.held_blocks().iter();
+            blocks_ns.map(|(_, block_ns)| u128::from(*block_ns)).sum::<u128>()
+        };
+        // What is kept begins somewhere and ends somewhere, each as long after a charge as any.
+        let mut ends: Vec<_> = prefixes.iter().map(|(.., steps)| *steps).collect();
+        for (id, (n, like, len, _)) in (1000..).zip(prefixes) {
+            let keep = keep(id, n, submission(like % 2, n, len, 1).prompt);
+            scheduler.keep(keep, now);
+            held += block_ns(&scheduler);
+        }
         let mut pauses = pauses.into_iter().map(Duration::from_nanos).cycle();
         while !scheduler.is_idle() {
             for _ in ["planning", "computing"] {
                 let pause = pauses.next().unwrap();
                 now += pause;
                 charged += 1;
-                of_cache += scheduler.pool().used() as u128 * pause.as_nanos();
+                of_cache += scheduler.pool().paid() as u128 * pause.as_nanos();
+                for (id, left) in (1000..).zip(&mut ends) {
+                    let Some(next) = left.checked_sub(1) else { continue };
+                    *left = next;
+                    if next == 0 {
+                        scheduler.let_go(SequenceId(id), now);
+                        held += block_ns(&scheduler);
+                        charged += 1;
+                    }
+                }
                 if batch.is_empty() {
                     scheduler.plan_batch(now, &mut batch);
                 } else {
                     scheduler.charge_blocks(now);
                 }
-                let blocks_ns = scheduler.held_blocks().iter();
-                held += blocks_ns.map(|(_, block_ns)| u128::from(*block_ns)).sum::<u128>();
+                held += block_ns(&scheduler);
             }
             let planned: Vec<_> = batch.spans.iter().map(|span| span.sequence).collect();
             let costs: Vec<_> = scheduler.costs().iter().map(|(id, _)| *id).collect();

@@ -5,8 +5,8 @@ use realm_kernels::backend::KvType;
 
 use super::*;
 use crate::{
-    kv::{BlockPool, Layout, Namespace, Secret},
-    scheduler::{Limits, Prices},
+    kv::{BlockPool, Layout, Namespace, Owner, Secret},
+    scheduler::{self, Limits, Prices},
 };
 
 const BLOCK_TOKENS: usize = 16;
@@ -57,8 +57,24 @@ fn endless(worker: &Worker, (id, tenant): (u64, &str)) -> (Submitted, TokenStrea
     (submitted, stream)
 }
 
-/// Allocations in `steps` steps of so many sequences, of four tenants if there are enough, and the
-/// tokens that they gave.
+/// A prefix of two blocks that is kept for as long as the second is there.
+fn kept((id, tenant): (u64, &str)) -> (Keep, Arc<Wanted>) {
+    let tenant = TenantName::new("default", tenant).unwrap();
+    let keep = scheduler::Keep {
+        id: SequenceId(id),
+        owner: Owner::alone(&tenant),
+        terms: Terms { weight: 1, priority: Priority::Normal },
+        tokens: [0, 1].repeat(BLOCK_TOKENS),
+        kept_tokens: 0,
+    };
+    let wanted = Arc::new(Wanted(std::sync::Weak::new()));
+    let places = [(); 2].map(|()| Arc::new(Places::new(PLACES_MAX)).take(&tenant).unwrap());
+    let pinned = Pinned { way: Way::Direct, wanted: Arc::downgrade(&wanted), places };
+    (Keep { keep, pinned }, wanted)
+}
+
+/// Allocations in `steps` steps of so many sequences, of four tenants if there are enough, each with
+/// a prefix that it keeps beside, and the tokens that they gave.
 fn allocations(sequences: usize, steps: usize) -> (u64, u64) {
     let (_commands, received) = sync_channel(1);
     let (tokenizer, board) = (Arc::new(tokenizer()), Arc::new(Board::default()));
@@ -70,6 +86,14 @@ fn allocations(sequences: usize, steps: usize) -> (u64, u64) {
             let (submitted, stream) = endless(&worker, (id, tenant));
             worker.submit(submitted);
             stream
+        })
+        .collect();
+    let _wanted: Vec<Arc<Wanted>> = (1000_u64..)
+        .take(sequences)
+        .map(|id| {
+            let (keep, wanted) = kept((id, ["a", "b", "c", "d"][(id % 4) as usize]));
+            worker.keep(keep);
+            wanted
         })
         .collect();
     let mut tokens = 0;
