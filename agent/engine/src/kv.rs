@@ -360,11 +360,12 @@ impl BlockPool {
     /// Takes a sequence's blocks back: findable ones stay cached and are kept by their tenant,
     /// others are free.
     pub(crate) fn release(&mut self, table: BlockTable) {
+        let BlockTable { owner, bands, sealed: _, tip: _ } = table;
         // From the end, so that a prefix outlives what continues it.
-        for (at, id) in table.held_backwards() {
-            self.let_go(table.owner.of_block(at, self.layout.block_tokens), id);
+        for (at, id) in table::held_backwards(&bands) {
+            self.let_go(owner.of_block(at, self.layout.block_tokens), id);
         }
-        self.holdings.prune(&table.owner.tenant);
+        self.holdings.prune(&owner.tenant);
     }
 
     /// Takes a block from one of the sequences that use it.

@@ -66,14 +66,19 @@ impl BlockTable {
         self.bands.iter().map(|band| band.blocks.len()).min().unwrap_or(0)
     }
 
-    /// The blocks that the sequence holds, each with which of its blocks of tokens it is, from the
-    /// last of these to the first.
+    /// As [`held_backwards`].
     pub(super) fn held_backwards(&self) -> impl Iterator<Item = (usize, BlockId)> {
-        let len = self.bands.iter().map(|band| band.blocks.len()).max().unwrap_or(0);
-        let at = |at: usize| {
-            let held = self.bands.iter().filter(move |band| band.gone <= at);
-            held.filter_map(move |band| Some((at, *band.blocks.get(at)?)))
-        };
-        (0..len).rev().flat_map(at)
+        held_backwards(&self.bands)
     }
+}
+
+/// The blocks that a sequence holds, each with which of its blocks of tokens it is, from the last of
+/// these to the first.
+pub(super) fn held_backwards(bands: &[Band]) -> impl Iterator<Item = (usize, BlockId)> {
+    let len = bands.iter().map(|band| band.blocks.len()).max().unwrap_or(0);
+    let at = |at: usize| {
+        let held = bands.iter().filter(move |band| band.gone <= at);
+        held.filter_map(move |band| Some((at, *band.blocks.get(at)?)))
+    };
+    (0..len).rev().flat_map(at)
 }

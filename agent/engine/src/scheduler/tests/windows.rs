@@ -70,7 +70,7 @@ fn a_long_answer_holds_all_its_blocks_in_one_band_and_a_windows_in_the_others() 
         }
     }
     // Fifty blocks of a prompt, and of a window and a step seven in each of the other bands at most.
-    assert!(most <= 100 + 5 * 7 && most >= 50 + 5 * 6, "{most}");
+    assert!((50 + 5 * 6..=100 + 5 * 7).contains(&most), "{most}");
     // At the end a hundred, and in each of the others those of a window that begins within a block.
     assert_eq!(last, 100 + 5 * 3);
 }
