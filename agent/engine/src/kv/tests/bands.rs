@@ -95,6 +95,15 @@ fn a_prefix_needs_all_its_blocks_of_one_kind_and_its_windows_of_the_other() {
 }
 
 #[test]
+fn who_goes_on_from_a_prefix_holds_all_of_it_in_one_band_and_its_window_in_the_others() {
+    let (mut pool, tokens) = computed(27, 10);
+    let table = pool.open(&alone(0), &tokens);
+    assert_eq!(held(&table), [8, 3, 3]);
+    assert_eq!((pool.used(), pool.idle()), (14, 10));
+    pool.release(table);
+}
+
+#[test]
 fn what_is_missing_is_computed_again_and_the_rest_is_shared() {
     let (mut pool, tokens) = computed(32, 10);
     forget(&mut pool, &tokens, (7, 2));
