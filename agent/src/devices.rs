@@ -125,7 +125,9 @@ impl DeviceLoadError {
                     "ModelFileInvalid"
                 }
                 LoadError::Architecture(_) => "ArchitectureUnknown",
-                LoadError::Context { .. } | LoadError::TooFewBlocks { .. } => "CapacityInvalid",
+                LoadError::Context { .. }
+                | LoadError::TooFewBlocks { .. }
+                | LoadError::TooManyBlocks { .. } => "CapacityInvalid",
                 LoadError::TooLarge { .. } => "DoesNotFit",
                 LoadError::Weights(WeightsError::Device {
                     source: BackendError::NotLocked { .. },

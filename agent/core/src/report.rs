@@ -96,9 +96,19 @@ pub struct MemoryFacts {
     pub kv_bytes_per_block: u64,
     /// What a step of a full batch computes in.
     pub activation_bytes: u64,
-    /// The most blocks that one sequence holds, however long it is, where every layer attends a
-    /// window.
-    pub kv_blocks_per_sequence: Option<u32>,
+    /// What of its blocks one sequence holds at most, where layers attend a window.
+    pub kv_blocks_per_sequence: Option<SequenceBlocks>,
+}
+
+/// What a sequence holds of its KV blocks where it gives back those that lie behind windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceBlocks {
+    /// Equal parts of a block: one for each band of layers.
+    pub bands: u32,
+    /// Of these parts, those of layers that attend everything: a sequence holds all its own.
+    pub whole: u32,
+    /// Of each other part, as many as it holds at most, however long it is.
+    pub windowed_max: u32,
 }
 
 /// An error and all its causes in one line, for a condition's message.

@@ -1,5 +1,6 @@
 //! What a model is made of, as data: one forward pass serves every architecture listed here.
 
+mod bands;
 mod pooling;
 mod positions;
 mod reader;
@@ -8,7 +9,11 @@ use realm_kernels::backend::{Curve, Reach, RopeStyle};
 use thiserror::Error;
 
 use self::reader::Reader;
-pub(crate) use self::{pooling::Pooling, positions::Positions};
+pub(crate) use self::{
+    bands::{Bands, Place},
+    pooling::Pooling,
+    positions::Positions,
+};
 use crate::gguf::{Gguf, GgufError, required};
 
 /// What a layer has beside what every layer has.
@@ -223,9 +228,27 @@ impl Architecture {
         self.window.filter(|_| !is_global)
     }
 
-    /// How many tokens a row attends in the layer that attends most; `None` is all.
+    /// How many tokens layers with a window attend, where there are any.
     pub(crate) fn window_max(&self) -> Option<usize> {
-        self.window.filter(|_| self.global_every.is_none())
+        (0..self.layers).filter_map(|layer| self.window(layer)).max()
+    }
+
+    /// The bands that its layers are cached in.
+    pub(crate) fn bands(&self) -> Bands {
+        let windowed = (0..self.layers).filter(|&layer| self.window(layer).is_some()).count();
+        Bands::of(self.layers - windowed, windowed)
+    }
+
+    /// Where each of its layers is cached.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let bands = self.bands();
+        let (mut whole, mut windowed) = (0.., 0..);
+        let place = |layer| {
+            let is_windowed = self.window(layer).is_some();
+            let nth = if is_windowed { windowed.next() } else { whole.next() };
+            bands.place(is_windowed, nth.unwrap_or(0))
+        };
+        (0..self.layers).map(place).collect()
     }
 
     /// The width of the widest feed-forward of a layer.

@@ -1,5 +1,7 @@
 //! What one step computes: the rows of several sequences side by side, or of several texts.
 
+use std::ops::Range;
+
 /// Tokens in one block of what a step of texts attends: as few as a backend takes, for most texts end
 /// within a block.
 pub(crate) const TEXT_BLOCK_TOKENS: usize = 16;
@@ -18,8 +20,19 @@ pub(crate) struct Rows {
     pub(crate) count: usize,
     /// Tokens of the sequence that were computed before.
     pub(crate) past: usize,
-    /// The sequence's blocks, in [`Batch::tables`].
-    pub(crate) table: std::ops::Range<usize>,
+    /// Where in [`Batch::tables`] the sequence's blocks of the first band are. Those of the next band
+    /// are right behind them.
+    table: usize,
+    /// How many blocks it has there of each band: those that hold its tokens up to the last row.
+    pub(crate) blocks: usize,
+}
+
+impl Rows {
+    /// The sequence's blocks of one band, in [`Batch::tables`].
+    pub(crate) const fn table(&self, band: usize) -> Range<usize> {
+        let first = self.table + band * self.blocks;
+        first..first + self.blocks
+    }
 }
 
 /// One step's work. Kept between steps, so that planning allocates nothing once it is warm.
@@ -29,10 +42,10 @@ pub(crate) struct Batch {
     pub(crate) tokens: Vec<u32>,
     /// `(rows)`
     pub(crate) positions: Vec<u32>,
-    /// `(rows)`: where each row's keys and values go.
-    pub(crate) slots: Vec<u32>,
+    /// `(bands, rows)`: where each row's keys and values of a band's layers go.
+    slots: Vec<Vec<u32>>,
     pub(crate) spans: Vec<Rows>,
-    /// The block tables of all spans, one behind the other.
+    /// The block tables of all spans, one behind the other, of each those of all bands.
     pub(crate) tables: Vec<u32>,
     /// Rows whose logits are wanted, ascending.
     pub(crate) outputs: Vec<u32>,
@@ -45,7 +58,7 @@ impl Batch {
         let Self { tokens, positions, slots, spans, tables, outputs, texts } = self;
         tokens.clear();
         positions.clear();
-        slots.clear();
+        slots.iter_mut().for_each(Vec::clear);
         spans.clear();
         tables.clear();
         outputs.clear();
@@ -56,31 +69,46 @@ impl Batch {
         self.tokens.is_empty()
     }
 
+    /// Where each row's keys and values go in the layers of one band.
+    pub(crate) fn slots(&self, band: usize) -> &[u32] {
+        self.slots.get(band).map_or(&[], Vec::as_slice)
+    }
+
     /// Makes room for block tables of so many blocks in all.
     pub(crate) fn expect_blocks(&mut self, blocks: usize) {
         self.tables.reserve(blocks.saturating_sub(self.tables.len()));
     }
 
-    /// Adds the rows of `tokens`, which come after `past` tokens of their sequence.
-    pub(crate) fn push(
+    /// Adds the rows of `tokens`, which come after `past` tokens of their sequence. Each of `bands`
+    /// are the sequence's blocks in one band of layers.
+    pub(crate) fn push<'a>(
         &mut self,
         sequence: SequenceId,
         tokens: &[u32],
         past: usize,
-        blocks: &[u32],
+        bands: impl Iterator<Item = &'a [u32]>,
         block_tokens: usize,
     ) {
-        let first_row = self.tokens.len();
-        let table = self.tables.len()..self.tables.len() + blocks.len();
-        self.tables.extend(blocks);
+        let (first_row, table) = (self.tokens.len(), self.tables.len());
+        let rows = past..past + tokens.len();
+        let blocks = rows.end.div_ceil(block_tokens);
         self.tokens.extend(tokens);
-        for position in past..past + tokens.len() {
-            let slot =
-                blocks[position / block_tokens] as usize * block_tokens + position % block_tokens;
-            self.positions.push(row_number(position));
-            self.slots.push(row_number(slot));
+        self.positions.extend(rows.clone().map(row_number));
+        for (band, own) in bands.enumerate() {
+            self.tables.extend(&own[..blocks]);
+            let slot = |position| {
+                own[position / block_tokens] as usize * block_tokens + position % block_tokens
+            };
+            self.slots_of(band).extend(rows.clone().map(slot).map(row_number));
         }
-        self.spans.push(Rows { sequence, first_row, count: tokens.len(), past, table });
+        self.spans.push(Rows { sequence, first_row, count: tokens.len(), past, table, blocks });
+    }
+
+    fn slots_of(&mut self, band: usize) -> &mut Vec<u32> {
+        while self.slots.len() <= band {
+            self.slots.push(Vec::new());
+        }
+        &mut self.slots[band]
     }
 
     /// The sequences whose logits were wanted, each with its place among the outputs.
@@ -99,16 +127,14 @@ impl Batch {
     /// Adds a whole text, number `text` of its call. It holds blocks for the length of the step
     /// only, so texts take one after the other.
     pub(crate) fn push_text(&mut self, call: SequenceId, text: usize, tokens: &[u32]) {
-        let (first_row, first_block) = (self.tokens.len(), self.tables.len());
-        let blocks = first_block..first_block + tokens.len().div_ceil(TEXT_BLOCK_TOKENS);
-        self.tables.extend(blocks.clone().map(row_number));
+        let (first_row, table) = (self.tokens.len(), self.tables.len());
+        let (count, blocks) = (tokens.len(), tokens.len().div_ceil(TEXT_BLOCK_TOKENS));
+        self.tables.extend((table..table + blocks).map(row_number));
         self.tokens.extend(tokens);
-        for position in 0..tokens.len() {
-            self.positions.push(row_number(position));
-            self.slots.push(row_number(first_block * TEXT_BLOCK_TOKENS + position));
-        }
-        let rows = Rows { sequence: call, first_row, count: tokens.len(), past: 0, table: blocks };
-        self.spans.push(rows);
+        self.positions.extend((0..count).map(row_number));
+        let slot = |position| row_number(table * TEXT_BLOCK_TOKENS + position);
+        self.slots_of(0).extend((0..count).map(slot));
+        self.spans.push(Rows { sequence: call, first_row, count, past: 0, table, blocks });
         self.texts.push(text);
     }
 

@@ -68,6 +68,7 @@ pub struct Bench {
     executor: Box<dyn Executor>,
     vocabulary: u32,
     limits: Limits,
+    layout: Layout,
     weights_bytes: u64,
     ops_per_token: u64,
     head_ops: u64,
@@ -102,13 +103,23 @@ impl Bench {
             context,
         };
         let cpu = Cpu::detect(threads.unwrap_or_else(cpu::default_threads));
+        let layout = opened.layout();
         let executor = opened.on_cpu(cpu, capacity).map_err(BenchError::Load)?;
         let vocabulary = u32::try_from(opened.tokenizer.len()).unwrap_or(u32::MAX);
         let weights_bytes = opened.facts.weights_bytes;
         let ops_per_token = opened.architecture.ops_per_token();
         let head_ops = 2 * opened.architecture.width as u64 * u64::from(vocabulary);
         let fit = Fit::new(Prices::for_model(ops_per_token));
-        Ok(Self { executor, vocabulary, limits, weights_bytes, ops_per_token, head_ops, fit })
+        Ok(Self {
+            executor,
+            vocabulary,
+            limits,
+            layout,
+            weights_bytes,
+            ops_per_token,
+            head_ops,
+            fit,
+        })
     }
 
     /// What the parts of the steps that were run so far have taken.
@@ -178,11 +189,9 @@ impl Bench {
 
     fn start(&self, sequences: usize, prompt: usize, tokens: u32) -> Result<Run, BenchError> {
         let blocks = self.limits.context.div_ceil(BLOCK_TOKENS) * SEQUENCES_MAX;
-        let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
+        let blocks = u32::try_from(self.layout.in_bands(blocks)).unwrap_or(u32::MAX);
         let namespace = Namespace::new(Secret([0; 32]), Sha256([0; 32]), KvType::F16);
-        // Nothing that is measured is longer than its blocks, so that none needs to be given back.
-        let layout = Layout { block_tokens: BLOCK_TOKENS, window: None };
-        let pool = BlockPool::new(blocks, layout, namespace);
+        let pool = BlockPool::new(blocks, self.layout, namespace);
         let mut scheduler = Scheduler::new(self.limits, pool, self.fit.prices());
         let tenant = TenantName::new("realm", "bench").expect("two DNS labels");
         for number in 0..sequences as u64 {

@@ -390,13 +390,12 @@ impl Engine for EngineHandle {
         let Prefix { tokens, kept_tokens, shared_tokens, way } = prefix;
         let (tenant, rights) = (caller.tenant(), caller.rights());
         let (layout, blocks_max) = self.cache;
-        let blocks_max = blocks_max.min(rights.limits.kv_blocks_max as usize);
+        let quota = layout.in_bands(rights.limits.kv_blocks_max as usize);
+        let blocks_max = blocks_max.min(quota);
         let kept_tokens = (kept_tokens as usize).min(tokens.len());
-        // The last one counts where it is not full, so that no prefix counts nothing.
-        let from = layout.kept_from(tokens.len(), kept_tokens);
-        let blocks = layout.blocks_for(tokens.len()).saturating_sub(from).max(1);
+        let blocks = layout.kept_blocks(tokens.len(), kept_tokens);
         if blocks > blocks_max {
-            let tokens_max = blocks_max * layout.block_tokens;
+            let tokens_max = layout.whole_blocks(blocks_max) * layout.block_tokens;
             return Err(Refusal::TooLong { tokens: tokens.len(), tokens_max });
         }
         let [prefixes, of_blocks] = &self.kept;

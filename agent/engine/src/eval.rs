@@ -65,6 +65,8 @@ pub struct Evaluation {
     executor: Box<dyn Executor>,
     tokenizer: Tokenizer,
     context: usize,
+    /// Of layers, each with blocks of its own.
+    bands: usize,
     generates: bool,
     embeds: bool,
     batch: Batch,
@@ -81,13 +83,14 @@ impl Evaluation {
         let blocks = u32::try_from(context.div_ceil(BLOCK_TOKENS)).unwrap_or(u32::MAX);
         let own = opened.capacity(blocks, options.kv_type, options.context);
         let capacity = Capacity { rows: ROWS, outputs: own.outputs.min(ROWS), ..own };
+        let bands = opened.architecture.bands().count();
         let generates = opened.architecture.generates;
         let embeds = opened.architecture.pooling.is_some();
         let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
         let executor = opened.on_cpu(cpu, capacity).map_err(EvalError::Load)?;
         let Opened { tokenizer, .. } = opened;
         let batch = Batch::default();
-        Ok(Self { executor, tokenizer, context, generates, embeds, batch })
+        Ok(Self { executor, tokenizer, context, bands, generates, embeds, batch })
     }
 
     /// The ids of `text`, read as text.
@@ -132,12 +135,13 @@ impl Evaluation {
             return Err(EvalError::ReadsOnly);
         }
         self.check(tokens)?;
-        let blocks = u32::try_from(self.context.div_ceil(BLOCK_TOKENS)).unwrap_or(u32::MAX);
-        let table: Vec<u32> = (0..blocks).collect();
+        let blocks = self.context.div_ceil(BLOCK_TOKENS);
+        let tables: Vec<u32> = (0..).take(blocks * self.bands).collect();
         for (chunk, rows) in tokens.chunks(ROWS).enumerate() {
             let past = chunk * ROWS;
             self.batch.clear();
-            self.batch.push(SequenceId(0), rows, past, &table, BLOCK_TOKENS);
+            let bands = tables.chunks_exact(blocks);
+            self.batch.push(SequenceId(0), rows, past, bands, BLOCK_TOKENS);
             let wanted = from.saturating_sub(past).min(rows.len())..rows.len();
             self.batch.outputs.extend(wanted.clone().filter_map(|row| u32::try_from(row).ok()));
             self.executor.forward(&self.batch).map_err(EvalError::Forward)?;

@@ -13,7 +13,7 @@ use realm_kernels::backend::{
 
 use self::{experts::ExpertStep, texts::Texts};
 use crate::{
-    architecture::{Architecture, Part},
+    architecture::{Architecture, Bands, Part, Place},
     batch::{Batch, TEXTS_MAX},
     weights::{FeedForward, Gated, Layer, Norm, Plain, Weights},
 };
@@ -47,6 +47,7 @@ pub(crate) struct Capacity {
     pub(crate) text_rows: usize,
     /// Rows of one batch whose logits are wanted.
     pub(crate) outputs: usize,
+    /// Blocks of all layers.
     pub(crate) blocks: usize,
     pub(crate) block_tokens: usize,
     pub(crate) kv_type: KvType,
@@ -55,12 +56,14 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
-    pub(crate) const fn kv_shape(&self, architecture: &Architecture) -> KvShape {
+    /// The cache, of blocks of one band each.
+    pub(crate) fn kv_shape(&self, architecture: &Architecture) -> KvShape {
+        let bands = architecture.bands();
         KvShape {
-            layers: architecture.layers,
+            layers: bands.layers,
             kv_heads: architecture.kv_heads,
             head_dim: architecture.head_dim,
-            blocks: self.blocks,
+            blocks: self.blocks.saturating_mul(bands.count()),
             block_tokens: self.block_tokens,
             kv_type: self.kv_type,
         }
@@ -156,13 +159,16 @@ impl<B: Backend> Activations<B> {
 pub(crate) struct Forward<B: Backend> {
     backend: B,
     architecture: Architecture,
+    bands: Bands,
+    /// Of each layer.
+    places: Vec<Place>,
     weights: Weights<B>,
     /// Of sequences; `None` where the model generates nothing.
     kv: Option<B::KvCache>,
     /// `None` where the model embeds nothing.
     texts: Option<Texts<B>>,
     activations: Activations<B>,
-    /// Memory for those of a batch; there are none between two.
+    /// Memory for those of a batch, of one band after the other; there are none between two.
     spans: Vec<Span<'static>>,
     /// The logits of the last batch: `(outputs, vocabulary)`.
     logits: Vec<f32>,
@@ -190,6 +196,8 @@ impl<B: Backend> Forward<B> {
         let logits = vec![0.0; capacity.outputs * vocabulary];
         Ok(Self {
             backend,
+            bands: a.bands(),
+            places: a.places(),
             architecture,
             weights,
             kv,
@@ -204,15 +212,18 @@ impl<B: Backend> Forward<B> {
 
     /// The last layer's output for every row, left in the activations' `x`.
     fn layers(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        let mut spans: Vec<Span<'_>> = std::mem::take(&mut self.spans);
-        spans.extend(batch.spans.iter().map(|span| Span {
-            first_row: span.first_row,
-            rows: span.count,
-            past: span.past,
-            blocks: &batch.tables[span.table.clone()],
-        }));
-        let Self { backend, architecture, weights, kv, texts, activations, .. } = self;
         let of_texts = !batch.texts.is_empty();
+        let bands = if of_texts { 1 } else { self.bands.count() };
+        let mut spans: Vec<Span<'_>> = std::mem::take(&mut self.spans);
+        for band in 0..bands {
+            spans.extend(batch.spans.iter().map(|span| Span {
+                first_row: span.first_row,
+                rows: span.count,
+                past: span.past,
+                blocks: &batch.tables[span.table(band)],
+            }));
+        }
+        let Self { backend, architecture, places, weights, kv, texts, activations, .. } = self;
         let kv = if of_texts { texts.as_mut().map(Texts::kv) } else { kv.as_mut() };
         // Never so: who plans knows what the model does.
         let kv =
@@ -225,18 +236,20 @@ impl<B: Backend> Forward<B> {
             rows: batch.tokens.len(),
         };
         step.embed(batch)?;
-        for (index, layer) in weights.layers.iter().enumerate() {
+        for (index, (layer, place)) in weights.layers.iter().zip(places).enumerate() {
+            // What a step of texts attends is needed until the next layer only.
+            let Place { band, layer: at } =
+                if of_texts { Place { band: 0, layer: 0 } } else { *place };
             let call = Attention {
-                // What a step of texts attends is needed until the next layer only.
-                layer: if of_texts { 0 } else { index },
+                layer: at,
                 heads: architecture.heads,
                 scale: architecture.attention_scale,
                 soft_cap: architecture.attention_cap,
                 reach: architecture.reach,
                 window: architecture.window(index),
-                spans: &spans,
+                spans: &spans[band * batch.spans.len()..][..batch.spans.len()],
             };
-            step.attend(layer, &call, batch, kv)?;
+            step.attend(layer, &call, (batch, batch.slots(band)), kv)?;
             step.feed_forward(layer)?;
         }
         self.spans = emptied(spans);
@@ -374,13 +387,13 @@ impl<B: Backend> LayerStep<'_, B> {
         &mut self,
         layer: &Layer<B>,
         call: &Attention<'_>,
-        batch: &Batch,
+        (batch, slots): (&Batch, &[u32]),
         kv: &mut B::KvCache,
     ) -> Result<(), BackendError> {
         self.project(layer)?;
         self.turn(batch, self.weights.frequencies(call.window))?;
         let Self { backend, t, rows, .. } = self;
-        backend.kv_store(kv, call.layer, &batch.slots, &t.k, &t.v)?;
+        backend.kv_store(kv, call.layer, slots, &t.k, &t.v)?;
         backend.attention(kv, call, &t.q, &mut t.attended)?;
         let mut product = [Product { matrix: &layer.attention_out, out: &mut t.projected }];
         backend.matmul(&t.attended, *rows, &mut product)?;

@@ -12,17 +12,21 @@
 //! A tenant may want a prefix kept ([`pins`]): of its own finished ones, that goes last, and it pays
 //! for that.
 //!
-//! Where every layer attends a window, a sequence gives back the blocks that no token to come can
-//! see. What they were stays findable while there is room; a prefix is used again where the blocks
-//! of its own window are all there, whatever became of those before.
+//! A block holds tokens in one band of layers ([`layout`]): where only some layers attend a window,
+//! the same tokens lie in several blocks. In layers with a window a sequence gives back those that no
+//! token to come can see. What they were stays findable while there is room; a prefix is used again
+//! where its blocks of other layers are all there, and of these those of its own window, whatever
+//! became of those before ([`prefix`]).
 
 mod chain;
 mod holdings;
+mod layout;
 mod owner;
 mod pins;
-mod window;
+mod prefix;
+mod table;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use realm_core::name::TenantName;
 
@@ -30,18 +34,23 @@ pub use self::chain::Secret;
 pub(crate) use self::{
     chain::{ChainHash, Namespace},
     holdings::HeldTimes,
+    layout::Layout,
     owner::{Owner, Public},
     pins::Pin,
-    window::Layout,
+    table::BlockTable,
 };
 use self::{
     holdings::Holdings,
     owner::User,
     pins::{Pins, Turn},
+    table::Band,
 };
 
 /// A block's number in the pool.
 pub(crate) type BlockId = u32;
+
+/// A block's hash, and the band that it is of.
+type BandHash = (ChainHash, usize);
 
 /// Why no block could be claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,59 +61,14 @@ pub(crate) enum NoBlock {
     Exhausted,
 }
 
-/// The blocks of one sequence, in order. Made by [`BlockPool::open`] and ended by
-/// [`BlockPool::release`], which alone give and take blocks.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct BlockTable {
-    owner: Owner,
-    /// One for each block of tokens. Those given back are still named here, and somebody else's.
-    blocks: Vec<BlockId>,
-    /// How many of `blocks`, from the first on, have been given back.
-    gone: usize,
-    /// How many of `blocks`, from the first on, are full and hashed.
-    sealed: usize,
-    /// The hash of the last sealed block; `None` where none is.
-    tip: Option<ChainHash>,
-}
-
-impl BlockTable {
-    /// A block for each block of tokens. Those that no token to come can see may be anybody's.
-    pub(crate) fn blocks(&self) -> &[BlockId] {
-        &self.blocks
-    }
-
-    /// Makes room in the table, not in the pool, for so many blocks in all: a sequence that grows then
-    /// allocates nothing.
-    pub(crate) fn expect_blocks(&mut self, blocks: usize) {
-        self.blocks.reserve_exact(blocks.saturating_sub(self.blocks.len()));
-    }
-
-    /// Blocks that there is room for in the table.
-    pub(crate) const fn room(&self) -> usize {
-        self.blocks.capacity()
-    }
-
-    /// How many blocks the sequence holds.
-    pub(crate) const fn held_count(&self) -> u64 {
-        (self.blocks.len() - self.gone) as u64
-    }
-
-    /// The blocks that the sequence holds.
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> &[BlockId] {
-        &self.blocks[self.gone..]
-    }
-}
-
 #[derive(Debug, Default)]
 struct Block {
     /// Sequences that use the block.
     refs: u32,
     /// Of a block that is public in a group, how many are whose.
     members: Vec<(TenantName, u32)>,
-    /// Under which hash the block can be found, while it can.
-    hash: Option<ChainHash>,
+    /// Under which hash the block can be found, and in which band, while it can.
+    hash: Option<BandHash>,
     /// Who keeps it and when it has its turn to go, while no one uses it and it is cached.
     idle: Option<(TenantName, Turn)>,
 }
@@ -155,7 +119,7 @@ pub(crate) struct BlockPool {
     layout: Layout,
     blocks: Vec<Block>,
     free: Vec<BlockId>,
-    cached: HashMap<ChainHash, BlockId>,
+    cached: HashMap<BandHash, BlockId>,
     holdings: Holdings,
     pins: Pins,
     namespace: Namespace,
@@ -164,6 +128,7 @@ pub(crate) struct BlockPool {
 }
 
 impl BlockPool {
+    /// A pool of so many blocks, in all bands together.
     pub(crate) fn new(blocks: u32, layout: Layout, namespace: Namespace) -> Self {
         Self {
             layout,
@@ -178,8 +143,14 @@ impl BlockPool {
         }
     }
 
+    /// All blocks, of one band each, as are those that any number here counts.
     pub(crate) const fn total(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// As [`BlockPool::total`], in blocks of all layers.
+    pub(crate) const fn in_all_layers(&self) -> usize {
+        self.layout.in_all_layers(self.total())
     }
 
     pub(crate) fn idle(&self) -> usize {
@@ -222,81 +193,31 @@ impl BlockPool {
 
     /// Opens a table for `tokens`, with the longest prefix that the tenant's own cache and its
     /// group's hold.
-    ///
-    /// The last token is always left to compute: its logits are what the prompt is for.
     pub(crate) fn open(&mut self, owner: &Owner, tokens: &[u32]) -> BlockTable {
-        let (blocks, tip) = self.longest_prefix(owner, tokens);
-        let sealed = blocks.len();
-        let gone = self.layout.gone(sealed * self.layout.block_tokens);
-        for (at, &block) in blocks.iter().enumerate().skip(gone) {
-            self.hold(owner.of_block(at, self.layout.block_tokens), block);
-        }
-        BlockTable { owner: owner.clone(), blocks, gone, sealed, tip }
-    }
-
-    /// The blocks of the longest prefix that can be gone on from, and its hash. Those that its window
-    /// hides may be any.
-    fn longest_prefix(&self, owner: &Owner, tokens: &[u32]) -> (Vec<BlockId>, Option<ChainHash>) {
-        let block_tokens = self.layout.block_tokens;
-        let (mut tip, mut found_tip) = (None, None);
-        let mut found = 0;
-        let mut blocks = Vec::new();
-        // From which block on all are there.
-        let mut whole_from = 0;
-        let reusable = tokens.len().saturating_sub(1) / block_tokens;
-        for full in tokens.chunks_exact(block_tokens).take(reusable) {
-            let hash = self.namespace.link(owner, (blocks.len(), tip), full);
-            tip = Some(hash);
-            let cached = self.cached.get(&hash).copied();
-            blocks.push(cached.unwrap_or_default());
-            let len = blocks.len();
-            if cached.is_none() {
-                if !self.layout.is_windowed() {
-                    break;
-                }
-                whole_from = len;
-            } else if whole_from <= self.layout.gone(len * block_tokens) {
-                (found, found_tip) = (len, tip);
+        let mut chain = Vec::new();
+        let sealed = self.cached_blocks(owner, tokens, &mut chain);
+        chain.truncate(sealed);
+        let Layout { block_tokens, .. } = self.layout;
+        let band = |band| {
+            let gone = self.layout.gone_in(band, sealed * block_tokens);
+            let id = |hash: &ChainHash| self.cached.get(&(*hash, band)).copied();
+            // Those that a window hides may be any.
+            Band { blocks: chain.iter().map(|hash| id(hash).unwrap_or_default()).collect(), gone }
+        };
+        let bands: Vec<Band> = (0..self.layout.bands()).map(band).collect();
+        for Band { blocks, gone } in &bands {
+            for (at, &block) in blocks.iter().enumerate().skip(*gone) {
+                self.hold(owner.of_block(at, block_tokens), block);
             }
         }
-        blocks.truncate(found);
-        (blocks, found_tip)
-    }
-
-    /// Blocks at the beginning of `tokens` that [`BlockPool::open`] would find now. `chain` keeps
-    /// their hashes, so that a second look computes none of them again.
-    pub(crate) fn cached_blocks(
-        &self,
-        owner: &Owner,
-        tokens: &[u32],
-        chain: &mut Vec<ChainHash>,
-    ) -> usize {
-        let block_tokens = self.layout.block_tokens;
-        let reusable = tokens.len().saturating_sub(1) / block_tokens;
-        let (mut found, mut whole_from) = (0, 0);
-        for (at, full) in tokens.chunks_exact(block_tokens).take(reusable).enumerate() {
-            if chain.len() == at {
-                chain.push(self.namespace.link(owner, (at, chain.last().copied()), full));
-            }
-            let len = at + 1;
-            if chain.get(at).is_some_and(|hash| self.cached.contains_key(hash)) {
-                if whole_from <= self.layout.gone(len * block_tokens) {
-                    found = len;
-                }
-            } else if self.layout.is_windowed() {
-                whole_from = len;
-            } else {
-                break;
-            }
-        }
-        found
+        BlockTable { owner: owner.clone(), bands, sealed, tip: chain.pop() }
     }
 
     /// What would become of the blocks of `table` if it were released: how many nobody would use
     /// any more, and how many its tenant would not.
     pub(crate) fn given_by(&self, table: &BlockTable) -> Given {
         let mut given = Given::default();
-        for (at, &id) in table.blocks.iter().enumerate().skip(table.gone) {
+        for (at, id) in table.held_backwards() {
             let Some(block) = self.blocks.get(id as usize) else { continue };
             let user = table.owner.of_block(at, self.layout.block_tokens);
             given.freed += usize::from(block.refs == 1);
@@ -329,10 +250,37 @@ impl BlockPool {
         tokens: usize,
         quota: usize,
     ) -> Result<(), NoBlock> {
-        while table.blocks.len() < self.layout.blocks_for(tokens) {
-            let user = table.owner.of_block(table.blocks.len(), self.layout.block_tokens);
-            let block = self.claim(user, quota)?;
-            table.blocks.push(block);
+        (0..self.layout.bands()).try_for_each(|band| self.grow_band(table, (band, tokens), quota))
+    }
+
+    /// Makes room for all `tokens` of a sequence that begins, but in layers with a window only for what
+    /// its first step computes, of `rows` rows at most: these give back a block for each that they
+    /// take later.
+    pub(crate) fn begin(
+        &mut self,
+        table: &mut BlockTable,
+        (tokens, rows): (usize, usize),
+        quota: usize,
+    ) -> Result<(), NoBlock> {
+        let Layout { whole, .. } = self.layout;
+        let step = tokens.min(table.sealed_tokens(&self.layout).saturating_add(rows));
+        (0..self.layout.bands()).try_for_each(|band| {
+            let tokens = if band < whole { tokens } else { step };
+            self.grow_band(table, (band, tokens), quota)
+        })
+    }
+
+    fn grow_band(
+        &mut self,
+        table: &mut BlockTable,
+        (band, tokens): (usize, usize),
+        quota: usize,
+    ) -> Result<(), NoBlock> {
+        let BlockTable { owner, bands, .. } = table;
+        let Some(Band { blocks, .. }) = bands.get_mut(band) else { return Ok(()) };
+        while blocks.len() < self.layout.blocks_for(tokens) {
+            let user = owner.of_block(blocks.len(), self.layout.block_tokens);
+            blocks.push(self.claim(user, quota)?);
         }
         Ok(())
     }
@@ -373,18 +321,20 @@ impl BlockPool {
     /// Makes the blocks that the first `computed` of `tokens` fill findable.
     pub(crate) fn seal(&mut self, table: &mut BlockTable, tokens: &[u32], computed: usize) {
         let block_tokens = self.layout.block_tokens;
-        let full = (computed / block_tokens).min(table.blocks.len());
+        let full = (computed / block_tokens).min(table.len());
         for at in table.sealed..full {
             let start = at * block_tokens;
             let full = &tokens[start..start + block_tokens];
             let tip = self.namespace.link(&table.owner, (at, table.tip), full);
             table.tip = Some(tip);
-            let id = table.blocks[at];
-            // Another sequence may have computed the same prefix first; its block is found, and
-            // this one is simply freed in the end.
-            if let std::collections::hash_map::Entry::Vacant(entry) = self.cached.entry(tip) {
-                entry.insert(id);
-                self.blocks[id as usize].hash = Some(tip);
+            for (band, Band { blocks, .. }) in table.bands.iter().enumerate() {
+                let (id, hash) = (blocks[at], (tip, band));
+                // Another sequence may have computed the same prefix first; its block is found, and
+                // this one is simply freed in the end.
+                if let Entry::Vacant(entry) = self.cached.entry(hash) {
+                    entry.insert(id);
+                    self.blocks[id as usize].hash = Some(hash);
+                }
             }
         }
         table.sealed = table.sealed.max(full);
@@ -392,20 +342,27 @@ impl BlockPool {
 
     /// Takes those of a sequence's blocks back that no token behind the first `computed` can see.
     pub(crate) fn slide(&mut self, table: &mut BlockTable, computed: usize) {
+        let Layout { block_tokens, whole, .. } = self.layout;
         let gone = self.layout.gone(computed).min(table.sealed);
-        for at in table.gone..gone {
-            let user = table.owner.of_block(at, self.layout.block_tokens);
-            self.let_go(user, table.blocks[at]);
+        let BlockTable { owner, bands, .. } = table;
+        let Some(windowed) = bands.get_mut(whole..) else { return };
+        let before = windowed.first().map_or(gone, |band| band.gone);
+        for at in before..gone {
+            for Band { blocks, .. } in &*windowed {
+                self.let_go(owner.of_block(at, block_tokens), blocks[at]);
+            }
         }
-        table.gone = table.gone.max(gone);
+        for band in windowed {
+            band.gone = gone.max(before);
+        }
     }
 
     /// Takes a sequence's blocks back: findable ones stay cached and are kept by their tenant,
     /// others are free.
     pub(crate) fn release(&mut self, table: BlockTable) {
-        let BlockTable { owner, blocks, gone, sealed: _, tip: _ } = table;
+        let BlockTable { owner, bands, sealed: _, tip: _ } = table;
         // From the end, so that a prefix outlives what continues it.
-        for (at, &id) in blocks.iter().enumerate().skip(gone).rev() {
+        for (at, id) in table::held_backwards(&bands) {
             self.let_go(owner.of_block(at, self.layout.block_tokens), id);
         }
         self.holdings.prune(&owner.tenant);

@@ -6,7 +6,7 @@ use realm_core::{
     desired::Sha256,
     embed::EmbedInfo,
     name::ModelName,
-    report::{MemoryFacts, ModelFacts},
+    report::{MemoryFacts, ModelFacts, SequenceBlocks},
 };
 use realm_kernels::{
     backend::{BackendError, KvType},
@@ -15,7 +15,7 @@ use realm_kernels::{
 use thiserror::Error;
 
 use crate::{
-    architecture::{Architecture, ArchitectureError},
+    architecture::{Architecture, ArchitectureError, Bands},
     budget::{MemoryBudget, Reservation},
     engine::{EngineHandle, Parts},
     forward::{Capacity, Executor, Forward},
@@ -82,6 +82,8 @@ pub enum LoadError {
     Context { wanted: u32, context: u32 },
     #[error("{blocks} KV blocks hold less than one context of {context} tokens")]
     TooFewBlocks { blocks: u32, context: u32 },
+    #[error("{blocks} KV blocks were asked for, and {blocks_max} of this model's can be counted")]
+    TooManyBlocks { blocks: u32, blocks_max: u32 },
     #[error("the model takes {needed} bytes and {max} are allowed")]
     TooLarge { needed: u64, max: u64 },
     #[error("loading the weights")]
@@ -145,25 +147,35 @@ impl Opened {
     fn memory(&self, kv_type: KvType) -> MemoryFacts {
         let capacity = self.capacity(1, kv_type, self.architecture.context);
         let kv = capacity.kv_shape(&self.architecture).bytes();
+        let layout = self.layout();
         MemoryFacts {
             kv_bytes_per_block: kv.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX),
             activation_bytes: capacity.activation_bytes(&self.architecture, self.tokenizer.len()),
-            kv_blocks_per_sequence: self.architecture.window_max().map(|_| {
-                let blocks = self.layout().held_max(usize::MAX, BATCH_TOKENS);
-                u32::try_from(blocks).unwrap_or(u32::MAX)
+            kv_blocks_per_sequence: (layout.windowed > 0).then(|| SequenceBlocks {
+                bands: count(layout.bands()),
+                whole: count(layout.whole),
+                windowed_max: count(layout.seen_max(BATCH_TOKENS)),
             }),
         }
     }
 
     /// How sequences lie in blocks.
     pub(crate) fn layout(&self) -> Layout {
-        Layout { block_tokens: BLOCK_TOKENS, window: self.architecture.window_max() }
+        let a = &self.architecture;
+        let Bands { whole, windowed, layers: _ } = a.bands();
+        let window = a.window_max().unwrap_or(0);
+        Layout { block_tokens: BLOCK_TOKENS, whole, windowed, window }
     }
 
     /// The blocks that one sequence of `context` tokens holds at most.
     fn sequence_blocks(&self, context: u32) -> u32 {
-        let blocks = self.layout().held_max(context as usize, BATCH_TOKENS);
-        u32::try_from(blocks).unwrap_or(u32::MAX)
+        let layout = self.layout();
+        count(layout.in_all_layers(layout.held_max(context as usize, BATCH_TOKENS)))
+    }
+
+    /// The most blocks that a cache may have: places in it are counted with 32 bits.
+    fn blocks_max(&self) -> u32 {
+        count(self.layout().whole_blocks(u32::MAX as usize / BLOCK_TOKENS))
     }
 
     /// What serving takes, with so many blocks where the model needs any.
@@ -241,7 +253,7 @@ pub fn open(
     drop(gguf);
 
     let namespace = Namespace::new(options.secret, options.sha256, options.kv_type);
-    let blocks = u32::try_from(capacity.blocks).unwrap_or(u32::MAX);
+    let blocks = count(layout.in_bands(capacity.blocks));
     let pool = BlockPool::new(blocks, layout, namespace.clone());
     let limits = Limits {
         context: context as usize,
@@ -289,6 +301,9 @@ fn capacity(
         Some(blocks) if blocks < context_blocks && opened.architecture.generates => {
             return Err(LoadError::TooFewBlocks { blocks, context });
         }
+        Some(blocks) if blocks > opened.blocks_max() => {
+            return Err(LoadError::TooManyBlocks { blocks, blocks_max: opened.blocks_max() });
+        }
         Some(blocks) => (reserve(blocks), blocks),
         // As many whole contexts as fit.
         None => {
@@ -301,4 +316,8 @@ fn capacity(
         needed: opened.memory_bytes(&with(least)),
         max: max.min(options.budget.left()),
     })
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -33,7 +33,7 @@ use realm_core::{
 use self::{
     account::Account,
     charges::Charging,
-    sequence::{Running, Sequence},
+    sequence::{Bounds, Running, Sequence},
     share::{Share, Turn},
 };
 pub(crate) use self::{
@@ -89,7 +89,7 @@ pub(crate) struct Totals {
     /// Of the prompt tokens, those that the cache held.
     pub(crate) cached: u64,
     pub(crate) generated: u64,
-    /// How long blocks were held, counted for each block, in nanoseconds.
+    /// How long blocks of all layers were held, counted for each block, in nanoseconds.
     pub(crate) block_ns: u128,
 }
 
@@ -210,13 +210,15 @@ impl Scheduler {
     /// Queues a sequence; says how it has ended if what was resumed leaves it nothing to do.
     pub(crate) fn submit(&mut self, submission: Submission) -> Result<Option<Finish>, Refusal> {
         self.check_room()?;
-        let blocks_max = (submission.kv_blocks_max as usize).min(self.pool.total());
+        let layout = self.pool.layout();
+        let quota = layout.in_bands(submission.kv_blocks_max as usize);
+        let blocks_max = quota.min(self.pool.total());
         let tokens_max = self
             .limits
             .context
             .min(submission.context_max as usize)
-            .min(self.pool.layout().tokens_max(blocks_max, self.limits.batch_tokens));
-        let sequence = Sequence::new(submission, tokens_max)?;
+            .min(layout.tokens_max(blocks_max, self.limits.batch_tokens));
+        let sequence = Sequence::new(submission, Bounds { tokens_max, quota })?;
         if sequence.is_full() {
             return Ok(Some(Finish::Length));
         }
@@ -363,7 +365,7 @@ impl Scheduler {
         self.pool.release(table);
         sequence.computed = 0;
         let tenant = sequence.owner.tenant.clone();
-        self.share.refund(&tenant, self.prices.cost(service, self.pool.total()));
+        self.share.refund(&tenant, self.prices.cost(service, self.pool.in_all_layers()));
         if let Some(account) = self.accounts.get_mut(&tenant) {
             account.running -= 1;
             account.waiting.push_front(sequence);
@@ -409,7 +411,7 @@ impl Scheduler {
         // of an earlier one.
         let decodes: usize = self.running.values().map(|running| running.planned).sum();
         let mut budget = self.limits.batch_tokens - decodes;
-        let total = self.pool.total();
+        let total = self.pool.in_all_layers();
         let mut time = self.time_for_prompts(budget);
         let mut rows_min = PREFILL_MIN;
         // Nothing that becomes free in this step could let those go on that were passed over, and
@@ -477,15 +479,9 @@ impl Scheduler {
         };
         let mut sequence = account.take_next()?;
         let mut table = self.pool.open(&sequence.owner, &sequence.tokens);
-        let cached = table.blocks().len() * self.block_tokens;
-        // A window lets go of a block for each that it takes later.
-        let step = if self.pool.layout().is_windowed() {
-            cached + self.limits.batch_tokens
-        } else {
-            sequence.tokens.len()
-        };
-        let tokens = sequence.tokens.len().min(step);
-        if self.pool.grow(&mut table, tokens, sequence.quota).is_err() {
+        let cached = table.sealed_tokens(self.pool.layout());
+        let rows = (sequence.tokens.len(), self.limits.batch_tokens);
+        if self.pool.begin(&mut table, rows, sequence.quota).is_err() {
             self.pool.release(table);
             account.waiting.push_front(sequence);
             return None;
@@ -510,11 +506,12 @@ impl Scheduler {
 
     /// Plans and charges `rows` rows; `service` says what they are after so many tokens.
     fn plan(&mut self, id: SequenceId, rows: usize, service: impl Fn(usize) -> Service) {
+        let total = self.pool.in_all_layers();
         let Some(running) = self.running.get_mut(&id) else { return };
         let service = service(running.sequence.computed + running.planned);
         running.planned += rows;
         running.service += service;
-        let cost = self.prices.cost(service, self.pool.total());
+        let cost = self.prices.cost(service, total);
         self.share.charge(&running.sequence.owner.tenant, cost);
     }
 
@@ -524,7 +521,7 @@ impl Scheduler {
         for (id, running) in self.running.iter().filter(|(_, running)| running.planned > 0) {
             let Running { sequence, table, planned, .. } = running;
             let rows = &sequence.tokens[sequence.computed..sequence.computed + planned];
-            batch.push(*id, rows, sequence.computed, table.blocks(), self.block_tokens);
+            batch.push(*id, rows, sequence.computed, table.bands(), self.block_tokens);
             if running.left() == 0 {
                 batch.want_last();
             }

@@ -38,7 +38,7 @@ use crate::{
     problem::{PROBLEMS_MAX, Problem},
     validate::{Replicas, Scaling, Site, ValidModel, ValidPipeline, ValidSecret, ValidTenant},
 };
-pub use estimate::Estimate;
+pub use estimate::{Estimate, SequenceBlocks};
 pub use node::{ModelHeld, NodeReport, NodeSupply};
 
 /// How far ahead of a fleet the generations in a node's ledger may be: those of six years at twenty

@@ -13,7 +13,9 @@ pub mod shares;
 pub mod validate;
 mod words;
 
-pub use fleet::{Demand, Estimate, Fleet, KeyCount, ModelHeld, NodePlan, NodeReport, NodeSupply};
+pub use fleet::{
+    Demand, Estimate, Fleet, KeyCount, ModelHeld, NodePlan, NodeReport, NodeSupply, SequenceBlocks,
+};
 pub use name::{Kind, Name, NameError};
 pub use problem::{Problem, Reason};
 pub use words::counted;

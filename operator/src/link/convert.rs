@@ -46,6 +46,8 @@ pub enum ConvertError {
     Reason { field: &'static str, text: String },
     #[error("field `{field}` holds {parts} parts of a limit, which has {PARTS}")]
     Parts { field: &'static str, parts: u32 },
+    #[error("field `facts.memory.sequence_blocks` says that {whole} of {bands} parts are whole")]
+    Bands { whole: u32, bands: u32 },
     #[error("field `{field}` is not of the form ip:port")]
     Address {
         field: &'static str,

@@ -1,7 +1,7 @@
 //! What an agent says it holds, in the operator's words.
 
 use realm_plan::{
-    Name,
+    Name, SequenceBlocks,
     desired::{Sha256, Stage},
 };
 
@@ -88,8 +88,8 @@ pub struct ModelFacts {
 pub struct MemoryFacts {
     pub kv_bytes_per_block: u64,
     pub activation_bytes: u64,
-    /// The most blocks that one sequence holds, where it does not hold all its own.
-    pub kv_blocks_per_sequence: Option<u32>,
+    /// What of its blocks one sequence holds at most, where it does not hold all its own.
+    pub kv_blocks_per_sequence: Option<SequenceBlocks>,
 }
 
 /// A desired state that an agent's ledger does not hold.

@@ -158,6 +158,7 @@ impl Board {
         let News { arrived, failed, ref books, idle_since } = *news;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let pool = scheduler.pool();
+        let layout = pool.layout();
         let totals = scheduler.totals();
         let mut state = self.state();
         state.on_the_way -= arrived;
@@ -167,9 +168,9 @@ impl Board {
         state.load = EngineLoad {
             sequences_queued: count(scheduler.queued()),
             sequences_running: count(scheduler.running()),
-            kv_blocks_used: count(pool.used()),
-            kv_blocks_cached: count(pool.idle()),
-            kv_blocks_total: count(pool.total()),
+            kv_blocks_used: count(layout.in_all_layers(pool.used())),
+            kv_blocks_cached: count(layout.whole_blocks(pool.idle())),
+            kv_blocks_total: count(pool.in_all_layers()),
             prompt_tokens_total: totals.prompt,
             cached_tokens_total: totals.cached,
             generated_tokens_total: totals.generated,
@@ -202,11 +203,13 @@ impl Board {
     /// Shows what every tenant holds.
     pub(super) fn show_tenants(&self, scheduler: &Scheduler) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let pool = scheduler.pool();
+        let layout = pool.layout();
         for (tenant, figures) in &self.state().figures {
             figures.show(Held {
                 running: count(scheduler.running_of(tenant)),
-                kv_blocks_used: count(scheduler.pool().used_by(tenant)),
-                kv_blocks_cached: count(scheduler.pool().idle_of(tenant)),
+                kv_blocks_used: count(layout.in_all_layers(pool.used_by(tenant))),
+                kv_blocks_cached: count(layout.whole_blocks(pool.idle_of(tenant))),
             });
         }
     }

@@ -34,7 +34,7 @@ use crate::{
 };
 
 const BLOCK: usize = 4;
-const LAYOUT: Layout = Layout { block_tokens: BLOCK, window: None };
+const LAYOUT: Layout = Layout::of_one_kind(BLOCK, None);
 
 /// An executor that always answers token 1, and fails when a row's token is told to make it.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use realm_core::name::TenantName;
 
-use super::{BlockPool, ChainHash, Layout, Owner};
+use super::{BandHash, BlockPool, Layout, Owner};
 
 /// When a kept block has its turn to go: those that are wanted after all that are not, and of either
 /// kind what was let go longest ago.
@@ -23,7 +23,7 @@ pub(super) struct Turn {
 #[must_use]
 pub(crate) struct Pin {
     tenant: TenantName,
-    hashes: Vec<ChainHash>,
+    hashes: Vec<BandHash>,
 }
 
 impl Pin {
@@ -39,28 +39,28 @@ impl Pin {
 
 #[cfg(test)]
 impl Pin {
-    pub(crate) fn has(&self, hash: Option<ChainHash>) -> bool {
+    pub(crate) fn has(&self, hash: Option<BandHash>) -> bool {
         hash.is_some_and(|hash| self.hashes.contains(&hash))
     }
 }
 
 /// How often each tenant wants which block.
 #[derive(Debug, Default)]
-pub(super) struct Pins(HashMap<TenantName, HashMap<ChainHash, u32>>);
+pub(super) struct Pins(HashMap<TenantName, HashMap<BandHash, u32>>);
 
 impl Pins {
     /// When a block that its keeper lets go at `since` has its turn. Only what the keeper itself wants
     /// is wanted: nobody makes another one keep anything.
-    pub(super) fn turn(&self, keeper: &TenantName, hash: ChainHash, since: u64) -> Turn {
+    pub(super) fn turn(&self, keeper: &TenantName, hash: BandHash, since: u64) -> Turn {
         let is_wanted = self.0.get(keeper).is_some_and(|own| own.contains_key(&hash));
         Turn { is_wanted, since }
     }
 
-    fn add(&mut self, tenant: &TenantName, hash: ChainHash) {
+    fn add(&mut self, tenant: &TenantName, hash: BandHash) {
         *self.0.entry(tenant.clone()).or_default().entry(hash).or_default() += 1;
     }
 
-    fn take(&mut self, tenant: &TenantName, hash: ChainHash) {
+    fn take(&mut self, tenant: &TenantName, hash: BandHash) {
         let Some(own) = self.0.get_mut(tenant) else { return };
         if let Some(count) = own.get_mut(&hash) {
             *count -= 1;
@@ -75,11 +75,19 @@ impl Pins {
 }
 
 impl Layout {
-    /// From which block on a prefix of `tokens` tokens is to be kept, of which the first `kept_tokens`
-    /// are already: what its window hides from all that may follow is needed no more.
-    pub(crate) fn kept_from(&self, tokens: usize, kept_tokens: usize) -> usize {
+    /// From which block of a band on a prefix of `tokens` tokens is to be kept, of which the first
+    /// `kept_tokens` are already: what its window hides from all that may follow is needed no more.
+    fn kept_from(&self, band: usize, tokens: usize, kept_tokens: usize) -> usize {
         let full = tokens - tokens % self.block_tokens;
-        (kept_tokens / self.block_tokens).max(self.gone(full))
+        (kept_tokens / self.block_tokens).max(self.gone_in(band, full))
+    }
+
+    /// How many blocks of all bands such a prefix counts. The last one of each counts where it is not
+    /// full, and one of each at least, so that no prefix counts nothing.
+    pub(crate) fn kept_blocks(&self, tokens: usize, kept_tokens: usize) -> usize {
+        let all = self.blocks_for(tokens);
+        let of_band = |band| all.saturating_sub(self.kept_from(band, tokens, kept_tokens)).max(1);
+        (0..self.bands()).map(of_band).sum()
     }
 }
 
@@ -87,15 +95,16 @@ impl BlockPool {
     /// Wants the full blocks of `tokens` behind those of the first `kept_tokens`, whether or not they
     /// are there yet.
     pub(crate) fn pin(&mut self, owner: &Owner, tokens: &[u32], kept_tokens: usize) -> Pin {
-        let from = self.layout.kept_from(tokens.len(), kept_tokens);
         let (mut hashes, mut tip) = (Vec::new(), None);
         for (at, full) in tokens.chunks_exact(self.layout.block_tokens).enumerate() {
             let hash = self.namespace.link(owner, (at, tip), full);
             tip = Some(hash);
-            if at >= from {
-                hashes.push(hash);
-                self.pins.add(&owner.tenant, hash);
-                self.reorder(hash);
+            for band in 0..self.layout.bands() {
+                if at >= self.layout.kept_from(band, tokens.len(), kept_tokens) {
+                    hashes.push((hash, band));
+                    self.pins.add(&owner.tenant, (hash, band));
+                    self.reorder((hash, band));
+                }
             }
         }
         Pin { tenant: owner.tenant.clone(), hashes }
@@ -110,7 +119,7 @@ impl BlockPool {
     }
 
     /// Gives a block that is kept its turn anew.
-    fn reorder(&mut self, hash: ChainHash) {
+    fn reorder(&mut self, hash: BandHash) {
         let Some(&id) = self.cached.get(&hash) else { return };
         let Some((keeper, before)) = self.blocks[id as usize].idle.take() else { return };
         let turn = self.pins.turn(&keeper, hash, before.since);

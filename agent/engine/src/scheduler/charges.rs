@@ -1,6 +1,6 @@
 //! What is charged for a step and for the time until the next one, and whom that is for.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use realm_core::{
     books::{Divider, nanoseconds},
@@ -29,8 +29,12 @@ pub(super) struct Charging {
 impl Scheduler {
     /// Charges for the blocks that were held since the last time.
     pub(crate) fn charge_blocks(&mut self, now: Instant) {
-        let before = self.charged_at.replace(now).unwrap_or(now);
-        let ns = nanoseconds(now.saturating_duration_since(before));
+        let before = self.charged_at.unwrap_or(now);
+        // A block is of one band and takes that part of the time of one of all layers, so time is
+        // charged in steps of as many nanoseconds as there are bands.
+        let bands = self.pool.layout().bands() as u64;
+        let ns = nanoseconds(now.saturating_duration_since(before)) / bands;
+        self.charged_at = Some(before + Duration::from_nanos(ns * bands));
         self.totals.block_ns += u128::from(ns) * self.pool.paid() as u128;
         self.held.clear();
         let Charging { own, blocks, times, divider } = &mut self.charging;
@@ -41,7 +45,7 @@ impl Scheduler {
         let kept = self.kept.iter();
         own.extend(kept.map(|(id, pin)| (pin.tenant().clone(), *id, pin.len() as u64)));
         own.sort_unstable();
-        let total = self.pool.total();
+        let total = self.pool.in_all_layers();
         // What members of a group use together is divided among them first.
         self.pool.held_in(ns, times);
         for of_tenant in own.chunk_by(|a, b| a.0 == b.0) {
@@ -66,7 +70,7 @@ impl Scheduler {
     pub(super) fn charge_step(&mut self) {
         let planned = || self.running.values().filter(|running| running.planned > 0);
         let part = self.prices.step.part(planned().count());
-        let total = self.pool.total();
+        let total = self.pool.in_all_layers();
         for running in planned() {
             self.share.charge(&running.sequence.owner.tenant, part);
             self.step += running.service;

@@ -45,7 +45,7 @@ impl Scheduler {
     /// What prompts may cost in a step that has so many rows left for them: what is left of the
     /// target, or as much as all the rest where that is more.
     pub(super) fn time_for_prompts(&self, rows: usize) -> Cost {
-        let total = self.pool.total();
+        let total = self.pool.in_all_layers();
         let most = self.prices.cost(Service::prefill(rows, PREFILL_PAST), total);
         let mut decodes = Service::default();
         for running in self.running.values() {

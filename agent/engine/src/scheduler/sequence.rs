@@ -26,7 +26,7 @@ pub(crate) struct Submission {
     /// What the prompt begins with that is public in the tenant's group.
     pub(crate) public: Option<Public>,
     pub(crate) terms: Terms,
-    /// Blocks the tenant may hold at once.
+    /// Blocks of all layers that the tenant may hold at once.
     pub(crate) kv_blocks_max: u32,
     /// Tokens the tenant may have in one sequence.
     pub(crate) context_max: u32,
@@ -36,6 +36,14 @@ pub(crate) struct Submission {
     pub(crate) resumed: usize,
     pub(crate) tokens_max: Option<u32>,
     pub(crate) deadline: Option<Deadline>,
+}
+
+/// What one sequence may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) tokens_max: usize,
+    /// Blocks, of one band each, that its tenant may hold.
+    pub(super) quota: usize,
 }
 
 #[derive(Debug)]
@@ -64,9 +72,10 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// A sequence of at most `tokens_max` tokens, if its prompt leaves room for an answer, and
-    /// for what there is of it.
-    pub(super) fn new(submission: Submission, tokens_max: usize) -> Result<Self, Refusal> {
+    /// A sequence within `bounds`, if its prompt leaves room for an answer, and for what there is of
+    /// it.
+    pub(super) fn new(submission: Submission, bounds: Bounds) -> Result<Self, Refusal> {
+        let Bounds { tokens_max, quota } = bounds;
         let prompt_len = submission.prompt.len();
         let answer_start = prompt_len.saturating_sub(submission.resumed);
         if answer_start == 0 {
@@ -89,7 +98,7 @@ impl Sequence {
             id: submission.id,
             owner: Owner { tenant: submission.tenant, public: submission.public },
             terms: submission.terms,
-            quota: submission.kv_blocks_max as usize,
+            quota,
             tokens: submission.prompt,
             prompt_len,
             answer_start,

@@ -2,8 +2,12 @@ mod books;
 mod kept;
 mod room;
 mod texts;
+mod windows;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use realm_core::desired::{Priority, Sha256};
@@ -20,9 +24,25 @@ fn scheduler(blocks: u32, limits: Limits) -> Scheduler {
 
 /// As [`scheduler`], of a model whose layers all attend so many tokens.
 fn windowed(blocks: u32, window: Option<usize>, limits: Limits) -> Scheduler {
+    scheduler_of(blocks, Layout::of_one_kind(BLOCK, window), limits)
+}
+
+/// As [`scheduler`], of a model with a cache of so many blocks of all layers.
+fn scheduler_of(blocks: u32, layout: Layout, limits: Limits) -> Scheduler {
     let namespace = Namespace::new(Secret([7; 32]), Sha256([1; 32]), KvType::F16);
-    let layout = Layout { block_tokens: BLOCK, window };
+    let blocks = u32::try_from(layout.in_bands(blocks as usize)).unwrap();
     Scheduler::new(limits, BlockPool::new(blocks, layout, namespace), Prices::MEASURED)
+}
+
+/// Of layers of one kind or the other, or of both.
+fn layout() -> impl Strategy<Value = Layout> {
+    let bands = prop_oneof![Just((1, 0)), Just((0, 1)), (1..3_usize, 1..4_usize)];
+    (bands, 1..24_usize).prop_map(|((whole, windowed), window)| Layout {
+        block_tokens: BLOCK,
+        whole,
+        windowed,
+        window,
+    })
 }
 
 const LIMITS: Limits = Limits { context: 64, batch_tokens: 16, running: 4, queued: 100 };
@@ -82,12 +102,15 @@ fn check_batch(scheduler: &Scheduler, batch: &Batch) {
     assert!(batch.tokens.len() <= scheduler.limits.batch_tokens);
     assert!(batch.spans.len() <= scheduler.limits.running);
     check_seen(scheduler, batch);
-    let mut slots = batch.slots.clone();
-    slots.sort_unstable();
-    slots.dedup();
-    assert_eq!(slots.len(), batch.tokens.len(), "two rows of a step share a slot");
+    let bands = scheduler.pool().layout().bands();
+    let slots: HashSet<u32> = (0..bands).flat_map(|band| batch.slots(band)).copied().collect();
+    assert_eq!(slots.len(), bands * batch.tokens.len(), "two rows of a step share a slot");
     for span in &batch.spans {
-        assert!(span.table.len() * BLOCK >= span.past + span.count);
+        assert!(span.blocks * BLOCK >= span.past + span.count);
+        for band in 0..bands {
+            let own = scheduler.running[&span.sequence].table.bands().nth(band).unwrap();
+            assert_eq!(batch.tables[span.table(band)], own[..span.blocks]);
+        }
     }
 }
 
@@ -95,11 +118,13 @@ fn check_batch(scheduler: &Scheduler, batch: &Batch) {
 fn check_seen(scheduler: &Scheduler, batch: &Batch) {
     let layout = scheduler.pool().layout();
     for span in &batch.spans {
-        let table = &scheduler.running[&span.sequence].table;
-        let held = table.held();
-        let gone = table.blocks().len() - held.len();
-        assert!(gone <= layout.gone(span.past), "{gone} blocks are gone of {span:?}");
-        assert!(held.len() <= layout.held_max(usize::MAX, scheduler.limits.batch_tokens));
+        let Running { sequence, table, .. } = &scheduler.running[&span.sequence];
+        for band in 0..layout.bands() {
+            let gone = table.gone(band);
+            assert!(gone <= layout.gone_in(band, span.past), "{gone} blocks are gone of {span:?}");
+        }
+        let most = layout.held_max(sequence.tokens.len(), scheduler.limits.batch_tokens);
+        assert!(table.held_count() <= most as u64);
     }
 }
 
@@ -465,51 +490,6 @@ fn a_deadline_ends_running_and_waiting_sequences_and_frees_their_blocks() {
 }
 
 #[test]
-fn a_sequence_longer_than_all_blocks_runs_to_its_end_behind_a_window() {
-    let limits = Limits { context: 100_000, ..LIMITS };
-    // A window of two blocks, a step of four, one for what begins within a block, and none to spare.
-    let blocks = 2 + 4 + 1;
-    let mut scheduler = windowed(blocks, Some(2 * BLOCK), limits);
-    scheduler.submit(submission(1, 0, 500, 500)).unwrap();
-    assert_eq!(run_to_end(&mut scheduler)[&SequenceId(1)], 500);
-    // With a block less no more is promised than what they hold.
-    let mut scheduler = windowed(blocks - 1, Some(2 * BLOCK), limits);
-    let refusal = scheduler.submit(submission(1, 0, 500, 500)).unwrap_err();
-    let tokens_max = (blocks as usize - 1) * BLOCK;
-    assert_eq!(refusal, Refusal::TooLong { tokens: 500, tokens_max });
-}
-
-#[test]
-fn a_quota_of_a_windows_blocks_is_enough_for_any_length() {
-    let limits = Limits { context: 100_000, ..LIMITS };
-    let mut scheduler = windowed(64, Some(8), limits);
-    let quota = 7;
-    for (id, n) in [(1, 0), (2, 1), (3, 0)] {
-        let wanted = Submission { kv_blocks_max: quota, ..submission(id, n, 200, 100) };
-        scheduler.submit(wanted).unwrap();
-    }
-    let mut batch = Batch::default();
-    while !scheduler.is_idle() {
-        step(&mut scheduler, &mut batch);
-        assert!(scheduler.held().values().all(|&held| held <= quota as usize));
-    }
-}
-
-#[test]
-fn what_is_preempted_behind_a_window_goes_on_from_what_is_left_of_it() {
-    let limits = Limits { context: 100_000, running: 2, ..LIMITS };
-    let mut scheduler = windowed(16, Some(8), limits);
-    let mut batch = Batch::default();
-    scheduler.submit(submission(1, 0, 100, 50)).unwrap();
-    while step(&mut scheduler, &mut batch).0.is_empty() {}
-    scheduler.preempt(SequenceId(1));
-    step(&mut scheduler, &mut batch);
-    // The last full block before the next token, and not the whole prompt once more.
-    assert_eq!(batch.spans[0].past, 100);
-    run_to_end(&mut scheduler);
-}
-
-#[test]
 fn cached_tokens_are_counted_once_and_only_for_their_owner() {
     let mut scheduler = scheduler(64, LIMITS);
     let mut usage = |id: u64, n: usize| {
@@ -554,9 +534,9 @@ proptest! {
     #[test]
     fn blocks_are_conserved_and_all_work_ends(
         acts in prop::collection::vec(act(), 0..120),
-        window in prop_oneof![Just(None), (1..24_usize).prop_map(Some)],
+        layout in layout(),
     ) {
-        let mut scheduler = windowed(18, window, LIMITS);
+        let mut scheduler = scheduler_of(18, layout, LIMITS);
         let mut batch = Batch::default();
         let mut live: Vec<SequenceId> = Vec::new();
         for (id, act) in (0..).zip(acts) {

@@ -92,7 +92,7 @@ impl Scheduler {
             }
             let done = call.left.is_empty().then_some(call.id);
             let service = Service::prefill(tokens.len(), 0);
-            let cost = self.prices.cost(service, self.pool.total());
+            let cost = self.prices.cost(service, self.pool.in_all_layers());
             self.share.charge(turn.party(), cost);
             self.costs.push((call.id, cost));
             if let Some(id) = done {

@@ -18,7 +18,6 @@ use super::{
 use crate::{
     batch::SequenceId,
     kv::{BlockPool, BlockTable, Owner},
-    load::BLOCK_TOKENS,
     scheduler::{Limits, Submission},
 };
 
@@ -114,7 +113,7 @@ impl Baseline {
         }
         let mut call = self.take(&tenant)?;
         let mut table = self.pool.open(&Owner::alone(&tenant), &call.tokens);
-        call.computed = table.blocks().len() * BLOCK_TOKENS;
+        call.computed = table.sealed_tokens(self.pool.layout());
         if self.pool.grow(&mut table, tokens, usize::MAX).is_err() {
             self.pool.release(table);
             self.put_back(call);

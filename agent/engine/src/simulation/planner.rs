@@ -36,7 +36,7 @@ pub(super) trait Planner {
 
 pub(super) fn of(order: Order, limits: Limits, blocks: u32) -> Box<dyn Planner> {
     let namespace = Namespace::new(Secret([0; 32]), Sha256([0; 32]), KvType::F16);
-    let layout = Layout { block_tokens: BLOCK_TOKENS, window: None };
+    let layout = Layout::of_one_kind(BLOCK_TOKENS, None);
     let pool = BlockPool::new(blocks, layout, namespace);
     match order {
         Order::Arrival | Order::TokenCounters => Box::new(Baseline::new(order, limits, pool)),

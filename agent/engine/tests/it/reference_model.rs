@@ -9,7 +9,7 @@ use realm_engine::gguf::{
 use realm_kernels::format::Format;
 use serde::Deserialize;
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct Model {
     pub(crate) metadata: BTreeMap<String, serde_json::Value>,
     tensors: BTreeMap<String, Vec<u64>>,
@@ -66,8 +66,22 @@ impl Model {
         u8::try_from(self.tensors["token_embd.weight"][1]).unwrap()
     }
 
+    /// The same model with other numbers in what its file says.
+    pub(crate) fn with(mut self, metadata: &[(&str, u32)]) -> Self {
+        for (key, number) in metadata {
+            let before = self.metadata.insert((*key).to_owned(), (*number).into());
+            assert!(before.is_some(), "{key} is not there");
+        }
+        self
+    }
+
     /// The file, with a vocabulary of a letter for each token but for two of control.
     pub(crate) fn file(&self) -> Gguf {
+        Gguf::parse(self.bytes()).unwrap()
+    }
+
+    /// As [`Model::file`].
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let text = |text: &str| Value::String(text.to_owned());
         let vocabulary = self.vocabulary();
         let letters = (b'!'..b'!' + vocabulary - 2).map(|byte| char::from(byte).to_string());
@@ -83,7 +97,7 @@ impl Model {
         let mut bytes = Vec::new();
         let tokenizer = tokenizer.map(|(key, value)| (key.to_owned(), value));
         writer::write(&mut bytes, &self.pairs(tokenizer.to_vec()), &self.tensors()).unwrap();
-        Gguf::parse(bytes).unwrap()
+        bytes
     }
 
     /// What the file says of the model, and of its tokenizer.

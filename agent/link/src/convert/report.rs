@@ -4,7 +4,7 @@ use realm_core::{
     desired::Stage,
     report::{
         Failure, MemoryFacts, ModelFacts, ModelPhase, ModelReport, Phase, PipelineReport, Report,
-        TenantReport,
+        SequenceBlocks, TenantReport,
     },
 };
 use realm_proto::link::{TEXT_BYTES_MAX, v1 as proto};
@@ -99,8 +99,25 @@ fn facts_to(facts: &ModelFacts) -> proto::ModelFacts {
         memory: memory.map(|memory| {
             let MemoryFacts { kv_bytes_per_block, activation_bytes, kv_blocks_per_sequence } =
                 memory;
-            proto::MemoryFacts { kv_bytes_per_block, activation_bytes, kv_blocks_per_sequence }
+            let (kv_blocks_per_sequence, sequence_blocks) = held_to(kv_blocks_per_sequence);
+            proto::MemoryFacts {
+                kv_bytes_per_block,
+                activation_bytes,
+                kv_blocks_per_sequence,
+                sequence_blocks,
+            }
         }),
+    }
+}
+
+/// What a sequence holds of its blocks: a number where all layers are alike, else the parts.
+fn held_to(held: Option<SequenceBlocks>) -> (Option<u32>, Option<proto::SequenceBlocks>) {
+    match held {
+        None => (None, None),
+        Some(SequenceBlocks { whole: 0, windowed_max, bands: _ }) => (Some(windowed_max), None),
+        Some(SequenceBlocks { bands, whole, windowed_max }) => {
+            (None, Some(proto::SequenceBlocks { bands, whole, windowed_max }))
+        }
     }
 }
 

@@ -19,9 +19,30 @@ pub struct Estimate {
     pub activation_bytes: u64,
     /// Tokens of context the model was trained for.
     pub context: u32,
-    /// The most blocks that one sequence holds, however long it is, where it gives back those that
-    /// lie behind its windows.
-    pub kv_blocks_per_sequence: Option<u32>,
+    /// What of its blocks one sequence holds at most, where layers attend a window.
+    pub kv_blocks_per_sequence: Option<SequenceBlocks>,
+}
+
+/// What a sequence holds of its KV blocks where it gives back those that lie behind windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceBlocks {
+    /// Equal parts of a block: one for each band of layers.
+    pub bands: u32,
+    /// Of these parts, those of layers that attend everything: a sequence holds all its own.
+    pub whole: u32,
+    /// Of each other part, as many as it holds at most, however long it is.
+    pub windowed_max: u32,
+}
+
+impl SequenceBlocks {
+    /// The most blocks that a sequence of `all` blocks holds, the last of them perhaps in part.
+    fn held_of(&self, all: u32) -> u32 {
+        let Self { bands, whole, windowed_max } = *self;
+        let windowed = u64::from(bands.saturating_sub(whole)) * u64::from(all.min(windowed_max));
+        let parts = windowed.saturating_add(u64::from(whole) * u64::from(all));
+        let blocks = parts.div_ceil(u64::from(bands.max(1)));
+        u32::try_from(blocks).unwrap_or(u32::MAX).clamp(1, all.max(1))
+    }
 }
 
 impl Estimate {
@@ -49,7 +70,7 @@ impl Estimate {
 
     fn context_blocks(&self, model: &ValidModel) -> u32 {
         let all = model.context.unwrap_or(self.context).div_ceil(BLOCK_TOKENS).max(1);
-        self.kv_blocks_per_sequence.map_or(all, |most| all.min(most.max(1)))
+        self.kv_blocks_per_sequence.map_or(all, |held| held.held_of(all))
     }
 
     /// The parts of what `kv_blocks` blocks take, for people.
@@ -93,6 +114,20 @@ mod tests {
             kv_blocks_per_sequence,
         }
         .explain(2)
+    }
+
+    #[test]
+    fn a_sequence_holds_all_its_blocks_of_some_layers_and_a_windows_of_the_others() {
+        let held = |bands, whole, windowed_max| {
+            let held = SequenceBlocks { bands, whole, windowed_max };
+            [1, 24, 25, 256, 1024].map(|all| held.held_of(all))
+        };
+        assert_eq!(held(1, 0, 25), [1, 24, 25, 25, 25]);
+        // Gemma 3 of 270 million parameters: (256 + 5 * 25) / 6 and (1024 + 5 * 25) / 6.
+        assert_eq!(held(6, 1, 25), [1, 24, 25, 64, 192]);
+        assert_eq!(held(6, 6, 25), [1, 24, 25, 256, 1024]);
+        assert_eq!(held(0, 0, 0), [1; 5]);
+        assert_eq!(held(u32::MAX, 1, u32::MAX), [1, 24, 25, 256, 1024]);
     }
 
     #[test]

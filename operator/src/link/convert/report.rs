@@ -1,6 +1,6 @@
 //! What an agent holds, and what its ledger does not.
 
-use realm_plan::desired::Stage;
+use realm_plan::{SequenceBlocks, desired::Stage};
 use realm_proto::link::v1 as proto;
 
 use super::{ConvertError, all, digest_from, named, reason_from, required, text_from, unique};
@@ -102,16 +102,28 @@ fn facts_from(facts: proto::ModelFacts) -> Result<ModelFacts, ConvertError> {
         licence: licence.map(|licence| text_from("facts.licence", licence)).transpose()?,
         weights_bytes,
         sha256: sha256.map(|bytes| digest_from("facts.sha256", &bytes)).transpose()?,
-        memory:
-            memory.map(|memory| {
-                let proto::MemoryFacts {
-                    kv_bytes_per_block,
-                    activation_bytes,
-                    kv_blocks_per_sequence,
-                } = memory;
-                MemoryFacts { kv_bytes_per_block, activation_bytes, kv_blocks_per_sequence }
-            }),
+        memory: memory.map(memory_from).transpose()?,
     })
+}
+
+fn memory_from(memory: proto::MemoryFacts) -> Result<MemoryFacts, ConvertError> {
+    let proto::MemoryFacts {
+        kv_bytes_per_block,
+        activation_bytes,
+        kv_blocks_per_sequence,
+        sequence_blocks,
+    } = memory;
+    let of_one_kind = |windowed_max| SequenceBlocks { bands: 1, whole: 0, windowed_max };
+    let kv_blocks_per_sequence = match sequence_blocks {
+        None => kv_blocks_per_sequence.map(of_one_kind),
+        Some(proto::SequenceBlocks { bands, whole, windowed_max }) => {
+            if whole == 0 || whole >= bands {
+                return Err(ConvertError::Bands { whole, bands });
+            }
+            Some(SequenceBlocks { bands, whole, windowed_max })
+        }
+    };
+    Ok(MemoryFacts { kv_bytes_per_block, activation_bytes, kv_blocks_per_sequence })
 }
 
 /// How far a node is; nothing before the first stage is reached.

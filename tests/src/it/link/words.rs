@@ -14,7 +14,7 @@ use realm_core::{
     name::{ModelName, PipelineName, TenantName},
     report::{
         Failure, MemoryFacts, ModelFacts, ModelPhase, ModelReport, Phase, PipelineReport, Report,
-        TenantReport,
+        SequenceBlocks, TenantReport,
     },
     supply::{Device, DeviceKind, HeldCalls, ModelLoad, Supply},
 };
@@ -256,11 +256,18 @@ fn digest() -> impl Strategy<Value = Option<Sha256>> {
 
 fn facts() -> impl Strategy<Value = ModelFacts> {
     let texts = (".{0,9}", ".{0,9}", option::of(".{0,9}"));
-    let memory = any::<(u64, u64, Option<u32>)>().prop_map(
-        |(kv_bytes_per_block, activation_bytes, most)| MemoryFacts {
+    // Of layers of one kind, and of both.
+    let held = prop_oneof![
+        any::<u32>().prop_map(|windowed_max| SequenceBlocks { bands: 1, whole: 0, windowed_max }),
+        (1..9_u32, 1..9_u32, any::<u32>()).prop_map(|(whole, windowed, windowed_max)| {
+            SequenceBlocks { bands: whole + windowed, whole, windowed_max }
+        }),
+    ];
+    let memory = (any::<(u64, u64)>(), option::of(held)).prop_map(
+        |((kv_bytes_per_block, activation_bytes), kv_blocks_per_sequence)| MemoryFacts {
             kv_bytes_per_block,
             activation_bytes,
-            kv_blocks_per_sequence: most,
+            kv_blocks_per_sequence,
         },
     );
     (texts, any::<(u64, u32, u64)>(), digest(), option::of(memory)).prop_map(

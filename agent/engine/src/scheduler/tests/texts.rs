@@ -16,7 +16,7 @@ fn texts(scheduler: &mut Scheduler, batch: &mut Batch) -> Vec<(u64, usize)> {
     assert_eq!(scheduler.plan_batch(Instant::now(), batch), []);
     assert_eq!(batch.texts.len(), batch.spans.len(), "a step of texts");
     assert!(batch.outputs.is_empty());
-    let mut slots = batch.slots.clone();
+    let mut slots = batch.slots(0).to_vec();
     slots.dedup();
     assert!(slots.is_sorted() && slots.len() == batch.tokens.len(), "each row has its own slot");
     batch.spans.iter().zip(&batch.texts).map(|(span, &text)| (span.sequence.0, text)).collect()

@@ -273,9 +273,15 @@ fn a_model_gets_kv_cache_for_four_contexts_or_as_many_as_there_is_room_for() {
     };
     // 12 bytes without KV cache, 10 for each context of two blocks.
     // A window that holds one of them, and one that holds more than there are.
-    assert_eq!(blocks(1000, "", Some(1)), Some(4));
-    assert_eq!(blocks(17, "", Some(1)), Some(1));
-    assert_eq!(blocks(1000, "", Some(9)), Some(8));
+    let windowed = |most| Some(SequenceBlocks { bands: 1, whole: 0, windowed_max: most });
+    assert_eq!(blocks(1000, "", windowed(1)), Some(4));
+    assert_eq!(blocks(17, "", windowed(1)), Some(1));
+    assert_eq!(blocks(1000, "", windowed(9)), Some(8));
+    // A window in half of the layers: of four blocks a sequence holds two and a half.
+    let half = Some(SequenceBlocks { bands: 2, whole: 1, windowed_max: 1 });
+    assert_eq!(blocks(1000, "context: 128", half), Some(12));
+    assert_eq!(blocks(27, "context: 128", half), Some(3));
+    assert_eq!(blocks(26, "context: 128", half), None);
     let blocks = |memory_bytes, spec| blocks(memory_bytes, spec, None);
     assert_eq!(blocks(1000, ""), Some(8));
     assert_eq!(blocks(42, ""), Some(6));

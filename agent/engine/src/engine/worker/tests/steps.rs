@@ -21,7 +21,7 @@ fn scheduler() -> Scheduler {
         queued: SEQUENCES_MAX,
     };
     let blocks = u32::try_from(CONTEXT / BLOCK_TOKENS * SEQUENCES_MAX).unwrap();
-    let layout = Layout { block_tokens: BLOCK_TOKENS, window: None };
+    let layout = Layout::of_one_kind(BLOCK_TOKENS, None);
     let sha256 = realm_core::desired::Sha256([1; 32]);
     let namespace = Namespace::new(Secret([1; 32]), sha256, KvType::F16);
     Scheduler::new(limits, BlockPool::new(blocks, layout, namespace), Prices::MEASURED)
