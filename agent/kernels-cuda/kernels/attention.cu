@@ -47,27 +47,50 @@ ENTRY kv_store(const Cache c, const float* k, const float* v, const u32* slots) 
 #endif
 }
 
-// Eight neighbouring dimensions, `at` the first.
-DEVICE void eight(const stored* rows, const u16* scales, u64 row, u32 at, float out[8]) {
-    const stored* from = rows + row * HEAD_DIM + at;
+// Eight neighbouring dimensions as they are stored.
+struct Eight {
 #if KV == 0
-    uint4 v = __ldg((const uint4*)from);
+    uint4 values;
+#elif KV == 1
+    float4 low, high;
+#else
+    uint2 values;
+    u16 scale;
+#endif
+};
+
+DEVICE Eight fetch(const stored* rows, const u16* scales, u64 row, u32 at) {
+    const stored* from = rows + row * HEAD_DIM + at;
+    Eight eight;
+#if KV == 0
+    eight.values = *(const uint4*)from;
+#elif KV == 1
+    eight.low = ((const float4*)from)[0];
+    eight.high = ((const float4*)from)[1];
+#else
+    eight.values = *(const uint2*)from;
+    eight.scale = scales[row * GROUPS + at / GROUP];
+#endif
+    return eight;
+}
+
+DEVICE void unpack(const Eight& eight, float out[8]) {
+#if KV == 0
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        out[2 * i] = from_f16((u16)word(v, i));
-        out[2 * i + 1] = from_f16((u16)(word(v, i) >> 16));
+        out[2 * i] = from_f16((u16)word(eight.values, i));
+        out[2 * i + 1] = from_f16((u16)(word(eight.values, i) >> 16));
     }
 #elif KV == 1
-    float4 a = __ldg((const float4*)from), b = __ldg((const float4*)from + 1);
+    float4 a = eight.low, b = eight.high;
     out[0] = a.x; out[1] = a.y; out[2] = a.z; out[3] = a.w;
     out[4] = b.x; out[5] = b.y; out[6] = b.z; out[7] = b.w;
 #else
-    uint2 v = __ldg((const uint2*)from);
-    float d = from_f16(__ldg(scales + row * GROUPS + at / GROUP));
+    float d = from_f16(eight.scale);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        out[i] = d * (float)(i8)(v.x >> (8 * i));
-        out[i + 4] = d * (float)(i8)(v.y >> (8 * i));
+        out[i] = d * (float)(i8)(eight.values.x >> (8 * i));
+        out[i + 4] = d * (float)(i8)(eight.values.y >> (8 * i));
     }
 #endif
 }
@@ -116,17 +139,29 @@ DEVICE uint2 seen(const Call& call, const Lines& l, u32 row) {
 #define LANES 16                        // tokens that a block's groups of eight threads have at once
 #define NONE (-1e30f)                   // below every score
 
-// A block of 128 threads for an item, a KV head and a part of the tokens; eight threads for a token.
-// Without parts it writes `out`, otherwise sums, largest scores and totals for `merge`.
+#define PADDED (CHUNKS * 64)            // dimensions with those that threads have in vain
+#define LOG2_E 1.44269504f
+
+// 2^x, to 22 bits.
+DEVICE float power_of_two(float x) {
+    float out;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
+// A block of 128 threads for an item, a KV head and a part of the tokens; eight threads for a token,
+// whose next tokens are on their way while they look at some. Scores are logarithms to base two. Without
+// parts it writes `out`, otherwise sums, largest scores and totals for `merge`.
 ENTRY __launch_bounds__(128) attention(const Cache c, const Call call, const float* q, float* out,
                                        float* parts) {
+    __shared__ __align__(16) float queries[LINES][PADDED];
     __shared__ float sums_of[4][LINES][HEAD_DIM];
     __shared__ float most_of[4][LINES], total_of[4][LINES];
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = threadIdx.x % 8;
     u32 head = blockIdx.y;
     Lines l = lines_of(call);
     u32 lines = min((u32)LINES, l.rows * call.heads - l.line);
-    float queries[LINES][CHUNKS][8], sums[LINES][CHUNKS][8], most[LINES], total[LINES];
+    float sums[LINES][CHUNKS][8], most[LINES], total[LINES];
     uint2 sees[LINES];
     u32 width = c.kv_heads * call.heads * HEAD_DIM;
 #pragma unroll
@@ -135,17 +170,16 @@ ENTRY __launch_bounds__(128) attention(const Cache c, const Call call, const flo
         u32 row = line / call.heads, query_head = head * call.heads + line % call.heads;
         sees[n] = seen(call, l, row);
         const float* from = q + (u64)(l.first_row + row) * width + query_head * HEAD_DIM;
+        for (u32 i = threadIdx.x; i < PADDED; i += 128)
+            queries[n][i] = i < HEAD_DIM ? from[i] * call.scale : 0.0f;
         most[n] = NONE;
         total[n] = 0.0f;
 #pragma unroll
         for (int chunk = 0; chunk < CHUNKS; chunk++)
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                u32 at = (own + chunk * 8) * 8 + i;
-                queries[n][chunk][i] = at < HEAD_DIM ? from[at] * call.scale : 0.0f;
-                sums[n][chunk][i] = 0.0f;
-            }
+            for (int i = 0; i < 8; i++) sums[n][chunk][i] = 0.0f;
     }
+    __syncthreads();
     // Lines are in the order of their rows: what the first sees begins first, the last's ends last.
     u32 start = sees[0].x, end = sees[LINES - 1].y;
     u32 piece = (end - start + call.splits - 1) / call.splits;
@@ -153,63 +187,79 @@ ENTRY __launch_bounds__(128) attention(const Cache c, const Call call, const flo
     u32 first = start + blockIdx.z * piece;
     u32 last = min(end, first + piece);
     const u32* table = call.tables + l.table;
-    for (u32 at = first; at < last; at += LANES * AHEAD) {
-        float keys[AHEAD][CHUNKS][8], values[AHEAD][CHUNKS][8];
-        u32 token[AHEAD];
+    Eight keys[AHEAD][CHUNKS], values[AHEAD][CHUNKS];
+    // Tokens that are not there, and dimensions, count as zeros.
+    auto bring = [&](u32 at) {
 #pragma unroll
         for (int a = 0; a < AHEAD; a++) {
-            token[a] = at + a * LANES + threadIdx.x / 8;
-            bool is = token[a] < last;
-            u64 row = is ? row_of(c, table[token[a] / c.block_tokens], token[a] % c.block_tokens, head) : 0;
+            u32 token = at + a * LANES + threadIdx.x / 8;
+            u64 row = token < last ? row_of(c, table[token / c.block_tokens], token % c.block_tokens, head) : 0;
 #pragma unroll
             for (int chunk = 0; chunk < CHUNKS; chunk++) {
                 u32 dim = (own + chunk * 8) * 8;
-                if (is && dim < HEAD_DIM) {
-                    eight(c.keys, c.key_scales, row, dim, keys[a][chunk]);
-                    eight(c.values, c.value_scales, row, dim, values[a][chunk]);
-                } else {
-#pragma unroll
-                    for (int i = 0; i < 8; i++) keys[a][chunk][i] = values[a][chunk][i] = 0.0f;
+                keys[a][chunk] = values[a][chunk] = Eight{};
+                if (token < last && dim < HEAD_DIM) {
+                    keys[a][chunk] = fetch(c.keys, c.key_scales, row, dim);
+                    values[a][chunk] = fetch(c.values, c.value_scales, row, dim);
                 }
             }
         }
+    };
+    if (first < last) bring(first);
+    for (u32 at = first; at < last; at += LANES * AHEAD) {
+        float key[AHEAD][CHUNKS][8], value[AHEAD][CHUNKS][8];
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++)
+#pragma unroll
+            for (int chunk = 0; chunk < CHUNKS; chunk++) {
+                unpack(keys[a][chunk], key[a][chunk]);
+                unpack(values[a][chunk], value[a][chunk]);
+            }
+        bring(at + LANES * AHEAD);
 #pragma unroll
         for (int n = 0; n < LINES; n++) {
-            float score[AHEAD], highest = most[n];
+            float score[AHEAD] = {};
+#pragma unroll
+            for (int chunk = 0; chunk < CHUNKS; chunk++) {
+                const float4* from = (const float4*)(queries[n] + (own + chunk * 8) * 8);
+                float4 x = from[0], y = from[1];
+                float query[8] = {x.x, x.y, x.z, x.w, y.x, y.y, y.z, y.w};
+#pragma unroll
+                for (int a = 0; a < AHEAD; a++)
+#pragma unroll
+                    for (int i = 0; i < 8; i++) score[a] = fmaf(query[i], key[a][chunk][i], score[a]);
+            }
+            float highest = most[n];
 #pragma unroll
             for (int a = 0; a < AHEAD; a++) {
-                float product = 0.0f;
+#pragma unroll
+                for (int apart = 4; apart > 0; apart /= 2)
+                    score[a] += __shfl_xor_sync(~0u, score[a], apart);
+                if (call.cap > 0.0f) score[a] = call.cap * tanhf(score[a] / call.cap);
+                u32 token = at + a * LANES + threadIdx.x / 8;
+                bool is = token < last && token >= sees[n].x && token < sees[n].y;
+                score[a] = is ? score[a] * LOG2_E : NONE;
+                highest = fmaxf(highest, score[a]);
+            }
+            if (__any_sync(~0u, highest > most[n])) {
+                float kept = power_of_two(most[n] - highest);
+                most[n] = highest;
+                total[n] *= kept;
+#pragma unroll
+                for (int chunk = 0; chunk < CHUNKS; chunk++)
+#pragma unroll
+                    for (int i = 0; i < 8; i++) sums[n][chunk][i] *= kept;
+            }
+#pragma unroll
+            for (int a = 0; a < AHEAD; a++) {
+                float weight = score[a] > NONE ? power_of_two(score[a] - highest) : 0.0f;
+                total[n] += weight;
 #pragma unroll
                 for (int chunk = 0; chunk < CHUNKS; chunk++)
 #pragma unroll
                     for (int i = 0; i < 8; i++)
-                        product = fmaf(queries[n][chunk][i], keys[a][chunk][i], product);
-#pragma unroll
-                for (int apart = 4; apart > 0; apart /= 2)
-                    product += __shfl_xor_sync(~0u, product, apart);
-                if (call.cap > 0.0f) product = call.cap * tanhf(product / call.cap);
-                bool is = token[a] < last && token[a] >= sees[n].x && token[a] < sees[n].y;
-                score[a] = is ? product : NONE;
-                highest = fmaxf(highest, score[a]);
+                        sums[n][chunk][i] = fmaf(weight, value[a][chunk][i], sums[n][chunk][i]);
             }
-            float kept = exp2f((most[n] - highest) * 1.44269504f);
-            most[n] = highest;
-            total[n] *= kept;
-            float weight[AHEAD];
-#pragma unroll
-            for (int a = 0; a < AHEAD; a++) {
-                weight[a] = score[a] > NONE ? exp2f((score[a] - highest) * 1.44269504f) : 0.0f;
-                total[n] += weight[a];
-            }
-#pragma unroll
-            for (int chunk = 0; chunk < CHUNKS; chunk++)
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    float sum = sums[n][chunk][i] * kept;
-#pragma unroll
-                    for (int a = 0; a < AHEAD; a++) sum = fmaf(weight[a], values[a][chunk][i], sum);
-                    sums[n][chunk][i] = sum;
-                }
         }
     }
     // The four groups of a warp, then the four warps.
@@ -218,7 +268,7 @@ ENTRY __launch_bounds__(128) attention(const Cache c, const Call call, const flo
         float highest = most[n];
         highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 8));
         highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 16));
-        float kept = exp2f((most[n] - highest) * 1.44269504f);
+        float kept = power_of_two(most[n] - highest);
         total[n] *= kept;
         total[n] += __shfl_xor_sync(~0u, total[n], 8);
         total[n] += __shfl_xor_sync(~0u, total[n], 16);
@@ -240,10 +290,11 @@ ENTRY __launch_bounds__(128) attention(const Cache c, const Call call, const flo
     __syncthreads();
     for (u32 n = 0; n < lines; n++) {
         float highest = NONE, all = 0.0f, kept[4];
+#pragma unroll
         for (int i = 0; i < 4; i++) highest = fmaxf(highest, most_of[i][n]);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            kept[i] = exp2f((most_of[i][n] - highest) * 1.44269504f);
+            kept[i] = power_of_two(most_of[i][n] - highest);
             all += total_of[i][n] * kept[i];
         }
         u32 line = l.line + n, row = line / call.heads, query_head = head * call.heads + line % call.heads;
@@ -265,31 +316,35 @@ ENTRY __launch_bounds__(128) attention(const Cache c, const Call call, const flo
     }
 }
 
-// The parts of each line together; a block for an item and a KV head.
+// The parts of each line together; a block for an item and a KV head, a warp for a line.
 ENTRY __launch_bounds__(128) merge(const Cache c, const Call call, const float* parts, float* out) {
-    u32 head = blockIdx.y;
+    u32 head = blockIdx.y, n = threadIdx.x / 32, lane = threadIdx.x % 32;
     Lines l = lines_of(call);
-    u32 lines = min((u32)LINES, l.rows * call.heads - l.line);
-    u32 width = c.kv_heads * call.heads * HEAD_DIM;
+    if (n >= LINES || n >= l.rows * call.heads - l.line) return;
     const float* own =
-        parts + ((u64)blockIdx.x * c.kv_heads + head) * call.splits * LINES * (HEAD_DIM + 2);
-    for (u32 n = 0; n < lines; n++) {
-        float highest = NONE, all = 0.0f;
-        for (u32 s = 0; s < call.splits; s++)
-            highest = fmaxf(highest, own[(s * LINES + n) * (HEAD_DIM + 2) + HEAD_DIM]);
-        for (u32 s = 0; s < call.splits; s++) {
-            const float* part = own + (s * LINES + n) * (HEAD_DIM + 2);
-            all += part[HEAD_DIM + 1] * exp2f((part[HEAD_DIM] - highest) * 1.44269504f);
-        }
-        u32 line = l.line + n, row = line / call.heads, query_head = head * call.heads + line % call.heads;
-        float* to = out + (u64)(l.first_row + row) * width + query_head * HEAD_DIM;
-        for (u32 i = threadIdx.x; i < HEAD_DIM; i += 128) {
-            float sum = 0.0f;
-            for (u32 s = 0; s < call.splits; s++) {
-                const float* part = own + (s * LINES + n) * (HEAD_DIM + 2);
-                sum += part[i] * exp2f((part[HEAD_DIM] - highest) * 1.44269504f);
-            }
-            to[i] = sum / all;
-        }
+        parts + (((u64)blockIdx.x * c.kv_heads + head) * call.splits * LINES + n) * (HEAD_DIM + 2);
+    const u32 apart = LINES * (HEAD_DIM + 2);
+    float highest = NONE, all = 0.0f;
+    for (u32 s = lane; s < call.splits; s += 32) highest = fmaxf(highest, own[s * apart + HEAD_DIM]);
+    highest = warp_max(highest);
+    for (u32 s = lane; s < call.splits; s += 32) {
+        const float* part = own + s * apart + HEAD_DIM;
+        all += part[1] * power_of_two(part[0] - highest);
     }
+    all = warp_sum(all);
+    float sums[(HEAD_DIM + 31) / 32] = {};
+#pragma unroll 4
+    for (u32 s = 0; s < call.splits; s++) {
+        const float* part = own + s * apart;
+        float weight = power_of_two(part[HEAD_DIM] - highest);
+#pragma unroll
+        for (int i = 0; i < (HEAD_DIM + 31) / 32; i++)
+            if (lane + i * 32 < HEAD_DIM) sums[i] = fmaf(part[lane + i * 32], weight, sums[i]);
+    }
+    u32 line = l.line + n, row = line / call.heads, query_head = head * call.heads + line % call.heads;
+    u32 width = c.kv_heads * call.heads * HEAD_DIM;
+    float* to = out + (u64)(l.first_row + row) * width + query_head * HEAD_DIM;
+#pragma unroll
+    for (int i = 0; i < (HEAD_DIM + 31) / 32; i++)
+        if (lane + i * 32 < HEAD_DIM) to[lane + i * 32] = sums[i] / all;
 }
