@@ -67,7 +67,7 @@ fn tiny() -> Done {
             let options = EvalOptions { context: 512, kv_type, threads: None };
             let mut cpu = Evaluation::of(Gguf::parse(bytes.clone())?, &options)?;
             let mut cuda = Evaluation::on(open()?, Gguf::parse(bytes)?, &options)?;
-            let mut tokens: Vec<u32> = (0..PROMPT as u32).map(|i| 3 + i * 7 % 250).collect();
+            let mut tokens: Vec<u32> = (0..).map(|i| 3 + i * 7 % 250).take(PROMPT).collect();
             let (mut error, mut power, mut differ) = (0.0, 0.0, 0);
             for _ in 0..ANSWER {
                 let [one, other] = [last(&mut cpu, &tokens)?, last(&mut cuda, &tokens)?];
@@ -150,6 +150,9 @@ fn speed(folder: &Path) -> Done {
                 "  decode {sequences:2} behind {prompt:4}: {rate:8.1} tokens/s, weights at {share:5.1} % of a copy"
             );
         }
+        let parts = bench.step_seconds();
+        let fitted = (parts.step + parts.decode_token) * 1e3;
+        println!("  a step of one token by the fit: {fitted:.2} ms, without sampling; {parts:?}");
         drop(bench);
         if format == Format::Q4K {
             compare(&path)?;
@@ -182,7 +185,7 @@ fn write(path: &Path, shape: &Shape, format: Format) -> Done {
     let tensors = tensors(shape, format);
     let bytes_of = |shape: &[u64], format: Format| {
         let rows = shape.get(1).copied().unwrap_or(1);
-        format.tensor_bytes(rows as usize, shape[0] as usize).unwrap_or(0)
+        format.tensor_bytes(length(rows), length(shape[0])).unwrap_or(0)
     };
     let entries: Vec<Entry<'_>> = tensors
         .iter()
@@ -196,13 +199,13 @@ fn write(path: &Path, shape: &Shape, format: Format) -> Done {
     let mut out = BufWriter::new(File::create(path)?);
     out.write_all(&writer::header(&metadata, &entries))?;
     for (number, Entry { shape, format, bytes, .. }) in entries.iter().enumerate() {
-        let cols = shape[0] as usize;
+        let cols = length(shape[0]);
         let scale = if shape.len() == 1 { 0.0 } else { 1.7 / (cols as f32).sqrt() };
         let middle = if shape.len() == 1 { 1.0 } else { 0.0 };
         let values: Vec<f32> =
             numbers(cols * 8, number as u64).into_iter().map(|x| middle + x * scale).collect();
         let pool = formats::quantise(*format, &values)?;
-        let mut left = *bytes as usize;
+        let mut left = length(*bytes);
         while left > 0 {
             let part = pool.len().min(left);
             out.write_all(&pool[..part])?;
@@ -212,6 +215,10 @@ fn write(path: &Path, shape: &Shape, format: Format) -> Done {
     }
     out.flush()?;
     Ok(())
+}
+
+fn length(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 fn metadata(shape: &Shape, format: Format) -> Vec<(String, Value)> {
@@ -231,7 +238,7 @@ fn metadata(shape: &Shape, format: Format) -> Vec<(String, Value)> {
         }
         match (key.as_str(), value) {
             ("tokenizer.ggml.tokens", Value::Array(Array::String(tokens))) => {
-                tokens.extend((tokens.len()..shape.vocabulary).map(|id| format!("<token {id}>")));
+                tokens.extend((tokens.len()..shape.vocabulary).map(|id| format!("<token{id}>")));
             }
             ("tokenizer.ggml.token_type", Value::Array(Array::I32(types))) => {
                 types.resize(shape.vocabulary, 1);

@@ -5,6 +5,7 @@
 // the scale and the product of scale and sum as f16, and the sums of both halves as i16. A warp for each
 // block of 32.
 ENTRY round_q8(const float* x, u8* bytes, uint2* blocks, u64 count) {
+    BEGIN;
     u64 block = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     if (block >= count) return;
     u32 lane = threadIdx.x % 32;
@@ -23,6 +24,7 @@ ENTRY round_q8(const float* x, u8* bytes, uint2* blocks, u64 count) {
 
 // As bf16 has them. `out`: (rows, stride); a block for each row.
 ENTRY round_bf16(const float* x, u16* out, u32 cols, u32 stride) {
+    BEGIN;
     const float* row = x + (u64)blockIdx.x * cols;
     u16* to = out + (u64)blockIdx.x * stride;
     for (u32 i = threadIdx.x; i < stride; i += blockDim.x) to[i] = i < cols ? to_bf16(row[i]) : 0;
@@ -30,6 +32,7 @@ ENTRY round_bf16(const float* x, u16* out, u32 cols, u32 stride) {
 
 // As they are. `out`: (rows, stride); a block for each row.
 ENTRY copy_f32(const float* x, float* out, u32 cols, u32 stride) {
+    BEGIN;
     const float* row = x + (u64)blockIdx.x * cols;
     float* to = out + (u64)blockIdx.x * stride;
     for (u32 i = threadIdx.x; i < stride; i += blockDim.x) to[i] = i < cols ? row[i] : 0.0f;
@@ -39,6 +42,7 @@ ENTRY copy_f32(const float* x, float* out, u32 cols, u32 stride) {
 // within the range of f16. `out`: (rows, 2, stride); `scales`: (rows), what undoes that. A block for
 // each row.
 ENTRY split_f16(const float* x, u16* out, float* scales, u32 cols, u32 stride) {
+    BEGIN;
     __shared__ float room[32];
     const float* row = x + (u64)blockIdx.x * cols;
     float most = 0.0f;

@@ -30,6 +30,7 @@ DEVICE u64 row_of(const Cache& c, u32 block, u32 token, u32 head) {
 // Stores row i of k and v at slots[i]: a block for a row's head, a warp for a group of 32, keys where
 // blockIdx.z is 0 and values where it is 1.
 ENTRY kv_store(const Cache c, const float* k, const float* v, const u32* slots) {
+    BEGIN;
     u32 slot = slots[blockIdx.x], head = blockIdx.y, i = threadIdx.x;
     u64 row = row_of(c, slot / c.block_tokens, slot % c.block_tokens, head);
     const float* from = (blockIdx.z ? v : k) + ((u64)blockIdx.x * c.kv_heads + head) * HEAD_DIM;
@@ -142,18 +143,13 @@ DEVICE uint2 seen(const Call& call, const Lines& l, u32 row) {
 #define PADDED (CHUNKS * 64)            // dimensions with those that threads have in vain
 #define LOG2_E 1.44269504f
 
-// 2^x, to 22 bits.
-DEVICE float power_of_two(float x) {
-    float out;
-    asm("ex2.approx.f32 %0, %1;" : "=f"(out) : "f"(x));
-    return out;
-}
 
 // A block of 128 threads for an item, a KV head and a part of the tokens; eight threads for a token,
 // whose next tokens are on their way while they look at some. Scores are logarithms to base two. Without
 // parts it writes `out`, otherwise sums, largest scores and totals for `merge`.
 ENTRY __launch_bounds__(128) attention(const Cache c, const Call call, const float* q, float* out,
                                        float* parts) {
+    BEGIN;
     __shared__ __align__(16) float queries[LINES][PADDED];
     __shared__ float sums_of[4][LINES][HEAD_DIM];
     __shared__ float most_of[4][LINES], total_of[4][LINES];
@@ -318,6 +314,7 @@ ENTRY __launch_bounds__(128) attention(const Cache c, const Call call, const flo
 
 // The parts of each line together; a block for an item and a KV head, a warp for a line.
 ENTRY __launch_bounds__(128) merge(const Cache c, const Call call, const float* parts, float* out) {
+    BEGIN;
     u32 head = blockIdx.y, n = threadIdx.x / 32, lane = threadIdx.x % 32;
     Lines l = lines_of(call);
     if (n >= LINES || n >= l.rows * call.heads - l.line) return;

@@ -120,6 +120,7 @@ DEVICE void scales(const Raw& raw, float s[HALVES], float m[HALVES]) {
 
 // out[i] = table[ids[i]]; a block for each row.
 ENTRY embed(Weights w, const u32* ids, float* out, u32 runs) {
+    BEGIN;
     u32 row = ids[blockIdx.x];
     u32 lane = threadIdx.x % 32;
     for (u32 run = threadIdx.x / 32; run < runs; run += blockDim.x / 32) {
@@ -165,6 +166,8 @@ DEVICE void few(const Product& own, const u8* x, const uint2* blocks, u32 rows, 
 #pragma unroll
         for (int o = 0; o < OUT; o++) raw[o] = load(w, min(first + o, outputs - 1), lane, runs);
     }
+    // Weights do not change: their first ones are on their way before the activations are ready.
+    BEGIN;
     for (u32 run = lane; run < runs; run += 32) {
         if (run + 32 < runs) {
 #pragma unroll
@@ -182,8 +185,8 @@ DEVICE void few(const Product& own, const u8* x, const uint2* blocks, u32 rows, 
         for (int r = 0; r < ROWS; r++) {
             // Rows that there are not are multiplied as the last one.
             u64 at = (u64)(ROWS == 1 ? 0 : min(r, (int)rows - 1)) * runs + run;
-            uint4 x0 = __ldg((const uint4*)x + at * 2), x1 = __ldg((const uint4*)x + at * 2 + 1);
-            uint2 block = __ldg(blocks + at);
+            uint4 x0 = ((const uint4*)x)[at * 2], x1 = ((const uint4*)x)[at * 2 + 1];
+            uint2 block = blocks[at];
             float d = scale_of(block);
             int low = low_sum(block), high = high_sum(block);
 #pragma unroll
@@ -242,7 +245,8 @@ FEW(8, 2)
 #define ONES 12582912.0f
 
 template <int COLS>
-DEVICE void many(const Product& own, const u8* x, const uint2* blocks, u32 rows, u32 runs) {
+DEVICE void many(const Product& own, const u8* x, const uint2* blocks, float* parts, u32 rows,
+                 u32 runs) {
     constexpr int TILES = COLS / 16;                  // of eight rows, for each of two columns of warps
     constexpr int CHUNKS = (COLS * 4 + 255) / 256;    // of sixteen bytes of x, for each thread
     __shared__ __align__(16) u8 weights[TILE * PITCH];
@@ -263,6 +267,9 @@ DEVICE void many(const Product& own, const u8* x, const uint2* blocks, u32 rows,
 #pragma unroll
             for (int k = 0; k < 4; k++) sums[i][j][k] = 0.0f;
 
+    // The runs that are this block's own.
+    u32 share = (runs + gridDim.z * STEP_RUNS - 1) / (gridDim.z * STEP_RUNS) * STEP_RUNS;
+    u32 begin = blockIdx.z * share, end = min(runs, begin + share);
     // What this thread brings: a run of an output, sixteen bytes of some rows, a block of a row.
     u32 own_output = thread / STEP_RUNS, own_run = thread % STEP_RUNS;
     Raw raw;
@@ -270,21 +277,21 @@ DEVICE void many(const Product& own, const u8* x, const uint2* blocks, u32 rows,
     uint4 chunk[CHUNKS];
     uint2 block;
     auto bring = [&](u32 run) {
-        has_run = run + own_run < runs && first_output + own_output < outputs;
+        has_run = run + own_run < end && first_output + own_output < outputs;
         if (has_run) raw = load(w, first_output + own_output, run + own_run, runs);
 #pragma unroll
         for (int i = 0; i < CHUNKS; i++) {
             u32 at = thread + i * 256, row = first_row + at / 4, bytes = run * 32 + at % 4 * 16;
-            bool is = at < COLS * 4 && row < rows && bytes < runs * 32;
-            chunk[i] = is ? __ldg((const uint4*)(x + (u64)row * runs * 32 + bytes))
-                          : make_uint4(0, 0, 0, 0);
+            bool is = at < COLS * 4 && row < rows && bytes < end * 32;
+            chunk[i] = is ? *(const uint4*)(x + (u64)row * runs * 32 + bytes) : make_uint4(0, 0, 0, 0);
         }
         u32 row = first_row + thread / STEP_RUNS;
-        bool is = thread < COLS * STEP_RUNS && row < rows && run + own_run < runs;
-        block = is ? __ldg(blocks + (u64)row * runs + run + own_run) : make_uint2(0, 0);
+        bool is = thread < COLS * STEP_RUNS && row < rows && run + own_run < end;
+        block = is ? blocks[(u64)row * runs + run + own_run] : make_uint2(0, 0);
     };
-    bring(0);
-    for (u32 run = 0; run < runs; run += STEP_RUNS) {
+    BEGIN;
+    bring(begin);
+    for (u32 run = begin; run < end; run += STEP_RUNS) {
         __syncthreads();
         u32 c[8];
         float s[HALVES], m[HALVES];
@@ -314,7 +321,7 @@ DEVICE void many(const Product& own, const u8* x, const uint2* blocks, u32 rows,
             if (HALVES == 2) input_scales[own_run * HALVES + HALVES - 1][own_output] = make_float2(d, high);
         }
         __syncthreads();
-        if (run + STEP_RUNS < runs) bring(run + STEP_RUNS);
+        if (run + STEP_RUNS < end) bring(run + STEP_RUNS);
 #pragma unroll
         for (int step = 0; step < STEP_RUNS; step++) {
             u32 a[2][4];
@@ -371,15 +378,15 @@ DEVICE void many(const Product& own, const u8* x, const uint2* blocks, u32 rows,
                 u32 output = first_output + warp_output + i * 16 + group + k / 2 * 8;
                 u32 row = first_row + warp_row + j * 8 + quad * 2 + k % 2;
                 if (output < outputs && row < rows)
-                    own.out[(u64)row * outputs + output] = sums[i][j][k];
+                    result_of(own, parts, rows, row)[output] = sums[i][j][k];
             }
 }
 
 #define MANY(cols_)                                                                        \
     ENTRY __launch_bounds__(256, 2) many_##cols_(const __grid_constant__ Products all,     \
                                                  const u8* x, const uint2* blocks,         \
-                                                 u32 rows, u32 runs) {                     \
-        many<cols_>(own_product(all), x, blocks, rows, runs);                              \
+                                                 float* parts, u32 rows, u32 runs) {       \
+        many<cols_>(own_product(all), x, blocks, parts, rows, runs);                       \
     }
 MANY(32)
 MANY(64)

@@ -5,6 +5,7 @@
 
 #define CEILING(name_, type_, product_, number_)                                    \
     ENTRY __launch_bounds__(256) name_(type_* out) {                                \
+        BEGIN;                                                                      \
         u32 a[4], b[2];                                                             \
         type_ c[APART][4];                                                          \
         for (int i = 0; i < 4; i++) a[i] = (threadIdx.x * 7 + i) * number_;         \
@@ -19,6 +20,6 @@
         out[(u64)blockIdx.x * blockDim.x + threadIdx.x] = sum;                      \
     }
 
-CEILING(ceiling_s8, int, mma_s8_k32, 0x01010101)
-CEILING(ceiling_f16, float, mma_f16, 0x00010001)
-CEILING(ceiling_bf16, float, mma_bf16, 0x00010001)
+CEILING(s8, int, mma_s8_k32, 0x01010101)
+CEILING(f16, float, mma_f16, 0x00010001)
+CEILING(bf16, float, mma_bf16, 0x00010001)

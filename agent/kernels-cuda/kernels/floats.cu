@@ -25,6 +25,7 @@ DEVICE float value(stored w) {
 
 // out[i] = table[ids[i]]; a block for each row.
 ENTRY embed(const stored* table, const u32* ids, float* out, u32 cols, u32 stride) {
+    BEGIN;
     const stored* row = table + (u64)ids[blockIdx.x] * stride;
     for (u32 i = threadIdx.x; i < cols; i += blockDim.x)
         out[(u64)blockIdx.x * cols + i] = value(row[i]);
@@ -53,11 +54,11 @@ typedef float input;
 
 DEVICE void inputs_of(const input* x, float v[LANE]) {
 #if KIND == BF16
-    unpack(__ldg((const uint4*)x), v);
+    unpack(*(const uint4*)x, v);
 #else
 #pragma unroll
     for (int i = 0; i < LANE / 4; i++) {
-        float4 four = __ldg((const float4*)x + i);
+        float4 four = ((const float4*)x)[i];
         v[4 * i] = four.x;
         v[4 * i + 1] = four.y;
         v[4 * i + 2] = four.z;
@@ -89,6 +90,8 @@ DEVICE void few(const Product& own, const input* x, u32 rows, u32 stride) {
         for (int o = 0; o < OUT; o++)
             if (lane + ahead * 32 < vectors)
                 raw[ahead][o] = stream16(row[o] + (lane + ahead * 32) * LANE);
+    // Weights do not change: their first ones are on their way before the activations are ready.
+    BEGIN;
     for (u32 at = lane; at < vectors; at += 32) {
         float v[OUT][LANE];
 #pragma unroll
@@ -133,7 +136,8 @@ FEW(8)
 // Many rows, without tensor cores, which would round: a block for a tile of 64 outputs and 64 rows,
 // a thread for four of each.
 ENTRY __launch_bounds__(256) many_64(const __grid_constant__ Products all, const float* x,
-                                     const float* scales, u32 rows, u32 stride) {
+                                     const float* scales, float* parts, u32 rows, u32 stride) {
+    BEGIN;
     const Product& own = own_product(all);
     const float* w = (const float*)own.weights.low;
     float* out = own.out;
@@ -176,7 +180,8 @@ ENTRY __launch_bounds__(256) many_64(const __grid_constant__ Products all, const
 #define PITCH 80  // a row of 64 bytes, so that eight rows lie in different banks
 
 template <int COLS>
-DEVICE void many(const Product& own, const u16* x, const float* scales, u32 rows, u32 stride) {
+DEVICE void many(const Product& own, const u16* x, const float* scales, float* parts, u32 rows,
+                 u32 stride) {
     const u16* w = (const u16*)own.weights.low;
     u32 outputs = own.outputs;
     constexpr int TILES = COLS / 16;
@@ -194,12 +199,15 @@ DEVICE void many(const Product& own, const u16* x, const float* scales, u32 rows
         for (int j = 0; j < TILES; j++)
 #pragma unroll
             for (int k = 0; k < 4; k++) sums[i][j][k] = 0.0f;
+    // The columns that are this block's own.
+    u32 share = (stride + gridDim.z * 32 - 1) / (gridDim.z * 32) * 32;
+    u32 begin = blockIdx.z * share, end = min(stride, begin + share);
     uint4 part_of[2], chunk[PARTS][CHUNKS];
     auto bring = [&](u32 k) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             u32 at = thread + i * 256, output = first_output + at / 4, col = k + at % 4 * 8;
-            bool is = output < outputs && col < stride;
+            bool is = output < outputs && col < end;
             part_of[i] = is ? stream16(w + (u64)output * stride + col) : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
@@ -207,13 +215,14 @@ DEVICE void many(const Product& own, const u16* x, const float* scales, u32 rows
 #pragma unroll
             for (int i = 0; i < CHUNKS; i++) {
                 u32 at = thread + i * 256, row = first_row + at / 4, col = k + at % 4 * 8;
-                bool is = at < COLS * 4 && row < rows && col < stride;
+                bool is = at < COLS * 4 && row < rows && col < end;
                 const u16* from = x + ((u64)row * PARTS + part) * stride + col;
-                chunk[part][i] = is ? __ldg((const uint4*)from) : make_uint4(0, 0, 0, 0);
+                chunk[part][i] = is ? *(const uint4*)from : make_uint4(0, 0, 0, 0);
             }
     };
-    bring(0);
-    for (u32 k = 0; k < stride; k += 32) {
+    BEGIN;
+    bring(begin);
+    for (u32 k = begin; k < end; k += 32) {
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -228,7 +237,7 @@ DEVICE void many(const Product& own, const u16* x, const float* scales, u32 rows
                 if (at < COLS * 4) *(uint4*)(inputs[part] + at / 4 * PITCH + at % 4 * 16) = chunk[part][i];
             }
         __syncthreads();
-        if (k + 32 < stride) bring(k + 32);
+        if (k + 32 < end) bring(k + 32);
 #pragma unroll
         for (int step = 0; step < 2; step++) {
             u32 a[2][4];
@@ -267,15 +276,15 @@ DEVICE void many(const Product& own, const u16* x, const float* scales, u32 rows
                 u32 row = first_row + warp_row + j * 8 + quad * 2 + k % 2;
                 if (output >= outputs || row >= rows) continue;
                 float scale = KIND == F16 ? scales[row] : 1.0f;
-                own.out[(u64)row * outputs + output] = sums[i][j][k] * scale;
+                result_of(own, parts, rows, row)[output] = sums[i][j][k] * scale;
             }
 }
 
 #define MANY(cols_)                                                                        \
     ENTRY __launch_bounds__(256, 2) many_##cols_(const __grid_constant__ Products all,     \
                                                  const u16* x, const float* scales,        \
-                                                 u32 rows, u32 stride) {                   \
-        many<cols_>(own_product(all), x, scales, rows, stride);                            \
+                                                 float* parts, u32 rows, u32 stride) {     \
+        many<cols_>(own_product(all), x, scales, parts, rows, stride);                     \
     }
 MANY(32)
 MANY(64)

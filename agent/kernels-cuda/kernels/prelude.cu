@@ -31,6 +31,17 @@ DEVICE u16 to_bf16(float f) {
     return h;
 }
 
+// Kernels follow each other closely: on GPUs that can do so the next one's blocks come while the last
+// of this one still run. Each kernel begins with BEGIN, and nothing that another one writes is read
+// before it, nor through the cache that is for what never changes.
+#if __CUDA_ARCH__ >= 900
+#define BEGIN                                                    \
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); \
+    asm volatile("griddepcontrol.wait;" ::: "memory")
+#else
+#define BEGIN
+#endif
+
 // Weights are read once: they pass by L1 and are the first to leave L2.
 DEVICE uint4 stream16(const void* at) {
     uint4 v;
@@ -74,6 +85,13 @@ DEVICE float block_max(float x, float* room) {
     __syncthreads();
     x = threadIdx.x % 32 < blockDim.x / 32 ? room[threadIdx.x % 32] : 0.0f;
     return warp_max(x);
+}
+
+// 2^x, to 22 bits.
+DEVICE float power_of_two(float x) {
+    float out;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
 }
 
 // Four products of signed bytes, added to `sum`.

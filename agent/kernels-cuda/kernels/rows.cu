@@ -6,11 +6,13 @@ struct Words {
 };
 
 ENTRY put_words(u32* to, const Words words, u32 count) {
+    BEGIN;
     for (u32 i = threadIdx.x; i < count; i += blockDim.x) to[i] = words.word[i];
 }
 
 // out = x / sqrt(mean(x * x) + eps) * weight; a block for each row.
 ENTRY rms_norm(const float* x, const float* weight, float* out, u32 cols, float eps) {
+    BEGIN;
     __shared__ float room[32];
     const float* row = x + (u64)blockIdx.x * cols;
     float squares = 0.0f;
@@ -24,6 +26,7 @@ ENTRY rms_norm(const float* x, const float* weight, float* out, u32 cols, float 
 // out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias; a block for each row.
 ENTRY layer_norm(const float* x, const float* weight, const float* bias, float* out, u32 cols,
                  float eps) {
+    BEGIN;
     __shared__ float room[32];
     const float* row = x + (u64)blockIdx.x * cols;
     float sum = 0.0f;
@@ -44,27 +47,33 @@ ENTRY layer_norm(const float* x, const float* weight, const float* bias, float* 
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < len; i += (u64)gridDim.x * blockDim.x)
 
 ENTRY add(float* x, const float* y, u64 len) {
+    BEGIN;
     EACH(i, len) x[i] += y[i];
 }
 
 ENTRY scale(float* x, float by, u64 len) {
+    BEGIN;
     EACH(i, len) x[i] *= by;
 }
 
 ENTRY soft_cap(float* x, float cap, u64 len) {
+    BEGIN;
     EACH(i, len) x[i] = cap * tanhf(x[i] / cap);
 }
 
 ENTRY gelu(float* x, u64 len) {
+    BEGIN;
     EACH(i, len) x[i] = x[i] * 0.5f * erfcf(x[i] * -0.70710678f);
 }
 
 ENTRY gated_silu(const float* gate, const float* up, float* out, u64 len) {
+    BEGIN;
     EACH(i, len) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
 // x (1 + tanh(u)) / 2 is x / (1 + exp(-2 u)).
 ENTRY gated_gelu(const float* gate, const float* up, float* out, u64 len) {
+    BEGIN;
     EACH(i, len) {
         float x = gate[i];
         float fall = -1.5957691f * x * (1.0f + 0.044715f * x * x);
@@ -73,11 +82,13 @@ ENTRY gated_gelu(const float* gate, const float* up, float* out, u64 len) {
 }
 
 ENTRY add_bias(float* x, const float* bias, u32 cols, u64 len) {
+    BEGIN;
     EACH(i, len) x[i] += bias[i % cols];
 }
 
 // x[rows[i]] += factors[i] * y[i]; a block for each row. Factors are floats among the words.
 ENTRY add_rows(float* x, const float* y, const u32* rows, const u32* factors, u32 cols) {
+    BEGIN;
     float* to = x + (u64)rows[blockIdx.x] * cols;
     const float* row = y + (u64)blockIdx.x * cols;
     float factor = __uint_as_float(factors[blockIdx.x]);
@@ -86,6 +97,7 @@ ENTRY add_rows(float* x, const float* y, const u32* rows, const u32* factors, u3
 
 // out[i] = x[rows[i]]; a block for each row.
 ENTRY gather_rows(const float* x, float* out, const u32* rows, u32 cols) {
+    BEGIN;
     const float* row = x + (u64)rows[blockIdx.x] * cols;
     float* to = out + (u64)blockIdx.x * cols;
     for (u32 i = threadIdx.x; i < cols; i += blockDim.x) to[i] = row[i];
@@ -95,6 +107,7 @@ ENTRY gather_rows(const float* x, float* out, const u32* rows, u32 cols) {
 // with `apart` 1 and `step` 2, and (i, i + pairs) with `apart` pairs and `step` 1.
 ENTRY rope(float* x, const u32* positions, const float* frequencies, u32 pairs, u32 heads,
            u32 head_dim, u32 apart, u32 step, float magnitude) {
+    BEGIN;
     float* row = x + (u64)blockIdx.x * heads * head_dim;
     double position = positions[blockIdx.x];
     for (u32 pair = threadIdx.x; pair < pairs; pair += blockDim.x) {

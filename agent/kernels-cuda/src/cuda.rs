@@ -45,8 +45,8 @@ pub use matrix::CudaMatrix;
 const LIST_WORDS_MAX: usize = 1 << 16;
 /// Spans, items and block tables of one call: 64 sequences of 8192 blocks, and as much again.
 const BATCH_WORDS_MAX: usize = 1 << 20;
-/// Floats for parts of attention: 4 MiB, twice what fills the largest device.
-const PARTS_MAX: usize = 1 << 20;
+/// Floats for parts of attention or of a product: 16 MiB, for four parts of 256 rows of 4096 outputs.
+const PARTS_MAX: usize = 4 << 20;
 /// Threads of a block where each element is for itself.
 const THREADS: u32 = 256;
 /// Threads of a block at most.
@@ -73,7 +73,7 @@ pub struct Cuda {
     attention: HashMap<(usize, KvType), Arc<AttentionKernels>>,
     lists: Lists,
     plan: Plan,
-    /// What blocks of attention that share an item have made of it.
+    /// What blocks that share an item of attention, or the columns of a product, have made of it.
     parts: Memory,
     scratch: Option<Scratch>,
 }
@@ -246,14 +246,13 @@ impl Backend for Cuda {
         bytes: &[u8],
     ) -> Result<CudaMatrix, BackendError> {
         matrix::check(format, rows, cols, bytes)?;
-        let kernels = match self.weights.get(&format) {
-            Some(kernels) => Arc::clone(kernels),
-            None => {
-                let module = self.module(Program::Weights(format))?;
-                let kernels = Arc::new(WeightKernels::of(&module, format)?);
-                self.weights.insert(format, Arc::clone(&kernels));
-                kernels
-            }
+        let kernels = if let Some(kernels) = self.weights.get(&format) {
+            Arc::clone(kernels)
+        } else {
+            let module = self.module(Program::Weights(format))?;
+            let kernels = Arc::new(WeightKernels::of(&module, format)?);
+            self.weights.insert(format, Arc::clone(&kernels));
+            kernels
         };
         CudaMatrix::new(&self.device, kernels, (format, rows, cols), bytes)
     }
@@ -261,14 +260,13 @@ impl Backend for Cuda {
     fn kv_cache(&mut self, shape: KvShape) -> Result<CudaKvCache, BackendError> {
         kv::check(&shape)?;
         let (head_dim, kv_type) = (shape.head_dim, shape.kv_type);
-        let kernels = match self.attention.get(&(head_dim, kv_type)) {
-            Some(kernels) => Arc::clone(kernels),
-            None => {
-                let module = self.module(Program::Attention { head_dim, kv_type })?;
-                let kernels = Arc::new(AttentionKernels::of(&module)?);
-                self.attention.insert((head_dim, kv_type), Arc::clone(&kernels));
-                kernels
-            }
+        let kernels = if let Some(kernels) = self.attention.get(&(head_dim, kv_type)) {
+            Arc::clone(kernels)
+        } else {
+            let module = self.module(Program::Attention { head_dim, kv_type })?;
+            let kernels = Arc::new(AttentionKernels::of(&module)?);
+            self.attention.insert((head_dim, kv_type), Arc::clone(&kernels));
+            kernels
         };
         CudaKvCache::new(&self.device, kernels, shape)
     }
@@ -562,5 +560,29 @@ impl Backend for Cuda {
         let x = x.at(op, "x", len)?;
         // SAFETY: x was checked to have `len` elements.
         unsafe { Self::each(&self.device, (op, &self.rows.gelu), len, &[&x, &len_64]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a machine without a driver this is what `open` says first, on others what it says next.
+    #[test]
+    fn what_is_missing_is_said_by_its_name() {
+        let nvrtc = PathBuf::from("/there/is/no/libnvrtc.so");
+        let options = OpenOptions { nvrtc: Some(nvrtc.clone()), ..OpenOptions::default() };
+        match Cuda::open(&options).err() {
+            Some(OpenError::NoDriver | OpenError::NoDevice { count: 0, .. }) => {}
+            Some(OpenError::NoCompiler { tried }) => assert_eq!(tried, [nvrtc]),
+            other => panic!("{other:?}"),
+        }
+        let ordinal = 1000;
+        let options = OpenOptions { ordinal, ..options };
+        match Cuda::open(&options).err() {
+            Some(OpenError::NoDriver) => {}
+            Some(OpenError::NoDevice { ordinal, count }) => assert!(ordinal >= count),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -25,6 +25,8 @@ use crate::OpenError;
 const DRIVER_MIN: i32 = 12_000;
 /// The oldest GPUs that have every instruction here.
 const CAPABILITY_MIN: (i32, i32) = (8, 0);
+/// GPUs on which a kernel may start before those before it have ended, and wait by itself.
+const CAPABILITY_EARLY: (i32, i32) = (9, 0);
 /// Parameters of a launch: the kernel with most has nine.
 const PARAMS_MAX: usize = 12;
 
@@ -43,7 +45,7 @@ pub struct Facts {
 
 /// An open device.
 pub(crate) struct Device {
-    device: sys::CUdevice,
+    handle: sys::CUdevice,
     context: CUcontext,
     stream: CUstream,
     pub(crate) facts: Facts,
@@ -102,7 +104,7 @@ impl Device {
         let stream = current(context)
             .and_then(|()| result::stream::create(result::stream::StreamKind::NonBlocking));
         match stream {
-            Ok(stream) => Ok(Self { device, context, stream, facts }),
+            Ok(stream) => Ok(Self { handle: device, context, stream, facts }),
             Err(error) => {
                 // SAFETY: retained above, and nobody holds it.
                 let _ = unsafe { result::primary_ctx::release(device) };
@@ -184,19 +186,47 @@ impl Device {
         for (to, param) in all.iter_mut().zip(params) {
             *to = std::ptr::from_ref::<dyn Param>(*param).cast_mut().cast();
         }
-        let Grid { blocks, threads } = grid;
-        // SAFETY: the function is of a module that `kernel` holds; the driver copies the parameters
-        // before it returns; the rest is the caller's.
-        unsafe {
-            result::launch_kernel(
-                kernel.function,
-                blocks,
-                (threads, 1, 1),
-                0,
-                self.stream,
-                &mut all,
-            )
+        let Grid { blocks: (x, y, z), threads } = grid;
+        if self.facts.capability < CAPABILITY_EARLY {
+            // SAFETY: the function is of a module that `kernel` holds; the driver copies the
+            // parameters before it returns; the rest is the caller's.
+            let started = unsafe {
+                let grid = ((x, y, z), (threads, 1, 1), 0);
+                result::launch_kernel(
+                    kernel.function,
+                    grid.0,
+                    grid.1,
+                    grid.2,
+                    self.stream,
+                    &mut all,
+                )
+            };
+            return started.map_err(device_error(op));
         }
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: self.stream,
+            attrs: &raw mut early,
+            numAttrs: 1,
+        };
+        // SAFETY: as above; the driver copies the configuration too. That the kernel may start before
+        // those before it have ended is safe because each begins with BEGIN, which waits for that.
+        unsafe {
+            let params = all.as_mut_ptr();
+            sys::cuLaunchKernelEx(&raw const config, kernel.function, params, std::ptr::null_mut())
+        }
+        .result()
         .map_err(device_error(op))
     }
 
@@ -251,7 +281,7 @@ impl Drop for Device {
             let _ = unsafe { result::stream::destroy(self.stream) };
         }
         // SAFETY: as above.
-        let _ = unsafe { result::primary_ctx::release(self.device) };
+        let _ = unsafe { result::primary_ctx::release(self.handle) };
     }
 }
 

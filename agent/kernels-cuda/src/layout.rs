@@ -160,7 +160,7 @@ impl Layout {
                 pair([b.d, b.min], both);
             }),
             Format::Q3K => {
-                row.put(bytes, |b: &BlockQ3K, to, one| signed((&b.factors(), b.d), to, one))
+                row.put(bytes, |b: &BlockQ3K, to, one| signed((&b.factors(), b.d), to, one));
             }
             Format::Q4K => row.put(bytes, |b: &BlockQ4K, to, both| {
                 factors(b.factors, to);
@@ -171,7 +171,7 @@ impl Layout {
                 pair([b.d, b.min], both);
             }),
             Format::Q6K => {
-                row.put(bytes, |b: &BlockQ6K, to, one| signed((&b.factors, b.d), to, one))
+                row.put(bytes, |b: &BlockQ6K, to, one| signed((&b.factors, b.d), to, one));
             }
             Format::IQ4NL => row.put(bytes, |b: &BlockIq4Nl, to, _| half(b.d, to)),
             Format::IQ4XS => {

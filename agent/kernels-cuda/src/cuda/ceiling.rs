@@ -44,9 +44,9 @@ impl Cuda {
         let mut rate = |kernel, ops| self.products_rate(kernel, &mut out, (blocks * PRODUCTS, ops));
         Ok(Ceilings {
             copy_bytes: 2.0 * COPY_BYTES as f64 / copy * 1e9,
-            s8_ops: rate(&kernels.ceiling_s8, 2 * 16 * 8 * 32)?,
-            f16_ops: rate(&kernels.ceiling_f16, 2 * 16 * 8 * 16)?,
-            bf16_ops: rate(&kernels.ceiling_bf16, 2 * 16 * 8 * 16)?,
+            s8_ops: rate(&kernels.s8, 2 * 16 * 8 * 32)?,
+            f16_ops: rate(&kernels.f16, 2 * 16 * 8 * 16)?,
+            bf16_ops: rate(&kernels.bf16, 2 * 16 * 8 * 16)?,
         })
     }
 

@@ -31,12 +31,13 @@ kernels! {
     /// attention.cu
     AttentionKernels { kv_store, attention, merge }
     /// ceiling.cu
-    CeilingKernels { ceiling_s8, ceiling_f16, ceiling_bf16 }
+    CeilingKernels { s8, f16, bf16 }
 }
 
 /// blocks.cu or floats.cu
 pub(super) struct WeightKernels {
     pub(super) embed: Kernel,
+    pub(super) sum_parts: Kernel,
     few: [Kernel; 4],
     /// The rows of a tile, ascending, and the kernel for each.
     tile_rows: &'static [usize],
@@ -59,6 +60,7 @@ impl WeightKernels {
         let many = names.iter().map(|name| module.kernel(name));
         Ok(Self {
             embed: module.kernel("embed")?,
+            sum_parts: module.kernel("sum_parts")?,
             few: [
                 module.kernel("few_1")?,
                 module.kernel("few_2")?,
@@ -108,7 +110,7 @@ impl Tiles {
         };
         let filling = sizes.iter().rposition(fills);
         let whole = sizes.iter().position(|rows| *rows >= self.rows.min(64));
-        filling.or(whole).or(sizes.len().checked_sub(1))
+        filling.or(whole).or_else(|| sizes.len().checked_sub(1))
     }
 }
 

@@ -13,7 +13,7 @@ use realm_kernels::{
 };
 
 use super::{
-    Cuda, CudaBuffer, CudaMatrix, THREADS, by_row, counted,
+    Cuda, CudaBuffer, CudaMatrix, PARTS_MAX, THREADS, by_row, counted,
     kernels::{FEW_OUTPUTS, FEW_ROWS_MAX, FEW_WARPS, Tiles},
     matrix::FLOAT_LANES,
     size,
@@ -28,10 +28,13 @@ const BLOCK_BYTES: usize = 8;
 /// Outputs of a tile.
 const TILE_OUTPUTS: usize = 128;
 const TILE_OUTPUTS_F32: usize = 64;
+/// Columns that are worth a block of their own: as many steps as fill its pipeline a few times.
+const SPLIT_COLS: usize = 512;
 /// Matrices in one launch.
 const AT_ONCE_MAX: usize = 4;
-/// Words of each: its planes, its output, how many outputs it has and where its blocks begin.
-const PRODUCT_WORDS: usize = PLANES + 2;
+/// Words of each: its planes, its output, how many outputs it has and where its blocks begin, how many
+/// are before it and in all.
+const PRODUCT_WORDS: usize = PLANES + 3;
 /// Blocks in the second dimension of a grid.
 const GRID_ROWS_MAX: usize = 65_535;
 
@@ -197,23 +200,35 @@ impl Cuda {
     ) -> Result<(), BackendError> {
         let op = "matmul";
         let outputs = products.iter().flatten().map(|product| product.matrix.rows).sum();
-        let launch = self.shape(like, outputs, rows)?;
-        let (all, blocks) = packed(products, launch.outputs)?;
-        let grid = Grid { blocks: (blocks, launch.row_tiles, 1), threads: THREADS };
-        let (values, scales) = self.scratch();
-        let (rows_32, stride, runs) = (size(rows), size(like.stride), size(like.cols / RUN));
-        let few: [&dyn Param; 4] = [&all, &values, &rows_32, &stride];
-        let many: [&dyn Param; 5] = [&all, &values, &scales, &rows_32, &stride];
-        let of_blocks: [&dyn Param; 5] = [&all, &values, &scales, &rows_32, &runs];
+        let shape = self.shape(like, outputs, rows)?;
+        let (all, blocks) = packed(products, shape.outputs)?;
+        let (grid, (values, scales)) = ((blocks, shape.row_tiles, shape.splits), self.scratch());
+        let grid = Grid { blocks: grid, threads: THREADS };
+        let (parts, rows_32) = (self.parts.address(), size(rows));
+        let (stride, runs) = (size(like.stride), size(like.cols / RUN));
+        let few_blocks: [&dyn Param; 5] = [&all, &values, &scales, &rows_32, &runs];
+        let few_floats: [&dyn Param; 4] = [&all, &values, &rows_32, &stride];
+        let many_blocks: [&dyn Param; 6] = [&all, &values, &scales, &parts, &rows_32, &runs];
+        let many_floats: [&dyn Param; 6] = [&all, &values, &scales, &parts, &rows_32, &stride];
         let params: &[&dyn Param] = match (like.format.is_float(), rows <= FEW_ROWS_MAX) {
-            (false, _) => &of_blocks,
-            (true, true) => &few,
-            (true, false) => &many,
+            (false, true) => &few_blocks,
+            (true, true) => &few_floats,
+            (false, false) => &many_blocks,
+            (true, false) => &many_floats,
         };
         // SAFETY: the kernel reads the matrices, which have rows of as many runs or of `stride` values,
         // and `rows` rows of scratch that were made for them, and writes as many rows of their outputs,
-        // which were checked to have them.
-        unsafe { self.device.launch(op, launch.kernel, grid, params) }
+        // which were checked to have them, or as many parts of these as were reckoned to fit.
+        unsafe { self.device.launch(op, shape.kernel, grid, params) }?;
+        if shape.splits == 1 {
+            return Ok(());
+        }
+        let widest = products.iter().flatten().map(|product| product.matrix.rows).max();
+        let columns = size(widest.unwrap_or(0).div_ceil(THREADS as usize));
+        let grid = Grid { blocks: (columns, size(AT_ONCE_MAX), rows_32), threads: THREADS };
+        let params: [&dyn Param; 4] = [&all, &parts, &rows_32, &shape.splits];
+        // SAFETY: reads the parts that the kernel before has written, and writes what it would have.
+        unsafe { self.device.launch(op, &like.kernels.sum_parts, grid, &params) }
     }
 
     /// Which kernel multiplies so many rows with matrices like this one, of so many outputs together.
@@ -225,7 +240,8 @@ impl Cuda {
     ) -> Result<Shape<'a>, BackendError> {
         if rows <= FEW_ROWS_MAX {
             let kernel = like.kernels.few(rows);
-            return Ok(Shape { kernel, outputs: FEW_OUTPUTS * FEW_WARPS, row_tiles: 1 });
+            let outputs = FEW_OUTPUTS * FEW_WARPS;
+            return Ok(Shape { kernel, outputs, row_tiles: 1, splits: 1 });
         }
         let is_f32 = like.format == Format::F32;
         let tile_outputs = if is_f32 { TILE_OUTPUTS_F32 } else { TILE_OUTPUTS };
@@ -233,8 +249,22 @@ impl Cuda {
         let tiles = Tiles { rows, outputs, tile_outputs, processors };
         let unsupported = BackendError::UnsupportedFormat { format: like.format };
         let (tile_rows, kernel) = like.kernels.many(tiles).ok_or(unsupported)?;
-        Ok(Shape { kernel, outputs: tile_outputs, row_tiles: size(rows.div_ceil(tile_rows)) })
+        let row_tiles = rows.div_ceil(tile_rows);
+        let splits = if is_f32 {
+            1
+        } else {
+            let blocks = row_tiles * outputs.div_ceil(tile_outputs);
+            let fit = PARTS_MAX / area(rows, outputs).max(1);
+            splits(blocks, processors, like.cols).min(fit).max(1)
+        };
+        let (row_tiles, splits) = (size(row_tiles), size(splits));
+        Ok(Shape { kernel, outputs: tile_outputs, row_tiles, splits })
     }
+}
+
+/// Blocks that share the columns of a tile, so that there are two for each multiprocessor.
+fn splits(blocks: usize, processors: usize, cols: usize) -> usize {
+    (2 * processors / blocks.max(1)).min(cols / SPLIT_COLS).max(1)
 }
 
 /// How products are computed.
@@ -244,6 +274,8 @@ struct Shape<'a> {
     outputs: usize,
     /// Blocks in the second dimension of the grid.
     row_tiles: u32,
+    /// Blocks in the third, which share the columns.
+    splits: u32,
 }
 
 /// `Products` in products.cu, and the blocks that they take in all.
@@ -252,17 +284,46 @@ fn packed(
     block_outputs: usize,
 ) -> Result<([u64; AT_ONCE_MAX * PRODUCT_WORDS], u32), BackendError> {
     let mut all = [0; AT_ONCE_MAX * PRODUCT_WORDS];
-    let mut blocks = 0_usize;
+    let outputs = products.iter().flatten().map(|product| product.matrix.rows).sum();
+    let (mut blocks, mut before) = (0_usize, 0_usize);
+    let both = |low: usize, high: usize| u64::from(size(low)) | (u64::from(size(high)) << 32);
     for (words, product) in all.as_chunks_mut::<PRODUCT_WORDS>().0.iter_mut().zip(products) {
-        let [planes @ .., out, tail] = words;
+        let [planes @ .., out, own, among] = words;
         // No block comes after the last one.
-        *tail = u64::from(u32::MAX) << 32;
+        *own = both(0, usize::MAX);
         if let Some(Product { matrix, out: buffer }) = product {
             planes.copy_from_slice(&matrix.planes);
             *out = buffer.memory.address();
-            *tail = u64::from(size(matrix.rows)) | (u64::from(size(blocks)) << 32);
+            *own = both(matrix.rows, blocks);
+            *among = both(before, outputs);
             blocks += matrix.rows.div_ceil(block_outputs);
+            before += matrix.rows;
         }
     }
     Ok((all, counted("matmul", "blocks", blocks)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_shared_where_tiles_leave_processors_idle() {
+        assert_eq!(splits(32, 132, 14_336), 8);
+        assert_eq!(splits(32, 132, 4096), 8);
+        assert_eq!(splits(32, 132, 1024), 2);
+        assert_eq!(splits(1, 132, 768), 1);
+        assert_eq!(splits(256, 132, 14_336), 1);
+        assert_eq!(splits(1002, 132, 4096), 1);
+    }
+
+    #[test]
+    fn activations_become_what_their_weights_are_multiplied_with() {
+        assert_eq!(Kind::of(Format::Q4K, 1), Kind::Bytes);
+        assert_eq!(Kind::of(Format::MXFP4, 200), Kind::Bytes);
+        assert_eq!(Kind::of(Format::F16, FEW_ROWS_MAX), Kind::Floats);
+        assert_eq!(Kind::of(Format::F16, FEW_ROWS_MAX + 1), Kind::Halves);
+        assert_eq!(Kind::of(Format::BF16, 200), Kind::Bf16);
+        assert_eq!(Kind::of(Format::F32, 200), Kind::Floats);
+    }
 }

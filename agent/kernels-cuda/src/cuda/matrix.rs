@@ -117,12 +117,11 @@ fn lay_out(
 }
 
 fn lay_out_row(format: Format, row: &[u8], planes: [&mut [u8]; PLANES]) {
-    match Layout::of(format) {
-        Some(layout) => layout.row(format, row, planes),
-        None => {
-            let [floats, ..] = planes;
-            floats.iter_mut().zip(row).for_each(|(to, byte)| *to = *byte);
-        }
+    if let Some(layout) = Layout::of(format) {
+        layout.row(format, row, planes);
+    } else {
+        let [floats, ..] = planes;
+        floats.iter_mut().zip(row).for_each(|(to, byte)| *to = *byte);
     }
 }
 
