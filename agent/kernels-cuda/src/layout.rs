@@ -360,7 +360,7 @@ mod tests {
             Format::IQ4NL => all::<BlockIq4Nl, _, _>(bytes),
             Format::IQ4XS => all::<BlockIq4Xs, _, _>(bytes),
             Format::MXFP4 => all::<BlockMxfp4, _, _>(bytes),
-            _ => unreachable!("no blocks"),
+            _ => panic!("{format} has no blocks"),
         }
     }
 
