@@ -11,7 +11,7 @@ use realm_core::{
     name::TenantName,
 };
 use realm_kernels::{
-    backend::{BackendError, KvType},
+    backend::{Backend, BackendError, KvType},
     cpu::{self, Cpu},
 };
 use thiserror::Error;
@@ -78,6 +78,11 @@ pub struct Bench {
 impl Bench {
     /// Loads a model for runs of at most `context` tokens a sequence.
     pub fn open(path: &Path, context: u32, threads: Option<usize>) -> Result<Self, BenchError> {
+        Self::on(Cpu::detect(threads.unwrap_or_else(cpu::default_threads)), path, context)
+    }
+
+    /// As [`Bench::open`], on another device.
+    pub fn on<B: Backend>(backend: B, path: &Path, context: u32) -> Result<Self, BenchError> {
         let opened = Opened::read(path).map_err(BenchError::Load)?;
         if !opened.architecture.generates {
             return Err(BenchError::ReadsOnly);
@@ -102,9 +107,8 @@ impl Bench {
             kv_type: KvType::F16,
             context,
         };
-        let cpu = Cpu::detect(threads.unwrap_or_else(cpu::default_threads));
         let layout = opened.layout();
-        let executor = opened.on_cpu(cpu, capacity).map_err(BenchError::Load)?;
+        let executor = opened.on(backend, capacity).map_err(BenchError::Load)?;
         let vocabulary = u32::try_from(opened.tokenizer.len()).unwrap_or(u32::MAX);
         let weights_bytes = opened.facts.weights_bytes;
         let ops_per_token = opened.architecture.ops_per_token();

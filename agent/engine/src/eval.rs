@@ -5,7 +5,7 @@ use std::path::Path;
 
 use realm_core::engine::TextError;
 use realm_kernels::{
-    backend::{BackendError, KvType},
+    backend::{Backend, BackendError, KvType},
     cpu::{self, Cpu},
 };
 use thiserror::Error;
@@ -78,6 +78,16 @@ impl Evaluation {
     }
 
     pub fn of(gguf: Gguf, options: &EvalOptions) -> Result<Self, EvalError> {
+        let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
+        Self::on(cpu, gguf, options)
+    }
+
+    /// As [`Evaluation::of`], on another device; the threads are not asked for.
+    pub fn on<B: Backend>(
+        backend: B,
+        gguf: Gguf,
+        options: &EvalOptions,
+    ) -> Result<Self, EvalError> {
         let opened = Opened::of(gguf).map_err(EvalError::Load)?;
         let context = options.context as usize;
         let blocks = u32::try_from(context.div_ceil(BLOCK_TOKENS)).unwrap_or(u32::MAX);
@@ -86,8 +96,7 @@ impl Evaluation {
         let bands = opened.architecture.bands().count();
         let generates = opened.architecture.generates;
         let embeds = opened.architecture.pooling.is_some();
-        let cpu = Cpu::detect(options.threads.unwrap_or_else(cpu::default_threads));
-        let executor = opened.on_cpu(cpu, capacity).map_err(EvalError::Load)?;
+        let executor = opened.on(backend, capacity).map_err(EvalError::Load)?;
         let Opened { tokenizer, .. } = opened;
         let batch = Batch::default();
         Ok(Self { executor, tokenizer, context, bands, generates, embeds, batch })

@@ -9,7 +9,7 @@ use realm_core::{
     report::{MemoryFacts, ModelFacts, SequenceBlocks},
 };
 use realm_kernels::{
-    backend::{BackendError, KvType},
+    backend::{Backend, BackendError, KvType},
     cpu::{self, Cpu},
 };
 use thiserror::Error;
@@ -198,18 +198,18 @@ impl Opened {
         self.architecture.pooling.map(|_| context.min(TEXT_TOKENS_MAX) as usize)
     }
 
-    /// Copies the weights to the CPU and allocates what steps will need.
-    pub(crate) fn on_cpu(
+    /// Copies the weights to a device and allocates what steps will need.
+    pub(crate) fn on<B: Backend>(
         &self,
-        mut cpu: Cpu,
+        mut backend: B,
         capacity: Capacity,
     ) -> Result<Box<dyn Executor>, LoadError> {
         let architecture = self.architecture.clone();
         let vocabulary = self.tokenizer.len();
         let context = capacity.context;
-        let weights = Weights::load(&mut cpu, &self.gguf, &architecture, vocabulary, context)
+        let weights = Weights::load(&mut backend, &self.gguf, &architecture, vocabulary, context)
             .map_err(LoadError::Weights)?;
-        let forward = Forward::new(cpu, architecture, weights, vocabulary, capacity)
+        let forward = Forward::new(backend, architecture, weights, vocabulary, capacity)
             .map_err(LoadError::Device)?;
         Ok(Box::new(forward))
     }
@@ -245,7 +245,7 @@ pub fn open(
     let memory = opened.memory(options.kv_type);
     let embeds = opened.text_tokens(context);
     let layout = opened.layout();
-    let executor = opened.on_cpu(cpu, capacity)?;
+    let executor = opened.on(cpu, capacity)?;
     let Opened { gguf, mut facts, architecture, tokenizer } = opened;
     facts.memory = Some(memory);
     facts.sha256 = Some(options.sha256);

@@ -30,6 +30,9 @@ pub enum BackendError {
     /// The backend has no kernel for this format.
     #[error("no kernel for weights in {format}")]
     UnsupportedFormat { format: Format },
+    /// The device, or what drives it, has failed; most such failures last until it is opened anew.
+    #[error("{op}: the device failed: {error}")]
+    Device { op: &'static str, error: String },
 }
 
 /// How a KV cache holds its numbers.

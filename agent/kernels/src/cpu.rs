@@ -26,6 +26,7 @@ pub(crate) mod variants;
 use crate::backend::{
     Attention, Backend, BackendError, Curve, KvShape, Product, RopeShape, StepLimits,
 };
+use crate::checks::{area, check_ids, check_layer, check_spans};
 use crate::format::Format;
 use activations::{ActivationBlock, Kind, pack, partner, quantise, round_bf16, tile_rows};
 use grid::Grid;
@@ -199,59 +200,6 @@ fn part_mut<'a>(
 ) -> Result<&'a mut [f32], BackendError> {
     let have = buffer.len;
     buffer.as_mut_slice().get_mut(..len).ok_or(BackendError::Shape { op, what, need: len, have })
-}
-
-/// Elements of `rows` rows of `cols`; a product that does not fit is larger than any buffer.
-fn area(rows: usize, cols: usize) -> usize {
-    rows.saturating_mul(cols)
-}
-
-fn check_ids(
-    op: &'static str,
-    what: &'static str,
-    ids: &[u32],
-    limit: usize,
-) -> Result<(), BackendError> {
-    match ids.iter().map(|id| *id as usize).find(|id| *id >= limit) {
-        Some(index) => Err(BackendError::Range { op, what, index, limit }),
-        None => Ok(()),
-    }
-}
-
-fn check_layer(op: &'static str, layer: usize, shape: &KvShape) -> Result<(), BackendError> {
-    let limit = shape.layers;
-    if layer < limit {
-        Ok(())
-    } else {
-        Err(BackendError::Range { op, what: "layer", index: layer, limit })
-    }
-}
-
-/// Checks the spans of a batch and returns the rows it has.
-fn check_spans(call: &Attention<'_>, shape: &KvShape) -> Result<usize, BackendError> {
-    let op = "attention";
-    let wrong = |what, need, have| Err(BackendError::Shape { op, what, need, have });
-    check_layer(op, call.layer, shape)?;
-    if call.heads == 0 || !call.heads.is_multiple_of(shape.kv_heads) {
-        return wrong("query heads, not a multiple of kv heads", shape.kv_heads, call.heads);
-    }
-    if call.window == Some(0) {
-        return wrong("tokens of the window", 1, 0);
-    }
-    let mut end = 0;
-    for span in call.spans {
-        if span.first_row < end {
-            return wrong("first row of a span, in order", end, span.first_row);
-        }
-        end = span.first_row.saturating_add(span.rows);
-        let tokens = span.past.saturating_add(span.rows);
-        let blocks = tokens.div_ceil(shape.block_tokens);
-        if span.blocks.len() < blocks {
-            return wrong("blocks of a span", blocks, span.blocks.len());
-        }
-        check_ids(op, "block", &span.blocks[..blocks], shape.blocks)?;
-    }
-    Ok(end)
 }
 
 impl Backend for Cpu {

@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod ceiling;
+pub mod checks;
 pub mod contract;
 pub mod cpu;
 pub mod format;

@@ -18,6 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("realm-operator", &["realm-crds", "realm-plan", "realm-proto"]),
     ("realm-core", &[]),
     ("realm-kernels", &[]),
+    ("realm-kernels-cuda", &["realm-kernels"]),
     ("realm-engine", &["realm-core", "realm-grammar", "realm-kernels"]),
     ("realm-grammar", &["realm-core"]),
     ("realm-runtime", &["realm-core"]),
@@ -74,6 +75,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("wasmtime", &["realm-runtime"]),
     ("llguidance", &["realm-grammar"]),
     ("cudarc", &["realm-kernels-cuda"]),
+    ("libloading", &["realm-kernels-cuda"]),
     ("wgpu", &["realm-kernels-wgpu"]),
     ("memmap2", &["realm-engine"]),
     ("anyhow", &["realm-cli", "realm-operator", "realm-agent", "realm-tests"]),
@@ -94,8 +96,14 @@ const UNSAFE_HOMES: &[&str] =
     &["agent/kernels", "agent/kernels-cuda", "agent/kernels-wgpu", "agent/engine", "agent/runtime"];
 
 /// Crates in which `async` has no place.
-const SYNC_CRATES: &[&str] =
-    &["agent/conformance", "agent/engine", "agent/grammar", "agent/kernels", "operator/plan"];
+const SYNC_CRATES: &[&str] = &[
+    "agent/conformance",
+    "agent/engine",
+    "agent/grammar",
+    "agent/kernels",
+    "agent/kernels-cuda",
+    "operator/plan",
+];
 
 /// Who may say that a peer is an agent of this installation: whoever has verified its certificate.
 const VOUCHERS: &[&str] = &["agent/link/src/peer/door.rs"];

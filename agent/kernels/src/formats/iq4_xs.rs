@@ -28,7 +28,7 @@ const _: () = assert!(size_of::<BlockIq4Xs>() == 136);
 
 impl BlockIq4Xs {
     /// The scale of each run, still without the one of the block.
-    pub(crate) fn factors(&self) -> [i8; 8] {
+    pub fn factors(&self) -> [i8; 8] {
         let mut codes = Plane::<4, 1>::fields(&self.factors);
         Plane::<2, 1>::read(&self.high, 4, &mut codes);
         codes.map(Factor::integer)

@@ -29,7 +29,7 @@ const _: () = assert!(size_of::<BlockQ3K>() == 110);
 
 impl BlockQ3K {
     /// The scale of each run, still without the one of the block.
-    pub(crate) fn factors(&self) -> [i8; 16] {
+    pub fn factors(&self) -> [i8; 16] {
         let (low, high) = self.factors.split_at(8);
         let mut codes = Plane::<4, 8>::fields(low);
         Plane::<2, 4>::read(high, 4, &mut codes);

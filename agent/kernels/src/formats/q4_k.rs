@@ -41,7 +41,7 @@ impl Factors {
     }
 
     /// The scales and the minima.
-    pub(crate) fn unpack(self) -> ([u8; 8], [u8; 8]) {
+    pub fn unpack(self) -> ([u8; 8], [u8; 8]) {
         let mut parts = Parts(&self.0);
         let (s, m, last): ([u8; 4], [u8; 4], [u8; 4]) = (parts.take(), parts.take(), parts.take());
         let s1 = zip(last, s, |low, high| (low & 15) | ((high >> 6) << 4));
