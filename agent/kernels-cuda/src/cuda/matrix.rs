@@ -145,6 +145,9 @@ mod tests {
     use super::*;
 
     proptest! {
+        // Each lays out megabytes.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
         fn rows_lie_as_they_do_alone_whoever_lays_them_out(
             format in prop::sample::select(Format::WEIGHTS.to_vec()),
