@@ -19,6 +19,7 @@
 //! became of those before ([`prefix`]).
 
 mod chain;
+mod given;
 mod holdings;
 mod layout;
 mod owner;
@@ -33,6 +34,7 @@ use realm_core::name::TenantName;
 pub use self::chain::Secret;
 pub(crate) use self::{
     chain::{ChainHash, Namespace},
+    given::{Given, Leaving},
     holdings::HeldTimes,
     layout::Layout,
     owner::{Owner, Public},
@@ -213,19 +215,6 @@ impl BlockPool {
         BlockTable { owner: owner.clone(), bands, sealed, tip: chain.pop() }
     }
 
-    /// What would become of the blocks of `table` if it were released: how many nobody would use
-    /// any more, and how many its tenant would not.
-    pub(crate) fn given_by(&self, table: &BlockTable) -> Given {
-        let mut given = Given::default();
-        for (at, id) in table.held_backwards() {
-            let Some(block) = self.blocks.get(id as usize) else { continue };
-            let user = table.owner.of_block(at, self.layout.block_tokens);
-            given.freed += usize::from(block.refs == 1);
-            given.lost += usize::from(block.refs_of(user) == 1);
-        }
-        given
-    }
-
     /// Takes a cached block into use.
     fn hold(&mut self, user: User<'_>, id: BlockId) {
         let block = &mut self.blocks[id as usize];
@@ -388,15 +377,6 @@ impl BlockPool {
             self.free.push(id);
         }
     }
-}
-
-/// What becomes of a sequence's blocks when it gives way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Given {
-    /// Blocks that nobody uses any more.
-    pub(crate) freed: usize,
-    /// Blocks that its tenant does not use any more.
-    pub(crate) lost: usize,
 }
 
 #[cfg(test)]

@@ -255,12 +255,19 @@ fn a_block_of_several_members_counts_for_each_and_its_time_is_divided() {
     let held = held_in(&pool, 1000);
     assert_eq!((held[&tenant(0)], held[&tenant(1)]), (1000, 1000));
     // One of two sequences that goes leaves its tenant what the other one uses.
-    assert_eq!(pool.given_by(&third), Given { freed: 0, lost: 0 });
+    let nobody = Leaving::default();
+    assert_eq!(pool.given_by(&third, &nobody), Given { freed: 0, lost: 0 });
+    // Those that go together leave nobody anything.
+    let mut leaving = Leaving::default();
+    leaving.add(&third);
+    assert_eq!(pool.given_by(&second, &leaving), Given { freed: 0, lost: 2 });
+    leaving.add(&second);
+    assert_eq!(pool.given_by(&first, &leaving), Given { freed: 2, lost: 2 });
     pool.release(third);
-    assert_eq!(pool.given_by(&second), Given { freed: 0, lost: 2 });
+    assert_eq!(pool.given_by(&second, &nobody), Given { freed: 0, lost: 2 });
     pool.release(first);
     assert_eq!(held_in(&pool, 1000), HashMap::from([(tenant(1), 2000)]));
-    assert_eq!(pool.given_by(&second), Given { freed: 2, lost: 2 });
+    assert_eq!(pool.given_by(&second, &nobody), Given { freed: 2, lost: 2 });
     pool.release(second);
     // Whoever used them last keeps them.
     assert_eq!((pool.idle_of(&tenant(0)), pool.idle_of(&tenant(1))), (0, 2));

@@ -12,7 +12,10 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use realm_core::{desired::Priority, name::TenantName};
 
 use super::{PATIENCE_STEPS, Prefill, Scheduler, share::Turn};
-use crate::{batch::SequenceId, kv::Given};
+use crate::{
+    batch::SequenceId,
+    kv::{Given, Leaving},
+};
 
 /// What one tenant's running sequences hold.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,14 +49,16 @@ impl Holding {
 }
 
 /// Places and blocks as they would be, while it is thought about who gives way.
-struct Room {
+struct Room<'a> {
     places: usize,
     blocks: usize,
     held: BTreeMap<TenantName, Holding>,
     victims: Vec<SequenceId>,
+    /// What the victims use: what only they share is free when the last of them has gone.
+    leaving: Leaving<'a>,
 }
 
-impl Room {
+impl Room<'_> {
     fn missing(&self, blocks: usize) -> Option<Missing> {
         if self.places == 0 {
             return Some(Missing::Place);
@@ -104,9 +109,10 @@ impl Scheduler {
             let held = room.held.get(tenant).copied().unwrap_or_default().of(missing);
             let wanted = held + if missing == Missing::Place { 1 } else { needed };
             let (id, given) = self.gives_way(&room, (tenant, wanted), missing)?;
-            let victim = &self.running.get(&id)?.sequence.owner.tenant;
-            let held = room.held.entry(victim.clone()).or_default();
+            let victim = self.running.get(&id)?;
+            let held = room.held.entry(victim.sequence.owner.tenant.clone()).or_default();
             *held = held.without(given);
+            room.leaving.add(&victim.table);
             room.places += 1;
             room.blocks += given.freed;
             room.victims.push(id);
@@ -114,7 +120,7 @@ impl Scheduler {
         Some(room.victims)
     }
 
-    fn room(&self) -> Room {
+    fn room(&self) -> Room<'_> {
         let mut held = BTreeMap::<TenantName, Holding>::new();
         for running in self.running.values() {
             let tenant = &running.sequence.owner.tenant;
@@ -127,13 +133,14 @@ impl Scheduler {
             blocks: self.pool.available(),
             held,
             victims: Vec::new(),
+            leaving: Leaving::default(),
         }
     }
 
     /// The next sequence to give way to a tenant that would hold `wanted`, and what it gives.
     fn gives_way(
         &self,
-        room: &Room,
+        room: &Room<'_>,
         (tenant, wanted): (&TenantName, usize),
         missing: Missing,
     ) -> Option<(SequenceId, Given)> {
@@ -141,7 +148,7 @@ impl Scheduler {
         let weight = self.weight(tenant);
         let candidates = room.held.iter().filter_map(|(victim, held)| {
             let id = self.newest_of(victim, &room.victims)?;
-            let given = self.given_by(id);
+            let given = self.given_by(id, &room.leaving);
             let left = held.without(given).of(missing);
             let its_weight = self.weight(victim);
             // wanted / weight <= left / its_weight, in whole numbers.
@@ -156,9 +163,9 @@ impl Scheduler {
         Some((id, given))
     }
 
-    fn given_by(&self, id: SequenceId) -> Given {
+    fn given_by(&self, id: SequenceId, leaving: &Leaving<'_>) -> Given {
         let table = self.running.get(&id).map(|running| &running.table);
-        table.map(|table| self.pool.given_by(table)).unwrap_or_default()
+        table.map(|table| self.pool.given_by(table, leaving)).unwrap_or_default()
     }
 
     /// The tenant's newest running sequence that is not among `without`.

@@ -97,6 +97,29 @@ fn a_tenant_that_fills_every_block_gives_way_to_one_below_its_share() {
     assert_eq!(scheduler.pool().used(), 0);
 }
 
+/// What all of a tenant's answers begin with is nobody's any more only when the last of them is gone.
+#[test]
+fn a_tenant_whose_sequences_share_all_but_their_ends_gives_way_as_well() {
+    let mut scheduler = scheduler(26, LIMITS);
+    let mut batch = Batch::default();
+    let same = |id| Submission { prompt: (0..45).collect(), ..submission(id, 0, 45, 8) };
+    scheduler.submit(same(0)).unwrap();
+    for _ in 0..4 {
+        step(&mut scheduler, &mut batch);
+    }
+    for id in [1, 2] {
+        scheduler.submit(same(id)).unwrap();
+        step(&mut scheduler, &mut batch);
+    }
+    assert_eq!(scheduler.running(), 3);
+    assert_eq!(scheduler.pool().used(), 11 + 3, "each has one block of its own");
+    let urgent = Terms { weight: 1, priority: Priority::High };
+    scheduler.submit(Submission { terms: urgent, ..submission(10, 1, 61, 2) }).unwrap();
+    patient_step(&mut scheduler, &mut batch);
+    assert!(scheduler.running.contains_key(&SequenceId(10)));
+    assert_eq!(run_to_end(&mut scheduler).len(), 4);
+}
+
 #[test]
 fn nobody_gives_way_to_a_tenant_whose_own_quota_keeps_it_waiting() {
     let mut scheduler = scheduler(16, LIMITS);
