@@ -1,4 +1,4 @@
-"""`--lock-weights`: what the system does not let be locked is refused, not loaded without a word."""
+"""`--lock-weights`: what the system lets nobody lock is refused, and not loaded without a word."""
 
 from __future__ import annotations
 
