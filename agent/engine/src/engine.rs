@@ -394,7 +394,8 @@ impl Engine for EngineHandle {
         let blocks_max = blocks_max.min(quota);
         let kept_tokens = (kept_tokens as usize).min(tokens.len());
         let blocks = layout.kept_blocks(tokens.len(), kept_tokens);
-        if blocks > blocks_max {
+        // What it goes on from stays kept as well, and is never let go for it.
+        if blocks.max(layout.kept_blocks(tokens.len(), 0)) > blocks_max {
             let tokens_max = layout.whole_blocks(blocks_max) * layout.block_tokens;
             return Err(Refusal::TooLong { tokens: tokens.len(), tokens_max });
         }

@@ -132,6 +132,7 @@ impl Worker {
                 drop(reservation);
                 // A hook may hold what holds this engine's handle, which is waited for below.
                 self.hooks = Hooks::default();
+                self.drop_all_kept();
                 self.refuse_the_rest();
                 break;
             }

@@ -77,8 +77,10 @@ impl Pins {
 impl Layout {
     /// From which block of a band on a prefix of `tokens` tokens is to be kept, of which the first
     /// `kept_tokens` are already: what its window hides from all that may follow is needed no more.
+    /// Who goes on from exactly the prefix computes its last token again, whose window begins earlier.
     fn kept_from(&self, band: usize, tokens: usize, kept_tokens: usize) -> usize {
-        let full = tokens - tokens % self.block_tokens;
+        let before_last = tokens.saturating_sub(1);
+        let full = before_last - before_last % self.block_tokens;
         (kept_tokens / self.block_tokens).max(self.gone_in(band, full))
     }
 

@@ -71,6 +71,9 @@ fn a_tenant_keeps_what_its_quota_holds_and_others_as_much_again() {
     assert_eq!(too_long, Err(Refusal::TooLong { tokens: 257, tokens_max: 256 }));
     let most = keep(&engine, "a", 62 * 4).unwrap();
     busy(keep(&engine, "a", 3 * 4));
+    // Nor does it ever hold that and what is behind it.
+    let too_long = keep_behind(&engine, "a", 66 * 4, 62 * 4).map(drop);
+    assert_eq!(too_long, Err(Refusal::TooLong { tokens: 264, tokens_max: 256 }));
     // What goes on from it counts what is behind it.
     let longer = keep_behind(&engine, "a", 64 * 4, 62 * 4).unwrap();
     busy(keep(&engine, "a", 1));
@@ -117,6 +120,18 @@ fn what_is_kept_is_booked_while_the_engine_sleeps() {
     assert_eq!(cached(&engine, &[0]), 0);
     let more = engine.books().block_ns - since.block_ns;
     assert!(more < 20_000_000, "nothing is kept any more: {more}");
+}
+
+#[test]
+fn an_engine_that_gave_up_keeps_nothing_and_nobody_pays_for_it() {
+    let (engine, _) = engine();
+    let kept = keep(&engine, "a", 8).unwrap();
+    assert_eq!(cached(&engine, &[1; 12]), 0);
+    for _ in 0..3 {
+        assert_eq!(run(&engine, &[PANIC]), Err(Refusal::Internal));
+    }
+    until_let_go(&engine);
+    drop(kept);
 }
 
 #[test]

@@ -59,7 +59,16 @@ impl Worker {
 
     /// Lets go of those that nobody wants any more.
     pub(super) fn drop_unwanted(&mut self) {
-        let is_unwanted = |pinned: &Pinned| pinned.wanted.strong_count() == 0;
+        self.drop_kept(|pinned| pinned.wanted.strong_count() == 0);
+    }
+
+    /// Lets go of all, whoever wants them: there is no memory any more to keep them in, and nobody
+    /// pays for it.
+    pub(super) fn drop_all_kept(&mut self) {
+        self.drop_kept(|_| true);
+    }
+
+    fn drop_kept(&mut self, is_unwanted: impl Fn(&Pinned) -> bool) {
         while let Some(id) =
             self.kept.iter().find(|(_, pinned)| is_unwanted(pinned)).map(|(id, _)| *id)
         {

@@ -148,6 +148,21 @@ fn a_prefix_is_kept_whole_in_one_band_and_its_window_in_the_others() {
     assert_eq!(pool.paid(), 0);
 }
 
+#[test]
+fn a_prefix_of_whole_blocks_is_kept_for_who_goes_on_from_exactly_it() {
+    let mut pool = pool_of(48, mixed(6));
+    let tokens: Vec<u32> = (0..32).collect();
+    // Its last token is computed again, so that all but a block are used, and what precedes these.
+    let pin = pool.pin(&alone(0), &tokens, 0);
+    assert_eq!(pin.len(), 8 + 2 * 3);
+    run(&mut pool, &tenant(0), &tokens, 32);
+    for n in 1..9_u32 {
+        run(&mut pool, &tenant(0), &(n * 100..n * 100 + 32).collect::<Vec<_>>(), 38);
+    }
+    assert_eq!(run_cached(&mut pool, &tokens), 28);
+    pool.unpin(pin);
+}
+
 /// The most blocks of one band that a sequence of `tokens` tokens holds, computed in steps of 256
 /// rows, and those that it holds in the end.
 fn held_by(layout: Layout, tokens: usize) -> (u64, u64) {
