@@ -2,9 +2,10 @@
 //!
 //! A tile of the product is sixteen outputs (a panel of weights) by one to eight rows of
 //! activations, and all its sums stay in registers while the columns go by. With one row that is
-//! the memory-bound product of decoding; with many, each weight is unpacked once per tile. Every
-//! sum is added in the order of the columns, so a row's result does not depend on the batch it is
-//! in, on the number of threads or on the instruction set.
+//! the memory-bound product of decoding; with many, each weight is unpacked once per tile, or once
+//! for all tiles where two panels go together ([`Weights::pairs`]). Every sum is added in the order of
+//! the columns, so a row's result does not depend on the batch it is in, on the number of threads or
+//! on the instruction set.
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
