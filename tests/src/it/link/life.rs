@@ -107,7 +107,9 @@ async fn a_state_that_the_disk_does_not_take_is_said_to_the_operator() {
     let world = World::start().await;
     let agent = world.agent("worker-1").await;
     agent.until_state(is_connected).await;
-    std::fs::remove_dir_all(agent.dir()).unwrap();
+    // Moved in one step: a file that the agent is just writing must not keep it from going.
+    let aside = tempfile::tempdir().unwrap();
+    std::fs::rename(agent.dir(), aside.path().join("state")).unwrap();
     world.order("worker-1", &nothing(1));
     let view = world.until("worker-1", |view| view.refused.is_some()).await;
     assert_eq!(view.refused.unwrap().failure.reason, "LedgerUnwritable");
