@@ -85,8 +85,7 @@ impl Residents for Agent {
         // not been known yet are not known, and callers wait as for the agent itself.
         let is_first =
             program.code == Program::BuiltIn && self.tenants.is_yet_to_come(&tenant.name);
-        let built_in =
-            if is_first { Some(self.prepare(&tenant.name, program).await) } else { None };
+        let built_in = if is_first { Some(self.prepare(&tenant, program).await) } else { None };
         // Before anything else is waited for: a revoked key must not outlive what the program takes, and
         // a good one is not called wrong meanwhile. Until a first program has come, calls go where
         // another node has it, or are told why it is not there.
@@ -94,7 +93,7 @@ impl Residents for Agent {
         self.tenants.put(tenant.clone());
         let prepared = match built_in {
             Some(prepared) => prepared,
-            None => self.prepare(&tenant.name, program).await,
+            None => self.prepare(&tenant, program).await,
         };
         let program = prepared
             .inspect_err(|failure| self.runtime.miss_program(&tenant.name, failure.reason))?;
@@ -158,7 +157,7 @@ impl Agent {
 
     async fn prepare(
         &self,
-        tenant: &TenantName,
+        tenant: &DesiredTenant,
         program: &HostedProgram,
     ) -> Result<Prepared, Failure> {
         let artifact = match &program.code {
@@ -168,7 +167,7 @@ impl Agent {
             Program::Component(artifact) => artifact,
         };
         // What it has already is neither fetched nor waited for.
-        if let Some(program) = self.runtime.program(tenant)
+        if let Some(program) = self.runtime.program(&tenant.name)
             && artifact.sha256 == Some(program.digest())
         {
             return Ok(program);
@@ -178,13 +177,13 @@ impl Agent {
             .acquire()
             .await
             .map_err(|closed| Failure { reason: "Internal", message: closed.to_string() })?;
-        let stored = self.fetch_program(tenant, artifact).await?;
+        let stored = self.fetch_program(&tenant.name, artifact).await?;
         let bytes = read(&stored.path).await.map_err(|error| Failure {
             reason: "ProgramUnreadable",
             message: format!("read {}: {error}", stored.path.display()),
         })?;
-        let program =
-            self.runtime.prepare_program(bytes).await.map_err(|error| unprepared(&error))?;
+        let prepared = self.runtime.prepare_program(bytes, &tenant.limits.program).await;
+        let program = prepared.map_err(|error| unprepared(&error))?;
         // A file in place may have been replaced since it was hashed.
         if program.digest() != stored.sha256 {
             let (found, wanted) = (program.digest(), stored.sha256);

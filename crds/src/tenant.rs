@@ -355,6 +355,10 @@ pub struct ProgramLimits {
     /// Milliseconds that a token waits for the program's hooks, before it is chosen without them.
     #[schemars(range(min = 1, max = TOKEN_DEADLINE_MS_MAX))]
     pub token_deadline_ms: u64,
+
+    /// Whether parts of the program may hand each other values through 64-bit memories. The
+    /// compiler's support for that is young; the memory that a program may have is the same.
+    pub memory64: bool,
 }
 
 impl Default for ProgramLimits {
@@ -372,6 +376,7 @@ impl Default for ProgramLimits {
             deadline_ms: 300_000,
             token_fuel: 5_000_000,
             token_deadline_ms: 20,
+            memory64: false,
         }
     }
 }

@@ -103,6 +103,7 @@ def test_nobody_lifts_the_limits_of_a_tenant_but_who_runs_the_plane(installed: I
     changes: dict[str, Json] = {
         "weight": SPEC | {"weight": 10_000},
         "limits": SPEC | {"limits": {"calls": 1000}},
+        "limits.program": SPEC | {"limits": {"program": {"memory64": True}}},
         "limitsMode": SPEC | {"limitsMode": "Shadow"},
         "priority": SPEC | {"priority": "High"},
         "cache": SPEC | {"cache": {"shareGroup": "others"}},

@@ -217,6 +217,8 @@ pub struct ProgramLimits {
     pub token_fuel_max: u64,
     /// How long a token waits for its hooks.
     pub token_deadline_ms: u64,
+    /// Whether its parts may hand each other values through 64-bit memories.
+    pub memory64: bool,
 }
 
 /// One API key, as its digest: the key itself is known to its holder alone.

@@ -31,6 +31,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 deadline_ms: 60_000,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                memory64: false,
             },
         },
         models: Vec::new(),

@@ -53,6 +53,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 deadline_ms: 60_000,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                memory64: false,
             },
         },
         models: vec![],
@@ -189,8 +190,8 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (any::<[u32; 6]>(), any::<[u64; 7]>()).prop_map(
-        |([a, b, c, d, e, f], [g, h, i, j, k, l, m])| Limits {
+    (any::<[u32; 6]>(), any::<[u64; 7]>(), any::<bool>()).prop_map(
+        |([a, b, c, d, e, f], [g, h, i, j, k, l, m], n)| Limits {
             requests_per_minute: a,
             input_tokens_per_minute: b,
             output_tokens_per_minute: c,
@@ -205,6 +206,7 @@ fn limits() -> impl Strategy<Value = Limits> {
                 deadline_ms: k,
                 token_fuel_max: l,
                 token_deadline_ms: m,
+                memory64: n,
             },
         },
     )

@@ -275,6 +275,7 @@ fn limits_to(limits: &Limits) -> proto::Limits {
         deadline_ms,
         token_fuel_max,
         token_deadline_ms,
+        memory64,
     } = program;
     proto::Limits {
         requests_per_minute,
@@ -291,6 +292,7 @@ fn limits_to(limits: &Limits) -> proto::Limits {
             deadline_ms,
             token_fuel_max: Some(token_fuel_max),
             token_deadline_ms: Some(token_deadline_ms),
+            memory64,
         }),
     }
 }
@@ -313,6 +315,7 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
         deadline_ms,
         token_fuel_max,
         token_deadline_ms,
+        memory64,
     } = required("limits.program", program)?;
     Ok(Limits {
         requests_per_minute,
@@ -329,6 +332,7 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
             deadline_ms,
             token_fuel_max: token_fuel_max.unwrap_or(TOKEN_FUEL_UNSAID),
             token_deadline_ms: token_deadline_ms.unwrap_or(TOKEN_DEADLINE_MS_UNSAID),
+            memory64,
         },
     })
 }

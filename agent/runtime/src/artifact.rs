@@ -1,6 +1,8 @@
 //! A stranger's bytes become a component that fits our world, or are refused.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
+mod memory64;
+
 use realm_core::desired::Sha256;
 use sha2::{Digest as _, Sha256 as Hasher};
 use wasmtime::{Engine, component::Component};
@@ -41,11 +43,26 @@ pub(crate) fn digest(bytes: &[u8]) -> Sha256 {
     Sha256(Hasher::digest(bytes).into())
 }
 
-/// Compiles a component, which takes from milliseconds to seconds of every core.
-pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, ProgramError> {
+/// Bytes that have the form of a component.
+pub(crate) struct Form<'a> {
+    bytes: &'a [u8],
+    /// Whether its functions are handed values through a 64-bit memory.
+    pub(crate) memory64: bool,
+}
+
+/// Looks at the form of a file, which takes milliseconds however long it takes to compile.
+pub(crate) fn read(bytes: &[u8]) -> Result<Form<'_>, ProgramError> {
     check_form(bytes)?;
-    let component =
-        Component::from_binary(engine, bytes).map_err(|source| ProgramError::Invalid { source })?;
+    Ok(Form { bytes, memory64: memory64::is_needed(bytes) })
+}
+
+/// Compiles a component, which takes from milliseconds to seconds of every core.
+pub(crate) fn compile(engine: &Engine, form: &Form<'_>) -> Result<Component, ProgramError> {
+    let component = Component::from_binary(engine, form.bytes)
+        .map_err(|source| ProgramError::Invalid { source })?;
+    if form.memory64 {
+        memory64::check(form.bytes)?;
+    }
     check_world(engine, &component)?;
     Ok(component)
 }

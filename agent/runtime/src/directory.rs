@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::{
     asks::Asks,
-    program::Prepared,
+    program::{Prepared, ProgramError},
     spent::{ProgramSpent, Spent},
     store::Store,
     texts::TenantTexts,
@@ -76,6 +76,12 @@ pub(crate) struct Resident {
 }
 
 impl Resident {
+    /// Whether the tenant may still run what it has. It may run no call of it where it may not, and
+    /// goes on with those that run.
+    fn is_allowed(&self) -> bool {
+        self.program.is_allowed(&self.tenant.limits.program)
+    }
+
     /// Waits until the tenant's running calls are to end, and says why.
     pub(crate) fn stopped(&self) -> impl Future<Output = Refusal> + Send + use<> {
         let mut stop = self.stop.subscribe();
@@ -128,8 +134,12 @@ impl Directory {
         })
     }
 
-    /// Why the tenant's first program, which should be here, is not.
+    /// Why no program takes the tenant's calls, which should be here: its first one is not, or it may
+    /// not run its last one any more.
     pub(crate) fn awaited(&self, name: &TenantName) -> Option<Awaited> {
+        if self.tenants.get(name).is_some_and(|resident| !resident.is_allowed()) {
+            return Some(Awaited::Failed(ProgramError::Memory64.reason()));
+        }
         self.awaited.get(name).map(|(_, why)| *why)
     }
 
@@ -201,8 +211,9 @@ impl Directory {
         self.tenants.iter().map(|(name, resident)| (name.clone(), resident.spent.get())).collect()
     }
 
+    /// A tenant whose calls are taken.
     pub(crate) fn resident(&self, name: &TenantName) -> Option<&Resident> {
-        self.tenants.get(name)
+        self.tenants.get(name).filter(|resident| resident.is_allowed())
     }
 
     /// What serves a model now.

@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use realm_core::{desired::Sha256, tenants::FunctionInfo};
+use realm_core::{
+    desired::{ProgramLimits, Sha256},
+    tenants::FunctionInfo,
+};
 use thiserror::Error;
 use wasmtime::component::Component;
 
@@ -37,6 +40,13 @@ pub enum ProgramError {
     Precompiled,
     #[error("the component is not valid")]
     Invalid { source: wasmtime::Error },
+    #[error(
+        "the component's parts hand each other values through a 64-bit memory, which this tenant may \
+         not have; whoever sets its limits can allow it with `limits.program.memory64`"
+    )]
+    Memory64,
+    #[error("the component {what}")]
+    Memory64Unsupported { what: &'static str },
     #[error("the component imports `{name}`, which no program is given")]
     Import { name: String },
     #[error("the component does not export `{name}`")]
@@ -69,6 +79,8 @@ impl ProgramError {
             Self::NotWebAssembly | Self::CoreModule | Self::Precompiled | Self::Invalid { .. } => {
                 "ProgramInvalid"
             }
+            Self::Memory64 => "ProgramMemory64",
+            Self::Memory64Unsupported { .. } => "ProgramMemory64Unsupported",
             Self::Import { .. } | Self::Export { .. } | Self::Link { .. } => "ProgramWorldMismatch",
             Self::Start { .. } | Self::StartSlow { .. } => "ProgramStartFailed",
             Self::Unhealthy { .. } | Self::Health { .. } | Self::HealthSlow { .. } => {
@@ -93,6 +105,11 @@ impl Prepared {
     pub fn functions(&self) -> &[FunctionInfo] {
         &self.0.functions
     }
+
+    /// Whether a tenant of these limits may run it. Others with the same component may or may not.
+    pub(crate) fn is_allowed(&self, limits: &ProgramLimits) -> bool {
+        limits.memory64 || !self.0.memory64
+    }
 }
 
 impl fmt::Debug for Prepared {
@@ -107,15 +124,24 @@ pub(crate) struct Program {
     /// What stands beside its generations, where it has that.
     pub(crate) hooks: Option<HookedPre<Host>>,
     pub(crate) functions: Vec<FunctionInfo>,
+    /// Whether its parts hand each other values through 64-bit memories.
+    memory64: bool,
+}
+
+/// A component that has been compiled.
+pub(crate) struct Compiled {
+    pub(crate) digest: Sha256,
+    pub(crate) component: Component,
+    pub(crate) memory64: bool,
 }
 
 /// Links a component and starts it once, outside any tenant, to ask for its functions and, where it
 /// says that, whether it works.
 pub(crate) async fn prepare(
     sandbox: &Sandbox,
-    digest: Sha256,
-    component: &Component,
+    compiled: &Compiled,
 ) -> Result<Program, ProgramError> {
+    let Compiled { digest, component, memory64 } = compiled;
     let link = |source| ProgramError::Link { source };
     let linked = sandbox.linker.instantiate_pre(component).map_err(link)?;
     let has_hooks = artifact::has_hooks(&sandbox.engine, component);
@@ -123,7 +149,8 @@ pub(crate) async fn prepare(
     let pre = ProgramPre::new(linked).map_err(link)?;
     let has_health = artifact::has_health(&sandbox.engine, component);
     let declared = checkup::pass(&pre, has_health).await?;
-    Ok(Program { digest, pre, hooks, functions: check(declared)? })
+    let functions = check(declared)?;
+    Ok(Program { digest: *digest, pre, hooks, functions, memory64: *memory64 })
 }
 
 fn check(declared: Vec<handler::FunctionInfo>) -> Result<Vec<FunctionInfo>, ProgramError> {

@@ -10,7 +10,7 @@ use std::{
 use realm_core::{
     auth::Caller,
     books::{ByWay, Way},
-    desired::{DesiredPipeline, DesiredTenant, Sha256},
+    desired::{DesiredPipeline, DesiredTenant, ProgramLimits, Sha256},
     engine::Engine,
     limit::Admitted,
     name::{ModelName, PipelineName, TenantName},
@@ -30,7 +30,7 @@ use crate::{
     kept::Kept,
     meter::{Allowance, TokenMeter},
     pipeline::{self, Runner},
-    program::{self, Prepared, Program, ProgramError},
+    program::{self, Compiled, Prepared, Program, ProgramError},
     sandbox::{Sandbox, SandboxError},
     shared::Shared,
     spent::ProgramSpent,
@@ -84,46 +84,61 @@ impl Runtime {
     /// The program that ships with Realm: a component like any other.
     pub async fn prepare_built_in(&self) -> Result<Prepared, ProgramError> {
         let compiled = self.built_in.get_or_try_init(|| async {
-            let program = self.compile(artifact::digest(BUILT_IN), BUILT_IN, None).await?;
+            let digest = artifact::digest(BUILT_IN);
+            let program = self.compile(digest, BUILT_IN, false, None).await?;
             Ok(Prepared(Arc::new(program)))
         });
         compiled.await.cloned()
     }
 
-    /// Checks and compiles a component and asks it for its functions. The same bytes are compiled
-    /// once, and those that are compiled wait for no others.
-    pub async fn prepare_program(&self, bytes: Vec<u8>) -> Result<Prepared, ProgramError> {
+    /// Checks and compiles a component, for a tenant of these limits, and asks it for its functions.
+    /// The same bytes are compiled once, whoever may run them, and those that are compiled wait for no
+    /// others.
+    pub async fn prepare_program(
+        &self,
+        bytes: Vec<u8>,
+        limits: &ProgramLimits,
+    ) -> Result<Prepared, ProgramError> {
         let hashed = spawn_blocking(move || (artifact::digest(&bytes), bytes));
         let (digest, bytes) = hashed.await.map_err(|_panicked| ProgramError::Compiler)?;
         let make = async {
             let place = self.compiler.clone().acquire_owned().await;
             let place = place.map_err(|_closed| ProgramError::Compiler)?;
-            self.compile(digest, bytes, Some(place)).await
+            self.compile(digest, bytes, limits.memory64, Some(place)).await
         };
-        self.programs.get(digest, make).await.map(Prepared)
+        let program = Prepared(self.programs.get(digest, make).await?);
+        // It may be here for another tenant.
+        if program.is_allowed(limits) { Ok(program) } else { Err(ProgramError::Memory64) }
     }
 
     async fn compile(
         &self,
         digest: Sha256,
         bytes: impl AsRef<[u8]> + Send + 'static,
+        memory64: bool,
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<Program, ProgramError> {
         let (engine, kept) = (self.sandbox.engine.clone(), self.kept.clone());
         let compiled = spawn_blocking(move || {
             // The compiler goes on when nobody waits for it any more, and so keeps its place.
             let _place = place;
-            if let Some(component) = kept.as_ref().and_then(|kept| kept.get(&engine, digest)) {
-                return Ok(component);
+            // Before the compiler sees it, and whatever has been kept of it.
+            let form = artifact::read(bytes.as_ref())?;
+            if form.memory64 && !memory64 {
+                return Err(ProgramError::Memory64);
             }
-            let component = artifact::compile(&engine, bytes.as_ref())?;
+            let compiled = |component| Compiled { digest, component, memory64: form.memory64 };
+            if let Some(component) = kept.as_ref().and_then(|kept| kept.get(&engine, digest)) {
+                return Ok(compiled(component));
+            }
+            let component = artifact::compile(&engine, &form)?;
             if let Some(kept) = kept {
                 kept.put(&engine, digest, &component);
             }
-            Ok(component)
+            Ok(compiled(component))
         });
-        let component = compiled.await.map_err(|_panicked| ProgramError::Compiler)??;
-        program::prepare(&self.sandbox, digest, &component).await
+        let compiled = compiled.await.map_err(|_panicked| ProgramError::Compiler)??;
+        program::prepare(&self.sandbox, &compiled).await
     }
 
     /// What each tenant's programs have spent here.

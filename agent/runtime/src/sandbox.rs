@@ -84,6 +84,8 @@ fn config() -> Config {
         .strategy(Strategy::Cranelift)
         // The world is synchronous; its young asynchronous sibling stays out of reach.
         .concurrency_support(false)
+        // Whoever may not have it is refused for what the component needs: all share one engine.
+        .wasm_component_model_memory64(true)
         .consume_fuel(true)
         .max_wasm_stack(STACK_BYTES)
         .async_stack_size(STACK_BYTES + HOST_STACK_BYTES)

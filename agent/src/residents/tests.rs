@@ -111,6 +111,7 @@ pub(crate) fn tenant(name: &str) -> Arc<DesiredTenant> {
                 deadline_ms: 1,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                memory64: false,
             },
         },
         models: Vec::new(),

@@ -112,6 +112,40 @@ async fn a_good_key_of_a_tenant_whose_first_program_does_not_come_is_told_so_and
     assert_eq!(house.caller("acme").unwrap_err(), Refusal::Unauthenticated);
 }
 
+/// A program whose parts hand each other values through a 64-bit memory.
+const WIDE: &str = include_str!("../../../tests/fuzz/examples/components/wide.wat");
+
+#[tokio::test]
+async fn a_program_takes_calls_for_as_long_as_its_tenant_may_have_it() {
+    let house = House::new();
+    let (_, artifact) = house.file("wide.wasm", &wat::parse_str(WIDE).unwrap());
+    let mut acme = tenant("acme", Program::Component(artifact));
+    let reason = "failed: ProgramMemory64".to_owned();
+    let not_ready = Refusal::ProgramNotReady { reason };
+    let failure = house.agent.put_tenant(&acme).await.unwrap_err();
+    assert_eq!(failure.reason, "ProgramMemory64");
+    assert_eq!(house.refused("acme", "echo", json!({})).await, not_ready);
+
+    acme.limits.program.memory64 = true;
+    let digest = house.agent.put_tenant(&acme).await.unwrap();
+    let caller = house.caller("acme").unwrap();
+    assert!(!house.agent.runtime().functions(&caller).await.is_empty());
+
+    // Now that it is here it need not be fetched, and is not taken for that.
+    if let Program::Component(artifact) = &mut acme.program.as_mut().unwrap().code {
+        artifact.sha256 = digest;
+    }
+    acme.limits.program.memory64 = false;
+    let failure = house.agent.put_tenant(&acme).await.unwrap_err();
+    assert_eq!(failure.reason, "ProgramMemory64");
+    assert_eq!(house.refused("acme", "echo", json!({})).await, not_ready);
+    assert!(house.agent.runtime().functions(&caller).await.is_empty());
+
+    acme.limits.program.memory64 = true;
+    assert_eq!(house.agent.put_tenant(&acme).await.unwrap(), digest);
+    assert!(!house.agent.runtime().functions(&caller).await.is_empty());
+}
+
 #[tokio::test]
 async fn a_key_that_is_not_there_yet_is_refused_for_good_once_everybody_has_been_tried() {
     let house = House::starting();

@@ -225,6 +225,7 @@ pub struct ProgramLimits {
     pub deadline_ms: u64,
     pub token_fuel_max: u64,
     pub token_deadline_ms: u64,
+    pub memory64: bool,
 }
 
 /// One API key, as its digest.

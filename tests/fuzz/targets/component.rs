@@ -3,6 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use realm_core::desired::ProgramLimits;
 use tokio::runtime::Builder;
 
 /// The sandbox, and the thread that waits for its compiler.
@@ -10,6 +11,18 @@ struct World {
     tokio: tokio::runtime::Runtime,
     programs: realm_runtime::Runtime,
 }
+
+/// Of a tenant that may have everything the compiler can do.
+const LIMITS: ProgramLimits = ProgramLimits {
+    memory_bytes_max: 1 << 20,
+    fuel_max: 1 << 20,
+    host_calls_max: 1 << 10,
+    output_bytes_max: 1 << 16,
+    deadline_ms: 1000,
+    token_fuel_max: 1_000_000,
+    token_deadline_ms: 1_000,
+    memory64: true,
+};
 
 thread_local! {
     static WORLD: World = {
@@ -21,9 +34,8 @@ thread_local! {
 
 fuzz_target!(|bytes: &[u8]| {
     WORLD.with(|world| {
-        let Ok(program) = world.tokio.block_on(world.programs.prepare_program(bytes.to_vec())) else {
-            return;
-        };
+        let prepared = world.programs.prepare_program(bytes.to_vec(), &LIMITS);
+        let Ok(program) = world.tokio.block_on(prepared) else { return };
         let mut names: Vec<_> = program.functions().iter().map(|function| &function.name).collect();
         let functions = names.len();
         names.sort();

@@ -73,6 +73,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("opentelemetry_sdk", &["realm-traces"]),
     ("opentelemetry-otlp", &["realm-traces"]),
     ("wasmtime", &["realm-runtime"]),
+    ("wasmtime-environ", &["realm-runtime"]),
     ("llguidance", &["realm-grammar"]),
     ("cudarc", &["realm-kernels-cuda"]),
     ("libloading", &["realm-kernels-cuda"]),

@@ -149,6 +149,7 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
         deadline_ms,
         token_fuel_max,
         token_deadline_ms,
+        memory64,
     } = program;
     agent::Limits {
         requests_per_minute,
@@ -165,6 +166,7 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
             deadline_ms,
             token_fuel_max,
             token_deadline_ms,
+            memory64,
         },
     }
 }

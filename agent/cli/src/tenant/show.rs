@@ -55,6 +55,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
                 deadline_ms,
                 token_fuel,
                 token_deadline_ms,
+                memory64,
             },
     } = limits;
     [
@@ -71,6 +72,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
         format!("program     {program}"),
         format!("its limits  {memory_bytes} bytes of memory, {fuel} fuel, {host_calls} host calls, {output_bytes} bytes out, {deadline_ms} ms"),
         format!("its hooks   {token_fuel} fuel and {token_deadline_ms} ms a token"),
+        format!("memory64    {}", yes(*memory64)),
     ]
     .map(|line| one_line(&line))
     .to_vec()
@@ -109,5 +111,6 @@ mod tests {
         assert!(lines.iter().any(|line| line.contains("`realm api-key create`")), "{lines:?}");
         assert!(lines.iter().any(|line| line == "program     built-in"), "{lines:?}");
         assert!(lines.iter().any(|line| line == "models      none"), "{lines:?}");
+        assert!(lines.iter().any(|line| line == "memory64    no"), "{lines:?}");
     }
 }

@@ -23,7 +23,8 @@ impl Home {
     fn new() -> Self {
         let bytes = idle();
         let sandbox = Sandbox::new().unwrap();
-        let component = artifact::compile(&sandbox.engine, &bytes).unwrap();
+        let component =
+            artifact::compile(&sandbox.engine, &artifact::read(&bytes).unwrap()).unwrap();
         let digest = artifact::digest(&bytes);
         Self { folder: tempfile::tempdir().unwrap(), sandbox, component, digest }
     }

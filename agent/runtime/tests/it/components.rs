@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use proptest::prelude::*;
 use realm_runtime::{ProgramError, Runtime};
 
-use crate::town::{PIRATE, town};
+use crate::town::{LIMITS, PIRATE, town};
 
 const BUILT_IN: &[u8] =
     include_bytes!("../../../../sdks/guest-rust/programs/built-in/built_in.wasm");
@@ -14,7 +14,7 @@ const BUILT_IN: &[u8] =
 const IDLE: &str = include_str!("../../../../tests/fuzz/examples/components/idle.wat");
 
 async fn refused(bytes: Vec<u8>) -> ProgramError {
-    town().await.runtime.prepare_program(bytes).await.unwrap_err()
+    town().await.runtime.prepare_program(bytes, &LIMITS.program).await.unwrap_err()
 }
 
 async fn refused_wat(text: &str) -> ProgramError {
@@ -24,7 +24,7 @@ async fn refused_wat(text: &str) -> ProgramError {
 #[tokio::test]
 async fn the_same_component_is_compiled_once() {
     let town = town().await;
-    let again = town.runtime.prepare_program(PIRATE.to_vec()).await.unwrap();
+    let again = town.runtime.prepare_program(PIRATE.to_vec(), &LIMITS.program).await.unwrap();
     assert_eq!(again.digest(), town.pirate.digest());
     assert!(std::ptr::eq(again.functions(), town.pirate.functions()));
     assert_ne!(town.pirate.digest(), town.built_in.digest());
@@ -33,7 +33,7 @@ async fn the_same_component_is_compiled_once() {
 #[tokio::test]
 async fn the_least_component_that_serves_a_function_is_a_program() {
     let bytes = wat::parse_str(IDLE).unwrap();
-    let idle = town().await.runtime.prepare_program(bytes).await.unwrap();
+    let idle = town().await.runtime.prepare_program(bytes, &LIMITS.program).await.unwrap();
     assert_eq!(idle.functions()[0].name, "idle");
 }
 
@@ -45,7 +45,7 @@ async fn a_component_may_have_as_many_memories_as_toolchains_make_and_no_more() 
         let text = IDLE.replacen("(component", &format!("(component {empty} {instances}"), 1);
         wat::parse_str(&text).unwrap()
     };
-    town().await.runtime.prepare_program(with_memories(2)).await.unwrap();
+    town().await.runtime.prepare_program(with_memories(2), &LIMITS.program).await.unwrap();
     let error = refused(with_memories(3)).await;
     assert!(matches!(error, ProgramError::Invalid { .. }), "{error:?}");
 }
@@ -146,7 +146,7 @@ fn prepare(bytes: Vec<u8>) -> Result<(), ProgramError> {
         let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         (tokio, Runtime::new().unwrap())
     });
-    tokio.block_on(runtime.prepare_program(bytes)).map(drop)
+    tokio.block_on(runtime.prepare_program(bytes, &LIMITS.program)).map(drop)
 }
 
 proptest! {
@@ -173,14 +173,6 @@ proptest! {
         let head = [0x00, 0x61, 0x73, 0x6d, 0x0d, 0x00, 0x01, 0x00];
         prop_assert!(prepare([head.as_slice(), &tail].concat()).is_err());
     }
-}
-
-#[tokio::test]
-async fn a_component_that_speaks_through_a_64_bit_memory_is_refused_before_it_runs() {
-    let narrow = r#"(memory (export "memory") 1)"#;
-    assert!(IDLE.contains(narrow));
-    let wide = refused_wat(&IDLE.replace(narrow, r#"(memory (export "memory") i64 1)"#)).await;
-    assert!(matches!(wide, ProgramError::Invalid { .. }), "{wide:?}");
 }
 
 /// A program whose check of its health is this: the body of a function in a core module.
@@ -212,7 +204,7 @@ fn says(is_error: bool, bytes: u32) -> String {
 #[tokio::test]
 async fn a_program_that_says_that_it_works_is_taken() {
     let bytes = wat::parse_str(checked(&says(false, 0))).unwrap();
-    let program = town().await.runtime.prepare_program(bytes).await.unwrap();
+    let program = town().await.runtime.prepare_program(bytes, &LIMITS.program).await.unwrap();
     assert_eq!(program.functions()[0].name, "idle");
 }
 

@@ -17,3 +17,4 @@ mod prefixes;
 mod resume;
 mod sources;
 mod store;
+mod wide;

@@ -53,11 +53,12 @@ pub(crate) async fn town() -> &'static Town {
     TOWN.get_or_init(|| async {
         let runtime = Runtime::new().unwrap();
         let built_in = runtime.prepare_built_in().await.unwrap();
-        let pirate = runtime.prepare_program(PIRATE.to_vec()).await.unwrap();
-        let hostile = runtime.prepare_program(HOSTILE.to_vec()).await.unwrap();
-        let reader = runtime.prepare_program(READER.to_vec()).await.unwrap();
-        let warden = runtime.prepare_program(WARDEN.to_vec()).await.unwrap();
-        let hostile_hooks = runtime.prepare_program(HOSTILE_HOOKS.to_vec()).await.unwrap();
+        let pirate = runtime.prepare_program(PIRATE.to_vec(), &LIMITS.program).await.unwrap();
+        let hostile = runtime.prepare_program(HOSTILE.to_vec(), &LIMITS.program).await.unwrap();
+        let reader = runtime.prepare_program(READER.to_vec(), &LIMITS.program).await.unwrap();
+        let warden = runtime.prepare_program(WARDEN.to_vec(), &LIMITS.program).await.unwrap();
+        let hostile_hooks =
+            runtime.prepare_program(HOSTILE_HOOKS.to_vec(), &LIMITS.program).await.unwrap();
         Town { runtime, built_in, pirate, hostile, reader, warden, hostile_hooks }
     })
     .await
@@ -79,6 +80,7 @@ pub(crate) const LIMITS: Limits = Limits {
         deadline_ms: 100_000,
         token_fuel_max: 100_000_000,
         token_deadline_ms: 1_000,
+        memory64: false,
     },
 };
 

@@ -146,6 +146,7 @@ fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> Progr
         deadline_ms,
         token_fuel,
         token_deadline_ms,
+        memory64,
     } = raw;
     let memory = (PROGRAM_MEMORY_BYTES_MIN, PROGRAM_MEMORY_BYTES_MAX);
     for (field, value, bounds) in [
@@ -167,6 +168,7 @@ fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> Progr
         deadline_ms: *deadline_ms,
         token_fuel_max: *token_fuel,
         token_deadline_ms: *token_deadline_ms,
+        memory64: *memory64,
     }
 }
 
@@ -275,6 +277,8 @@ mod tests {
             (tenant.limits.program.fuel_max, tenant.limits.program.host_calls_max),
             (7, 100_000)
         );
+        assert!(!tenant.limits.program.memory64);
+        assert!(check("limits: {program: {memory64: true}}").unwrap().limits.program.memory64);
     }
 
     #[test]

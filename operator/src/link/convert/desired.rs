@@ -276,6 +276,7 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
         deadline_ms,
         token_fuel_max,
         token_deadline_ms,
+        memory64,
     } = program;
     proto::Limits {
         requests_per_minute,
@@ -292,6 +293,7 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
             deadline_ms,
             token_fuel_max: Some(token_fuel_max),
             token_deadline_ms: Some(token_deadline_ms),
+            memory64,
         }),
     }
 }

@@ -181,6 +181,7 @@ fn tenant(index: usize, weight: u32) -> Arc<DesiredTenant> {
                 deadline_ms: 11,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                memory64: false,
             },
         },
         models: Vec::new(),

@@ -139,6 +139,7 @@ fn admitted(call: Call, now: Instant) -> Admitted {
                 deadline_ms: 1,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                memory64: false,
             },
         },
         models: Vec::new(),

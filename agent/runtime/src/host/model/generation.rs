@@ -268,6 +268,7 @@ mod tests {
             deadline_ms: 1,
             token_fuel_max: 1_000_000,
             token_deadline_ms: 1_000,
+            memory64: false,
         },
     };
 

@@ -65,6 +65,7 @@ pub(super) fn tenant() -> DesiredTenant {
                 deadline_ms: 60_000,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                memory64: false,
             },
         },
         models: vec![ModelGrant { alias: "tiny".into(), model: model() }],
