@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use proptest::prelude::*;
+use realm_core::desired::ProgramLimits;
 use realm_runtime::{ProgramError, Runtime};
 
 use crate::town::{LIMITS, PIRATE, town};
@@ -140,13 +141,13 @@ async fn a_program_that_does_not_come_up_is_refused() {
 }
 
 /// A runtime of its own: proptest is not asynchronous.
-fn prepare(bytes: Vec<u8>) -> Result<(), ProgramError> {
+pub(crate) fn prepare(bytes: Vec<u8>, limits: &ProgramLimits) -> Result<(), ProgramError> {
     static RUNTIME: OnceLock<(tokio::runtime::Runtime, Runtime)> = OnceLock::new();
     let (tokio, runtime) = RUNTIME.get_or_init(|| {
         let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         (tokio, Runtime::new().unwrap())
     });
-    tokio.block_on(runtime.prepare_program(bytes, &LIMITS.program)).map(drop)
+    tokio.block_on(runtime.prepare_program(bytes, limits)).map(drop)
 }
 
 proptest! {
@@ -161,7 +162,7 @@ proptest! {
         for (at, byte) in changes {
             bytes[at] = byte;
         }
-        drop(prepare(bytes));
+        drop(prepare(bytes, &LIMITS.program));
     }
 }
 
@@ -171,7 +172,8 @@ proptest! {
         tail in prop::collection::vec(any::<u8>(), 0..200),
     ) {
         let head = [0x00, 0x61, 0x73, 0x6d, 0x0d, 0x00, 0x01, 0x00];
-        prop_assert!(prepare([head.as_slice(), &tail].concat()).is_err());
+        let bytes = [head.as_slice(), &tail].concat();
+        prop_assert!(prepare(bytes, &LIMITS.program).is_err());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fs, sync::Arc};
 
+use proptest::prelude::*;
 use realm_core::{
     desired::{DesiredTenant, Limits, ProgramLimits},
     refusal::{ProgramLimit, Refusal},
@@ -15,7 +16,10 @@ use wasmtime::{
     component::{Component, Linker},
 };
 
-use crate::town::{Citizen, LIMITS, Told, read, town};
+use crate::{
+    components::prepare,
+    town::{Citizen, LIMITS, Told, read, town},
+};
 
 const WIDE: &str = include_str!("../../../../tests/fuzz/examples/components/wide.wat");
 const IDLE: &str = include_str!("../../../../tests/fuzz/examples/components/idle.wat");
@@ -259,4 +263,21 @@ fn the_compilers_host_side_still_reads_half_of_a_64_bit_pointer() {
     let instance = Linker::new(&engine).instantiate(&mut store, &component).unwrap();
     let said = instance.get_typed_func::<(), (String,)>(&mut store, "text").unwrap();
     assert_eq!(said.call(&mut store, ()).unwrap(), (String::new(),), "its length is read as 0");
+}
+
+proptest! {
+    // Most fail in the validator at once; the rest are compiled.
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_wide_component_with_bytes_changed_is_refused_for_what_it_is(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = bytes(WIDE);
+        for (at, byte) in changes {
+            *at.get_mut(&mut bytes) = byte;
+        }
+        let refused = prepare(bytes, &OPEN).err();
+        prop_assert!(!matches!(refused, Some(ProgramError::Compiler)), "something panicked");
+    }
 }
