@@ -32,7 +32,7 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
         checker.case("matmul", &case, |checker| next_to_zero(checker, &case, format));
     }
     for rows in [1, 9, 129] {
-        let case = format!("three formats at once, {rows} rows");
+        let case = format!("six matrices of three formats at once, {rows} rows");
         checker.case("matmul", &case, |checker| several(checker, &case, rows));
     }
 }
@@ -149,7 +149,14 @@ fn several<B: Backend>(
     rows: usize,
 ) -> Result<(), BackendError> {
     let cols = 96;
-    let kinds = [(Format::Q4_1, 48), (Format::F16, 7), (Format::Q8_0, 33)];
+    let kinds = [
+        (Format::Q4_1, 48),
+        (Format::F16, 7),
+        (Format::Q8_0, 33),
+        (Format::Q4_1, 129),
+        (Format::Q4_1, 1),
+        (Format::F16, 130),
+    ];
     let values = checker.numbers(rows * cols);
     let x = checker.buffer(&values)?;
     let mut stored = Vec::new();
