@@ -124,7 +124,8 @@ async def test_the_models_of_a_killed_agent_go_to_another_whose_own_calls_go_on(
         return len(nodes_of(plane, "pair")) == len(agents)
 
     await eventually(back, "the node that came back serves again", within_s=LOST_S_MAX)
-    assert shared_by(plane, "later") == "SharedByDoors"
+    # Divided evenly, or by what the doors have used of it lately.
+    assert shared_by(plane, "later") in {"SharedByDoors", "Sliced"}
 
     async def call_as_brief() -> None:
         async with agents[node].client("brief") as client:
