@@ -293,6 +293,9 @@ pub enum TokenEvent {
     /// when the prompt's turn has come, and only where there are any.
     Cached(u32),
     Token(Token),
+    /// So many tokens were made behind where a hook has ended the answer: no part of it, and paid
+    /// for. Comes at most once, and before the end.
+    Unsaid(u32),
     Finished {
         finish: Finish,
         usage: Usage,

@@ -228,6 +228,7 @@ fn end(mut stream: TokenStream) -> Result<Finish, Refusal> {
             TokenEvent::Failed(refusal) => return Err(refusal),
             TokenEvent::Cached(count) => panic!("{count} tokens of a cache that is empty"),
             TokenEvent::Rest(text) => panic!("nothing was resumed: {text}"),
+            TokenEvent::Unsaid(count) => panic!("{count} tokens behind a hook, and there is none"),
         }
     }
 }

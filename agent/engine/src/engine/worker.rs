@@ -153,13 +153,17 @@ impl Worker {
         for (id, refusal) in ended {
             self.fail(id, refusal);
         }
-        self.tell_starts(now);
+        let stuck = self.tell_starts(now);
         if self.batch.is_empty() {
             // Every sequence that runs waits for its mask or its hook.
             self.take_masks(MASKS_WAIT);
             self.take_hooks(MASKS_WAIT);
         } else {
             self.step();
+        }
+        // Not before the step, which they are a part of and pay for.
+        for id in stuck {
+            self.fail(id, Refusal::Internal);
         }
         self.publish_and_send();
     }
@@ -309,13 +313,17 @@ impl Worker {
         Ok(())
     }
 
-    fn tell_starts(&mut self, now: Instant) {
+    /// Says which sequences have started. Gives those that cannot go on, for what decides about their
+    /// tokens does not work.
+    fn tell_starts(&mut self, now: Instant) -> Vec<SequenceId> {
+        let mut stuck = Vec::new();
         for (id, usage) in self.scheduler.started().to_vec() {
             self.book_start(id, usage);
-            self.begin_hook(id, now);
+            if !self.begin_hook(id, now) {
+                stuck.push(id);
+            }
         }
         let Self { scheduler, open, calls, masks, outbox, .. } = self;
-        let mut stuck = Vec::new();
         for (id, usage) in scheduler.started() {
             if let Some(call) = calls.get(id) {
                 call.count_start(*usage, now);
@@ -332,9 +340,7 @@ impl Worker {
                 outbox.push((open.output.sender(), TokenEvent::Cached(usage.cached_tokens)));
             }
         }
-        for id in stuck {
-            self.fail(id, Refusal::Internal);
-        }
+        stuck
     }
 
     /// Ends the sequences whose stream nobody holds any more, and the calls likewise.
@@ -531,9 +537,9 @@ impl Worker {
                 if let Some(placed) = beside.take() {
                     self.hooks.end(&tenant, placed);
                 }
-                if let TokenEvent::Failed(_) = &last {
-                    let tokens = beside.silence().map(TokenEvent::Token);
-                    self.outbox.extend(tokens.map(|token| (sender.clone(), token)));
+                let unsaid = beside.silence();
+                if unsaid > 0 {
+                    self.outbox.push((sender.clone(), TokenEvent::Unsaid(unsaid)));
                 }
             }
             if let Some(milestones) = milestones {

@@ -48,9 +48,11 @@ pub(crate) struct Told {
 /// What a hook's answer comes to.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// To be sent, in order.
-    pub(crate) tokens: Vec<Token>,
-    /// How the sequence has ended with the last of them, and with what usage if that is known.
+    /// To be sent.
+    pub(crate) token: Option<Token>,
+    /// Tokens that were made behind it, where it has turned out to be the last.
+    pub(crate) unsaid: u32,
+    /// How the sequence has ended with it, and with what usage if that is known.
     pub(crate) end: Option<(Finish, Option<Usage>)>,
 }
 
@@ -164,23 +166,23 @@ impl Beside {
             // What is told of the token would tell its text.
             token = Token { id: token.id, text, logprobs: None };
         }
-        let mut tokens: Vec<Token> = waits.then_some(token).into_iter().collect();
-        let end = if stops {
-            tokens.extend(self.silence());
-            Some((Finish::Stop, self.ended.map(|(_, usage)| usage)))
+        let token = waits.then_some(token);
+        let (unsaid, end) = if stops {
+            (self.silence(), Some((Finish::Stop, self.ended.map(|(_, usage)| usage))))
         } else if finish.is_some() {
-            self.ended.map(|(finish, usage)| (finish, Some(usage)))
+            (0, self.ended.map(|(finish, usage)| (finish, Some(usage))))
         } else {
-            None
+            (0, None)
         };
-        Outcome { tokens, end }
+        Outcome { token, unsaid, end }
     }
 
-    /// What waits for the hook, without what it says: the tokens were made and are paid for, and
-    /// the answer has ended before them.
-    pub(crate) fn silence(&mut self) -> impl Iterator<Item = Token> {
-        let silent = |told: Told| Token { text: String::new(), logprobs: None, ..told.token };
-        self.behind.drain(..).filter(|told| told.waits).map(silent)
+    /// Drops the tokens that wait for the hook, and says how many they are: they were made and are
+    /// paid for, and the answer has ended before them.
+    pub(crate) fn silence(&mut self) -> u32 {
+        let behind = self.behind();
+        self.behind.clear();
+        u32::try_from(behind).unwrap_or(u32::MAX)
     }
 
     /// The hook, to be put to work on the next token that waits for it.

@@ -176,6 +176,7 @@ pub(crate) fn read(mut stream: TokenStream) -> Answer {
                 return Answer { ids, text, cached, end: Ok((finish, usage)) };
             }
             TokenEvent::Failed(refusal) => return Answer { ids, text, cached, end: Err(refusal) },
+            TokenEvent::Unsaid(count) => panic!("{count} tokens behind a hook, and there is none"),
         }
     }
 }

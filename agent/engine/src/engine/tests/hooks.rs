@@ -79,16 +79,25 @@ fn hooked(engine: &EngineHandle, tokens_max: u32, hooked: Hooked) -> Result<Toke
 
 type Read = (Vec<(u32, String)>, Result<(Finish, u32), Refusal>);
 
-/// The tokens of a stream with their texts, and how it ends with how many tokens made.
-fn read(mut stream: TokenStream) -> Read {
-    let mut tokens = Vec::new();
+/// The tokens of a stream with their texts, and how it ends with how many tokens made; all of which
+/// are of its answer.
+fn read(stream: TokenStream) -> Read {
+    let (read, unsaid) = read_all(stream);
+    assert_eq!(unsaid, 0);
+    read
+}
+
+/// The same, and how many tokens were made behind the answer.
+fn read_all(mut stream: TokenStream) -> (Read, u32) {
+    let (mut tokens, mut unsaid) = (Vec::new(), 0);
     loop {
         match stream.blocking_recv().unwrap() {
             TokenEvent::Token(token) => tokens.push((token.id, token.text)),
+            TokenEvent::Unsaid(made) => unsaid += made,
             TokenEvent::Finished { finish, usage } => {
-                return (tokens, Ok((finish, usage.completion_tokens)));
+                return ((tokens, Ok((finish, usage.completion_tokens))), unsaid);
             }
-            TokenEvent::Failed(refusal) => return (tokens, Err(refusal)),
+            TokenEvent::Failed(refusal) => return ((tokens, Err(refusal)), unsaid),
             TokenEvent::Cached(_) | TokenEvent::Rest(_) => {}
         }
     }
@@ -150,11 +159,9 @@ fn a_hook_rewrites_text_adds_to_it_and_ends_the_answer() {
     assert_eq!(tokens, texts(&[(1, "B"), (1, "B"), (1, "b, the end")]));
     assert_eq!(end, Ok((Finish::Length, 3)));
 
-    let (tokens, end) = read(hooked(&engine, 40, said(true)).unwrap());
-    assert_eq!(tokens.get(..2).unwrap(), texts(&[(1, "B"), (1, "!")]));
-    assert!(tokens.get(2..).unwrap().iter().all(|(_, text)| text.is_empty()), "{tokens:?}");
-    let made = u32::try_from(tokens.len()).unwrap();
-    assert_eq!(end, Ok((Finish::Stop, made)), "all that was made is told, and paid for");
+    let ((tokens, end), unsaid) = read_all(hooked(&engine, 40, said(true)).unwrap());
+    assert_eq!(tokens, texts(&[(1, "B"), (1, "!")]));
+    assert_eq!(end, Ok((Finish::Stop, 2 + unsaid)), "all that was made is told, and paid for");
     assert_eq!((engine.load().kv_blocks_used, engine.load().sequences_running), (0, 0));
 }
 
@@ -276,8 +283,9 @@ fn a_hook_that_fails_panics_or_leaves_no_token_ends_its_own_answer() {
         Question::Begin => Ok(Answer::default()),
         Question::Token { .. } => Err(refusal.clone()),
     });
-    let (tokens, end) = read(hooked(&engine, 8, said).unwrap());
-    assert_eq!((tokens, end), (texts(&[(1, "")]), Err(failed)), "what was made is paid for");
+    let ((tokens, end), unsaid) = read_all(hooked(&engine, 8, said).unwrap());
+    assert_eq!((tokens, end), (Vec::new(), Err(failed)));
+    assert_eq!(unsaid, 1, "what was made is paid for");
 
     let said = prompt_hook(ALL, |_| panic!("told to"));
     assert_eq!(read(hooked(&engine, 8, said).unwrap()).1, Err(Refusal::Internal));
@@ -304,7 +312,22 @@ fn all_that_was_made_ahead_of_a_hook_that_fails_is_paid_for_and_says_nothing() {
         thread::yield_now();
     }
     drop(closed);
-    assert_eq!(read(stream), (texts(&[(1, ""); 8]), Err(failed)));
+    assert_eq!(read_all(stream), ((Vec::new(), Err(failed)), 8));
+}
+
+#[test]
+fn what_was_made_behind_the_end_that_a_hook_makes_is_told_as_that() {
+    let (engine, _) = engine();
+    let gate = Arc::new(Mutex::new(()));
+    let stop = || verdict(Verdict::Stop("!".to_owned()));
+    let (said, ..) = hook(TEXT, (NEVER, &gate), move |_| stop());
+    let closed = gate.lock().unwrap();
+    let stream = hooked(&engine, 8, said).unwrap();
+    while engine.load().generated_tokens_total < 8 {
+        thread::yield_now();
+    }
+    drop(closed);
+    assert_eq!(read_all(stream), ((texts(&[(1, "!")]), Ok((Finish::Stop, 8))), 7));
 }
 
 #[test]

@@ -18,11 +18,11 @@ use crate::{
 };
 
 impl Worker {
-    /// Asks the hook of a sequence that has started what its first token is to be.
-    pub(super) fn begin_hook(&mut self, id: SequenceId, now: Instant) {
-        if let Some(placed) = self.beside_of(id).and_then(|beside| beside.begin(now)) {
-            self.let_work(id, placed);
-        }
+    /// Asks the hook of a sequence that has started what its first token is to be. `false` if nobody
+    /// lets it work.
+    pub(super) fn begin_hook(&mut self, id: SequenceId, now: Instant) -> bool {
+        let placed = self.beside_of(id).and_then(|beside| beside.begin(now));
+        placed.is_none_or(|placed| self.let_work(id, placed))
     }
 
     /// Takes what hooks have said, and what one says within `wait`. Sequences whose logits were
@@ -62,16 +62,19 @@ impl Worker {
                 return self.fail(id, refusal);
             }
         };
-        let Outcome { tokens, end } = beside.heard(placed, answer, at);
+        let Outcome { token, unsaid, end } = beside.heard(placed, answer, at);
         let sender = open.output.sender();
-        let events = tokens.into_iter().map(|token| (sender.clone(), TokenEvent::Token(token)));
-        self.outbox.extend(events);
+        let unsaid = (unsaid > 0).then_some(TokenEvent::Unsaid(unsaid));
+        let events = token.map(TokenEvent::Token).into_iter().chain(unsaid);
+        self.outbox.extend(events.map(|event| (sender.clone(), event)));
         if let Some((finish, usage)) = end {
             let usage = usage.or_else(|| self.scheduler.end(id)).unwrap_or_default();
             return self.close(id, TokenEvent::Finished { finish, usage });
         }
-        if let Some(placed) = self.beside_of(id).and_then(Beside::next) {
-            self.let_work(id, placed);
+        if let Some(placed) = self.beside_of(id).and_then(Beside::next)
+            && !self.let_work(id, placed)
+        {
+            return self.fail(id, Refusal::Internal);
         }
         self.choose_held(id, Instant::now());
     }
@@ -93,8 +96,10 @@ impl Worker {
         if !waits {
             outbox.push((output.sender(), TokenEvent::Token(token.clone())));
         }
-        if let Some(placed) = beside.tell(Told { token, finish, at: now, waits }) {
-            self.let_work(id, placed);
+        if let Some(placed) = beside.tell(Told { token, finish, at: now, waits })
+            && !self.let_work(id, placed)
+        {
+            self.fail(id, Refusal::Internal);
         }
     }
 
@@ -107,11 +112,9 @@ impl Worker {
         }
     }
 
-    fn let_work(&mut self, id: SequenceId, placed: Placed) {
+    fn let_work(&mut self, id: SequenceId, placed: Placed) -> bool {
         let tenant = placed.tenant().clone();
-        if !self.hooks.work(id, &tenant, placed) {
-            self.fail(id, Refusal::Internal);
-        }
+        self.hooks.work(id, &tenant, placed)
     }
 
     fn beside_of(&mut self, id: SequenceId) -> Option<&mut Beside> {

@@ -157,6 +157,10 @@ impl Generation {
                 self.made.push(id);
                 tokens.push(Token { id, text, logprobs: logprobs.map(scored::tell) });
             }
+            Some(TokenEvent::Unsaid(made)) => {
+                // A hook has had them, and they are no part of the answer that could be cut.
+                self.tokens.spend_unread(&mut self.reserve, made, true);
+            }
             Some(TokenEvent::Finished { finish, usage }) => {
                 self.found_cached(usage.cached_tokens);
                 self.end = Some(Ok(summary(finish, usage)));
@@ -170,7 +174,7 @@ impl Generation {
 
     fn hear(&mut self, event: &TokenEvent) {
         self.has_begun |= match event {
-            TokenEvent::Token(_) | TokenEvent::Cached(_) => true,
+            TokenEvent::Token(_) | TokenEvent::Unsaid(_) | TokenEvent::Cached(_) => true,
             // An answer that was resumed when it was whole ends, and nothing of it is computed.
             TokenEvent::Finished { usage, .. } => usage.cached_tokens > 0,
             TokenEvent::Rest(_) | TokenEvent::Failed(_) => false,
@@ -195,6 +199,7 @@ impl Generation {
         while let Ok(event) = self.stream.try_recv() {
             match &event {
                 TokenEvent::Token(_) => tokens = tokens.saturating_add(1),
+                TokenEvent::Unsaid(made) => tokens = tokens.saturating_add(*made),
                 TokenEvent::Cached(cached) => self.found_cached(*cached),
                 TokenEvent::Finished { usage, .. } => self.found_cached(usage.cached_tokens),
                 TokenEvent::Rest(_) | TokenEvent::Failed(_) => {}
@@ -396,6 +401,28 @@ mod tests {
         let refusal = tokens.admitted().check(Instant::now()).unwrap_err();
         // A hundred in debt, at a thousand a minute.
         assert!(refusal.retry_after_ms() > Some(5_000), "{refusal:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_its_hook_has_ended_is_whole_whatever_was_made_behind_it() {
+        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
+        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
+        let usage = Usage { completion_tokens: 998, ..Usage::default() };
+        tokens.admitted().charge(usage, Instant::now());
+        let mut generation = started(stream, &tokens, 10);
+        generation.is_heard = true;
+        let usage = Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 201 };
+        let end = TokenEvent::Finished { finish: Finish::Stop, usage };
+        for event in [token(), TokenEvent::Unsaid(200), end] {
+            sender.try_send(event).unwrap();
+        }
+        assert_eq!(generation.next().await.unwrap().unwrap().len(), 1);
+        assert!(generation.next().await.unwrap().is_none());
+        assert!(generation.summary().is_some());
+        assert_eq!(tokens.total(), usage);
+        let owes = tokens.admitted().check(Instant::now()).unwrap_err();
+        // Two hundred in debt, at a thousand a minute.
+        assert!(owes.retry_after_ms() > Some(11_000), "{owes:?}");
     }
 
     #[tokio::test]

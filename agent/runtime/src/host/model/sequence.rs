@@ -31,15 +31,18 @@ impl Traced {
     pub(super) fn heard(&mut self, event: &TokenEvent) {
         match event {
             TokenEvent::Cached(_) | TokenEvent::Rest(_) => {}
-            TokenEvent::Token(_) => {
-                self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(1);
-            }
+            TokenEvent::Token(_) => self.count(1),
+            TokenEvent::Unsaid(tokens) => self.count(*tokens),
             TokenEvent::Finished { finish: _, usage } => {
                 self.usage = *usage;
                 self.end(OK);
             }
             TokenEvent::Failed(refusal) => self.end(refusal.code()),
         }
+    }
+
+    const fn count(&mut self, tokens: u32) {
+        self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(tokens);
     }
 
     /// Ends the span. The first end counts.
