@@ -396,7 +396,7 @@ impl Engine for EngineHandle {
         let blocks = layout.kept_blocks(tokens.len(), kept_tokens);
         // What it goes on from stays kept as well, and is never let go for it.
         if blocks.max(layout.kept_blocks(tokens.len(), 0)) > blocks_max {
-            let tokens_max = layout.whole_blocks(blocks_max) * layout.block_tokens;
+            let tokens_max = layout.tokens_max(blocks_max, 0);
             return Err(Refusal::TooLong { tokens: tokens.len(), tokens_max });
         }
         let [prefixes, of_blocks] = &self.kept;

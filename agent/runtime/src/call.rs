@@ -123,7 +123,7 @@ fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
         tenant: running.tenant.clone(),
         models: running.models.clone(),
         way: running.way.clone(),
-        tokens: running.tokens.clone(),
+        tokens: Some(running.tokens.clone()),
         texts: running.texts.clone(),
         asks: running.asks.clone(),
         store: running.store.clone(),

@@ -55,7 +55,9 @@ pub(crate) struct HostCall {
     pub(crate) models: Arc<[Grant]>,
     /// What it is booked under.
     pub(crate) way: Way,
-    pub(crate) tokens: Arc<TokenMeter>,
+    /// What the call's place among its tenant's hangs on. Hooks that stand beside a generation let go
+    /// of it: they may be at work when their call is over.
+    pub(crate) tokens: Option<Arc<TokenMeter>>,
     /// The node's places for work on text, and the tenant's among them.
     pub(crate) texts: (Texts, TenantTexts),
     /// The tenant's places for hooks that are asked about a generation.
@@ -143,6 +145,11 @@ impl HostCall {
             Role::Hooks { .. } => Err(hook::forbidden("wrote a reply of their own")),
         }
     }
+
+    /// What the call's tokens are paid from.
+    pub(crate) fn meter(&self) -> Result<&Arc<TokenMeter>, Ended> {
+        self.tokens.as_ref().ok_or_else(|| hook::forbidden("spent tokens of their own"))
+    }
 }
 
 impl Host {
@@ -179,8 +186,10 @@ impl Host {
 
     /// From now on it is on a thread of the engine's.
     pub(crate) fn begin_tokens(&mut self) {
-        if let Some(HostCall { role: Role::Hooks { between_tokens }, .. }) = &mut self.call {
+        if let Some(HostCall { role: Role::Hooks { between_tokens }, tokens, .. }) = &mut self.call
+        {
             *between_tokens = true;
+            *tokens = None;
         }
     }
 

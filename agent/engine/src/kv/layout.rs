@@ -112,6 +112,10 @@ mod tests {
             let layout = Layout { block_tokens: 4, whole, windowed, window };
             let tokens = layout.tokens_max(blocks, rows);
             prop_assert!(layout.held_max(tokens, rows) <= blocks);
+            let kept = layout.tokens_max(blocks, 0);
+            if (1..usize::MAX).contains(&kept) {
+                prop_assert!(layout.kept_blocks(kept, 0) <= blocks);
+            }
             if tokens < usize::MAX {
                 prop_assert!(layout.held_max(tokens + 1, rows) > blocks);
             }

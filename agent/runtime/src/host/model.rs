@@ -124,23 +124,30 @@ impl Host {
         Ok((params, hooked))
     }
 
-    /// Begins a generation of a call that has entered.
+    /// Begins a generation of a call that has entered. Where its prompt begins with a prefix, so many
+    /// tokens of it are `public`, whatever anybody says.
     async fn begin_generation(
         &mut self,
         model: &OpenModel,
         work: TextWork,
         (prompt, params): (Vec<u32>, Params),
+        public: Option<u32>,
     ) -> Result<Resource<Generation>, HostError> {
         // Before hooks come up for what would be refused.
-        self.call()?.tokens.admitted().check(Instant::now())?;
-        let (params, hooked) = self.ask_hooks(model, &prompt, params).await?;
+        self.call()?.meter()?.admitted().check(Instant::now())?;
+        let with = |params: Params| Params {
+            shared_tokens: public.unwrap_or(params.shared_tokens),
+            ..params
+        };
+        let (params, hooked) = self.ask_hooks(model, &prompt, with(params)).await?;
+        let params = with(params);
         let engine = model.engine.clone();
         let call = self.call()?;
         let mut generation =
             params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
         generation.way.clone_from(&call.way);
         call.writer()?.tracker().begin(&mut generation, || engine.draw_seed());
-        let tokens = call.tokens.clone();
+        let tokens = call.meter()?.clone();
         let mut span = self.begin(SpanName::Generate);
         span.set(Key::ModelName, engine.info().model.as_str());
         let start = move || Ok(Generation::start(&*engine, tokens, (generation, hooked), span));
@@ -155,7 +162,7 @@ struct TextWork {
     /// Whether whoever asks may wait for a thread.
     may_wait: bool,
     /// What the call's place among its tenant's calls hangs on.
-    call: Arc<TokenMeter>,
+    call: Option<Arc<TokenMeter>>,
     node: Texts,
     tenant: TenantTexts,
 }
@@ -299,7 +306,7 @@ impl model::HostModel for Host {
             return Err(self.lacks(&model, "generate")?.into());
         }
         let model = self.model(&model)?.clone();
-        self.begin_generation(&model, work, (prompt, params)).await
+        self.begin_generation(&model, work, (prompt, params), None).await
     }
 
     async fn abilities(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<Abilities> {
@@ -324,7 +331,7 @@ impl model::HostModel for Host {
         call.writer()?;
         let batch =
             TextBatch { way: call.way.clone(), ..embedding::batch(texts, params, call.deadline) };
-        let tokens = call.tokens.clone();
+        let tokens = call.meter()?.clone();
         let mut span = self.begin(SpanName::Embed);
         span.set(Key::ModelName, engine.info().model.as_str());
         let start = move || Ok(Embedding::start(&*engine, &tokens, batch, span));

@@ -51,6 +51,10 @@ impl Drop for Wanted {
 
 impl Worker {
     pub(super) fn keep(&mut self, Keep { keep, pinned }: Keep) {
+        if pinned.wanted.strong_count() == 0 {
+            // Its hashes are work that nobody wants any more.
+            return;
+        }
         let id = keep.id;
         self.scheduler.keep(keep, Instant::now());
         self.book_blocks();

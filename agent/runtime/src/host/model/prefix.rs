@@ -1,6 +1,6 @@
 //! A beginning that many generations share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use realm_core::{
     engine::{self, Kept},
@@ -53,7 +53,9 @@ impl Host {
             shared_tokens,
             way: call.way.clone(),
         };
-        let meter = call.tokens.clone();
+        let meter = call.meter()?.clone();
+        // Before anything is hashed for what would be refused.
+        meter.admitted().check(Instant::now())?;
         // First, so that none of it goes before the last of it is computed.
         let kept = engine.keep(meter.admitted().caller(), prefix)?;
         let mut span = self.begin(SpanName::Generate);
@@ -98,8 +100,8 @@ impl model::HostPrefix for Host {
         let bytes = size_of_val(self.call()?.writer()?.tracker().resumed());
         let work = self.enter_work(bytes)?;
         let prompt = [beginning.tokens.as_slice(), &tail].concat();
-        let params = Params { shared_tokens: beginning.shared_tokens, ..params };
-        self.begin_generation(&beginning.model, work, (prompt, params)).await
+        let public = Some(beginning.shared_tokens);
+        self.begin_generation(&beginning.model, work, (prompt, params), public).await
     }
 
     async fn drop(&mut self, prefix: Resource<Prefix>) -> wasmtime::Result<()> {
