@@ -1,6 +1,6 @@
 //! What each tenant holds of the blocks, and what the members of each group use together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use realm_core::{
     books::Divider,
@@ -16,10 +16,41 @@ struct Holding {
     used: usize,
     /// Of `used`, those that are public in its group, whoever else uses them.
     public: usize,
-    /// Blocks of finished prefixes that it used last, in the order in which they go.
-    idle: BTreeMap<Turn, BlockId>,
+    /// Blocks of finished prefixes that it used last.
+    idle: Idle,
     /// Of `idle`, those that it wants.
     wanted: usize,
+}
+
+/// Blocks in the order in which they go, in one list: a sequence that gives back what its window has
+/// left behind does so in memory that is there.
+#[derive(Debug, Default)]
+struct Idle(VecDeque<(Turn, BlockId)>);
+
+impl Idle {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn first(&self) -> Option<(Turn, BlockId)> {
+        self.0.front().copied()
+    }
+
+    fn insert(&mut self, turn: Turn, id: BlockId) {
+        // Mostly behind all but those that are wanted.
+        let at = self.0.partition_point(|(other, _)| *other < turn);
+        self.0.insert(at, (turn, id));
+    }
+
+    fn remove(&mut self, turn: Turn) {
+        if let Ok(at) = self.0.binary_search_by_key(&turn, |(turn, _)| *turn) {
+            self.0.remove(at);
+        }
+    }
 }
 
 /// How many blocks a tenant holds.
@@ -138,15 +169,14 @@ impl Holdings {
     pub(super) fn take_idle(&mut self, tenant: &TenantName, turn: Turn) {
         if let Some(holding) = self.tenants.get_mut(tenant) {
             holding.wanted -= usize::from(turn.is_wanted);
-            holding.idle.remove(&turn);
+            holding.idle.remove(turn);
         }
         self.prune(tenant);
     }
 
     /// Takes from the tenant what it has let go of longest ago, what it wants last of all.
     pub(super) fn oldest_idle(&mut self, tenant: &TenantName) -> Option<BlockId> {
-        let (turn, id) = self.tenants.get(tenant)?.idle.first_key_value()?;
-        let (turn, id) = (*turn, *id);
+        let (turn, id) = self.tenants.get(tenant)?.idle.first()?;
         self.take_idle(tenant, turn);
         Some(id)
     }
@@ -192,7 +222,7 @@ impl Holdings {
     pub(super) fn kept(&self) -> impl Iterator<Item = (&TenantName, BlockId)> {
         let kept = |(name, holding)| (name, holding);
         self.tenants.iter().map(kept).flat_map(|(name, holding): (_, &Holding)| {
-            holding.idle.values().map(move |id| (name, *id))
+            holding.idle.0.iter().map(move |(_, id)| (name, *id))
         })
     }
 }

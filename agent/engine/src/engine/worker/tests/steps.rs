@@ -13,15 +13,15 @@ const BLOCK_TOKENS: usize = 16;
 const CONTEXT: usize = 1024;
 const SEQUENCES_MAX: usize = 16;
 
-fn scheduler() -> Scheduler {
+fn scheduler(layout: Layout) -> Scheduler {
     let limits = Limits {
         context: CONTEXT,
         batch_tokens: 64,
         running: SEQUENCES_MAX,
         queued: SEQUENCES_MAX,
     };
-    let blocks = u32::try_from(CONTEXT / BLOCK_TOKENS * SEQUENCES_MAX).unwrap();
-    let layout = Layout::of_one_kind(BLOCK_TOKENS, None);
+    let blocks = CONTEXT / BLOCK_TOKENS * SEQUENCES_MAX;
+    let blocks = u32::try_from(layout.in_bands(blocks)).unwrap();
     let sha256 = realm_core::desired::Sha256([1; 32]);
     let namespace = Namespace::new(Secret([1; 32]), sha256, KvType::F16);
     Scheduler::new(limits, BlockPool::new(blocks, layout, namespace), Prices::MEASURED)
@@ -75,10 +75,10 @@ fn kept((id, tenant): (u64, &str)) -> (Keep, Arc<Wanted>) {
 
 /// Allocations in `steps` steps of so many sequences, of four tenants if there are enough, each with
 /// a prefix that it keeps beside, and the tokens that they gave.
-fn allocations(sequences: usize, steps: usize) -> (u64, u64) {
+fn allocations(layout: Layout, sequences: usize, steps: usize) -> (u64, u64) {
     let (_commands, received) = sync_channel(1);
     let (tokenizer, board) = (Arc::new(tokenizer()), Arc::new(Board::default()));
-    let mut worker = Worker::new(received, scheduler(), scripted(), tokenizer, board);
+    let mut worker = Worker::new(received, scheduler(layout), scripted(), tokenizer, board);
     let mut streams: Vec<TokenStream> = (0_u64..)
         .take(sequences)
         .map(|id| {
@@ -116,8 +116,20 @@ const WARM_UP: usize = 100;
 #[test]
 fn a_step_allocates_nothing_but_the_text_of_its_tokens() {
     for sequences in [1, SEQUENCES_MAX] {
-        let (count, tokens) = allocations(sequences, 200);
+        let whole = Layout::of_one_kind(BLOCK_TOKENS, None);
+        let (count, tokens) = allocations(whole, sequences, 200);
         assert_eq!(tokens, 200 * sequences as u64);
         assert_eq!(count, tokens, "{sequences} sequences");
+    }
+}
+
+#[test]
+fn blocks_that_windows_leave_behind_are_given_back_in_memory_that_is_there() {
+    let windowed = Layout { block_tokens: BLOCK_TOKENS, whole: 1, windowed: 5, window: 40 };
+    for sequences in [1, SEQUENCES_MAX] {
+        let (count, tokens) = allocations(windowed, sequences, 200);
+        assert_eq!(tokens, 200 * sequences as u64);
+        // A list of each of four tenants, and two of all, which the warm-up has filled by a third.
+        assert!(count <= tokens + 6 * 2, "{} of {sequences} sequences", count - tokens);
     }
 }
