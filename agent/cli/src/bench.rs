@@ -136,7 +136,7 @@ fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
     let decode_end = deepest.saturating_add(args.decode);
     let context = args.prefill.max(decode_end).max(QUESTION_TOKENS).saturating_add(1);
     let context = u32::try_from(context).context("that many tokens fit in no context")?;
-    let mut bench = Bench::open(path, context, Some(threads))?;
+    let mut bench = Bench::open(path, (context, args.sequences), Some(threads))?;
     let set_bytes = usize::try_from(bench.weights_bytes()).context("measure so many weights")?;
     let mut ceilings = Cpu::detect(threads);
     let behind = vec![Vec::new(); args.depth.len()];

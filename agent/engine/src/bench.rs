@@ -43,6 +43,8 @@ pub enum BenchError {
 pub struct Timing {
     pub tokens: usize,
     pub elapsed: Duration,
+    /// What of it was the forward pass.
+    pub computing: Duration,
 }
 
 impl Timing {
@@ -69,6 +71,9 @@ pub struct Bench {
     vocabulary: u32,
     limits: Limits,
     layout: Layout,
+    sequences: usize,
+    /// Of the cache, in all layers.
+    blocks: usize,
     weights_bytes: u64,
     ops_per_token: u64,
     head_ops: u64,
@@ -76,13 +81,23 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Loads a model for runs of at most `context` tokens a sequence.
-    pub fn open(path: &Path, context: u32, threads: Option<usize>) -> Result<Self, BenchError> {
-        Self::on(Cpu::detect(threads.unwrap_or_else(cpu::default_threads)), path, context)
+    /// Loads a model for runs of at most `sequences` sequences, of which there are
+    /// [`SEQUENCES_MAX`] at most, of at most `context` tokens each.
+    pub fn open(
+        path: &Path,
+        (context, sequences): (u32, usize),
+        threads: Option<usize>,
+    ) -> Result<Self, BenchError> {
+        let cpu = Cpu::detect(threads.unwrap_or_else(cpu::default_threads));
+        Self::on(cpu, path, (context, sequences))
     }
 
     /// As [`Bench::open`], on another device.
-    pub fn on<B: Backend>(backend: B, path: &Path, context: u32) -> Result<Self, BenchError> {
+    pub fn on<B: Backend>(
+        backend: B,
+        path: &Path,
+        (context, sequences): (u32, usize),
+    ) -> Result<Self, BenchError> {
         let opened = Opened::read(path).map_err(BenchError::Load)?;
         if !opened.architecture.generates {
             return Err(BenchError::ReadsOnly);
@@ -98,11 +113,13 @@ impl Bench {
             running: RUNNING_MAX,
             queued: RUNNING_MAX,
         };
+        let sequences = sequences.clamp(1, SEQUENCES_MAX);
+        let blocks = limits.context.div_ceil(BLOCK_TOKENS) * sequences;
         let capacity = Capacity {
             rows: limits.batch_tokens,
             text_rows: 0,
             outputs: limits.running,
-            blocks: limits.context.div_ceil(BLOCK_TOKENS) * SEQUENCES_MAX,
+            blocks,
             block_tokens: BLOCK_TOKENS,
             kv_type: KvType::F16,
             context,
@@ -119,6 +136,8 @@ impl Bench {
             vocabulary,
             limits,
             layout,
+            sequences,
+            blocks,
             weights_bytes,
             ops_per_token,
             head_ops,
@@ -164,36 +183,37 @@ impl Bench {
         while !run.scheduler.is_idle() {
             run.step(self.executor.as_mut(), &mut self.fit)?;
         }
-        Ok(Timing { tokens, elapsed: started.elapsed() })
+        Ok(Timing { tokens, elapsed: started.elapsed(), computing: run.computing })
     }
 
-    /// Lets `sequences` sequences, at most [`SEQUENCES_MAX`], decode `tokens` tokens each after a
-    /// prompt of `prompt` tokens, whose computing is not counted.
+    /// Lets `sequences` sequences, at most as many as it was opened for, decode `tokens` tokens each
+    /// after a prompt of `prompt` tokens, whose computing is not counted.
     pub fn decode(
         &mut self,
         sequences: usize,
         prompt: usize,
         tokens: usize,
     ) -> Result<Timing, BenchError> {
-        let sequences = sequences.clamp(1, SEQUENCES_MAX);
+        let sequences = sequences.clamp(1, self.sequences);
         let more = u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(1);
         let mut run = self.start(sequences, prompt, more)?;
         while run.scheduler.totals().generated < sequences as u64 {
             run.step(self.executor.as_mut(), &mut self.fit)?;
         }
         let before = run.scheduler.totals().generated;
+        run.computing = Duration::ZERO;
         let started = Instant::now();
         while !run.scheduler.is_idle() {
             run.step(self.executor.as_mut(), &mut self.fit)?;
         }
         let elapsed = started.elapsed();
         let generated = run.scheduler.totals().generated - before;
-        Ok(Timing { tokens: usize::try_from(generated).unwrap_or(usize::MAX), elapsed })
+        let tokens = usize::try_from(generated).unwrap_or(usize::MAX);
+        Ok(Timing { tokens, elapsed, computing: run.computing })
     }
 
     fn start(&self, sequences: usize, prompt: usize, tokens: u32) -> Result<Run, BenchError> {
-        let blocks = self.limits.context.div_ceil(BLOCK_TOKENS) * SEQUENCES_MAX;
-        let blocks = u32::try_from(self.layout.in_bands(blocks)).unwrap_or(u32::MAX);
+        let blocks = u32::try_from(self.layout.in_bands(self.blocks)).unwrap_or(u32::MAX);
         let namespace = Namespace::new(Secret([0; 32]), Sha256([0; 32]), KvType::F16);
         let pool = BlockPool::new(blocks, self.layout, namespace);
         let mut scheduler = Scheduler::new(self.limits, pool, self.fit.prices());
@@ -217,17 +237,19 @@ impl Bench {
             };
             scheduler.submit(submission).map_err(BenchError::Refused)?;
         }
-        Ok(Run { scheduler, batch: Batch::default() })
+        Ok(Run { scheduler, batch: Batch::default(), computing: Duration::ZERO })
     }
 }
 
-/// Sequences that may decode at once, by the memory a bench may take.
-pub const SEQUENCES_MAX: usize = 16;
+/// Sequences that may decode at once: as many as an engine runs.
+pub const SEQUENCES_MAX: usize = RUNNING_MAX;
 
 /// One measured run.
 struct Run {
     scheduler: Scheduler,
     batch: Batch,
+    /// Time in the forward pass.
+    computing: Duration,
 }
 
 impl Run {
@@ -235,7 +257,9 @@ impl Run {
         self.scheduler.plan_batch(Instant::now(), &mut self.batch);
         let started = Instant::now();
         executor.forward(&self.batch).map_err(BenchError::Forward)?;
-        fit.observe(self.scheduler.step(), started.elapsed());
+        let took = started.elapsed();
+        self.computing += took;
+        fit.observe(self.scheduler.step(), took);
         self.scheduler.commit();
         let mut output = 0;
         for span in &self.batch.spans {

@@ -130,7 +130,7 @@ fn speed(folder: &Path) -> Done {
         write(&path, &EIGHT, format)?;
         let mut cuda = open()?;
         let copy = cuda.ceilings()?.copy_bytes;
-        let mut bench = Bench::on(cuda, &path, CONTEXT)?;
+        let mut bench = Bench::on(cuda, &path, (CONTEXT, 16))?;
         println!(
             "{format} on {}, {:.2} GB of weights",
             bench.device(),

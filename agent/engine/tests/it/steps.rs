@@ -26,7 +26,7 @@ const SHARED_LISTS: usize = 4;
 fn a_longer_answer_costs_scheduler_and_forward_pass_no_allocation_a_token() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&tiny_gguf::tiny_llama(Format::Q8_0)).unwrap();
-    let mut bench = Bench::open(file.path(), 200, Some(2)).unwrap();
+    let mut bench = Bench::open(file.path(), (200, 16), Some(2)).unwrap();
     for sequences in [1, 16] {
         allocations(&mut bench, sequences, 20);
         let short = allocations(&mut bench, sequences, 20);

@@ -1,0 +1,341 @@
+//! What shares and sandboxes cost: an engine's tokens a second when many streams decode, by the
+//! forward pass alone, through the engine and its scheduler, and through a program in its sandbox;
+//! and how long calls of programs and of the host take.
+//!
+//! `cargo run --release -p realm-agent --example cost -- MODEL.gguf [COMPONENT.wasm...]`
+
+#![expect(clippy::print_stdout, reason = "a program that prints")]
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use realm_core::{
+    auth::{self, Caller, Credential, Roster},
+    books::Way,
+    call::{Call, CallId},
+    desired::{
+        ApiKey, DesiredTenant, HostedProgram, Limits, LimitsMode, ModelGrant, Priority,
+        ProgramLimits, Sha256,
+    },
+    engine::{Engine, Generation, Sampling, TokenEvent},
+    limit::Limiter,
+    name::{ModelName, TenantName},
+    refusal::Refusal,
+    reply::{Reply, ReplyEvent},
+    tenants::Tenants as _,
+};
+use realm_engine::{EngineHandle, MemoryBudget, OpenOptions, Secret, bench::Bench};
+use realm_kernels::backend::KvType;
+use realm_runtime::{Prepared, Runtime};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const STREAMS: [usize; 3] = [1, 16, 64];
+const ROUNDS: usize = 5;
+
+/// Of each stream: what it begins with, what it decodes, and how much of that passes before and
+/// behind what is timed, so that all streams are there in between.
+const PROMPT: &str = "One two three four five six seven eight nine ten eleven twelve";
+const TOKENS: u32 = 160;
+const EDGE: u64 = 16;
+
+const HOST_CALLS: u64 = 1_000_000;
+const CALLS: usize = 300;
+
+const HOSTILE: &[u8] = include_bytes!("../../tests/guests/hostile/hostile.wasm");
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
+    let model = args.next().ok_or("no model is named")?;
+    let components: Vec<PathBuf> = args.collect();
+    let runtime = Runtime::new()?;
+    calls(&runtime, &components).await?;
+    throughput(&runtime, &model).await
+}
+
+/// A tenant that no limit stops.
+fn tenant(name: &str, host_calls_max: u64) -> Outcome<DesiredTenant> {
+    let sha256 = Credential::of(name).digest();
+    let key = ApiKey { name: "main".into(), sha256, expires_at: None, disabled: false };
+    Ok(DesiredTenant {
+        name: TenantName::new("realm", name)?,
+        weight: 1,
+        priority: Priority::Normal,
+        suspended: false,
+        limits_mode: LimitsMode::Enforce,
+        share_group: None,
+        limits: Limits {
+            requests_per_minute: u32::MAX,
+            input_tokens_per_minute: u32::MAX,
+            output_tokens_per_minute: u32::MAX,
+            calls_max: 1000,
+            context_max: u32::MAX,
+            kv_blocks_max: u32::MAX,
+            program: ProgramLimits {
+                memory_bytes_max: 512 << 20,
+                fuel_max: 1 << 50,
+                host_calls_max,
+                output_bytes_max: 1 << 30,
+                deadline_ms: 600_000,
+                token_fuel_max: 1 << 30,
+                token_deadline_ms: 1_000,
+            },
+        },
+        models: Vec::new(),
+        pipelines: BTreeMap::new(),
+        keys: vec![key],
+        program: Some(HostedProgram::built_in()),
+    })
+}
+
+fn caller(tenant: &DesiredTenant) -> Outcome<Caller> {
+    let roster = Roster::new([Arc::new(tenant.clone())]);
+    let caller = auth::verify(&roster, Credential::of(tenant.name.name()), 0);
+    caller.map_err(|refusal| format!("{refusal:?}").into())
+}
+
+/// A tenant that has moved in, as its door knows it.
+struct Resident<'a> {
+    runtime: &'a Runtime,
+    caller: Caller,
+    limiter: Limiter,
+}
+
+impl<'a> Resident<'a> {
+    fn new(runtime: &'a Runtime, tenant: DesiredTenant, program: Prepared) -> Outcome<Self> {
+        let caller = caller(&tenant)?;
+        runtime.put_tenant(Arc::new(tenant), program);
+        Ok(Self { runtime, caller, limiter: Limiter::default() })
+    }
+
+    fn call(&self, function: &str, params: &Value) -> Outcome<Reply> {
+        let call = Call::new(CallId("1".into()), function, params.clone());
+        let admitted = self.limiter.admit(self.caller.clone(), call, Instant::now());
+        let admitted = admitted.map_err(|refusal| format!("{refusal:?}"))?;
+        Ok(self.runtime.start(admitted))
+    }
+}
+
+/// Reads a reply to its end.
+async fn end(mut reply: Reply) -> Outcome<Result<(), Refusal>> {
+    loop {
+        match reply.recv().await.ok_or("a reply has no end")? {
+            ReplyEvent::Chunk(_) => {}
+            ReplyEvent::Done(_) => return Ok(Ok(())),
+            ReplyEvent::Failed(refusal) => return Ok(Err(refusal)),
+        }
+    }
+}
+
+/// How long whole calls take, of a program in Rust and of each of the components: admitted, an
+/// instance made, asked for nothing that it can do, and answered. And what a call of the host takes.
+async fn calls(runtime: &Runtime, components: &[PathBuf]) -> Outcome<()> {
+    let hostile = runtime.prepare_program(HOSTILE.to_vec()).await?;
+    let flood = async |name: &str, host_calls: u64| {
+        let resident = Resident::new(runtime, tenant(name, host_calls)?, hostile.clone())?;
+        let begun_at = Instant::now();
+        let ended = end(resident.call("flood_host_calls", &json!({}))?).await?;
+        match ended {
+            Err(Refusal::ProgramLimit { .. }) => Outcome::Ok(begun_at.elapsed()),
+            other => Err(format!("a flood of host calls has ended as {other:?}").into()),
+        }
+    };
+    let mut each = Vec::new();
+    for _ in 0..ROUNDS {
+        let (one, many) = (flood("one", 1).await?, flood("many", HOST_CALLS).await?);
+        each.push(many.saturating_sub(one).as_secs_f64() / HOST_CALLS as f64 * 1e9);
+    }
+    println!("a host call       {:.0} ns", median(&mut each));
+    let built_in = runtime.prepare_built_in().await?;
+    call_of(runtime, "built-in", built_in).await?;
+    for path in components {
+        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("component");
+        let program = runtime.prepare_program(fs::read(path)?).await?;
+        call_of(runtime, name, program).await?;
+    }
+    Ok(())
+}
+
+async fn call_of(runtime: &Runtime, name: &str, program: Prepared) -> Outcome<()> {
+    let function = program.functions().first().map(|function| function.name.clone());
+    let function = function.ok_or("a program without functions")?;
+    let resident = Resident::new(runtime, tenant("calls", 1000)?, program)?;
+    let mut took = Vec::new();
+    for _ in 0..CALLS {
+        let begun_at = Instant::now();
+        let ended = end(resident.call(&function, &json!({}))?).await?;
+        took.push(begun_at.elapsed().as_secs_f64() * 1e6);
+        if ended.is_ok() {
+            return Err("a program has answered nothing".into());
+        }
+    }
+    let median = median(&mut took);
+    let late = took.get(CALLS * 95 / 100).copied().unwrap_or(f64::NAN);
+    println!("a call, {name}: {median:.0} µs, {late:.0} µs in one of twenty");
+    Ok(())
+}
+
+/// What is timed of one way to decode.
+struct Path3 {
+    name: &'static str,
+    /// For each number of streams, tokens a second of each round.
+    speeds: [Vec<f64>; STREAMS.len()],
+}
+
+async fn throughput(runtime: &Runtime, path: &Path) -> Outcome<()> {
+    let engine = Arc::new(open(path)?);
+    let mut tenant = tenant("streams", 1_000_000)?;
+    let model = engine.info().model.clone();
+    tenant.models.push(ModelGrant { alias: model.name().into(), model: model.clone() });
+    runtime.put_model(model, engine.clone());
+    let direct = caller(&tenant)?;
+    let resident = Resident::new(runtime, tenant, runtime.prepare_built_in().await?)?;
+    let most = STREAMS.iter().copied().max().unwrap_or(1);
+    let prompt = engine.tokenize(PROMPT, false)?;
+    let context = u32::try_from(prompt.len())? + TOKENS + 1;
+    let mut bench = Bench::open(path, context, most, None)?;
+    let mut ways = ["forward pass", "engine", "program"]
+        .map(|name| Path3 { name, speeds: Default::default() });
+    for round in 0..=ROUNDS {
+        for (at, streams) in STREAMS.into_iter().enumerate() {
+            let forward = bench.decode(streams, prompt.len(), TOKENS as usize)?;
+            let forward = forward.tokens as f64 / forward.computing.as_secs_f64();
+            let through = through_engine(&engine, &direct, (&prompt, streams)).await?;
+            let program = through_program(&engine, &resident, streams).await?;
+            // The first round warms caches and clocks and does not count.
+            if round > 0 {
+                for (way, speed) in ways.iter_mut().zip([forward, through, program]) {
+                    way.speeds[at].push(speed);
+                }
+            }
+        }
+    }
+    for (at, streams) in STREAMS.into_iter().enumerate() {
+        let mut forward = None;
+        for Path3 { name, speeds } in &mut ways {
+            let speeds = &mut speeds[at];
+            let speed = median(speeds);
+            let (low, high) = (speeds[0], speeds[speeds.len() - 1]);
+            let share = speed / *forward.get_or_insert(speed) * 100.0;
+            println!(
+                "{streams:>3} streams, {name:<13} {speed:.0} [{low:.0}, {high:.0}] tok/s, {share:.1}%"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Outcome<EngineHandle> {
+    let options = OpenOptions {
+        name: ModelName::new("realm", "model")?,
+        sha256: Sha256([0; 32]),
+        context: Some(1024),
+        kv_blocks: None,
+        kv_type: KvType::F16,
+        threads: None,
+        lock_weights: false,
+        memory_bytes_max: None,
+        budget: MemoryBudget::fixed(u64::MAX),
+        secret: Secret([7; 32]),
+    };
+    Ok(realm_engine::open(&[path.to_owned()], options)?.0)
+}
+
+/// Tokens a second of streams that an engine gives to whoever reads them.
+async fn through_engine(
+    engine: &Arc<EngineHandle>,
+    caller: &Caller,
+    (prompt, streams): (&[u32], usize),
+) -> Outcome<f64> {
+    let mut readers = JoinSet::new();
+    for _ in 0..streams {
+        let generation = Generation {
+            prompt: prompt.to_vec(),
+            shared_tokens: 0,
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            bias: never_ending(engine),
+            tokens_max: Some(TOKENS),
+            stop: Vec::new(),
+            constraint: None,
+            deadline: None,
+            resume: None,
+            way: Way::Direct,
+            milestones: None,
+        };
+        let mut stream =
+            engine.generate(caller, generation).map_err(|refusal| format!("{refusal:?}"))?;
+        readers.spawn(async move {
+            while let Some(event) = stream.recv().await {
+                if let TokenEvent::Failed(refusal) = event {
+                    return Err(refusal);
+                }
+            }
+            Ok(())
+        });
+    }
+    let speed = timed(engine, streams).await;
+    while let Some(ended) = readers.join_next().await {
+        ended?.map_err(|refusal| format!("{refusal:?}"))?;
+    }
+    Ok(speed)
+}
+
+/// Tokens a second of streams that a program in its sandbox writes for whoever reads them.
+async fn through_program(
+    engine: &Arc<EngineHandle>,
+    resident: &Resident<'_>,
+    streams: usize,
+) -> Outcome<f64> {
+    let bias: serde_json::Map<String, Value> =
+        never_ending(engine).into_iter().map(|(id, by)| (id.to_string(), json!(by))).collect();
+    let params =
+        json!({ "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "logit_bias": bias });
+    let mut readers = JoinSet::new();
+    for _ in 0..streams {
+        readers.spawn(end(resident.call("generate", &params)?));
+    }
+    let speed = timed(engine, streams).await;
+    while let Some(ended) = readers.join_next().await {
+        ended??.map_err(|refusal| format!("{refusal:?}"))?;
+    }
+    Ok(speed)
+}
+
+/// What keeps answers from ending before they are as long as the others.
+fn never_ending(engine: &EngineHandle) -> Vec<(u32, f32)> {
+    let ends = ["<|im_end|>", "<|endoftext|>", "</s>", "<end_of_turn>"];
+    let id = |text| engine.tokenize(text, true).ok().filter(|ids| ids.len() == 1);
+    ends.into_iter().filter_map(id).flatten().map(|id| (id, -100.0)).collect()
+}
+
+/// Tokens a second, from when all streams have had some to when each lacks as many.
+async fn timed(engine: &EngineHandle, streams: usize) -> f64 {
+    let made = || engine.load().generated_tokens_total;
+    let streams = streams as u64;
+    let first = made();
+    let (begin, end) = (first + streams * EDGE, first + streams * (u64::from(TOKENS) - EDGE));
+    let wait = async |until: u64| {
+        while made() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        (Instant::now(), made())
+    };
+    let (begun_at, before) = wait(begin).await;
+    let (ended_at, after) = wait(end).await;
+    (after - before) as f64 / ended_at.duration_since(begun_at).as_secs_f64()
+}
+
+/// Sorts `values` and gives the middle one.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
