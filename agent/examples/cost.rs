@@ -80,21 +80,26 @@ fn tenant(name: &str, host_calls_max: u64) -> Outcome<DesiredTenant> {
             calls_max: 1000,
             context_max: u32::MAX,
             kv_blocks_max: u32::MAX,
-            program: ProgramLimits {
-                memory_bytes_max: 512 << 20,
-                fuel_max: 1 << 50,
-                host_calls_max,
-                output_bytes_max: 1 << 30,
-                deadline_ms: 600_000,
-                token_fuel_max: 1 << 30,
-                token_deadline_ms: 1_000,
-            },
+            program: program_limits(host_calls_max),
         },
         models: Vec::new(),
         pipelines: BTreeMap::new(),
         keys: vec![key],
         program: Some(HostedProgram::built_in()),
     })
+}
+
+const fn program_limits(host_calls_max: u64) -> ProgramLimits {
+    ProgramLimits {
+        memory_bytes_max: 512 << 20,
+        fuel_max: 1 << 50,
+        host_calls_max,
+        output_bytes_max: 1 << 30,
+        deadline_ms: 600_000,
+        token_fuel_max: 1 << 30,
+        token_deadline_ms: 1_000,
+        memory64: false,
+    }
 }
 
 fn caller(tenant: &DesiredTenant) -> Outcome<Caller> {
@@ -139,7 +144,7 @@ async fn end(mut reply: Reply) -> Outcome<Result<(), Refusal>> {
 /// How long whole calls take, of a program in Rust and of each of the components: admitted, an
 /// instance made, asked for nothing that it can do, and answered. And what a call of the host takes.
 async fn calls(runtime: &Runtime, components: &[PathBuf]) -> Outcome<()> {
-    let hostile = runtime.prepare_program(HOSTILE.to_vec()).await?;
+    let hostile = runtime.prepare_program(HOSTILE.to_vec(), &program_limits(0)).await?;
     let flood = async |name: &str, host_calls: u64| {
         let resident = Resident::new(runtime, tenant(name, host_calls)?, hostile.clone())?;
         let begun_at = Instant::now();
@@ -159,7 +164,7 @@ async fn calls(runtime: &Runtime, components: &[PathBuf]) -> Outcome<()> {
     call_of(runtime, "built-in", built_in).await?;
     for path in components {
         let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("component");
-        let program = runtime.prepare_program(fs::read(path)?).await?;
+        let program = runtime.prepare_program(fs::read(path)?, &program_limits(0)).await?;
         call_of(runtime, name, program).await?;
     }
     Ok(())
@@ -202,7 +207,7 @@ async fn throughput(runtime: &Runtime, path: &Path) -> Outcome<()> {
     let most = STREAMS.iter().copied().max().unwrap_or(1);
     let prompt = engine.tokenize(PROMPT, false)?;
     let context = u32::try_from(prompt.len())? + TOKENS + 1;
-    let mut bench = Bench::open(path, context, most, None)?;
+    let mut bench = Bench::open(path, (context, most), None)?;
     let mut ways = ["forward pass", "engine", "program"]
         .map(|name| Path3 { name, speeds: Default::default() });
     for round in 0..=ROUNDS {

@@ -33,6 +33,7 @@ use realm_core::{
 use self::{
     account::Account,
     charges::Charging,
+    pace::Decoding,
     sequence::{Bounds, Running, Sequence},
     share::{Share, Turn},
 };
@@ -120,8 +121,10 @@ pub(crate) struct Scheduler {
     /// How long each sequence or prefix held blocks, by the last time that they were charged for.
     held: Vec<(SequenceId, u64)>,
     charging: Charging,
+    /// How often any sequence had a turn.
+    turns: u64,
     /// Memory of a step: the sequences that decode, and the tenants that it has something of.
-    decoding: Vec<SequenceId>,
+    decoding: Decoding,
     noted: Vec<TenantName>,
     /// Steps since a sequence started.
     steps_without_start: u32,
@@ -156,7 +159,8 @@ impl Scheduler {
             charged_at: None,
             held: Vec::new(),
             charging: Charging::default(),
-            decoding: Vec::new(),
+            turns: 0,
+            decoding: Decoding::default(),
             noted: Vec::new(),
             steps_without_start: 0,
             cut_off: None,
@@ -378,7 +382,7 @@ impl Scheduler {
         let owed = self.cut_off.take();
         let mut decoding = std::mem::take(&mut self.decoding);
         let waiting = self.who_decodes(owed.as_ref(), &mut decoding);
-        for id in decoding.drain(..) {
+        for id in decoding.chosen() {
             if self.reserve(id, 1) {
                 self.plan(id, 1, Service::decode);
             }
@@ -448,9 +452,8 @@ impl Scheduler {
     /// if there is room for all of it.
     fn prefill_of(&mut self, tenant: &TenantName) -> Option<Prefill> {
         if self.running_of(tenant) > 0 {
-            let unfinished =
-                self.running.values().find(|r| r.sequence.owner.tenant == *tenant && r.left() > 0);
-            if let Some(running) = unfinished {
+            let mut own = self.running.values().filter(|r| r.sequence.owner.tenant == *tenant);
+            if let Some(running) = own.find(|running| running.has_prompt_left()) {
                 return Some(Prefill::Running(running.sequence.id));
             }
         }
@@ -510,6 +513,8 @@ impl Scheduler {
         let Some(running) = self.running.get_mut(&id) else { return };
         let service = service(running.sequence.computed + running.planned);
         running.planned += rows;
+        self.turns += 1;
+        running.turn = self.turns;
         running.service += service;
         let cost = self.prices.cost(service, total);
         self.share.charge(&running.sequence.owner.tenant, cost);
@@ -531,7 +536,7 @@ impl Scheduler {
     /// Takes note that the planned rows have been computed.
     pub(crate) fn commit(&mut self) {
         for running in self.running.values_mut() {
-            let Running { sequence, table, planned, service } = running;
+            let Running { sequence, table, planned, service, turn: _ } = running;
             *service = Service::default();
             sequence.computed += std::mem::take(planned);
             self.pool.seal(table, &sequence.tokens, sequence.computed);

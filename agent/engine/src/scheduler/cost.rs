@@ -15,6 +15,9 @@ pub(crate) struct Cost(u64);
 const PER_SECOND: f64 = 1e12;
 
 impl Cost {
+    /// More than anything takes.
+    pub(super) const MAX: Self = Self(u64::MAX);
+
     pub(crate) const fn picoseconds(self) -> u64 {
         self.0
     }
@@ -48,6 +51,17 @@ impl Cost {
 
     pub(super) const fn without(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
+    }
+
+    /// What somebody of weight `weight` has where one of weight `by` has this.
+    pub(super) fn for_weight(self, weight: u32, by: u32) -> Self {
+        let cost = u128::from(self.0) * u128::from(weight) / u128::from(by.max(1));
+        Self(u64::try_from(cost).unwrap_or(u64::MAX))
+    }
+
+    /// A quarter more.
+    pub(super) const fn and_a_quarter(self) -> Self {
+        Self(self.0.saturating_add(self.0 / 4))
     }
 
     /// One of `parts` equal parts.

@@ -153,11 +153,18 @@ pub(super) struct Running {
     pub(super) planned: usize,
     /// What they are, and were charged as.
     pub(super) service: Service,
+    /// Its last turn, of all that sequences had.
+    pub(super) turn: u64,
 }
 
 impl Running {
     pub(super) fn new(sequence: Sequence, table: BlockTable) -> Self {
-        Self { sequence, table, planned: 0, service: Service::default() }
+        Self { sequence, table, planned: 0, service: Service::default(), turn: 0 }
+    }
+
+    /// Whether more of its prompt could be planned. A last token alone comes among those of answers.
+    pub(super) fn has_prompt_left(&self) -> bool {
+        self.left() > usize::from(self.planned == 0)
     }
 
     /// Tokens that are neither computed nor planned.

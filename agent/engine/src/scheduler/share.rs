@@ -7,8 +7,10 @@
 //! ("Fairness in Serving Large Language Models", Sheng et al., OSDI 2024) with costs in place of
 //! tokens and weights as in deficit round robin (Shreedhar and Varghese, SIGCOMM 1995):
 //!
-//! - Who begins to wait is lifted to what its class has reached. Time in which it wanted nothing is
-//!   worth nothing, so idleness banks no credit, however long it was.
+//! - Who comes is lifted to what its class has reached. Time in which it wanted nothing is worth
+//!   nothing, so idleness banks no credit, however long it was.
+//! - Who is there and begins to wait is lifted to little below that: what kept it from having as much
+//!   as the others was that they were in its steps too.
 //! - What a party has had beyond the others while they waited stays on its counter, so nobody gets
 //!   more by leaving and coming again.
 //! - When nobody of a class is kept waiting, nobody owes and nobody is owed: what was spent until
@@ -28,6 +30,10 @@ use super::cost::Cost;
 /// thousand loses nothing that matters.
 const FINE: u128 = 1 << 16;
 
+/// What a party that is there may be behind when it begins to wait: a few prompts that go before those
+/// of who had most of the steps in which it read its answers.
+pub(super) const CREDIT_MAX: Cost = Cost::from_millis(250);
+
 /// Parties that are forgotten together: looking through this many costs less than one step.
 const SWEEP_MIN: usize = 64;
 
@@ -39,7 +45,7 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    fn divide(self, cost: Cost) -> u128 {
+    pub(super) fn divide(self, cost: Cost) -> u128 {
         u128::from(cost.picoseconds()) * FINE / u128::from(self.weight.max(1))
     }
 }
@@ -99,9 +105,13 @@ impl<K> Default for Share<K> {
 impl<K: Ord + Clone> Share<K> {
     /// Takes note that `name` has something to do, on these terms from now on.
     pub(crate) fn enter(&mut self, name: &K, terms: Terms) {
-        let served = self.class(terms.priority).reached;
+        self.level(terms.priority);
+        let served = self.class(terms.priority).reach();
         let new = Party { terms, served, waits: false, is_present: true };
         let party = self.parties.entry(name.clone()).or_insert(new);
+        if !party.is_present {
+            party.served = party.served.max(served);
+        }
         party.is_present = true;
         if party.terms.priority == terms.priority {
             party.terms = terms;
@@ -123,7 +133,7 @@ impl<K: Ord + Clone> Share<K> {
         let Some(party) = self.parties.get_mut(name) else { return };
         let class = class(&mut self.classes, terms.priority);
         party.waits = true;
-        party.served = party.served.max(class.reach());
+        party.served = party.served.max(class.reach().saturating_sub(terms.divide(CREDIT_MAX)));
         class.order.insert(turn(party, name));
     }
 
@@ -201,6 +211,11 @@ impl<K: Ord + Clone> Share<K> {
             Ordering::Equal => party.served.saturating_sub(other.served) > party.terms.divide(lead),
             Ordering::Greater => false,
         }
+    }
+
+    /// What a party that has something in hand has had, for its weight, and on which terms.
+    pub(super) fn served(&self, name: &K) -> Option<(Terms, u128)> {
+        self.parties.get(name).map(|party| (party.terms, party.served))
     }
 
     /// The class that a party is in, as long as it has something in hand.

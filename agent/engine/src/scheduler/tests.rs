@@ -1,5 +1,6 @@
 mod books;
 mod kept;
+mod pace;
 mod room;
 mod texts;
 mod windows;
@@ -299,7 +300,7 @@ fn a_step_in_which_somebody_decodes_keeps_to_the_target() {
 }
 
 #[test]
-fn prompts_have_as_much_of_a_step_as_answers_where_those_take_longer_than_the_target() {
+fn prompts_have_half_as_much_of_a_step_as_answers_where_those_take_longer_than_the_target() {
     let mut scheduler = engine(512, 256);
     let mut batch = Batch::default();
     decoding(&mut scheduler, &mut batch, 1, 200);
@@ -309,7 +310,8 @@ fn prompts_have_as_much_of_a_step_as_answers_where_those_take_longer_than_the_ta
     assert!(decodes > STEP_TARGET);
     let prompt = Service { decode_tokens: 0, ..scheduler.step() };
     let prompt = Prices::MEASURED.cost(prompt, 4096).as_secs_f64();
-    assert!(prompt > 0.9 * decodes.as_secs_f64(), "{prompt} s beside {decodes:?}");
+    let part = prompt / decodes.as_secs_f64();
+    assert!((0.45..0.6).contains(&part), "{prompt} s beside {decodes:?}");
 }
 
 /// The tenant of weight 1 has decoded more than its part while the other's prompts lacked time.
@@ -374,7 +376,7 @@ fn a_tenant_that_its_own_quota_keeps_waiting_is_owed_nothing_for_that_time() {
     let mut scheduler = scheduler(4096, limits);
     let mut batch = Batch::default();
     for id in [10, 11] {
-        let of_small_quota = Submission { kv_blocks_max: 110, ..submission(id, 1, 400, 30) };
+        let of_small_quota = Submission { kv_blocks_max: 510, ..submission(id, 1, 2_000, 30) };
         scheduler.submit(of_small_quota).unwrap();
     }
     scheduler.submit(submission(1, 0, 8000, 2)).unwrap();
@@ -382,14 +384,17 @@ fn a_tenant_that_its_own_quota_keeps_waiting_is_owed_nothing_for_that_time() {
         step(&mut scheduler, &mut batch);
     }
     let mut rows = HashMap::<SequenceId, usize>::new();
-    for _ in 0..2 {
+    for _ in 0..12 {
         step(&mut scheduler, &mut batch);
         for span in &batch.spans {
             *rows.entry(span.sequence).or_default() += span.count;
         }
     }
     let other = rows.get(&SequenceId(1)).copied().unwrap_or(0);
-    assert!(other >= PREFILL_QUANTUM / 2, "the other one has nothing of the next steps: {rows:?}");
+    let own = rows.get(&SequenceId(11)).copied().unwrap_or(0);
+    // Beyond the little that whoever is there may be behind.
+    let credit = share::CREDIT_MAX.fits(Prices::MEASURED.prefill_token);
+    assert!(own > credit && other >= (own - credit) / 2, "the other one has less: {rows:?}");
 }
 
 #[test]

@@ -192,8 +192,27 @@ fn what_was_spent_while_nobody_waited_is_nobodys_debt() {
     share.rest(&1);
     enter(&mut share, 0, terms(1));
     enter(&mut share, 1, terms(1));
-    let first = serve(&mut share, 1_000).unwrap();
-    assert_ne!(serve(&mut share, 1_000), Some(first), "they take turns at once");
+    let behind = (0..1_000).take_while(|_| serve(&mut share, TURN_MAX) == Some(1)).count();
+    assert!(behind as u64 * TURN_MAX <= 2 * TURN_MAX + 250_000, "{behind} turns before the other");
+    assert_ne!(serve(&mut share, TURN_MAX), serve(&mut share, TURN_MAX), "they take turns");
+}
+
+#[test]
+fn who_is_there_and_had_less_goes_first_for_a_little_and_who_comes_does_not() {
+    for stays in [true, false] {
+        let mut share = Share::default();
+        enter(&mut share, 0, terms(1));
+        enter(&mut share, 1, terms(1));
+        share.rest(&1);
+        if !stays {
+            share.leave(&1);
+        }
+        share.charge(&0, cost(3_600_000_000));
+        enter(&mut share, 1, terms(1));
+        let first = (0..1_000).take_while(|_| serve(&mut share, TURN_MAX) == Some(1)).count();
+        let most = if stays { 251 } else { 1 };
+        assert!((most - 1..=most).contains(&first), "{first} turns");
+    }
 }
 
 #[test]
