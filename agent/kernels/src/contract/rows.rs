@@ -104,7 +104,8 @@ fn gated<B: Backend>(
         Curve::Silu => x / (1.0 + (-x).exp()),
         Curve::Gelu => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-            0.5 * x * (1.0 + inner.tanh())
+            // The same as `x (1 + tanh(inner)) / 2`, which far below zero would lose all its digits.
+            x / (1.0 + (-2.0 * inner).exp())
         }
     };
     let pairs = gate.iter().zip(&up);
