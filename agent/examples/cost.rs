@@ -50,7 +50,8 @@ const EDGE: u64 = 16;
 const HOST_CALLS: u64 = 1_000_000;
 const CALLS: usize = 300;
 
-const HOSTILE: &[u8] = include_bytes!("../../tests/guests/hostile/hostile.wasm");
+/// A program that floods its host with calls.
+const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/guests/hostile/hostile.wasm");
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
@@ -144,7 +145,7 @@ async fn end(mut reply: Reply) -> Outcome<Result<(), Refusal>> {
 /// How long whole calls take, of a program in Rust and of each of the components: admitted, an
 /// instance made, asked for nothing that it can do, and answered. And what a call of the host takes.
 async fn calls(runtime: &Runtime, components: &[PathBuf]) -> Outcome<()> {
-    let hostile = runtime.prepare_program(HOSTILE.to_vec(), &program_limits(0)).await?;
+    let hostile = runtime.prepare_program(fs::read(HOSTILE)?, &program_limits(0)).await?;
     let flood = async |name: &str, host_calls: u64| {
         let resident = Resident::new(runtime, tenant(name, host_calls)?, hostile.clone())?;
         let begun_at = Instant::now();
