@@ -50,8 +50,6 @@ pub(crate) struct Told {
 pub(crate) struct Outcome {
     /// To be sent.
     pub(crate) token: Option<Token>,
-    /// Tokens that were made behind it, where it has turned out to be the last.
-    pub(crate) unsaid: u32,
     /// How the sequence has ended with it, and with what usage if that is known.
     pub(crate) end: Option<(Finish, Option<Usage>)>,
 }
@@ -167,14 +165,14 @@ impl Beside {
             token = Token { id: token.id, text, logprobs: None };
         }
         let token = waits.then_some(token);
-        let (unsaid, end) = if stops {
-            (self.silence(), Some((Finish::Stop, self.ended.map(|(_, usage)| usage))))
+        let end = if stops {
+            Some((Finish::Stop, self.ended.map(|(_, usage)| usage)))
         } else if finish.is_some() {
-            (0, self.ended.map(|(finish, usage)| (finish, Some(usage))))
+            self.ended.map(|(finish, usage)| (finish, Some(usage)))
         } else {
-            (0, None)
+            None
         };
-        Outcome { token, unsaid, end }
+        Outcome { token, end }
     }
 
     /// Drops the tokens that wait for the hook, and says how many they are: they were made and are

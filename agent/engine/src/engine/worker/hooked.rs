@@ -62,11 +62,9 @@ impl Worker {
                 return self.fail(id, refusal);
             }
         };
-        let Outcome { token, unsaid, end } = beside.heard(placed, answer, at);
+        let Outcome { token, end } = beside.heard(placed, answer, at);
         let sender = open.output.sender();
-        let unsaid = (unsaid > 0).then_some(TokenEvent::Unsaid(unsaid));
-        let events = token.map(TokenEvent::Token).into_iter().chain(unsaid);
-        self.outbox.extend(events.map(|event| (sender.clone(), event)));
+        self.outbox.extend(token.map(|token| (sender, TokenEvent::Token(token))));
         if let Some((finish, usage)) = end {
             let usage = usage.or_else(|| self.scheduler.end(id)).unwrap_or_default();
             return self.close(id, TokenEvent::Finished { finish, usage });
