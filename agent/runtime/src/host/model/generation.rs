@@ -386,14 +386,21 @@ mod tests {
         assert_eq!(tokens.total().completion_tokens, 20, "of whom it was made for");
     }
 
-    #[test]
-    fn what_a_hook_has_heard_is_paid_for_whatever_is_left() {
+    /// A generation that a hook stands beside, of a tenant that has spent so much of a minute's
+    /// thousand tokens.
+    fn hooked(spent: u32) -> (mpsc::Sender<TokenEvent>, Arc<TokenMeter>, Generation) {
         let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
         let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
-        let usage = Usage { completion_tokens: 900, ..Usage::default() };
+        let usage = Usage { completion_tokens: spent, ..Usage::default() };
         tokens.admitted().charge(usage, Instant::now());
         let mut generation = started(stream, &tokens, 10);
         generation.is_heard = true;
+        (sender, tokens, generation)
+    }
+
+    #[test]
+    fn what_a_hook_has_heard_is_paid_for_whatever_is_left() {
+        let (sender, tokens, generation) = hooked(900);
         for _ in 0..200 {
             sender.try_send(token()).unwrap();
         }
@@ -405,12 +412,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_its_hook_has_ended_is_whole_whatever_was_made_behind_it() {
-        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
-        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
-        let usage = Usage { completion_tokens: 998, ..Usage::default() };
-        tokens.admitted().charge(usage, Instant::now());
-        let mut generation = started(stream, &tokens, 10);
-        generation.is_heard = true;
+        let (sender, tokens, mut generation) = hooked(998);
         let usage = Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 201 };
         let end = TokenEvent::Finished { finish: Finish::Stop, usage };
         for event in [token(), TokenEvent::Unsaid(200), end] {
@@ -427,12 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_cut_is_told_to_wait_for_what_hooks_have_heard_as_well() {
-        let (sender, stream) = mpsc::channel(TOKENS_BUFFERED_MAX);
-        let tokens = Arc::new(TokenMeter::new(Arc::new(admitted())));
-        let usage = Usage { completion_tokens: 998, ..Usage::default() };
-        tokens.admitted().charge(usage, Instant::now());
-        let mut generation = started(stream, &tokens, 10);
-        generation.is_heard = true;
+        let (sender, tokens, mut generation) = hooked(998);
         for _ in 0..200 {
             sender.try_send(token()).unwrap();
         }
