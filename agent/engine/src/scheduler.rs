@@ -128,9 +128,6 @@ pub(crate) struct Scheduler {
     noted: Vec<TenantName>,
     /// Steps since a sequence started.
     steps_without_start: u32,
-    /// Whose turn it would have been when the last step's time for prompts was over, unless answers
-    /// had waited a step for that already.
-    cut_off: Option<TenantName>,
     totals: Totals,
     /// Sequences that the last plan started for the first time, and what of them was cached.
     started: Vec<(SequenceId, Usage)>,
@@ -163,7 +160,6 @@ impl Scheduler {
             decoding: Decoding::default(),
             noted: Vec::new(),
             steps_without_start: 0,
-            cut_off: None,
             totals: Totals::default(),
             started: Vec::new(),
             had_texts: false,
@@ -291,11 +287,8 @@ impl Scheduler {
         }
         self.steps_without_start = self.steps_without_start.saturating_add(1);
         self.make_room();
-        let is_owed = self.plan_decodes();
+        self.plan_decodes();
         self.plan_prefills();
-        if is_owed {
-            self.cut_off = None;
-        }
         self.charge_step();
         self.fill(batch);
         self.note_all();
@@ -377,18 +370,15 @@ impl Scheduler {
         self.note(&tenant);
     }
 
-    /// Plans the next tokens of answers; says whether some wait a step for a prompt.
-    fn plan_decodes(&mut self) -> bool {
-        let owed = self.cut_off.take();
+    fn plan_decodes(&mut self) {
         let mut decoding = std::mem::take(&mut self.decoding);
-        let waiting = self.who_decodes(owed.as_ref(), &mut decoding);
+        self.who_decodes(&mut decoding);
         for id in decoding.chosen() {
             if self.reserve(id, 1) {
                 self.plan(id, 1, Service::decode);
             }
         }
         self.decoding = decoding;
-        waiting > 0
     }
 
     /// Makes room for so many more rows of a sequence; `false` if that took its own turn.
@@ -432,9 +422,10 @@ impl Scheduler {
             let past = running.sequence.computed + running.planned;
             let wanted = running.left().min(budget).min(PREFILL_QUANTUM);
             let cost = self.prices.cost(Service::prefill(wanted, past), total);
-            let rows = time.fits(cost.part(wanted)).max(rows_min).min(wanted);
+            let short = self.short_for(turn.party());
+            let left = short.map_or(time, |short| short.without(self.planned()).min(time));
+            let rows = left.fits(cost.part(wanted)).max(rows_min).min(wanted);
             if rows == 0 {
-                self.cut_off = Some(turn.party().clone());
                 return;
             }
             if !self.reserve(id, rows) {

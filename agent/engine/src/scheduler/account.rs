@@ -38,6 +38,11 @@ impl Account {
         self.is_active() || !self.calls.is_empty() || self.kept > 0
     }
 
+    /// How many sequences it has, running or not, beside those of a tenant of weight `by`.
+    pub(super) fn calls_for(&self, by: u32) -> u64 {
+        ((self.running + self.waiting.len()) as u64).saturating_mul(u64::from(by))
+    }
+
     /// Whether the sequence or call is one of those that wait.
     pub(super) fn waits_for(&self, id: SequenceId) -> bool {
         self.waiting.iter().any(|sequence| sequence.id == id)

@@ -15,9 +15,6 @@ pub(crate) struct Cost(u64);
 const PER_SECOND: f64 = 1e12;
 
 impl Cost {
-    /// More than anything takes.
-    pub(super) const MAX: Self = Self(u64::MAX);
-
     pub(crate) const fn picoseconds(self) -> u64 {
         self.0
     }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use realm_core::{desired::Priority, name::TenantName};
 
 use super::{
-    PREFILL_PAST, Scheduler,
+    PREFILL_MIN, PREFILL_PAST, Prefill, Scheduler,
     cost::{Cost, Service},
     sequence::{Running, Sequence},
     share::Terms,
@@ -16,45 +16,61 @@ use crate::batch::SequenceId;
 /// or more: whoever reads an answer waits for each token as long as the step takes that it comes of,
 /// and it matters more to readers that steps are alike than that they are long.
 pub(super) const STEP_TARGET: Cost = Cost::from_millis(60);
-/// How long decoding may take when several tenants do. Where it would take longer, those that have
-/// most to decode have it in turns, so that a step takes a quarter more at the most than one in which
-/// each has as much as the one that has least.
-pub(super) const DECODE_TARGET: Cost = Cost::from_millis(30);
-/// How much more than its part a tenant may have had before its answers wait a step for a prompt
-/// that lacked time in the last one. So the target costs shares nothing that lasts. Never two steps
-/// in a row, however far ahead it is: a pause of one is not felt.
-pub(super) const LEAD_MAX: Cost = Cost::from_millis(250);
+/// How long a step may take for tenants that are ahead of the least served one in it: they have what
+/// fits, by turns, and the rest of their part comes when that one is even with them. Short enough that
+/// one which takes twice as long as was expected is still within the target.
+pub(super) const SHORT_TARGET: Cost = Cost::from_millis(25);
+/// How much more than the least served one a tenant has had that floods. More than one short prompt
+/// costs, so that tenants that are alike do not; and less than one may be behind that comes, so that who
+/// floods does when the prompt of another comes.
+pub(super) const FLOOD_MIN: Cost = Cost::from_millis(100);
+/// How much more makes a tenant wait for the least served one, whatever either asks for. So the target
+/// costs shares nothing that lasts.
+pub(super) const LEAD_MAX: Cost = Cost::from_millis(500);
 
 /// Who gets its next token in a step, and memory to choose them in.
 #[derive(Debug, Default)]
 pub(super) struct Decoding {
-    /// By tenant, and of each those first that have waited longest.
-    ready: Vec<Ready>,
+    /// By tenant, and of each the next tokens first, of which those that have waited longest.
+    wanted: Vec<Wanted>,
     tenants: Vec<OfTenant>,
     chosen: Vec<SequenceId>,
+    short: Option<Short>,
 }
 
-/// A sequence that lacks nothing but its turn.
+/// How long a step may take for tenants that are ahead of the least served one in it.
+#[derive(Clone, Debug)]
+struct Short {
+    least: TenantName,
+    most: Cost,
+}
+
+/// What a sequence could have of a step.
 #[derive(Debug)]
-struct Ready {
+struct Wanted {
     tenant: TenantName,
+    /// Whether it lacks more than its next token.
+    is_prompt: bool,
     turn: u64,
     id: SequenceId,
+    /// Of all that it lacks.
     cost: Cost,
 }
 
-/// What one tenant could decode.
+/// What one tenant could have of a step.
 #[derive(Debug)]
 struct OfTenant {
     terms: Terms,
     /// What the tenant has had until now, for its weight.
     served: u128,
-    /// Which of `ready` are its next and its last.
+    is_ahead: bool,
+    /// Which of `wanted` are its next tokens that are left.
     next: usize,
     end: usize,
-    /// What all of them cost, and those that were chosen.
+    /// What all of them cost, those that were chosen, and its prompts.
     all: Cost,
     had: Cost,
+    prompts: Cost,
 }
 
 impl OfTenant {
@@ -62,9 +78,13 @@ impl OfTenant {
         Reverse(self.terms.priority)
     }
 
-    /// Where its next sequence comes among those of all.
+    /// Where its next token comes among those of all.
     fn turn(&self) -> (Reverse<Priority>, u128) {
         (self.class(), self.served.saturating_add(self.terms.divide(self.had)))
+    }
+
+    const fn decodes(&self) -> bool {
+        self.next < self.end
     }
 }
 
@@ -74,90 +94,138 @@ impl Decoding {
         self.chosen.drain(..)
     }
 
-    /// Chooses among what is ready, in a step that takes `step` whatever is in it.
-    fn choose(&mut self, step: Cost) {
-        let mut left = self.longest(step).without(step);
-        let Self { ready, tenants, chosen } = self;
-        let waiting = |of: &&mut OfTenant| of.next < of.end;
+    /// Chooses among the next tokens, in a step that takes `step` whatever is in it, with no more
+    /// than `most` for those that are ahead.
+    fn choose(&mut self, step: Cost, most: Cost) {
+        let Self { wanted, tenants, chosen, .. } = self;
+        let mut had = step;
+        let waiting = |of: &&mut OfTenant| of.decodes();
         while let Some(next) = tenants.iter_mut().filter(waiting).min_by_key(|of| of.turn()) {
-            let Some(row) = ready.get(next.next) else { return };
+            let Some(row) = wanted.get(next.next) else { return };
+            had += row.cost;
             // One of each, whatever there is time for: nobody waits for ever.
-            if next.had > Cost::default() && left < row.cost {
+            if next.is_ahead && had > most && next.had > Cost::default() {
+                had = had.without(row.cost);
                 next.next = next.end;
                 continue;
             }
             chosen.push(row.id);
             next.next += 1;
             next.had += row.cost;
-            left = left.without(row.cost);
         }
     }
 
-    /// How long the step may take.
-    fn longest(&self, step: Cost) -> Cost {
-        let Some(class) = self.tenants.iter().map(OfTenant::class).min() else { return step };
-        let of_class = || self.tenants.iter().filter(move |of| of.class() == class);
-        let least = of_class().min_by_key(|of| of.terms.divide(of.all));
-        let Some(least) = least.filter(|_| self.tenants.len() > 1) else {
-            // Nobody else waits for it.
-            return Cost::MAX;
-        };
-        let mut fair = step;
-        for of in of_class() {
-            fair += of.all.min(least.all.for_weight(of.terms.weight, least.terms.weight));
+    /// What next tokens of those that are ahead may bring a step to that may take `short` for them:
+    /// their own prompts go on by what costs `least`, and those of the others have what they want.
+    fn left_by_prompts(&self, short: Cost, least: Cost) -> Cost {
+        let (mut own, mut others) = (Cost::default(), Cost::default());
+        for of in &self.tenants {
+            *(if of.is_ahead { &mut own } else { &mut others }) += of.prompts;
         }
-        fair.and_a_quarter().max(DECODE_TARGET)
+        let left = short.without(own.min(least));
+        if others == Cost::default() { left } else { left.min(STEP_TARGET.without(others)) }
     }
 }
 
 impl Scheduler {
     /// Chooses the sequences that get their next token in the step: all that lack nothing else, but
-    /// for those whose tenants have had far more than `owed`, and for those that would make it too
-    /// long. Gives how many the former are.
-    pub(super) fn who_decodes(&self, owed: Option<&TenantName>, decoding: &mut Decoding) -> usize {
-        let is_ahead = |sequence: &Sequence| {
-            let tenant = &sequence.owner.tenant;
-            owed.is_some_and(|owed| self.share.is_ahead(tenant, owed, LEAD_MAX))
-        };
+    /// for those that would make it too long, of tenants that are ahead.
+    pub(super) fn who_decodes(&mut self, decoding: &mut Decoding) {
         let total = self.pool.in_all_layers();
-        let mut waiting = 0;
-        decoding.ready.clear();
-        for running in self.running.values().filter(|running| running.left() == 1) {
-            let Running { sequence, turn, .. } = running;
-            if is_ahead(sequence) {
-                waiting += 1;
-                continue;
-            }
-            decoding.ready.push(Ready {
+        decoding.wanted.clear();
+        decoding.wanted.extend(self.next_start());
+        for Running { sequence, turn, .. } in self.running.values() {
+            let left = sequence.tokens.len() - sequence.computed;
+            let service = match left {
+                0 => continue,
+                1 => Service::decode(sequence.computed),
+                _ => Service::prefill(left, sequence.computed),
+            };
+            decoding.wanted.push(Wanted {
                 tenant: sequence.owner.tenant.clone(),
+                is_prompt: left > 1,
                 turn: *turn,
                 id: sequence.id,
-                cost: self.prices.cost(Service::decode(sequence.computed), total),
+                cost: self.prices.cost(service, total),
             });
         }
         self.group(decoding);
-        decoding.choose(self.prices.step);
-        waiting
+        decoding.short = self.shorten(decoding);
+        if let Some(Short { most, .. }) = decoding.short {
+            let least = self.prices.cost(Service::prefill(PREFILL_MIN, PREFILL_PAST), total);
+            decoding.choose(self.prices.step, decoding.left_by_prompts(most, least));
+        }
     }
 
-    /// Orders what is ready by tenants.
-    fn group(&self, Decoding { ready, tenants, .. }: &mut Decoding) {
-        let order = |a: &Ready| (a.turn, a.id);
-        ready.sort_unstable_by(|a, b| a.tenant.cmp(&b.tenant).then(order(a).cmp(&order(b))));
+    /// Finds who has had least, and who is ahead of it; `None` where nobody is in the step.
+    fn shorten(&self, Decoding { wanted, tenants, .. }: &mut Decoding) -> Option<Short> {
+        let first = tenants.iter().min_by_key(|of| of.turn())?;
+        let (least, class) = (wanted.get(first.next)?.tenant.clone(), first.class());
+        for of in tenants.iter_mut() {
+            let name = wanted.get(of.next).map(|wanted| &wanted.tenant);
+            of.is_ahead = name.is_some_and(|name| self.is_ahead(name, &least));
+        }
+        Some(Short { least, most: longest(tenants, self.prices.step, class) })
+    }
+
+    /// The prompt of whoever is served next, if it has yet to start and can.
+    fn next_start(&mut self) -> Option<Wanted> {
+        let tenant = self.share.next(None)?.party().clone();
+        let Some(Prefill::Waiting) = self.prefill_of(&tenant) else { return None };
+        let Sequence { id, owner, tokens, chain, .. } =
+            self.accounts.get_mut(&tenant)?.waiting.front_mut()?;
+        let past = self.pool.cached_blocks(owner, tokens, chain) * self.block_tokens;
+        let service = Service::prefill(tokens.len().saturating_sub(past), past);
+        let cost = self.prices.cost(service, self.pool.in_all_layers());
+        Some(Wanted { id: *id, tenant, is_prompt: true, turn: 0, cost })
+    }
+
+    /// Orders what is wanted by tenants.
+    fn group(&self, Decoding { wanted, tenants, .. }: &mut Decoding) {
+        let order = |a: &Wanted| (a.is_prompt, a.turn, a.id);
+        wanted.sort_unstable_by(|a, b| a.tenant.cmp(&b.tenant).then(order(a).cmp(&order(b))));
         tenants.clear();
         let mut next = 0;
-        for own in ready.chunk_by(|a, b| a.tenant == b.tenant) {
-            let Some(Ready { tenant, .. }) = own.first() else { continue };
-            let mut all = Cost::default();
-            for row in own {
-                all += row.cost;
+        for own in wanted.chunk_by(|a, b| a.tenant == b.tenant) {
+            let Some(Wanted { tenant, .. }) = own.first() else { continue };
+            let (mut all, mut prompts) = (Cost::default(), Cost::default());
+            for Wanted { is_prompt, cost, .. } in own {
+                *(if *is_prompt { &mut prompts } else { &mut all }) += *cost;
             }
-            let end = next + own.len();
+            let end = next + own.partition_point(|wanted| !wanted.is_prompt);
             if let Some((terms, served)) = self.share.served(tenant) {
-                tenants.push(OfTenant { terms, served, next, end, all, had: Cost::default() });
+                let had = Cost::default();
+                let is_ahead = false;
+                tenants.push(OfTenant { terms, served, is_ahead, next, end, all, had, prompts });
             }
-            next = end;
+            next += own.len();
         }
+    }
+
+    /// How long the step may take for the sake of this tenant, if it is ahead of another in it.
+    pub(super) fn short_for(&self, tenant: &TenantName) -> Option<Cost> {
+        let Short { least, most } = self.decoding.short.as_ref()?;
+        self.is_ahead(tenant, least).then_some(*most)
+    }
+
+    /// Whether a tenant has had more than its part beside the least served one: far more, or something
+    /// more where it has more calls as well. Who asks for no more than the other one does not flood.
+    fn is_ahead(&self, tenant: &TenantName, least: &TenantName) -> bool {
+        let account = |tenant| self.accounts.get(tenant);
+        let (Some(own), Some(other)) = (account(tenant), account(least)) else { return false };
+        let has_more = own.calls_for(other.weight) > other.calls_for(own.weight);
+        self.share.is_ahead(tenant, least, if has_more { FLOOD_MIN } else { LEAD_MAX })
+    }
+
+    /// What the step takes as far as it is planned.
+    pub(super) fn planned(&self) -> Cost {
+        let mut all = Service::default();
+        for running in self.running.values() {
+            all += running.service;
+        }
+        let mut cost = self.prices.cost(all, self.pool.in_all_layers());
+        cost += self.prices.step;
+        cost
     }
 
     /// What prompts may cost in a step that has so many rows left for them: what is left of the
@@ -165,15 +233,23 @@ impl Scheduler {
     pub(super) fn time_for_prompts(&self, rows: usize) -> Cost {
         let total = self.pool.in_all_layers();
         let most = self.prices.cost(Service::prefill(rows, PREFILL_PAST), total);
-        let mut decodes = Service::default();
-        for running in self.running.values() {
-            decodes += running.service;
-        }
-        if decodes == Service::default() {
+        let others = self.planned();
+        if others <= self.prices.step {
             return most;
         }
-        let mut others = self.prices.cost(decodes, total);
-        others += self.prices.step;
         most.min(STEP_TARGET.without(others).max(others.part(2)))
     }
+}
+
+/// How long a step may take for those that are ahead: a quarter more than where each tenant of the
+/// class has as many next tokens as the one that has fewest.
+fn longest(tenants: &[OfTenant], step: Cost, class: Reverse<Priority>) -> Cost {
+    let of_class = || tenants.iter().filter(|of| of.class() == class && of.decodes());
+    let mut fair = step;
+    if let Some(least) = of_class().min_by_key(|of| of.terms.divide(of.all)) {
+        for of in of_class() {
+            fair += of.all.min(least.all.for_weight(of.terms.weight, least.terms.weight));
+        }
+    }
+    fair.and_a_quarter().max(SHORT_TARGET)
 }

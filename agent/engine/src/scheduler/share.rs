@@ -7,10 +7,9 @@
 //! ("Fairness in Serving Large Language Models", Sheng et al., OSDI 2024) with costs in place of
 //! tokens and weights as in deficit round robin (Shreedhar and Varghese, SIGCOMM 1995):
 //!
-//! - Who comes is lifted to what its class has reached. Time in which it wanted nothing is worth
-//!   nothing, so idleness banks no credit, however long it was.
-//! - Who is there and begins to wait is lifted to little below that: what kept it from having as much
-//!   as the others was that they were in its steps too.
+//! - Who comes, or begins to wait, is lifted to little below what its class has reached: some prompts
+//!   that go before those of who has had more. Nobody banks more than that by being idle, however long,
+//!   nor by reading in steps that others fill.
 //! - What a party has had beyond the others while they waited stays on its counter, so nobody gets
 //!   more by leaving and coming again.
 //! - When nobody of a class is kept waiting, nobody owes and nobody is owed: what was spent until
@@ -30,8 +29,7 @@ use super::cost::Cost;
 /// thousand loses nothing that matters.
 const FINE: u128 = 1 << 16;
 
-/// What a party that is there may be behind when it begins to wait: a few prompts that go before those
-/// of who had most of the steps in which it read its answers.
+/// What a party may be behind when it comes or begins to wait: a few short prompts.
 pub(super) const CREDIT_MAX: Cost = Cost::from_millis(250);
 
 /// Parties that are forgotten together: looking through this many costs less than one step.
@@ -80,10 +78,14 @@ struct Class<K> {
 }
 
 impl<K: Ord> Class<K> {
-    fn reach(&mut self) -> u128 {
+    fn reach(&mut self) {
         let least = self.order.first().map_or(0, |turn| turn.1);
         self.reached = self.reached.max(least);
-        self.reached
+    }
+
+    /// The least that a party on these terms may have had when it comes or begins to wait.
+    fn least(&self, terms: Terms) -> u128 {
+        self.reached.saturating_sub(terms.divide(CREDIT_MAX))
     }
 }
 
@@ -106,7 +108,9 @@ impl<K: Ord + Clone> Share<K> {
     /// Takes note that `name` has something to do, on these terms from now on.
     pub(crate) fn enter(&mut self, name: &K, terms: Terms) {
         self.level(terms.priority);
-        let served = self.class(terms.priority).reach();
+        let class = self.class(terms.priority);
+        class.reach();
+        let served = class.least(terms);
         let new = Party { terms, served, waits: false, is_present: true };
         let party = self.parties.entry(name.clone()).or_insert(new);
         if !party.is_present {
@@ -133,7 +137,8 @@ impl<K: Ord + Clone> Share<K> {
         let Some(party) = self.parties.get_mut(name) else { return };
         let class = class(&mut self.classes, terms.priority);
         party.waits = true;
-        party.served = party.served.max(class.reach().saturating_sub(terms.divide(CREDIT_MAX)));
+        class.reach();
+        party.served = party.served.max(class.least(terms));
         class.order.insert(turn(party, name));
     }
 
@@ -232,7 +237,7 @@ impl<K: Ord + Clone> Share<K> {
         let classes = &self.classes;
         self.parties.retain(|_, party| {
             let class = classes.get(&Reverse(party.terms.priority));
-            party.is_present || class.is_some_and(|class| party.served > class.reached)
+            party.is_present || class.is_some_and(|class| party.served > class.least(party.terms))
         });
         self.kept = self.parties.len();
     }

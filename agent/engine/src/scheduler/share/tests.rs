@@ -15,6 +15,9 @@ const fn terms(weight: u32) -> Terms {
 /// The most that one turn costs here, in microseconds.
 const TURN_MAX: u64 = 1_000;
 
+/// Turns of that cost that somebody has before the others when it comes.
+const CREDIT_TURNS: usize = 250;
+
 /// Gives the first in order one turn of that cost; says who had it.
 fn serve(share: &mut Share<u32>, microseconds: u64) -> Option<u32> {
     let name = *share.next(None)?.party();
@@ -101,10 +104,10 @@ proptest! {
         prop_assert!(turn.is_some());
     }
 
-    /// However long somebody wanted nothing, it comes back level with the others: it has one turn
-    /// before them at most, and they have one before it.
+    /// However long somebody wanted nothing, it has its credit before the others when it comes back
+    /// and is level with them from then on.
     #[test]
-    fn idleness_banks_nothing(before in costs(0..50), while_away in costs(50..300)) {
+    fn idleness_banks_no_more_than_the_credit(before in costs(0..50), while_away in costs(50..300)) {
         let mut share = Share::default();
         enter(&mut share, 0, terms(1));
         enter(&mut share, 1, terms(1));
@@ -117,6 +120,8 @@ proptest! {
             serve(&mut share, cost);
         }
         enter(&mut share, 0, terms(1));
+        let first = (0..1_000).take_while(|_| serve(&mut share, TURN_MAX) == Some(0)).count();
+        prop_assert!(first <= CREDIT_TURNS + 1, "{first} turns");
         let mut had = [0, 0, 0];
         for _ in 0..30 {
             let name = serve(&mut share, TURN_MAX).unwrap();
@@ -198,7 +203,7 @@ fn what_was_spent_while_nobody_waited_is_nobodys_debt() {
 }
 
 #[test]
-fn who_is_there_and_had_less_goes_first_for_a_little_and_who_comes_does_not() {
+fn who_has_had_less_goes_first_for_a_little_whether_it_was_there_or_comes() {
     for stays in [true, false] {
         let mut share = Share::default();
         enter(&mut share, 0, terms(1));
@@ -210,9 +215,26 @@ fn who_is_there_and_had_less_goes_first_for_a_little_and_who_comes_does_not() {
         share.charge(&0, cost(3_600_000_000));
         enter(&mut share, 1, terms(1));
         let first = (0..1_000).take_while(|_| serve(&mut share, TURN_MAX) == Some(1)).count();
-        let most = if stays { 251 } else { 1 };
-        assert!((most - 1..=most).contains(&first), "{first} turns");
+        assert!((CREDIT_TURNS..=CREDIT_TURNS + 1).contains(&first), "{first} turns");
     }
+}
+
+/// It is forgotten when its credit would be the same as a stranger's, and not before.
+#[test]
+fn nobody_gets_a_new_credit_by_being_forgotten() {
+    let mut share = Share::default();
+    enter(&mut share, 0, terms(1));
+    share.charge(&0, cost(3_600_000_000));
+    let mut had = 0;
+    for _ in 0..20 {
+        enter(&mut share, 1, terms(1));
+        while serve(&mut share, TURN_MAX) == Some(1) {
+            had += 1;
+        }
+        share.leave(&1);
+        share.sweep();
+    }
+    assert!(had <= CREDIT_TURNS + 2 * 20, "{had} turns");
 }
 
 #[test]
@@ -224,24 +246,26 @@ fn a_debt_to_others_that_wait_is_remembered_and_a_paid_one_is_forgotten() {
     share.leave(&0);
     share.sweep();
     assert!(share.parties.contains_key(&0));
-    for _ in 0..12 {
+    for _ in 0..12 + CREDIT_TURNS {
         assert_eq!(serve(&mut share, TURN_MAX), Some(1));
     }
-    enter(&mut share, 2, terms(1));
+    share.rest(&1);
     share.sweep();
     assert!(!share.parties.contains_key(&0));
 }
 
 #[test]
-fn a_party_that_changes_its_class_begins_level_with_that_class() {
+fn a_party_that_changes_its_class_begins_as_one_that_comes() {
     let mut share = Share::default();
     let high = Terms { weight: 1, priority: Priority::High };
     enter(&mut share, 0, terms(1));
     enter(&mut share, 1, high);
-    share.charge(&1, cost(50 * TURN_MAX));
+    share.charge(&1, cost(3_600_000_000));
     share.rest(&1);
     share.wait(&1);
     share.enter(&0, high);
+    let first = (0..1_000).take_while(|_| serve(&mut share, TURN_MAX) == Some(0)).count();
+    assert!((CREDIT_TURNS..=CREDIT_TURNS + 1).contains(&first), "{first} turns");
     let mut had = [0, 0];
     for _ in 0..10 {
         had[serve(&mut share, TURN_MAX).unwrap() as usize] += 1;
@@ -280,12 +304,13 @@ fn who_is_ahead_is_so_by_weight_and_whatever_it_has_had_of_a_higher_class() {
     assert!(!share.is_ahead(&1, &4, cost(0)));
 }
 
-/// What was had while nobody waited was spare: whoever begins to wait makes up for none of it.
+/// What was had while nobody waited was spare: whoever begins to wait makes up for no more of it than
+/// its credit.
 #[test]
 fn what_was_had_while_nobody_waited_is_owed_to_nobody() {
     let mut share = Share::default();
     share.enter(&1, terms(1));
     share.charge(&1, cost(1_000_000));
     enter(&mut share, 2, terms(1));
-    assert!(!share.is_ahead(&1, &2, cost(0)));
+    assert!(!share.is_ahead(&1, &2, CREDIT_MAX));
 }
