@@ -29,8 +29,8 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::{JoinSet, spawn_blocking},
-    time::sleep,
+    task::{JoinHandle, JoinSet, spawn_blocking},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +42,10 @@ use crate::{
     slices,
     supply::{self, Presence},
 };
+
+/// How long an operator is waited for to hear what tenants have used by the end: one that listens
+/// takes a tenth of a second, and whoever ends this agent waits as well.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT, and until what runs once the settle time is over has ended, or its
 /// grace is over.
@@ -98,23 +102,31 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let linked = state.subscribe();
     tasks.spawn(keep_identity(link.clone(), args.state.clone(), identity_sender, linked));
     let (uses_sender, uses) = watch::channel(Vec::new());
-    tasks.spawn(supply::follow_uses(agent.clone(), uses_sender));
+    tasks.spawn(supply::follow_uses(agent.clone(), uses_sender.clone()));
     let (spends_sender, spends) = watch::channel(Spends::default());
     let (limiter, wanted) = (agent.limiter(), ledger.subscribe());
     tasks.spawn(slices::follow(limiter, leased.clone(), wanted, spends_sender));
     let feeds = Feeds { report, supply, uses, spends };
-    tasks.spawn(async move {
-        let held = (ledger, leased);
-        let never = client::run(link, held, feeds, credentials, state).await;
-        match never {}
-    });
+    let ending = CancellationToken::new();
+    let held = (ledger, leased);
+    let told = tokio::spawn(client::run(link, held, feeds, credentials, state, ending.clone()));
     let shutdown = CancellationToken::new();
     tasks.spawn(drain_on_signal(shutdown.clone(), presence)?);
     let (settle, grace) = (Duration::from_secs(args.settle), Duration::from_secs(args.grace));
     let peers = serve_peers(peer_door, settle, grace, shutdown.clone());
     tokio::join!(gateway.serve(shutdown), peers);
+    uses_sender.send_replace(agent.uses());
+    end_link(&ending, told).await;
     traces.end().await;
     Ok(())
+}
+
+/// Ends the link, whose last word is what tenants have used.
+async fn end_link(ending: &CancellationToken, link: JoinHandle<()>) {
+    ending.cancel();
+    if timeout(LAST_WORDS_WAIT, link).await.is_err() {
+        tracing::warn!("no operator has heard what tenants have used last");
+    }
 }
 
 /// Who exports traces.

@@ -116,3 +116,10 @@ async def test_totals_are_what_was_used_over_the_ends_of_agent_and_operator(
     await work(plane, agent, QUESTIONS[2])
     third = counted(agent, name)["generatedTokens"]
     await_totals(plane, {"generatedTokens": before + third})
+
+    # What was used just before an orderly end is the last that an agent says.
+    await work(plane, agent, QUESTIONS[3])
+    fourth = counted(agent, name)["generatedTokens"]
+    assert fourth > third
+    assert agent.daemon.terminate() == 0
+    await_totals(plane, {"generatedTokens": before + fourth})

@@ -32,6 +32,7 @@ use realm_link::{
     slices::SliceStore,
 };
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Sightings that wait to be counted: what a hundred agents see when a thousand tenants come. Who
 /// finds no room waits, and takes the next state later.
@@ -95,7 +96,8 @@ async fn start(
     tokio::spawn(answer(slices.clone(), told));
     let uses = watch::channel(Vec::new()).1;
     let feeds = Feeds { report: reports, supply, uses, spends };
-    tokio::spawn(client::run(options, (ledger, slices), feeds, credentials, state));
+    let never = CancellationToken::new();
+    tokio::spawn(client::run(options, (ledger, slices), feeds, credentials, state, never));
     Ok(())
 }
 

@@ -4,11 +4,10 @@
 //! `session` hears what to hold and puts it into the ledger, and slices of limits beside it, while
 //! `outbound` tells what is held and used,
 //! and when that has ended, `backoff` says how long to wait. The agent goes on serving from its
-//! ledger whatever happens here.
+//! ledger whatever happens here. At its own end it tells once more what was used.
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     hash::{BuildHasher as _, RandomState},
     path::PathBuf,
     time::Duration,
@@ -24,6 +23,7 @@ use tokio::{
     sync::watch,
     time::{self, Instant},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{ledger::Ledger, slices::SliceStore};
 
@@ -105,27 +105,31 @@ pub struct LastError {
     pub message: String,
 }
 
-/// Keeps the link for ever; it ends by being dropped.
+/// Keeps the link until `ending`, and returns when the operator has heard once more what was used, or
+/// none is there.
 pub async fn run(
     options: LinkOptions,
     (ledger, slices): (Ledger, SliceStore),
     feeds: Feeds,
     credentials: watch::Sender<Credentials>,
     state: watch::Sender<LinkState>,
-) -> Infallible {
+    ending: CancellationToken,
+) {
     state.send_modify(|state| {
         state.generation = ledger.newest().generation;
         state.epoch = slices.held().map_or(0, |held| held.epoch);
     });
-    let link = Link { options, ledger, slices, feeds, credentials, state };
+    let link = Link { options, ledger, slices, feeds, credentials, state, ending };
     let random = RandomState::new();
     let (mut failures, mut rounds) = (0_u32, 0_u64);
-    loop {
+    while !link.ending.is_cancelled() {
         let lived = link.round().await;
         failures = if lived >= LIVED_WELL { 0 } else { failures.saturating_add(1) };
         rounds = rounds.wrapping_add(1);
         link.state.send_modify(|state| state.failures = failures);
-        time::sleep(backoff::backoff(failures, random.hash_one(rounds))).await;
+        let wait = backoff::backoff(failures, random.hash_one(rounds));
+        // Over at once where the agent ends.
+        let _ = time::timeout(wait, link.ending.cancelled()).await;
     }
 }
 
@@ -137,6 +141,7 @@ struct Link {
     feeds: Feeds,
     credentials: watch::Sender<Credentials>,
     state: watch::Sender<LinkState>,
+    ending: CancellationToken,
 }
 
 impl Link {
@@ -162,7 +167,9 @@ impl Link {
             Ok(dialled) => self.session(operator, dialled).await,
             Err(error) => (Duration::ZERO, error),
         };
-        self.note(operator, &error);
+        if !self.ending.is_cancelled() {
+            self.note(operator, &error);
+        }
         lived
     }
 

@@ -152,7 +152,9 @@ impl Totals {
         is_tenant: impl Fn(&Name) -> bool,
     ) {
         for (node, view) in views {
-            let Some(uses) = view.uses.as_ref().filter(|_| view.is_connected) else { continue };
+            // The last of one that has just gone, and nothing of one that is not counted any more.
+            let is_counted = view.is_connected || self.heard.contains_key(node);
+            let Some(uses) = view.uses.as_ref().filter(|_| is_counted) else { continue };
             let last = self.heard.insert(node.clone(), uses.clone());
             if last.is_some_and(|last| Arc::ptr_eq(&last, uses)) {
                 continue;

@@ -1,5 +1,6 @@
 //! What this agent says: a hello and the slices that it holds, then what became of the newest state,
-//! and the newest report, supply, uses and spends whenever they are new.
+//! and the newest report, supply, uses and spends whenever they are new. Last, what tenants have used
+//! by the agent's end.
 //!
 //! There is no queue. The next message is chosen when there is room for it, so an operator that is
 //! slow to read hears the newest and not everything.
@@ -16,6 +17,7 @@ use tokio::{
     sync::watch,
     time::{self, Instant, Interval, MissedTickBehavior},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::Feeds;
 use crate::convert;
@@ -68,6 +70,7 @@ pub(super) fn messages(
     feeds: Feeds,
     answers: Answers,
     agreed: watch::Receiver<Option<Agreed>>,
+    ending: CancellationToken,
 ) -> impl Stream<Item = proto::AgentMessage> + Send + 'static {
     let Feeds { report, supply, uses, spends } = feeds;
     let First { hello, holds } = first;
@@ -75,6 +78,8 @@ pub(super) fn messages(
         hello: Some(hello),
         holds: Some(holds),
         agreed,
+        ending,
+        is_over: false,
         beat: None,
         version: 0,
         accepted: answers.accepted,
@@ -95,6 +100,9 @@ struct Outbound {
     hello: Option<proto::Hello>,
     holds: Option<proto::Slices>,
     agreed: watch::Receiver<Option<Agreed>>,
+    /// The agent's end, and whether the last has been said.
+    ending: CancellationToken,
+    is_over: bool,
     beat: Option<Interval>,
     /// Of the link; 0 before it is agreed. An operator of an older one than [`ACCEPTED_SINCE`] would
     /// end the stream with an answer.
@@ -109,8 +117,11 @@ struct Outbound {
 }
 
 impl Outbound {
-    /// The next message; none once the session has ended.
+    /// The next message; none once the session or the agent has ended.
     async fn next(&mut self) -> Option<proto::agent_message::Message> {
+        if self.is_over {
+            return None;
+        }
         if let Some(hello) = self.hello.take() {
             return Some(proto::agent_message::Message::Hello(hello));
         }
@@ -132,6 +143,11 @@ impl Outbound {
                 // The session has ended. Without this, HTTP/2 would go on asking for messages,
                 // and the operator would believe in an agent that does not listen.
                 Err(_) = self.agreed.changed() => return None,
+                () = self.ending.cancelled() => {
+                    self.is_over = true;
+                    let uses = tells_uses.then(|| convert::uses_to(&self.uses.take()));
+                    return uses.map(proto::agent_message::Message::Uses);
+                }
                 Ok(()) = self.accepted.changed(), if is_answered => {
                     let generation = *self.accepted.borrow_and_update();
                     let accepted = proto::Accepted { generation };

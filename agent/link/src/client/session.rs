@@ -53,7 +53,8 @@ impl Link {
         let (refused, is_refused) = watch::channel(None);
         let answers = Answers { accepted: is_accepted, refused: is_refused };
         let first = First { hello: self.hello(), holds: self.holds() };
-        let messages = outbound::messages(first, self.feeds.clone(), answers, agreed);
+        let ending = self.ending.clone();
+        let messages = outbound::messages(first, self.feeds.clone(), answers, agreed, ending);
         let Dialled { mut client, bearer } = dialled;
         let mut request = Request::new(messages);
         request.metadata_mut().insert("authorization", bearer);

@@ -55,6 +55,26 @@ fn an_agent_that_starts_again_takes_nothing_away() {
 }
 
 #[test]
+fn what_an_agent_says_last_counts_though_it_has_gone_and_not_once_its_node_has_left() {
+    let (mut totals, now) = (Totals::default(), Instant::now());
+    let goes = |totals: &mut Totals, tokens| {
+        let mut views = says("a", 1, tokens);
+        for view in views.values_mut() {
+            view.is_connected = false;
+        }
+        totals.hear(&views, |_| true);
+    };
+    goes(&mut totals, 3);
+    assert_eq!(told(&mut totals, now), 0, "of a node that nobody has heard of");
+    hear(&mut totals, "a", 1, 5);
+    goes(&mut totals, 8);
+    assert_eq!(told(&mut totals, now), 8);
+    totals.leave("a");
+    goes(&mut totals, 9);
+    assert_eq!(told(&mut totals, now), 8);
+}
+
+#[test]
 fn rows_of_nodes_that_went_while_nobody_led_end_and_what_they_counted_stays() {
     let (mut before, mut after) = (Totals::default(), Totals::default());
     let now = Instant::now();

@@ -6,8 +6,11 @@ use std::{
 };
 
 use realm_core::{
+    books::Used,
+    name::TenantName,
     report::Report,
     supply::{Credentials, Supply},
+    uses::TenantUse,
 };
 use realm_link::client::{self, LinkError, LinkState};
 use realm_operator::link::{authority::Authority, supply};
@@ -85,6 +88,39 @@ async fn an_agent_that_restarts_says_what_its_ledger_holds() {
     let view = world.until("worker-1", |view| view.is_connected).await;
     let agent = view.agent.unwrap();
     assert_eq!((agent.boot_id.as_str(), agent.generation), ("second", 3));
+}
+
+/// They are told every few seconds, and at the end at once.
+#[tokio::test]
+async fn the_last_that_an_agent_says_is_what_tenants_have_used() {
+    let world = World::start().await;
+    let agent = world.agent("worker-1").await;
+    let says = |fuel| {
+        let tenant = TenantName::new("default", "acme").unwrap();
+        vec![TenantUse { tenant, epoch: 3, used: Used::default(), fuel }]
+    };
+    let is_said = |view: &realm_operator::link::registry::NodeView, fuel| {
+        let first = view.uses.as_ref().and_then(|uses| uses.first());
+        first.is_some_and(|of_tenant| of_tenant.used.program_fuel == fuel)
+    };
+    agent.uses.send_replace(says(5));
+    world.until("worker-1", |view| is_said(view, 5)).await;
+    let before = Instant::now();
+    agent.uses.send_replace(says(8));
+    agent.end().await;
+    world.until("worker-1", |view| !view.is_connected && is_said(view, 8)).await;
+    assert!(before.elapsed() < Duration::from_secs(4), "{:?}", before.elapsed());
+}
+
+#[tokio::test]
+async fn an_agent_that_reaches_nobody_ends_at_once() {
+    let mut world = World::start().await;
+    world.close_door().await;
+    let agent = world.agent("worker-1").await;
+    agent.until_state(|state| state.failures > 2).await;
+    let before = Instant::now();
+    agent.end().await;
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
 }
 
 #[tokio::test]

@@ -2,14 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use realm_core::{report::Report, slices::Spends, supply};
+use realm_core::{report::Report, slices::Spends, supply, uses::TenantUse};
 use realm_link::{
     client::{self, Feeds, LinkOptions, LinkState},
     ledger::Ledger,
@@ -33,6 +32,7 @@ use tokio::{
     task::JoinHandle,
     time::{self, Instant},
 };
+use tokio_util::sync::CancellationToken;
 
 /// Long enough for the slowest machine; nothing waits for it unless something is broken.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -209,9 +209,11 @@ pub(super) struct Agent {
     pub(super) spends: watch::Sender<Spends>,
     pub(super) report: watch::Sender<Report>,
     pub(super) supply: watch::Sender<supply::Supply>,
+    pub(super) uses: watch::Sender<Vec<TenantUse>>,
     pub(super) credentials: watch::Receiver<supply::Credentials>,
     pub(super) state: watch::Receiver<LinkState>,
-    task: JoinHandle<Infallible>,
+    task: JoinHandle<()>,
+    ending: CancellationToken,
     dir: Option<TempDir>,
 }
 
@@ -225,15 +227,13 @@ impl Agent {
         let (supply, supplies) = watch::channel(supply::Supply::default());
         let (opens, credentials) = watch::channel(supply::Credentials::default());
         let (tell, state) = watch::channel(LinkState::default());
-        let feeds = Feeds {
-            report: reports,
-            supply: supplies,
-            uses: watch::channel(Vec::new()).1,
-            spends: used,
-        };
+        let (uses, all_uses) = watch::channel(Vec::new());
+        let feeds = Feeds { report: reports, supply: supplies, uses: all_uses, spends: used };
         let held = (ledger.clone(), slices.clone());
-        let task = tokio::spawn(client::run(options, held, feeds, opens, tell));
-        Self { ledger, slices, spends, report, supply, credentials, state, task, dir: Some(dir) }
+        let ending = CancellationToken::new();
+        let task = tokio::spawn(client::run(options, held, feeds, opens, tell, ending.clone()));
+        let dir = Some(dir);
+        Self { ledger, slices, spends, report, supply, uses, credentials, state, task, ending, dir }
     }
 
     /// The folder of its ledger.
@@ -263,6 +263,12 @@ impl Agent {
             state.last_error.as_ref().is_some_and(|error| reasons.contains(&error.reason))
         };
         self.until_state(is_so).await.last_error.unwrap().message
+    }
+
+    /// The orderly end of the agent.
+    pub(super) async fn end(mut self) {
+        self.ending.cancel();
+        soon("the end of the link", &mut self.task).await.unwrap();
     }
 
     /// What happens when the process of the agent dies. Its disk stays.
