@@ -254,3 +254,25 @@ proptest! {
         prop_assert!(own.is_none_or(|&(_, own)| own.to_bits() == told.own.to_bits()));
     }
 }
+
+proptest! {
+    /// Few different numbers, so that there are equals in other lanes and other blocks.
+    #[test]
+    fn the_largest_is_the_first_of_those_that_none_exceeds(
+        numbers in prop::collection::vec(-4_i8..4, 0..2000),
+        at in prop::collection::vec((0_usize..2000, 0_usize..3), 0..4),
+    ) {
+        let mut logits: Vec<f32> = numbers.iter().map(|number| f32::from(*number)).collect();
+        for (place, odd) in at {
+            if let Some(logit) = logits.get_mut(place) {
+                *logit = [f32::NAN, f32::NEG_INFINITY, f32::MAX][odd];
+            }
+        }
+        let of = |id: usize| logits[id];
+        let is_largest = |id: &usize| {
+            of(*id).is_finite() && logits.iter().all(|logit| logit.is_nan() || *logit <= of(*id))
+        };
+        let first = (0..logits.len()).find(is_largest);
+        prop_assert_eq!(argmax(&logits), first.map(|id| u32::try_from(id).unwrap()));
+    }
+}
