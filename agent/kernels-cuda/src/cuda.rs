@@ -298,6 +298,10 @@ impl Backend for Cuda {
         self.device.read(&buffer.memory, at * size_of::<f32>(), out)
     }
 
+    fn host<'a>(&mut self, _: &'a mut CudaBuffer) -> Option<&'a mut [f32]> {
+        None
+    }
+
     fn embed(
         &mut self,
         table: &CudaMatrix,

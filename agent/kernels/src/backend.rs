@@ -225,6 +225,10 @@ pub trait Backend: Send + Sized + 'static {
         out: &mut [f32],
     ) -> Result<(), BackendError>;
 
+    /// The floats of `buffer` themselves, once all operations before have ended, where the host and
+    /// the device have one memory; `None` where they must be read.
+    fn host<'a>(&mut self, buffer: &'a mut Self::Buffer) -> Option<&'a mut [f32]>;
+
     /// `out[i] = table[ids[i]]`, dequantised. `out`: `(ids.len(), table.cols)`.
     fn embed(
         &mut self,

@@ -31,7 +31,7 @@ use crate::format::Format;
 use activations::{ActivationBlock, Kind, pack, partner, quantise, round_bf16, tile_rows};
 use grid::Grid;
 use isa::with_simd;
-use kv::{HeadPage, Store};
+use kv::{Store, Tokens};
 use matmul::{Activations, Batch, multiply};
 use memory::reserved;
 use rows::Rotations;
@@ -268,6 +268,10 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn host<'a>(&mut self, buffer: &'a mut CpuBuffer) -> Option<&'a mut [f32]> {
+        Some(buffer.as_mut_slice())
+    }
+
     fn embed(
         &mut self,
         table: &CpuMatrix,
@@ -364,19 +368,12 @@ impl Backend for Cpu {
         let width = shape.kv_heads * shape.head_dim;
         let k = part("kv_store", "k", k, area(slots.len(), width))?;
         let v = part("kv_store", "v", v, area(slots.len(), width))?;
-        let rows = k.chunks_exact(width).zip(v.chunks_exact(width));
-        for (slot, (k, v)) in slots.iter().zip(rows) {
-            let (block, token) =
-                (*slot as usize / shape.block_tokens, *slot as usize % shape.block_tokens);
-            let heads = k.chunks_exact(shape.head_dim).zip(v.chunks_exact(shape.head_dim));
-            for (head, row) in heads.enumerate() {
-                let at = (HeadPage { layer, block, head }, token);
-                match &mut kv.store {
-                    Store::F16(pages) => pages.put(&shape, at, row),
-                    Store::F32(pages) => pages.put(&shape, at, row),
-                    Store::Q8(pages) => pages.put(&shape, at, row),
-                }
-            }
+        let pool = &mut self.pool;
+        let tokens = Tokens { layer, slots, keys: k, values: v };
+        match &mut kv.store {
+            Store::F16(pages) => pages.put(pool, &shape, &tokens),
+            Store::F32(pages) => pages.put(pool, &shape, &tokens),
+            Store::Q8(pages) => pages.put(pool, &shape, &tokens),
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ pub(super) fn check<B: Backend>(checker: &mut Checker<'_, B>) {
         let case = format!("{len} elements");
         checker.case("soft_cap", &case, |checker| soft_cap(checker, &case, len));
         checker.case("scale", &case, |checker| scale(checker, &case, len));
+        checker.case("host", &case, |checker| host(checker, &case, len));
     }
     for rows in SIZES {
         for cols in [1, 31, 64, 576] {
@@ -55,6 +56,26 @@ fn scale<B: Backend>(
     checker.backend.scale(&mut x, 25.5, len)?;
     let truth: Vec<f64> = values.iter().map(|x| x * 25.5).collect();
     checker.compare(("scale", case), &x, &truth, FLOAT);
+    Ok(())
+}
+
+/// What the host is given is what operations write and what is read.
+fn host<B: Backend>(
+    checker: &mut Checker<'_, B>,
+    case: &str,
+    len: usize,
+) -> Result<(), BackendError> {
+    let (mut x, values) = guarded(checker, (len, 1.0))?;
+    checker.backend.scale(&mut x, 25.5, len)?;
+    let mut by = 25.5;
+    if let Some(floats) = checker.backend.host(&mut x) {
+        for float in floats {
+            *float *= 2.0;
+        }
+        by *= 2.0;
+    }
+    let truth: Vec<f64> = values.iter().map(|x| x * by).collect();
+    checker.compare(("host", case), &x, &truth, FLOAT);
     Ok(())
 }
 

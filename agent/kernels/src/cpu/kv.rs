@@ -10,8 +10,14 @@ use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use half::f16;
 
 pub(crate) use self::stored::Stored;
+use super::grid::{Grid, Place, over};
+use super::pool::Pool;
 use super::simd::LANES;
 use crate::backend::{BackendError, KV_GROUP, KvShape, KvType};
+
+/// Numbers of keys from which on threads share their storing: each goes into a line of its own, and
+/// most of these have to be fetched.
+const SHARED_FROM: usize = 1024;
 
 /// The widest head; kernels keep one tile of queries and sums of this width on the stack.
 pub(crate) const HEAD_DIM_MAX: usize = 256;
@@ -107,34 +113,101 @@ impl<T: Stored> Pages<T> {
         })
     }
 
-    /// Stores one token of one head.
-    pub(crate) fn put(
-        &mut self,
-        shape: &KvShape,
-        (page, token): (HeadPage, usize),
-        (key, value): (&[f32], &[f32]),
-    ) {
-        let (page, lane) = (page.index(shape), token % LANES);
-        let tile = page * (shape.block_tokens / LANES) + token / LANES;
-        let lines = self.keys[tile * shape.head_dim..].chunks_mut(KV_GROUP);
-        let scales = &mut self.key_scales[tile * groups(shape)..];
-        for ((key, lines), scales) in key.chunks(KV_GROUP).zip(lines).zip(scales) {
-            let (stored, scale) = T::of(key);
-            T::put_key_scale(scales, lane, scale);
-            for (line, stored) in lines.iter_mut().zip(stored).take(key.len()) {
-                line[lane] = stored;
+    /// Stores tokens. The keys and the values of each head are a piece of work of their own, which
+    /// never writes into another one's part of a block.
+    pub(crate) fn put(&mut self, pool: &mut Pool, shape: &KvShape, tokens: &Tokens<'_>) {
+        let heads = shape.kv_heads;
+        let (first, widths) = (tokens.layer * shape.blocks, [key_lines(shape), value_lines(shape)]);
+        let place = |unit| {
+            let (grid, head) = (unit / heads, unit % heads);
+            let cols = head * widths[grid]..(head + 1) * widths[grid];
+            Place { grid, rows: first..first + shape.blocks, cols }
+        };
+        let mut grids = [
+            Grid::new(&mut self.keys, heads * widths[0]),
+            Grid::new(&mut self.values, heads * widths[1]),
+        ];
+        let granule = if tokens.keys.len() < SHARED_FROM { 2 * heads } else { 1 };
+        over(pool, &mut grids, (2 * heads, granule), place, |unit, mut tile| {
+            let from = if unit < heads { tokens.keys } else { tokens.values };
+            for (slot, row) in tokens.of_head(shape, unit % heads, from) {
+                let lines = tile.row(slot / shape.block_tokens);
+                let token = slot % shape.block_tokens;
+                if unit < heads {
+                    put_key(&mut lines[token / LANES * shape.head_dim..], token % LANES, row);
+                } else {
+                    let width = shape.head_dim.div_ceil(LANES);
+                    put_value(&mut lines[token * width..][..width], row);
+                }
+            }
+        });
+        if T::SCALED {
+            self.put_scales(shape, tokens);
+        }
+    }
+
+    fn put_scales(&mut self, shape: &KvShape, tokens: &Tokens<'_>) {
+        let groups = groups(shape);
+        for head in 0..shape.kv_heads {
+            let keys = tokens.of_head(shape, head, tokens.keys);
+            let values = tokens.of_head(shape, head, tokens.values);
+            for ((slot, key), (_, value)) in keys.zip(values) {
+                let (block, token) = (slot / shape.block_tokens, slot % shape.block_tokens);
+                let page = HeadPage { layer: tokens.layer, block, head }.index(shape);
+                let row = page * shape.block_tokens + token;
+                let of_keys = &mut self.key_scales[row / LANES * groups..];
+                for (scales, key) in of_keys.iter_mut().zip(key.chunks(KV_GROUP)) {
+                    T::put_key_scale(scales, row % LANES, T::scale_of(key));
+                }
+                let of_values = &mut self.value_scales[row * groups..];
+                for (scale, value) in of_values.iter_mut().zip(value.chunks(KV_GROUP)) {
+                    T::put_value_scale(scale, T::scale_of(value));
+                }
             }
         }
-        let row = page * shape.block_tokens + token;
-        let width = shape.head_dim.div_ceil(LANES);
-        let lines = self.values[row * width..][..width].chunks_mut(KV_GROUP / LANES);
-        let scales = &mut self.value_scales[row * groups(shape)..];
-        for ((value, lines), to) in value.chunks(KV_GROUP).zip(lines).zip(scales) {
-            let (stored, scale) = T::of(value);
-            T::put_value_scale(to, scale);
-            for (to, stored) in lines.as_flattened_mut().iter_mut().zip(stored).take(value.len()) {
-                *to = stored;
-            }
+    }
+}
+
+/// Tokens of one layer that are stored.
+pub(crate) struct Tokens<'a> {
+    pub(crate) layer: usize,
+    /// Where each goes: blocks of the layer, one behind the other.
+    pub(crate) slots: &'a [u32],
+    /// `(slots, kv_heads, head_dim)`
+    pub(crate) keys: &'a [f32],
+    /// `(slots, kv_heads, head_dim)`
+    pub(crate) values: &'a [f32],
+}
+
+impl<'a> Tokens<'a> {
+    /// Slots, and what `from` has of one head for each.
+    fn of_head(
+        &self,
+        shape: &KvShape,
+        head: usize,
+        from: &'a [f32],
+    ) -> impl Iterator<Item = (usize, &'a [f32])> {
+        let rows = from.chunks_exact(shape.head_dim).skip(head).step_by(shape.kv_heads);
+        self.slots.iter().map(|slot| *slot as usize).zip(rows)
+    }
+}
+
+/// Stores the key of the token in lane `lane` of a tile of sixteen.
+fn put_key<T: Stored>(tile: &mut [[T; LANES]], lane: usize, key: &[f32]) {
+    for (key, lines) in key.chunks(KV_GROUP).zip(tile.chunks_mut(KV_GROUP)) {
+        let stored = T::of(key);
+        for (line, stored) in lines.iter_mut().zip(stored).take(key.len()) {
+            line[lane] = stored;
+        }
+    }
+}
+
+/// Stores the value of one token in its lines.
+fn put_value<T: Stored>(lines: &mut [[T; LANES]], value: &[f32]) {
+    for (value, lines) in value.chunks(KV_GROUP).zip(lines.chunks_mut(KV_GROUP / LANES)) {
+        let stored = T::of(value);
+        for (to, stored) in lines.as_flattened_mut().iter_mut().zip(stored).take(value.len()) {
+            *to = stored;
         }
     }
 }

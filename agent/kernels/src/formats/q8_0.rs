@@ -58,10 +58,14 @@ impl BlockQ8_0 {
     reason = "|value * inverse| is at most 127 and a hair, which rounds into an i8"
 )]
 pub(crate) fn nearest(values: &[f32; 32]) -> (f32, [i8; 32]) {
-    let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    let d = largest / 127.0;
+    let d = scale(values);
     let inverse = inverse(d);
     (d, values.map(|value| (value * inverse).round_ties_even() as i8))
+}
+
+/// The scale of which a byte holds the value of the largest magnitude.
+pub(crate) fn scale(values: &[f32]) -> f32 {
+    values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs())) / 127.0
 }
 
 /// What values are multiplied with to be divided by `d`; 0 where `d` is zero or so small that its

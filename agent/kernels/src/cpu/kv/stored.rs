@@ -6,10 +6,13 @@
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
 use bytemuck::Zeroable;
-use half::f16;
+use half::{f16, slice::HalfFloatSliceExt};
 
 use super::super::simd::{LANES, Simd};
-use crate::{backend::KV_GROUP, formats::q8_0::nearest};
+use crate::{
+    backend::KV_GROUP,
+    formats::q8_0::{nearest, scale},
+};
 
 /// An element of a cache, and what it is multiplied with.
 pub(crate) trait Stored: Copy + Zeroable + Send + Sync {
@@ -18,8 +21,14 @@ pub(crate) trait Stored: Copy + Zeroable + Send + Sync {
     /// The scale of one token's value.
     type ValueScale: Copy + Zeroable + Send + Sync;
 
-    /// Up to [`KV_GROUP`] numbers as the cache holds them, and their scale.
-    fn of(values: &[f32]) -> ([Self; KV_GROUP], f16);
+    /// Whether the scales are anything.
+    const SCALED: bool;
+
+    /// Up to [`KV_GROUP`] numbers as the cache holds them.
+    fn of(values: &[f32]) -> [Self; KV_GROUP];
+
+    /// Their scale.
+    fn scale_of(values: &[f32]) -> f16;
 
     fn put_key_scale(scales: &mut Self::KeyScales, lane: usize, scale: f16);
     fn put_value_scale(to: &mut Self::ValueScale, scale: f16);
@@ -35,13 +44,16 @@ macro_rules! unscaled {
         impl Stored for $element {
             type KeyScales = ();
             type ValueScale = ();
+            const SCALED: bool = false;
 
-            fn of(values: &[f32]) -> ([Self; KV_GROUP], f16) {
+            fn of(values: &[f32]) -> [Self; KV_GROUP] {
                 let mut stored = [Self::zeroed(); KV_GROUP];
-                for (to, value) in stored.iter_mut().zip(values) {
-                    *to = $of(*value);
-                }
-                (stored, f16::ONE)
+                $of(&mut stored[..values.len()], values);
+                stored
+            }
+
+            fn scale_of(_values: &[f32]) -> f16 {
+                f16::ONE
             }
 
             fn put_key_scale((): &mut (), _lane: usize, _scale: f16) {}
@@ -66,22 +78,26 @@ macro_rules! unscaled {
     };
 }
 
-unscaled!(f32, std::convert::identity, load);
-unscaled!(f16, f16::from_f32, load_f16);
+unscaled!(f32, <[f32]>::copy_from_slice, load);
+unscaled!(f16, HalfFloatSliceExt::convert_from_f32_slice, load_f16);
 
 impl Stored for i8 {
     type KeyScales = [f16; LANES];
     type ValueScale = f16;
+    const SCALED: bool = true;
 
-    fn of(values: &[f32]) -> ([Self; KV_GROUP], f16) {
+    fn of(values: &[f32]) -> [Self; KV_GROUP] {
         let mut group = [0.0; KV_GROUP];
         for (to, value) in group.iter_mut().zip(values) {
             *to = *value;
         }
-        let (scale, bytes) = nearest(&group);
+        nearest(&group).1
+    }
+
+    fn scale_of(values: &[f32]) -> f16 {
         // No byte says that a number is none, so that the scale has to.
-        let scale = if group.iter().any(|value| value.is_nan()) { f32::NAN } else { scale };
-        (bytes, f16::from_f32(scale))
+        let is_none = values.iter().any(|value| value.is_nan());
+        f16::from_f32(if is_none { f32::NAN } else { scale(values) })
     }
 
     fn put_key_scale(scales: &mut [f16; LANES], lane: usize, scale: f16) {

@@ -16,6 +16,10 @@ use crate::cpu::panels::{Blocks, Panel};
 use crate::cpu::scales::Scales;
 use crate::cpu::simd::{PAIR_ROWS, Simd};
 
+/// Tiles from which on weights are unpacked once for all of them. With fewer, putting the bytes down
+/// and the sums between takes longer than unpacking again; with eight it hangs on the format.
+const UNPACKED_FROM: usize = 5;
+
 impl<C: Codes, T: Scales> Weights for Blocks<C, T> {
     type X = ActivationBlock;
     const STEP: usize = 32;
@@ -32,7 +36,7 @@ impl<C: Codes, T: Scales> Weights for Blocks<C, T> {
     }
 
     /// Weights are unpacked once for all tiles, some lines at a time; between those the sums of a tile
-    /// wait where the product goes.
+    /// wait where the product goes. For few tiles they are unpacked where they are multiplied.
     #[inline(always)]
     fn pairs<S: Simd>(
         &self,
@@ -45,24 +49,27 @@ impl<C: Codes, T: Scales> Weights for Blocks<C, T> {
         let cols = part.batch.cols;
         let panels = [self.panel(panel, cols), self.panel(panel + 1, cols)];
         let lines = cols / 32;
+        if tiles.len() < UNPACKED_FROM {
+            for (tile, x) in tiles.zip(x.chunks_exact(lines)) {
+                let [low, high] = blocks(simd, &panels, x);
+                part.put(simd, (panel, tile), low);
+                part.put(simd, (panel + 1, tile), high);
+            }
+            return;
+        }
         let mut unpacked = Unpacked::new(simd);
-        let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
         for first in (0..lines).step_by(at_once(lines)) {
             let bytes = unpacked.fill(simd, &panels, first);
-            let is_last = first + bytes.len() == lines;
             for (tile, x) in tiles.clone().zip(x.chunks_exact(lines)) {
                 let x = &x[first..][..bytes.len()];
-                if first == 0 {
-                    sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
-                } else if tiles.len() > 1 {
+                let mut sums = [[simd.splat(0.0); PAIR_ROWS]; 2];
+                if first > 0 {
                     sums = [panel, panel + 1].map(|panel| part.sums(simd, (panel, tile)));
                 }
                 add_blocks(simd, &panels, (&bytes, first), x, &mut sums);
-                if is_last || tiles.len() > 1 {
-                    let [low, high] = sums;
-                    part.put(simd, (panel, tile), low);
-                    part.put(simd, (panel + 1, tile), high);
-                }
+                let [low, high] = sums;
+                part.put(simd, (panel, tile), low);
+                part.put(simd, (panel + 1, tile), high);
             }
         }
     }
