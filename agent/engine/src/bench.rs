@@ -43,7 +43,7 @@ pub enum BenchError {
 pub struct Timing {
     pub tokens: usize,
     pub elapsed: Duration,
-    /// What of it was the forward pass.
+    /// What of it was the forward pass and the choice of the tokens, which no engine does without.
     pub computing: Duration,
 }
 
@@ -237,7 +237,12 @@ impl Bench {
             };
             scheduler.submit(submission).map_err(BenchError::Refused)?;
         }
-        Ok(Run { scheduler, batch: Batch::default(), computing: Duration::ZERO })
+        Ok(Run {
+            scheduler,
+            batch: Batch::default(),
+            computing: Duration::ZERO,
+            tokens: Vec::new(),
+        })
     }
 }
 
@@ -248,8 +253,10 @@ pub const SEQUENCES_MAX: usize = RUNNING_MAX;
 struct Run {
     scheduler: Scheduler,
     batch: Batch,
-    /// Time in the forward pass.
+    /// Time in the forward pass and in the choice of tokens.
     computing: Duration,
+    /// Of a step, by its outputs.
+    tokens: Vec<u32>,
 }
 
 impl Run {
@@ -258,18 +265,15 @@ impl Run {
         let started = Instant::now();
         executor.forward(&self.batch).map_err(BenchError::Forward)?;
         let took = started.elapsed();
-        self.computing += took;
+        let token = |output| sampler::argmax(executor.logits(output)).unwrap_or(0);
+        self.tokens.clear();
+        self.tokens.extend((0..self.batch.outputs.len()).map(token));
+        self.computing += started.elapsed();
         fit.observe(self.scheduler.step(), took);
         self.scheduler.commit();
-        let mut output = 0;
-        for span in &self.batch.spans {
-            let last = span.first_row + span.count - 1;
-            if self.batch.outputs.get(output).is_some_and(|&row| row as usize == last) {
-                let token = sampler::argmax(executor.logits(output)).unwrap_or(0);
-                if self.scheduler.advance(span.sequence, token).is_some() {
-                    self.scheduler.end(span.sequence);
-                }
-                output += 1;
+        for (sequence, output) in self.batch.finished() {
+            if self.scheduler.advance(sequence, self.tokens[output]).is_some() {
+                self.scheduler.end(sequence);
             }
         }
         Ok(())

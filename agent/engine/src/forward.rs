@@ -22,11 +22,12 @@ use crate::{
 ///
 /// The engine holds it boxed: the backend is chosen once, at load.
 pub(crate) trait Executor: Send {
-    /// Computes a batch; its logits can be read until the next one.
+    /// Computes a batch; its logits are there until the next one.
     fn forward(&mut self, batch: &Batch) -> Result<(), BackendError>;
 
-    /// The logits of the batch's output number `output`: `(vocabulary)`.
-    fn logits(&self, output: usize) -> &[f32];
+    /// The logits of the batch's output number `output`, for whoever needs them to do with what it
+    /// likes: `(vocabulary)`.
+    fn logits(&mut self, output: usize) -> &mut [f32];
 
     /// Computes a batch of texts; their vectors can be read until the next one.
     fn embed(&mut self, batch: &Batch) -> Result<(), BackendError>;
@@ -69,14 +70,14 @@ impl Capacity {
         }
     }
 
-    /// Bytes of activations and logits, on the device and beside it.
+    /// Bytes of activations and logits, on the device.
     pub(crate) fn activation_bytes(&self, a: &Architecture, vocabulary: usize) -> u64 {
         let heads = (a.heads + a.kv_heads) * a.head_dim;
         let head_norms = if a.has(Part::HeadNorms) { heads } else { 0 };
         let experts = a.experts.map_or(0, |experts| experts.count + 2 * a.width);
         let inner = 3 * a.feed_forward_max();
         let per_row = 3 * a.width + 2 * heads + head_norms + inner + experts;
-        let per_output = 2 * a.width + 2 * vocabulary;
+        let per_output = 2 * a.width + vocabulary;
         let floats = self.rows_max() * per_row + self.outputs * per_output;
         (floats.saturating_add(texts::floats(self, a)) as u64).saturating_mul(4)
     }
@@ -170,7 +171,8 @@ pub(crate) struct Forward<B: Backend> {
     activations: Activations<B>,
     /// Memory for those of a batch, of one band after the other; there are none between two.
     spans: Vec<Span<'static>>,
-    /// The logits of the last batch: `(outputs, vocabulary)`.
+    /// The logits of the last batch, read from a device with a memory of its own: `(outputs,
+    /// vocabulary)`.
     logits: Vec<f32>,
     vocabulary: usize,
     capacity: Capacity,
@@ -192,8 +194,12 @@ impl<B: Backend> Forward<B> {
         let shape = capacity.kv_shape(a);
         let kv = a.generates.then(|| backend.kv_cache(shape)).transpose()?;
         let texts = Texts::new(&mut backend, a, &capacity)?;
-        let activations = Activations::new(&mut backend, a, &capacity, vocabulary)?;
-        let logits = vec![0.0; capacity.outputs * vocabulary];
+        let mut activations = Activations::new(&mut backend, a, &capacity, vocabulary)?;
+        let read = match backend.host(&mut activations.logits) {
+            Some(_) => 0,
+            None => capacity.outputs * vocabulary,
+        };
+        let logits = vec![0.0; read];
         Ok(Self {
             backend,
             bands: a.bands(),
@@ -256,7 +262,7 @@ impl<B: Backend> Forward<B> {
         Ok(())
     }
 
-    /// The logits of the wanted rows, left in `self.logits`.
+    /// The logits of the wanted rows, left where [`Executor::logits`] finds them.
     fn head(&mut self, outputs: &[u32]) -> Result<(), BackendError> {
         let Self { backend, architecture: a, weights, activations: t, .. } = self;
         let rows = outputs.len();
@@ -274,6 +280,9 @@ impl<B: Backend> Forward<B> {
         if let Some(cap) = a.logits_cap {
             backend.soft_cap(&mut t.logits, cap, rows * self.vocabulary)?;
         }
+        if backend.host(&mut t.logits).is_some() {
+            return Ok(());
+        }
         backend.read(&t.logits, 0, &mut self.logits[..rows * self.vocabulary])
     }
 }
@@ -286,8 +295,9 @@ impl<B: Backend> Executor for Forward<B> {
         self.head(&batch.outputs)
     }
 
-    fn logits(&self, output: usize) -> &[f32] {
-        &self.logits[output * self.vocabulary..][..self.vocabulary]
+    fn logits(&mut self, output: usize) -> &mut [f32] {
+        let all = self.backend.host(&mut self.activations.logits).unwrap_or(&mut self.logits);
+        &mut all[output * self.vocabulary..][..self.vocabulary]
     }
 
     fn embed(&mut self, batch: &Batch) -> Result<(), BackendError> {

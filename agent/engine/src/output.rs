@@ -15,7 +15,7 @@ use realm_core::{
 use tokio::sync::mpsc;
 
 use crate::{
-    sampler::{Likely, Sampler},
+    sampler::{Likely, Sampler, Scratch},
     stop::StopWatch,
     tokenizer::{Detokenizer, Tokenizer},
 };
@@ -115,18 +115,18 @@ impl Output {
         self.sender.capacity() <= behind.saturating_add(1)
     }
 
-    /// How likely the token was that these logits led to, where the reader asks for it and the
-    /// token is a part of the answer.
+    /// How likely the token was that was picked last with this scratch, where the reader asks for it
+    /// and the token is a part of the answer.
     pub(crate) fn logprobs(
         &self,
-        logits: &[f32],
         id: u32,
+        scratch: &Scratch,
         tokenizer: &Tokenizer,
     ) -> Option<Logprobs> {
         if tokenizer.is_ending(id) {
             return None;
         }
-        let Likely { own, top } = self.sampler.logprobs(logits, id)?;
+        let Likely { own, top } = self.sampler.logprobs(id, scratch)?;
         let scored = |(id, logprob): (u32, f32)| ScoredToken {
             id,
             bytes: tokenizer.piece(id).to_vec(),

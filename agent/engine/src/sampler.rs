@@ -6,7 +6,9 @@
 
 mod adjust;
 mod keep;
+mod largest;
 mod logprobs;
+mod rest;
 
 use realm_core::{
     engine::{Generation, Sampling},
@@ -16,7 +18,7 @@ use realm_core::{
 use realm_grammar::Mask;
 
 use self::adjust::Adjustment;
-pub(crate) use self::logprobs::Likely;
+pub(crate) use self::{largest::argmax, logprobs::Likely};
 
 /// A checked way to choose tokens, with its seed and what it remembers of the answer.
 #[derive(Clone, Debug)]
@@ -37,9 +39,30 @@ struct Candidate {
 /// choosing allocates nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    logits: Vec<f32>,
-    candidates: Vec<Candidate>,
+    /// Logits as they came, of a token of which something is to be told.
+    told: Vec<f32>,
+    choice: Choice,
     kept: Vec<(u32, f32)>,
+}
+
+/// Why no token can be picked: none of those that are left has a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoToken {
+    OfLogits,
+    /// What the hook says leaves none of them.
+    OfHook,
+}
+
+/// What may be drawn.
+#[derive(Debug, Default)]
+struct Choice {
+    /// By their ids, or as settings order them.
+    candidates: Vec<Candidate>,
+    /// Of what is not listed: its logits are below this, and it weighs so much together.
+    floor: f32,
+    rest: f64,
+    /// The largest logits of short runs of tokens.
+    largest: Vec<f32>,
 }
 
 impl Sampler {
@@ -63,102 +86,132 @@ impl Sampler {
         }
     }
 
-    /// The token at `position` of the answer, of those that mask and hook allow; `None` if the logits
-    /// of these hold no number.
+    /// The token at `position` of the answer, of those that mask and hook allow. The logits become
+    /// what it was chosen by.
     pub(crate) fn pick(
         &self,
-        logits: &[f32],
+        logits: &mut [f32],
         (mask, steer): (Option<&Mask>, Option<&Steer>),
         position: usize,
         scratch: &mut Scratch,
-    ) -> Option<u32> {
-        let Scratch { logits: adjusted, candidates, kept } = scratch;
-        let logits = if mask.is_none() && steer.is_none() && self.adjustment.is_none() {
-            logits
-        } else {
-            adjusted.clear();
-            adjusted.extend_from_slice(logits);
-            if let Some(mask) = mask {
-                mask.apply(adjusted);
-            }
-            if let Some(adjustment) = &self.adjustment {
-                adjustment.apply(adjusted);
-            }
-            if let Some(steer) = steer {
-                adjust::steer(steer, adjusted, kept);
-            }
-            adjusted
-        };
-        let best = argmax(logits)?;
-        if self.sampling.temperature == 0.0 {
-            return Some(best);
+    ) -> Result<u32, NoToken> {
+        let Scratch { told, choice, kept } = scratch;
+        if self.sampling.logprobs.is_some() {
+            told.clear();
+            told.extend_from_slice(logits);
         }
-        self.keep_candidates(logits, logits[best as usize], candidates);
-        let total: f64 = candidates.iter().map(|c| c.weight).sum();
-        let mut left = uniform(self.seed, position as u64) * total;
-        let drawn = candidates.iter().find(|c| {
-            left -= c.weight;
-            left < 0.0
-        });
-        Some(drawn.map_or(best, |c| c.id))
+        if let Some(mask) = mask {
+            mask.apply(logits);
+        }
+        if let Some(adjustment) = &self.adjustment {
+            adjustment.apply(logits);
+        }
+        let mut none = NoToken::OfLogits;
+        if let Some(steer) = steer {
+            if argmax(logits).is_some() {
+                none = NoToken::OfHook;
+            }
+            adjust::steer(steer, logits, kept);
+        }
+        let best = argmax(logits).ok_or(none)?;
+        if self.sampling.temperature == 0.0 {
+            return Ok(best);
+        }
+        let scale = Scale::new(logits[best as usize], self.sampling.temperature);
+        self.choose(logits, scale, choice);
+        let drawn = choice.draw(logits, scale, uniform(self.seed, position as u64));
+        Ok(drawn.unwrap_or(best))
     }
 
-    /// What the settings ask to be told of a token that these logits led to.
-    pub(crate) fn logprobs(&self, logits: &[f32], id: u32) -> Option<Likely> {
-        self.sampling.logprobs.map(|count| logprobs::of(logits, id, count as usize))
+    /// What the settings ask to be told of the token that was picked last with this scratch.
+    pub(crate) fn logprobs(&self, id: u32, scratch: &Scratch) -> Option<Likely> {
+        self.sampling.logprobs.map(|count| logprobs::of(&scratch.told, id, count as usize))
     }
 
-    fn keep_candidates(&self, logits: &[f32], best: f32, candidates: &mut Vec<Candidate>) {
-        let Sampling { temperature, top_k, top_p, min_p, typical_p, .. } = self.sampling;
-        let temperature = f64::from(temperature);
+    /// Lists what may be drawn, or of what may be drawn as a whole what is likely.
+    fn choose(&self, logits: &[f32], scale: Scale, choice: &mut Choice) {
+        let Sampling { top_k, top_p, min_p, typical_p, .. } = self.sampling;
         let min_weight = f64::from(min_p);
-        let weighed = (0_u32..).zip(logits).map(|(id, &logit)| {
-            // The best has weight 1, so that `min_p` compares with it directly.
-            let weight = ((f64::from(logit) - f64::from(best)) / temperature).exp();
-            Candidate { id, weight }
-        });
-        candidates.clear();
-        candidates.extend(weighed.filter(|c| c.weight > 0.0 && c.weight >= min_weight));
-        keep::likeliest(candidates, top_k as usize);
+        let floor = keep::floor_of(logits, top_k as usize, &mut choice.largest);
+        let floor = floor.max(scale.floor(min_weight));
+        let is_whole = top_k == 0 && floor == f32::NEG_INFINITY;
+        if is_whole && typical_p >= 1.0 {
+            let likely = scale.floor(LIKELY);
+            choice.list(logits, scale, (likely, 0.0));
+            choice.rest = rest::weight(logits, likely, scale);
+            if top_p >= 1.0 || keep::nucleus(choice, f64::from(top_p)) {
+                return;
+            }
+        }
+        choice.list(logits, scale, (floor, min_weight));
+        keep::likeliest(&mut choice.candidates, top_k as usize);
         if typical_p < 1.0 {
-            keep::typical(candidates, f64::from(typical_p));
+            keep::typical(&mut choice.candidates, f64::from(typical_p));
         }
         if top_p < 1.0 {
-            keep::nucleus(candidates, f64::from(top_p));
+            keep::nucleus(choice, f64::from(top_p));
         }
     }
 }
 
-/// The id of the largest logit, the lowest of equals. NaN is never the largest.
-///
-/// The largest of a block is found first, in lanes that need not know where it is, and its place once.
-pub(crate) fn argmax(logits: &[f32]) -> Option<u32> {
-    const BLOCK: usize = 512;
-    let mut best = (0, f32::NEG_INFINITY);
-    for (at, block) in logits.chunks(BLOCK).enumerate() {
-        let most = largest(block);
-        if most > best.1 {
-            best = (at, most);
-        }
+impl Choice {
+    /// Lists all tokens whose logits are not below `floor` and that weigh `min_weight`.
+    fn list(&mut self, logits: &[f32], scale: Scale, (floor, min_weight): (f32, f64)) {
+        let listed = (0_u32..).zip(logits).filter(|(_, logit)| **logit >= floor);
+        let weighed = listed.map(|(id, &logit)| Candidate { id, weight: scale.weight(logit) });
+        self.candidates.clear();
+        // Most are few. Where many may be drawn, the room for them is there.
+        self.candidates.reserve(logits.len());
+        self.candidates.extend(weighed.filter(|c| c.weight > 0.0 && c.weight >= min_weight));
+        (self.floor, self.rest) = (floor, 0.0);
     }
-    let (at, most) = best;
-    let block = logits.chunks(BLOCK).nth(at).filter(|_| most.is_finite())?;
-    let place = block.iter().position(|logit| *logit >= most)?;
-    u32::try_from(at * BLOCK + place).ok()
+
+    fn total(&self) -> f64 {
+        self.candidates.iter().map(|c| c.weight).sum::<f64>() + self.rest
+    }
+
+    /// The token at a part in `[0, 1)` of what all weigh; `None` if rounding leaves none there.
+    fn draw(&self, logits: &[f32], scale: Scale, at: f64) -> Option<u32> {
+        let mut left = at * self.total();
+        let mut is_there = |weight: f64| {
+            left -= weight;
+            left < 0.0
+        };
+        let listed = self.candidates.iter().find(|c| is_there(c.weight)).map(|c| c.id);
+        if listed.is_some() || self.rest <= 0.0 {
+            return listed;
+        }
+        let mut others = (0_u32..).zip(logits).filter(|(_, logit)| **logit < self.floor);
+        others.find(|(_, logit)| is_there(scale.weight(**logit))).map(|(id, _)| id)
+    }
 }
 
-/// The largest that is a number; below all where none is.
-fn largest(logits: &[f32]) -> f32 {
-    const LANES: usize = 32;
-    let most = |a: f32, b: f32| if b > a { b } else { a };
-    let (lanes, rest) = logits.as_chunks::<LANES>();
-    let mut all = [f32::NEG_INFINITY; LANES];
-    for lane in lanes {
-        for (all, logit) in all.iter_mut().zip(lane) {
-            *all = most(*all, *logit);
-        }
+/// Weights below this part of the largest are added up before any is looked at.
+const LIKELY: f64 = 1e-4;
+
+/// What tokens weigh by their logits.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    /// The largest logit, which weighs 1, so that `min_p` compares with it directly.
+    best: f64,
+    temperature: f64,
+}
+
+impl Scale {
+    fn new(best: f32, temperature: f32) -> Self {
+        Self { best: f64::from(best), temperature: f64::from(temperature) }
     }
-    all.iter().chain(rest).copied().fold(f32::NEG_INFINITY, most)
+
+    fn weight(self, logit: f32) -> f64 {
+        ((f64::from(logit) - self.best) / self.temperature).exp()
+    }
+
+    /// A logit below all that weigh so much.
+    #[expect(clippy::cast_possible_truncation, reason = "it is below by more than it is rounded")]
+    fn floor(self, weight: f64) -> f32 {
+        let logit = weight.ln().mul_add(self.temperature, self.best);
+        (logit - 1e-6 * (logit.abs() + 1.0)) as f32
+    }
 }
 
 /// A number in `[0, 1)` that depends on the seed and the position alone.

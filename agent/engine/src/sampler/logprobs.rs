@@ -1,5 +1,7 @@
 //! How likely tokens were.
 
+use super::{LIKELY, Scale, largest::largest, rest};
+
 /// Logarithms of probabilities: of a token, and of those that were likeliest, by their ids.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Likely {
@@ -10,9 +12,11 @@ pub(crate) struct Likely {
 
 /// Of token `id`, and of the `count` likeliest. A logit that is no number was never likely.
 pub(super) fn of(logits: &[f32], id: u32, count: usize) -> Likely {
-    let numbers = || logits.iter().copied().filter(|logit| !logit.is_nan());
-    let most = numbers().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = numbers().map(|logit| (f64::from(logit) - f64::from(most)).exp()).sum();
+    let most = largest(logits);
+    let scale = Scale::new(most, 1.0);
+    let floor = scale.floor(LIKELY);
+    let likely = logits.iter().filter(|logit| **logit >= floor).map(|logit| scale.weight(*logit));
+    let sum = likely.sum::<f64>() + rest::weight(logits, floor, scale);
     let logarithm = f64::from(most) + sum.ln();
     #[expect(clippy::cast_possible_truncation, reason = "the nearest f32 is meant")]
     let of = |logit: f32| (f64::from(logit) - logarithm) as f32;

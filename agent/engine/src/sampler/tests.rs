@@ -28,13 +28,11 @@ fn sampler(sampling: Sampling) -> Sampler {
 }
 
 fn pick(sampler: &Sampler, logits: &[f32], position: usize) -> Option<u32> {
-    sampler.pick(logits, (None, None), position, &mut Scratch::default())
+    sampler.pick(&mut logits.to_vec(), (None, None), position, &mut Scratch::default()).ok()
 }
 
 fn drawn_by(sampler: &Sampler, logits: &[f32]) -> Vec<u32> {
-    let mut scratch = Scratch::default();
-    let mut ids: Vec<u32> =
-        (0..2000).map(|at| sampler.pick(logits, (None, None), at, &mut scratch).unwrap()).collect();
+    let mut ids: Vec<u32> = (0..2000).map(|at| pick(sampler, logits, at).unwrap()).collect();
     ids.sort_unstable();
     ids.dedup();
     ids
@@ -99,22 +97,77 @@ fn the_same_seed_and_position_draw_the_same_token() {
 #[test]
 fn a_nucleus_larger_than_the_first_sort_is_kept_whole() {
     let sampler = sampler(Sampling { top_p: 0.5, ..soft() });
-    let mut candidates = Vec::new();
-    sampler.keep_candidates(&[0.0; 1000], 0.0, &mut candidates);
-    assert_eq!(candidates.len(), 500);
+    let mut choice = Choice::default();
+    sampler.choose(&[0.0; 1000], Scale::new(0.0, 1.0), &mut choice);
+    assert_eq!(choice.candidates.len(), 500);
 }
 
 #[test]
 fn choosing_again_takes_no_more_memory() {
-    let generation =
-        Generation { bias: vec![(3, 1.0)], ..generation(Sampling { top_p: 0.9, ..soft() }) };
-    let (sampler, mut scratch) = (sampler_of(&generation), Scratch::default());
-    let logits: Vec<f32> = (0..1000_u16).map(|i| f32::from(i % 17)).collect();
-    let room = |scratch: &Scratch| (scratch.logits.capacity(), scratch.candidates.capacity());
-    sampler.pick(&logits, (None, None), 0, &mut scratch).unwrap();
-    let first = room(&scratch);
-    assert!((1..50).all(|at| sampler.pick(&logits, (None, None), at, &mut scratch).is_some()));
-    assert_eq!(room(&scratch), first);
+    let peaked: Vec<f32> = (0..1000_u16).map(|i| -f32::from(i)).collect();
+    for top_k in [0, 3] {
+        let sampling = Sampling { top_k, top_p: 0.9, logprobs: Some(3), ..soft() };
+        let (sampler, mut scratch) = (sampler(sampling), Scratch::default());
+        let mut room_after = |mut logits: Vec<f32>, at| {
+            sampler.pick(&mut logits, (None, None), at, &mut scratch).unwrap();
+            let Scratch { told, choice, .. } = &scratch;
+            (told.capacity(), choice.candidates.capacity(), choice.largest.capacity())
+        };
+        let first = room_after(peaked.clone(), 0);
+        assert!((1..50).all(|at| room_after(vec![0.0; 1000], at) == first));
+    }
+}
+
+#[test]
+fn where_the_likely_ones_are_too_few_all_are_listed() {
+    let logits: Vec<f32> = std::iter::once(0.0).chain((0..3000).map(|_| -10.0)).collect();
+    let (mut choice, scale) = (Choice::default(), Scale::new(0.0, 1.0));
+    sampler(Sampling { top_p: 0.95, ..soft() }).choose(&logits, scale, &mut choice);
+    let each = (-10.0_f64).exp();
+    let enough = 0.95 * (1.0 + 3000.0 * each);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count")]
+    let fewest = 1 + ((enough - 1.0) / each).ceil() as usize;
+    assert_eq!((choice.candidates.len(), choice.rest), (fewest, 0.0));
+}
+
+#[test]
+fn what_is_masked_is_never_drawn() {
+    let allowed = |id: u32| id % 7 == 3;
+    let logit =
+        |id: u16| if allowed(id.into()) { -f32::from(id) / 100.0 } else { f32::NEG_INFINITY };
+    let logits: Vec<f32> = (0..4000).map(logit).collect();
+    for sampling in [soft(), Sampling { top_p: 0.9, ..soft() }, Sampling { top_k: 50, ..soft() }] {
+        assert!(drawn(sampling, &logits).into_iter().all(allowed));
+        let (mut choice, scale) = (Choice::default(), Scale::new(logits[3], 1.0));
+        sampler(sampling).choose(&logits, scale, &mut choice);
+        for at in [0.0, 0.5, 1.0 - f64::EPSILON, 1.0] {
+            assert!(choice.draw(&logits, scale, at).is_none_or(allowed));
+        }
+    }
+}
+
+#[test]
+fn what_is_told_is_of_the_logits_as_they_came() {
+    let sampling = Sampling { logprobs: Some(2), ..Sampling::default() };
+    let sampler = sampler_of(&Generation { bias: vec![(2, 9.0)], ..generation(sampling) });
+    let (mut logits, mut scratch) = ([3.0, 2.0, 1.0], Scratch::default());
+    let id = sampler.pick(&mut logits, (None, None), 0, &mut scratch).unwrap();
+    assert_eq!(id, 2);
+    let told = sampler.logprobs(id, &scratch).unwrap();
+    assert_eq!(told, logprobs::of(&[3.0, 2.0, 1.0], 2, 2));
+}
+
+#[test]
+fn who_leaves_no_token_is_named() {
+    let (greedy, mut scratch) = (sampler(Sampling::default()), Scratch::default());
+    let mut pick = |logits: &mut [f32], steer: &Steer| {
+        greedy.pick(logits, (None, Some(steer)), 0, &mut scratch)
+    };
+    let (none, first) = (Steer::Only(Vec::new()), Steer::Only(vec![0]));
+    assert_eq!(pick(&mut [1.0, 2.0], &first), Ok(0));
+    assert_eq!(pick(&mut [1.0, 2.0], &none), Err(NoToken::OfHook));
+    assert_eq!(pick(&mut [f32::NAN, f32::NAN], &none), Err(NoToken::OfLogits));
+    assert_eq!(pick(&mut [f32::INFINITY, 2.0], &Steer::Only(vec![1])), Ok(1));
 }
 
 #[test]
@@ -170,6 +223,23 @@ fn settings_out_of_range_are_refused() {
     }
 }
 
+/// The ids that may be drawn, each by itself, and how much of all they weigh together.
+fn looked_at_one_by_one(sampling: Sampling, logits: &[f32]) -> (Vec<u32>, f64) {
+    let scale = Scale::new(logits[argmax(logits).unwrap() as usize], sampling.temperature);
+    let mut all: Vec<_> = (0_u32..).zip(logits).map(|(id, l)| (id, scale.weight(*l))).collect();
+    all.retain(|(_, weight)| *weight > 0.0 && *weight >= f64::from(sampling.min_p));
+    all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    if sampling.top_k > 0 {
+        all.truncate(sampling.top_k as usize);
+    }
+    let weight = |of: &[(u32, f64)]| of.iter().map(|(_, weight)| weight).sum::<f64>();
+    let enough = f64::from(sampling.top_p) * weight(&all);
+    let fewest = (1..all.len()).find(|count| weight(&all[..*count]) >= enough);
+    all.truncate(fewest.unwrap_or(all.len()));
+    let weighs = weight(&all);
+    (all.into_iter().map(|(id, _)| id).collect(), weighs)
+}
+
 fn some_logits() -> impl Strategy<Value = Vec<f32>> {
     prop::collection::vec(prop_oneof![20 => -20.0_f32..20.0, 1 => Just(f32::NAN)], 2..60)
 }
@@ -194,6 +264,47 @@ fn some_sampling() -> impl Strategy<Value = Sampling> {
 }
 
 proptest! {
+    /// Some tokens that are likely, far more that are not, and some that can hardly be drawn.
+    #[test]
+    fn what_may_be_drawn_is_what_it_would_be_if_each_token_were_looked_at(
+        likely in prop::collection::vec(-4.0_f32..0.0, 1..40),
+        others in prop::collection::vec(-40.0_f32..-6.0, 0..1500),
+        (temperature, top_k, top_p, min_p) in
+            (0.3_f32..2.0, 0_u32..30, 0.05_f32..=1.0, prop_oneof![Just(0.0), 0.001_f32..0.5]),
+        (has_k, has_p) in any::<(bool, bool)>(),
+    ) {
+        let logits: Vec<f32> = likely.into_iter().chain(others).collect();
+        let top_k = if has_k { top_k } else { 0 };
+        let top_p = if has_p { top_p } else { 1.0 };
+        let sampling = Sampling { temperature, top_k, top_p, min_p, ..soft() };
+        let (mut expected, weighs) = looked_at_one_by_one(sampling, &logits);
+        let mut choice = Choice::default();
+        let scale = Scale::new(logits[argmax(&logits).unwrap() as usize], temperature);
+        sampler(sampling).choose(&logits, scale, &mut choice);
+        prop_assert!((choice.total() / weighs - 1.0).abs() < 1e-4);
+        let mut listed: Vec<u32> = choice.candidates.iter().map(|c| c.id).collect();
+        listed.sort_unstable();
+        expected.sort_unstable();
+        if choice.rest > 0.0 {
+            expected.retain(|id| logits[*id as usize] >= choice.floor);
+        }
+        prop_assert_eq!(listed, expected);
+    }
+
+    /// Where the list ends, the draw goes on among the others.
+    #[test]
+    fn what_is_not_listed_is_drawn_as_often_as_it_is_likely(others in 100_usize..3000) {
+        let logits: Vec<f32> = std::iter::once(0.0).chain((0..others).map(|_| -10.0)).collect();
+        let (mut choice, scale) = (Choice::default(), Scale::new(0.0, 1.0));
+        sampler(soft()).choose(&logits, scale, &mut choice);
+        prop_assert_eq!(choice.candidates.len(), 1);
+        let share = 1.0 / (1.0 + others as f64 * (-10.0_f64).exp());
+        prop_assert_eq!(choice.draw(&logits, scale, share - 1e-5), Some(0));
+        prop_assert_eq!(choice.draw(&logits, scale, share + 1e-5), Some(1));
+        let last = choice.draw(&logits, scale, 1.0 - 1e-9);
+        prop_assert!(last.is_none_or(|id| id as usize > others - 2), "{:?} of {}", last, others);
+    }
+
     #[test]
     fn any_settings_choose_a_token_that_has_a_number(
         logits in some_logits(),
@@ -240,8 +351,7 @@ proptest! {
 
     #[test]
     fn logprobs_are_logarithms_of_shares_that_sum_to_one(logits in some_logits(), count in 0_u32..=20) {
-        let sampler = sampler(Sampling { logprobs: Some(count), ..soft() });
-        let told = sampler.logprobs(&logits, 1).unwrap();
+        let told = logprobs::of(&logits, 1, count as usize);
         let numbers = logits.iter().filter(|logit| !logit.is_nan()).count();
         prop_assert_eq!(told.top.len(), numbers.min(count as usize));
         prop_assert!(told.top.is_sorted_by(|a, b| a.1 >= b.1));

@@ -57,11 +57,11 @@ impl Worker {
     /// Chooses a token by logits that have waited, once there is all that decides about it.
     pub(super) fn choose_held(&mut self, id: SequenceId, now: Instant) {
         let Some(open) = self.open.get_mut(&id).filter(|open| open.is_ready(now)) else { return };
-        let Some(logits) = open.held.take() else { return };
+        let Some(mut logits) = open.held.take() else { return };
         // Otherwise it was preempted, and what they were computed of is computed again.
         if self.scheduler.lacks_token(id) {
             let position = self.scheduler.position(id);
-            let chosen = open.choose(&logits, position, &mut self.scratch, &self.tokenizer);
+            let chosen = open.choose(&mut logits, position, &mut self.scratch, &self.tokenizer);
             self.give(id, chosen, now);
         }
         if let Some(open) = self.open.get_mut(&id) {

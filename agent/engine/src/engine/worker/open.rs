@@ -11,8 +11,12 @@ use realm_core::{
 
 use super::held::Held;
 use crate::{
-    constraint::guide::Guide, engine::figures::Figures, hook::beside::Beside, output::Output,
-    sampler::Scratch, tokenizer::Tokenizer,
+    constraint::guide::Guide,
+    engine::figures::Figures,
+    hook::beside::Beside,
+    output::Output,
+    sampler::{NoToken, Scratch},
+    tokenizer::Tokenizer,
 };
 
 /// What the thread keeps of one sequence.
@@ -51,32 +55,32 @@ impl Open {
             && self.beside.as_ref().is_none_or(|beside| beside.is_ready(now))
     }
 
-    /// The token at `position` that these logits lead to, and what is told of it.
+    /// The token at `position` that these logits lead to, and what is told of it. The logits are
+    /// spent.
     pub(super) fn choose(
         &self,
-        logits: &[f32],
+        logits: &mut [f32],
         position: usize,
         scratch: &mut Scratch,
         tokenizer: &Tokenizer,
     ) -> Result<Chosen, Refusal> {
         let mask = self.guide.as_ref().and_then(Guide::mask);
         let steer = self.beside.as_ref().and_then(Beside::steer);
-        let sampler = &self.output.sampler;
-        let Some(id) = sampler.pick(logits, (mask, steer), position, scratch) else {
-            let by_hook =
-                steer.is_some() && sampler.pick(logits, (mask, None), position, scratch).is_some();
-            return Err(if by_hook {
+        let picked = self.output.sampler.pick(logits, (mask, steer), position, scratch);
+        let id = picked.map_err(|none| match none {
+            NoToken::OfHook => {
                 let message = "its hook leaves no token that may come next";
                 Refusal::ProgramFailed(message.to_owned())
-            } else {
+            }
+            NoToken::OfLogits => {
                 tracing::warn!("a forward pass gave logits from which no token can be picked");
                 Refusal::Internal
-            });
-        };
+            }
+        })?;
         if let Some(beside) = &self.beside {
             beside.count_choice();
         }
-        Ok(Chosen { id, logprobs: self.output.logprobs(logits, id, tokenizer) })
+        Ok(Chosen { id, logprobs: self.output.logprobs(id, scratch, tokenizer) })
     }
 
     /// Counts the first step, at `now`.
