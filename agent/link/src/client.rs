@@ -145,32 +145,42 @@ struct Link {
 }
 
 impl Link {
-    /// Tries every address of every operator once. Returns how long the longest stream lived.
+    /// Tries every address of every operator once, up to one that has heard the agent's last word.
+    /// Returns how long the longest stream lived.
     async fn round(&self) -> Duration {
         let mut lived = Duration::ZERO;
         for operator in &self.options.operators {
-            match dial::resolve(operator).await {
-                Ok(addresses) => {
-                    for address in addresses {
-                        lived = lived.max(self.attempt(operator, address).await);
-                    }
+            let addresses = dial::resolve(operator).await.unwrap_or_else(|error| {
+                self.note(operator, &error);
+                Vec::new()
+            });
+            for address in addresses {
+                let (stream_lived, has_heard) = self.attempt(operator, address).await;
+                lived = lived.max(stream_lived);
+                if has_heard {
+                    return lived;
                 }
-                Err(error) => self.note(operator, &error),
             }
         }
         lived
     }
 
-    /// Connects to one address and stays for as long as it goes well.
-    async fn attempt(&self, operator: &OperatorAddress, address: std::net::SocketAddr) -> Duration {
+    /// Connects to one address and stays for as long as it goes well. Returns how long that was, and
+    /// whether the operator has heard the agent's last word, upon which it closes the stream.
+    async fn attempt(
+        &self,
+        operator: &OperatorAddress,
+        address: std::net::SocketAddr,
+    ) -> (Duration, bool) {
         let (lived, error) = match dial::dial(&self.options, operator, address).await {
             Ok(dialled) => self.session(operator, dialled).await,
             Err(error) => (Duration::ZERO, error),
         };
-        if !self.ending.is_cancelled() {
+        let is_ending = self.ending.is_cancelled();
+        if !is_ending {
             self.note(operator, &error);
         }
-        lived
+        (lived, is_ending && matches!(error, LinkError::Ended))
     }
 
     fn note(&self, operator: &OperatorAddress, error: &LinkError) {

@@ -1,6 +1,7 @@
 //! An agent and its operator, through the days of both.
 
 use std::{
+    io::ErrorKind,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,8 +14,13 @@ use realm_core::{
     uses::TenantUse,
 };
 use realm_link::client::{self, LinkError, LinkState};
-use realm_operator::link::{authority::Authority, supply};
-use tokio::{sync::watch, time::Instant};
+use realm_operator::link::{authority::Authority, registry::NodeView, supply};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::world::{Agent, World, name, nothing, soon, token};
 
@@ -30,7 +36,7 @@ async fn an_agent_gets_a_state_and_the_operator_its_report() {
     agent.until_held(7).await;
     agent.report.send_replace(Report { generation: 7, ..Report::default() });
     agent.supply.send_replace(Supply { memory_bytes_free: 5, ..Supply::default() });
-    let is_told = |view: &realm_operator::link::registry::NodeView| {
+    let is_told = |view: &NodeView| {
         view.report.as_ref().is_some_and(|report| report.generation == 7)
             && view.supply.as_ref().is_some_and(|supply| supply.memory_bytes_free == 5)
     };
@@ -90,19 +96,21 @@ async fn an_agent_that_restarts_says_what_its_ledger_holds() {
     assert_eq!((agent.boot_id.as_str(), agent.generation), ("second", 3));
 }
 
+fn says(fuel: u64) -> Vec<TenantUse> {
+    let tenant = TenantName::new("default", "acme").unwrap();
+    vec![TenantUse { tenant, epoch: 3, used: Used::default(), fuel }]
+}
+
+fn is_said(view: &NodeView, fuel: u64) -> bool {
+    let first = view.uses.as_ref().and_then(|uses| uses.first());
+    first.is_some_and(|of_tenant| of_tenant.used.program_fuel == fuel)
+}
+
 /// They are told every few seconds, and at the end at once.
 #[tokio::test]
 async fn the_last_that_an_agent_says_is_what_tenants_have_used() {
     let world = World::start().await;
     let agent = world.agent("worker-1").await;
-    let says = |fuel| {
-        let tenant = TenantName::new("default", "acme").unwrap();
-        vec![TenantUse { tenant, epoch: 3, used: Used::default(), fuel }]
-    };
-    let is_said = |view: &realm_operator::link::registry::NodeView, fuel| {
-        let first = view.uses.as_ref().and_then(|uses| uses.first());
-        first.is_some_and(|of_tenant| of_tenant.used.program_fuel == fuel)
-    };
     agent.uses.send_replace(says(5));
     world.until("worker-1", |view| is_said(view, 5)).await;
     let before = Instant::now();
@@ -110,6 +118,42 @@ async fn the_last_that_an_agent_says_is_what_tenants_have_used() {
     agent.end().await;
     world.until("worker-1", |view| !view.is_connected && is_said(view, 8)).await;
     assert!(before.elapsed() < Duration::from_secs(4), "{:?}", before.elapsed());
+}
+
+/// The operator that it is connected to dies in that moment, and another one leads.
+#[tokio::test]
+async fn the_last_word_goes_to_the_next_operator_where_the_first_has_not_heard_it() {
+    let (first, next) = (World::start().await, World::start().await);
+    let authorities = [&first, &next].map(|world| world.authority.borrow().bundle());
+    let between = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut options = first.options("worker-1", &token("worker-1"));
+    std::fs::write(&options.ca_file, authorities.concat()).unwrap();
+    let doors = [between.local_addr().unwrap(), next.address];
+    options.operators = doors.map(|door| format!("https://{door}").parse().unwrap()).to_vec();
+    let (held, cut) = (CancellationToken::new(), CancellationToken::new());
+    let line = {
+        let (held, cut, door) = (held.clone(), cut.clone(), first.address);
+        tokio::spawn(async move {
+            let (mut agent, _) = between.accept().await.unwrap();
+            let mut operator = TcpStream::connect(door).await.unwrap();
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut agent, &mut operator) => {}
+                () = held.cancelled() => cut.cancelled().await,
+            }
+        })
+    };
+    let agent = Agent::start(options, tempfile::tempdir().unwrap()).await;
+    agent.until_state(is_connected).await;
+    agent.uses.send_replace(says(8));
+    first.until("worker-1", |view| is_said(view, 8)).await;
+    held.cancel();
+    agent.uses.send_replace(says(9));
+    tokio::join!(agent.end(), async {
+        tokio::task::yield_now().await;
+        cut.cancel();
+    });
+    line.await.unwrap();
+    next.until("worker-1", |view| is_said(view, 9)).await;
 }
 
 #[tokio::test]
@@ -246,6 +290,19 @@ async fn a_newer_stream_of_a_node_takes_over() {
     let _newer = Agent::start(options, tempfile::tempdir().unwrap()).await;
     let message = older.until_refused("Broken").await;
     assert!(message.contains("has taken over"), "{message}");
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_asks_no_other_operator_once_one_has_heard_it() {
+    let world = World::start().await;
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    other.set_nonblocking(true).unwrap();
+    let mut options = world.options("worker-1", &token("worker-1"));
+    options.operators.push(format!("https://{}", other.local_addr().unwrap()).parse().unwrap());
+    let agent = Agent::start(options, tempfile::tempdir().unwrap()).await;
+    agent.until_state(is_connected).await;
+    agent.end().await;
+    assert_eq!(other.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 #[tokio::test]
