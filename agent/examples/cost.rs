@@ -1,6 +1,6 @@
 //! What shares and sandboxes cost: an engine's tokens a second when many streams decode, by the
-//! forward pass alone, through the engine and its scheduler, and through a program in its sandbox;
-//! and how long calls of programs and of the host take.
+//! forward pass and the choice of tokens alone, through the engine and its scheduler, and through a
+//! program in its sandbox; and how long instances, calls of programs and calls of the host take.
 //!
 //! `cargo run --release -p realm-agent --example cost -- MODEL.gguf [COMPONENT.wasm...]`
 
@@ -39,13 +39,18 @@ use tokio::task::JoinSet;
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const STREAMS: [usize; 3] = [1, 16, 64];
-const ROUNDS: usize = 5;
+
+/// Short ones, and many: what else a machine does lasts longer than one.
+const ROUNDS: usize = 15;
 
 /// Of each stream: what it begins with, what it decodes, and how much of that passes before and
 /// behind what is timed, so that all streams are there in between.
 const PROMPT: &str = "One two three four five six seven eight nine ten eleven twelve";
-const TOKENS: u32 = 160;
-const EDGE: u64 = 16;
+const TOKENS: u32 = 80;
+const EDGE: u64 = 8;
+
+/// What each may hold of the cache, so that none waits for another: 128 tokens.
+const BLOCKS: u32 = 8;
 
 const HOST_CALLS: u64 = 1_000_000;
 const CALLS: usize = 300;
@@ -172,6 +177,15 @@ async fn calls(runtime: &Runtime, components: &[PathBuf]) -> Outcome<()> {
 }
 
 async fn call_of(runtime: &Runtime, name: &str, program: Prepared) -> Outcome<()> {
+    let limits = program_limits(0);
+    let (mut made, mut returned) = (Vec::new(), Vec::new());
+    for _ in 0..CALLS {
+        let (making, returning) = realm_runtime::bench::instance(&program, &limits).await?;
+        made.push(making.as_secs_f64() * 1e6);
+        returned.push(returning.as_secs_f64() * 1e6);
+    }
+    let back = median(&mut returned);
+    println!("an instance, {name}: {}, and {back:.0} µs to be back", told(&mut made));
     let function = program.functions().first().map(|function| function.name.clone());
     let function = function.ok_or("a program without functions")?;
     let resident = Resident::new(runtime, tenant("calls", 1000)?, program)?;
@@ -184,68 +198,94 @@ async fn call_of(runtime: &Runtime, name: &str, program: Prepared) -> Outcome<()
             return Err("a program has answered nothing".into());
         }
     }
-    let median = median(&mut took);
-    let late = took.get(CALLS * 95 / 100).copied().unwrap_or(f64::NAN);
-    println!("a call, {name}: {median:.0} µs, {late:.0} µs in one of twenty");
+    println!("a call, {name}: {}", told(&mut took));
     Ok(())
 }
 
+/// What most take, and what one in twenty does.
+fn told(took: &mut [f64]) -> String {
+    let median = median(took);
+    let late = took.get(took.len() * 95 / 100).copied().unwrap_or(f64::NAN);
+    format!("{median:.0} µs, {late:.0} µs in one of twenty")
+}
+
 /// What is timed of one way to decode.
-struct Path3 {
+struct Timed {
     name: &'static str,
-    /// For each number of streams, tokens a second of each round.
-    speeds: [Vec<f64>; STREAMS.len()],
+    /// For each number of streams, what each round was like.
+    rounds: [Vec<Decoded>; STREAMS.len()],
+}
+
+#[derive(Clone, Copy)]
+struct Decoded {
+    /// Tokens a second.
+    speed: f64,
+    /// The part of its time in which the engine's thread did something else than steps.
+    besides: f64,
 }
 
 async fn throughput(runtime: &Runtime, path: &Path) -> Outcome<()> {
-    let engine = Arc::new(open(path)?);
+    let most = STREAMS.iter().copied().max().unwrap_or(1);
+    let engine = Arc::new(open(path, u32::try_from(most)? * BLOCKS)?);
     let mut tenant = tenant("streams", 1_000_000)?;
     let model = engine.info().model.clone();
     tenant.models.push(ModelGrant { alias: model.name().into(), model: model.clone() });
     runtime.put_model(model, engine.clone());
     let direct = caller(&tenant)?;
     let resident = Resident::new(runtime, tenant, runtime.prepare_built_in().await?)?;
-    let most = STREAMS.iter().copied().max().unwrap_or(1);
     let prompt = engine.tokenize(PROMPT, false)?;
     let context = u32::try_from(prompt.len())? + TOKENS + 1;
     let mut bench = Bench::open(path, (context, most), None)?;
-    let mut ways = ["forward pass", "engine", "program"]
-        .map(|name| Path3 { name, speeds: Default::default() });
+    let mut ways =
+        ["steps alone", "engine", "program"].map(|name| Timed { name, rounds: Default::default() });
     for round in 0..=ROUNDS {
         for (at, streams) in STREAMS.into_iter().enumerate() {
-            let forward = bench.decode(streams, prompt.len(), TOKENS as usize)?;
-            let forward = forward.tokens as f64 / forward.computing.as_secs_f64();
+            let alone = bench.decode(streams, prompt.len(), TOKENS as usize)?;
+            let speed = alone.tokens as f64 / alone.computing.as_secs_f64();
+            let alone = Decoded { speed, besides: 0.0 };
             let through = through_engine(&engine, &direct, (&prompt, streams)).await?;
             let program = through_program(&engine, &resident, streams).await?;
             // The first round warms caches and clocks and does not count.
             if round > 0 {
-                for (way, speed) in ways.iter_mut().zip([forward, through, program]) {
-                    way.speeds[at].push(speed);
+                for (way, decoded) in ways.iter_mut().zip([alone, through, program]) {
+                    way.rounds[at].push(decoded);
                 }
             }
         }
     }
     for (at, streams) in STREAMS.into_iter().enumerate() {
-        let mut forward = None;
-        for Path3 { name, speeds } in &mut ways {
-            let speeds = &mut speeds[at];
-            let speed = median(speeds);
-            let (low, high) = (speeds[0], speeds[speeds.len() - 1]);
-            let share = speed / *forward.get_or_insert(speed) * 100.0;
+        let alone = ways[0].rounds[at].clone();
+        for Timed { name, rounds } in &ways {
+            let rounds = &rounds[at];
+            let mut speeds: Vec<f64> = rounds.iter().map(|round| round.speed).collect();
+            // Of each round by itself.
+            let shares = rounds.iter().zip(&alone);
+            let mut shares: Vec<f64> = shares.map(|(a, b)| a.speed / b.speed * 100.0).collect();
+            let mut besides: Vec<f64> = rounds.iter().map(|round| round.besides * 100.0).collect();
             println!(
-                "{streams:>3} streams, {name:<13} {speed:.0} [{low:.0}, {high:.0}] tok/s, {share:.1}%"
+                "{streams:>3} streams, {name:<13} {} tok/s, {} % of the steps' alone, {} % besides steps",
+                range(&mut speeds, 0),
+                range(&mut shares, 1),
+                range(&mut besides, 2)
             );
         }
     }
     Ok(())
 }
 
-fn open(path: &Path) -> Outcome<EngineHandle> {
+/// The middle of `values`, and what half of them are between, to so many places.
+fn range(values: &mut [f64], places: usize) -> String {
+    let median = median(values);
+    let (low, high) = (values[values.len() / 4], values[values.len() * 3 / 4]);
+    format!("{median:.places$} [{low:.places$}, {high:.places$}]")
+}
+
+fn open(path: &Path, kv_blocks: u32) -> Outcome<EngineHandle> {
     let options = OpenOptions {
         name: ModelName::new("realm", "model")?,
         sha256: Sha256([0; 32]),
         context: Some(1024),
-        kv_blocks: None,
+        kv_blocks: Some(kv_blocks),
         kv_type: KvType::F16,
         threads: None,
         lock_weights: false,
@@ -261,7 +301,7 @@ async fn through_engine(
     engine: &Arc<EngineHandle>,
     caller: &Caller,
     (prompt, streams): (&[u32], usize),
-) -> Outcome<f64> {
+) -> Outcome<Decoded> {
     let mut readers = JoinSet::new();
     for _ in 0..streams {
         let generation = Generation {
@@ -288,11 +328,11 @@ async fn through_engine(
             Ok(())
         });
     }
-    let speed = timed(engine, streams).await;
+    let decoded = timed(engine, streams).await;
     while let Some(ended) = readers.join_next().await {
         ended?.map_err(|refusal| format!("{refusal:?}"))?;
     }
-    Ok(speed)
+    Ok(decoded)
 }
 
 /// Tokens a second of streams that a program in its sandbox writes for whoever reads them.
@@ -300,7 +340,7 @@ async fn through_program(
     engine: &Arc<EngineHandle>,
     resident: &Resident<'_>,
     streams: usize,
-) -> Outcome<f64> {
+) -> Outcome<Decoded> {
     let bias: serde_json::Map<String, Value> =
         never_ending(engine).into_iter().map(|(id, by)| (id.to_string(), json!(by))).collect();
     let params =
@@ -309,11 +349,11 @@ async fn through_program(
     for _ in 0..streams {
         readers.spawn(end(resident.call("generate", &params)?));
     }
-    let speed = timed(engine, streams).await;
+    let decoded = timed(engine, streams).await;
     while let Some(ended) = readers.join_next().await {
         ended??.map_err(|refusal| format!("{refusal:?}"))?;
     }
-    Ok(speed)
+    Ok(decoded)
 }
 
 /// What keeps answers from ending before they are as long as the others.
@@ -323,21 +363,28 @@ fn never_ending(engine: &EngineHandle) -> Vec<(u32, f32)> {
     ends.into_iter().filter_map(id).flatten().map(|id| (id, -100.0)).collect()
 }
 
-/// Tokens a second, from when all streams have had some to when each lacks as many.
-async fn timed(engine: &EngineHandle, streams: usize) -> f64 {
+/// How streams decode, from when all of them have had some tokens to when each lacks as many.
+async fn timed(engine: &EngineHandle, streams: usize) -> Decoded {
     let made = || engine.load().generated_tokens_total;
     let streams = streams as u64;
     let first = made();
     let (begin, end) = (first + streams * EDGE, first + streams * (u64::from(TOKENS) - EDGE));
     let wait = async |until: u64| {
         while made() < until {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        (Instant::now(), made())
+        // To the end of a step, looked for no longer than one takes.
+        let before = made();
+        while made() == before {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        (Instant::now(), made(), engine.books().time)
     };
-    let (begun_at, before) = wait(begin).await;
-    let (ended_at, after) = wait(end).await;
-    (after - before) as f64 / ended_at.duration_since(begun_at).as_secs_f64()
+    let (begun_at, before, time) = wait(begin).await;
+    let (ended_at, after, all) = wait(end).await;
+    let took = ended_at.duration_since(begun_at).as_secs_f64();
+    let overhead = Duration::from_nanos(all.overhead_ns - time.overhead_ns);
+    Decoded { speed: (after - before) as f64 / took, besides: overhead.as_secs_f64() / took }
 }
 
 /// Sorts `values` and gives the middle one.

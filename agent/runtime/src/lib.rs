@@ -8,6 +8,8 @@
 #[expect(clippy::error_impl_error, reason = "the world's own word, and the bindings are generated")]
 mod bindings;
 
+pub mod bench;
+
 mod artifact;
 mod asks;
 mod call;
