@@ -7,7 +7,7 @@ use realm_core::desired::ProgramLimits;
 use crate::{Prepared, ProgramError, host::Host, meter::Allowance, pool};
 
 /// How long the pool takes to make an instance, and to have it back: slots, memories and tables as the
-/// component has them at its start, and nothing that the program does itself.
+/// component has them at its start, and that start, where it has one; nothing of a call.
 pub async fn instance(
     program: &Prepared,
     limits: &ProgramLimits,
