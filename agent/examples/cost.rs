@@ -55,6 +55,9 @@ const BLOCKS: u32 = 8;
 const HOST_CALLS: u64 = 1_000_000;
 const CALLS: usize = 300;
 
+/// Between two calls.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// A program that floods its host with calls.
 const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/guests/hostile/hostile.wasm");
 
@@ -178,19 +181,28 @@ async fn calls(runtime: &Runtime, components: &[PathBuf]) -> Outcome<()> {
 
 async fn call_of(runtime: &Runtime, name: &str, program: Prepared) -> Outcome<()> {
     let limits = program_limits(0);
-    let (mut made, mut returned) = (Vec::new(), Vec::new());
+    let [mut made, mut taken, mut returned] = [const { Vec::new() }; 3];
     for _ in 0..CALLS {
-        let (making, returning) = realm_runtime::bench::instance(&program, &limits).await?;
-        made.push(making.as_secs_f64() * 1e6);
-        returned.push(returning.as_secs_f64() * 1e6);
+        // One that is made ahead is there by then.
+        tokio::time::sleep(PAUSE).await;
+        let instance = realm_runtime::bench::instance(&program, &limits).await?;
+        let of = [(&mut made, instance.made), (&mut taken, instance.taken)];
+        for (all, took) in of.into_iter().chain([(&mut returned, instance.returned)]) {
+            all.push(took.as_secs_f64() * 1e6);
+        }
     }
-    let back = median(&mut returned);
-    println!("an instance, {name}: {}, and {back:.0} µs to be back", told(&mut made));
+    println!(
+        "an instance, {name}: made in {}; to a call in {}; back in {}",
+        told(&mut made),
+        told(&mut taken),
+        told(&mut returned)
+    );
     let function = program.functions().first().map(|function| function.name.clone());
     let function = function.ok_or("a program without functions")?;
     let resident = Resident::new(runtime, tenant("calls", 1000)?, program)?;
     let mut took = Vec::new();
     for _ in 0..CALLS {
+        tokio::time::sleep(PAUSE).await;
         let begun_at = Instant::now();
         let ended = end(resident.call(&function, &json!({}))?).await?;
         took.push(begun_at.elapsed().as_secs_f64() * 1e6);

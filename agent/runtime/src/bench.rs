@@ -4,20 +4,35 @@ use std::time::{Duration, Instant};
 
 use realm_core::desired::ProgramLimits;
 
-use crate::{Prepared, ProgramError, host::Host, meter::Allowance, pool};
+use crate::{Prepared, ProgramError, ahead, host::Host, meter::Allowance, pool};
 
-/// How long the pool takes to make an instance, and to have it back: slots, memories and tables as the
-/// component has them at its start, and that start, where it has one; nothing of a call.
+/// How long an instance takes, without anything that the program does for a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Instance {
+    /// To be made: slots, memories and tables as the component has them at its start, and that start,
+    /// where it has one.
+    pub made: Duration,
+    /// To come to a call, which may be one that was made ahead.
+    pub taken: Duration,
+    /// To be back in the pool.
+    pub returned: Duration,
+}
+
+/// Makes an instance for nobody, and then takes one as a call does.
 pub async fn instance(
     program: &Prepared,
     limits: &ProgramLimits,
-) -> Result<(Duration, Duration), ProgramError> {
+) -> Result<Instance, ProgramError> {
+    let start = |source| ProgramError::Start { source };
+    let begun_at = Instant::now();
+    drop(ahead::make(&program.0.pre).await.map_err(start)?);
+    let made = begun_at.elapsed();
     let begun_at = Instant::now();
     let host = Host::without_call(limits.memory_bytes_max);
     let fuel = Allowance::new(limits, None, begun_at).fuel;
-    let instance = pool::checkout(&program.0.pre, host, limits, fuel).await;
-    let instance = instance.map_err(|source| ProgramError::Start { source })?;
-    let made_at = Instant::now();
+    let instance = pool::checkout(&program.0, host, limits, fuel).await.map_err(start)?;
+    let taken_at = Instant::now();
     drop(instance);
-    Ok((made_at.duration_since(begun_at), made_at.elapsed()))
+    let taken = taken_at.duration_since(begun_at);
+    Ok(Instance { made, taken, returned: taken_at.elapsed() })
 }

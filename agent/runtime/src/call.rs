@@ -101,7 +101,7 @@ async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<A
         handler::Request { function: run.function.to_owned(), params: run.params.to_string() };
     let host = Host::of_call(host_call(running, run, deadline));
     let fuel = running.allowance.fuel.clone();
-    let checkout = pool::checkout(&running.program.pre, host, limits, fuel);
+    let checkout = pool::checkout(&running.program, host, limits, fuel);
     let mut instance = checkout.await.map_err(stopped)?;
     let result = instance
         .program

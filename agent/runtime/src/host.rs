@@ -165,6 +165,12 @@ impl Host {
         Self { call: Some(call), ..Self::without_call(memory_bytes_max) }
     }
 
+    /// Serves the call of `other` from now on, under its limit of memory.
+    pub(crate) fn take_over(&mut self, other: Self) -> wasmtime::Result<()> {
+        self.call = other.call;
+        self.memory.limit_by(&other.memory)
+    }
+
     /// The wasmtime hook for memory.
     pub(crate) fn memory(&mut self) -> &mut dyn ResourceLimiter {
         &mut self.memory

@@ -10,6 +10,7 @@ mod bindings;
 
 pub mod bench;
 
+mod ahead;
 mod artifact;
 mod asks;
 mod call;

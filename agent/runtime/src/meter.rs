@@ -219,6 +219,12 @@ impl MemoryMeter {
         Self { bytes: 0, bytes_max }
     }
 
+    /// Keeps to another one's limit from now on.
+    pub(crate) fn limit_by(&mut self, other: &Self) -> wasmtime::Result<()> {
+        self.bytes_max = other.bytes_max;
+        if self.bytes > self.bytes_max { Err(self.over()) } else { Ok(()) }
+    }
+
     fn over(&self) -> wasmtime::Error {
         let max = u64::try_from(self.bytes_max).unwrap_or(u64::MAX);
         Ended(Refusal::ProgramLimit { limit: ProgramLimit::Memory, max }).into()

@@ -10,6 +10,7 @@ use thiserror::Error;
 use wasmtime::component::Component;
 
 use crate::{
+    ahead::Ahead,
     artifact,
     bindings::{ProgramPre, exports::realm::tenant::handler, hooked::HookedPre},
     checkup,
@@ -121,6 +122,7 @@ impl fmt::Debug for Prepared {
 pub(crate) struct Program {
     pub(crate) digest: Sha256,
     pub(crate) pre: ProgramPre<Host>,
+    pub(crate) ahead: Ahead,
     /// What stands beside its generations, where it has that.
     pub(crate) hooks: Option<HookedPre<Host>>,
     pub(crate) functions: Vec<FunctionInfo>,
@@ -150,7 +152,8 @@ pub(crate) async fn prepare(
     let has_health = artifact::has_health(&sandbox.engine, component);
     let declared = checkup::pass(&pre, has_health).await?;
     let functions = check(declared)?;
-    Ok(Program { digest: *digest, pre, hooks, functions, memory64: *memory64 })
+    let ahead = Ahead::new(sandbox.ahead.clone());
+    Ok(Program { digest: *digest, pre, ahead, hooks, functions, memory64: *memory64 })
 }
 
 fn check(declared: Vec<handler::FunctionInfo>) -> Result<Vec<FunctionInfo>, ProgramError> {

@@ -7,7 +7,7 @@ use wasmtime::{
     component::{HasSelf, Linker},
 };
 
-use crate::{bindings, host::Host};
+use crate::{ahead, bindings, host::Host};
 
 /// Programs running at once on this node, over all tenants.
 ///
@@ -15,6 +15,9 @@ use crate::{bindings, host::Host};
 /// 6 TiB of the 128 TiB of a process, and 8 KiB of real memory while idle. A decode batch is far
 /// smaller, so the sandboxes are never what a node runs out of first.
 const INSTANCES_MAX: u32 = 512;
+
+/// So that those that are made ahead leave every other its place.
+const SLOTS: u32 = INSTANCES_MAX + ahead::PLACES;
 
 /// Bytes of one linear memory, whatever the tenant's own limit. An interpreter with its libraries
 /// takes about 64 MiB; 1 GiB is beyond what belongs beside the weights. The tenants' CRD takes no
@@ -65,6 +68,8 @@ pub enum SandboxError {
 pub(crate) struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Host>,
+    /// For instances that are made ahead.
+    pub(crate) ahead: ahead::Places,
 }
 
 impl Sandbox {
@@ -73,7 +78,7 @@ impl Sandbox {
         let mut linker = Linker::new(&engine);
         bindings::Program::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)
             .map_err(|source| SandboxError::Link { source })?;
-        Ok(Self { engine, linker })
+        Ok(Self { engine, linker, ahead: ahead::Places::default() })
     }
 }
 
@@ -99,11 +104,11 @@ fn config() -> Config {
 
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
-        .total_memories(INSTANCES_MAX * MEMORIES_MAX)
-        .total_tables(INSTANCES_MAX * TABLES_MAX)
-        .total_stacks(INSTANCES_MAX)
+    pool.total_component_instances(SLOTS)
+        .total_core_instances(SLOTS * CORE_INSTANCES_MAX)
+        .total_memories(SLOTS * MEMORIES_MAX)
+        .total_tables(SLOTS * TABLES_MAX)
+        .total_stacks(SLOTS)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(TABLES_MAX)
