@@ -32,7 +32,7 @@ use realm_core::{
 };
 use realm_engine::{EngineHandle, MemoryBudget, OpenOptions, Secret, bench::Bench};
 use realm_kernels::backend::KvType;
-use realm_runtime::{Prepared, Runtime};
+use realm_runtime::{Prepared, Runtime, bench::Instances};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -151,7 +151,7 @@ async fn end(mut reply: Reply) -> Outcome<Result<(), Refusal>> {
 }
 
 /// How long whole calls take, of a program in Rust and of each of the components: admitted, an
-/// instance made, asked for nothing that it can do, and answered. And what a call of the host takes.
+/// instance taken, asked for nothing that it can do, and answered. And what a call of the host takes.
 async fn calls(runtime: &Runtime, components: &[PathBuf]) -> Outcome<()> {
     let hostile = runtime.prepare_program(fs::read(HOSTILE)?, &program_limits(0)).await?;
     let flood = async |name: &str, host_calls: u64| {
@@ -180,23 +180,25 @@ async fn calls(runtime: &Runtime, components: &[PathBuf]) -> Outcome<()> {
 }
 
 async fn call_of(runtime: &Runtime, name: &str, program: Prepared) -> Outcome<()> {
-    let limits = program_limits(0);
-    let [mut made, mut taken, mut returned] = [const { Vec::new() }; 3];
-    for _ in 0..CALLS {
-        // One that is made ahead is there by then.
-        tokio::time::sleep(PAUSE).await;
-        let instance = realm_runtime::bench::instance(&program, &limits).await?;
-        let of = [(&mut made, instance.made), (&mut taken, instance.taken)];
-        for (all, took) in of.into_iter().chain([(&mut returned, instance.returned)]) {
-            all.push(took.as_secs_f64() * 1e6);
+    let instances = Instances::of(&program, program_limits(0));
+    for (pause, how) in [(PAUSE, "one by one"), (Duration::ZERO, "without a pause")] {
+        let [mut made, mut taken, mut returned] = [const { Vec::new() }; 3];
+        for _ in 0..CALLS {
+            // One that is made ahead is there by then.
+            tokio::time::sleep(pause).await;
+            let instance = instances.time().await?;
+            let of = [(&mut made, instance.made), (&mut taken, instance.taken)];
+            for (all, took) in of.into_iter().chain([(&mut returned, instance.returned)]) {
+                all.push(took.as_secs_f64() * 1e6);
+            }
         }
+        println!(
+            "an instance, {name}, {how}: made in {}; to a call in {}; back in {}",
+            told(&mut made),
+            told(&mut taken),
+            told(&mut returned)
+        );
     }
-    println!(
-        "an instance, {name}: made in {}; to a call in {}; back in {}",
-        told(&mut made),
-        told(&mut taken),
-        told(&mut returned)
-    );
     let function = program.functions().first().map(|function| function.name.clone());
     let function = function.ok_or("a program without functions")?;
     let resident = Resident::new(runtime, tenant("calls", 1000)?, program)?;

@@ -1,204 +1,258 @@
-//! An instance that is made before a call asks for it.
+//! An instance that is made before its call, or its generation, asks for it.
 //!
 //! Components of interpreters take about a millisecond to link, for which each call would wait. So
 //! while calls of such a program come, there is one that waits for the next of them, and another one
-//! is made when it is taken. It has done nothing but come up, whoever it goes to, and who gets it pays
-//! for that as if it had been made on demand.
+//! is made when it is taken. Each is its tenant's, and made under its limits: whether one is there
+//! tells nobody what others run.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use realm_core::desired::ProgramLimits;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use wasmtime::Store;
+use wasmtime::{Engine, Store};
 
 use crate::{
-    bindings::{self, ProgramPre},
-    checkup,
+    bindings::{self, ProgramPre, hooked},
     host::Host,
     program::Program,
     sandbox,
 };
 
-/// Programs of a node that have an instance ahead. Each takes what its component takes when it has come
-/// up, some hundred kilobytes for interpreters.
+/// Instances of a node that wait.
 pub(crate) const PLACES: u32 = 16;
 
 /// How long an instance waits for a call.
 const KEPT_FOR: Duration = Duration::from_mins(1);
 
-/// An instance that is made in less is not worth a place.
-pub(crate) const WORTH: Duration = Duration::from_micros(100);
+/// One that is made in less is not worth a place.
+const WORTH: Duration = Duration::from_micros(200);
 
-/// The places of all programs.
+/// The memory of one that waits, at most: interpreters come up with 4 to 16 MiB, of which they have
+/// touched little. It is nobody's call that has it.
+const BYTES_MAX: usize = 64 << 20;
+
+/// What instances are made of: a component that is linked, and whose exports are found.
+pub(crate) trait Linked: Send + Sync + 'static {
+    type Bound: Send;
+
+    fn engine(&self) -> &Engine;
+
+    fn instantiate(
+        &self,
+        store: &mut Store<Host>,
+    ) -> impl Future<Output = wasmtime::Result<Self::Bound>> + Send;
+}
+
+impl Linked for ProgramPre<Host> {
+    type Bound = bindings::Program;
+
+    fn engine(&self) -> &Engine {
+        self.engine()
+    }
+
+    async fn instantiate(&self, store: &mut Store<Host>) -> wasmtime::Result<Self::Bound> {
+        self.instantiate_async(store).await
+    }
+}
+
+impl Linked for hooked::HookedPre<Host> {
+    type Bound = hooked::Hooked;
+
+    fn engine(&self) -> &Engine {
+        self.engine()
+    }
+
+    async fn instantiate(&self, store: &mut Store<Host>) -> wasmtime::Result<Self::Bound> {
+        self.instantiate_async(store).await
+    }
+}
+
+/// The places of all programs of a node.
 #[derive(Clone, Debug)]
-pub(crate) struct Places(Arc<Semaphore>);
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    worth: Duration,
+}
 
 impl Default for Places {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(PLACES as usize)))
+        Self { free: Arc::new(Semaphore::new(PLACES as usize)), worth: WORTH }
     }
 }
 
-/// What one program has ahead.
-#[derive(Debug, Default)]
-pub(crate) struct Ahead {
+/// What a tenant's program, as it is under these limits, comes up as.
+#[derive(Clone)]
+pub(crate) struct Instances {
+    pub(crate) calls: Arc<Ahead<ProgramPre<Host>>>,
+    /// Of what stands beside its generations, where it has that.
+    pub(crate) hooks: Option<Arc<Ahead<hooked::HookedPre<Host>>>>,
+}
+
+impl Instances {
+    pub(crate) fn of(program: &Program, limits: &ProgramLimits) -> Self {
+        let Program { pre, hooks, places, .. } = program;
+        Self {
+            calls: Arc::new(Ahead::new(pre.clone(), limits, places)),
+            hooks: hooks.clone().map(|pre| Arc::new(Ahead::new(pre, limits, places))),
+        }
+    }
+}
+
+/// Where one instance waits.
+pub(crate) struct Ahead<P: Linked> {
+    linked: P,
+    limits: ProgramLimits,
     places: Places,
-    state: Mutex<State>,
-    taken: Arc<Notify>,
+    state: Mutex<State<P::Bound>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Whether somebody makes instances.
-    is_kept: bool,
-    made: Option<Box<Made>>,
+struct State<B> {
+    /// Whoever makes instances is told here that one was taken, or that nobody wants any more.
+    keeper: Option<Arc<Notify>>,
+    made: Option<Made<B>>,
 }
 
-/// An instance that has come up, and what that has burnt.
-pub(crate) struct Made {
+impl<B> Default for State<B> {
+    fn default() -> Self {
+        Self { keeper: None, made: None }
+    }
+}
+
+/// An instance that has come up for nobody yet, and what that has burnt.
+pub(crate) struct Made<B> {
     pub(crate) store: Store<Host>,
-    pub(crate) program: bindings::Program,
+    pub(crate) bound: B,
     pub(crate) burnt: u64,
 }
 
-impl std::fmt::Debug for Made {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Made").field("burnt", &self.burnt).finish_non_exhaustive()
-    }
-}
-
-impl Ahead {
-    pub(crate) fn new(places: Places) -> Self {
-        Self { places, ..Self::default() }
+impl<P: Linked> Ahead<P> {
+    fn new(linked: P, limits: &ProgramLimits, places: &Places) -> Self {
+        Self { linked, limits: *limits, places: places.clone(), state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing between the first change of a call and its last can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A store of its own for `host`, with nothing in it yet.
+    pub(crate) fn store(&self, host: Host) -> wasmtime::Result<Store<Host>> {
+        sandbox::store(self.linked.engine(), host, &self.limits)
+    }
+
+    /// Brings an instance up now.
+    pub(crate) async fn bring_up(
+        self: &Arc<Self>,
+        store: &mut Store<Host>,
+    ) -> wasmtime::Result<P::Bound> {
+        let begun_at = Instant::now();
+        let bound = self.linked.instantiate(store).await?;
+        if begun_at.elapsed() >= self.places.worth {
+            self.keep();
+        }
+        Ok(bound)
     }
 
     /// The instance that waits, if there is one. Another one is made.
-    pub(crate) fn take(&self) -> Option<Made> {
-        let made = self.state().made.take()?;
-        self.taken.notify_one();
-        Some(*made)
-    }
-
-    fn put(&self, made: Made) {
-        self.state().made = Some(Box::new(made));
-    }
-
-    /// A place, unless the program has one or all are taken.
-    fn begin(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn take(&self) -> Option<Made<P::Bound>> {
         let mut state = self.state();
-        if state.is_kept {
+        let made = state.made.take()?;
+        if let Some(keeper) = &state.keeper {
+            keeper.notify_one();
+        }
+        Some(made)
+    }
+
+    /// Lets one wait from now on, for as long as calls come.
+    fn keep(self: &Arc<Self>) {
+        if let Some(keeper) = self.keeper() {
+            tokio::spawn(keeper.run());
+        }
+    }
+
+    /// Who makes them, unless somebody does or all places are taken.
+    fn keeper(self: &Arc<Self>) -> Option<Keeper<P>> {
+        let mut state = self.state();
+        if state.keeper.is_some() {
             return None;
         }
-        let place = self.places.0.clone().try_acquire_owned().ok()?;
-        state.is_kept = true;
-        Some(place)
+        let place = self.places.free.clone().try_acquire_owned().ok()?;
+        let told = Arc::new(Notify::new());
+        state.keeper = Some(told.clone());
+        Some(Keeper { of: Arc::downgrade(self), told, _place: place })
+    }
+
+    /// One that is worth a place.
+    async fn make_worthy(&self) -> Option<Made<P::Bound>> {
+        let begun_at = Instant::now();
+        let deadline = Duration::from_millis(self.limits.deadline_ms);
+        // One that does not come up is its next call's to tell of.
+        let made = timeout(deadline, self.make()).await.ok()?.ok()?;
+        let is_worth = begun_at.elapsed() >= self.places.worth;
+        (is_worth && made.store.data().memory_bytes() <= BYTES_MAX).then_some(made)
+    }
+
+    /// Brings one up that serves nobody yet.
+    pub(crate) async fn make(&self) -> wasmtime::Result<Made<P::Bound>> {
+        let mut store = self.store(Host::without_call(self.limits.memory_bytes_max))?;
+        let bound = self.linked.instantiate(&mut store).await?;
+        let burnt = self.limits.fuel_max.saturating_sub(store.get_fuel()?);
+        Ok(Made { store, bound, burnt })
+    }
+
+    fn put(&self, made: Made<P::Bound>) {
+        // What was there is dropped when nobody waits for it.
+        let before = self.state().made.replace(made);
+        drop(before);
     }
 
     fn end(&self) {
-        *self.state() = State::default();
+        let before = std::mem::take(&mut *self.state());
+        drop(before);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<P::Bound>> {
+        // Nothing between the first change of a call and its last can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Lets a program have an instance ahead from now on, for as long as calls come.
-pub(crate) fn keep(program: &Arc<Program>) {
-    if let Some(place) = program.ahead.begin() {
-        tokio::spawn(keep_one(Arc::downgrade(program), place));
-    }
-}
-
-async fn keep_one(program: Weak<Program>, _place: OwnedSemaphorePermit) {
-    while let Some(program) = program.upgrade() {
-        // It has come up before, and where it does not any more its next call is told why.
-        let Ok(made) = make(&program.pre).await else { break };
-        program.ahead.put(made);
-        let taken = program.ahead.taken.clone();
-        drop(program);
-        if timeout(KEPT_FOR, taken.notified()).await.is_err() {
-            break;
+impl<P: Linked> Drop for Ahead<P> {
+    fn drop(&mut self) {
+        if let Some(keeper) = &self.state().keeper {
+            keeper.notify_one();
         }
     }
-    if let Some(program) = program.upgrade() {
-        program.ahead.end();
+}
+
+/// Who makes instances, and has their place.
+struct Keeper<P: Linked> {
+    of: Weak<Ahead<P>>,
+    told: Arc<Notify>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<P: Linked> Keeper<P> {
+    async fn run(self) {
+        while let Some(of) = self.of.upgrade() {
+            let Some(made) = of.make_worthy().await else { return };
+            of.put(made);
+            drop(of);
+            if timeout(KEPT_FOR, self.told.notified()).await.is_err() {
+                return;
+            }
+        }
     }
 }
 
-/// Under the limits under which it has come up before, when it was asked what it does.
-pub(crate) async fn make(pre: &ProgramPre<Host>) -> wasmtime::Result<Made> {
-    let limits = checkup::LIMITS;
-    let host = Host::without_call(limits.memory_bytes_max);
-    let mut store = sandbox::store(pre.engine(), host, &limits)?;
-    let program = pre.instantiate_async(&mut store).await?;
-    let burnt = limits.fuel_max.saturating_sub(store.get_fuel()?);
-    Ok(Made { store, program, burnt })
+impl<P: Linked> Drop for Keeper<P> {
+    fn drop(&mut self) {
+        if let Some(of) = self.of.upgrade() {
+            of.end();
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::{task::yield_now, time::sleep};
-
-    use super::*;
-    use crate::Runtime;
-
-    async fn until_made(program: &Program) {
-        while program.ahead.state().made.is_none() {
-            yield_now().await;
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_is_ahead_while_calls_come_and_a_minute_longer() {
-        let runtime = Runtime::new().unwrap();
-        let program = runtime.prepare_built_in().await.unwrap().0;
-        assert!(program.ahead.take().is_none(), "nobody has called");
-        for _ in 0..3 {
-            keep(&program);
-            until_made(&program).await;
-            assert!(program.ahead.take().is_some());
-            assert!(program.ahead.take().is_none(), "one at a time");
-        }
-        until_made(&program).await;
-        assert_eq!(program.ahead.places.0.available_permits(), PLACES as usize - 1);
-        sleep(KEPT_FOR + Duration::from_secs(1)).await;
-        assert!(program.ahead.take().is_none());
-        assert_eq!(program.ahead.places.0.available_permits(), PLACES as usize);
-        keep(&program);
-        until_made(&program).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_program_that_is_gone_has_none_ahead() {
-        let program = {
-            let runtime = Runtime::new().unwrap();
-            runtime.prepare_built_in().await.unwrap().0
-        };
-        let (gone, places) = (Arc::downgrade(&program), program.ahead.places.clone());
-        keep(&program);
-        until_made(&program).await;
-        drop(program);
-        assert!(gone.upgrade().is_none(), "nothing else holds it");
-        sleep(KEPT_FOR + Duration::from_secs(1)).await;
-        assert_eq!(places.0.available_permits(), PLACES as usize);
-    }
-
-    #[test]
-    fn a_program_has_one_place_and_all_together_have_so_many() {
-        let places = Places::default();
-        let programs: Vec<Ahead> = (0..=PLACES).map(|_| Ahead::new(places.clone())).collect();
-        let mut taken: Vec<_> = programs.iter().map(Ahead::begin).collect();
-        assert!(taken.pop().unwrap().is_none(), "there are only so many");
-        assert!(taken.iter().all(Option::is_some));
-        taken.pop();
-        assert!(programs[0].begin().is_none(), "it has one");
-        assert!(programs[PLACES as usize].begin().is_some());
-    }
-}
+mod tests;

@@ -6,6 +6,13 @@ use realm_core::desired::ProgramLimits;
 
 use crate::{Prepared, ProgramError, ahead, host::Host, meter::Allowance, pool};
 
+/// What a program comes up as for some tenant.
+#[derive(Clone)]
+pub struct Instances {
+    of: ahead::Instances,
+    limits: ProgramLimits,
+}
+
 /// How long an instance takes, without anything that the program does for a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Instance {
@@ -18,21 +25,24 @@ pub struct Instance {
     pub returned: Duration,
 }
 
-/// Makes an instance for nobody, and then takes one as a call does.
-pub async fn instance(
-    program: &Prepared,
-    limits: &ProgramLimits,
-) -> Result<Instance, ProgramError> {
-    let start = |source| ProgramError::Start { source };
-    let begun_at = Instant::now();
-    drop(ahead::make(&program.0.pre).await.map_err(start)?);
-    let made = begun_at.elapsed();
-    let begun_at = Instant::now();
-    let host = Host::without_call(limits.memory_bytes_max);
-    let fuel = Allowance::new(limits, None, begun_at).fuel;
-    let instance = pool::checkout(&program.0, host, limits, fuel).await.map_err(start)?;
-    let taken_at = Instant::now();
-    drop(instance);
-    let taken = taken_at.duration_since(begun_at);
-    Ok(Instance { made, taken, returned: taken_at.elapsed() })
+impl Instances {
+    pub fn of(program: &Prepared, limits: ProgramLimits) -> Self {
+        Self { of: ahead::Instances::of(&program.0, &limits), limits }
+    }
+
+    /// Makes an instance for nobody, and then takes one as a call does.
+    pub async fn time(&self) -> Result<Instance, ProgramError> {
+        let start = |source| ProgramError::Start { source };
+        let begun_at = Instant::now();
+        drop(self.of.calls.make().await.map_err(start)?);
+        let made = begun_at.elapsed();
+        let begun_at = Instant::now();
+        let host = Host::without_call(self.limits.memory_bytes_max);
+        let fuel = Allowance::new(&self.limits, None, begun_at).fuel;
+        let instance = pool::checkout(&self.of.calls, host, fuel).await.map_err(start)?;
+        let taken_at = Instant::now();
+        drop(instance);
+        let taken = taken_at.duration_since(begun_at);
+        Ok(Instance { made, taken, returned: taken_at.elapsed() })
+    }
 }

@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 use tracing::Span;
 
 use crate::{
+    ahead::Instances,
     asks::Asks,
     bindings::{exports::realm::tenant::handler, realm::tenant::types},
     directory::Grant,
@@ -36,6 +37,8 @@ use crate::{
 pub(crate) struct Running {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) program: Arc<Program>,
+    /// What that comes up as for this tenant.
+    pub(crate) instances: Instances,
     pub(crate) models: Arc<[Grant]>,
     /// What it is booked under, besides its tenant.
     pub(crate) way: Way,
@@ -101,7 +104,7 @@ async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<A
         handler::Request { function: run.function.to_owned(), params: run.params.to_string() };
     let host = Host::of_call(host_call(running, run, deadline));
     let fuel = running.allowance.fuel.clone();
-    let checkout = pool::checkout(&running.program, host, limits, fuel);
+    let checkout = pool::checkout(&running.instances.calls, host, fuel);
     let mut instance = checkout.await.map_err(stopped)?;
     let result = instance
         .program
@@ -129,7 +132,11 @@ fn host_call(running: &Running, run: Run<'_>, deadline: Deadline) -> HostCall {
         store: running.store.clone(),
         deadline,
         role: Role::Serves(Writer::new(running.sender.clone(), step, output, tracker)),
-        own: Own { program: running.program.clone(), allowance, booking: running.booking.clone() },
+        own: Own {
+            instances: running.instances.clone(),
+            allowance,
+            booking: running.booking.clone(),
+        },
         host_calls,
         log_lines,
         span: running.span.clone(),

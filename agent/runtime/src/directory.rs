@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use realm_core::{
     books::ByWay,
-    desired::{DesiredPipeline, DesiredTenant},
+    desired::{DesiredPipeline, DesiredTenant, ProgramLimits},
     engine::Engine,
     name::{ModelName, PipelineName, TenantName},
     refusal::Refusal,
@@ -13,6 +13,7 @@ use realm_core::{
 use tokio::sync::watch;
 
 use crate::{
+    ahead::Instances,
     asks::Asks,
     program::{Prepared, ProgramError},
     spent::{ProgramSpent, Spent},
@@ -67,6 +68,8 @@ pub(crate) struct Grant {
 pub(crate) struct Resident {
     pub(crate) tenant: Arc<DesiredTenant>,
     pub(crate) program: Prepared,
+    /// What that comes up as under these limits.
+    pub(crate) instances: Instances,
     pub(crate) texts: TenantTexts,
     pub(crate) asks: Asks,
     /// Gone with the tenant.
@@ -80,6 +83,11 @@ impl Resident {
     /// goes on with those that run.
     fn is_allowed(&self) -> bool {
         self.program.is_allowed(&self.tenant.limits.program)
+    }
+
+    /// Whether what waits for its calls is what would come up for those of `program` under `limits`.
+    fn comes_up_as(&self, program: &Prepared, limits: &ProgramLimits) -> bool {
+        Arc::ptr_eq(&self.program.0, &program.0) && self.tenant.limits.program == *limits
     }
 
     /// Waits until the tenant's running calls are to end, and says why.
@@ -147,6 +155,10 @@ impl Directory {
     pub(crate) fn put_tenant(&mut self, tenant: Arc<DesiredTenant>, program: Prepared) {
         self.awaited.remove(&tenant.name);
         let before = self.tenants.remove(&tenant.name);
+        let limits = &tenant.limits.program;
+        let same = before.as_ref().filter(|before| before.comes_up_as(&program, limits));
+        let instances = same.map(|before| before.instances.clone());
+        let instances = instances.unwrap_or_else(|| Instances::of(&program.0, limits));
         let texts = before.as_ref().map(|before| before.texts.clone()).unwrap_or_default();
         let asks = before.as_ref().map(|before| before.asks.clone()).unwrap_or_default();
         let store = before.as_ref().map(|before| before.store.clone()).unwrap_or_default();
@@ -159,7 +171,7 @@ impl Directory {
             }
             None => Arc::new(watch::Sender::new(None)),
         };
-        let resident = Resident { tenant, program, texts, asks, store, spent, stop };
+        let resident = Resident { tenant, program, instances, texts, asks, store, spent, stop };
         self.tenants.insert(resident.tenant.name.clone(), resident);
     }
 

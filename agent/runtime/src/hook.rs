@@ -20,6 +20,7 @@ use realm_core::{
 use wasmtime::Store;
 
 use crate::{
+    ahead::{Ahead, Made},
     asks::Asked,
     bindings::{
         hooked::{
@@ -33,8 +34,8 @@ use crate::{
     },
     host::{Host, HostCall},
     meter::{HookFuel, Left},
+    pool,
     refusal::{Ended, HostError, internal, returned, trapped},
-    sandbox,
     spent::Booking,
 };
 
@@ -52,7 +53,7 @@ pub(crate) struct Begun {
 
 /// Brings up an instance of its program's hooks for `call`, and asks it about a generation.
 pub(crate) async fn begin(
-    pre: &HookedPre<Host>,
+    of: &Arc<Ahead<HookedPre<Host>>>,
     call: &HostCall,
     request: Request,
     vocabulary: u32,
@@ -62,11 +63,12 @@ pub(crate) async fn begin(
     let limits = call.tenant.limits.program;
     let start = call.own.allowance.hook_start.clone();
     let ended = |error: wasmtime::Error| ended(&error, limits.fuel_max);
-    let store = sandbox::store(pre.engine(), Host::of_call(call.of_hook()), &limits);
-    let mut fueled = Fueled::new(store.map_err(ended)?, call.own.allowance.hook_fuel.clone());
+    let host = Host::of_call(call.of_hook());
+    let (store, made) = stand_in(of, host, &start, &call.own.allowance.hook_fuel).map_err(ended)?;
+    let mut fueled = Fueled::new(store, call.own.allowance.hook_fuel.clone());
     let booking = call.own.booking.clone();
     let starting = Starting::new(&mut fueled, start).map_err(ended)?;
-    let (bound, planned) = starting.plan(pre, &request).await.map_err(ended)?;
+    let (bound, planned) = starting.plan(of, made, &request).await.map_err(ended)?;
     let told = fueled.store.data_mut().take_told();
     let Plan { params, stages } = planned.map_err(|error| returned(error, told))?;
     let stages = stages_of(stages);
@@ -82,6 +84,25 @@ pub(crate) async fn begin(
         overruns: call.own.allowance.overruns.clone(),
     };
     Ok(Begun { params, hooked: Some((hooked, asked)) })
+}
+
+/// A store for the hooks' instance, and that instance where one was made ahead. What coming up has
+/// burnt is then paid here.
+fn stand_in(
+    of: &Arc<Ahead<HookedPre<Host>>>,
+    host: Host,
+    start: &Left,
+    spent: &HookFuel,
+) -> wasmtime::Result<(Store<Host>, Option<Bound>)> {
+    let Some(Made { mut store, bound, burnt }) = of.take() else {
+        return Ok((of.store(host)?, None));
+    };
+    let left = start.get();
+    let paid = pool::pay(start, burnt);
+    spent.add(left.saturating_sub(start.get()));
+    paid?;
+    store.data_mut().serve(host);
+    Ok((store, Some(bound)))
 }
 
 fn stages_of(wanted: hooks::Stages) -> Stages {
@@ -157,11 +178,15 @@ impl<'a> Starting<'a> {
 
     async fn plan(
         self,
-        pre: &HookedPre<Host>,
+        of: &Arc<Ahead<HookedPre<Host>>>,
+        made: Option<Bound>,
         request: &Request,
     ) -> wasmtime::Result<(Bound, Result<Plan, types::Error>)> {
         let store = &mut self.fueled.store;
-        let bound = pre.instantiate_async(&mut *store).await?;
+        let bound = match made {
+            Some(bound) => bound,
+            None => of.bring_up(store).await?,
+        };
         let planned = bound.realm_tenant_hooks().call_on_request(store, request).await?;
         Ok((bound, planned))
     }

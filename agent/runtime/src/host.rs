@@ -22,12 +22,12 @@ use tracing::Span;
 use wasmtime::{ResourceLimiter, component::ResourceTable};
 
 use crate::{
+    ahead::Instances,
     asks::Asks,
     bindings::realm::tenant::types,
     directory::Grant,
     hook,
     meter::{Allowance, Countdown, Left, MemoryMeter, TokenMeter},
-    program::Program,
     refusal::{Ended, HostError, tell},
     sandbox::HANDLES_MAX,
     spent::Booking,
@@ -109,10 +109,10 @@ async fn give_way() {
     .await;
 }
 
-/// The program of a call, and what that may spend.
+/// What the program of a call comes up as, and what that may spend.
 #[derive(Clone)]
 pub(crate) struct Own {
-    pub(crate) program: Arc<Program>,
+    pub(crate) instances: Instances,
     pub(crate) allowance: Allowance,
     pub(crate) booking: Arc<Booking>,
 }
@@ -165,10 +165,14 @@ impl Host {
         Self { call: Some(call), ..Self::without_call(memory_bytes_max) }
     }
 
-    /// Serves the call of `other` from now on, under its limit of memory.
-    pub(crate) fn take_over(&mut self, other: Self) -> wasmtime::Result<()> {
+    /// Serves the call of `other`, of the same tenant and under the same limits, from now on.
+    pub(crate) fn serve(&mut self, other: Self) {
         self.call = other.call;
-        self.memory.limit_by(&other.memory)
+    }
+
+    /// What its instance has of linear memory.
+    pub(crate) const fn memory_bytes(&self) -> usize {
+        self.memory.bytes()
     }
 
     /// The wasmtime hook for memory.

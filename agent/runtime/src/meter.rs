@@ -219,10 +219,8 @@ impl MemoryMeter {
         Self { bytes: 0, bytes_max }
     }
 
-    /// Keeps to another one's limit from now on.
-    pub(crate) fn limit_by(&mut self, other: &Self) -> wasmtime::Result<()> {
-        self.bytes_max = other.bytes_max;
-        if self.bytes > self.bytes_max { Err(self.over()) } else { Ok(()) }
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn over(&self) -> wasmtime::Error {

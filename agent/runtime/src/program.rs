@@ -10,7 +10,7 @@ use thiserror::Error;
 use wasmtime::component::Component;
 
 use crate::{
-    ahead::Ahead,
+    ahead::Places,
     artifact,
     bindings::{ProgramPre, exports::realm::tenant::handler, hooked::HookedPre},
     checkup,
@@ -122,9 +122,10 @@ impl fmt::Debug for Prepared {
 pub(crate) struct Program {
     pub(crate) digest: Sha256,
     pub(crate) pre: ProgramPre<Host>,
-    pub(crate) ahead: Ahead,
     /// What stands beside its generations, where it has that.
     pub(crate) hooks: Option<HookedPre<Host>>,
+    /// Of instances that wait for calls.
+    pub(crate) places: Places,
     pub(crate) functions: Vec<FunctionInfo>,
     /// Whether its parts hand each other values through 64-bit memories.
     memory64: bool,
@@ -152,8 +153,8 @@ pub(crate) async fn prepare(
     let has_health = artifact::has_health(&sandbox.engine, component);
     let declared = checkup::pass(&pre, has_health).await?;
     let functions = check(declared)?;
-    let ahead = Ahead::new(sandbox.ahead.clone());
-    Ok(Program { digest: *digest, pre, ahead, hooks, functions, memory64: *memory64 })
+    let places = sandbox.places.clone();
+    Ok(Program { digest: *digest, pre, hooks, places, functions, memory64: *memory64 })
 }
 
 fn check(declared: Vec<handler::FunctionInfo>) -> Result<Vec<FunctionInfo>, ProgramError> {

@@ -240,6 +240,7 @@ impl Runtime {
         let running = Running {
             tenant: resident.tenant.clone(),
             program: resident.program.0.clone(),
+            instances: resident.instances.clone(),
             models: directory.grants(&resident.tenant),
             span: tracing::debug_span!("call", tenant = %call.caller().tenant(), call = %call.call().id),
             booking: Arc::new(resident.spent.book(&way, &allowance)),

@@ -16,7 +16,7 @@ use crate::{ahead, bindings, host::Host};
 /// smaller, so the sandboxes are never what a node runs out of first.
 const INSTANCES_MAX: u32 = 512;
 
-/// So that those that are made ahead leave every other its place.
+/// So many more, since those that wait for calls have slots as well.
 const SLOTS: u32 = INSTANCES_MAX + ahead::PLACES;
 
 /// Bytes of one linear memory, whatever the tenant's own limit. An interpreter with its libraries
@@ -68,8 +68,8 @@ pub enum SandboxError {
 pub(crate) struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Host>,
-    /// For instances that are made ahead.
-    pub(crate) ahead: ahead::Places,
+    /// For instances that wait for calls.
+    pub(crate) places: ahead::Places,
 }
 
 impl Sandbox {
@@ -78,7 +78,7 @@ impl Sandbox {
         let mut linker = Linker::new(&engine);
         bindings::Program::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)
             .map_err(|source| SandboxError::Link { source })?;
-        Ok(Self { engine, linker, ahead: ahead::Places::default() })
+        Ok(Self { engine, linker, places: ahead::Places::default() })
     }
 }
 

@@ -21,7 +21,7 @@ use wasmtime::component::Resource;
 pub use {generation::Generation, prefix::Prefix};
 
 use self::embedding::Embedding;
-use super::{Host, HostCall, Own, give_way};
+use super::{Host, HostCall, give_way};
 use crate::{
     asks::Asked,
     bindings::{
@@ -117,10 +117,9 @@ impl Host {
         let OpenModel { name, engine } = model;
         let (model, vocabulary) = (name.clone(), engine.info().vocabulary);
         let call = self.call()?;
-        let Own { program, .. } = call.own.clone();
-        let Some(pre) = &program.hooks else { return Ok((params, None)) };
+        let Some(hooks) = call.own.instances.hooks.clone() else { return Ok((params, None)) };
         let request = Request { model, prompt: prompt.to_vec(), params };
-        let Begun { params, hooked } = hook::begin(pre, call, request, vocabulary).await?;
+        let Begun { params, hooked } = hook::begin(&hooks, call, request, vocabulary).await?;
         Ok((params, hooked))
     }
 

@@ -271,7 +271,7 @@ async fn a_node_whose_every_sandbox_is_taken_is_busy_and_serves_again() {
         match next(&mut reply).await {
             ReplyEvent::Chunk(_) => replies.push(reply),
             ReplyEvent::Failed(refusal) => break refusal,
-            other => panic!("{} run: {other:?}", replies.len()),
+            other @ ReplyEvent::Done(_) => panic!("{} run: {other:?}", replies.len()),
         }
     };
     assert!(matches!(refusal, Refusal::Busy { .. }), "{refusal:?}");
