@@ -4,18 +4,19 @@ use crate::report::{Check, Claim, Figure, Verdict};
 
 pub const ABOUT: Claim = Claim {
     id: "program-exhaustion",
-    claim: "a tenant's program that loops, eats memory or floods its host is stopped at its limit, \
-            while another tenant streams on",
+    claim: "a tenant's program that loops, eats memory, floods its host or is late for every token \
+            is stopped at its limit, while another tenant streams on",
     threshold: "each attack ends with its own refusal, and no stream of the other tenant is cut",
 };
 
 /// What a program tries, and the refusals that may end it: that of its limit, or of one that the
 /// tenant comes to before.
-pub const ATTACKS: [(&str, &[&str]); 4] = [
+pub const ATTACKS: [(&str, &[&str]); 5] = [
     ("loop", &["program_fuel", "deadline_exceeded"]),
     ("eat_memory", &["program_memory"]),
     ("flood_host_calls", &["program_host_calls", "program_fuel", "deadline_exceeded"]),
     ("flood_output", &["program_output"]),
+    ("overrun_hook", &["program_fuel", "deadline_exceeded"]),
 ];
 
 /// How an attack ended.

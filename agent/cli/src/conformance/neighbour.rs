@@ -30,11 +30,13 @@ const WATCHED: usize = 2;
 /// the machine is shared by both.
 const ROUND: usize = 4;
 
-/// Words and tokens of every call, the neighbour's too: how many there are is all that differs
-/// between the two. Prompts are long enough beside answers for every twentieth step of a batch to
-/// hold a part of one, also beside a fair neighbour.
+/// Words and tokens of every call, those of a fair neighbour too. Prompts are long enough beside
+/// answers for every twentieth step of a batch to hold a part of one, also beside a fair neighbour.
 const CALL_WORDS: usize = 64;
 const CALL_TOKENS: u32 = 32;
+
+/// Words of every other call of one that floods.
+const LONG_WORDS: usize = 8 * CALL_WORDS;
 
 /// How long a neighbour waits after a refusal that does not say: as a client that is not polite.
 const IMPOLITE: Duration = Duration::from_millis(200);
@@ -66,8 +68,10 @@ async fn round(
     let (begun, mut began) = mpsc::channel(WATCHED);
     // Dropped at the end of the round, which cancels them.
     let mut lanes = JoinSet::new();
-    for _ in 0..calls {
-        lanes.spawn(load(site.clone(), draw.fork(), begun.clone()));
+    for at in 0..calls {
+        let is_long = kind == Neighbour::Floods && at % 2 == 1;
+        let words = if is_long { LONG_WORDS } else { CALL_WORDS };
+        lanes.spawn(load(site.clone(), words, draw.fork(), begun.clone()));
     }
     drop(begun);
     for _ in 0..WATCHED {
@@ -84,13 +88,13 @@ async fn round(
 }
 
 /// Calls of the neighbour, one after another until it is dropped or an error ends it.
-async fn load(site: Arc<Site>, mut draw: Draw, begun: mpsc::Sender<()>) -> DoorError {
+async fn load(site: Arc<Site>, words: usize, mut draw: Draw, begun: mpsc::Sender<()>) -> DoorError {
     let mut session = match site.other().await {
         Ok(session) => session,
         Err(error) => return error,
     };
     loop {
-        let params = ask::params(&site, &question(&mut draw), CALL_TOKENS);
+        let params = ask::params(&site, &question(&mut draw, words), CALL_TOKENS);
         let tell = || {
             // There is room for as many as are waited for, and nobody hears of more.
             let _ = begun.try_send(());
@@ -110,7 +114,7 @@ async fn watch(site: &Site, mut draw: Draw) -> Result<Vec<Stream>, DoorError> {
     let mut session: Session = site.own().await?;
     let mut streams = Vec::new();
     for _ in 0..ROUND {
-        let params = ask::params(site, &question(&mut draw), CALL_TOKENS);
+        let params = ask::params(site, &question(&mut draw, CALL_WORDS), CALL_TOKENS);
         let heard = ask::patiently(site, &mut session, &params).await?;
         streams.push(Stream { first_ms: heard.first_ms(), gaps_ms: heard.gaps_ms() });
     }
@@ -118,6 +122,6 @@ async fn watch(site: &Site, mut draw: Draw) -> Result<Vec<Stream>, DoorError> {
 }
 
 /// What nobody has cached, and what goes on until it may not.
-fn question(draw: &mut Draw) -> String {
-    format!("{} {}", prompt::fresh(draw, CALL_WORDS), ask::ENDLESS)
+fn question(draw: &mut Draw, words: usize) -> String {
+    format!("{} {}", prompt::fresh(draw, words), ask::ENDLESS)
 }

@@ -2,12 +2,14 @@
 
 use realm_guest::{
     Error, Finish, FunctionInfo, GenerateParams, Logprobs, Model, Outcome, Params, Program, Result,
-    ScoredToken, clock, config, log, open, random, reply, store,
+    ScoredToken, TokenId, clock, config,
+    hooks::{Hooks, Plan, Request, Stages, Steer},
+    log, open, random, reply, store,
 };
 
 struct Hostile;
 
-const ATTACKS: [&str; 21] = [
+const ATTACKS: [&str; 22] = [
     "loop",
     "eat_memory",
     "flood_host_calls",
@@ -29,7 +31,11 @@ const ATTACKS: [&str; 21] = [
     "flood_store_calls",
     "read_clock",
     "flood_random",
+    "overrun_hook",
 ];
+
+/// The seed of the one generation whose hooks attack.
+const OVERRUN: u64 = 0x0bad;
 
 impl Program for Hostile {
     fn functions() -> Vec<FunctionInfo> {
@@ -90,8 +96,24 @@ impl Program for Hostile {
                 random::bytes(u32::MAX);
                 Ok(done(None))
             }
+            "overrun_hook" => overrun_hook(),
             _ => Err(Error::UnknownFunction(function.into())),
         }
+    }
+}
+
+/// Hooks that never come to an end, of one generation; of all others they want nothing.
+struct Late;
+
+impl Hooks for Late {
+    fn on_request(request: Request) -> Result<(Plan, Self)> {
+        let attacks = request.params.sampling.seed == Some(OVERRUN);
+        let stages = if attacks { Stages::BIAS } else { Stages::empty() };
+        Ok((Plan { params: request.params, stages }, Self))
+    }
+
+    fn bias(&mut self, _last: Option<TokenId>) -> Steer {
+        spin()
     }
 }
 
@@ -189,6 +211,19 @@ fn swallow_refusal() -> Result {
     Ok(done(Some(refused.to_string())))
 }
 
+/// Generates beside a hook that is late for every token.
+fn overrun_hook() -> Result {
+    let model = open(None)?;
+    let mut params = GenerateParams { tokens_max: Some(64), ..GenerateParams::default() };
+    params.sampling.seed = Some(OVERRUN);
+    let generation = model.generate(&model.tokenize("1, 2, 3,", false)?, &params)?;
+    let mut tokens = 0;
+    while let Some(more) = generation.next()? {
+        tokens += more.len();
+    }
+    Ok(done(Some(tokens.to_string())))
+}
+
 /// Returns the host's refusal with a text of its own.
 fn disguise_refusal() -> Result {
     match Model::open("no-such-model") {
@@ -199,3 +234,4 @@ fn disguise_refusal() -> Result {
 }
 
 realm_guest::export!(Hostile);
+realm_guest::export_hooks!(Late);
