@@ -88,6 +88,7 @@ fn tenant(name: &str, host_calls_max: u64) -> Outcome<DesiredTenant> {
             output_tokens_per_minute: u32::MAX,
             calls_max: 1000,
             context_max: u32::MAX,
+            output_tokens_max: u32::MAX,
             kv_blocks_max: u32::MAX,
             program: program_limits(host_calls_max),
         },

@@ -299,6 +299,12 @@ pub struct Limits {
     #[schemars(range(min = 1, max = crate::model::CONTEXT_MAX))]
     pub context: u32,
 
+    /// Tokens of one answer, which ends there and says so (`length`), however many were asked for.
+    /// Unless it is set, only the context is its end.
+    #[schemars(range(min = 1, max = crate::model::CONTEXT_MAX))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u32>,
+
     /// Blocks of KV cache held at once, over all sequences and cached prefixes, for each model.
     #[schemars(range(min = 1, max = crate::model::KV_BLOCKS_MAX))]
     pub kv_blocks: u32,
@@ -318,6 +324,7 @@ impl Default for Limits {
             output_tokens_per_minute: 102_400,
             calls: 16,
             context: 8_192,
+            output_tokens: None,
             kv_blocks: 1_024,
             program: ProgramLimits::default(),
         }

@@ -44,6 +44,7 @@ def fill(folder: Folder) -> None:
     folder.tenant("brief", limits={"inputTokensPerMinute": BRIEF})
     folder.tenant("narrow", limits={"calls": 2})
     folder.tenant("short", limits={"context": 64})
+    folder.tenant("curt", limits={"outputTokens": 9})
     folder.tenant("small", limits={"kvBlocks": 4})
     folder.tenant("hasty", limits={"program": {"deadlineMs": DEADLINE_MS}})
     folder.tenant("tried", limits={"requestsPerMinute": 2}, limitsMode="Shadow")
@@ -264,6 +265,17 @@ async def test_a_prompt_beyond_the_tenants_context_is_refused_and_an_answer_ends
         reply = await client.generate("word " * 40, max_tokens=500, temperature=0)
     assert reply.usage.prompt_tokens + reply.usage.completion_tokens <= 64
     assert reply.finish == "length"
+
+
+async def test_an_answer_ends_at_the_tenants_limit_whatever_was_asked_for(server: Server) -> None:
+    async with server.client("curt") as client, server.client("free") as free:
+        whole = await free.generate(QUESTIONS[0], max_tokens=9, temperature=0)
+        for asked in ({"max_tokens": 500}, {}):
+            reply = await client.generate(QUESTIONS[0], temperature=0, **asked)
+            assert (reply.text, reply.finish) == (whole.text, "length")
+            assert reply.usage.completion_tokens == 9
+        reply = await client.generate(QUESTIONS[0], max_tokens=3, temperature=0)
+    assert reply.usage.completion_tokens == 3
 
 
 async def test_a_tenant_holds_no_more_kv_blocks_than_it_may(server: Server) -> None:

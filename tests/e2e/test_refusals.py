@@ -37,6 +37,7 @@ RANGES = [
     ("Tenant", "limits.outputTokensPerMinute", 1, 1_000_000_000),
     ("Tenant", "limits.calls", 1, 65_536),
     ("Tenant", "limits.context", 1, 16_777_216),
+    ("Tenant", "limits.outputTokens", 1, 16_777_216),
     ("Tenant", "limits.kvBlocks", 1, 16_777_216),
     ("Tenant", "limits.program.memoryBytes", 65_536, 1_073_741_824),
     ("Tenant", "limits.program.fuel", 1, 9_007_199_254_740_991),

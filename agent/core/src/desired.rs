@@ -197,6 +197,8 @@ pub struct Limits {
     pub calls_max: u32,
     /// Tokens of prompt and answer together, for one sequence.
     pub context_max: u32,
+    /// Tokens of one answer, which ends there.
+    pub output_tokens_max: u32,
     /// KV blocks held at once, over all sequences and cached prefixes, per model.
     pub kv_blocks_max: u32,
     pub program: ProgramLimits,

@@ -22,6 +22,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
             output_tokens_per_minute: 100,
             calls_max: 4,
             context_max: 2048,
+            output_tokens_max: 2048,
             kv_blocks_max: 64,
             program: ProgramLimits {
                 memory_bytes_max: 1 << 24,

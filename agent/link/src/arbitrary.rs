@@ -44,6 +44,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
             output_tokens_per_minute: 10_000,
             calls_max: 8,
             context_max: 2048,
+            output_tokens_max: 1024,
             kv_blocks_max: 128,
             program: ProgramLimits {
                 memory_bytes_max: 64 << 20,
@@ -190,13 +191,14 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (any::<[u32; 6]>(), any::<[u64; 7]>(), any::<bool>()).prop_map(
-        |([a, b, c, d, e, f], [g, h, i, j, k, l, m], n)| Limits {
+    (any::<[u32; 7]>(), any::<[u64; 7]>(), any::<bool>()).prop_map(
+        |([a, b, c, d, e, f, o], [g, h, i, j, k, l, m], n)| Limits {
             requests_per_minute: a,
             input_tokens_per_minute: b,
             output_tokens_per_minute: c,
             calls_max: d,
             context_max: e,
+            output_tokens_max: o,
             kv_blocks_max: f,
             program: ProgramLimits {
                 memory_bytes_max: g,

@@ -264,6 +264,7 @@ fn limits_to(limits: &Limits) -> proto::Limits {
         output_tokens_per_minute,
         calls_max,
         context_max,
+        output_tokens_max,
         kv_blocks_max,
         program,
     } = *limits;
@@ -283,6 +284,7 @@ fn limits_to(limits: &Limits) -> proto::Limits {
         output_tokens_per_minute,
         calls_max,
         context_max,
+        output_tokens_max: Some(output_tokens_max),
         kv_blocks_max,
         program: Some(proto::ProgramLimits {
             memory_bytes_max,
@@ -304,6 +306,7 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
         output_tokens_per_minute,
         calls_max,
         context_max,
+        output_tokens_max,
         kv_blocks_max,
         program,
     } = limits;
@@ -323,6 +326,7 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
         output_tokens_per_minute,
         calls_max,
         context_max,
+        output_tokens_max: output_tokens_max.unwrap_or(context_max),
         kv_blocks_max,
         program: ProgramLimits {
             memory_bytes_max,

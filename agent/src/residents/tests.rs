@@ -102,6 +102,7 @@ pub(crate) fn tenant(name: &str) -> Arc<DesiredTenant> {
             output_tokens_per_minute: 1,
             calls_max: 1,
             context_max: 1,
+            output_tokens_max: 1,
             kv_blocks_max: 1,
             program: ProgramLimits {
                 memory_bytes_max: 1 << 24,

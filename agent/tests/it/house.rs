@@ -115,6 +115,7 @@ pub(crate) fn tenant(name: &str, code: Program) -> DesiredTenant {
             output_tokens_per_minute: 1000,
             calls_max: 10,
             context_max: 1000,
+            output_tokens_max: 1000,
             kv_blocks_max: 100,
             program: ProgramLimits {
                 memory_bytes_max: 64 << 20,

@@ -181,6 +181,8 @@ pub struct Limits {
     pub calls_max: u32,
     /// Tokens of prompt and answer together, for one sequence.
     pub context_max: u32,
+    /// Tokens of one answer, which ends there.
+    pub output_tokens_max: u32,
     /// KV blocks held at once, over all sequences and cached prefixes, per model.
     pub kv_blocks_max: u32,
     pub program: ProgramLimits,
@@ -199,6 +201,7 @@ impl Limits {
             output_tokens_per_minute,
             calls_max,
             context_max,
+            output_tokens_max,
             kv_blocks_max,
             program,
         } = self;
@@ -209,6 +212,7 @@ impl Limits {
             output_tokens_per_minute: output_tokens_per_minute.div_ceil(doors),
             calls_max: calls_max.div_ceil(doors),
             context_max,
+            output_tokens_max,
             kv_blocks_max,
             program,
         }

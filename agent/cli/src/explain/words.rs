@@ -28,6 +28,7 @@ pub(super) fn asked(name: &str, spec: &TenantSpec) -> Vec<String> {
         output_tokens_per_minute,
         calls,
         context,
+        output_tokens,
         kv_blocks,
         program: _,
     } = limits;
@@ -36,6 +37,7 @@ pub(super) fn asked(name: &str, spec: &TenantSpec) -> Vec<String> {
         Priority::Normal => "its turn comes by its weight",
         Priority::High => "it comes before every tenant of another priority",
     };
+    let answer = output_tokens.map_or_else(String::new, |max| format!(" and {max} of answer"));
     let beyond = match limits_mode {
         LimitsMode::Enforce => "what is beyond is refused",
         LimitsMode::Shadow => "what is beyond is counted and served",
@@ -55,8 +57,8 @@ pub(super) fn asked(name: &str, spec: &TenantSpec) -> Vec<String> {
     lines.push(line(
         "at once",
         format!(
-            "{calls} calls, each of {context} tokens at most, and {kv_blocks} KV blocks for each \
-             model"
+            "{calls} calls, each of {context} tokens at most{answer}, and {kv_blocks} KV blocks for \
+             each model"
         ),
     ));
     if let Some(group) = cache.as_ref().and_then(|cache| cache.share_group.as_deref()) {

@@ -138,6 +138,7 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
         output_tokens_per_minute,
         calls_max,
         context_max,
+        output_tokens_max,
         kv_blocks_max,
         program,
     } = limits;
@@ -157,6 +158,7 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
         output_tokens_per_minute,
         calls_max,
         context_max,
+        output_tokens_max,
         kv_blocks_max,
         program: agent::ProgramLimits {
             memory_bytes_max,

@@ -45,6 +45,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
         output_tokens_per_minute,
         calls,
         context,
+        output_tokens,
         kv_blocks,
         program:
             ProgramLimits {
@@ -58,6 +59,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
                 memory64,
             },
     } = limits;
+    let answer = output_tokens.unwrap_or(*context);
     [
         format!("name        {name}"),
         format!("weight      {weight}"),
@@ -66,7 +68,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
         format!("models      {models}"),
         format!("keys        {keys}"),
         format!("a minute    {requests_per_minute} requests, {input_tokens_per_minute} tokens in, {output_tokens_per_minute} tokens out"),
-        format!("at once     {calls} calls, {context} tokens of context, {kv_blocks} KV blocks"),
+        format!("at once     {calls} calls, {context} tokens of context, {answer} of an answer, {kv_blocks} KV blocks"),
         format!("mode        {limits_mode:?}"),
         format!("shares in   {}", group.unwrap_or("no group")),
         format!("program     {program}"),

@@ -176,6 +176,7 @@ fn caller(name: &str) -> Caller {
             output_tokens_per_minute: 1,
             calls_max: 1,
             context_max: 64,
+            output_tokens_max: 64,
             kv_blocks_max: 64,
             program,
         },

@@ -68,6 +68,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
             output_tokens_per_minute: 1_000_000,
             calls_max: 100,
             context_max: 8192,
+            output_tokens_max: 8192,
             kv_blocks_max: 1000,
             program: ProgramLimits {
                 memory_bytes_max: 0,

@@ -82,6 +82,7 @@ fn tenant() -> DesiredTenant {
             output_tokens_per_minute: 1,
             calls_max: 1,
             context_max: 1,
+            output_tokens_max: 1,
             kv_blocks_max: 1,
             program,
         },

@@ -265,6 +265,7 @@ pub(crate) fn tenant(key: &str) -> DesiredTenant {
             output_tokens_per_minute: 1000,
             calls_max: 1000,
             context_max: 64,
+            output_tokens_max: 64,
             kv_blocks_max: 64,
             program: ProgramLimits {
                 memory_bytes_max: 1 << 20,

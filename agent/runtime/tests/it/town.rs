@@ -71,6 +71,7 @@ pub(crate) const LIMITS: Limits = Limits {
     output_tokens_per_minute: 1_000_000,
     calls_max: 1000,
     context_max: 50_000,
+    output_tokens_max: 50_000,
     kv_blocks_max: 1000,
     program: ProgramLimits {
         memory_bytes_max: 64 << 20,

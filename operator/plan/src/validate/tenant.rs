@@ -113,6 +113,7 @@ fn read_limits(raw: &RawLimits, findings: &mut Findings) -> Limits {
         output_tokens_per_minute,
         calls,
         context,
+        output_tokens,
         kv_blocks,
         program,
     } = raw;
@@ -122,6 +123,7 @@ fn read_limits(raw: &RawLimits, findings: &mut Findings) -> Limits {
         ("outputTokensPerMinute", *output_tokens_per_minute, PER_MINUTE_MAX),
         ("calls", *calls, CALLS_MAX),
         ("context", *context, CONTEXT_MAX),
+        ("outputTokens", output_tokens.unwrap_or(*context), CONTEXT_MAX),
         ("kvBlocks", *kv_blocks, KV_BLOCKS_MAX),
     ] {
         field::range(&format!("spec.limits.{field}"), value, (1, max), findings);
@@ -132,6 +134,7 @@ fn read_limits(raw: &RawLimits, findings: &mut Findings) -> Limits {
         output_tokens_per_minute: *output_tokens_per_minute,
         calls_max: *calls,
         context_max: *context,
+        output_tokens_max: output_tokens.unwrap_or(*context),
         kv_blocks_max: *kv_blocks,
         program: read_program_limits(program, findings),
     }
@@ -273,6 +276,9 @@ mod tests {
     fn one_limit_can_be_set_without_the_others() {
         let tenant = check("limits: {calls: 2, program: {fuel: 7}}").unwrap();
         assert_eq!((tenant.limits.calls_max, tenant.limits.kv_blocks_max), (2, 1024));
+        assert_eq!((tenant.limits.context_max, tenant.limits.output_tokens_max), (8192, 8192));
+        let curt = check("limits: {outputTokens: 9}").unwrap().limits;
+        assert_eq!((curt.context_max, curt.output_tokens_max), (8192, 9));
         assert_eq!(
             (tenant.limits.program.fuel_max, tenant.limits.program.host_calls_max),
             (7, 100_000)

@@ -265,6 +265,7 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
         output_tokens_per_minute,
         calls_max,
         context_max,
+        output_tokens_max,
         kv_blocks_max,
         program,
     } = *limits;
@@ -284,6 +285,7 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
         output_tokens_per_minute,
         calls_max,
         context_max,
+        output_tokens_max: Some(output_tokens_max),
         kv_blocks_max,
         program: Some(proto::ProgramLimits {
             memory_bytes_max,

@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits {
     output_tokens_per_minute: 100_000,
     calls_max: 16,
     context_max: 32_768,
+    output_tokens_max: 32_768,
     kv_blocks_max: 4096,
     program: ProgramLimits {
         memory_bytes_max: 64 << 20,

@@ -85,6 +85,7 @@ fn limits() -> impl Strategy<Value = plan::Limits> {
             output_tokens_per_minute: c,
             calls_max: d,
             context_max: e,
+            output_tokens_max: e,
             kv_blocks_max: f,
             program: plan::ProgramLimits {
                 memory_bytes_max: g,

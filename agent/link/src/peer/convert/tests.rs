@@ -130,6 +130,7 @@ fn admitted(call: Call, now: Instant) -> Admitted {
             output_tokens_per_minute: 80,
             calls_max: 1,
             context_max: 1,
+            output_tokens_max: 1,
             kv_blocks_max: 1,
             program: ProgramLimits {
                 memory_bytes_max: 1,

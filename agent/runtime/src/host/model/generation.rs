@@ -264,6 +264,7 @@ mod tests {
         output_tokens_per_minute: 1000,
         calls_max: 1,
         context_max: 1000,
+        output_tokens_max: 1000,
         kv_blocks_max: 100,
         program: ProgramLimits {
             memory_bytes_max: 1 << 20,

@@ -13,7 +13,7 @@ use realm_core::{
 
 use crate::bindings::realm::tenant::model::{self, Bias, Params};
 
-/// Checks ranges and cuts the answer to what the context and the tenant's limit leave of it.
+/// Checks ranges and cuts the answer to what the context and the tenant's limits leave of it.
 pub(super) fn check(
     tenant: &DesiredTenant,
     deadline: Deadline,
@@ -39,6 +39,7 @@ pub(super) fn check(
     if tokens_max == Some(0) {
         return Err(invalid("`max_tokens` must be at least 1"));
     }
+    let tokens_max = tokens_max.map_or(rest, |asked| asked.min(rest));
     let sampling = sampling_of(sampling, logprobs);
     sampling.check()?;
     let bias: Vec<_> = bias.into_iter().map(|Bias { id, by }| (id, by)).collect();
@@ -51,7 +52,7 @@ pub(super) fn check(
         shared_tokens,
         sampling,
         bias,
-        tokens_max: Some(tokens_max.map_or(rest, |tokens_max| tokens_max.min(rest))),
+        tokens_max: Some(tokens_max.min(tenant.limits.output_tokens_max)),
         stop,
         constraint,
         deadline: Some(deadline.at()),

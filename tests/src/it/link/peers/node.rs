@@ -56,6 +56,7 @@ pub(super) fn tenant() -> DesiredTenant {
             output_tokens_per_minute: 10_000,
             calls_max: 10_000,
             context_max: 1000,
+            output_tokens_max: 1000,
             kv_blocks_max: 100,
             program: ProgramLimits {
                 memory_bytes_max: 1 << 20,
