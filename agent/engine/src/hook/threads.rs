@@ -19,7 +19,7 @@ use realm_core::{
 use crate::{batch::SequenceId, constraint::places::Place, hook::PLACES_MAX, turns::Turns};
 
 /// Threads: as many as masks have.
-const THREADS: usize = 2;
+pub(crate) const THREADS: u32 = 2;
 
 /// How long a hook works until the next tenant's has its turn. Most are done long before it; of
 /// sixteen tenants whose hooks all loop, each has its turn again within half of the time that a
@@ -30,11 +30,13 @@ const SLICE: Duration = Duration::from_millis(1);
 pub(crate) struct Placed {
     pub(crate) hook: Box<dyn Hook>,
     place: Place,
+    /// How long it has worked on what it has been asked.
+    worked: Duration,
 }
 
 impl Placed {
     pub(crate) const fn new(hook: Box<dyn Hook>, place: Place) -> Self {
-        Self { hook, place }
+        Self { hook, place, worked: Duration::ZERO }
     }
 
     pub(crate) const fn tenant(&self) -> &TenantName {
@@ -55,6 +57,8 @@ pub(crate) struct Answered {
     pub(crate) id: SequenceId,
     pub(crate) placed: Placed,
     pub(crate) answer: Result<Answer, Refusal>,
+    /// How long it has had a thread for that.
+    pub(crate) worked: Duration,
     /// When it has, however late that is heard.
     pub(crate) at: Instant,
 }
@@ -152,14 +156,18 @@ fn work(turns: &Turns<Work>, sender: &SyncSender<Answered>) {
                 continue;
             }
         };
-        match work_for(&mut *placed.hook, SLICE) {
+        let begun_at = Instant::now();
+        let answer = work_for(&mut *placed.hook, SLICE);
+        placed.worked += begun_at.elapsed();
+        match answer {
             None => {
                 let tenant = placed.place.tenant().clone();
                 // Behind its tenant's others, and that behind all others. Closed, it is dropped.
                 drop(turns.push(&tenant, Work::Answer(id, placed)));
             }
             Some(answer) => {
-                let answered = Answered { id, placed, answer, at: Instant::now() };
+                let worked = std::mem::take(&mut placed.worked);
+                let answered = Answered { id, placed, answer, worked, at: Instant::now() };
                 if sender.send(answered).is_err() {
                     return;
                 }
@@ -182,6 +190,51 @@ fn work_for(hook: &mut dyn Hook, slice: Duration) -> Option<Result<Answer, Refus
                 tracing::error!("a hook panicked");
                 return Some(Err(Refusal::Internal));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_core::hook::Question;
+
+    use super::*;
+    use crate::constraint::places::Places;
+
+    /// A hook that is done when it has worked so often, for a while each time.
+    struct Slow(u32);
+
+    const WHILE: Duration = Duration::from_millis(2);
+
+    impl Hook for Slow {
+        fn ask(&mut self, _question: Question) {
+            self.0 = 5;
+        }
+
+        fn work(&mut self) -> Option<Result<Answer, Refusal>> {
+            let begun_at = Instant::now();
+            while begun_at.elapsed() < WHILE {
+                thread::yield_now();
+            }
+            self.0 -= 1;
+            (self.0 == 0).then(|| Ok(Answer::default()))
+        }
+    }
+
+    #[test]
+    fn a_hook_is_told_of_with_all_the_time_that_it_had_for_one_question() {
+        let tenant = TenantName::new("default", "a").unwrap();
+        let place = Arc::new(Places::new(PLACES_MAX)).take(&tenant).unwrap();
+        let mut placed = Placed::new(Box::new(Slow(0)), place);
+        let mut hooks = Hooks::default();
+        for _ in 0..2 {
+            let asked_at = Instant::now();
+            placed.hook.ask(Question::Begin);
+            assert!(hooks.work(SequenceId(1), &tenant, placed));
+            let answered = hooks.take(Duration::from_mins(1)).unwrap();
+            let took = answered.at.duration_since(asked_at);
+            assert!(answered.worked >= 5 * WHILE && answered.worked <= took, "{took:?}");
+            placed = answered.placed;
         }
     }
 }

@@ -66,6 +66,13 @@ impl Scheduler {
         &self.held
     }
 
+    /// Charges for how long a hook of the tenant's has had a thread.
+    pub(crate) fn charge_hook(&mut self, tenant: &TenantName, worked: Duration) {
+        let total = self.pool.in_all_layers();
+        let cost = self.prices.cost(Service::hooks(nanoseconds(worked)), total);
+        self.share.charge(tenant, cost);
+    }
+
     /// Charges what a step costs whatever is in it to all sequences that are in it alike.
     pub(super) fn charge_step(&mut self) {
         let planned = || self.running.values().filter(|running| running.planned > 0);

@@ -6,6 +6,8 @@
 
 use std::ops::AddAssign;
 
+use crate::hook::threads::THREADS;
+
 /// Picoseconds of the engine's time: a token that is attended to costs less than a nanosecond on a
 /// fast device, and 64 bits hold half a year.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +86,8 @@ pub(crate) struct Service {
     pub(crate) attended_tokens: u64,
     /// How long KV blocks were held, counted for each block, in nanoseconds.
     pub(crate) block_ns: u64,
+    /// How long hooks have had a thread of theirs, in nanoseconds.
+    pub(crate) hook_ns: u64,
 }
 
 impl Service {
@@ -94,6 +98,7 @@ impl Service {
             decode_tokens: 0,
             attended_tokens: attended(rows as u64, past as u64),
             block_ns: 0,
+            hook_ns: 0,
         }
     }
 
@@ -104,12 +109,18 @@ impl Service {
             decode_tokens: 1,
             attended_tokens: attended(1, past as u64),
             block_ns: 0,
+            hook_ns: 0,
         }
     }
 
     /// Blocks that were held, counted for each block, in nanoseconds.
     pub(crate) fn holding(block_ns: u64) -> Self {
         Self { block_ns, ..Self::default() }
+    }
+
+    /// A thread of hooks, for so many nanoseconds.
+    pub(crate) fn hooks(hook_ns: u64) -> Self {
+        Self { hook_ns, ..Self::default() }
     }
 }
 
@@ -120,11 +131,12 @@ const fn attended(rows: u64, past: u64) -> u64 {
 
 impl AddAssign for Service {
     fn add_assign(&mut self, other: Self) {
-        let Self { prefill_tokens, decode_tokens, attended_tokens, block_ns } = other;
+        let Self { prefill_tokens, decode_tokens, attended_tokens, block_ns, hook_ns } = other;
         self.prefill_tokens = self.prefill_tokens.saturating_add(prefill_tokens);
         self.decode_tokens = self.decode_tokens.saturating_add(decode_tokens);
         self.attended_tokens = self.attended_tokens.saturating_add(attended_tokens);
         self.block_ns = self.block_ns.saturating_add(block_ns);
+        self.hook_ns = self.hook_ns.saturating_add(hook_ns);
     }
 }
 
@@ -172,15 +184,17 @@ impl Prices {
 
     /// The cost of `service` by an engine whose cache has `blocks` blocks.
     ///
-    /// Memory is as scarce as time: whoever holds the whole cache for a second pays for a second.
+    /// Memory is as scarce as time: whoever holds the whole cache for a second pays for a second, and
+    /// so does whoever keeps all threads of hooks at work.
     /// Steps are not in it; they are shared by all that is in them.
     pub(crate) fn cost(&self, service: Service, blocks: usize) -> Cost {
-        let Service { prefill_tokens, decode_tokens, attended_tokens, block_ns } = service;
+        let Service { prefill_tokens, decode_tokens, attended_tokens, block_ns, hook_ns } = service;
         let second_of_all = Cost::from_secs_f64(1e-9 / blocks.max(1) as f64 * block_ns as f64);
         let mut cost = self.prefill_token.times(prefill_tokens);
         cost += self.decode_token.times(decode_tokens);
         cost += self.attended_token.times(attended_tokens);
         cost += second_of_all;
+        cost += Cost::from_secs_f64(1e-9 / f64::from(THREADS) * hook_ns as f64);
         cost
     }
 }
@@ -198,6 +212,12 @@ mod tests {
     #[test]
     fn the_whole_cache_for_a_second_costs_a_second() {
         let all = Service::holding(64 * 1_000_000_000);
+        assert_eq!(Prices::MEASURED.cost(all, 64), Cost::from_secs_f64(1.0));
+    }
+
+    #[test]
+    fn all_threads_of_hooks_for_a_second_cost_a_second() {
+        let all = Service::hooks(u64::from(THREADS) * 1_000_000_000);
         assert_eq!(Prices::MEASURED.cost(all, 64), Cost::from_secs_f64(1.0));
     }
 

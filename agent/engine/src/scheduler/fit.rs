@@ -79,7 +79,8 @@ impl Fit {
 }
 
 fn in_step(service: Service) -> [f64; TERMS] {
-    let Service { prefill_tokens, decode_tokens, attended_tokens, block_ns: _ } = service;
+    let Service { prefill_tokens, decode_tokens, attended_tokens, block_ns: _, hook_ns: _ } =
+        service;
     [1.0, prefill_tokens as f64, decode_tokens as f64, attended_tokens as f64]
 }
 

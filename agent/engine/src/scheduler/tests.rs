@@ -182,6 +182,20 @@ fn cost_of(span: &crate::batch::Rows) -> f64 {
 }
 
 #[test]
+fn the_time_of_a_hook_is_its_tenants() {
+    let mut scheduler = scheduler(24, LIMITS);
+    scheduler.submit(submission(1, 0, 8, 5)).unwrap();
+    scheduler.submit(submission(2, 1, 8, 5)).unwrap();
+    let had = |scheduler: &Scheduler, n| scheduler.share.served(&tenant(n)).unwrap().1;
+    let before = [had(&scheduler, 0), had(&scheduler, 1)];
+    // One of the two threads, for a second.
+    scheduler.charge_hook(&tenant(0), Duration::from_secs(1));
+    let half = terms(1).divide(Cost::from_millis(500));
+    assert_eq!([had(&scheduler, 0), had(&scheduler, 1)], [before[0] + half, before[1]]);
+    scheduler.charge_hook(&tenant(7), Duration::from_secs(1));
+}
+
+#[test]
 fn prompts_are_served_by_weight() {
     let limits = Limits { running: 2, batch_tokens: 128, context: 4096, queued: 10 };
     let mut scheduler = scheduler(4096, limits);

@@ -48,7 +48,8 @@ impl Worker {
         }
     }
 
-    fn hear(&mut self, Answered { id, placed, answer, at }: Answered) {
+    fn hear(&mut self, Answered { id, placed, answer, worked, at }: Answered) {
+        self.scheduler.charge_hook(placed.tenant(), worked);
         let Some(open) = self.open.get_mut(&id) else {
             // The sequence has ended meanwhile.
             return self.hooks.end(&placed.tenant().clone(), placed);
