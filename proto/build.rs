@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // What is secret is never printed, and what a tenant says and hears is its own.
         .skip_debug([
             ".realm.link.v1.Credential",
+            ".realm.link.v1.ConfigMapPiece",
             ".realm.peer.v1.CallRequest",
             ".realm.peer.v1.Chunk",
             ".realm.peer.v1.Done",

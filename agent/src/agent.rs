@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use realm_core::{auth::Roster, credentials, limit::Limiter, report::Report, supply::Credentials};
+use realm_core::{
+    auth::Roster, config_maps::ConfigMaps, credentials, limit::Limiter, report::Report,
+    supply::Credentials,
+};
 use realm_gateway::{Metrics, MetricsError};
 use realm_link::readiness;
 use realm_runtime::{Kept, KeptError, Runtime, SandboxError};
@@ -82,9 +85,10 @@ impl Agent {
         self.runtime.clone()
     }
 
-    /// Lets what arrives there open the sources of models.
-    pub fn open_sources(&self, credentials: watch::Receiver<Credentials>) {
-        self.sources.open(credentials);
+    /// Lets what arrives there open the sources of models, and programs come from the ConfigMaps
+    /// that are read there.
+    pub fn open_sources(&self, credentials: watch::Receiver<Credentials>, config_maps: ConfigMaps) {
+        self.sources.open(credentials, config_maps);
     }
 
     /// The keys that open the doors.

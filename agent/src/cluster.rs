@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use realm_core::{
-    credentials,
+    config_maps, credentials,
     desired::Desired,
     report::Report,
     slices::Spends,
@@ -16,7 +16,7 @@ use realm_core::{
 };
 use realm_gateway::{Gateway, GatewayConfig, Metrics, Ports, TlsFiles};
 use realm_link::{
-    client::{self, Feeds, LinkOptions, LinkState, OperatorAddress},
+    client::{self, Feeds, LinkOptions, LinkState, OperatorAddress, Sources},
     converge,
     ledger::Ledger,
     peer::{self, Identity, PeerDoor, PeerPorts, Peers},
@@ -84,8 +84,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ..Presence::default()
     });
     let (supply_sender, supply) = watch::channel(Supply::default());
-    let (credentials, opened) = watch::channel(Credentials::default());
-    agent.open_sources(opened);
+    let sources = open_sources(&agent);
     // An agent that was never told anything is not ready: it does not know one key.
     let generation = ledger.newest().generation.max(1);
     let mut tasks = JoinSet::new();
@@ -109,7 +108,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let feeds = Feeds { report, supply, uses, spends };
     let ending = CancellationToken::new();
     let held = (ledger, leased);
-    let told = tokio::spawn(client::run(link, held, feeds, credentials, state, ending.clone()));
+    let told = tokio::spawn(client::run(link, held, feeds, sources, state, ending.clone()));
     let shutdown = CancellationToken::new();
     tasks.spawn(drain_on_signal(shutdown.clone(), presence)?);
     let (settle, grace) = (Duration::from_secs(args.settle), Duration::from_secs(args.grace));
@@ -119,6 +118,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     end_link(&ending, told).await;
     traces.end().await;
     Ok(())
+}
+
+/// What the link brings to the agent's sources.
+fn open_sources(agent: &Agent) -> Sources {
+    let (credentials, opened) = watch::channel(Credentials::default());
+    let (config_maps, asks) = config_maps::channel();
+    agent.open_sources(opened, config_maps);
+    Sources { credentials, config_maps: asks }
 }
 
 /// Ends the link, whose last word is what tenants have used.

@@ -1,9 +1,10 @@
 //! What opens the sources of artifacts: kept in memory, this machine's own or told by the operator
-//! beside the state.
+//! beside the state; and the operator's ConfigMaps, for programs.
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use realm_core::{
+    config_maps::ConfigMaps,
     credentials::{AWS, Credentials, RegistryLogin, S3Keys, Secret},
     desired::DesiredModel,
     name::TenantName,
@@ -20,27 +21,37 @@ pub(crate) struct Sources {
     own: Credentials,
     /// The newest credentials, once there is somebody who tells them.
     told: OnceLock<watch::Receiver<supply::Credentials>>,
+    /// Who reads ConfigMaps, once there is somebody.
+    config_maps: OnceLock<ConfigMaps>,
 }
 
 impl Sources {
     pub(crate) const fn new(own: Credentials) -> Self {
-        Self { own, told: OnceLock::new() }
+        Self { own, told: OnceLock::new(), config_maps: OnceLock::new() }
     }
 
-    /// Takes credentials from there. The first one who tells them is the only one.
-    pub(crate) fn open(&self, credentials: watch::Receiver<supply::Credentials>) {
+    /// Takes credentials from there, and has ConfigMaps read there. The first one who offers them is
+    /// the only one.
+    pub(crate) fn open(
+        &self,
+        credentials: watch::Receiver<supply::Credentials>,
+        config_maps: ConfigMaps,
+    ) {
         let _ = self.told.set(credentials);
+        let _ = self.config_maps.set(config_maps);
     }
 
     /// Whose the program of `tenant` is.
     pub(crate) fn of_tenant(&self, tenant: &TenantName) -> Owner {
-        Owner { namespace: tenant.namespace().to_owned(), credentials: self.own.clone() }
+        let namespace = tenant.namespace().to_owned();
+        let config_maps = self.config_maps.get().cloned();
+        Owner { namespace, credentials: self.own.clone(), config_maps }
     }
 
     /// Whose `model` is, and what opens its sources.
     pub(crate) fn of(&self, model: &DesiredModel) -> Result<Owner, Failure> {
         let namespace = model.name.namespace().to_owned();
-        Ok(Owner { namespace, credentials: self.credentials(model)? })
+        Ok(Owner { namespace, credentials: self.credentials(model)?, config_maps: None })
     }
 
     fn credentials(&self, model: &DesiredModel) -> Result<Credentials, Failure> {

@@ -46,11 +46,17 @@ pub(crate) const SHA256_PATTERN: &str = "^(sha256:)?[0-9a-fA-F]{64}$";
 pub(crate) const NAME_RULE: &str = "size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')";
 pub(crate) const NAME_MESSAGE: &str = "the name must be a DNS label: at most 63 of a-z, 0-9 and -";
 
-/// The schemes of sources.
-pub(crate) const SOURCES_RULE: &str =
+/// The schemes of sources of models.
+pub(crate) const MODEL_SOURCES_RULE: &str =
     "self.all(s, s.matches('^(file:///|(pvc|https|hf|s3|oci|pip)://)'))";
-pub(crate) const SOURCES_MESSAGE: &str =
+pub(crate) const MODEL_SOURCES_MESSAGE: &str =
     "a source starts with file:///, pvc://, https://, hf://, s3://, oci:// or pip://";
+
+/// Those of programs, which are small enough for a ConfigMap.
+pub(crate) const PROGRAM_SOURCES_RULE: &str =
+    "self.all(s, s.matches('^(file:///|(pvc|configmap|https|hf|s3|oci|pip)://)'))";
+pub(crate) const PROGRAM_SOURCES_MESSAGE: &str =
+    "a source starts with file:///, pvc://, configmap://, https://, hf://, s3://, oci:// or pip://";
 
 /// What is read in place may go without a digest: it is not brought from elsewhere.
 pub(crate) const MODEL_DIGEST_RULE: &str = "has(self.sha256) || (has(self.parts) && size(self.parts) > 0) || self.sources.all(s, s.matches('^(file|pvc)://'))";

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, MODEL_DIGEST_RULE, SHA256_PATTERN,
-    SOURCE_LEN_MAX, SOURCES_MAX, SOURCES_MESSAGE, SOURCES_RULE, tenant::SECRET_NAME_LEN_MAX,
+    DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, MODEL_DIGEST_RULE, MODEL_SOURCES_MESSAGE,
+    MODEL_SOURCES_RULE, SHA256_PATTERN, SOURCE_LEN_MAX, SOURCES_MAX, tenant::SECRET_NAME_LEN_MAX,
 };
 
 /// Namespaces one model may be opened to, by name.
@@ -139,7 +139,7 @@ pub struct ModelSpec {
         inner(length(min = 1, max = SOURCE_LEN_MAX)),
         extend("x-kubernetes-list-type" = "atomic")
     )]
-    #[schemars(extend("x-kubernetes-validations" = [{ "rule": SOURCES_RULE, "message": SOURCES_MESSAGE }]))]
+    #[schemars(extend("x-kubernetes-validations" = [{ "rule": MODEL_SOURCES_RULE, "message": MODEL_SOURCES_MESSAGE }]))]
     pub sources: Vec<String>,
 
     /// SHA-256 of the file, in hexadecimal, checked before the file is used. Required, as `parts`

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, PROGRAM_DIGEST_RULE, SHA256_PATTERN,
-    SOURCE_LEN_MAX, SOURCES_MAX, SOURCES_MESSAGE, SOURCES_RULE,
+    DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, PROGRAM_DIGEST_RULE, PROGRAM_SOURCES_MESSAGE,
+    PROGRAM_SOURCES_RULE, SHA256_PATTERN, SOURCE_LEN_MAX, SOURCES_MAX,
 };
 
 /// The largest weight: four orders of magnitude between the least and the most favoured tenant.
@@ -240,15 +240,20 @@ pub struct ApiKeySource {
     { "rule": "!has(self.sha256) || (has(self.sources) && size(self.sources) > 0)", "message": "sha256 without sources: the built-in program has its own digest" }
 ]))]
 pub struct Program {
-    /// Where the component may be fetched from, as a model's `sources`. The program that ships
-    /// with Realm when absent.
+    /// Where the component may be fetched from, as a model's `sources`, and besides:
+    ///
+    /// - `configmap://name/key` is an entry in the `binaryData` of a ConfigMap of the tenant's
+    ///   namespace (in a cluster only, and where the operator may read it), which has a megabyte at
+    ///   most.
+    ///
+    /// The program that ships with Realm when absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = SOURCES_MAX),
         inner(length(min = 1, max = SOURCE_LEN_MAX)),
         extend("x-kubernetes-list-type" = "atomic")
     )]
-    #[schemars(extend("x-kubernetes-validations" = [{ "rule": SOURCES_RULE, "message": SOURCES_MESSAGE }]))]
+    #[schemars(extend("x-kubernetes-validations" = [{ "rule": PROGRAM_SOURCES_RULE, "message": PROGRAM_SOURCES_MESSAGE }]))]
     pub sources: Vec<String>,
 
     /// SHA-256 of the component, in hexadecimal. Required unless every source is a `file` or a

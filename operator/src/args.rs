@@ -29,7 +29,7 @@ pub struct Args {
     /// Label selector of the agents' Pods, told by the scale subresource of models.
     #[arg(long, default_value = "app.kubernetes.io/name=realm-agent", value_name = "SELECTOR")]
     pub agent_selector: String,
-    /// A namespace whose Secrets may be read; repeatable.
+    /// A namespace whose Secrets and ConfigMaps may be read; repeatable.
     #[arg(long = "tenant-namespace", value_name = "NAMESPACE")]
     pub tenant_namespaces: Vec<String>,
     /// What to log: error, warn, info, debug or trace, or a filter.

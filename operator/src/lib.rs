@@ -2,7 +2,7 @@
 //!
 //! [`run`] contends for the Lease ([`lease`]) and, while it leads, follows objects ([`controller`]
 //! with [`model`], [`tenant`], [`pipeline`]; [`secrets`], [`nodes`]), plans ([`fleet`]), speaks with
-//! the agents ([`link`], [`review`], [`trust`]), and writes what became of it ([`status`]).
+//! the agents ([`link`], [`review`], [`trust`]; [`config_maps`]), and writes what became of it ([`status`]).
 
 pub mod args;
 pub mod run;
@@ -22,6 +22,7 @@ mod warnings;
 
 pub mod fleet;
 
+pub mod config_maps;
 pub mod link;
 mod review;
 mod trust;

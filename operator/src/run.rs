@@ -4,6 +4,7 @@
 //! dropped when the Lease is lost, and writes and speaks only by the Lease's own clock.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -25,6 +26,7 @@ use tokio::{
 use crate::{
     admin,
     args::Args,
+    config_maps::ConfigMaps,
     context::Context,
     controller,
     fleet::FleetLoop,
@@ -111,9 +113,11 @@ async fn work(
         namespace: args.namespace.clone(),
         name: args.agent_service_account.clone(),
     };
+    let namespaces: BTreeSet<String> = args.tenant_namespaces.iter().cloned().collect();
     let server = Server {
         identities: Identities::new(ApiServer::new(client.clone(), &args.namespace), account),
         registry: registry.clone(),
+        config_maps: ConfigMaps::new(client.clone(), namespaces.clone()),
         authority: authority.subscribe(),
         tls: serving.current(),
         leading,
@@ -121,7 +125,6 @@ async fn work(
     };
     let (fleet, handle) = FleetLoop::new(term, registry.clone(), metrics.fleet.clone());
     metrics.follow(registry, handle.clone());
-    let namespaces = args.tenant_namespaces.iter().cloned().collect();
     let reporter =
         Reporter { controller: MANAGER.to_owned(), instance: Some(args.identity.clone()) };
     let context = Arc::new(Context {

@@ -18,6 +18,9 @@ pub mod link {
     /// operator, who shows these texts in the status of objects.
     pub const TEXT_BYTES_MAX: usize = 1 << 10;
 
+    /// Most bytes that one entry of a ConfigMap has: as many as Kubernetes lets all of them have.
+    pub const CONFIG_MAP_BYTES_MAX: usize = 1 << 20;
+
     #[expect(
         clippy::pedantic,
         clippy::allow_attributes,
@@ -35,6 +38,13 @@ pub mod link {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 let Self { model, secret } = self;
                 write!(f, "Credential({model}, {} bytes)", secret.len())
+            }
+        }
+
+        impl std::fmt::Debug for ConfigMapPiece {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let Self { content, bytes_left } = self;
+                write!(f, "ConfigMapPiece({} bytes, {bytes_left} left)", content.len())
             }
         }
     }

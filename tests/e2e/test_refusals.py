@@ -113,6 +113,7 @@ REFUSED = [
     Wrong("Model", "sources", ["ftp://example.org/m"], "sources", "a source starts with"),
     Wrong("Model", "sources", ["http://example.org/m"], "sources", "a source starts with"),
     Wrong("Model", "sources", ["file://host/m"], "sources", "a source starts with"),
+    Wrong("Model", "sources", ["configmap://m/m.gguf"], "sources", "a source starts with"),
     Wrong("Model", "sources", [FILE, "m.gguf"], "sources", "a source starts with"),
     Wrong("Model", "sources", [FILE, ""], "sources[1]", "at least 1 chars"),
     Wrong("Model", "sources", [f"https://{'a' * 2048}"], "sources[0]", "2048"),
@@ -306,3 +307,7 @@ def test_only_files_go_without_a_digest(admin: User) -> None:
     assert_taken(ask(admin, make("Tenant", {"program": {"sources": [FILE]}})))
     assert_taken(ask(admin, make("Tenant", {"program": {"config": {"system": "Be brief."}}})))
     assert_taken(ask(admin, make("Model", {"sources": [HTTPS], "sha256": f"sha256:{SHA256}"})))
+    program = {"sources": ["configmap://programs/a.wasm"]}
+    answer = ask(admin, make("Tenant", {"program": program}))
+    assert_refused(answer, "program", "sha256 is required")
+    assert_taken(ask(admin, make("Tenant", {"program": program | {"sha256": SHA256}})))

@@ -67,7 +67,7 @@ def has_budget(installed: Installed, name: str) -> bool:
     return bool(status.get("disruptionsAllowed") == 1)
 
 
-def test_the_operator_reads_secrets_of_its_tenants_and_of_nobody_else(
+def test_the_operator_reads_what_its_tenants_name_and_nobody_elses(
     installed: Installed,
 ) -> None:
     user = f"system:serviceaccount:{installed.namespace}:realm-operator"
@@ -88,8 +88,14 @@ def test_the_operator_reads_secrets_of_its_tenants_and_of_nobody_else(
     assert not may("delete", installed.tenants)
     for verb in ("create", "delete", "update"):
         assert not review(cluster, user, verb, "realm.dev/tenants", installed.tenants), verb
+    # Of what programs come from, no more than one at a time is read, by its name.
+    assert review(cluster, user, "get", "/configmaps", installed.tenants)
+    for verb in ("list", "watch", "create", "update", "patch", "delete"):
+        assert not review(cluster, user, verb, "/configmaps", installed.tenants), verb
+    for namespace in ("default", "kube-system", installed.namespace, ""):
+        assert not review(cluster, user, "get", "/configmaps", namespace), namespace
     agent = f"system:serviceaccount:{installed.namespace}:realm-agent"
-    for resource in ("/secrets", "/pods", "realm.dev/tenants"):
+    for resource in ("/secrets", "/configmaps", "/pods", "realm.dev/tenants"):
         assert not review(cluster, agent, "get", resource, installed.namespace), resource
 
 

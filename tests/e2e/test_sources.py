@@ -78,9 +78,10 @@ def test_a_private_object_is_refused_to_who_shows_no_keys(servers: Path, tmp_pat
     ("source", "said"),
     [
         ("pvc://claim/model.gguf", "is for a cluster"),
+        ("configmap://models/model.gguf", "is for a cluster"),
         ("s3://models/model.gguf?endpoint=http://10.0.0.1", "plain http"),
         ("hf://org/model.gguf", "hf://org/repo[@revision]/path"),
-        ("ftp://host/model.gguf", "file, https, hf, s3, oci, pvc and pip"),
+        ("ftp://host/model.gguf", "file, https, hf, s3, oci, pvc, configmap and pip"),
     ],
 )
 def test_a_source_that_may_not_be_used_is_refused(tmp_path: Path, source: str, said: str) -> None:

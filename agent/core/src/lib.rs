@@ -5,8 +5,9 @@
 //! port [`engine::Engine`] turns prompts into tokens, with a [`hook::Hook`] of the tenant's beside
 //! them where it has one. What a door may let in are its [`slices`] of the limits. Desired state
 //! passes as a [`desired::Desired`] and comes back as a [`report::Report`], beside a
-//! [`supply::Supply`]; [`split`] says which files a model in several parts is. What all of it has
-//! cost whom is in an engine's [`books::Books`].
+//! [`supply::Supply`]; [`split`] says which files a model in several parts is, and a program may
+//! come from one of the cluster's [`config_maps`]. What all of it has cost whom is in an engine's
+//! [`books::Books`].
 
 pub mod name;
 
@@ -25,6 +26,7 @@ pub mod tenants;
 pub mod trace;
 pub mod uses;
 
+pub mod config_maps;
 pub mod credentials;
 pub mod desired;
 pub mod report;

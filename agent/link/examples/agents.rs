@@ -18,6 +18,7 @@ use std::{
 };
 
 use realm_core::{
+    config_maps,
     desired::{Desired, DesiredModel, DesiredPipeline, DesiredTenant, HostedProgram, Sha256},
     name::{ModelName, PipelineName, TenantName},
     report::{Failure, MemoryFacts, ModelFacts, ModelPhase, Report},
@@ -26,7 +27,7 @@ use realm_core::{
     supply::{Credentials, Device, DeviceKind, Supply},
 };
 use realm_link::{
-    client::{self, Feeds, LinkOptions, LinkState, OperatorAddress},
+    client::{self, Feeds, LinkOptions, LinkState, OperatorAddress, Sources},
     converge,
     ledger::Ledger,
     slices::SliceStore,
@@ -89,6 +90,7 @@ async fn start(
     let (report, reports) = watch::channel(Report::default());
     let (_, supply) = watch::channel(supply(index));
     let credentials = watch::Sender::new(Credentials::default());
+    let sources = Sources { credentials, config_maps: config_maps::channel().1 };
     let state = watch::Sender::new(LinkState::default());
     tokio::spawn(converge::run(Arc::new(Nothing), ledger.subscribe(), report));
     tokio::spawn(look(ledger.subscribe(), seen));
@@ -97,7 +99,7 @@ async fn start(
     let uses = watch::channel(Vec::new()).1;
     let feeds = Feeds { report: reports, supply, uses, spends };
     let never = CancellationToken::new();
-    tokio::spawn(client::run(options, (ledger, slices), feeds, credentials, state, never));
+    tokio::spawn(client::run(options, (ledger, slices), feeds, sources, state, never));
     Ok(())
 }
 

@@ -3,8 +3,9 @@
 //! For ever, and in order: `dial` finds an operator and believes it only by its certificate, the
 //! `session` hears what to hold and puts it into the ledger, and slices of limits beside it, while
 //! `outbound` tells what is held and used,
-//! and when that has ended, `backoff` says how long to wait. The agent goes on serving from its
-//! ledger whatever happens here. At its own end it tells once more what was used.
+//! and when that has ended, `backoff` says how long to wait. Beside it, `config_maps` asks what the
+//! operator alone may read. The agent goes on serving from its ledger whatever happens here. At its
+//! own end it tells once more what was used.
 
 use std::{
     collections::BTreeMap,
@@ -14,21 +15,24 @@ use std::{
 };
 
 use realm_core::{
+    config_maps::Ask,
     report::{self, Report},
     slices::Spends,
     supply::{Credentials, Supply},
     uses::TenantUse,
 };
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::dial::Dialled;
 use crate::{ledger::Ledger, slices::SliceStore};
 
 mod address;
 pub(crate) mod backoff;
+mod config_maps;
 pub(crate) mod dial;
 mod enroll;
 mod error;
@@ -71,6 +75,13 @@ pub struct Feeds {
     pub spends: watch::Receiver<Spends>,
 }
 
+/// What opens sources of artifacts, and what the agent may not read itself.
+#[derive(Debug)]
+pub struct Sources {
+    pub credentials: watch::Sender<Credentials>,
+    pub config_maps: mpsc::Receiver<Ask>,
+}
+
 /// How the link is, for metrics and readiness.
 #[derive(Clone, Debug, Default)]
 pub struct LinkState {
@@ -111,7 +122,7 @@ pub async fn run(
     options: LinkOptions,
     (ledger, slices): (Ledger, SliceStore),
     feeds: Feeds,
-    credentials: watch::Sender<Credentials>,
+    sources: Sources,
     state: watch::Sender<LinkState>,
     ending: CancellationToken,
 ) {
@@ -119,17 +130,12 @@ pub async fn run(
         state.generation = ledger.newest().generation;
         state.epoch = slices.held().map_or(0, |held| held.epoch);
     });
-    let link = Link { options, ledger, slices, feeds, credentials, state, ending };
-    let random = RandomState::new();
-    let (mut failures, mut rounds) = (0_u32, 0_u64);
-    while !link.ending.is_cancelled() {
-        let lived = link.round().await;
-        failures = if lived >= LIVED_WELL { 0 } else { failures.saturating_add(1) };
-        rounds = rounds.wrapping_add(1);
-        link.state.send_modify(|state| state.failures = failures);
-        let wait = backoff::backoff(failures, random.hash_one(rounds));
-        // Over at once where the agent ends.
-        let _ = time::timeout(wait, link.ending.cancelled()).await;
+    let Sources { credentials, config_maps } = sources;
+    let (operator, connected) = watch::channel(None);
+    let link = Link { options, ledger, slices, feeds, credentials, operator, state, ending };
+    tokio::select! {
+        () = link.keep() => {}
+        never = config_maps::answer(config_maps, connected) => match never {},
     }
 }
 
@@ -140,11 +146,28 @@ struct Link {
     slices: SliceStore,
     feeds: Feeds,
     credentials: watch::Sender<Credentials>,
+    /// The connection of the stream, for as long as there is one.
+    operator: watch::Sender<Option<Dialled>>,
     state: watch::Sender<LinkState>,
     ending: CancellationToken,
 }
 
 impl Link {
+    /// Tries for ever, up to the agent's end.
+    async fn keep(&self) {
+        let random = RandomState::new();
+        let (mut failures, mut rounds) = (0_u32, 0_u64);
+        while !self.ending.is_cancelled() {
+            let lived = self.round().await;
+            failures = if lived >= LIVED_WELL { 0 } else { failures.saturating_add(1) };
+            rounds = rounds.wrapping_add(1);
+            self.state.send_modify(|state| state.failures = failures);
+            let wait = backoff::backoff(failures, random.hash_one(rounds));
+            // Over at once where the agent ends.
+            let _ = time::timeout(wait, self.ending.cancelled()).await;
+        }
+    }
+
     /// Tries every address of every operator once, up to one that has heard the agent's last word.
     /// Returns how long the longest stream lived.
     async fn round(&self) -> Duration {

@@ -2,7 +2,12 @@
 
 use std::{error::Error, fmt, io, path::PathBuf};
 
-use realm_core::{desired::Sha256, report::Failure, split::SplitError};
+use realm_core::{
+    config_maps::{ConfigMapError, ConfigMapErrorKind},
+    desired::Sha256,
+    report::Failure,
+    split::SplitError,
+};
 use thiserror::Error;
 
 use crate::disk::Bytes;
@@ -35,7 +40,7 @@ pub struct Attempt {
 /// Why one mirror did not give the artifact.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    #[error("{problem}; known are file, https, hf, s3, oci, pvc and pip sources")]
+    #[error("{problem}; known are file, https, hf, s3, oci, pvc, configmap and pip sources")]
     Invalid { problem: String },
     #[error("not allowed here: {why}")]
     NotAllowed { why: &'static str },
@@ -77,6 +82,9 @@ pub enum SourceError {
     LayerMismatch { expected: Sha256, found: Sha256 },
     #[error("the artifact has no layer {wanted}; it has {has}")]
     LayerNotFound { wanted: String, has: String },
+
+    #[error("{}", .0.message)]
+    ConfigMap(ConfigMapError),
 
     #[error("the claim {claim} is not mounted on this node")]
     ClaimNotMounted { claim: String },
@@ -188,6 +196,13 @@ impl SourceError {
             Self::TooLarge { .. } => "SourceTooLarge",
             Self::DigestMismatch { .. } | Self::LayerMismatch { .. } => "DigestMismatch",
             Self::LayerNotFound { .. } => "LayerNotFound",
+            Self::ConfigMap(ConfigMapError { kind, .. }) => match kind {
+                ConfigMapErrorKind::Unreachable => "SourceUnreachable",
+                ConfigMapErrorKind::NotAllowed => "SourceNotAllowed",
+                ConfigMapErrorKind::NotFound => "SourceNotFound",
+                ConfigMapErrorKind::TooLarge => "SourceTooLarge",
+                ConfigMapErrorKind::OtherDigest => "DigestMismatch",
+            },
             Self::ClaimNotMounted { .. } => "ClaimNotMounted",
             Self::Unreadable { .. } => "SourceUnreadable",
             Self::PipMissing { .. } => "PipMissing",
@@ -207,6 +222,7 @@ impl SourceError {
         match self {
             Self::Store(_) => 3,
             Self::DigestMismatch { .. } | Self::LayerMismatch { .. } => 2,
+            Self::ConfigMap(error) if error.kind == ConfigMapErrorKind::OtherDigest => 2,
             Self::Invalid { .. } | Self::NotAllowed { .. } | Self::DigestRequired => 0,
             Self::Unreachable(_)
             | Self::Untrusted(_)
@@ -220,6 +236,7 @@ impl SourceError {
             | Self::Malformed { .. }
             | Self::TooLarge { .. }
             | Self::LayerNotFound { .. }
+            | Self::ConfigMap(_)
             | Self::ClaimNotMounted { .. }
             | Self::Unreadable { .. }
             | Self::PipMissing { .. }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     cache::{Cache, Claim},
-    disk,
+    config_map, disk,
     error::{Attempt, FetchError, SourceError, StoreError},
     file::{Files, Opened},
     https,
@@ -41,8 +41,8 @@ pub(crate) async fn head(
             let access = Access { options, credentials: &owner.credentials, expected };
             https::head::read(&remote, bytes, &access).await
         }
-        Source::Pip(_) => {
-            Err(SourceError::NotAllowed { why: "a wheel comes whole and not in parts" })
+        Source::ConfigMap | Source::Pip(_) => {
+            Err(SourceError::NotAllowed { why: "it comes whole and not in parts" })
         }
     }
 }
@@ -146,6 +146,16 @@ impl<'a> Fetch<'a> {
             Source::Volume(volume) => {
                 let opened = volume::open(volume, &owner.namespace, options).await?;
                 self.files.verify(opened, artifact.sha256, options.bytes_max, progress).await
+            }
+            Source::ConfigMap => {
+                // Before anybody is waited for, and an unfinished file made.
+                config_map::way(owner, options)?;
+                match self.hold().await? {
+                    Hold::Stored(stored) => Ok(stored),
+                    Hold::Granted(partial) => {
+                        config_map::fetch(text, &partial, owner, options).await
+                    }
+                }
             }
             Source::Remote(remote) => match self.hold().await? {
                 Hold::Stored(stored) => Ok(stored),

@@ -2,6 +2,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 mod address;
+mod config_map;
 mod hub;
 mod oci;
 mod pvc;
@@ -40,6 +41,8 @@ const NAME_LEN_MAX: usize = 128;
 pub(crate) enum Source {
     File(PathBuf),
     Volume(Volume),
+    /// An entry of a ConfigMap, which is asked for by the source's own text.
+    ConfigMap,
     Remote(Remote),
     Pip(Package),
 }
@@ -87,6 +90,7 @@ pub(crate) fn parse(text: &str) -> Result<Source, SourceError> {
     match text.split_once("://") {
         Some(("file", _)) => parse_file(text).map(Source::File),
         Some(("pvc", rest)) => pvc::parse(rest).map(Source::Volume),
+        Some(("configmap", rest)) => config_map::check(rest).map(|()| Source::ConfigMap),
         Some(("https" | "http", _)) => Address::parse(text).map(Remote::Web).map(Source::Remote),
         Some(("hf", rest)) => hub::parse(rest).map(Remote::Hub).map(Source::Remote),
         Some(("s3", rest)) => s3::parse(rest).map(Remote::S3).map(Source::Remote),
@@ -117,7 +121,7 @@ pub(crate) fn redact(text: &str) -> String {
     };
     let place = match scheme {
         // Names of files may hold any of these marks, and hide nothing behind them.
-        "file" | "pvc" | "pip" => Some(rest)
+        "file" | "pvc" | "configmap" | "pip" => Some(rest)
             .filter(|rest| !rest.split('/').next().unwrap_or_default().contains(['@', ':', '\\'])),
         "hf" | "s3" | "oci" => redact_place(rest),
         _ => None,
@@ -288,7 +292,7 @@ mod tests {
     #[test]
     fn an_unknown_scheme_is_told_the_known_ones() {
         let message = parse("ftp://a/b").unwrap_err().to_string();
-        for scheme in ["ftp", "file", "https", "hf", "s3", "oci", "pvc", "pip"] {
+        for scheme in ["ftp", "file", "https", "hf", "s3", "oci", "pvc", "configmap", "pip"] {
             assert!(message.contains(scheme), "{message}");
         }
     }
@@ -300,7 +304,7 @@ mod tests {
         assert_eq!(redact("s3://u:p@bucket/a@b?X-Amz-Signature=s"), "s3://bucket/a@b");
         assert_eq!(redact("hf://org/repo@main/a#f"), "hf://org/repo@main/a");
         assert_eq!(redact("u:p@a.example/b?t"), "…");
-        for plain in ["pip://a==1/b", "file:///a?b@c", "pvc://claim/a#b"] {
+        for plain in ["pip://a==1/b", "file:///a?b@c", "pvc://claim/a#b", "configmap://a/b"] {
             assert_eq!(redact(plain), plain);
         }
     }
@@ -322,6 +326,7 @@ mod tests {
             ("a.example/b?token=t", "…"),
             ("file://u:p@host/b", "file://…"),
             ("pip://u:p@a==1/b", "pip://…"),
+            ("configmap://u:p@a/b", "configmap://…"),
             ("file:///a@b", "file:///a@b"),
             ("pip://a==1/b@c", "pip://a==1/b@c"),
         ] {
@@ -343,13 +348,14 @@ mod tests {
         #[test]
         fn no_way_to_write_an_address_shows_who_asks(
             blank in "[ \\t\\r\\n]{0,2}",
-            scheme in "https|HTTPS|http|ftp|hf|s3|oci|pip|pvc|file|ht\ttps|",
+            scheme in "https|HTTPS|http|ftp|hf|s3|oci|pip|pvc|configmap|file|ht\ttps|",
             slashes in r"[/\\]{0,4}",
             rest in "([a-z]{1,3}:)?hunter2@([a-z0-9.]{0,8}|\\[::1\\])(:[0-9]{0,6})?[/?#\\\\]?[a-z@:/?#]{0,8}",
         ) {
             // With one slash more, a path of this machine, which hides nothing.
             prop_assume!(!(scheme == "file" && slashes.len() > 2));
-            prop_assume!(!(matches!(&*scheme, "pip" | "pvc") && slashes.len() > 2));
+            let is_kept = matches!(&*scheme, "pip" | "pvc" | "configmap");
+            prop_assume!(!(is_kept && slashes.len() > 2));
             let text = format!("{blank}{scheme}:{slashes}{rest}");
             prop_assert!(!redact(&text).contains("hunter2"), "{text:?} is {:?}", redact(&text));
             let error = parse(&text).map_err(|error| error.to_string()).unwrap_err();

@@ -9,6 +9,7 @@ use std::{
 };
 
 use realm_core::{
+    config_maps::ConfigMaps,
     credentials::Credentials,
     desired::{Artifact, Sha256},
 };
@@ -40,13 +41,15 @@ pub struct Progress {
 pub type ProgressFn<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 /// Whose artifacts these are: what they may use of what the store can reach.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Owner {
-    /// The namespace whose claims `pvc` sources are of.
+    /// The namespace whose claims `pvc` sources are of, and whose ConfigMaps `configmap` sources.
     pub namespace: String,
     /// Each is shown only to the server that it is for, and the login of a registry to the token
     /// server that this registry names.
     pub credentials: Credentials,
+    /// Who reads ConfigMaps, for artifacts that may come from one.
+    pub config_maps: Option<ConfigMaps>,
 }
 
 /// The first bytes of a file. Nothing vouches for them: a digest is of all of it.

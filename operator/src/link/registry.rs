@@ -12,7 +12,7 @@ use std::{
 };
 
 use realm_plan::{
-    desired::Desired,
+    desired::{Desired, HostedProgram, Program, Sha256},
     shares::{Slices, Spends},
 };
 use realm_proto::link::versions::{SLICES_SINCE, Versions};
@@ -135,6 +135,24 @@ impl Registry {
         node.view.published = Some(desired.generation);
         node.orders.send_modify(|orders| orders.desired = Some(desired));
         Ok(())
+    }
+
+    /// Whether `node` should hold a program of a tenant of `namespace` that comes from this source and
+    /// has this digest; `None` while nobody has said what it should hold.
+    pub(super) fn has_program(
+        &self,
+        node: &str,
+        (namespace, source, sha256): (&str, &str, Sha256),
+    ) -> Option<bool> {
+        let desired = self.lock().by_name.get(node)?.orders.borrow().desired.clone()?;
+        let is_it = |hosted: &HostedProgram| match &hosted.code {
+            Program::BuiltIn => false,
+            Program::Component(artifact) => {
+                artifact.sha256 == Some(sha256) && artifact.sources.iter().any(|s| s == source)
+            }
+        };
+        let mut tenants = desired.tenants.iter().filter(|t| t.name.namespace() == namespace);
+        Some(tenants.any(|tenant| tenant.program.as_ref().is_some_and(is_it)))
     }
 
     /// Leaves what opens the sources of the models on `node`, to be sent before what it should

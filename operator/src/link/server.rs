@@ -2,7 +2,7 @@
 //!
 //! In order: `listen` takes a connection and speaks TLS, `service` proves whose it is and which
 //! node it says it is, and `session` lets the agent and the registry hear of each other until one
-//! of them ends it.
+//! of them ends it. Beside that, `config_map` brings what the agent's programs come from.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,8 +14,9 @@ use super::{
     identity::{Identities, TokenReviewer},
     registry::Registry,
 };
-use crate::lease::leading::Leading;
+use crate::{config_maps::ConfigMaps, lease::leading::Leading};
 
+mod config_map;
 mod ending;
 mod listen;
 mod service;
@@ -31,6 +32,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(5);
 pub struct Server<R> {
     pub identities: Identities<R>,
     pub registry: Registry,
+    /// What programs may come from.
+    pub config_maps: ConfigMaps,
     /// The newest authority, for the agents' own certificates.
     pub authority: watch::Receiver<Arc<Authority>>,
     /// The TLS of new connections, from [`super::authority::Serving`].
@@ -44,8 +47,9 @@ pub struct Server<R> {
 impl<R: TokenReviewer> Server<R> {
     /// Serves agents at `listener` until it is dropped, which ends their streams.
     pub async fn serve(self, listener: TcpListener) {
-        let Self { identities, registry, authority, tls, leading, heartbeat } = self;
-        let service = service::Service::new(identities, registry, authority, leading, heartbeat);
+        let Self { identities, registry, config_maps, authority, tls, leading, heartbeat } = self;
+        let known = (registry, config_maps);
+        let service = service::Service::new(identities, known, authority, leading, heartbeat);
         listen::listen(listener, tls, service).await;
     }
 }

@@ -78,7 +78,7 @@ def operator_rules() -> tuple[Sequence[Json], Sequence[Json], Sequence[Json]]:
     roles = (
         ("ClusterRole", "realm-operator"),
         ("Role", "realm-operator"),
-        ("Role", "realm-operator-secrets"),
+        ("Role", "realm-operator-tenants"),
     )
-    everywhere, own, secrets = (only(objects, *role)["rules"] for role in roles)
-    return everywhere, own, secrets
+    everywhere, own, tenants = (only(objects, *role)["rules"] for role in roles)
+    return everywhere, own, tenants

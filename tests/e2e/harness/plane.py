@@ -57,10 +57,10 @@ class Plane:
 
         Each is somebody of its own here, so that it can be told who wrote what.
         """
-        everywhere, own, secrets = operator_rules()
+        everywhere, own, tenants = operator_rules()
         user = self.cluster.user(name, everywhere)
         self.cluster.grant(name, own, self.namespace)
-        self.cluster.grant(name, secrets, self.tenants)
+        self.cluster.grant(name, tenants, self.tenants)
         return user
 
     def operator(self, name: str) -> Operator:

@@ -1,6 +1,7 @@
 //! Operator and agent, and agent and agent, over real sockets and real TLS.
 
 mod attacks;
+mod config_maps;
 mod fleet;
 mod life;
 mod load;

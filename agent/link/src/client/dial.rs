@@ -53,7 +53,8 @@ const PING_WAIT: Duration = Duration::from_secs(5);
 /// Bytes under way to this agent: a state of 3 MB needs three round trips.
 const WINDOW_BYTES: u32 = 1 << 20;
 
-/// A connection to an operator, and what proves this agent to it.
+/// A connection to an operator, and what proves this agent to it. Clones are the same connection.
+#[derive(Clone)]
 pub(super) struct Dialled {
     pub(super) client: LinkClient<Channel>,
     pub(super) bearer: MetadataValue<Ascii>,

@@ -55,7 +55,7 @@ impl Link {
         let first = First { hello: self.hello(), holds: self.holds() };
         let ending = self.ending.clone();
         let messages = outbound::messages(first, self.feeds.clone(), answers, agreed, ending);
-        let Dialled { mut client, bearer } = dialled;
+        let Dialled { mut client, bearer } = dialled.clone();
         let mut request = Request::new(messages);
         request.metadata_mut().insert("authorization", bearer);
         let opened = async {
@@ -72,6 +72,7 @@ impl Link {
         };
         let since = Instant::now();
         tracing::info!(%operator, link = agreed.version, "connected to the operator");
+        self.operator.send_replace(Some(dialled));
         self.state.send_modify(|state| {
             state.connected = Some(Connected { operator: operator.clone(), since });
             state.heard_at = Some(since);
@@ -82,6 +83,7 @@ impl Link {
         }
         let session = Session { link: self, accepted, refused, unwritten: None, unkept: None };
         let error = session.hear(inbound, agreed.heartbeat * SILENT_BEATS_MAX).await;
+        self.operator.send_replace(None);
         (since.elapsed(), error)
     }
 

@@ -3,8 +3,8 @@
 use super::{invalid, is_inner_path};
 use crate::error::SourceError;
 
-/// Longest name of a claim: a DNS subdomain.
-const CLAIM_LEN_MAX: usize = 253;
+/// Longest name of an object of Kubernetes: a DNS subdomain.
+const OBJECT_NAME_LEN_MAX: usize = 253;
 
 /// A file of a mounted claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) fn parse(rest: &str) -> Result<Volume, SourceError> {
     let Some((claim, path)) = rest.split_once('/') else {
         return invalid("not of the form pvc://claim/path".to_owned());
     };
-    if !is_claim(claim) {
+    if !is_object_name(claim) {
         return invalid("its claim is no DNS name of a-z, 0-9, - and .".to_owned());
     }
     if !is_inner_path(path) {
@@ -27,8 +27,9 @@ pub(super) fn parse(rest: &str) -> Result<Volume, SourceError> {
     Ok(Volume { claim: claim.to_owned(), path: path.to_owned() })
 }
 
-fn is_claim(text: &str) -> bool {
-    text.len() <= CLAIM_LEN_MAX && text.split('.').all(is_label)
+/// Whether a text can be the name of a claim, or of any other object of Kubernetes.
+pub(super) fn is_object_name(text: &str) -> bool {
+    text.len() <= OBJECT_NAME_LEN_MAX && text.split('.').all(is_label)
 }
 
 /// Whether a text is one label of a DNS name, as a namespace is, and so one part of a path that

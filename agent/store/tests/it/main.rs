@@ -2,6 +2,8 @@
 
 // The attribute tells the linter that helpers in these modules are test code too.
 #[cfg(test)]
+mod config_map;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod file;

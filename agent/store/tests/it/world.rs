@@ -94,7 +94,7 @@ pub(crate) static NOBODY: LazyLock<Owner> = LazyLock::new(|| owner(&Credentials:
 
 /// Somebody in the namespace `tests`.
 pub(crate) fn owner(credentials: &Credentials) -> Owner {
-    Owner { namespace: "tests".to_owned(), credentials: credentials.clone() }
+    Owner { namespace: "tests".to_owned(), credentials: credentials.clone(), config_maps: None }
 }
 
 /// Bytes that repeat at no distance a test could mistake for the right one.

@@ -29,8 +29,19 @@ const REGION_LEN_MAX: usize = 64;
 const REPOSITORY_LEN_MAX: usize = 255;
 const TITLE_LEN_MAX: usize = 255;
 
-/// A raw artifact: where it is in the object, its sources and its digests.
+/// Longest name of an entry of a ConfigMap.
+const KEY_LEN_MAX: usize = 253;
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Model,
+    Program,
+}
+
+/// A raw artifact: what it is for, where it is in the object, its sources and its digests.
 pub(super) struct RawArtifact<'a> {
+    pub(super) of: Use,
     /// The path of the object that holds `sources` and `sha256`.
     pub(super) path: &'a str,
     pub(super) sources: &'a [String],
@@ -51,7 +62,7 @@ pub(super) fn artifact(
     for (i, text) in raw.sources.iter().enumerate() {
         let path = format!("{path}[{i}]");
         field::length(&path, text, (1, SOURCE_LEN_MAX), findings);
-        if let Err((reason, message)) = source(text, site) {
+        if let Err((reason, message)) = source(text, raw.of, site) {
             findings.add(path, reason, message);
         }
     }
@@ -116,11 +127,11 @@ fn part_digests(raw: &RawArtifact<'_>, findings: &mut Findings) -> Option<Vec<Sh
     Some(digests)
 }
 
-/// Whether `text` is a source that this site can fetch.
+/// Whether `text` is a source that this site can fetch for such a use.
 ///
 /// No message shows anything of it, since it may hold a password or a signature; the path of the
 /// finding names it.
-fn source(text: &str, site: Site) -> Result<(), (Reason, String)> {
+fn source(text: &str, of: Use, site: Site) -> Result<(), (Reason, String)> {
     let invalid = |message: &str| Err((Reason::InvalidValue, message.to_owned()));
     if text.chars().any(char::is_control) {
         return invalid("holds a control character");
@@ -142,6 +153,14 @@ fn source(text: &str, site: Site) -> Result<(), (Reason, String)> {
         }
         "pvc" if is_pvc(rest) => Ok(()),
         "pvc" => invalid("is not of the form pvc://claim/path"),
+        "configmap" if site == Site::OneMachine => {
+            not_allowed("configmap sources are served in a cluster only; give file".to_owned())
+        }
+        "configmap" if of == Use::Model => not_allowed(
+            "configmap sources are for programs: a ConfigMap has room for a megabyte".to_owned(),
+        ),
+        "configmap" if is_config_map(rest) => Ok(()),
+        "configmap" => invalid("is not of the form configmap://name/key"),
         "https" => https(rest).or_else(invalid),
         "hf" if is_hf(rest) => Ok(()),
         "hf" => invalid("is not of the form hf://org/repo[@revision]/path"),
@@ -154,7 +173,8 @@ fn source(text: &str, site: Site) -> Result<(), (Reason, String)> {
         "pip" if is_pip(rest) => Ok(()),
         "pip" => invalid("is not of the form pip://name==version/file"),
         _ => not_allowed(
-            "its scheme is not served; file, pvc, https, hf, s3, oci and pip are".to_owned(),
+            "its scheme is not served; file, pvc, configmap, https, hf, s3, oci and pip are"
+                .to_owned(),
         ),
     }
 }
@@ -270,6 +290,17 @@ fn is_pvc(rest: &str) -> bool {
     rest.split_once('/').is_some_and(|(claim, path)| is_dns_name(claim) && is_path(path))
 }
 
+/// `name/key`
+fn is_config_map(rest: &str) -> bool {
+    let is_key = |key: &str| {
+        (1..=KEY_LEN_MAX).contains(&key.len())
+            && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+            && key != "."
+            && !key.starts_with("..")
+    };
+    rest.split_once('/').is_some_and(|(name, key)| is_dns_name(name) && is_key(key))
+}
+
 /// A DNS subdomain, as Kubernetes names its objects.
 fn is_dns_name(text: &str) -> bool {
     let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -327,7 +358,8 @@ mod tests {
     fn check(sources: &[&str], sha256: Option<&str>, site: Site) -> Result<Artifact, Vec<Reason>> {
         let sources: Vec<_> = sources.iter().map(|&source| source.to_owned()).collect();
         let mut findings = Findings::default();
-        let raw = RawArtifact { path: "spec", sources: &sources, sha256, parts: &[] };
+        let raw =
+            RawArtifact { of: Use::Model, path: "spec", sources: &sources, sha256, parts: &[] };
         let artifact = artifact(&raw, site, &mut findings);
         findings
             .prove(artifact)
@@ -360,7 +392,13 @@ mod tests {
         let check = |source: &str, sha256: Option<&str>, parts: usize| {
             let (sources, parts) = ([source.to_owned()], vec![DIGEST.to_owned(); parts]);
             let mut findings = Findings::default();
-            let raw = RawArtifact { path: "spec", sources: &sources, sha256, parts: &parts };
+            let raw = RawArtifact {
+                of: Use::Model,
+                path: "spec",
+                sources: &sources,
+                sha256,
+                parts: &parts,
+            };
             let artifact = artifact(&raw, Site::Cluster, &mut findings);
             let paths = |problems: Vec<crate::problem::Problem>| {
                 problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>()
@@ -441,13 +479,20 @@ mod tests {
             "oci://user:hunter2@registry.example/a",
             "pip://user:hunter2@a==1/b",
             "pvc://user:hunter2@claim/b",
+            "configmap://user:hunter2@programs/b",
             "file://user:hunter2@host.example/b",
             "ftp://user:hunter2@host.example/b",
             "https://host.example/\u{1}hunter2",
         ] {
             for site in [Site::OneMachine, Site::Cluster] {
                 let sources = [source.to_owned()];
-                let raw = RawArtifact { path: "spec", sources: &sources, sha256: None, parts: &[] };
+                let raw = RawArtifact {
+                    of: Use::Model,
+                    path: "spec",
+                    sources: &sources,
+                    sha256: None,
+                    parts: &[],
+                };
                 let mut findings = Findings::default();
                 let made = artifact(&raw, site, &mut findings);
                 let problems = findings.prove(made).unwrap_err();
@@ -499,6 +544,38 @@ mod tests {
         }
         for source in ["pvc://claim", "pvc://../a", "pvc://Claim/a", "pvc://claim/../a"] {
             let refused = check(&[source], None, Site::Cluster);
+            assert_eq!(refused, Err(vec![Reason::InvalidValue]), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_config_map_is_a_source_of_programs_in_a_cluster_alone() {
+        let check = |source: &str, of, site, sha256: Option<&str>| {
+            let sources = [source.to_owned()];
+            let raw = RawArtifact { of, path: "spec", sources: &sources, sha256, parts: &[] };
+            let mut findings = Findings::default();
+            let artifact = artifact(&raw, site, &mut findings);
+            let reasons = |problems: Vec<crate::problem::Problem>| {
+                problems.into_iter().map(|problem| problem.reason).collect::<Vec<_>>()
+            };
+            findings.prove(artifact).map(|_| ()).map_err(reasons)
+        };
+        let long = format!("configmap://a/{}", "k".repeat(KEY_LEN_MAX));
+        for source in ["configmap://programs.v1/a_B-1.wasm", "configmap://a/.hidden", &long] {
+            let check = |of, site, sha256| check(source, of, site, sha256);
+            assert_eq!(check(Use::Program, Site::Cluster, Some(DIGEST)), Ok(()), "{source}");
+            for (of, site) in [(Use::Model, Site::Cluster), (Use::Program, Site::OneMachine)] {
+                let refused = check(of, site, Some(DIGEST));
+                assert_eq!(refused, Err(vec![Reason::SourceNotAllowed]), "{source}");
+            }
+            let refused = check(Use::Program, Site::Cluster, None);
+            assert_eq!(refused, Err(vec![Reason::DigestRequired]), "{source}");
+        }
+        let too_long = format!("{long}k");
+        let bad = ["a", "a/", "/b", "A/b", "a/b/c", "a/b c", "a/.", "a/..b", "u:p@a/b", "a/b?c"];
+        let bad = bad.map(|rest| format!("configmap://{rest}"));
+        for source in bad.iter().chain([&too_long]) {
+            let refused = check(source, Use::Program, Site::Cluster, Some(DIGEST));
             assert_eq!(refused, Err(vec![Reason::InvalidValue]), "{source}");
         }
     }

@@ -17,7 +17,7 @@ use realm_crds::{
 
 use super::{
     Site,
-    artifact::{RawArtifact, artifact},
+    artifact::{RawArtifact, Use, artifact},
     field,
 };
 use crate::{
@@ -108,7 +108,8 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
     } = &raw.spec;
     let mut findings = Findings::default();
     let name = field::name(&raw.metadata, &mut findings);
-    let raw_artifact = RawArtifact { path: "spec", sources, sha256: sha256.as_deref(), parts };
+    let (of, sha256) = (Use::Model, sha256.as_deref());
+    let raw_artifact = RawArtifact { of, path: "spec", sources, sha256, parts };
     let artifact = artifact(&raw_artifact, site, &mut findings);
     let secret = source_secret.as_ref().zip(name.as_ref()).and_then(|(secret, own)| {
         field::reference("spec.sourceSecret.name", ("", &secret.name), own, &mut findings)

@@ -16,7 +16,7 @@ use realm_crds::{
 
 use super::{
     Site,
-    artifact::{RawArtifact, artifact},
+    artifact::{RawArtifact, Use, artifact},
     field,
 };
 use crate::{
@@ -185,8 +185,8 @@ fn read_program(raw: &RawProgram, site: Site, findings: &mut Findings) -> Option
         }
     }
     if !sources.is_empty() {
-        let raw =
-            RawArtifact { path: "spec.program", sources, sha256: sha256.as_deref(), parts: &[] };
+        let (of, sha256) = (Use::Program, sha256.as_deref());
+        let raw = RawArtifact { of, path: "spec.program", sources, sha256, parts: &[] };
         return artifact(&raw, site, findings).map(Program::Component);
     }
     if sha256.is_some() {

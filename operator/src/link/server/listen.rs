@@ -41,7 +41,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_WAIT: Duration = Duration::from_secs(5);
 
-/// Streams of one connection: one `Connect`, and room for `Enroll` beside it.
+/// Streams of one connection: one `Connect`, and room for `Enroll` and a `ReadConfigMap` beside it.
 const STREAMS_MAX: u32 = 4;
 
 /// Bytes of headers: a projected token has about 1,500.

@@ -1,4 +1,5 @@
-//! Who is there: from a request to a session of a proven agent, or to a certificate for it.
+//! Who is there: from a request to a session of a proven agent, to a certificate for it, or to what
+//! its programs come from.
 
 use std::{
     sync::Arc,
@@ -13,11 +14,13 @@ use tokio::{
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
+    config_map::{self, Pieces},
     ending::{self, Ending},
     listen::Life,
     session::{self, Agreed},
 };
 use crate::{
+    config_maps::ConfigMaps,
     lease::leading::Leading,
     link::{
         authority::{Authority, Issued},
@@ -31,10 +34,11 @@ use crate::{
 /// Longest wait for the first message: agents send it with the request.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
 
-/// Both methods of the link.
+/// The methods of the link.
 pub(super) struct Service<R> {
     identities: Arc<Identities<R>>,
     registry: Registry,
+    config_maps: ConfigMaps,
     encoder: Arc<Encoder>,
     authority: watch::Receiver<Arc<Authority>>,
     leading: Leading,
@@ -44,13 +48,13 @@ pub(super) struct Service<R> {
 impl<R: TokenReviewer> Service<R> {
     pub(super) fn new(
         identities: Identities<R>,
-        registry: Registry,
+        (registry, config_maps): (Registry, ConfigMaps),
         authority: watch::Receiver<Arc<Authority>>,
         leading: Leading,
         heartbeat: Duration,
     ) -> Self {
         let (identities, encoder) = (Arc::new(identities), Arc::default());
-        Self { identities, registry, encoder, authority, leading, heartbeat }
+        Self { identities, registry, config_maps, encoder, authority, leading, heartbeat }
     }
 
     /// The agent that a request's token proves, if this operator leads.
@@ -119,6 +123,22 @@ impl<R: TokenReviewer> Service<R> {
         authority.issue_node(&identity, &csr_der, SystemTime::now()).map_err(Ending::Enroll)
     }
 
+    /// What a ConfigMap holds, on the connection of a stream alone: a node has one of these, so that
+    /// no agent is sent more at once than one connection has streams for.
+    async fn bring(&self, request: Request<proto::ConfigMapRequest>) -> Result<Pieces, Status> {
+        let identity = self.prove(request.metadata()).await;
+        let identity = identity.map_err(|ending| self.turn_away(ending))?;
+        let life = request.extensions().get::<watch::Sender<Life>>();
+        if life.is_none_or(|life| *life.borrow() != Life::Proven) {
+            return Err(Status::unavailable("this connection has no stream of an agent"));
+        }
+        let known = (&self.registry, &self.config_maps);
+        let pieces = config_map::read(request.into_inner(), &identity.node, known).await?;
+        // Once more: what was read may have taken longer than the Lease.
+        self.must_lead().map_err(|ending| self.turn_away(ending))?;
+        Ok(pieces)
+    }
+
     /// A stranger can cause these at any rate, so they are not logged above debug.
     fn turn_away(&self, ending: Ending) -> Status {
         tracing::debug!(cause = ending::chain(&ending), "an agent was turned away");
@@ -133,6 +153,7 @@ impl<R: TokenReviewer> Service<R> {
 #[tonic::async_trait]
 impl<R: TokenReviewer> proto::link_server::Link for Service<R> {
     type ConnectStream = session::Replies;
+    type ReadConfigMapStream = Pieces;
 
     async fn connect(
         &self,
@@ -153,6 +174,13 @@ impl<R: TokenReviewer> proto::link_server::Link for Service<R> {
         let not_after = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let not_after = not_after.as_secs();
         Ok(Response::new(proto::EnrollResponse { certificate_chain: chain, ca, not_after }))
+    }
+
+    async fn read_config_map(
+        &self,
+        request: Request<proto::ConfigMapRequest>,
+    ) -> Result<Response<Pieces>, Status> {
+        self.bring(request).await.map(Response::new)
     }
 }
 

@@ -6,12 +6,19 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
+use realm_core::{
+    config_maps::{ConfigMapError, ConfigMapErrorKind, WantedEntry},
+    desired::Sha256,
+};
 use realm_link::client::LinkOptions;
 use realm_operator::link::authority::{Authority, Serving};
-use realm_proto::link::v1::{
-    self as proto,
-    link_server::{Link, LinkServer},
-    operator_message::Message,
+use realm_proto::link::{
+    CONFIG_MAP_BYTES_MAX,
+    v1::{
+        self as proto,
+        link_server::{Link, LinkServer},
+        operator_message::Message,
+    },
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch};
@@ -20,12 +27,13 @@ use tonic::{Request, Response, Status, Streaming, body::Body, codegen::Service a
 
 use super::world::{Agent, soon};
 
-/// Says these to every agent, then nothing.
-struct Script(Vec<proto::OperatorMessage>);
+/// Says these to every agent, then nothing, and sends these pieces of every ConfigMap.
+struct Script(Vec<proto::OperatorMessage>, Vec<proto::ConfigMapPiece>);
 
 #[tonic::async_trait]
 impl Link for Script {
     type ConnectStream = BoxStream<'static, Result<proto::OperatorMessage, Status>>;
+    type ReadConfigMapStream = BoxStream<'static, Result<proto::ConfigMapPiece, Status>>;
 
     async fn connect(
         &self,
@@ -40,6 +48,13 @@ impl Link for Script {
         _: Request<proto::EnrollRequest>,
     ) -> Result<Response<proto::EnrollResponse>, Status> {
         Ok(Response::new(proto::EnrollResponse::default()))
+    }
+
+    async fn read_config_map(
+        &self,
+        _: Request<proto::ConfigMapRequest>,
+    ) -> Result<Response<Self::ReadConfigMapStream>, Status> {
+        Ok(Response::new(stream::iter(self.1.clone()).map(Ok).boxed()))
     }
 }
 
@@ -82,7 +97,7 @@ where
 /// What an agent makes of an operator that says `messages`.
 async fn check(messages: Vec<Option<Message>>, reason: &str, expected: &str) {
     let messages = messages.into_iter().map(|message| proto::OperatorMessage { message });
-    let script = LinkServer::new(Script(messages.collect()));
+    let script = LinkServer::new(Script(messages.collect(), Vec::new()));
     let (options, _dir) = door(move |request| script.clone().call(request)).await;
     let error = soon("an answer", realm_link::client::enroll(&options, b"csr")).await.unwrap_err();
     assert_eq!(error.reason(), "Protocol", "nothing is no certificate");
@@ -121,4 +136,30 @@ async fn an_operator_whose_message_makes_no_sense_is_left() {
 #[tokio::test]
 async fn an_operator_that_falls_silent_is_left() {
     check(vec![Some(welcome(20))], "Silent", "3 heartbeats").await;
+}
+
+/// What an agent makes of an entry that comes in these pieces, each with what it says is left.
+async fn read(pieces: &[(usize, u32)]) -> Result<usize, ConfigMapError> {
+    let piece = |(bytes, bytes_left): &(usize, u32)| proto::ConfigMapPiece {
+        content: vec![7; *bytes],
+        bytes_left: *bytes_left,
+    };
+    let welcome = proto::OperatorMessage { message: Some(welcome(5000)) };
+    let script = LinkServer::new(Script(vec![welcome], pieces.iter().map(piece).collect()));
+    let (options, _dir) = door(move |request| script.clone().call(request)).await;
+    let agent = Agent::start(options, tempfile::tempdir().unwrap()).await;
+    agent.until_state(|state| state.connected.is_some()).await;
+    let (namespace, source) = ("acme".to_owned(), "configmap://programs/a.wasm".to_owned());
+    let wanted = WantedEntry { namespace, source, sha256: Sha256([7; 32]) };
+    soon("an answer", agent.config_maps.read(wanted)).await.map(|bytes| bytes.len())
+}
+
+#[tokio::test]
+async fn an_entry_that_breaks_off_or_does_not_end_is_none() {
+    assert_eq!(read(&[(10, 5), (5, 0)]).await, Ok(15));
+    let broken = read(&[(10, 5)]).await.unwrap_err();
+    assert_eq!(broken.kind, ConfigMapErrorKind::Unreachable, "{broken}");
+    assert!(broken.message.contains("broke off"), "{broken}");
+    let endless = read(&[(CONFIG_MAP_BYTES_MAX / 2, 1); 4]).await.unwrap_err();
+    assert_eq!(endless.kind, ConfigMapErrorKind::TooLarge, "{endless}");
 }

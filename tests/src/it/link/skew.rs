@@ -8,7 +8,11 @@ use std::{convert::Infallible, time::Duration};
 use futures_util::{StreamExt as _, stream};
 use hyper::body::Incoming;
 use prost::Message as _;
-use realm_core::report::Report;
+use realm_core::{
+    config_maps::{ConfigMapErrorKind, WantedEntry},
+    desired::Sha256,
+    report::Report,
+};
 use realm_proto::link::v1 as proto;
 use tokio::sync::mpsc;
 use tonic::{
@@ -173,6 +177,9 @@ async fn operator_of(
     let answer = move |request: http::Request<Incoming>| {
         let service = tower::service_fn(connect.clone());
         async move {
+            if request.uri().path() != "/realm.link.v1.Link/Connect" {
+                return Ok(Status::unimplemented("").into_http());
+            }
             let codec = ProstCodec::<OperatorSays, AgentSays>::default();
             let answered = server::Grpc::new(codec).streaming(service, request).await;
             Ok::<http::Response<Body>, Infallible>(answered)
@@ -189,6 +196,17 @@ async fn an_operators_message_that_is_yet_to_come_is_passed_over_and_counted() {
     agent.until_held(1).await;
     let state = agent.until_state(|state| state.generation == 1).await;
     assert_eq!((state.connected.is_some(), state.unknown), (true, 1));
+}
+
+#[tokio::test]
+async fn an_operator_of_a_release_that_reads_no_config_maps_is_told_from_one_that_is_away() {
+    let (agent, _heard, _dir) = operator(Ok(vec![welcome(5000, 1, 4), state(1)])).await;
+    agent.until_held(1).await;
+    let (namespace, source) = ("acme".to_owned(), "configmap://programs/a.wasm".to_owned());
+    let wanted = WantedEntry { namespace, source, sha256: Sha256([7; 32]) };
+    let error = agent.config_maps.read(wanted).await.unwrap_err();
+    assert_eq!(error.kind, ConfigMapErrorKind::NotAllowed, "{error}");
+    assert!(error.message.contains("of a release that reads no ConfigMaps"), "{error}");
 }
 
 #[tokio::test]

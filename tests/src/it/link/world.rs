@@ -8,13 +8,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use realm_core::{report::Report, slices::Spends, supply, uses::TenantUse};
+use realm_core::{
+    config_maps::{self, ConfigMaps as Reader},
+    report::Report,
+    slices::Spends,
+    supply,
+    uses::TenantUse,
+};
 use realm_link::{
-    client::{self, Feeds, LinkOptions, LinkState},
+    client::{self, Feeds, LinkOptions, LinkState, Sources},
     ledger::Ledger,
     slices::SliceStore,
 };
 use realm_operator::{
+    config_maps::ConfigMaps,
     lease::leading::Lead,
     link::{
         authority::{Authority, Serving},
@@ -67,6 +74,14 @@ impl TokenReviewer for Tokens {
 /// A token as the kubelet would project it for an agent on `node`.
 pub(super) fn token(node: &str) -> String {
     format!("{AUDIENCE}@{node}")
+}
+
+/// The namespace whose ConfigMaps the operator may read, if somebody had them.
+pub(super) const CONFIG_MAPS: &str = "team-0";
+
+/// A way to an API server that is not there.
+fn no_api_server() -> kube::Client {
+    kube::Config::new("http://127.0.0.1:1".parse().unwrap()).try_into().unwrap()
 }
 
 fn serving(authority: &watch::Sender<Arc<Authority>>) -> Serving {
@@ -129,9 +144,11 @@ impl World {
         self.address = listener.local_addr().unwrap();
         let account =
             ServiceAccount { namespace: "realm-system".to_owned(), name: "realm-agent".to_owned() };
+        let namespaces = [CONFIG_MAPS.to_owned()].into();
         let server = Server {
             identities: Identities::new(Tokens, account),
             registry: self.registry.clone(),
+            config_maps: ConfigMaps::new(no_api_server(), namespaces),
             authority: self.authority.subscribe(),
             tls: self.tls.clone(),
             leading: self.lead.subscribe(),
@@ -211,6 +228,7 @@ pub(super) struct Agent {
     pub(super) supply: watch::Sender<supply::Supply>,
     pub(super) uses: watch::Sender<Vec<TenantUse>>,
     pub(super) credentials: watch::Receiver<supply::Credentials>,
+    pub(super) config_maps: Reader,
     pub(super) state: watch::Receiver<LinkState>,
     task: JoinHandle<()>,
     ending: CancellationToken,
@@ -231,9 +249,23 @@ impl Agent {
         let feeds = Feeds { report: reports, supply: supplies, uses: all_uses, spends: used };
         let held = (ledger.clone(), slices.clone());
         let ending = CancellationToken::new();
-        let task = tokio::spawn(client::run(options, held, feeds, opens, tell, ending.clone()));
-        let dir = Some(dir);
-        Self { ledger, slices, spends, report, supply, uses, credentials, state, task, ending, dir }
+        let (config_maps, asks) = config_maps::channel();
+        let sources = Sources { credentials: opens, config_maps: asks };
+        let task = tokio::spawn(client::run(options, held, feeds, sources, tell, ending.clone()));
+        Self {
+            ledger,
+            slices,
+            spends,
+            report,
+            supply,
+            uses,
+            credentials,
+            config_maps,
+            state,
+            task,
+            ending,
+            dir: Some(dir),
+        }
     }
 
     /// The folder of its ledger.
