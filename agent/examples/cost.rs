@@ -187,11 +187,13 @@ async fn call_of(runtime: &Runtime, name: &str, program: Prepared) -> Outcome<()
         for _ in 0..CALLS {
             // One that is made ahead is there by then.
             tokio::time::sleep(pause).await;
-            let instance = instances.time().await?;
-            let of = [(&mut made, instance.made), (&mut taken, instance.taken)];
-            for (all, took) in of.into_iter().chain([(&mut returned, instance.returned)]) {
-                all.push(took.as_secs_f64() * 1e6);
-            }
+            let instance = instances.take().await?;
+            taken.push(instance.taken.as_secs_f64() * 1e6);
+            returned.push(instance.returned.as_secs_f64() * 1e6);
+        }
+        for _ in 0..CALLS {
+            tokio::time::sleep(pause).await;
+            made.push(instances.make().await?.as_secs_f64() * 1e6);
         }
         println!(
             "an instance, {name}, {how}: made in {}; to a call in {}; back in {}",

@@ -304,7 +304,7 @@ pub struct Limits {
     #[schemars(range(min = 1, max = crate::model::CONTEXT_MAX))]
     pub context: u32,
 
-    /// Tokens of one answer, which ends there and says so (`length`), however many were asked for.
+    /// Tokens of one generation, which ends there and says so (`length`), however many were asked for.
     /// Unless it is set, only the context is its end.
     #[schemars(range(min = 1, max = crate::model::CONTEXT_MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]

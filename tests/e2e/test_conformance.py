@@ -15,6 +15,7 @@ import pytest
 from conftest import Serve
 from harness.folder import Folder, entry, new_key
 from harness.server import Server, binary
+from harness.wait import until
 
 #: Beyond the slowest of these runs on a busy machine.
 RUN_S_MAX = 180.0
@@ -32,6 +33,9 @@ PROGRAM = {
     "hostCalls": 5_000,
     "outputBytes": 100_000,
     "deadlineMs": 30_000,
+    # Enough for a hook to be late before it ends.
+    "tokenFuel": 1_000_000_000,
+    "tokenDeadlineMs": 5,
 }
 
 #: Another key of the first tenant.
@@ -123,6 +127,9 @@ def test_a_server_that_keeps_tenants_apart_is_seen_to(
     assert "one was cut" in ran.check("stream-limits")["why"]
     pause = ran.figure("program-exhaustion", "longest pause beside `loop`")
     record_property("longest pause beside a loop, ms", round(pause["value"]))
+    late = {"tenant": "default/mallory", "pipeline": "-"}
+    name = "realm_program_hook_overruns_total"
+    until(lambda: tenancy.server.metrics().value(name, **late) > 0, "tokens without their hook")
 
 
 def test_what_could_not_be_tried_is_skipped_and_passes_nothing(tenancy: Tenancy) -> None:

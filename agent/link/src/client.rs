@@ -132,10 +132,11 @@ pub async fn run(
     });
     let Sources { credentials, config_maps } = sources;
     let (operator, connected) = watch::channel(None);
+    let token_file = options.token_file.clone();
     let link = Link { options, ledger, slices, feeds, credentials, operator, state, ending };
     tokio::select! {
         () = link.keep() => {}
-        never = config_maps::answer(config_maps, connected) => match never {},
+        never = config_maps::answer(config_maps, connected, &token_file) => match never {},
     }
 }
 

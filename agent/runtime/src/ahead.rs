@@ -3,7 +3,7 @@
 //! Components of interpreters take about a millisecond to link, for which each call would wait. So
 //! while calls of such a program come, there is one that waits for the next of them, and another one
 //! is made when it is taken. Each is its tenant's, and made under its limits: whether one is there
-//! tells nobody what others run.
+//! does not tell who else runs the same.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -116,11 +116,13 @@ struct State<B> {
     /// Whoever makes instances is told here that one was taken, or that nobody wants any more.
     keeper: Option<Arc<Notify>>,
     made: Option<Made<B>>,
+    /// Whether one that was made has turned out not to be worth a place.
+    is_unworthy: bool,
 }
 
 impl<B> Default for State<B> {
     fn default() -> Self {
-        Self { keeper: None, made: None }
+        Self { keeper: None, made: None, is_unworthy: false }
     }
 }
 
@@ -174,7 +176,7 @@ impl<P: Linked> Ahead<P> {
     /// Who makes them, unless somebody does or all places are taken.
     fn keeper(self: &Arc<Self>) -> Option<Keeper<P>> {
         let mut state = self.state();
-        if state.keeper.is_some() {
+        if state.keeper.is_some() || state.is_unworthy {
             return None;
         }
         let place = self.places.free.clone().try_acquire_owned().ok()?;
@@ -189,8 +191,11 @@ impl<P: Linked> Ahead<P> {
         let deadline = Duration::from_millis(self.limits.deadline_ms);
         // One that does not come up is its next call's to tell of.
         let made = timeout(deadline, self.make()).await.ok()?.ok()?;
-        let is_worth = begun_at.elapsed() >= self.places.worth;
-        (is_worth && made.store.data().memory_bytes() <= BYTES_MAX).then_some(made)
+        let is_worth = begun_at.elapsed() >= self.places.worth
+            && made.store.data().memory_bytes() <= BYTES_MAX;
+        // A machine that is busy makes any of them slow now and then, and none quick.
+        self.state().is_unworthy |= !is_worth;
+        is_worth.then_some(made)
     }
 
     /// Brings one up that serves nobody yet.
@@ -208,7 +213,11 @@ impl<P: Linked> Ahead<P> {
     }
 
     fn end(&self) {
-        let before = std::mem::take(&mut *self.state());
+        let before = {
+            let mut state = self.state();
+            let is_unworthy = state.is_unworthy;
+            std::mem::replace(&mut *state, State { is_unworthy, ..State::default() })
+        };
         drop(before);
     }
 

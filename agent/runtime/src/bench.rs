@@ -16,10 +16,8 @@ pub struct Instances {
 /// How long an instance takes, without anything that the program does for a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Instance {
-    /// To be made: slots, memories and tables as the component has them at its start, and that start,
-    /// where it has one.
-    pub made: Duration,
-    /// To come to a call, which may be one that was made ahead.
+    /// To come to a call: one that was made ahead, or slots, memories and tables as the component has
+    /// them at its start, and that start, where it has one.
     pub taken: Duration,
     /// To be back in the pool.
     pub returned: Duration,
@@ -30,12 +28,17 @@ impl Instances {
         Self { of: ahead::Instances::of(&program.0, &limits), limits }
     }
 
-    /// Makes an instance for nobody, and then takes one as a call does.
-    pub async fn time(&self) -> Result<Instance, ProgramError> {
-        let start = |source| ProgramError::Start { source };
+    /// How long one takes that is made for nobody.
+    pub async fn make(&self) -> Result<Duration, ProgramError> {
         let begun_at = Instant::now();
-        drop(self.of.calls.make().await.map_err(start)?);
-        let made = begun_at.elapsed();
+        let made = self.of.calls.make().await;
+        drop(made.map_err(|source| ProgramError::Start { source })?);
+        Ok(begun_at.elapsed())
+    }
+
+    /// Takes one as a call does.
+    pub async fn take(&self) -> Result<Instance, ProgramError> {
+        let start = |source| ProgramError::Start { source };
         let begun_at = Instant::now();
         let host = Host::without_call(self.limits.memory_bytes_max);
         let fuel = Allowance::new(&self.limits, None, begun_at).fuel;
@@ -43,6 +46,6 @@ impl Instances {
         let taken_at = Instant::now();
         drop(instance);
         let taken = taken_at.duration_since(begun_at);
-        Ok(Instance { made, taken, returned: taken_at.elapsed() })
+        Ok(Instance { taken, returned: taken_at.elapsed() })
     }
 }

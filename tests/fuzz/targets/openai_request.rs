@@ -178,6 +178,7 @@ fn tenant() -> DesiredTenant {
             output_tokens_per_minute: most,
             calls_max: most,
             context_max: most,
+            output_tokens_max: most,
             kv_blocks_max: most,
             program: ProgramLimits {
                 memory_bytes_max: 1 << 20,

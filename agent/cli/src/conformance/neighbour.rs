@@ -101,12 +101,17 @@ async fn load(site: Arc<Site>, words: usize, mut draw: Draw, begun: mpsc::Sender
         };
         match ask::once(&site, &mut session, &params, tell).await {
             Ok(_) => {}
-            Err(error @ DoorError::Refused { .. }) => {
+            // What is too long once is so every time, and a flood without it is none.
+            Err(error @ DoorError::Refused { .. }) if !is_too_long(&error) => {
                 sleep(ask::wait(&error).unwrap_or(IMPOLITE)).await;
             }
             Err(error) => return error,
         }
     }
+}
+
+fn is_too_long(error: &DoorError) -> bool {
+    matches!(error, DoorError::Refused { code, .. } if code == "too_long")
 }
 
 /// Streams of the tenant that is watched.

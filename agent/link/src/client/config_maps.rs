@@ -4,7 +4,7 @@
 //! operator is busy with. Where there is no operator nobody waits for one: whoever asks asks again,
 //! later each time.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, path::Path, time::Duration};
 
 use realm_core::config_maps::{Ask, ConfigMapError, ConfigMapErrorKind, WantedEntry};
 use realm_proto::link::{CONFIG_MAP_BYTES_MAX, v1 as proto};
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tonic::{Code, Request, Status};
 
-use super::dial::Dialled;
+use super::dial::{self, Dialled};
 
 /// Longest wait for an entry: ten seconds for the API server's answer, as many for a turn at the
 /// operator, and the time that the operator has to send a megabyte.
@@ -24,11 +24,12 @@ const READ_WAIT: Duration = Duration::from_secs(40);
 pub(super) async fn answer(
     mut asks: mpsc::Receiver<Ask>,
     operator: watch::Receiver<Option<Dialled>>,
+    token_file: &Path,
 ) -> Infallible {
     while let Some(Ask { wanted, mut answer }) = asks.recv().await {
         let dialled = operator.borrow().clone();
         let read = tokio::select! {
-            read = read(dialled, wanted) => read,
+            read = read(dialled, wanted, token_file) => read,
             () = answer.closed() => continue,
         };
         // Who asked may have gone this moment.
@@ -38,19 +39,29 @@ pub(super) async fn answer(
     std::future::pending().await
 }
 
-async fn read(dialled: Option<Dialled>, wanted: WantedEntry) -> Result<Vec<u8>, ConfigMapError> {
+async fn read(
+    dialled: Option<Dialled>,
+    wanted: WantedEntry,
+    token_file: &Path,
+) -> Result<Vec<u8>, ConfigMapError> {
     let Some(dialled) = dialled else {
         return Err(away("there is no link to an operator, which alone reads ConfigMaps"));
     };
-    let read = time::timeout(READ_WAIT, receive(dialled, wanted)).await;
+    let read = time::timeout(READ_WAIT, receive(dialled, wanted, token_file)).await;
     read.unwrap_or_else(|_| {
         let seconds = READ_WAIT.as_secs();
         Err(away(&format!("the operator did not bring it within {seconds} seconds")))
     })
 }
 
-async fn receive(dialled: Dialled, wanted: WantedEntry) -> Result<Vec<u8>, ConfigMapError> {
-    let Dialled { mut client, bearer } = dialled;
+async fn receive(
+    dialled: Dialled,
+    wanted: WantedEntry,
+    token_file: &Path,
+) -> Result<Vec<u8>, ConfigMapError> {
+    let Dialled { mut client, .. } = dialled;
+    // The token that the stream began with may be over, and there is another one in its file by then.
+    let bearer = dial::bearer(token_file).await.map_err(|error| away(&error.to_string()))?;
     let WantedEntry { namespace, source, sha256 } = wanted;
     let wanted = proto::ConfigMapRequest { namespace, source, sha256: sha256.0.to_vec() };
     let mut request = Request::new(wanted);
@@ -122,7 +133,8 @@ mod tests {
     async fn without_an_operator_nobody_waits() {
         let (reader, asks) = config_maps::channel();
         let (_operator, connected) = watch::channel(None);
-        let answering = tokio::spawn(answer(asks, connected));
+        let answering =
+            tokio::spawn(async move { answer(asks, connected, Path::new("token")).await });
         let source = "configmap://programs/a.wasm".to_owned();
         let sha256 = Sha256([7; 32]);
         let wanted = WantedEntry { namespace: "acme".to_owned(), source, sha256 };

@@ -142,7 +142,7 @@ async fn tls(ca_file: &Path) -> Result<ClientConfig, LinkError> {
     Ok(config)
 }
 
-async fn bearer(token_file: &Path) -> Result<MetadataValue<Ascii>, LinkError> {
+pub(super) async fn bearer(token_file: &Path) -> Result<MetadataValue<Ascii>, LinkError> {
     let no_token = || LinkError::NoToken { path: token_file.to_owned() };
     let bytes = read(token_file).await?;
     let token = str::from_utf8(&bytes).map_err(|_| no_token())?.trim();

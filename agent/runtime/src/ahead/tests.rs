@@ -1,3 +1,5 @@
+use std::{fs, path::Path};
+
 use tokio::{task::yield_now, time::sleep};
 use wasmtime::Trap;
 
@@ -23,7 +25,8 @@ type Calls = Arc<Ahead<ProgramPre<Host>>>;
 
 /// A program that counts to a hundred thousand when it comes up, in so many pages of memory.
 async fn counting(pages: u32) -> Prepared {
-    let idle = include_str!("../../../../tests/fuzz/examples/components/idle.wat");
+    let idle = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let idle = fs::read_to_string(idle.join("../../tests/fuzz/examples/components/idle.wat"));
     let begin = "(func $count (local $left i32) (local.set $left (i32.const 100000))
       (loop $more
         (local.set $left (i32.sub (local.get $left) (i32.const 1)))
@@ -31,6 +34,7 @@ async fn counting(pages: u32) -> Prepared {
     (start $count)
     (func (export \"realloc\")";
     let counting = idle
+        .unwrap()
         .replace("(memory (export \"memory\") 1)", &format!("(memory (export \"memory\") {pages})"))
         .replace("(func (export \"realloc\")", begin);
     assert!(counting.contains("$count") && counting.contains(&pages.to_string()));
@@ -133,11 +137,17 @@ async fn what_is_made_at_once_or_takes_much_memory_has_no_place() {
     instance.unwrap();
     assert_eq!(free(&cheap), PLACES as usize, "nobody makes one");
     assert!(calls_of_cheap.make_worthy().await.is_none());
+    assert!(calls_of_cheap.keeper().is_none(), "it is known by then");
 
     let places = places(Duration::ZERO);
     let pages = u32::try_from(BYTES_MAX >> 16).unwrap();
     assert!(calls(&counting(pages).await, &places).make_worthy().await.is_some());
-    assert!(calls(&counting(pages + 1).await, &places).make_worthy().await.is_none());
+    let large = calls(&counting(pages + 1).await, &places);
+    large.keep();
+    until(|| large.state().is_unworthy && free(&places) == PLACES as usize).await;
+    let (instance, _) = checkout(&large, LIMITS.fuel_max).await;
+    instance.unwrap();
+    assert!(large.state().keeper.is_none(), "none is made for nothing again");
 }
 
 #[tokio::test]

@@ -123,10 +123,12 @@ fn read_limits(raw: &RawLimits, findings: &mut Findings) -> Limits {
         ("outputTokensPerMinute", *output_tokens_per_minute, PER_MINUTE_MAX),
         ("calls", *calls, CALLS_MAX),
         ("context", *context, CONTEXT_MAX),
-        ("outputTokens", output_tokens.unwrap_or(*context), CONTEXT_MAX),
         ("kvBlocks", *kv_blocks, KV_BLOCKS_MAX),
     ] {
         field::range(&format!("spec.limits.{field}"), value, (1, max), findings);
+    }
+    if let Some(value) = output_tokens {
+        field::range("spec.limits.outputTokens", *value, (1, CONTEXT_MAX), findings);
     }
     Limits {
         requests_per_minute: *requests_per_minute,

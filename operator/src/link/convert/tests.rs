@@ -172,7 +172,7 @@ fn tenant(index: usize, weight: u32) -> Arc<DesiredTenant> {
             output_tokens_per_minute: 3,
             calls_max: 4,
             context_max: 5,
-            output_tokens_max: 5,
+            output_tokens_max: 20,
             kv_blocks_max: 6,
             program: ProgramLimits {
                 memory_bytes_max: 7,

@@ -78,14 +78,14 @@ fn model(text: String) -> impl Strategy<Value = plan::DesiredModel> {
 }
 
 fn limits() -> impl Strategy<Value = plan::Limits> {
-    (any::<[u32; 6]>(), any::<[u64; 7]>(), any::<bool>()).prop_map(
-        |([a, b, c, d, e, f], [g, h, i, j, k, l, m], n)| plan::Limits {
+    (any::<[u32; 7]>(), any::<[u64; 7]>(), any::<bool>()).prop_map(
+        |([a, b, c, d, e, f, o], [g, h, i, j, k, l, m], n)| plan::Limits {
             requests_per_minute: a,
             input_tokens_per_minute: b,
             output_tokens_per_minute: c,
             calls_max: d,
             context_max: e,
-            output_tokens_max: e,
+            output_tokens_max: o,
             kv_blocks_max: f,
             program: plan::ProgramLimits {
                 memory_bytes_max: g,
