@@ -213,11 +213,10 @@ impl<P: Linked> Ahead<P> {
     }
 
     fn end(&self) {
-        let before = {
-            let mut state = self.state();
-            let is_unworthy = state.is_unworthy;
-            std::mem::replace(&mut *state, State { is_unworthy, ..State::default() })
-        };
+        let mut state = self.state();
+        state.keeper = None;
+        let before = state.made.take();
+        drop(state);
         drop(before);
     }
 
