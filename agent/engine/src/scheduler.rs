@@ -33,7 +33,7 @@ use realm_core::{
 use self::{
     account::Account,
     charges::Charging,
-    pace::Decoding,
+    pace::{Company, Decoding},
     sequence::{Bounds, Running, Sequence},
     share::{Share, Turn},
 };
@@ -125,6 +125,7 @@ pub(crate) struct Scheduler {
     turns: u64,
     /// Memory of a step: the sequences that decode, and the tenants that it has something of.
     decoding: Decoding,
+    company: Company,
     noted: Vec<TenantName>,
     /// Steps since a sequence started.
     steps_without_start: u32,
@@ -158,6 +159,7 @@ impl Scheduler {
             charging: Charging::default(),
             turns: 0,
             decoding: Decoding::default(),
+            company: Company::default(),
             noted: Vec::new(),
             steps_without_start: 0,
             totals: Totals::default(),
@@ -286,6 +288,8 @@ impl Scheduler {
             return ended;
         }
         self.steps_without_start = self.steps_without_start.saturating_add(1);
+        let tenants = self.accounts.values().filter(|account| account.is_active()).count();
+        self.company.note(tenants, now);
         self.make_room();
         self.plan_decodes();
         self.plan_prefills();

@@ -53,7 +53,18 @@ pub enum Order {
 /// The same `seed` gives the same calls, whatever the order; who waits for an answer before the
 /// next call calls later where it is served later.
 pub fn run(crowds: &[Crowd], order: Order, (warm_up, seconds): (f64, f64), seed: u64) -> Outcome {
-    let mut world = World::new(crowds, order, seed);
+    run_at(Prices::MEASURED, crowds, order, (warm_up, seconds), seed)
+}
+
+/// The same, where steps take what `prices` say.
+fn run_at(
+    prices: Prices,
+    crowds: &[Crowd],
+    order: Order,
+    (warm_up, seconds): (f64, f64),
+    seed: u64,
+) -> Outcome {
+    let mut world = World::new(prices, crowds, order, seed);
     world.counts_from = warm_up;
     while world.now < seconds && world.go_on() {}
     world.outcome.seconds = world.now.min(seconds) - warm_up;
@@ -69,6 +80,7 @@ struct Open {
 }
 
 struct World {
+    prices: Prices,
     planner: Box<dyn Planner>,
     calls: Calls,
     names: Vec<TenantName>,
@@ -84,7 +96,7 @@ struct World {
 }
 
 impl World {
-    fn new(crowds: &[Crowd], order: Order, seed: u64) -> Self {
+    fn new(prices: Prices, crowds: &[Crowd], order: Order, seed: u64) -> Self {
         let limits = Limits {
             context: 8192,
             batch_tokens: BATCH_TOKENS,
@@ -99,7 +111,8 @@ impl World {
         let tenants = calls.tenants();
         let names: Vec<TenantName> = (0..tenants).map(name).collect();
         Self {
-            planner: planner::of(order, limits, BLOCKS),
+            prices,
+            planner: planner::of(order, limits, BLOCKS, prices),
             calls,
             numbers: names.iter().cloned().zip(0..).collect(),
             names,
@@ -157,7 +170,7 @@ impl World {
 
     /// Puts the step on its tenants' accounts; how long it takes.
     fn account(&mut self) -> f64 {
-        let prices = Prices::MEASURED;
+        let prices = self.prices;
         let mut took = prices.step.as_secs_f64();
         let part = took / self.rows.len() as f64;
         for &row in &self.rows.clone() {
@@ -184,7 +197,7 @@ impl World {
             let mut times = HeldTimes::default();
             self.planner.pool().held_in(time, &mut times);
             for (name, block_ns) in times.iter() {
-                let cost = Prices::MEASURED.cost(Service::holding(block_ns), BLOCKS as usize);
+                let cost = self.prices.cost(Service::holding(block_ns), BLOCKS as usize);
                 let tenant = self.numbers.get(name);
                 if let Some(had) = tenant.and_then(|at| self.outcome.tenants.get_mut(*at)) {
                     had.cost_s += cost.as_secs_f64();

@@ -1,6 +1,9 @@
 //! How long a step takes in which somebody waits for the next token of an answer.
 
-use std::cmp::Reverse;
+use std::{
+    cmp::Reverse,
+    time::{Duration, Instant},
+};
 
 use realm_core::{desired::Priority, name::TenantName};
 
@@ -17,8 +20,9 @@ use crate::batch::SequenceId;
 /// and it matters more to readers that steps are alike than that they are long.
 pub(super) const STEP_TARGET: Cost = Cost::from_millis(60);
 /// How long a step may take for tenants that are ahead of the least served one in it: they have what
-/// fits, by turns, and the rest of their part comes when that one is even with them. Short enough that
-/// one which takes twice as long as was expected is still within the target.
+/// fits, by turns, and the rest of their part comes when that one is even with them. So long as well
+/// are steps of one tenant beside which another may come at any moment. Short enough that one which
+/// takes twice as long as was expected is still within the target.
 pub(super) const SHORT_TARGET: Cost = Cost::from_millis(25);
 /// How much more than the least served one a tenant has had that floods. More than one short prompt
 /// costs, so that tenants that are alike do not; and less than one may be behind that comes, so that who
@@ -27,6 +31,29 @@ pub(super) const FLOOD_MIN: Cost = Cost::from_millis(100);
 /// How much more makes a tenant wait for the least served one, whatever either asks for. So the target
 /// costs shares nothing that lasts.
 pub(super) const LEAD_MAX: Cost = Cost::from_millis(500);
+
+/// For how long a tenant that has gone may come again at any moment: as long as somebody reads what
+/// was answered before asking on, or a program works before its next call.
+pub(super) const GONE_FOR: Duration = Duration::from_secs(10);
+
+/// Whether others than the one tenant that is there may come.
+#[derive(Debug, Default)]
+pub(super) struct Company {
+    /// When more than one tenant last had sequences.
+    shared_at: Option<Instant>,
+    is_expected: bool,
+}
+
+impl Company {
+    /// Takes note of how many tenants have sequences.
+    pub(super) fn note(&mut self, tenants: usize, now: Instant) {
+        if tenants > 1 {
+            self.shared_at = Some(now);
+        }
+        let was_there = |at: Instant| now.saturating_duration_since(at) < GONE_FOR;
+        self.is_expected = tenants == 1 && self.shared_at.is_some_and(was_there);
+    }
+}
 
 /// Who gets its next token in a step, and memory to choose them in.
 #[derive(Debug, Default)]
@@ -229,15 +256,18 @@ impl Scheduler {
     }
 
     /// What prompts may cost in a step that has so many rows left for them: what is left of the
-    /// target, or half as much as all the rest where that is more.
+    /// target, or half as much as all the rest where that is more. Whoever may come waits for all of
+    /// the step, whether or not anybody decodes in it.
     pub(super) fn time_for_prompts(&self, rows: usize) -> Cost {
         let total = self.pool.in_all_layers();
         let most = self.prices.cost(Service::prefill(rows, PREFILL_PAST), total);
         let others = self.planned();
-        if others <= self.prices.step {
-            return most;
-        }
-        most.min(STEP_TARGET.without(others).max(others.part(2)))
+        let target = match self.company.is_expected {
+            true => SHORT_TARGET,
+            false if others <= self.prices.step => return most,
+            false => STEP_TARGET,
+        };
+        most.min(target.without(others).max(others.part(2)))
     }
 }
 

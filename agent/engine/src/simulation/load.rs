@@ -1,6 +1,9 @@
 //! Who calls, how often, and for how much.
 
-use std::{cmp::Ordering, collections::BinaryHeap};
+use std::{
+    cmp::Ordering,
+    collections::{BinaryHeap, HashMap},
+};
 
 use realm_core::desired::Priority;
 
@@ -25,6 +28,9 @@ pub struct Crowd {
 pub enum Arrivals {
     /// It keeps so many calls in flight, and follows each with another after a pause.
     Kept { calls: u32, pause_s: f64 },
+    /// It keeps so many calls in flight until each has been followed by `more`, begins all of them
+    /// again together after a pause, and so on.
+    Rounds { calls: u32, more: u32, pause_s: f64 },
     /// It sends up to so many at once, at times of its own, whether or not they are answered.
     Bursts { calls: u32, every_s: f64 },
 }
@@ -78,9 +84,19 @@ impl PartialEq for Due {
 
 impl Eq for Due {}
 
+/// What is left of a tenant's round.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    /// Calls that are yet to follow others.
+    to_follow: u32,
+    open: u32,
+}
+
 /// All calls to come.
 pub(super) struct Calls {
     crowds: Vec<Crowd>,
+    /// By their tenants.
+    rounds: HashMap<usize, Round>,
     random: Random,
     due: BinaryHeap<Due>,
     /// What came with one burst and is not taken yet.
@@ -93,6 +109,7 @@ impl Calls {
     pub(super) fn new(crowds: &[Crowd], seed: u64) -> Self {
         let mut calls = Self {
             crowds: crowds.to_vec(),
+            rounds: HashMap::new(),
             random: Random::new(seed),
             due: BinaryHeap::new(),
             ready: Vec::new(),
@@ -115,6 +132,7 @@ impl Calls {
             // Within the first seconds, so that they are not in step.
             Arrivals::Kept { calls, .. } => (calls, 0.5),
             Arrivals::Bursts { every_s, .. } => (1, every_s),
+            Arrivals::Rounds { .. } => return self.begin_round(crowd, tenant, 0.0),
         };
         for _ in 0..calls {
             let at = self.random.pause(mean_s);
@@ -148,7 +166,7 @@ impl Calls {
     fn make(&mut self, due: Due) {
         let Some(crowd) = self.crowds.get(due.crowd).cloned() else { return };
         let calls = match crowd.arrivals {
-            Arrivals::Kept { .. } => 1,
+            Arrivals::Kept { .. } | Arrivals::Rounds { .. } => 1,
             Arrivals::Bursts { calls, every_s } => {
                 let next = due.at + self.random.pause(every_s);
                 self.push(next, due.crowd, due.tenant);
@@ -169,10 +187,37 @@ impl Calls {
 
     /// Takes note that a call has ended at `now`.
     pub(super) fn ended(&mut self, crowd: usize, tenant: usize, now: f64) {
+        match self.crowds.get(crowd).map(|crowd| crowd.arrivals) {
+            Some(Arrivals::Kept { pause_s, .. }) => {
+                let at = now + self.random.pause(pause_s);
+                self.push(at, crowd, tenant);
+            }
+            Some(Arrivals::Rounds { .. }) => self.go_round(crowd, tenant, now),
+            Some(Arrivals::Bursts { .. }) | None => {}
+        }
+    }
+
+    /// All first calls of a tenant's next round.
+    fn begin_round(&mut self, crowd: usize, tenant: usize, now: f64) {
         let arrivals = self.crowds.get(crowd).map(|crowd| crowd.arrivals);
-        if let Some(Arrivals::Kept { pause_s, .. }) = arrivals {
-            let at = now + self.random.pause(pause_s);
+        let Some(Arrivals::Rounds { calls, more, pause_s }) = arrivals else { return };
+        let at = now + self.random.pause(pause_s);
+        self.rounds.insert(tenant, Round { to_follow: calls * more, open: calls });
+        for _ in 0..calls {
             self.push(at, crowd, tenant);
+        }
+    }
+
+    /// Follows a call of a round with the next one, or the last of it with the next round.
+    fn go_round(&mut self, crowd: usize, tenant: usize, now: f64) {
+        let Some(round) = self.rounds.get_mut(&tenant) else { return };
+        if let Some(left) = round.to_follow.checked_sub(1) {
+            round.to_follow = left;
+            return self.push(now, crowd, tenant);
+        }
+        round.open = round.open.saturating_sub(1);
+        if round.open == 0 {
+            self.begin_round(crowd, tenant, now);
         }
     }
 }

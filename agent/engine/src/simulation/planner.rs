@@ -34,14 +34,14 @@ pub(super) trait Planner {
     fn pool(&self) -> &BlockPool;
 }
 
-pub(super) fn of(order: Order, limits: Limits, blocks: u32) -> Box<dyn Planner> {
+pub(super) fn of(order: Order, limits: Limits, blocks: u32, prices: Prices) -> Box<dyn Planner> {
     let namespace = Namespace::new(Secret([0; 32]), Sha256([0; 32]), KvType::F16);
     let layout = Layout::of_one_kind(BLOCK_TOKENS, None);
     let pool = BlockPool::new(blocks, layout, namespace);
     match order {
         Order::Arrival | Order::TokenCounters => Box::new(Baseline::new(order, limits, pool)),
         Order::Shares => Box::new(Shares {
-            scheduler: Scheduler::new(limits, pool, Prices::MEASURED),
+            scheduler: Scheduler::new(limits, pool, prices),
             batch: Batch::default(),
         }),
     }

@@ -3,6 +3,7 @@
 use realm_core::desired::Priority;
 
 use super::*;
+use crate::scheduler::Cost;
 
 /// Calls of a chat: a question of some lines, an answer of a paragraph.
 const CHAT: ((u32, u32), (u32, u32)) = ((64, 256), (32, 128));
@@ -84,6 +85,37 @@ fn who_comes_and_goes_has_its_first_token_as_soon_beside_a_flood() {
     };
     let (fair, flooded) = (first(kept(2, 0.5)), first(kept(64, 0.0)));
     assert!(flooded <= 1.1 * fair, "{flooded} s for {fair} s");
+}
+
+/// Rounds of two calls at once and three more behind each, beside a neighbour that keeps two or one
+/// that keeps sixteen, every other of them long, as `realm conformance tenancy` asks; by an engine as
+/// fast as was measured, and by a faster one.
+#[test]
+fn who_comes_in_rounds_has_its_first_tokens_hardly_later_beside_a_flood() {
+    let short = (110, 150);
+    let comes = |arrivals, prompt| Crowd { arrivals, prompt, answer: (32, 32), ..crowd(1, 1, 0) };
+    let rounds = || comes(Arrivals::Rounds { calls: 2, more: 3, pause_s: 0.4 }, short);
+    let keeps = |calls, prompt| comes(Arrivals::Kept { calls, pause_s: 0.0 }, prompt);
+    for prices in [Prices::MEASURED, faster(0.6)] {
+        let first = |neighbour| {
+            let crowds = [rounds(), neighbour];
+            let outcome = run_at(prices, &crowds, Order::Shares, (20.0, 220.0), 1);
+            p95(&outcome.tenants[0]).0
+        };
+        let fair = first(keeps(2, short));
+        for flood in [keeps(16, short), keeps(16, (110, 1_100)), keeps(16, (1_000, 1_200))] {
+            let flooded = first(flood);
+            assert!(flooded <= 1.15 * fair, "{flooded} s for {fair} s");
+        }
+    }
+}
+
+/// An engine whose tokens take a part of what was measured.
+fn faster(part: f64) -> Prices {
+    let faster = |cost: Cost| Cost::from_secs_f64(cost.as_secs_f64() * part);
+    let Prices { step, prefill_token, decode_token, attended_token } = Prices::MEASURED;
+    let prefill_token = faster(prefill_token);
+    Prices { step, prefill_token, decode_token: faster(decode_token), attended_token }
 }
 
 /// Steps are long enough for a prompt to be computed well, and short enough to read along.

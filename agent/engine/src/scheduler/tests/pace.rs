@@ -1,7 +1,10 @@
 //! Answers of several tenants in one step, and prompts of who reads answers in others' steps.
 
 use super::*;
-use crate::scheduler::{pace::SHORT_TARGET, share::CREDIT_MAX};
+use crate::scheduler::{
+    pace::{GONE_FOR, SHORT_TARGET},
+    share::CREDIT_MAX,
+};
 
 /// Sequences that only decode, so many of each tenant.
 fn decoding(scheduler: &mut Scheduler, batch: &mut Batch, each: &[(usize, Terms)]) {
@@ -94,6 +97,26 @@ fn prompts_of_who_has_more_calls_fit_a_short_step_and_those_of_others_a_whole_on
             let is_within = (Cost::from_millis(least)..=Cost::from_millis(most)).contains(&cost);
             assert!(own == 2 && is_within, "{prompts} prompts: {own} rows beside them in {cost:?}");
         }
+    }
+}
+
+/// Whoever comes waits for the step that is under way, of which nothing can be taken back.
+#[test]
+fn steps_of_one_tenant_are_short_as_long_as_another_may_come_again() {
+    for (answers, least, most) in [(0, 250, 400), (8, 55, 60)] {
+        let mut scheduler = engine(512, 64);
+        let mut batch = Batch::default();
+        decoding(&mut scheduler, &mut batch, &[(answers, terms(1)), (1, terms(1))]);
+        scheduler.submit(submission(1, 0, 6_000, 5)).unwrap();
+        step(&mut scheduler, &mut batch);
+        scheduler.end(SequenceId(1000 + answers as u64)).unwrap();
+        for _ in 0..3 {
+            let (cost, [own, ..]) = rows(&mut scheduler, &mut batch);
+            assert!(own > answers && cost <= SHORT_TARGET, "{own} rows in {cost:?}");
+        }
+        scheduler.plan_batch(Instant::now() + GONE_FOR, &mut batch);
+        let is_within = Cost::from_millis(least)..=Cost::from_millis(most);
+        assert!(is_within.contains(&scheduler.planned()), "{:?}", scheduler.planned());
     }
 }
 
