@@ -4,6 +4,10 @@
 //! that goes to every agent at each change. Nothing is watched: the digest says what is wanted, and
 //! who does not get it asks again, later each time. What is read leaves this operator only if it has
 //! that digest ([`entry`], pure), so that no other part of a ConfigMap does.
+//!
+//! One is read for each node at a time ([`turns`]), so that no node keeps others from theirs.
+
+pub(crate) mod turns;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -13,31 +17,27 @@ use realm_plan::desired::Sha256;
 use realm_proto::link::CONFIG_MAP_BYTES_MAX;
 use sha2::Digest as _;
 use thiserror::Error;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
-/// Entries that are read or sent at once: each is there as text, as bytes and in pieces, four
-/// megabytes together, and a hundred agents that all ask for the same one have it within seconds.
-const READS_AT_ONCE: usize = 4;
+use self::turns::{Turn, Turns};
 
-/// Longest wait for a place and, again, for one answer: a hundred times what a busy API server takes.
+/// Longest wait for a turn and, again, for one answer: a hundred times what a busy API server takes.
 const READ_WAIT: Duration = Duration::from_secs(10);
 
-/// The ConfigMaps that this operator may read. Clones share their places.
+/// The ConfigMaps that this operator may read. Clones share their turns.
 #[derive(Clone)]
 pub struct ConfigMaps {
     client: Client,
     /// Those that it is given to read in, as for Secrets.
     namespaces: Arc<BTreeSet<String>>,
-    places: Arc<Semaphore>,
+    turns: Turns,
 }
 
-/// An entry that has the digest which was asked for, and its place among those in memory.
+/// An entry that has the digest which was asked for, and the turn of the node that it is for, which
+/// lasts while it is in memory.
 pub(crate) struct Entry {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) turn: Turn,
 }
 
 /// The entry of a ConfigMap.
@@ -80,19 +80,19 @@ pub(crate) enum ConfigMapError {
     },
     #[error("the API server did not answer within {} s", READ_WAIT.as_secs())]
     TimedOut,
-    #[error("the operator has too many ConfigMaps to read")]
+    #[error("the operator reads as many ConfigMaps as it may, one at a time for each node")]
     Busy,
 }
 
 impl ConfigMaps {
     pub fn new(client: Client, namespaces: BTreeSet<String>) -> Self {
-        let places = Arc::new(Semaphore::new(READS_AT_ONCE));
-        Self { client, namespaces: Arc::new(namespaces), places }
+        Self { client, namespaces: Arc::new(namespaces), turns: Turns::default() }
     }
 
-    /// Reads one entry, if it has this digest.
+    /// Reads one entry for a node, if it has this digest.
     pub(crate) async fn read(
         &self,
+        node: &str,
         place: Place<'_>,
         sha256: Sha256,
     ) -> Result<Entry, ConfigMapError> {
@@ -101,9 +101,8 @@ impl ConfigMaps {
         if !self.namespaces.contains(namespace) {
             return Err(refused());
         }
-        let turn = timeout(READ_WAIT, self.places.clone().acquire_owned()).await;
-        // The semaphore is never closed.
-        let Ok(Ok(turn)) = turn else { return Err(ConfigMapError::Busy) };
+        let turn = timeout(READ_WAIT, self.turns.take(node)).await;
+        let Ok(Some(turn)) = turn else { return Err(ConfigMapError::Busy) };
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
         let found = match timeout(READ_WAIT, api.get_opt(name)).await {
             Ok(Ok(found)) => found,
@@ -115,7 +114,7 @@ impl ConfigMaps {
             Err(_) => return Err(ConfigMapError::TimedOut),
         };
         let bytes = entry(found, place, sha256)?;
-        Ok(Entry { bytes, place: turn })
+        Ok(Entry { bytes, turn })
     }
 }
 
@@ -151,7 +150,11 @@ fn entry(
 mod tests {
     use std::collections::BTreeMap;
 
+    use futures_util::FutureExt as _;
+    use hyper::{Request, Response};
     use k8s_openapi::ByteString;
+    use kube::client::{Body, ClientBuilder};
+    use tower::BoxError;
 
     use super::*;
 
@@ -197,5 +200,36 @@ mod tests {
         let more = vec![7; CONFIG_MAP_BYTES_MAX + 1];
         let error = entry(Some(holding("a.wasm", &more)), PLACE, digest(&more)).unwrap_err();
         assert!(matches!(error, ConfigMapError::TooLarge { .. }), "{error}");
+    }
+
+    /// ConfigMaps of an API server that has [`PLACE`] and never answers when asked for another.
+    fn stalling(bytes: &'static [u8]) -> ConfigMaps {
+        let service = tower::service_fn(move |request: Request<Body>| async move {
+            if !request.uri().path().ends_with(PLACE.name) {
+                std::future::pending::<()>().await;
+            }
+            let body = serde_json::to_vec(&holding(PLACE.key, bytes)).map_err(BoxError::from)?;
+            Response::builder().body(Body::from(body)).map_err(BoxError::from)
+        });
+        let client = ClientBuilder::new(service, "realm").build();
+        ConfigMaps::new(client, BTreeSet::from([PLACE.namespace.to_owned()]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_asks_for_much_at_once_keeps_no_other_from_its_entry() {
+        let (config_maps, sha256) = (stalling(b"component"), digest(b"component"));
+        let stalled = Place { name: "stalled", ..PLACE };
+        let mut greedy: Vec<_> =
+            (0..9).map(|_| Box::pin(config_maps.read("greedy", stalled, sha256))).collect();
+        assert!(greedy.iter_mut().all(|read| read.now_or_never().is_none()));
+        let read = config_maps.read("modest", PLACE, sha256).await.unwrap();
+        assert_eq!(read.bytes, b"component");
+        let answers = futures_util::future::join_all(greedy).await;
+        let errors: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+        assert_eq!(errors.len(), 9);
+        let has_waited = |error: &ConfigMapError| matches!(error, ConfigMapError::Busy);
+        assert!(errors.iter().any(has_waited), "its others have waited for its first");
+        let has_asked = |error: &ConfigMapError| matches!(error, ConfigMapError::TimedOut);
+        assert!(errors.iter().any(has_asked), "{errors:?}");
     }
 }

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import Serve
 from harness.folder import MODEL, Folder, step
+from harness.raw import raw
 from harness.server import Server
 from harness.talk import QUESTIONS, answer, asked, stream
 from harness.wait import eventually
@@ -279,6 +280,29 @@ async def test_an_answer_ends_at_the_tenants_limit_whatever_was_asked_for(server
             assert reply.usage.completion_tokens == 9
         reply = await client.generate(counting, max_tokens=3, temperature=0)
     assert reply.usage.completion_tokens == 3
+
+
+async def test_an_answer_that_was_longer_before_it_was_resumed_ends_at_once_and_costs_nothing(
+    server: Server,
+) -> None:
+    params = {"prompt": ENDLESS, "max_tokens": 40, "temperature": 0}
+    async with server.client("free") as free:
+        tokens: list[int] = []
+        text, seed = "", 0
+        async for chunk in free.generate_stream(ENDLESS, max_tokens=12, temperature=0):
+            text += chunk.text or ""
+            assert chunk.progress is not None
+            tokens += chunk.progress.tokens
+            seed = seed if chunk.progress.seed is None else chunk.progress.seed
+    assert len(tokens) == 12
+    resume = {"tokens": tokens, "text_bytes": len(text.encode()) - 1, "seed": seed}
+    async with raw(server.url, server.folder.key("curt")) as socket:
+        await socket.send({"id": "1", "function": "generate", "params": params, "resume": resume})
+        lacked = await socket.until(status="stream")
+        complete = await socket.until(status="complete")
+    assert lacked["data"]["text"] == text[-1]
+    assert complete["data"]["finish"] == "length"
+    assert (complete["usage"]["prompt_tokens"], complete["usage"]["completion_tokens"]) == (0, 0)
 
 
 async def test_a_tenant_holds_no_more_kv_blocks_than_it_may(server: Server) -> None:

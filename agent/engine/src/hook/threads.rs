@@ -16,7 +16,12 @@ use realm_core::{
     refusal::Refusal,
 };
 
-use crate::{batch::SequenceId, constraint::places::Place, hook::PLACES_MAX, turns::Turns};
+use crate::{
+    batch::SequenceId,
+    constraint::places::Place,
+    hook::{PLACES_MAX, processor},
+    turns::Turns,
+};
 
 /// Threads: as many as masks have.
 pub(crate) const THREADS: u32 = 2;
@@ -30,7 +35,7 @@ const SLICE: Duration = Duration::from_millis(1);
 pub(crate) struct Placed {
     pub(crate) hook: Box<dyn Hook>,
     place: Place,
-    /// How long it has worked on what it has been asked.
+    /// How long it has had a processor for what it has been asked.
     worked: Duration,
 }
 
@@ -57,7 +62,7 @@ pub(crate) struct Answered {
     pub(crate) id: SequenceId,
     pub(crate) placed: Placed,
     pub(crate) answer: Result<Answer, Refusal>,
-    /// How long it has had a thread for that.
+    /// How long it has had a processor for that.
     pub(crate) worked: Duration,
     /// When it has, however late that is heard.
     pub(crate) at: Instant,
@@ -156,9 +161,10 @@ fn work(turns: &Turns<Work>, sender: &SyncSender<Answered>) {
                 continue;
             }
         };
-        let begun_at = Instant::now();
+        let before = processor::time();
         let answer = work_for(&mut *placed.hook, SLICE);
-        placed.worked += begun_at.elapsed();
+        // Of the same thread: a hook waits for nothing and stays where it is until its turn is over.
+        placed.worked += processor::time().saturating_sub(before);
         match answer {
             None => {
                 let tenant = placed.place.tenant().clone();
@@ -201,40 +207,66 @@ mod tests {
     use super::*;
     use crate::constraint::places::Places;
 
-    /// A hook that is done when it has worked so often, for a while each time.
-    struct Slow(u32);
-
     const WHILE: Duration = Duration::from_millis(2);
 
-    impl Hook for Slow {
+    /// A hook that is done when it has had so many turns, in each of which it does the same.
+    struct Turning(u32, fn());
+
+    impl Hook for Turning {
         fn ask(&mut self, _question: Question) {
             self.0 = 5;
         }
 
         fn work(&mut self) -> Option<Result<Answer, Refusal>> {
-            let begun_at = Instant::now();
-            while begun_at.elapsed() < WHILE {
-                thread::yield_now();
-            }
+            (self.1)();
             self.0 -= 1;
             (self.0 == 0).then(|| Ok(Answer::default()))
         }
     }
 
-    #[test]
-    fn a_hook_is_told_of_with_all_the_time_that_it_had_for_one_question() {
+    /// Has a processor for so long.
+    fn compute(for_so_long: Duration) {
+        let begun_at = processor::time();
+        while processor::time().saturating_sub(begun_at) < for_so_long {}
+    }
+
+    fn computes() {
+        compute(WHILE);
+    }
+
+    fn lets_others_compute() {
+        thread::spawn(|| compute(10 * WHILE)).join().unwrap();
+    }
+
+    /// What each of two questions is told to have taken, and how long it really took.
+    fn work_of_two_questions(turn: fn()) -> [(Duration, Duration); 2] {
         let tenant = TenantName::new("default", "a").unwrap();
         let place = Arc::new(Places::new(PLACES_MAX)).take(&tenant).unwrap();
-        let mut placed = Placed::new(Box::new(Slow(0)), place);
+        let mut placed = Some(Placed::new(Box::new(Turning(0, turn)), place));
         let mut hooks = Hooks::default();
-        for _ in 0..2 {
+        [(); 2].map(|()| {
             let asked_at = Instant::now();
-            placed.hook.ask(Question::Begin);
-            assert!(hooks.work(SequenceId(1), &tenant, placed));
+            let mut asked = placed.take().unwrap();
+            asked.hook.ask(Question::Begin);
+            assert!(hooks.work(SequenceId(1), &tenant, asked));
             let answered = hooks.take(Duration::from_mins(1)).unwrap();
-            let took = answered.at.duration_since(asked_at);
-            assert!(answered.worked >= 5 * WHILE && answered.worked <= took, "{took:?}");
-            placed = answered.placed;
+            placed = Some(answered.placed);
+            (answered.worked, answered.at.duration_since(asked_at))
+        })
+    }
+
+    #[test]
+    fn a_hook_is_told_of_with_all_the_time_of_a_processor_that_it_had_for_one_question() {
+        for (worked, took) in work_of_two_questions(computes) {
+            // Two clocks, which need not go at quite the same pace.
+            assert!(worked >= 5 * WHILE && worked <= took + WHILE, "{worked:?} of {took:?}");
+        }
+    }
+
+    #[test]
+    fn time_in_which_others_have_the_processor_is_none_of_a_hooks() {
+        for (worked, took) in work_of_two_questions(lets_others_compute) {
+            assert!(worked < 5 * WHILE && took > 40 * WHILE, "{worked:?} of {took:?}");
         }
     }
 }

@@ -66,7 +66,7 @@ impl Scheduler {
         &self.held
     }
 
-    /// Charges for how long a hook of the tenant's has had a thread.
+    /// Charges for how long a hook of the tenant's has had a processor.
     pub(crate) fn charge_hook(&mut self, tenant: &TenantName, worked: Duration) {
         let total = self.pool.in_all_layers();
         let cost = self.prices.cost(Service::hooks(nanoseconds(worked)), total);

@@ -86,7 +86,7 @@ pub(crate) struct Service {
     pub(crate) attended_tokens: u64,
     /// How long KV blocks were held, counted for each block, in nanoseconds.
     pub(crate) block_ns: u64,
-    /// How long hooks have had a thread of theirs, in nanoseconds.
+    /// How long hooks have had a processor on their threads, in nanoseconds.
     pub(crate) hook_ns: u64,
 }
 
@@ -118,7 +118,7 @@ impl Service {
         Self { block_ns, ..Self::default() }
     }
 
-    /// A thread of hooks, for so many nanoseconds.
+    /// A processor on a thread of hooks, for so many nanoseconds.
     pub(crate) fn hooks(hook_ns: u64) -> Self {
         Self { hook_ns, ..Self::default() }
     }

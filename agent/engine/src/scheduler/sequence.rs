@@ -72,8 +72,10 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// A sequence within `bounds`, if its prompt leaves room for an answer, and for what there is of
-    /// it.
+    /// A sequence within `bounds`, if its prompt leaves room for an answer.
+    ///
+    /// More of that than was asked for is refused, as no answer can have been so long. More than the
+    /// bounds leave was made under others: it is full.
     pub(super) fn new(submission: Submission, bounds: Bounds) -> Result<Self, Refusal> {
         let Bounds { tokens_max, quota } = bounds;
         let prompt_len = submission.prompt.len();
@@ -88,12 +90,12 @@ impl Sequence {
             return Err(Refusal::TooLong { tokens: answer_start, tokens_max });
         }
         let wanted = submission.tokens_max.map_or(usize::MAX, |n| n as usize);
-        let len_max = answer_start.saturating_add(wanted).min(tokens_max);
-        if prompt_len > len_max {
-            let (resumed, room) = (submission.resumed, len_max - answer_start);
-            let message = format!("{resumed} tokens to resume; the answer has {room} at most");
+        if submission.resumed > wanted {
+            let resumed = submission.resumed;
+            let message = format!("{resumed} tokens to resume; the answer has {wanted} at most");
             return Err(Refusal::Invalid(message));
         }
+        let len_max = answer_start.saturating_add(wanted).min(tokens_max).max(prompt_len);
         Ok(Self {
             id: submission.id,
             owner: Owner { tenant: submission.tenant, public: submission.public },

@@ -473,8 +473,22 @@ fn a_resumed_answer_goes_on_at_its_place_and_ends_where_the_whole_would() {
     assert!(matches!(scheduler.submit(resumed(14)), Err(Refusal::Invalid(_))));
     let of_context = Submission { context_max: 14, ..resumed(4) };
     assert_eq!(scheduler.submit(of_context), Ok(Some(Finish::Length)));
-    let beyond_context = Submission { context_max: 13, ..resumed(4) };
-    assert!(matches!(scheduler.submit(beyond_context), Err(Refusal::Invalid(_))));
+    assert!(scheduler.is_idle());
+}
+
+#[test]
+fn a_resumed_answer_that_is_longer_than_limits_are_by_now_has_come_to_its_end() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let resumed = Submission { resumed: 4, ..submission(1, 0, 14, 6) };
+    for context_max in [11, 13] {
+        let beyond_context = Submission { context_max, ..resumed.clone() };
+        assert_eq!(scheduler.submit(beyond_context), Ok(Some(Finish::Length)));
+    }
+    let beyond_quota = Submission { kv_blocks_max: 3, ..resumed.clone() };
+    assert_eq!(scheduler.submit(beyond_quota), Ok(Some(Finish::Length)));
+    let no_prompt = Submission { context_max: 10, ..resumed };
+    let too_long = Refusal::TooLong { tokens: 10, tokens_max: 10 };
+    assert_eq!(scheduler.submit(no_prompt), Err(too_long));
     assert!(scheduler.is_idle());
 }
 

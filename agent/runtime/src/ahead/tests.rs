@@ -1,3 +1,5 @@
+mod hooks;
+
 use std::{fs, path::Path};
 
 use tokio::{task::yield_now, time::sleep};
@@ -64,8 +66,8 @@ async fn until(is_so: impl Fn() -> bool) {
     }
 }
 
-async fn until_made(calls: &Calls) {
-    until(|| calls.state().made.is_some()).await;
+async fn until_made<P: Linked>(ahead: &Ahead<P>) {
+    until(|| ahead.state().made.is_some()).await;
 }
 
 /// An instance for a call that may burn `fuel`.

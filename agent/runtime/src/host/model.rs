@@ -142,8 +142,10 @@ impl Host {
         let params = with(params);
         let engine = model.engine.clone();
         let call = self.call()?;
+        let resumed = call.writer()?.tracker().resumed().len();
+        let asked = (prompt, resumed);
         let mut generation =
-            params::check(&call.tenant, call.deadline, engine.info(), prompt, params)?;
+            params::check(&call.tenant, call.deadline, engine.info(), asked, params)?;
         generation.way.clone_from(&call.way);
         call.writer()?.tracker().begin(&mut generation, || engine.draw_seed());
         let tokens = call.meter()?.clone();

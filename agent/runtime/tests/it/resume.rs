@@ -2,7 +2,7 @@
 
 use realm_core::{
     call::{Call, CallId, Resume},
-    engine::Usage,
+    engine::{Finish, Usage},
     refusal::Refusal,
     tenants::Tenants as _,
 };
@@ -84,6 +84,27 @@ async fn an_answer_goes_on_wherever_it_was_cut() {
         let asked = engine.asked.lock().unwrap().pop().unwrap();
         // The seed it was drawn with so far, not the one that the call names.
         assert_eq!((asked.sampling.seed, asked.resume), (Some(7), Some(resume)));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_beyond_a_limit_that_was_lowered_meanwhile_ends_at_once() {
+    let town = town().await;
+    let engine = Echo::new("tests/lowered", Mood::Echo);
+    let mut citizen = Citizen::new("lowered").with_model(&town.runtime, engine);
+    for (output_tokens_max, context_max) in [(3, 50_000), (5, 50_000), (50_000, 14)] {
+        citizen.tenant.limits.output_tokens_max = output_tokens_max;
+        citizen.tenant.limits.context_max = context_max;
+        citizen = citizen.moves_into(&town.runtime, &town.built_in);
+        for asked in [json!({ "prompt": TEXT }), json!({ "prompt": TEXT, "max_tokens": 9 })] {
+            let resume = Resume::new(ids(&TEXT[..5]), 2, 7).unwrap();
+            let call = Call { params: asked, ..call("generate", Some(resume)) };
+            let answer = told(town, &citizen, call).await;
+            assert_eq!(answer.text(), TEXT[2..5], "what the client lacked of its text");
+            let end = answer.end.unwrap();
+            assert_eq!(end.finish, Finish::Length);
+            assert_eq!(end.usage.completion_tokens, 0);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Longest time for all of an entry: half a megabit a second. Who is slower than that would keep a
-/// place that others wait for, and asks again.
+/// turn that others wait for, and asks again.
 const SEND_WAIT: Duration = Duration::from_secs(17);
 
 /// The pieces of one entry.
@@ -47,7 +47,7 @@ pub(super) async fn read(
     let place = source.strip_prefix("configmap://").and_then(|rest| rest.split_once('/'));
     let (name, key) = place.ok_or_else(|| Status::invalid_argument("no configmap://name/key"))?;
     let place = Place { namespace: &namespace, name, key };
-    match config_maps.read(place, digest).await {
+    match config_maps.read(node, place, digest).await {
         Ok(entry) => Ok(send(entry)),
         Err(error) => Err(Status::new(code(&error), ending::chain(&error))),
     }
@@ -67,12 +67,12 @@ const fn code(error: &ConfigMapError) -> Code {
     }
 }
 
-/// The entry in pieces. It is in memory, and has its place, until it has been sent, nobody hears it
+/// The entry in pieces. It is in memory, and has its turn, until it has been sent, nobody hears it
 /// any more, or its time is over, whether or not anybody reads.
 fn send(entry: Entry) -> Pieces {
     let (sender, pieces) = mpsc::channel(1);
     tokio::spawn(async move {
-        let Entry { bytes, place } = entry;
+        let Entry { bytes, turn } = entry;
         let sent = timeout(SEND_WAIT, async {
             for piece in pieces_of(&bytes) {
                 if sender.send(Ok(piece)).await.is_err() {
@@ -83,7 +83,7 @@ fn send(entry: Entry) -> Pieces {
         if sent.await.is_err() {
             tracing::debug!("an entry of a ConfigMap was not taken in time");
         }
-        drop(place);
+        drop(turn);
     });
     Box::pin(stream::unfold(pieces, |mut pieces| async move {
         let piece = pieces.recv().await?;
@@ -107,12 +107,10 @@ fn pieces_of(bytes: &[u8]) -> impl Iterator<Item = proto::ConfigMapPiece> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use futures_util::StreamExt as _;
-    use tokio::sync::Semaphore;
+    use futures_util::{FutureExt as _, StreamExt as _};
 
     use super::*;
+    use crate::config_maps::turns::Turns;
 
     #[test]
     fn the_last_piece_says_that_it_is() {
@@ -128,13 +126,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_read_keeps_no_place_of_others() {
-        let places = Arc::new(Semaphore::new(1));
-        let place = places.clone().try_acquire_owned().unwrap();
-        let pieces = send(Entry { bytes: vec![7; 9 * PIECE_BYTES], place });
-        assert_eq!(places.available_permits(), 0);
-        let freed = timeout(2 * SEND_WAIT, places.acquire()).await;
-        assert!(freed.unwrap().is_ok());
+    async fn who_does_not_read_keeps_no_turn_for_good() {
+        let turns = Turns::default();
+        let turn = turns.take("slow").await.unwrap();
+        let pieces = send(Entry { bytes: vec![7; 9 * PIECE_BYTES], turn });
+        assert!(turns.take("slow").now_or_never().is_none());
+        let freed = timeout(2 * SEND_WAIT, turns.take("slow")).await;
+        assert!(freed.unwrap().is_some());
         let sent: Vec<_> = pieces.map(|piece| piece.unwrap().bytes_left).collect().await;
         assert!(sent.iter().all(|left| *left > 0), "what was not sent is not called whole");
     }

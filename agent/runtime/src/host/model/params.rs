@@ -13,12 +13,14 @@ use realm_core::{
 
 use crate::bindings::realm::tenant::model::{self, Bias, Params};
 
-/// Checks ranges and cuts the answer to what the context and the tenant's limits leave of it.
+/// Checks ranges and cuts the answer to what the context and the tenant's limits leave of it, though
+/// to no less than the `resumed` tokens that there are: where a limit has been lowered meanwhile the
+/// answer has come to its end, and nothing is wrong with it.
 pub(super) fn check(
     tenant: &DesiredTenant,
     deadline: Deadline,
     info: &EngineInfo,
-    prompt: Vec<u32>,
+    (prompt, resumed): (Vec<u32>, usize),
     params: Params,
 ) -> Result<Generation, Refusal> {
     let Params { sampling, bias, logprobs, tokens_max, stop, constraint, shared_tokens } = params;
@@ -39,7 +41,9 @@ pub(super) fn check(
     if tokens_max == Some(0) {
         return Err(invalid("`max_tokens` must be at least 1"));
     }
-    let tokens_max = tokens_max.map_or(rest, |asked| asked.min(rest));
+    let resumed = u32::try_from(resumed).unwrap_or(u32::MAX);
+    let allowed = rest.min(tenant.limits.output_tokens_max).max(resumed);
+    let tokens_max = tokens_max.map_or(allowed, |asked| asked.min(allowed));
     let sampling = sampling_of(sampling, logprobs);
     sampling.check()?;
     let bias: Vec<_> = bias.into_iter().map(|Bias { id, by }| (id, by)).collect();
@@ -52,7 +56,7 @@ pub(super) fn check(
         shared_tokens,
         sampling,
         bias,
-        tokens_max: Some(tokens_max.min(tenant.limits.output_tokens_max)),
+        tokens_max: Some(tokens_max),
         stop,
         constraint,
         deadline: Some(deadline.at()),

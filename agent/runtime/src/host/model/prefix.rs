@@ -42,9 +42,8 @@ impl Host {
         let call = self.call()?;
         // Only what serves a function waits for an engine.
         call.writer()?;
-        let asked = params::shortest(shared_tokens);
-        let generation =
-            params::check(&call.tenant, call.deadline, engine.info(), tokens.clone(), asked)?;
+        let (prompt, asked) = ((tokens.clone(), 0), params::shortest(shared_tokens));
+        let generation = params::check(&call.tenant, call.deadline, engine.info(), prompt, asked)?;
         let generation = engine::Generation { way: call.way.clone(), ..generation };
         let kept_tokens = shorter.as_ref().map_or(0, |shorter| shorter.tokens.len());
         let prefix = engine::Prefix {
