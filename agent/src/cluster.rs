@@ -103,8 +103,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (uses_sender, uses) = watch::channel(Vec::new());
     tasks.spawn(supply::follow_uses(agent.clone(), uses_sender.clone()));
     let (spends_sender, spends) = watch::channel(Spends::default());
-    let (limiter, wanted) = (agent.limiter(), ledger.subscribe());
-    tasks.spawn(slices::follow(limiter, leased.clone(), wanted, spends_sender));
+    let (spending, wanted) = ((agent.limiter(), agent.engines.clone()), ledger.subscribe());
+    tasks.spawn(slices::follow(spending, leased.clone(), wanted, spends_sender));
     let feeds = Feeds { report, supply, uses, spends };
     let ending = CancellationToken::new();
     let held = (ledger, leased);

@@ -5,7 +5,7 @@
 //! operator (`link`).
 
 use std::{
-    collections::{BTreeMap, hash_map::RandomState},
+    collections::{BTreeMap, BTreeSet, hash_map::RandomState},
     hash::BuildHasher as _,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -153,6 +153,12 @@ impl Engines {
     fn books(&self) -> Vec<(ModelName, Books)> {
         let engines = &self.read().open;
         engines.iter().map(|(name, engine)| (name.clone(), engine.books())).collect()
+    }
+
+    /// Whose sequences wait for blocks that their own tenant holds, at some model.
+    pub(crate) fn waiting_for_own_blocks(&self) -> BTreeSet<TenantName> {
+        let engines = &self.read().open;
+        engines.values().flat_map(|engine| engine.waiting_for_own_blocks()).collect()
     }
 
     /// How each tenant is served by each loaded model.

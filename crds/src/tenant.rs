@@ -94,6 +94,12 @@ pub const TOKEN_DEADLINE_MS_MAX: u64 = 1_000;
     printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspended"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
+        name = "Limits",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="WithinLimits")].reason"#,
+        priority = 1
+    ),
+    printcolumn(
         name = "Program",
         type_ = "string",
         json_path = ".status.programSha256",
@@ -406,6 +412,8 @@ pub struct TenantStatus {
     /// which sums them up; of a suspended tenant that is as it should be its reason is `Suspended`.
     /// `LimitsApplied` tells how: of the limits on calls and tokens each of n doors enforces an
     /// n-th, rounded up, or a slice that follows what is used at each.
+    /// `WithinLimits` is False, with the first of them as its reason, while limits have refused
+    /// calls in the last minute, or would have in shadow; `Ready` does not count it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

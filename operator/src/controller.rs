@@ -205,6 +205,9 @@ async fn write<K: Served>(
             }
             apply::event(&context.recorder, object, &event).await;
         }
+        if let Some(event) = event::of_limits(before, K::conditions(status)) {
+            apply::event(&context.recorder, object, &event).await;
+        }
     }
     Ok(Action::requeue(warn(object, name, status, context).await))
 }

@@ -4,13 +4,15 @@
 //! has looked at the Secrets that it names ([`named`]). Whatever comes within [`GATHER`] is taken
 //! together ([`intake`]), planned once, left for the agents and told to whoever writes status as a
 //! [`Snapshot`] ([`standing`]). Nothing else plans. What part of tenants' limits each door may spend
-//! is settled in the same turns ([`slicing`]).
+//! is settled in the same turns ([`slicing`]), as is which of these limits refuse calls
+//! ([`refusing`]).
 
 pub(crate) mod ages;
 mod answers;
 pub mod handle;
 mod intake;
 mod named;
+mod refusing;
 mod said;
 mod slicing;
 pub mod standing;
@@ -39,6 +41,7 @@ use self::{
     handle::{Command, Content, Handle, Look},
     intake::Nodes,
     named::{Form, Named},
+    refusing::Refusing,
     said::Said,
     slicing::Slicing,
     standing::Snapshot,
@@ -69,6 +72,7 @@ pub struct FleetLoop {
     named: Named,
     said: Said,
     slicing: Slicing,
+    refusing: Refusing,
     answers: Answers,
     ages: Ages,
     totals: Totals,
@@ -105,6 +109,7 @@ impl FleetLoop {
             named,
             said: Said::default(),
             slicing,
+            refusing: Refusing::new(started),
             answers: Answers::default(),
             ages: Ages::default(),
             totals: Totals::default(),
@@ -160,7 +165,7 @@ impl FleetLoop {
     fn due(&self) -> Option<Instant> {
         let planned = self.fleet.due().map(|due| self.started + due);
         let nodes = self.nodes.due(Instant::now());
-        let nodes = nodes.into_iter().chain(self.slicing.due());
+        let nodes = nodes.into_iter().chain(self.slicing.due()).chain(self.refusing.due());
         let told = self.ages.due().into_iter().chain(self.keys_due).chain(self.totals.due());
         planned.into_iter().chain(nodes).chain(self.named.due()).chain(told).min()
     }
@@ -321,6 +326,7 @@ impl FleetLoop {
         self.publish(plans);
         self.reopen(&views);
         self.said.update(&views, |node| self.nodes.is_known(node), began);
+        self.refusing.hear(&views, |node| self.nodes.is_known(node), began);
         self.answers.hear(|node, generation| self.nodes.answer(node, generation));
         self.ages.pass(began);
         // Before every tenant has been read nobody knows what their statuses say.
@@ -342,7 +348,7 @@ impl FleetLoop {
         let next = standing::snapshot(
             &self.fleet,
             &self.observed,
-            (&self.said, &self.slicing),
+            (&self.said, &self.slicing, &self.refusing),
             (&self.answers, &self.ages, &self.totals),
             unix_seconds,
             is_settled,

@@ -110,6 +110,12 @@ pub trait Engine: Send + Sync {
         Vec::new()
     }
 
+    /// Whose sequences wait because their own tenant's hold all the blocks that it may. One that
+    /// counts nothing has nothing to tell.
+    fn waiting_for_own_blocks(&self) -> Vec<TenantName> {
+        Vec::new()
+    }
+
     /// Drops what is counted of a tenant that is gone: names would pile up for as long as the
     /// model is loaded.
     fn forget(&self, _tenant: &TenantName) {}

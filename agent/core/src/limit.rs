@@ -73,6 +73,11 @@ impl Admitted {
         self.permit.check(now)
     }
 
+    /// As [`Self::check`], of a call that another node has refused tokens of this account.
+    pub fn check_from_afar(&self, now: Instant) -> Result<(), Refusal> {
+        self.permit.take(now, |account, _| account.refused_from_afar(now), |_, _| ())
+    }
+
     /// Sets aside what a generation needs to begin: all of its prompt, and a token of its answer, so
     /// that no prompt is computed for nothing. Refuses what the account does not have, and for good
     /// a prompt that no minute has the tokens for.
@@ -234,7 +239,7 @@ impl Limiter {
         }
     }
 
-    /// What tenants use of what this door may spend.
+    /// What tenants use of what this door may spend, and which limits refused calls lately.
     pub fn spends(&self, now: Instant) -> Spends {
         let accounts = self.lock();
         let epoch = match &accounts.division {
@@ -243,7 +248,9 @@ impl Limiter {
         };
         let used = accounts.of.iter();
         let tenants = used.filter_map(|(tenant, it)| Some((tenant.clone(), it.used(now)?)));
-        Spends { epoch, tenants: tenants.collect() }
+        let refused = accounts.of.iter();
+        let reached = refused.filter_map(|(tenant, it)| Some((tenant.clone(), it.reached(now)?)));
+        Spends { epoch, tenants: tenants.collect(), reached: reached.collect() }
     }
 
     /// Admits `call`, charging one request and taking one of the tenant's places.

@@ -112,6 +112,8 @@ pub struct Spends {
     pub epoch: u64,
     /// Of tenants that use anything.
     pub tenants: BTreeMap<TenantName, Use>,
+    /// Of tenants that reached any limit in the last minute.
+    pub reached: BTreeMap<TenantName, Reached>,
 }
 
 /// What one tenant uses at a door.
@@ -124,6 +126,16 @@ pub struct Use {
     /// Parts of the limit on calls that calls in hand take, where that is more than the slice: it
     /// was cut, and they go on. 0 otherwise.
     pub calls_over: u32,
+}
+
+/// Which limits a tenant has reached here in the last minute. The same for as long as these are the
+/// same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Whether they refused calls, or would have in shadow.
+    pub refused: Each<bool>,
+    /// Whether sequences waited because their own tenant held all the blocks that it may.
+    pub kv_blocks: bool,
 }
 
 #[cfg(test)]

@@ -479,6 +479,10 @@ impl Engine for EngineHandle {
         self.board.tenants()
     }
 
+    fn waiting_for_own_blocks(&self) -> Vec<TenantName> {
+        self.board.waiting_for_own_blocks()
+    }
+
     fn forget(&self, tenant: &TenantName) {
         self.compiler.forget(tenant);
         self.board.forget(tenant);

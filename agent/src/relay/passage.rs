@@ -407,7 +407,9 @@ impl Passage {
 fn here(call: &Admitted, refusal: Refusal, own: Option<Refusal>, now: Instant) -> Refusal {
     match refusal {
         Refusal::TooManyTokens { .. } => {
-            let own = own.into_iter().chain(call.check(now).err());
+            let is_counted = own.is_some();
+            let left = if is_counted { call.check(now) } else { call.check_from_afar(now) };
+            let own = own.into_iter().chain(left.err());
             own.fold(refusal, |longest, own| {
                 if own.retry_after_ms() > longest.retry_after_ms() { own } else { longest }
             })

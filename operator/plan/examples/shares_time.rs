@@ -3,16 +3,20 @@
 //! `cargo run --release -p realm-plan --example shares_time` prints, for a few sizes, the time of
 //! the turn that divides, and of all turns until every door has answered, where a few answer
 //! between two turns. Every tenant uses something at every door, at one of them the most.
+//! Then it prints how long it takes to hear from all doors which limits refuse calls, where each of
+//! them refuses those of every tenant by every limit: the first time, and when nothing is new.
 
 #![expect(clippy::print_stdout, reason = "a program that prints")]
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use realm_plan::{
     Name,
+    reached::{EachReached, Reached},
     shares::{PARTS, Shares, Slices, Spends, Use},
 };
 
@@ -24,6 +28,28 @@ fn main() {
     for (tenants, doors) in [(10, 3), (100, 20), (1000, 20), (1000, 100)] {
         measure(tenants, doors);
     }
+    println!("tenants doors |  refused |   again  (ms for all doors)");
+    for (tenants, doors) in [(100, 20), (1000, 100)] {
+        measure_reached(tenants, doors);
+    }
+}
+
+fn measure_reached(tenants: usize, doors: usize) {
+    let mut reached = Reached::default();
+    let names = (0..tenants).filter_map(|n| Name::new("default", &format!("t{n}")).ok());
+    let all: BTreeMap<Name, EachReached> = names.map(|name| (name, [true; 5])).collect();
+    let said = |_| Arc::new(Spends { reached: Some(all.clone()), ..Spends::default() });
+    let mut hear = || {
+        let said: Vec<_> = (0..doors).map(said).collect();
+        let mut took = 0.0;
+        for (door, spends) in said.iter().enumerate() {
+            let name = format!("n{door:03}");
+            timed(&mut took, || reached.says(&name, spends, Duration::ZERO));
+        }
+        took
+    };
+    let (first, again) = (hear(), hear());
+    println!("{tenants:7} {doors:5} | {first:8.2} | {again:8.2}");
 }
 
 /// Doors, and what each has said last that it holds.
@@ -88,7 +114,7 @@ impl Town {
             Some((name, Use { used, is_short: [is_most; 4], calls_over: 0 }))
         };
         let tenants = (0..self.tenants).filter_map(of_tenant).collect();
-        self.shares.spends(name, Arc::new(Spends { epoch: *epoch, tenants }));
+        self.shares.spends(name, Arc::new(Spends { epoch: *epoch, tenants, reached: None }));
     }
 
     /// What there is to send, with who enforces which limits, as the operator asks in every turn.

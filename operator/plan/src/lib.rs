@@ -3,12 +3,13 @@
 //! In order: [`validate`] turns a raw object into a proven one or into all its problems;
 //! [`Fleet`] holds what is proven, resolves who may use what, places models on nodes and says
 //! what each node should hold ([`desired`]). Beside it, [`shares`] says what part of each tenant's
-//! limits each door may spend.
+//! limits each door may spend, and [`reached`] knows which limits refuse calls.
 
 pub mod desired;
 mod fleet;
 mod name;
 mod problem;
+pub mod reached;
 pub mod shares;
 pub mod validate;
 mod words;

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use crate::name::Name;
+use crate::{name::Name, reached::EachReached};
 use along::{Along, AlongDoor};
 pub use applied::Applied;
 use divide::{Claim, divide};
@@ -65,6 +65,9 @@ pub struct Slices {
 pub struct Spends {
     pub epoch: u64,
     pub tenants: BTreeMap<Name, Use>,
+    /// Of tenants of whom any limit refused calls there in the last minute; `None` of an agent of a
+    /// release that does not tell it.
+    pub reached: Option<BTreeMap<Name, EachReached>>,
 }
 
 /// What one tenant uses at a door.

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     fleet::standing::Standing,
-    status::conditions::{MODEL_NOT_SERVED, PREPARING},
+    status::conditions::{MODEL_NOT_SERVED, PREPARING, WITHIN_LIMITS},
     throttle::News,
 };
 
@@ -14,6 +14,9 @@ use crate::{
 /// ready stays so while it is on its way to a newer form, or to a node that is back, and serves; and
 /// while the nodes have it and its models are on their way, or may be back in a moment.
 pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -> News {
+    let is_refused_anew = !refuses_calls(before) && refuses_calls(now);
+    let [before, now] = [before, now].map(without_limits);
+    let (before, now) = (&*before, &*now);
     let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
     let generation = |each: &Condition| each.observed_generation;
     let is_of_another_spec = !before.iter().map(generation).eq(now.iter().map(generation));
@@ -23,13 +26,23 @@ pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -
         News::Absence
     } else if is_early || is_served {
         News::Change { is_answered: false }
-    } else if !before.iter().map(said).eq(now.iter().map(said)) {
+    } else if is_refused_anew || !before.iter().map(said).eq(now.iter().map(said)) {
         News::Turn
     } else if is_of_another_spec {
         News::Change { is_answered: standing.is_answered }
     } else {
         News::Progress
     }
+}
+
+/// Whether limits refuse calls. That they begin to is told at once, and all else of them by turns:
+/// what they do may change by the minute, and for all tenants together where agents come or go.
+fn refuses_calls(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|each| each.type_ == WITHIN_LIMITS && each.status == "False")
+}
+
+fn without_limits(conditions: &[Condition]) -> Vec<Condition> {
+    conditions.iter().filter(|each| each.type_ != WITHIN_LIMITS).cloned().collect()
 }
 
 fn is_ready(conditions: &[Condition]) -> bool {
@@ -118,6 +131,30 @@ mod tests {
         tenant.is_model_coming = true;
         assert_eq!(of(&said(READY, 1), &said(WAITS, 1), &coming), News::Absence);
         assert_eq!(of(&[], &said(WAITS, 1), &coming), News::Turn, "it never served");
+    }
+
+    #[test]
+    fn limits_that_begin_to_refuse_calls_are_told_at_once_and_what_becomes_of_them_by_turns() {
+        let with = |status, reason| {
+            let limits = Finding::new(WITHIN_LIMITS, status, reason, "");
+            let limits = conditions(vec![limits], &[], 2, Timestamp::UNIX_EPOCH);
+            [said(READY, 2), limits].concat()
+        };
+        let (within, refused) = (with(Truth::True, WITHIN_LIMITS), with(Truth::False, "Calls"));
+        let others = with(Truth::False, "RequestsPerMinute");
+        let unknown = with(Truth::Unknown, "NotTold");
+        let standing = standing(1, true);
+        for before in [&within, &unknown, &said(READY, 2)] {
+            assert_eq!(of(before, &refused, &standing), News::Turn);
+        }
+        for (before, now) in [
+            (&refused, &within),
+            (&refused, &others),
+            (&within, &unknown),
+            (&said(READY, 2), &within),
+        ] {
+            assert_eq!(of(before, now, &standing), News::Progress, "{before:?} {now:?}");
+        }
     }
 
     #[test]

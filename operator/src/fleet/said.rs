@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use super::{
     slicing::Slicing,
     standing::{
-        Holders, ModelOnNode, ModelStanding, PipelineStanding, Standings, Tally, TenantStanding,
+        Holders, ModelOnNode, ModelStanding, PipelineStanding, Reach, Standings, Tally,
+        TenantStanding,
     },
 };
 use crate::link::{
@@ -268,6 +269,8 @@ impl Said {
             is_model_coming: models_missing.iter().any(|model| self.is_coming(fleet, model)),
             models_missing,
             unspoken: self.unspoken.clone(),
+            limits: wanted.map(|tenant| (*tenant.limits(), tenant.limits_mode())),
+            reach: Reach::default(),
             totals: None,
         }
     }

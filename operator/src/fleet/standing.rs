@@ -7,12 +7,15 @@ use std::{
 
 use realm_plan::{
     Estimate, Fleet, Kind, Name, Problem,
-    desired::{Sha256, Stage},
+    desired::{Limits, LimitsMode, Sha256, Stage},
+    reached::Bites,
     shares::Applied,
 };
 use realm_proto::link::versions::Versions;
 
-use super::{ages::Ages, answers::Answers, said::Said, slicing::Slicing, totals::Totals};
+use super::{
+    ages::Ages, answers::Answers, refusing::Refusing, said::Said, slicing::Slicing, totals::Totals,
+};
 use crate::link::report::{Failure, ModelFacts, ModelPhase};
 
 /// Nodes named of those that hold an object: enough to look at, and a message that can be read.
@@ -155,8 +158,31 @@ pub struct TenantStanding {
     /// One of the nodes whose agents speak no version of the link that this operator does, and
     /// what they speak.
     pub unspoken: Option<(String, Versions)>,
+    /// What it may spend, and what becomes of calls beyond that; `None` where its spec was never one
+    /// that could be served.
+    pub limits: Option<(Limits, LimitsMode)>,
+    /// Which of its limits it has reached.
+    pub reach: Reach,
     /// What it has used, as it is to be told now.
     pub totals: Option<Arc<realm_crds::tenant::Totals>>,
+}
+
+/// The limits that a tenant has reached, as far as they are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    pub bites: Bites,
+    pub knowledge: Knowledge,
+}
+
+/// Whether a limit of which nobody says that it is reached is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Knowledge {
+    /// This leader has not listened for long enough to know.
+    #[default]
+    NotYet,
+    /// Some agent is of a release that does not tell.
+    InPart,
+    All,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -233,7 +259,7 @@ impl Snapshot {
 pub(super) fn snapshot(
     fleet: &Fleet,
     observed: &BTreeMap<(Kind, Name), i64>,
-    (said, slicing): (&Said, &Slicing),
+    (said, slicing, refusing): (&Said, &Slicing, &Refusing),
     (answers, ages, totals): (&Answers, &Ages, &Totals),
     unix_seconds: u64,
     is_settled: bool,
@@ -251,6 +277,7 @@ pub(super) fn snapshot(
             let mut nodes = said.of_object((fleet, slicing), *kind, name, unix_seconds);
             if let Standings::Tenant(tenant) = &mut nodes {
                 tenant.totals = totals.of(name);
+                tenant.reach = refusing.of(name, ages.is_young(object));
             }
             let standing = Standing {
                 generation: *generation,

@@ -340,14 +340,17 @@ impl Registry {
     }
 
     /// Notes what is used of slices. Whoever divides looks every few seconds by itself, and is woken
-    /// for what it waits for: an answer, and use where there was none.
+    /// for what it waits for: an answer, and use where there was none; and for what is told at once,
+    /// that other limits are reached.
     pub(super) fn spends(&self, node: &str, id: ConnectionId, spends: Spends, now: Instant) {
         let spends = Arc::new(spends);
         let is_same = |node: &mut Node| {
             node.view.heard_at = Some(now);
             let last = node.view.spends.replace(spends.clone());
             last.is_some_and(|last| {
-                last.epoch == spends.epoch && last.tenants.is_empty() == spends.tenants.is_empty()
+                let is_used = |spends: &Spends| !spends.tenants.is_empty();
+                (last.epoch, is_used(&last)) == (spends.epoch, is_used(&spends))
+                    && last.reached == spends.reached
             })
         };
         if self.lock().connected(node, id).is_some_and(|node| !is_same(node)) {

@@ -44,6 +44,7 @@ const CONDITIONS: [(Kind, &[&str]); 3] = [
             "ProgramReady",
             "ModelsReady",
             "LimitsApplied",
+            "WithinLimits",
             "Ready",
             "Reconciling",
             "Stalled",
@@ -93,7 +94,7 @@ fn findings(standing: &Standing) -> Vec<Finding> {
     let Standing { problems, is_young, .. } = standing;
     match &standing.nodes {
         Standings::Model(of_model) => model::findings(of_model, problems, *is_young),
-        Standings::Tenant(of_tenant) => tenant::findings(of_tenant, standing),
+        Standings::Tenant(of_tenant) => tenant::findings(of_tenant, standing, &[]),
         Standings::Pipeline(of_pipeline) => pipeline::findings(of_pipeline, problems, *is_young),
         Standings::Secret => Vec::new(),
     }
@@ -107,6 +108,6 @@ mod tests {
     fn a_count_that_is_nothing_is_told_as_zero() {
         let mut told = Vec::new();
         rows(&Snapshot::default(), &mut told);
-        assert_eq!(told.len(), (7 + 8 + 5) * 3);
+        assert_eq!(told.len(), (7 + 9 + 5) * 3);
     }
 }

@@ -39,6 +39,13 @@ pub(crate) const NO_KEYS: &str = "NoKeys";
 /// The reason of a tenant that nobody can call any more.
 pub(crate) const KEYS_EXPIRED: &str = "KeysExpired";
 
+/// Whether a tenant's limits let all of its calls in. No part of `Ready`: one that is at its limits
+/// is served as it was agreed.
+pub(crate) const WITHIN_LIMITS: &str = "WithinLimits";
+
+/// What comes before how many doors refuse calls.
+pub(crate) const REFUSED_AT: &str = "; at ";
+
 /// Models named in one message; the rest are counted.
 const MODELS_NAMED_MAX: usize = 8;
 
@@ -283,6 +290,7 @@ mod tests {
             include_str!("conditions.rs"),
             include_str!("../model/build.rs"),
             include_str!("../tenant/build.rs"),
+            include_str!("../tenant/within.rs"),
             include_str!("../pipeline/build.rs"),
             include_str!("../../plan/src/problem.rs"),
         ];

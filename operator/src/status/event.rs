@@ -1,11 +1,11 @@
-//! What is told of a turn of `Ready`. Pure.
+//! What is told of a turn of `Ready`, and of a tenant that comes to its limits. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType};
 use realm_plan::{Reason, desired};
 use sha2::{Digest as _, Sha256};
 
-use super::conditions::{KEYS_EXPIRED, NO_AGENTS, NO_KEYS};
+use super::conditions::{KEYS_EXPIRED, NO_AGENTS, NO_KEYS, REFUSED_AT, WITHIN_LIMITS};
 
 /// Longest note of an event, in bytes, as the API server has it.
 const NOTE_LEN_MAX: usize = 1024;
@@ -44,12 +44,23 @@ pub(crate) fn of(before: &[Condition], now: &[Condition], is_young: bool) -> Opt
     let is_early = is_stuck && is_early(before, &ready.reason, is_young);
     let type_ = if is_stuck && !is_early { EventType::Warning } else { EventType::Normal };
     let put_off = is_early.then(|| ready.reason.clone());
-    Some(Telling { event: event(ready, type_), put_off })
+    Some(Telling { event: event(ready, type_, &ready.message), put_off })
+}
+
+/// The event of limits that begin to refuse calls, or do no longer. Nobody has to act: the tenant is
+/// served as it was agreed. At which doors is told by the condition, of which more is known later.
+pub(crate) fn of_limits(before: &[Condition], now: &[Condition]) -> Option<Event> {
+    let was_refused = find(before, WITHIN_LIMITS).is_some_and(|it| it.status == "False");
+    let within = find(now, WITHIN_LIMITS)?;
+    let turned_to = if was_refused { "True" } else { "False" };
+    let (note, _) = within.message.split_once(REFUSED_AT).unwrap_or((&within.message, ""));
+    (within.status == turned_to).then(|| event(within, EventType::Normal, note))
 }
 
 /// The warning of what `now` says, which was put off.
 pub(crate) fn warning(now: &[Condition]) -> Option<Event> {
-    Some(event(find(now, "Ready")?, EventType::Warning))
+    let ready = find(now, "Ready")?;
+    Some(event(ready, EventType::Warning, &ready.message))
 }
 
 /// For what reason somebody has to do something before there are any calls. What serves may be less
@@ -60,12 +71,12 @@ pub(crate) fn stuck(conditions: &[Condition]) -> Option<&str> {
     Some(&ready.reason)
 }
 
-fn event(ready: &Condition, type_: EventType) -> Event {
-    let mut note = ready.message.clone();
+fn event(condition: &Condition, type_: EventType, note: &str) -> Event {
+    let mut note = note.to_owned();
     note.truncate(note.floor_char_boundary(NOTE_LEN_MAX));
     Event {
         type_,
-        reason: ready.reason.clone(),
+        reason: condition.reason.clone(),
         action: action(&note),
         note: Some(note),
         secondary: None,
@@ -157,6 +168,40 @@ mod tests {
     fn the_mark_of_a_cause_is_the_same_in_every_build() {
         // The first half of the SHA-256 of "abc", after FIPS 180-2.
         assert_eq!(action("abc"), "Reconcile-ba7816bf8f01cfea");
+    }
+
+    fn limits(status: Truth, reason: &str, message: &str) -> Vec<Condition> {
+        let finding = Finding::new(WITHIN_LIMITS, status, reason, message);
+        conditions(vec![finding], &[], 1, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn limits_that_begin_to_refuse_calls_are_told_and_so_is_that_they_do_no_longer() {
+        let within = limits(Truth::True, WITHIN_LIMITS, "none did");
+        let refused = |doors: u32| {
+            let message = format!("calls were refused: calls 8{REFUSED_AT}{doors} of 3 doors");
+            limits(Truth::False, "Calls", &message)
+        };
+        for before in [&within[..], &[], &limits(Truth::Unknown, "NotTold", "")] {
+            let event = of_limits(before, &refused(1)).unwrap();
+            assert_eq!((event.type_, event.reason.as_str()), (EventType::Normal, "Calls"));
+            assert_eq!(event.note.as_deref(), Some("calls were refused: calls 8"));
+            let again = of_limits(before, &refused(2)).unwrap();
+            assert_eq!(again.action, event.action, "it is counted, at whichever doors");
+        }
+        let event = of_limits(&refused(1), &within).unwrap();
+        assert_eq!((event.type_, event.reason.as_str()), (EventType::Normal, WITHIN_LIMITS));
+        for (before, now) in [
+            (refused(1), refused(2)),
+            (refused(1), limits(Truth::False, "RequestsPerMinute", "")),
+            (refused(1), limits(Truth::Unknown, "NotTold", "")),
+            (limits(Truth::Unknown, "NotTold", ""), within.clone()),
+            (Vec::new(), within.clone()),
+            (within.clone(), within.clone()),
+            (refused(1), Vec::new()),
+        ] {
+            assert!(of_limits(&before, &now).is_none(), "{before:?} {now:?}");
+        }
     }
 
     #[test]

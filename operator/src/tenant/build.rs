@@ -1,10 +1,12 @@
 //! The status of a tenant, from what the fleet says of it. Pure.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use realm_crds::{Tenant, TenantStatus};
 use realm_plan::{Problem, Reason, counted, shares::Applied};
 use realm_proto::link::versions::Versions;
 
+use super::within;
 use crate::{
     fleet::standing::{Standing, Standings, Tally, TenantStanding},
     link::report::Failure,
@@ -29,19 +31,24 @@ const OF_MODELS: [Reason; 2] = [Reason::UnknownModel, Reason::ModelNotShared];
 pub(super) fn status(tenant: &Tenant, standing: &Standing, now: Timestamp) -> TenantStatus {
     let Standings::Tenant(of_tenant) = &standing.nodes else { return TenantStatus::default() };
     let before = tenant.status.as_ref().map(|status| status.conditions.as_slice());
-    let findings = findings(of_tenant, standing);
+    let before = before.unwrap_or_default();
+    let findings = findings(of_tenant, standing, before);
     let findings = held_back(findings, standing.refused.as_ref());
     TenantStatus {
         observed_generation: Some(standing.generation),
-        conditions: conditions(findings, before.unwrap_or_default(), standing.generation, now),
+        conditions: conditions(findings, before, standing.generation, now),
         keys: of_tenant.keys,
         program_sha256: of_tenant.program.map(|digest| digest.to_string()),
         totals: of_tenant.totals.as_deref().cloned(),
     }
 }
 
-/// What holds of a tenant, condition by condition.
-pub(crate) fn findings(tenant: &TenantStanding, standing: &Standing) -> Vec<Finding> {
+/// What holds of a tenant, condition by condition, where these were its conditions `before`.
+pub(crate) fn findings(
+    tenant: &TenantStanding,
+    standing: &Standing,
+    before: &[Condition],
+) -> Vec<Finding> {
     let Standing { problems, is_answered, is_young, .. } = standing;
     let of = |reasons: &[Reason]| -> Vec<&Problem> {
         problems.iter().filter(|problem| reasons.contains(&problem.reason)).collect()
@@ -74,7 +81,9 @@ pub(crate) fn findings(tenant: &TenantStanding, standing: &Standing) -> Vec<Find
     };
     let is_stuck = is_wrong || (is_late && !*is_young);
     let progress = progress(&ready, is_stuck);
-    let mut findings = vec![keys, granted, program, models, limits, ready];
+    let mut findings = vec![keys, granted, program, models, limits];
+    findings.extend(within::finding(tenant, before));
+    findings.push(ready);
     findings.extend(progress);
     findings
 }

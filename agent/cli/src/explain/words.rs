@@ -84,10 +84,11 @@ pub(super) fn seen(tenant: &str, rows: &[Row], seconds: f64) -> Vec<String> {
         lines.push(line("now", "it has called no model since these were loaded"));
     }
     if let Some(row) = own.first().filter(|row| !row.refused.is_empty()) {
-        let refused = format!("refused in the last {seconds:.0} s: {}", limits(row));
+        let refused = format!("calls were refused in the last {seconds:.0} s: {}", limits(row));
         lines.push(line("limits", refused));
     } else {
-        lines.push(line("limits", format!("none has refused a call in the last {seconds:.0} s")));
+        let none = format!("no limit has refused a call in the last {seconds:.0} s");
+        lines.push(line("limits", none));
     }
     lines
 }
@@ -154,14 +155,26 @@ pub(super) fn totals(totals: Option<&Totals>) -> Vec<String> {
     )]
 }
 
-/// The conditions that are not as they should be, in the operator's words.
+/// The condition that says which limits refuse calls.
+const WITHIN_LIMITS: &str = "WithinLimits";
+
+/// Which limits have refused calls at any door, in the operator's words.
+pub(super) fn within(said: Said<'_>) -> Option<String> {
+    let within = said.condition(WITHIN_LIMITS)?;
+    let is_known = if within.status == "Unknown" { "not known: " } else { "" };
+    Some(line("limits", format!("{is_known}{}", within.message)))
+}
+
+/// The conditions that are not as they should be, in the operator's words. That calls are refused by
+/// limits is as it was agreed.
 pub(super) fn wrong(said: Said<'_>) -> Vec<String> {
     if said.conditions.is_empty() {
         return vec![line("wrong", "the operator has not seen it, or does not run")];
     }
     // Where these hold, something is on its way or stuck; of the others it is the contrary.
     let holds_up = |type_: &str| matches!(type_, "Stalled" | "Reconciling");
-    let bad = said.conditions.iter().filter(|it| is_true(it) == holds_up(&it.type_));
+    let others = said.conditions.iter().filter(|it| it.type_ != WITHIN_LIMITS);
+    let bad = others.filter(|it| is_true(it) == holds_up(&it.type_));
     let mut lines: Vec<_> = bad
         .map(|it| line("wrong", format!("{} {}: {}", it.type_, it.reason, it.message)))
         .collect();
@@ -237,7 +250,7 @@ mod tests {
                 "            2 sequences run and 3 wait; 8 of 64 KV blocks are in use, 4 more are \
                  kept",
                 "waits       behind d/b and 2 more",
-                "limits      refused in the last 2 s: too_many_calls 7",
+                "limits      calls were refused in the last 2 s: too_many_calls 7",
             ]
         );
         assert!(seen("d/c", &[row("a")], 2.0)[0].contains("called no model"));
@@ -254,7 +267,7 @@ mod tests {
             seen("d/a", &[refused], 2.0),
             [
                 "now         it has called no model since these were loaded",
-                "limits      refused in the last 2 s: too_many_requests 2",
+                "limits      calls were refused in the last 2 s: too_many_requests 2",
             ]
         );
     }
@@ -275,15 +288,32 @@ mod tests {
         assert!(seen("d/a", &[full], 2.0)[2].contains("limit kvBlocks is reached"));
     }
 
+    fn condition(type_: &str, status: &str) -> realm_crds::Condition {
+        serde_json::from_value(serde_json::json!({
+            "type": type_, "status": status, "reason": "Why", "message": "because",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn limits_that_refuse_calls_are_told_as_limits_and_are_nothing_wrong() {
+        for (status, expected) in [
+            ("False", "limits      because"),
+            ("True", "limits      because"),
+            ("Unknown", "limits      not known: because"),
+        ] {
+            let conditions = [condition("Ready", "True"), condition(WITHIN_LIMITS, status)];
+            let said = Said { conditions: &conditions, observed: Some(1), generation: Some(1) };
+            assert_eq!(within(said).as_deref(), Some(expected));
+            assert_eq!(wrong(said), ["wrong       nothing"]);
+        }
+        let said = Said { conditions: &[], observed: None, generation: Some(1) };
+        assert_eq!(within(said), None);
+    }
+
     #[test]
     fn conditions_that_hold_things_up_are_wrong_where_they_are_true() {
-        let condition = |type_: &str, status: &str| -> realm_crds::Condition {
-            serde_json::from_value(serde_json::json!({
-                "type": type_, "status": status, "reason": "Why", "message": "because",
-                "lastTransitionTime": "2026-01-01T00:00:00Z",
-            }))
-            .unwrap()
-        };
         let told = |conditions: &[realm_crds::Condition]| {
             wrong(Said { conditions, observed: Some(1), generation: Some(1) })
         };

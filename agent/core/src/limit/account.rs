@@ -4,21 +4,17 @@ use std::time::Instant;
 
 use super::{
     Left, PerMinute, Quota,
-    bucket::{Allowance, Bucket, Meter},
+    bucket::{Allowance, Bucket, Meter, Refusals, SHORT_PER_MINUTE},
 };
 use crate::{
     desired::{Limits, LimitsMode},
     refusal::Refusal,
-    slices::{Each, Use, part_of, parts_of},
+    slices::{Each, Reached, Use, part_of, parts_of},
 };
 
 /// The least that a door keeps of a tenant's limits wherever its calls go, as one part in so many
 /// of what it has where nothing is known: so much is in a bucket of a door that starts again.
 const FIRST_IN: u32 = 8;
-
-/// Refusals of the last seconds, by the minute, from which a larger slice is wanted: one of the
-/// last twenty seconds is.
-const SHORT_PER_MINUTE: f64 = 1.0;
 
 /// Each limit: all of it, and this door's part.
 pub(super) type Allowances = Each<Allowance>;
@@ -97,7 +93,7 @@ pub(super) struct Account {
     pub(super) shadowed: Shadowed,
     /// What is spent, and what is refused: of calls only that.
     spends: Each<Meter>,
-    refuses: Each<Meter>,
+    refuses: Each<Refusals>,
 }
 
 impl Account {
@@ -123,7 +119,7 @@ impl Account {
             calls: 0,
             shadowed: Shadowed::default(),
             spends: Each::all(Meter::new(now)),
-            refuses: Each::all(Meter::new(now)),
+            refuses: Each::all(Refusals::new(now)),
         }
     }
 
@@ -199,7 +195,7 @@ impl Account {
         if self.calls < calls_max {
             return Ok(());
         }
-        self.refuses.calls.add(1, now);
+        self.refuses.calls.add(now);
         Err(Refusal::TooManyCalls { calls_max })
     }
 
@@ -231,7 +227,7 @@ impl Account {
         if self.requests.has(1) {
             return Ok(());
         }
-        self.refuses.requests.add(1, now);
+        self.refuses.requests.add(now);
         Err(Refusal::TooManyRequests {
             per_minute: self.requests.per_minute(),
             retry_after_ms: self.requests.wait_ms(1),
@@ -241,6 +237,12 @@ impl Account {
     /// Whether tokens may be spent: not while a bucket of them is empty.
     pub(super) fn check_tokens(&mut self, now: Instant) -> Result<(), Refusal> {
         self.check_for(1, 1, now)
+    }
+
+    /// Counts a prompt that was refused elsewhere for want of tokens of this account: where there
+    /// are some of each kind it was larger than what is left.
+    pub(super) fn refused_from_afar(&mut self, now: Instant) -> Result<(), Refusal> {
+        self.check_tokens(now).inspect(|()| self.refuses.input_tokens.add(now))
     }
 
     /// Whether any minute has so many tokens of input.
@@ -265,7 +267,7 @@ impl Account {
         let mut longest: Option<(u64, u32)> = None;
         for (bucket, needed, refuses) in needs {
             if !bucket.has(needed) {
-                refuses.add(1, now);
+                refuses.add(now);
                 longest = longest.max(Some((bucket.wait_ms(needed), bucket.per_minute())));
             }
         }
@@ -333,7 +335,6 @@ impl Account {
             if pace < SHORT_PER_MINUTE { 0 } else { parts_of(allowance.whole, pace) }
         };
         let in_hand = parts_of(calls.whole, f64::from(self.calls));
-        let is_short = |meter: &Meter| meter.per_minute(now) >= SHORT_PER_MINUTE;
         let used = Use {
             used: Each {
                 requests: spends(requests, &self.spends.requests),
@@ -342,13 +343,26 @@ impl Account {
                 calls: in_hand,
             },
             is_short: Each {
-                requests: is_short(&self.refuses.requests),
-                input_tokens: is_short(&self.refuses.input_tokens),
-                output_tokens: is_short(&self.refuses.output_tokens),
-                calls: is_short(&self.refuses.calls),
+                requests: self.refuses.requests.is_short(now),
+                input_tokens: self.refuses.input_tokens.is_short(now),
+                output_tokens: self.refuses.output_tokens.is_short(now),
+                calls: self.refuses.calls.is_short(now),
             },
             calls_over: if self.calls > calls.part { in_hand } else { 0 },
         };
         (used != Use::default()).then_some(used)
+    }
+
+    /// Which limits refused calls here in the last minute, or would have in shadow; `None` where
+    /// none did.
+    pub(super) fn reached(&self, now: Instant) -> Option<Reached> {
+        let Each { requests, input_tokens, output_tokens, calls } = &self.refuses;
+        let refused = Each {
+            requests: requests.is_recent(now),
+            input_tokens: input_tokens.is_recent(now),
+            output_tokens: output_tokens.is_recent(now),
+            calls: calls.is_recent(now),
+        };
+        (refused != Each::all(false)).then_some(Reached { refused, kv_blocks: false })
     }
 }

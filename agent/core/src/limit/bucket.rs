@@ -196,3 +196,39 @@ impl Meter {
         self.sum * (-elapsed / METER_S).exp()
     }
 }
+
+/// Refusals of the last seconds, by the minute, from which a larger slice is wanted: one of the
+/// last twenty seconds is.
+pub(super) const SHORT_PER_MINUTE: f64 = 1.0;
+
+/// For how long it is told that a limit refused calls: a minute's allowance has come anew by then.
+const REACHED_FOR: Duration = Duration::from_mins(1);
+
+/// What one limit refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusals {
+    pace: Meter,
+    last_at: Option<Instant>,
+}
+
+impl Refusals {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { pace: Meter::new(now), last_at: None }
+    }
+
+    /// Counts one more.
+    pub(super) fn add(&mut self, now: Instant) {
+        self.pace.add(1, now);
+        self.last_at = self.last_at.max(Some(now));
+    }
+
+    /// Whether a larger slice is wanted.
+    pub(super) fn is_short(&self, now: Instant) -> bool {
+        self.pace.per_minute(now) >= SHORT_PER_MINUTE
+    }
+
+    /// Whether there was one in the last minute.
+    pub(super) fn is_recent(&self, now: Instant) -> bool {
+        self.last_at.is_some_and(|at| now.saturating_duration_since(at) < REACHED_FOR)
+    }
+}

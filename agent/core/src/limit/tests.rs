@@ -569,6 +569,68 @@ fn a_lent_call_is_held_to_what_its_door_has_left_and_tells_what_it_spent() {
     assert_eq!(*spent.borrow(), expected, "the total outlives the call");
 }
 
+const NONE: Each<bool> = Each::all(false);
+
+/// Which limits a door says have refused calls.
+fn refused(limiter: &Limiter, now: Instant) -> Each<bool> {
+    let spends = limiter.spends(now);
+    assert!(spends.reached.len() <= 1);
+    spends.reached.into_values().next().unwrap_or_default().refused
+}
+
+#[test]
+fn limits_that_refuse_calls_are_told_for_a_minute_whatever_part_of_them_the_door_has() {
+    let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+    let running = limiter.admit(caller.clone(), call(), now).unwrap();
+    running.charge(usage(0, 0, 90), now);
+    assert_eq!(refused(&limiter, now), NONE);
+    running.charge(usage(0, 0, 10), now);
+    running.check(now).unwrap_err();
+    let output = Each { output_tokens: true, ..NONE };
+    assert_eq!(refused(&limiter, now), output);
+    // Once a second, all the time: the same is told, and not for longer because it was often.
+    let last = now + Duration::from_secs(20);
+    for seconds in 1..=20 {
+        let then = now + Duration::from_secs(seconds);
+        running.charge(usage(0, 0, 100), then);
+        running.check(then).unwrap_err();
+        assert_eq!(refused(&limiter, then), output);
+    }
+    assert_eq!(refused(&limiter, last + Duration::from_millis(59_999)), output);
+    assert_eq!(refused(&limiter, last + Duration::from_mins(1)), NONE);
+}
+
+#[test]
+fn in_shadow_limits_are_told_that_would_have_refused_calls() {
+    let (limiter, now) = (Limiter::default(), Instant::now());
+    let caller = in_mode(LimitsMode::Shadow);
+    for _ in 0..61 {
+        assert_eq!(refused(&limiter, now), NONE);
+        drop(limiter.admit(caller.clone(), call(), now).unwrap());
+    }
+    assert!(refused(&limiter, now).requests);
+}
+
+#[test]
+fn a_prompt_that_is_too_long_for_any_minute_reaches_no_limit() {
+    let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+    let running = limiter.admit(caller, call(), now).unwrap();
+    running.reserve(1001, now).unwrap_err();
+    assert_eq!(refused(&limiter, now), NONE);
+}
+
+#[test]
+fn a_prompt_that_a_node_elsewhere_refused_counts_at_the_door_that_pays() {
+    let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+    let running = limiter.admit(caller, call(), now).unwrap();
+    running.charge(usage(700, 0, 0), now);
+    // 300 are left, and a node that was told so had a prompt of 400.
+    running.check_from_afar(now).unwrap();
+    assert_eq!(refused(&limiter, now), Each { input_tokens: true, ..NONE });
+    let used = limiter.spends(now).tenants.into_values().next().unwrap();
+    assert!(used.is_short.input_tokens, "a larger slice is wanted for it");
+}
+
 #[test]
 fn a_call_elsewhere_gets_no_prompt_that_its_door_has_no_tokens_for() {
     let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());

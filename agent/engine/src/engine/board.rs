@@ -210,6 +210,7 @@ impl Board {
                 running: count(scheduler.running_of(tenant)),
                 kv_blocks_used: count(layout.in_all_layers(pool.used_by(tenant))),
                 kv_blocks_cached: count(layout.whole_blocks(pool.idle_of(tenant))),
+                waits_for_own_blocks: scheduler.waits_for_own_blocks(tenant),
             });
         }
     }
@@ -221,6 +222,12 @@ impl Board {
             (tenant.clone(), figures.load(open))
         };
         state.figures.iter().map(load).collect()
+    }
+
+    pub(super) fn waiting_for_own_blocks(&self) -> Vec<TenantName> {
+        let state = self.state();
+        let waiting = state.figures.iter().filter(|(_, figures)| figures.waits_for_own_blocks());
+        waiting.map(|(tenant, _)| tenant.clone()).collect()
     }
 
     pub(super) fn forget(&self, tenant: &TenantName) {

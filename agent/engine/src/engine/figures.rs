@@ -5,7 +5,7 @@
 //! even after the tenant has been forgotten; they go with the last of its sequences.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -32,6 +32,7 @@ pub(super) struct Figures {
     running: AtomicU32,
     kv_blocks_used: AtomicU32,
     kv_blocks_cached: AtomicU32,
+    waits_for_own_blocks: AtomicBool,
 }
 
 /// What a tenant holds at one moment.
@@ -40,6 +41,8 @@ pub(super) struct Held {
     pub(super) running: u32,
     pub(super) kv_blocks_used: u32,
     pub(super) kv_blocks_cached: u32,
+    /// Whether a sequence waits because the tenant's own hold all the blocks that it may.
+    pub(super) waits_for_own_blocks: bool,
 }
 
 impl Figures {
@@ -59,10 +62,15 @@ impl Figures {
     }
 
     pub(super) fn show(&self, held: Held) {
-        let Held { running, kv_blocks_used, kv_blocks_cached } = held;
+        let Held { running, kv_blocks_used, kv_blocks_cached, waits_for_own_blocks } = held;
         self.running.store(running, Ordering::Relaxed);
         self.kv_blocks_used.store(kv_blocks_used, Ordering::Relaxed);
         self.kv_blocks_cached.store(kv_blocks_cached, Ordering::Relaxed);
+        self.waits_for_own_blocks.store(waits_for_own_blocks, Ordering::Relaxed);
+    }
+
+    pub(super) fn waits_for_own_blocks(&self) -> bool {
+        self.waits_for_own_blocks.load(Ordering::Relaxed)
     }
 
     /// The numbers, of which `open` sequences are waiting or running.
@@ -147,7 +155,8 @@ mod tests {
     #[test]
     fn what_is_open_and_does_not_run_waits() {
         let figures = Figures::default();
-        figures.show(Held { running: 2, kv_blocks_used: 5, kv_blocks_cached: 7 });
+        let held = Held { running: 2, kv_blocks_used: 5, kv_blocks_cached: 7, ..Held::default() };
+        figures.show(held);
         let load = figures.load(3);
         assert_eq!((load.sequences_queued, load.sequences_running), (1, 2));
         assert_eq!((load.kv_blocks_used, load.kv_blocks_cached), (5, 7));

@@ -11,7 +11,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use realm_core::{desired::Priority, name::TenantName};
 
-use super::{PATIENCE_STEPS, Prefill, Scheduler, share::Turn};
+use super::{PATIENCE_STEPS, Prefill, Scheduler, account::Account, share::Turn};
 use crate::{
     batch::SequenceId,
     kv::{Given, Leaving},
@@ -86,6 +86,12 @@ impl Scheduler {
         }
         // At once, or a preempted sequence could take its place back before its tenant's turn.
         self.start(&tenant, &Prefill::Waiting);
+    }
+
+    /// Whether the tenant's own sequences hold what its next one would start with.
+    pub(crate) fn waits_for_own_blocks(&self, tenant: &TenantName) -> bool {
+        let has_waiting = |account: &Account| !account.waiting.is_empty();
+        self.accounts.get(tenant).is_some_and(has_waiting) && self.blocks_of_head(tenant).is_none()
     }
 
     /// The first in order that could start a sequence, and the blocks that takes.

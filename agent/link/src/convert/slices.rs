@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use realm_core::{
     name::TenantName,
-    slices::{Each, PARTS, Slices, Spends, Use},
+    slices::{Each, PARTS, Reached, Slices, Spends, Use},
 };
 use realm_proto::link::v1 as proto;
 
@@ -36,7 +36,7 @@ pub(crate) fn slices_from(slices: proto::Slices) -> Result<Slices, ConvertError>
 }
 
 pub(crate) fn spends_to(spends: &Spends) -> proto::Spends {
-    let Spends { epoch, tenants } = spends;
+    let Spends { epoch, tenants, reached } = spends;
     let tenant_to = |(name, it): (&TenantName, &Use)| {
         let Use { used, is_short, calls_over } = *it;
         proto::TenantSpend {
@@ -51,7 +51,18 @@ pub(crate) fn spends_to(spends: &Spends) -> proto::Spends {
             calls_over,
         }
     };
-    proto::Spends { epoch: *epoch, tenants: tenants.iter().map(tenant_to).collect() }
+    let tenants = tenants.iter().map(tenant_to).collect();
+    proto::Spends { epoch: *epoch, tenants, reached: Some(reached_to(reached)) }
+}
+
+fn reached_to(reached: &BTreeMap<TenantName, Reached>) -> proto::Reached {
+    let tenant_to = |(name, it): (&TenantName, &Reached)| {
+        let Reached { refused, kv_blocks } = *it;
+        let Each { requests, input_tokens, output_tokens, calls } = refused;
+        let tenant = name.as_str().to_owned();
+        proto::TenantReached { tenant, requests, input_tokens, output_tokens, calls, kv_blocks }
+    };
+    proto::Reached { tenants: reached.iter().map(tenant_to).collect() }
 }
 
 const fn parts_to(parts: Each<u32>) -> proto::Parts {

@@ -36,7 +36,7 @@ impl Agent {
             calls_over,
         };
         let tenants = if it == Use::default() { BTreeMap::new() } else { [(acme(), it)].into() };
-        Arc::new(Spends { epoch: self.held.epoch, tenants })
+        Arc::new(Spends { epoch: self.held.epoch, tenants, reached: None })
     }
 
     /// What it may be letting in.

@@ -52,6 +52,16 @@ impl ValidTenant {
         self.suspended
     }
 
+    /// What the tenant may spend.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What becomes of calls beyond its limits per minute.
+    pub const fn limits_mode(&self) -> LimitsMode {
+        self.limits_mode
+    }
+
     /// The models that the tenant asks for.
     pub fn models(&self) -> &[Name] {
         &self.models

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use realm_plan::{
     Name,
+    reached::EachReached,
     shares::{Each, PARTS, Slices, Spends, Use},
 };
 use realm_proto::link::v1 as proto;
@@ -30,7 +31,7 @@ pub(in crate::link) fn slices_from(slices: proto::Slices) -> Result<Slices, Conv
 }
 
 pub(in crate::link) fn spends_from(spends: proto::Spends) -> Result<Spends, ConvertError> {
-    let proto::Spends { epoch, tenants } = spends;
+    let proto::Spends { epoch, tenants, reached } = spends;
     let use_from = |proto::TenantSpend { tenant, used, short, calls_over }| {
         let proto::tenant_spend::Short { requests, input_tokens, output_tokens, calls } =
             required("spends.short", short)?;
@@ -38,7 +39,23 @@ pub(in crate::link) fn spends_from(spends: proto::Spends) -> Result<Spends, Conv
         let calls_over = within(calls_over)?;
         Ok((tenant, Use { used: parts_from(used)?, is_short, calls_over }))
     };
-    Ok(Spends { epoch, tenants: each("spends.tenant", tenants, use_from)? })
+    let tenants = each("spends.tenant", tenants, use_from)?;
+    Ok(Spends { epoch, tenants, reached: reached.map(reached_from).transpose()? })
+}
+
+fn reached_from(reached: proto::Reached) -> Result<BTreeMap<Name, EachReached>, ConvertError> {
+    let tenant_from = |it: proto::TenantReached| {
+        let proto::TenantReached {
+            tenant,
+            requests,
+            input_tokens,
+            output_tokens,
+            calls,
+            kv_blocks,
+        } = it;
+        Ok((tenant, [requests, input_tokens, output_tokens, calls, kv_blocks]))
+    };
+    each("spends.reached.tenant", reached.tenants, tenant_from)
 }
 
 /// Each tenant once.
@@ -85,19 +102,41 @@ mod tests {
         }
     }
 
+    fn said(tenants: Vec<proto::TenantSpend>) -> proto::Spends {
+        proto::Spends { epoch: 7, tenants, reached: None }
+    }
+
     #[test]
     fn what_is_used_is_read_limit_by_limit() {
-        let spends = spends_from(proto::Spends { epoch: 7, tenants: vec![used("a/b")] }).unwrap();
+        let spends = spends_from(said(vec![used("a/b")])).unwrap();
         let is_short = [false, false, false, true];
         let expected = Use { used: [1, 2, 3, 4], is_short, calls_over: PARTS };
         let tenant = Name::new("a", "b").unwrap();
-        assert_eq!(spends, Spends { epoch: 7, tenants: [(tenant, expected)].into() });
+        let tenants = [(tenant, expected)].into();
+        assert_eq!(spends, Spends { epoch: 7, tenants, reached: None });
+    }
+
+    #[test]
+    fn an_agent_that_tells_of_no_limit_is_not_one_that_says_none_is_reached() {
+        let reached = |tenants| {
+            let reached = Some(proto::Reached { tenants });
+            spends_from(proto::Spends { reached, ..said(Vec::new()) }).map(|spends| spends.reached)
+        };
+        assert_eq!(spends_from(said(Vec::new())).unwrap().reached, None);
+        assert_eq!(reached(Vec::new()).unwrap(), Some(BTreeMap::new()));
+        let tenant = "a/b".to_owned();
+        let it = proto::TenantReached { tenant, output_tokens: true, ..<_>::default() };
+        let limits = [false, false, true, false, false];
+        let expected = [(Name::new("a", "b").unwrap(), limits)].into();
+        assert_eq!(reached(vec![it.clone()]).unwrap(), Some(expected));
+        let error = reached(vec![it.clone(), it]).unwrap_err().to_string();
+        assert!(error.contains("`spends.reached.tenant` holds `a/b` twice"), "{error}");
     }
 
     #[test]
     fn uses_that_say_nonsense_are_refused_by_their_field() {
         let check = |tenants: Vec<proto::TenantSpend>, expected: &str| {
-            let error = spends_from(proto::Spends { epoch: 1, tenants }).unwrap_err();
+            let error = spends_from(said(tenants)).unwrap_err();
             assert!(error.to_string().contains(expected), "{error} does not say `{expected}`");
         };
         check(vec![used("b")], "not of the form namespace/name");

@@ -172,10 +172,11 @@ fn a_node_that_goes_loses_its_connection_and_is_forgotten_if_it_never_had_one() 
 fn an_answer_for_slices_wakes_the_loop_and_what_is_used_of_them_does_not() {
     let (registry, now) = (Registry::new(), Instant::now());
     let agent = registry.connect(hello("n"), now).unwrap();
+    let acme = realm_plan::Name::new("default", "acme").unwrap();
     let spends = |epoch, used: u32| {
         let it = realm_plan::shares::Use { used: [used; 4], ..<_>::default() };
-        let tenants = [(realm_plan::Name::new("default", "acme").unwrap(), it)].into();
-        Spends { epoch, tenants }
+        let tenants = [(acme.clone(), it)].into();
+        Spends { epoch, tenants, reached: None }
     };
     registry.holds("n", agent.id, Slices::default(), now);
     registry.spends("n", agent.id, spends(1, 1), now);
@@ -185,6 +186,9 @@ fn an_answer_for_slices_wakes_the_loop_and_what_is_used_of_them_does_not() {
     assert_eq!(view(&registry, "n").spends.as_deref(), Some(&spends(1, 2)));
     registry.spends("n", agent.id, spends(2, 2), now);
     assert!(has_changed(&registry));
+    let reached = Some([(acme.clone(), [true; 5])].into());
+    registry.spends("n", agent.id, Spends { reached, ..spends(2, 2) }, now);
+    assert!(has_changed(&registry), "another limit is reached");
     registry.connect(hello("n"), now).unwrap();
     let again = view(&registry, "n");
     assert!(again.is_sliced && again.holds.is_none() && again.spends.is_none(), "it says so anew");

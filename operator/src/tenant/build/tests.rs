@@ -1,8 +1,13 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use realm_plan::{Name, desired::Sha256};
+use realm_plan::{
+    Name,
+    desired::Sha256,
+    reached::{Bites, Limit},
+};
 use serde_json::json;
 
 use super::*;
+use crate::fleet::standing::{Knowledge, Reach};
 
 fn tally(ready: u32, pending: u32, failure: Option<&str>) -> Tally {
     let failure = failure.map(|reason| {
@@ -263,6 +268,7 @@ fn without_any_agent_no_door_enforces_limits_and_the_message_says_what_to_do() {
         "ProgramReady=Unknown NoAgents",
         "ModelsReady=True Serving",
         "LimitsApplied=Unknown NoAgents",
+        "WithinLimits=Unknown NoAgents",
         "Ready=Unknown NoAgents",
         "Stalled=True NoAgents",
     ];
@@ -310,4 +316,28 @@ fn limits_say_whole_even_or_which_door_has_the_largest_slice() {
     let expected = "2 doors with slices by use, the largest that of worker-1, 93 %; 1 door of an \
                     older release, one part in 3 each";
     assert_eq!(message, expected);
+}
+
+#[test]
+fn a_tenant_whose_calls_limits_refuse_is_ready_and_nothing_of_it_is_stuck() {
+    let limited = |knowledge, limits: &[Limit]| {
+        let bites = Bites { limits: limits.to_vec(), doors: 1 };
+        let reach = Reach { bites, knowledge };
+        status_of_standing(true, TenantStanding { reach, ..served() }, Vec::new())
+    };
+    let expected = |within: &'static str| {
+        [
+            "KeysValid=True Valid",
+            "ModelsGranted=True Granted",
+            "ProgramReady=True Ready",
+            "ModelsReady=True Serving",
+            "LimitsApplied=True Whole",
+            within,
+            "Ready=True Serving",
+        ]
+    };
+    let calls = limited(Knowledge::All, &[Limit::Calls]);
+    check_status(&calls, &expected("WithinLimits=False Calls"));
+    let none = limited(Knowledge::All, &[]);
+    check_status(&none, &expected("WithinLimits=True WithinLimits"));
 }

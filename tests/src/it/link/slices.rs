@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use realm_core::{
     desired::Desired,
     name::TenantName,
-    slices::{Each, PARTS, Slices, Spends, Use},
+    slices::{Each, PARTS, Reached, Slices, Spends, Use},
 };
 use realm_operator::{
     fleet::{
@@ -46,12 +46,18 @@ async fn slices_and_uses_mean_the_same_at_both_ends_and_are_held_after_a_restart
     assert_eq!(*held, Slices { epoch: 7, share: PARTS / 2, tenants: [(acme(), own)].into() });
     let is_short = Each { input_tokens: true, ..Each::all(false) };
     let used = Use { used: own, is_short, calls_over: 9 };
-    agent.spends.send_replace(Spends { epoch: 7, tenants: [(acme(), used)].into() });
+    let reached =
+        [(acme(), Reached { refused: Each { calls: true, ..Each::all(false) }, kv_blocks: false })]
+            .into();
+    agent.spends.send_replace(Spends { epoch: 7, tenants: [(acme(), used)].into(), reached });
     let view = world.until("worker-1", |view| view.spends.as_ref().is_some_and(|it| it.epoch == 7));
     let is_short = [false, true, false, false];
     let expected = shares::Use { used: [1, 2, 3, PARTS], is_short, calls_over: 9 };
     let expected: BTreeMap<_, _> = [(name("default/acme"), expected)].into();
-    assert_eq!(view.await.spends.unwrap().tenants, expected);
+    let spends = view.await.spends.unwrap();
+    assert_eq!(spends.tenants, expected);
+    let reached = [false, false, false, true, false];
+    assert_eq!(spends.reached, Some([(name("default/acme"), reached)].into()));
 
     let dir = agent.stop().await;
     let again =
@@ -118,7 +124,7 @@ async fn door(world: &World, node: &str, used: Option<Use>) -> Agent {
         while held.changed().await.is_ok() {
             let epoch = held.borrow_and_update().as_ref().map_or(0, |held| held.epoch);
             let tenants = used.map(|used| (acme(), used)).into_iter().collect();
-            spends.send_replace(Spends { epoch, tenants });
+            spends.send_replace(Spends { epoch, tenants, ..Spends::default() });
         }
     });
     agent.supply.send_modify(|supply| supply.door = Some(([10, 0, 0, 1], 80).into()));

@@ -130,13 +130,17 @@ fn nobody_gives_way_to_a_tenant_whose_own_quota_keeps_it_waiting() {
     scheduler.submit(submission(1, 0, 50, 2)).unwrap();
     step(&mut scheduler, &mut batch);
     assert_eq!(scheduler.pool().available(), 0);
+    let own = &tenant(1);
+    assert!(!scheduler.waits_for_own_blocks(own), "nothing of it waits");
     // Three blocks more would be within its share of eight, but not within its quota.
     scheduler.submit(of_small_quota(11)).unwrap();
+    assert!(scheduler.waits_for_own_blocks(own));
     scheduler.steps_without_start = PATIENCE_STEPS;
     scheduler.make_room();
     let running: Vec<SequenceId> = scheduler.running.keys().copied().collect();
     assert_eq!(running, [SequenceId(1), SequenceId(10)]);
     assert_eq!(run_to_end(&mut scheduler).len(), 3);
+    assert!(!scheduler.waits_for_own_blocks(own));
 }
 
 #[test]

@@ -1,0 +1,192 @@
+"""A tenant whose calls its limits refuse is told so, where `kubectl describe` and `realm` look."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.callers import let_in
+from harness.folder import Json
+from harness.plane import Agent, Operator, Plane
+from harness.server import realm
+from harness.talk import LONG_PROMPT, QUESTIONS, asked, stream
+from harness.told import events_of, notes_of, status_writes
+from harness.turns import Turns
+from harness.wait import eventually
+from realm_client import RateLimited
+
+WITHIN = "WithinLimits"
+
+#: What agents say of refusals for so long, on a busy machine a few seconds more.
+MINUTE_S, LATE_S = 60.0, 15.0
+
+#: Agents look every two seconds.
+TOLD_S = 15.0
+
+#: Of a tenant that is refused at once.
+FEW = {"requestsPerMinute": 3}
+
+REFUSED = "calls were refused in the last minute: "
+
+
+@pytest.fixture(scope="module")
+def operator(plane: Plane) -> Operator:
+    """The only operator."""
+    return plane.operator("operator-0")
+
+
+@pytest.fixture(scope="module")
+def agents(plane: Plane, operator: Operator, model: Path) -> Sequence[Agent]:
+    """Two doors, and tenants that need no model."""
+    agents = [plane.agent(node, [operator]) for node in ("alpha", "beta")]
+    spec = {"sources": [model.absolute().as_uri()], "replicas": 1, "kvBlocks": 256}
+    plane.apply("Model", "smollm2", spec)
+    for name in ("flooded", "kept"):
+        plane.tenant(name, limits=FEW)
+    plane.tenant("shadow", limits=FEW, limitsMode="Shadow")
+    plane.tenant("wordy", models=[{"name": "smollm2"}], limits={"inputTokensPerMinute": 200})
+    plane.tenant("full", models=[{"name": "smollm2"}], limits={"kvBlocks": 8})
+    for name in ("flooded", "kept", "shadow", "wordy", "full"):
+        plane.await_condition("tenant", name, "True", within_s=120.0)
+    return agents
+
+
+async def flood(agents: Sequence[Agent], name: str) -> None:
+    """Calls at every door until each has refused one."""
+    await asyncio.gather(*(let_in(agent, name) for agent in agents))
+
+
+async def said(plane: Plane, name: str, status: str, reason: str, within_s: float = TOLD_S) -> Json:
+    """The condition once it is so."""
+
+    async def is_so() -> Json:
+        found = plane.condition("tenant", name, WITHIN)
+        return found if (found["status"], found["reason"]) == (status, reason) else None
+
+    return await eventually(is_so, f"{name} has {WITHIN}={status} {reason}", within_s=within_s)
+
+
+def explained(plane: Plane, name: str) -> str:
+    """What `realm explain` says of a tenant."""
+    where = ("--kubeconfig", plane.cluster.admin.kubeconfig, "--namespace", plane.tenants)
+    done = realm("explain", f"tenant/{name}", *where)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def test_limits_that_refuse_calls_are_told_until_they_have_refused_none_for_a_minute(
+    plane: Plane, operator: Operator, agents: Sequence[Agent]
+) -> None:
+    within = await said(plane, "flooded", "True", WITHIN)
+    assert within["message"] == "no limit has refused a call in the last minute"
+    assert "limits      no limit has refused" in explained(plane, "flooded")
+    told = f"{REFUSED}requestsPerMinute 3"
+    await flood(agents, "flooded")
+    await said(plane, "flooded", "False", "RequestsPerMinute")
+
+    async def is_of_both() -> bool:
+        found = plane.condition("tenant", "flooded", WITHIN)
+        return bool(found["message"] == f"{told}; at 2 of 2 doors")
+
+    await eventually(is_of_both, "both doors are told of")
+    assert plane.condition("tenant", "flooded")["status"] == "True"
+    assert f"limits      {told}; at 2 of 2 doors\n" in explained(plane, "flooded")
+    assert "wrong       nothing" in explained(plane, "flooded")
+
+    async def is_told() -> bool:
+        return notes_of(plane, "flooded", "RequestsPerMinute") == [told]
+
+    await eventually(is_told, "an event tells of it")
+    # The same limit goes on, and nothing is written.
+    written = status_writes(plane, operator, "flooded")
+    for agent in [*agents] * 5:
+        await flood([agent], "flooded")
+        await asyncio.sleep(1.0)
+    last = time.monotonic()
+    assert status_writes(plane, operator, "flooded") == written
+    await said(plane, "flooded", "True", WITHIN, MINUTE_S + LATE_S)
+    assert time.monotonic() - last > MINUTE_S - 5.0
+    events = [
+        each for each in events_of(plane, "flooded") if each[1] in {WITHIN, "RequestsPerMinute"}
+    ]
+    assert events == [("Normal", "RequestsPerMinute"), ("Normal", WITHIN)]
+    # The second time is counted in the first event.
+    await flood(agents, "flooded")
+
+    async def is_counted() -> bool:
+        return events_of(plane, "flooded").count(("Normal", "RequestsPerMinute")) == 2
+
+    await eventually(is_counted, "it is counted")
+    assert notes_of(plane, "flooded", "RequestsPerMinute") == [told]
+
+
+async def test_in_shadow_calls_would_have_been_refused(
+    plane: Plane, agents: Sequence[Agent]
+) -> None:
+    within = await said(plane, "shadow", "True", WITHIN)
+    assert within["message"] == "no limit would have refused a call in the last minute"
+    async with agents[0].client("shadow") as client:
+        for _ in range(5):
+            await client.metadata()
+    found = await said(plane, "shadow", "False", "RequestsPerMinute")
+    told = "calls would have been refused in the last minute: requestsPerMinute 3"
+    assert found["message"].startswith(told)
+
+
+async def test_a_prompt_that_is_refused_on_another_node_counts_at_its_door(
+    plane: Plane, agents: Sequence[Agent]
+) -> None:
+    for agent in agents:
+        async with agent.client("wordy") as client:
+            with pytest.raises(RateLimited):
+                for _ in range(20):
+                    await client.chat(asked(LONG_PROMPT), max_tokens=1, temperature=0)
+    found = await said(plane, "wordy", "False", "InputTokensPerMinute")
+    assert found["message"].startswith(f"{REFUSED}inputTokensPerMinute 200")
+
+    async def is_of_both() -> bool:
+        message = plane.condition("tenant", "wordy", WITHIN)["message"]
+        return bool(message.endswith("; at 2 of 2 doors"))
+
+    await eventually(is_of_both, "both doors are told of")
+
+
+async def test_sequences_that_wait_for_their_own_tenants_blocks_are_told(
+    plane: Plane, agents: Sequence[Agent]
+) -> None:
+    async with agents[0].client("full") as client:
+        streams = [
+            asyncio.create_task(stream(client, question, max_tokens=64))
+            for question in QUESTIONS[:4]
+        ]
+        found = await said(plane, "full", "False", "KvBlocks", within_s=60.0)
+        for each in streams:
+            each.cancel()
+    told = "sequences waited in the last minute for their own tenant's blocks: kvBlocks 8"
+    assert found["message"] == told
+
+
+async def test_a_new_leader_turns_nothing_that_it_does_not_know(
+    plane: Plane, operator: Operator, agents: Sequence[Agent]
+) -> None:
+    await flood(agents, "kept")
+    await said(plane, "kept", "False", "RequestsPerMinute")
+    with Turns(plane.cluster.admin, plane.tenants) as turns:
+        before = plane.leader()
+        operator.daemon.kill()
+        operator.start()
+        plane.tenant("kept", limits=FEW, weight=7)
+
+        async def is_led() -> bool:
+            status = plane.get("tenant", "kept")["status"]
+            newest = plane.get("tenant", "kept")["metadata"]["generation"]
+            return bool(plane.leader() == before and status["observedGeneration"] == newest)
+
+        await eventually(is_led, "the next leader has written a status", within_s=90.0)
+        assert plane.condition("tenant", "kept", WITHIN)["reason"] == "RequestsPerMinute"
+    of_kept = {key: states for key, states in turns.turned().items() if "kept" in key}
+    assert of_kept == {}
