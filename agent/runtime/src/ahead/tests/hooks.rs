@@ -175,15 +175,17 @@ async fn the_next_generations_hooks_have_the_one_that_was_made_for_them_and_pay_
 async fn hooks_that_cannot_pay_for_what_was_made_for_them_do_not_come_up() {
     let (program, places) = (warden().await, places(Duration::from_hours(1)));
     let hooks = hooks(&program, &places);
-    let made = hooks.make().await.unwrap();
-    let poor = made.burnt - 1;
+    let mut made = hooks.make().await.unwrap();
+    // More than it has taken, so that they have enough for all but that.
+    made.burnt = LIMITS.fuel_max + 1;
     hooks.put(made);
-    let Generation { call, begun } = Generation::begin(&hooks, call(&program, poor)).await;
+    let call = call(&program, LIMITS.fuel_max);
+    let Generation { call, begun } = Generation::begin(&hooks, call).await;
     let Err(HostError::Ended(error)) = begun else { panic!("they have come up") };
     let Some(Ended(refusal)) = error.downcast_ref() else { panic!("{error}") };
     let expected = Refusal::ProgramLimit { limit: ProgramLimit::Fuel, max: LIMITS.fuel_max };
     assert_eq!(*refusal, expected);
-    assert_eq!(call.own.allowance.spent().fuel, poor, "all that they had");
+    assert_eq!(call.own.allowance.spent().fuel, LIMITS.fuel_max, "all that they had");
     assert!(hooks.take().is_none(), "nobody else gets it");
 }
 
