@@ -326,7 +326,8 @@ impl FleetLoop {
         self.publish(plans);
         self.reopen(&views);
         self.said.update(&views, |node| self.nodes.is_known(node), began);
-        self.refusing.hear(&views, |node| self.nodes.is_known(node), began);
+        let awaits = self.nodes.awaits_recalled();
+        self.refusing.hear(&views, |node| self.nodes.is_known(node), awaits, began);
         self.answers.hear(|node, generation| self.nodes.answer(node, generation));
         self.ages.pass(began);
         // Before every tenant has been read nobody knows what their statuses say.

@@ -73,9 +73,10 @@ impl Admitted {
         self.permit.check(now)
     }
 
-    /// As [`Self::check`], of a call that another node has refused tokens of this account.
-    pub fn check_from_afar(&self, now: Instant) -> Result<(), Refusal> {
-        self.permit.take(now, |account, _| account.refused_from_afar(now), |_, _| ())
+    /// As [`Self::check`], of a call that another node has refused tokens of this account for what it
+    /// lacks.
+    pub fn check_from_afar(&self, lacks: Lacks, now: Instant) -> Result<(), Refusal> {
+        self.permit.take(now, |account, _| account.refused_from_afar(lacks, now), |_, _| ())
     }
 
     /// Sets aside what a generation needs to begin: all of its prompt, and a token of its answer, so
@@ -164,6 +165,13 @@ pub struct Quota {
     pub requests: u32,
     pub input_tokens: u32,
     pub output_tokens: u32,
+}
+
+/// What of a call has no tokens elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lacks {
+    Prompt,
+    Answer,
 }
 
 /// Tokens that a call may spend where it does not pay itself.

@@ -288,8 +288,8 @@ impl Scheduler {
             return ended;
         }
         self.steps_without_start = self.steps_without_start.saturating_add(1);
-        let tenants = self.accounts.values().filter(|account| account.is_active()).count();
-        self.company.note(tenants, now);
+        let active = self.accounts.iter().filter(|(_, account)| account.is_active());
+        self.company.note(active.filter_map(|(tenant, _)| self.share.priority(tenant)), now);
         self.make_room();
         self.plan_decodes();
         self.plan_prefills();

@@ -56,6 +56,11 @@ impl Bill {
         call.charge_from_afar(Usage { completion_tokens, ..Usage::default() }, now)
     }
 
+    /// Whether the node that has the call has begun with its prompt.
+    pub(super) const fn has_prompt(&self) -> bool {
+        self.paid.prompt_tokens > 0
+    }
+
     fn give_back_unbegun(&mut self, call: &Admitted, spent: Usage) {
         let Usage { prompt_tokens, cached_tokens, .. } = less(self.paid, spent);
         let unbegun = Usage { prompt_tokens, cached_tokens, completion_tokens: 0 };

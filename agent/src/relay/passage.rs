@@ -9,7 +9,7 @@ use std::{
 use realm_core::{
     call::Deadline,
     desired::Peer,
-    limit::Admitted,
+    limit::{Admitted, Lacks},
     name::{ModelName, TenantName},
     refusal::Refusal,
     reply::{Done, ReplyEvent, ReplySender},
@@ -388,7 +388,11 @@ impl Passage {
                 Some(ReplyEvent::Done(done)) if has_begun || may_go_on.is_ok() => {
                     return Answered::Ended(Ok(done));
                 }
-                Some(ReplyEvent::Failed(refusal)) => Err(here(call, refusal, may_go_on.err(), now)),
+                Some(ReplyEvent::Failed(refusal)) => {
+                    let is_at_it = has_begun || self.bill.has_prompt();
+                    let lacks = if is_at_it { Lacks::Answer } else { Lacks::Prompt };
+                    Err(here((call, lacks), refusal, may_go_on.err(), now))
+                }
                 Some(ReplyEvent::Chunk(chunk)) if may_go_on.is_ok() => {
                     has_begun = true;
                     deliver(&self.sender, chunk).await
@@ -404,11 +408,16 @@ impl Passage {
 
 /// How a refusal of a call's node is told here. Of tokens the node knows how many are needed, and
 /// this door how many are left: who waits for the longer of their times finds them.
-fn here(call: &Admitted, refusal: Refusal, own: Option<Refusal>, now: Instant) -> Refusal {
+fn here(
+    (call, lacks): (&Admitted, Lacks),
+    refusal: Refusal,
+    own: Option<Refusal>,
+    now: Instant,
+) -> Refusal {
     match refusal {
         Refusal::TooManyTokens { .. } => {
             let is_counted = own.is_some();
-            let left = if is_counted { call.check(now) } else { call.check_from_afar(now) };
+            let left = if is_counted { call.check(now) } else { call.check_from_afar(lacks, now) };
             let own = own.into_iter().chain(left.err());
             own.fold(refusal, |longest, own| {
                 if own.retry_after_ms() > longest.retry_after_ms() { own } else { longest }

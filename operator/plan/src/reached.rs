@@ -44,9 +44,9 @@ pub type EachReached = [bool; Limit::ALL.len()];
 pub struct Bites {
     /// In their order.
     pub limits: Vec<Limit>,
-    /// How many doors have refused its calls since the first of them began to. It only grows until
-    /// all have let in everything for a minute, so that who is refused now here and now there is not
-    /// told of each time.
+    /// How many doors have refused its calls since the first of them began to. But for those that
+    /// have gone it only grows until all have let in everything for a minute, so that who is refused
+    /// now here and now there is not told of each time.
     pub doors: u32,
 }
 
@@ -129,7 +129,12 @@ impl Reached {
         for (node, said) in ended {
             self.replace(&node, Some(&said), None);
         }
-        self.nodes.retain(|_, of_node| of_node.said.is_some() || of_node.is_older);
+        let is_there = |of_node: &OfNode| of_node.said.is_some() || of_node.is_older;
+        for (node, _) in self.nodes.extract_if(.., |_, of_node| !is_there(of_node)) {
+            for of_tenant in self.tenants.values_mut() {
+                of_tenant.doors.remove(&node);
+            }
+        }
     }
 
     /// When time alone changes something.
@@ -327,6 +332,22 @@ mod tests {
         reached.pass(|_| false, at(70));
         check(&reached, &[], 0);
         assert!(reached.nodes.is_empty());
+    }
+
+    #[test]
+    fn doors_that_have_gone_are_counted_no_more() {
+        let mut reached = Reached::default();
+        let is_known = |node: &str| node == "b";
+        reached.says("b", &spends(&[Limit::Requests]), at(1));
+        for (n, node) in (0..).zip(["a", "c", "d"]) {
+            reached.says(node, &spends(&[Limit::Requests]), at(200 * n));
+            reached.says(node, &spends(&[]), at(200 * n + 1));
+            check(&reached, &[Limit::Requests], 2);
+            reached.pass(is_known, at(200 * n + 2));
+            check(&reached, &[Limit::Requests], 2);
+            reached.pass(is_known, at(200 * n + 100));
+            check(&reached, &[Limit::Requests], 1);
+        }
     }
 
     #[test]

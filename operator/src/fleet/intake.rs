@@ -122,6 +122,12 @@ impl Nodes {
         self.known.contains_key(node)
     }
 
+    /// Whether a node that held something before this leader's time has not come yet, and may.
+    pub(super) fn awaits_recalled(&self) -> bool {
+        let lost_at = Away::LostAt(self.started + RECALLED_LOST_AFTER);
+        self.known.values().any(|away| *away == lost_at)
+    }
+
     /// Whether the cluster has such a node. Its agent may be away.
     pub(super) fn is_in_cluster(&self, node: &str) -> bool {
         self.labels.contains_key(node)

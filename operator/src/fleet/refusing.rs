@@ -16,26 +16,33 @@ use crate::link::registry::NodeView;
 pub(super) struct Refusing {
     reached: Reached,
     started: Instant,
-    /// Whether it has listened for long enough.
-    is_long: bool,
+    /// Whether it has listened for a minute.
+    has_listened: bool,
+    /// Whether every agent has been there meanwhile that may be.
+    has_heard_all: bool,
 }
 
 impl Refusing {
     pub(super) fn new(started: Instant) -> Self {
-        Self { reached: Reached::default(), started, is_long: false }
+        Self { reached: Reached::default(), started, has_listened: false, has_heard_all: false }
     }
 
-    /// Takes in what is new. `is_known` says which nodes are not lost.
+    /// Takes in what is new. `is_known` says which nodes are not lost, and `awaits` whether any of
+    /// them has not come to this leader yet.
     pub(super) fn hear(
         &mut self,
         views: &BTreeMap<String, NodeView>,
         is_known: impl Fn(&str) -> bool,
+        awaits: bool,
         now: Instant,
     ) {
         let elapsed = now.saturating_duration_since(self.started);
-        self.is_long |= HELD_FOR <= elapsed;
+        self.has_listened |= HELD_FOR <= elapsed;
+        self.has_heard_all |= self.has_listened && !awaits;
         for (node, view) in views {
             match &view.spends {
+                // It serves on, and nobody understands what it says.
+                _ if view.unspoken.is_some() => self.reached.older(node, elapsed),
                 _ if !view.is_connected => self.reached.away(node, elapsed),
                 Some(spends) => self.reached.says(node, spends, elapsed),
                 None if view.is_sliced => self.reached.away(node, elapsed),
@@ -47,7 +54,7 @@ impl Refusing {
 
     /// When time alone changes something.
     pub(super) fn due(&self) -> Option<Instant> {
-        let listened = (!self.is_long).then_some(HELD_FOR);
+        let listened = (!self.has_listened).then_some(HELD_FOR);
         let due = self.reached.due().into_iter().chain(listened).min();
         due.map(|due| self.started + due)
     }
@@ -56,7 +63,7 @@ impl Refusing {
     /// have had their time to come and say it, and of one that `is_young` from the first: before this
     /// leader there was nothing that could have been refused.
     pub(super) fn of(&self, tenant: &Name, is_young: bool) -> Reach {
-        let knowledge = if !self.is_long && !is_young {
+        let knowledge = if !self.has_heard_all && !is_young {
             Knowledge::NotYet
         } else if self.reached.has_older() {
             Knowledge::InPart
@@ -75,6 +82,7 @@ mod tests {
         reached::{Bites, Limit},
         shares::Spends,
     };
+    use realm_proto::link::versions::Versions;
 
     use super::*;
 
@@ -91,7 +99,7 @@ mod tests {
     }
 
     fn hear(refusing: &mut Refusing, view: NodeView, now: Instant) -> Reach {
-        refusing.hear(&[("n".to_owned(), view)].into(), |_| true, now);
+        refusing.hear(&[("n".to_owned(), view)].into(), |_| true, false, now);
         refusing.of(&acme(), false)
     }
 
@@ -105,6 +113,19 @@ mod tests {
         assert_eq!(refusing.of(&acme(), true).knowledge, Knowledge::All, "it is new");
         let later = hear(&mut refusing, view(Some(&[])), now + HELD_FOR);
         assert_eq!((later.knowledge, refusing.due()), (Knowledge::All, None));
+    }
+
+    #[test]
+    fn a_leader_does_not_know_that_nothing_is_refused_before_all_agents_have_come_or_are_lost() {
+        let now = Instant::now();
+        let mut refusing = Refusing::new(now);
+        refusing.hear(&BTreeMap::new(), |_| true, true, now + HELD_FOR);
+        assert_eq!(refusing.of(&acme(), false).knowledge, Knowledge::NotYet);
+        assert_eq!(refusing.due(), None, "that is not for time to say");
+        refusing.hear(&BTreeMap::new(), |_| true, false, now + HELD_FOR);
+        assert_eq!(refusing.of(&acme(), false).knowledge, Knowledge::All);
+        refusing.hear(&BTreeMap::new(), |_| true, true, now + HELD_FOR);
+        assert_eq!(refusing.of(&acme(), false).knowledge, Knowledge::All, "it stays so");
     }
 
     #[test]
@@ -122,10 +143,11 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_of_an_older_release_leaves_open_what_it_refuses() {
+    fn an_agent_of_another_release_leaves_open_what_it_refuses() {
         let now = Instant::now();
         let unsliced = NodeView { is_sliced: false, spends: None, ..view(None) };
-        for older in [view(None), unsliced] {
+        let unspoken = NodeView { unspoken: Some(Versions::said(9, 9)), ..NodeView::default() };
+        for older in [view(None), unsliced, unspoken] {
             let mut refusing = Refusing::new(now);
             assert_eq!(hear(&mut refusing, older, now).knowledge, Knowledge::NotYet);
             let later = hear(&mut refusing, NodeView::default(), now + HELD_FOR);

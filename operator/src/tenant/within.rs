@@ -30,7 +30,7 @@ pub(super) fn finding(tenant: &TenantStanding, before: &[Condition]) -> Option<F
         (Some(0), _) => unknown(NO_DOOR, "there is no door to refuse a call"),
         (Some(_), Knowledge::NotYet) => kept(before),
         (Some(_), Knowledge::InPart) => {
-            unknown("NotTold", "some agent is of an older release, which does not tell")
+            unknown("NotTold", "some agent is of another release, which does not tell")
         }
         (Some(_), Knowledge::All) => {
             let message = match mode {
@@ -232,7 +232,7 @@ mod tests {
         check(
             &tenant,
             &[],
-            "Unknown NotTold: some agent is of an older release, which does not tell",
+            "Unknown NotTold: some agent is of another release, which does not tell",
         );
         tenant.doors = Some(0);
         check(&tenant, &[], "Unknown NoDoor: there is no door to refuse a call");

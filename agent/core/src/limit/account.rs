@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    Left, PerMinute, Quota,
+    Lacks, Left, PerMinute, Quota,
     bucket::{Allowance, Bucket, Meter, Refusals, SHORT_PER_MINUTE},
 };
 use crate::{
@@ -168,10 +168,26 @@ impl Account {
 
     /// Goes on with other limits, or other parts of them.
     pub(super) fn become_of(&mut self, allowances: Allowances) {
+        self.forget_refusals_of_others(allowances);
         self.allowances = allowances;
         self.requests.become_of(allowances.requests);
         self.input.become_of(allowances.input_tokens);
         self.output.become_of(allowances.output_tokens);
+    }
+
+    /// A limit that is another one by now has refused nothing yet.
+    fn forget_refusals_of_others(&mut self, next: Allowances) {
+        let (before, refuses) = (self.allowances, &mut self.refuses);
+        for (refuses, before, next) in [
+            (&mut refuses.requests, before.requests, next.requests),
+            (&mut refuses.input_tokens, before.input_tokens, next.input_tokens),
+            (&mut refuses.output_tokens, before.output_tokens, next.output_tokens),
+            (&mut refuses.calls, before.calls, next.calls),
+        ] {
+            if before.whole != next.whole {
+                refuses.forget();
+            }
+        }
     }
 
     /// Goes on with other parts of the limits that the last call came with.
@@ -239,10 +255,14 @@ impl Account {
         self.check_for(1, 1, now)
     }
 
-    /// Counts a prompt that was refused elsewhere for want of tokens of this account: where there
-    /// are some of each kind it was larger than what is left.
-    pub(super) fn refused_from_afar(&mut self, now: Instant) -> Result<(), Refusal> {
-        self.check_tokens(now).inspect(|()| self.refuses.input_tokens.add(now))
+    /// Counts what was refused elsewhere for want of tokens of this account. Where there are some of
+    /// each kind, a prompt was larger than what is left, or an answer has spent there what the call
+    /// went with.
+    pub(super) fn refused_from_afar(&mut self, lacks: Lacks, now: Instant) -> Result<(), Refusal> {
+        self.check_tokens(now).inspect(|()| match lacks {
+            Lacks::Prompt => self.refuses.input_tokens.add(now),
+            Lacks::Answer => self.refuses.output_tokens.add(now),
+        })
     }
 
     /// Whether any minute has so many tokens of input.

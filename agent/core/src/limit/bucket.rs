@@ -222,6 +222,11 @@ impl Refusals {
         self.last_at = self.last_at.max(Some(now));
     }
 
+    /// Tells no more of those that there were.
+    pub(super) const fn forget(&mut self) {
+        self.last_at = None;
+    }
+
     /// Whether a larger slice is wanted.
     pub(super) fn is_short(&self, now: Instant) -> bool {
         self.pace.per_minute(now) >= SHORT_PER_MINUTE

@@ -601,6 +601,20 @@ fn limits_that_refuse_calls_are_told_for_a_minute_whatever_part_of_them_the_door
 }
 
 #[test]
+fn a_limit_that_was_changed_has_refused_nothing_yet_and_another_part_of_it_is_the_same_limit() {
+    let (limiter, before, now) = (Limiter::default(), caller(|_| ()), Instant::now());
+    let running = limiter.admit(before, call(), now).unwrap();
+    running.charge(usage(0, 0, 100), now);
+    running.check(now).unwrap_err();
+    limiter.divide(Division::Even { doors: 2 }, now);
+    assert!(refused(&limiter, now).output_tokens);
+    let raised = caller(|limits| limits.output_tokens_per_minute *= 10);
+    let soon = now + Duration::from_secs(1);
+    let _next = limiter.admit(raised, call(), soon).unwrap();
+    assert_eq!(refused(&limiter, soon), NONE);
+}
+
+#[test]
 fn in_shadow_limits_are_told_that_would_have_refused_calls() {
     let (limiter, now) = (Limiter::default(), Instant::now());
     let caller = in_mode(LimitsMode::Shadow);
@@ -620,15 +634,18 @@ fn a_prompt_that_is_too_long_for_any_minute_reaches_no_limit() {
 }
 
 #[test]
-fn a_prompt_that_a_node_elsewhere_refused_counts_at_the_door_that_pays() {
+fn what_a_node_elsewhere_has_refused_counts_at_the_door_that_pays() {
     let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
     let running = limiter.admit(caller, call(), now).unwrap();
     running.charge(usage(700, 0, 0), now);
     // 300 are left, and a node that was told so had a prompt of 400.
-    running.check_from_afar(now).unwrap();
+    running.check_from_afar(Lacks::Prompt, now).unwrap();
     assert_eq!(refused(&limiter, now), Each { input_tokens: true, ..NONE });
     let used = limiter.spends(now).tenants.into_values().next().unwrap();
-    assert!(used.is_short.input_tokens, "a larger slice is wanted for it");
+    assert_eq!(used.is_short, Each { input_tokens: true, ..NONE }, "a larger slice is wanted");
+    // An answer has spent there what the call went with, and here there is more by now.
+    running.check_from_afar(Lacks::Answer, now).unwrap();
+    assert!(refused(&limiter, now).output_tokens);
 }
 
 #[test]

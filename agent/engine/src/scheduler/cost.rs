@@ -39,7 +39,7 @@ impl Cost {
         self.0 as f64 / PER_SECOND
     }
 
-    const fn times(self, count: u64) -> Self {
+    pub(super) const fn times(self, count: u64) -> Self {
         Self(self.0.saturating_mul(count))
     }
 

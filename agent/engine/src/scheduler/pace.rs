@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Reverse,
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -20,9 +21,8 @@ use crate::batch::SequenceId;
 /// and it matters more to readers that steps are alike than that they are long.
 pub(super) const STEP_TARGET: Cost = Cost::from_millis(60);
 /// How long a step may take for tenants that are ahead of the least served one in it: they have what
-/// fits, by turns, and the rest of their part comes when that one is even with them. So long as well
-/// are steps of one tenant beside which another may come at any moment. Short enough that one which
-/// takes twice as long as was expected is still within the target.
+/// fits, by turns, and the rest of their part comes when that one is even with them. Short enough that
+/// one which takes twice as long as was expected is still within the target.
 pub(super) const SHORT_TARGET: Cost = Cost::from_millis(25);
 /// How much more than the least served one a tenant has had that floods. More than one short prompt
 /// costs, so that tenants that are alike do not; and less than one may be behind that comes, so that who
@@ -32,26 +32,47 @@ pub(super) const FLOOD_MIN: Cost = Cost::from_millis(100);
 /// costs shares nothing that lasts.
 pub(super) const LEAD_MAX: Cost = Cost::from_millis(500);
 
+/// As how many empty steps a step of prompts is long, at least, of a tenant beside which another may
+/// come at any moment: where reading the weights takes longer than [`SHORT_TARGET`], steps of that
+/// length would do little else.
+const SHORT_STEPS: u64 = 4;
 /// For how long a tenant that has gone may come again at any moment: as long as somebody reads what
 /// was answered before asking on, or a program works before its next call.
 pub(super) const GONE_FOR: Duration = Duration::from_secs(10);
 
-/// Whether others than the one tenant that is there may come.
+/// Whether others may come than the one tenant that is there, for whom it would be kept short.
 #[derive(Debug, Default)]
 pub(super) struct Company {
-    /// When more than one tenant last had sequences.
-    shared_at: Option<Instant>,
+    /// When tenants of a class, or of a lower one, last had another one of that class beside them.
+    shared_at: BTreeMap<Priority, Instant>,
     is_expected: bool,
 }
 
 impl Company {
-    /// Takes note of how many tenants have sequences.
-    pub(super) fn note(&mut self, tenants: usize, now: Instant) {
-        if tenants > 1 {
-            self.shared_at = Some(now);
+    /// Takes note of the classes of all tenants that have sequences.
+    pub(super) fn note(&mut self, classes: impl Iterator<Item = Priority>, now: Instant) {
+        let (mut highest, mut second) = (None, None);
+        for class in classes.map(Some) {
+            if class > highest {
+                second = highest;
+                highest = class;
+            } else {
+                second = second.max(class);
+            }
         }
-        let was_there = |at: Instant| now.saturating_duration_since(at) < GONE_FOR;
-        self.is_expected = tenants == 1 && self.shared_at.is_some_and(was_there);
+        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < GONE_FOR;
+        self.is_expected = match (highest, second) {
+            (Some(alone), None) => self.shared_at.range(alone..).any(|(_, at)| is_recent(at)),
+            (_, Some(class)) => {
+                self.shared_at.insert(class, now);
+                false
+            }
+            (None, None) => false,
+        };
+    }
+
+    pub(super) const fn is_expected(&self) -> bool {
+        self.is_expected
     }
 }
 
@@ -262,12 +283,12 @@ impl Scheduler {
         let total = self.pool.in_all_layers();
         let most = self.prices.cost(Service::prefill(rows, PREFILL_PAST), total);
         let others = self.planned();
-        let target = match self.company.is_expected {
-            true => SHORT_TARGET,
-            false if others <= self.prices.step => return most,
-            false => STEP_TARGET,
-        };
-        most.min(target.without(others).max(others.part(2)))
+        let within = |target: Cost| most.min(target.without(others).max(others.part(2)));
+        let usual = if others <= self.prices.step { most } else { within(STEP_TARGET) };
+        if !self.company.is_expected() {
+            return usual;
+        }
+        usual.min(within(SHORT_TARGET.max(self.prices.step.times(SHORT_STEPS))))
     }
 }
 

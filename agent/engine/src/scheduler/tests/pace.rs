@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::scheduler::{
-    pace::{GONE_FOR, SHORT_TARGET},
+    pace::{Company, GONE_FOR, SHORT_TARGET},
     share::CREDIT_MAX,
 };
 
@@ -117,6 +117,46 @@ fn steps_of_one_tenant_are_short_as_long_as_another_may_come_again() {
         scheduler.plan_batch(Instant::now() + GONE_FOR, &mut batch);
         let is_within = Cost::from_millis(least)..=Cost::from_millis(most);
         assert!(is_within.contains(&scheduler.planned()), "{:?}", scheduler.planned());
+    }
+}
+
+#[test]
+fn where_weights_take_long_to_read_a_short_step_is_as_long_as_four_times_that() {
+    let mut scheduler = engine(512, 64);
+    scheduler.prices.step = Cost::from_millis(40);
+    let mut batch = Batch::default();
+    decoding(&mut scheduler, &mut batch, &[(0, terms(1)), (1, terms(1))]);
+    scheduler.submit(submission(1, 0, 6_000, 5)).unwrap();
+    step(&mut scheduler, &mut batch);
+    scheduler.end(SequenceId(1000)).unwrap();
+    let (cost, _) = rows(&mut scheduler, &mut batch);
+    let is_within = Cost::from_millis(155)..=Cost::from_millis(160);
+    assert!(is_within.contains(&cost), "{cost:?}");
+}
+
+#[test]
+fn company_is_expected_of_a_tenants_own_class_and_higher_ones_and_not_for_long() {
+    use Priority::{High, Low, Normal};
+    let now = Instant::now();
+    for (beside, alone, is_expected) in [
+        (&[Normal, Normal][..], Normal, true),
+        (&[Normal, High], Normal, true),
+        (&[High, Normal], Normal, true),
+        (&[Normal, Low], Normal, false),
+        (&[Low, Normal], Low, true),
+        (&[Low, High, Normal], Normal, true),
+        (&[Low, High, Normal], High, false),
+        (&[Normal], Normal, false),
+        (&[], Normal, false),
+    ] {
+        let mut company = Company::default();
+        company.note(beside.iter().copied(), now);
+        assert!(beside.len() < 2 || !company.is_expected(), "they are there");
+        let last = now + GONE_FOR.saturating_sub(Duration::from_millis(1));
+        company.note([alone].into_iter(), last);
+        assert_eq!(company.is_expected(), is_expected, "{alone:?} after {beside:?}");
+        company.note([alone].into_iter(), now + GONE_FOR);
+        assert!(!company.is_expected(), "{alone:?} after {beside:?}, later");
     }
 }
 
