@@ -14,7 +14,6 @@ use crate::{
 /// ready stays so while it is on its way to a newer form, or to a node that is back, and serves; and
 /// while the nodes have it and its models are on their way, or may be back in a moment.
 pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -> News {
-    let is_refused_anew = !refuses_calls(before) && refuses_calls(now);
     let [before, now] = [before, now].map(without_limits);
     let (before, now) = (&*before, &*now);
     let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
@@ -26,7 +25,7 @@ pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -
         News::Absence
     } else if is_early || is_served {
         News::Change { is_answered: false }
-    } else if is_refused_anew || !before.iter().map(said).eq(now.iter().map(said)) {
+    } else if !before.iter().map(said).eq(now.iter().map(said)) {
         News::Turn
     } else if is_of_another_spec {
         News::Change { is_answered: standing.is_answered }
@@ -35,12 +34,8 @@ pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -
     }
 }
 
-/// Whether limits refuse calls. That they begin to is told at once, and all else of them by turns:
-/// what they do may change by the minute, and for all tenants together where agents come or go.
-fn refuses_calls(conditions: &[Condition]) -> bool {
-    conditions.iter().any(|each| each.type_ == WITHIN_LIMITS && each.status == "False")
-}
-
+/// What limits do is told by turns: it may change by the minute, and for all tenants together where
+/// agents come or go.
 fn without_limits(conditions: &[Condition]) -> Vec<Condition> {
     conditions.iter().filter(|each| each.type_ != WITHIN_LIMITS).cloned().collect()
 }
@@ -134,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_begin_to_refuse_calls_are_told_at_once_and_what_becomes_of_them_by_turns() {
+    fn what_limits_do_is_told_by_turns() {
         let with = |status, reason| {
             let limits = Finding::new(WITHIN_LIMITS, status, reason, "");
             let limits = conditions(vec![limits], &[], 2, Timestamp::UNIX_EPOCH);
@@ -144,10 +139,10 @@ mod tests {
         let others = with(Truth::False, "RequestsPerMinute");
         let unknown = with(Truth::Unknown, "NotTold");
         let standing = standing(1, true);
-        for before in [&within, &unknown, &said(READY, 2)] {
-            assert_eq!(of(before, &refused, &standing), News::Turn);
-        }
         for (before, now) in [
+            (&within, &refused),
+            (&unknown, &refused),
+            (&said(READY, 2), &refused),
             (&refused, &within),
             (&refused, &others),
             (&within, &unknown),
