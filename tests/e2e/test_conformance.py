@@ -16,6 +16,7 @@ from conftest import Serve
 from harness.folder import Folder, entry, new_key
 from harness.server import Server, binary
 from harness.wait import until
+from realm_client import ProgramError
 
 #: Beyond the slowest of these runs on a busy machine.
 RUN_S_MAX = 180.0
@@ -127,9 +128,19 @@ def test_a_server_that_keeps_tenants_apart_is_seen_to(
     assert "one was cut" in ran.check("stream-limits")["why"]
     pause = ran.figure("program-exhaustion", "longest pause beside `loop`")
     record_property("longest pause beside a loop, ms", round(pause["value"]))
+
+
+async def test_tokens_that_an_attack_has_chosen_without_its_hook_are_counted(
+    server: Server,
+) -> None:
+    # The attack by itself: its hook is ended when it has burnt its fuel, a tenth of a second on a
+    # fast machine, and beside another's prompts a step may take as long as that.
+    async with server.client("mallory") as client:
+        with pytest.raises(ProgramError):
+            await client.call("overrun_hook", {})
     late = {"tenant": "default/mallory", "pipeline": "-"}
     name = "realm_program_hook_overruns_total"
-    until(lambda: tenancy.server.metrics().value(name, **late) > 0, "tokens without their hook")
+    until(lambda: server.metrics().value(name, **late) > 0, "tokens without their hook")
 
 
 def test_what_could_not_be_tried_is_skipped_and_passes_nothing(tenancy: Tenancy) -> None:

@@ -298,10 +298,10 @@ async def test_an_answer_that_was_longer_before_it_was_resumed_ends_at_once_and_
     resume = {"tokens": tokens, "text_bytes": len(text.encode()) - 1, "seed": seed}
     async with raw(server.url, server.folder.key("curt")) as socket:
         await socket.send({"id": "1", "function": "generate", "params": params, "resume": resume})
-        lacked = await socket.until(status="stream")
+        lacked = await socket.until(status="streaming")
         complete = await socket.until(status="complete")
     assert lacked["data"]["text"] == text[-1]
-    assert complete["data"]["finish"] == "length"
+    assert complete["finish"] == "length"
     assert (complete["usage"]["prompt_tokens"], complete["usage"]["completion_tokens"]) == (0, 0)
 
 
