@@ -15,7 +15,7 @@ import pytest
 from conftest import Serve
 from harness.folder import Folder, entry, new_key
 from harness.server import Server, binary
-from harness.wait import until
+from harness.wait import eventually
 from realm_client import ProgramError
 
 #: Beyond the slowest of these runs on a busy machine.
@@ -133,14 +133,17 @@ def test_a_server_that_keeps_tenants_apart_is_seen_to(
 async def test_tokens_that_an_attack_has_chosen_without_its_hook_are_counted(
     server: Server,
 ) -> None:
-    # The attack by itself: its hook is ended when it has burnt its fuel, a tenth of a second on a
-    # fast machine, and beside another's prompts a step may take as long as that.
-    async with server.client("mallory") as client:
-        with pytest.raises(ProgramError):
-            await client.call("overrun_hook", {})
     late = {"tenant": "default/mallory", "pipeline": "-"}
-    name = "realm_program_hook_overruns_total"
-    until(lambda: server.metrics().value(name, **late) > 0, "tokens without their hook")
+
+    # The hook is ended when it has burnt its fuel, a tenth of a second on a fast machine, and on a
+    # busy one the first step may take as long as that.
+    async def is_counted() -> bool:
+        async with server.client("mallory") as client:
+            with pytest.raises(ProgramError):
+                await client.call("overrun_hook", {})
+        return server.metrics().value("realm_program_hook_overruns_total", **late) > 0
+
+    await eventually(is_counted, "tokens without their hook")
 
 
 def test_what_could_not_be_tried_is_skipped_and_passes_nothing(tenancy: Tenancy) -> None:
