@@ -164,6 +164,7 @@ def test_the_columns_show_what_a_person_asks_first(admin: User, namespace: str) 
     for kind, status in {
         "Model": loaded | {"context": 2048},
         "Tenant": {
+            "conditions": [ready, condition("WithinLimits", "False", "Calls")],
             "keys": 3,
             "programSha256": SHA256,
             "totals": {"promptTokens": 70, "generatedTokens": 50},
@@ -178,7 +179,7 @@ def test_the_columns_show_what_a_person_asks_first(admin: User, namespace: str) 
     }
     wide = {
         "Model": {"ARCHITECTURE": "llama", "PARAMETERS": "134515008", "CONTEXT": "2048"},
-        "Tenant": {"PROGRAM": SHA256, "PROMPT": "70", "GENERATED": "50"},
+        "Tenant": {"LIMITS": "Calls", "PROGRAM": SHA256, "PROMPT": "70", "GENERATED": "50"},
         "Pipeline": {},
     }
     for kind in SPECS:
