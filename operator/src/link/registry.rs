@@ -340,8 +340,8 @@ impl Registry {
     }
 
     /// Notes what is used of slices. Whoever divides looks every few seconds by itself, and is woken
-    /// for what it waits for: an answer, and use where there was none; and for what is told at once,
-    /// that other limits are reached.
+    /// for what it waits for: an answer, and use where there was none; and for what statuses say, that
+    /// other limits are reached.
     pub(super) fn spends(&self, node: &str, id: ConnectionId, spends: Spends, now: Instant) {
         let spends = Arc::new(spends);
         let is_same = |node: &mut Node| {
