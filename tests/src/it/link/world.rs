@@ -17,7 +17,7 @@ use realm_core::{
 };
 use realm_link::{
     client::{self, Feeds, LinkOptions, LinkState, Sources},
-    ledger::Ledger,
+    ledger::{Ledger, LedgerError},
     slices::SliceStore,
 };
 use realm_operator::{
@@ -37,7 +37,7 @@ use tokio::{
     net::TcpListener,
     sync::watch,
     task::JoinHandle,
-    time::{self, Instant},
+    time::{self, Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -237,8 +237,7 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) async fn start(options: LinkOptions, dir: TempDir) -> Self {
-        let (ledger, warnings) = Ledger::open(Path::new(dir.path())).await.unwrap();
-        assert!(warnings.is_empty());
+        let ledger = soon("the ledger", open(dir.path())).await;
         let (slices, _) = SliceStore::open(dir.path());
         let (spends, used) = watch::channel(Spends::default());
         let (report, reports) = watch::channel(Report::default());
@@ -309,6 +308,21 @@ impl Agent {
         let dir = self.dir.take().unwrap();
         let _ = (&mut self.task).await;
         dir
+    }
+}
+
+/// Opens the ledger in `dir`. A write that an agent began which is stopped goes on to its end, as
+/// it would not where its process had died, and holds the ledger for that long.
+async fn open(dir: &Path) -> Ledger {
+    loop {
+        match Ledger::open(dir).await {
+            Err(LedgerError::InUse { .. }) => sleep(Duration::from_millis(5)).await,
+            opened => {
+                let (ledger, warnings) = opened.unwrap();
+                assert!(warnings.is_empty());
+                return ledger;
+            }
+        }
     }
 }
 
