@@ -5,14 +5,14 @@
 //! operator (`link`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, hash_map::RandomState},
+    collections::{BTreeMap, hash_map::RandomState},
     hash::BuildHasher as _,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use realm_core::{
     books::Books,
-    engine::{Engine, EngineInfo, EngineLoad, Ledger, TenantLoad},
+    engine::{Engine, EngineInfo, EngineLoad, Ledger, TenantLoad, Wait},
     name::{ModelName, TenantName},
     uses::{TenantUse, Uses},
 };
@@ -155,10 +155,9 @@ impl Engines {
         engines.iter().map(|(name, engine)| (name.clone(), engine.books())).collect()
     }
 
-    /// Whose sequences wait for blocks that their own tenant holds, at some model.
-    pub(crate) fn waiting_for_own_blocks(&self) -> BTreeSet<TenantName> {
-        let engines = &self.read().open;
-        engines.values().flat_map(|engine| engine.waiting_for_own_blocks()).collect()
+    /// Whose calls are kept waiting at some model, and by what; a tenant may be there several times.
+    pub(crate) fn take_waits(&self) -> Vec<(TenantName, Wait)> {
+        self.read().open.values().flat_map(|engine| engine.take_waits()).collect()
     }
 
     /// How each tenant is served by each loaded model.

@@ -1,5 +1,5 @@
 //! By what this door spends: the slices that are leased to it, or an even part without any; and what
-//! it tells of that, and of the limits that tenants have reached here.
+//! it tells of that, and of what tenants have come up against here.
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +9,7 @@ use std::{
 
 use realm_core::{
     desired::Desired,
+    engine::Wait,
     limit::Limiter,
     name::TenantName,
     slices::{Division, Slices, Spends},
@@ -25,7 +26,11 @@ use crate::metrics::Engines;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// For how long it is told that sequences waited for blocks: as long as of calls that were refused.
-const WAITED_FOR: Duration = Duration::from_mins(1);
+const TOLD_OWN_BLOCKS_FOR: Duration = Duration::from_mins(1);
+
+/// For how long it is told that calls waited behind others. Where many share a model that comes and
+/// goes, and not every time is worth a word.
+const TOLD_BEHIND_FOR: Duration = Duration::from_mins(5);
 
 /// Lets the limiter begin with what was leased last. Before the first call: a door that has been
 /// started again does not know what it had let in.
@@ -37,26 +42,42 @@ pub(crate) fn begin(limiter: &Limiter, store: &SliceStore, desired: &Desired) {
     limiter.divide(division(store.held(), desired), now);
 }
 
-/// Whose sequences waited for blocks that their own tenant holds, and when they were seen last.
+/// Whose calls waited, and when that was seen last.
 #[derive(Debug, Default)]
-struct Waited(BTreeMap<TenantName, Instant>);
+struct Waited {
+    for_own_blocks: BTreeMap<TenantName, Instant>,
+    behind_others: BTreeMap<TenantName, Instant>,
+}
 
 impl Waited {
-    /// Takes in who waits now, and forgets who did a minute ago.
-    fn see(&mut self, waiting: impl Iterator<Item = TenantName>, now: Instant) {
-        self.0.retain(|_, last| now.saturating_duration_since(*last) < WAITED_FOR);
-        self.0.extend(waiting.map(|tenant| (tenant, now)));
+    /// Takes in who waits now, and forgets who did long ago.
+    fn see(&mut self, waits: Vec<(TenantName, Wait)>, now: Instant) {
+        for (seen, told_for) in [
+            (&mut self.for_own_blocks, TOLD_OWN_BLOCKS_FOR),
+            (&mut self.behind_others, TOLD_BEHIND_FOR),
+        ] {
+            seen.retain(|_, last| now.saturating_duration_since(*last) < told_for);
+        }
+        for (tenant, wait) in waits {
+            match wait {
+                Wait::OwnBlocks => self.for_own_blocks.insert(tenant, now),
+                Wait::Others => self.behind_others.insert(tenant, now),
+            };
+        }
     }
 
     fn tell(&self, spends: &mut Spends) {
-        for tenant in self.0.keys() {
+        for tenant in self.for_own_blocks.keys() {
             spends.reached.entry(tenant.clone()).or_default().kv_blocks = true;
+        }
+        for tenant in self.behind_others.keys() {
+            spends.reached.entry(tenant.clone()).or_default().behind_others = true;
         }
     }
 }
 
-/// Keeps the limiter to what is leased, and tells what is used of it and which limits are reached,
-/// for as long as anybody hears.
+/// Keeps the limiter to what is leased, and tells what is used of it and what tenants have come up
+/// against, for as long as anybody hears.
 pub(crate) async fn follow(
     (limiter, engines): (Limiter, Engines),
     store: SliceStore,
@@ -79,7 +100,7 @@ pub(crate) async fn follow(
             last = Some(next);
         }
         let mut used = limiter.spends(now);
-        waited.see(engines.waiting_for_own_blocks().into_iter(), now);
+        waited.see(engines.take_waits(), now);
         waited.tell(&mut used);
         spends.send_if_modified(|last| {
             let is_new = *last != used;
@@ -103,23 +124,33 @@ fn division(held: Option<Arc<Slices>>, desired: &Desired) -> Division {
 
 #[cfg(test)]
 mod tests {
+    use realm_core::slices::Reached;
+
     use super::*;
 
     #[test]
-    fn that_a_tenant_waited_for_its_own_blocks_is_told_for_a_minute() {
+    fn that_a_tenant_waited_is_told_for_a_while_and_for_what() {
         let (mut waited, now) = (Waited::default(), Instant::now());
-        let acme = TenantName::new("default", "acme").unwrap();
+        let name = |name| TenantName::new("default", name).unwrap();
+        let (acme, zeta) = (name("acme"), name("zeta"));
         let told = |waited: &Waited| {
             let mut spends = Spends::default();
             waited.tell(&mut spends);
-            spends.reached.get(&acme).is_some_and(|reached| reached.kv_blocks)
+            spends.reached
         };
-        assert!(!told(&waited));
-        waited.see([acme.clone()].into_iter(), now);
-        let early = now + WAITED_FOR.saturating_sub(Duration::from_secs(1));
-        waited.see([].into_iter(), early);
-        assert!(told(&waited));
-        waited.see([].into_iter(), now + WAITED_FOR);
-        assert!(!told(&waited));
+        assert!(told(&waited).is_empty());
+        waited.see(vec![(acme.clone(), Wait::OwnBlocks), (zeta.clone(), Wait::Others)], now);
+        let early = now + TOLD_OWN_BLOCKS_FOR.saturating_sub(Duration::from_secs(1));
+        // It waits for one thing at one model, and for another at another.
+        waited.see(vec![(acme.clone(), Wait::Others), (acme.clone(), Wait::Others)], early);
+        let kept = Reached { kv_blocks: true, behind_others: true, ..Reached::default() };
+        let behind = Reached { behind_others: true, ..Reached::default() };
+        assert_eq!(told(&waited), [(acme.clone(), kept), (zeta.clone(), behind)].into());
+        waited.see(Vec::new(), now + TOLD_OWN_BLOCKS_FOR);
+        assert_eq!(told(&waited), [(acme.clone(), behind), (zeta, behind)].into());
+        waited.see(Vec::new(), now + TOLD_BEHIND_FOR);
+        assert_eq!(told(&waited), [(acme, behind)].into());
+        waited.see(Vec::new(), early + TOLD_BEHIND_FOR);
+        assert!(told(&waited).is_empty());
     }
 }

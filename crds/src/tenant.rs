@@ -181,6 +181,19 @@ pub enum Priority {
     High,
 }
 
+impl Priority {
+    /// By what the turn of a tenant of this class comes, in words.
+    pub const fn turn(self) -> &'static str {
+        match self {
+            Self::Low => "it has what tenants of the other priorities leave, by its weight",
+            Self::Normal => {
+                "those of priority High come first, and then its turn comes by its weight"
+            }
+            Self::High => "it comes before those of other priorities, and by its weight among High",
+        }
+    }
+}
+
 /// How a tenant's prompts are kept once they are computed.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -413,7 +426,8 @@ pub struct TenantStatus {
     /// `LimitsApplied` tells how: of the limits on calls and tokens each of n doors enforces an
     /// n-th, rounded up, or a slice that follows what is used at each.
     /// `WithinLimits` is False, with the first of them as its reason, while limits have refused
-    /// calls in the last minute, or would have in shadow; `Ready` does not count it.
+    /// calls in the last minute, or would have in shadow, and `ServedPromptly` while calls have
+    /// waited behind those of other tenants in the last five; `Ready` does not count these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

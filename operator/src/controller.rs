@@ -205,7 +205,7 @@ async fn write<K: Served>(
             }
             apply::event(&context.recorder, object, &event).await;
         }
-        if let Some(event) = event::of_limits(before, K::conditions(status)) {
+        for event in event::of_use(before, K::conditions(status)) {
             apply::event(&context.recorder, object, &event).await;
         }
     }

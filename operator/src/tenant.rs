@@ -1,6 +1,7 @@
 //! Tenants: what a `Tenant` asks of the fleet, and what its status says.
 
 mod build;
+mod promptly;
 mod within;
 
 pub(crate) use build::findings;

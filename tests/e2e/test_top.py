@@ -152,7 +152,7 @@ async def test_what_a_tenant_gets_and_what_keeps_it_waiting_is_told_in_words(
 
 def test_what_is_asked_for_is_told_without_a_server(server: Server) -> None:
     told = explain(server, "tenant/idle")
-    assert "priority High: it comes before every tenant of another priority" in told
+    assert "priority High: it comes before those of other priorities" in told
     assert "shares in   quiet" in told
     assert "now         not looked at" in told
     assert "wrong       nothing" in explain(server, f"model/{MODEL}")

@@ -1,4 +1,4 @@
-"""A tenant whose calls its limits refuse is told so, where `kubectl describe` and `realm` look."""
+"""What a tenant comes up against is told, where `kubectl describe` and `realm` look."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from harness.talk import LONG_PROMPT, QUESTIONS, asked, stream
 from harness.told import events_of, notes_of
 from harness.turns import Turns
 from harness.wait import eventually
-from realm_client import RateLimited
+from realm_client import Client, RateLimited
 
 WITHIN = "WithinLimits"
+PROMPTLY = "ServedPromptly"
 
 #: What agents say of refusals for so long, on a busy machine a few seconds more.
 MINUTE_S, LATE_S = 60.0, 15.0
@@ -31,6 +32,11 @@ TOLD_S = 15.0
 FEW = {"requestsPerMinute": 3}
 
 REFUSED = "calls were refused in the last minute: "
+
+#: Of a model of which so many answers hold more blocks than it has.
+CROWD = ("mine", "yours")
+STREAMS = 6
+FEW_BLOCKS = {"kvBlocks": 16, "context": 512}
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +51,15 @@ def agents(plane: Plane, operator: Operator, model: Path) -> Sequence[Agent]:
     agents = [plane.agent(node, [operator]) for node in ("alpha", "beta")]
     spec = {"sources": [model.absolute().as_uri()], "replicas": 1, "kvBlocks": 256}
     plane.apply("Model", "smollm2", spec)
+    plane.apply("Model", "narrow", spec | FEW_BLOCKS)
     for name in ("flooded", "kept"):
         plane.tenant(name, limits=FEW)
     plane.tenant("shadow", limits=FEW, limitsMode="Shadow")
     plane.tenant("wordy", models=[{"name": "smollm2"}], limits={"inputTokensPerMinute": 200})
     plane.tenant("full", models=[{"name": "smollm2"}], limits={"kvBlocks": 8})
-    for name in ("flooded", "kept", "shadow", "wordy", "full"):
+    for name in CROWD:
+        plane.tenant(name, models=[{"name": "narrow"}], weight=70)
+    for name in ("flooded", "kept", "shadow", "wordy", "full", *CROWD):
         plane.await_condition("tenant", name, "True", within_s=120.0)
     return agents
 
@@ -60,14 +69,21 @@ async def flood(agents: Sequence[Agent], name: str) -> None:
     await asyncio.gather(*(let_in(agent, name) for agent in agents))
 
 
-async def said(plane: Plane, name: str, status: str, reason: str, within_s: float = TOLD_S) -> Json:
-    """The condition once it is so."""
+async def said(
+    plane: Plane,
+    name: str,
+    status: str,
+    reason: str,
+    within_s: float = TOLD_S,
+) -> Json:
+    """The condition once it is so, which its reason tells from the other one."""
+    of = PROMPTLY if reason in {PROMPTLY, "BehindOthers"} else WITHIN
 
     async def is_so() -> Json:
-        found = plane.condition("tenant", name, WITHIN)
+        found = plane.condition("tenant", name, of)
         return found if (found["status"], found["reason"]) == (status, reason) else None
 
-    return await eventually(is_so, f"{name} has {WITHIN}={status} {reason}", within_s=within_s)
+    return await eventually(is_so, f"{name} has {of}={status} {reason}", within_s=within_s)
 
 
 def explained(plane: Plane, name: str) -> str:
@@ -170,6 +186,43 @@ async def test_sequences_that_wait_for_their_own_tenants_blocks_are_told(
     assert found["message"] == told
 
 
+async def test_calls_that_wait_behind_others_are_told_and_by_what_their_turn_comes(
+    plane: Plane, agents: Sequence[Agent]
+) -> None:
+    for name in CROWD:
+        await said(plane, name, "True", PROMPTLY)
+
+    async def go_on(client: Client, question: str) -> None:
+        while True:
+            await stream(client, question, max_tokens=256)
+
+    async with agents[0].client("mine") as mine, agents[1].client("yours") as yours:
+        streams = [
+            asyncio.create_task(go_on(client, question))
+            for client in (mine, yours)
+            for question in QUESTIONS[:STREAMS]
+        ]
+        for name in CROWD:
+            found = await said(plane, name, "False", "BehindOthers", within_s=90.0)
+            assert found["message"] == (
+                "calls waited in the last five minutes, for a second or longer, behind those of "
+                "other tenants: weight 70, priority Normal: those of priority High come first, and "
+                "then its turn comes by its weight"
+            )
+            assert f"waited      {found['message']}\n" in explained(plane, name)
+            assert plane.condition("tenant", name)["status"] == "True"
+        assert not any(each.done() for each in streams)
+        for each in streams:
+            each.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+    assert plane.condition("tenant", "flooded", PROMPTLY)["status"] == "True"
+
+    async def are_told() -> bool:
+        return all(("Normal", "BehindOthers") in events_of(plane, name) for name in CROWD)
+
+    await eventually(are_told, "events tell of it")
+
+
 async def test_a_new_leader_turns_nothing_that_it_does_not_know(
     plane: Plane, operator: Operator, agents: Sequence[Agent]
 ) -> None:
@@ -178,6 +231,8 @@ async def test_a_new_leader_turns_nothing_that_it_does_not_know(
     with Turns(plane.cluster.admin, plane.tenants) as turns:
         before = plane.leader()
         operator.daemon.kill()
+        # By then agents say nothing of it any more, and it is for the next leader to find that out.
+        await asyncio.sleep(MINUTE_S + 5.0)
         operator.start()
         plane.tenant("kept", limits=FEW, weight=7)
 

@@ -110,15 +110,25 @@ pub trait Engine: Send + Sync {
         Vec::new()
     }
 
-    /// Whose sequences wait because their own tenant's hold all the blocks that it may. One that
-    /// counts nothing has nothing to tell.
-    fn waiting_for_own_blocks(&self) -> Vec<TenantName> {
+    /// Whose calls wait for their own tenant's now, or have waited behind others since this was asked
+    /// the last time. One that counts nothing has nothing to tell.
+    fn take_waits(&self) -> Vec<(TenantName, Wait)> {
         Vec::new()
     }
 
     /// Drops what is counted of a tenant that is gone: names would pile up for as long as the
     /// model is loaded.
     fn forget(&self, _tenant: &TenantName) {}
+}
+
+/// What keeps a tenant's calls from starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Its own sequences hold all the KV blocks that it may.
+    OwnBlocks,
+    /// Tenants of its class, or of a higher one, have theirs running; of one call for a second or
+    /// longer.
+    Others,
 }
 
 /// The books of an engine, apart from it.

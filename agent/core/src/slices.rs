@@ -112,7 +112,7 @@ pub struct Spends {
     pub epoch: u64,
     /// Of tenants that use anything.
     pub tenants: BTreeMap<TenantName, Use>,
-    /// Of tenants that reached any limit in the last minute.
+    /// Of tenants that came up against anything lately.
     pub reached: BTreeMap<TenantName, Reached>,
 }
 
@@ -128,14 +128,16 @@ pub struct Use {
     pub calls_over: u32,
 }
 
-/// Which limits a tenant has reached here in the last minute. The same for as long as these are the
-/// same.
+/// What a tenant has come up against here: limits in the last minute, and others in the last five.
+/// The same for as long as this is the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     /// Whether they refused calls, or would have in shadow.
     pub refused: Each<bool>,
     /// Whether sequences waited because their own tenant held all the blocks that it may.
     pub kv_blocks: bool,
+    /// Whether calls waited for a second or longer while those of other tenants ran.
+    pub behind_others: bool,
 }
 
 #[cfg(test)]

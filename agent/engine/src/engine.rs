@@ -24,7 +24,7 @@ use realm_core::{
     embed::{EmbedError, EmbedInfo, TakenTexts, TextBatch},
     engine::{
         ChatMessage, Engine, EngineInfo, EngineLoad, Generation, Kept, Ledger, Milestones, Prefix,
-        TenantLoad, TextError, TokenEvent, TokenStream,
+        TenantLoad, TextError, TokenEvent, TokenStream, Wait,
     },
     hook::Hooked,
     name::{ModelName, TenantName},
@@ -479,8 +479,8 @@ impl Engine for EngineHandle {
         self.board.tenants()
     }
 
-    fn waiting_for_own_blocks(&self) -> Vec<TenantName> {
-        self.board.waiting_for_own_blocks()
+    fn take_waits(&self) -> Vec<(TenantName, Wait)> {
+        self.board.take_waits()
     }
 
     fn forget(&self, tenant: &TenantName) {

@@ -37,7 +37,7 @@ fn main() {
 fn measure_reached(tenants: usize, doors: usize) {
     let mut reached = Reached::default();
     let names = (0..tenants).filter_map(|n| Name::new("default", &format!("t{n}")).ok());
-    let all: BTreeMap<Name, EachReached> = names.map(|name| (name, [true; 5])).collect();
+    let all: BTreeMap<Name, EachReached> = names.map(|name| (name, [true; 6])).collect();
     let said = |_| Arc::new(Spends { reached: Some(all.clone()), ..Spends::default() });
     let mut hear = || {
         let said: Vec<_> = (0..doors).map(said).collect();

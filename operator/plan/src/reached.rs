@@ -1,7 +1,8 @@
-//! Which of their limits tenants have reached, by what agents say of the last minute.
+//! What tenants have come up against, by what agents say of the last minutes: which of their limits
+//! they have reached, and whether their calls waited behind those of others.
 //!
-//! Agents reckon that minute themselves, and say the same for as long as the same limits refuse
-//! calls: what is new costs a look, and what is not a comparison. What one said that cannot be heard
+//! Agents reckon those minutes themselves, and say the same for as long as the same things hold:
+//! what is new costs a look, and what is not a comparison. What one said that cannot be heard
 //! any more holds for another minute, after which it is as old as that at least.
 //!
 //! Pure state; time is an argument.
@@ -36,14 +37,20 @@ impl Limit {
     const OF_DOORS: usize = 4;
 }
 
-/// Whether each limit is reached, in the order of [`Limit::ALL`].
-pub type EachReached = [bool; Limit::ALL.len()];
+/// Limits, and what others are behind them.
+const EACH: usize = Limit::ALL.len() + 1;
 
-/// The limits that one tenant has reached.
+/// Whether each limit is reached, in the order of [`Limit::ALL`], and last whether calls waited behind
+/// those of other tenants.
+pub type EachReached = [bool; EACH];
+
+/// What one tenant has come up against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bites {
-    /// In their order.
+    /// The limits that it has reached, in their order.
     pub limits: Vec<Limit>,
+    /// Whether its calls waited behind those of other tenants.
+    pub is_behind_others: bool,
     /// How many doors have refused its calls since the first of them began to. But for those that
     /// have gone it only grows until all have let in everything for a minute, so that who is refused
     /// now here and now there is not told of each time.
@@ -54,7 +61,7 @@ pub struct Bites {
 #[derive(Clone, Debug, Default)]
 pub struct Reached {
     nodes: BTreeMap<String, OfNode>,
-    /// Those that have reached any limit.
+    /// Those that have come up against anything.
     tenants: BTreeMap<Name, OfTenant>,
 }
 
@@ -70,7 +77,7 @@ struct OfNode {
 #[derive(Clone, Debug, Default)]
 struct OfTenant {
     /// How many nodes say so of each limit.
-    nodes: [u32; Limit::ALL.len()],
+    nodes: [u32; EACH],
     doors: BTreeSet<String>,
 }
 
@@ -148,7 +155,7 @@ impl Reached {
         self.nodes.values().any(|of_node| of_node.is_older)
     }
 
-    /// The limits that a tenant has reached.
+    /// What a tenant has come up against.
     pub fn of(&self, tenant: &Name) -> Bites {
         let Some(OfTenant { nodes, doors }) = self.tenants.get(tenant) else {
             return Bites::default();
@@ -156,6 +163,7 @@ impl Reached {
         let reached = Limit::ALL.into_iter().zip(nodes).filter(|(_, nodes)| **nodes > 0);
         Bites {
             limits: reached.map(|(limit, _)| limit).collect(),
+            is_behind_others: nodes.last().is_some_and(|nodes| *nodes > 0),
             doors: u32::try_from(doors.len()).unwrap_or(u32::MAX),
         }
     }
@@ -227,8 +235,16 @@ mod tests {
 
     /// What an agent says of `acme`.
     fn spends(limits: &[Limit]) -> Arc<Spends> {
-        let each = Limit::ALL.map(|limit| limits.contains(&limit));
-        let acme = (!limits.is_empty()).then(|| (name("acme"), each));
+        said(limits, false)
+    }
+
+    /// The same, and whether its calls waited behind others.
+    fn said(limits: &[Limit], is_behind_others: bool) -> Arc<Spends> {
+        let mut each = [is_behind_others; EACH];
+        for (is_reached, limit) in each.iter_mut().zip(Limit::ALL) {
+            *is_reached = limits.contains(&limit);
+        }
+        let acme = each.contains(&true).then(|| (name("acme"), each));
         Arc::new(Spends { reached: Some(acme.into_iter().collect()), ..Spends::default() })
     }
 
@@ -237,7 +253,7 @@ mod tests {
     }
 
     fn check(reached: &Reached, limits: &[Limit], doors: u32) {
-        let expected = Bites { limits: limits.to_vec(), doors };
+        let expected = Bites { limits: limits.to_vec(), is_behind_others: false, doors };
         assert_eq!(reached.of(&name("acme")), expected);
     }
 
@@ -296,6 +312,20 @@ mod tests {
         check(&reached, &[Limit::Calls, Limit::KvBlocks], 1);
         reached.says("b", &spends(&[]), at(3));
         check(&reached, &[Limit::KvBlocks], 0);
+    }
+
+    #[test]
+    fn who_waits_behind_others_has_reached_no_limit() {
+        let mut reached = Reached::default();
+        reached.says("a", &said(&[], true), at(1));
+        let behind = Bites { is_behind_others: true, ..Bites::default() };
+        assert_eq!(reached.of(&name("acme")), behind);
+        reached.says("b", &said(&[Limit::Calls], true), at(2));
+        reached.says("a", &spends(&[]), at(3));
+        let both = Bites { limits: vec![Limit::Calls], is_behind_others: true, doors: 1 };
+        assert_eq!(reached.of(&name("acme")), both);
+        reached.says("b", &spends(&[Limit::Calls]), at(4));
+        check(&reached, &[Limit::Calls], 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     fleet::standing::Standing,
-    status::conditions::{MODEL_NOT_SERVED, PREPARING, WITHIN_LIMITS},
+    status::conditions::{MODEL_NOT_SERVED, OF_USE, PREPARING},
     throttle::News,
 };
 
@@ -14,7 +14,7 @@ use crate::{
 /// ready stays so while it is on its way to a newer form, or to a node that is back, and serves; and
 /// while the nodes have it and its models are on their way, or may be back in a moment.
 pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -> News {
-    let [before, now] = [before, now].map(without_limits);
+    let [before, now] = [before, now].map(without_use);
     let (before, now) = (&*before, &*now);
     let said = |each: &Condition| (each.type_.clone(), each.status.clone(), each.reason.clone());
     let generation = |each: &Condition| each.observed_generation;
@@ -34,10 +34,10 @@ pub(super) fn of(before: &[Condition], now: &[Condition], standing: &Standing) -
     }
 }
 
-/// What limits do is told by turns: it may change by the minute, and for all tenants together where
-/// agents come or go.
-fn without_limits(conditions: &[Condition]) -> Vec<Condition> {
-    conditions.iter().filter(|each| each.type_ != WITHIN_LIMITS).cloned().collect()
+/// What tenants come up against is told by turns: it may change by the minute, and for all tenants
+/// together where agents come or go.
+fn without_use(conditions: &[Condition]) -> Vec<Condition> {
+    conditions.iter().filter(|each| !OF_USE.contains(&&*each.type_)).cloned().collect()
 }
 
 fn is_ready(conditions: &[Condition]) -> bool {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use crate::{
         fleet::standing::{Standings, Tally, TenantStanding},
-        status::conditions::{Finding, Truth, conditions},
+        status::conditions::{Finding, SERVED_PROMPTLY, Truth, WITHIN_LIMITS, conditions},
     };
 
     const READY: (Truth, &str) = (Truth::True, "Serving");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_limits_do_is_told_by_turns() {
+    fn what_tenants_come_up_against_is_told_by_turns() {
         let with = |status, reason| {
             let limits = Finding::new(WITHIN_LIMITS, status, reason, "");
             let limits = conditions(vec![limits], &[], 2, Timestamp::UNIX_EPOCH);
@@ -150,6 +150,10 @@ mod tests {
         ] {
             assert_eq!(of(before, now, &standing), News::Progress, "{before:?} {now:?}");
         }
+        let behind = Finding::new(SERVED_PROMPTLY, Truth::False, "BehindOthers", "");
+        let behind = conditions(vec![behind], &[], 2, Timestamp::UNIX_EPOCH);
+        let behind = [within.clone(), behind].concat();
+        assert_eq!(of(&within, &behind, &standing), News::Progress);
     }
 
     #[test]

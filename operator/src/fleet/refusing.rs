@@ -1,4 +1,5 @@
-//! Which limits of tenants refuse calls, as far as this leader has heard.
+//! What tenants come up against, limits that refuse calls and other tenants, as far as this leader
+//! has heard.
 
 use std::collections::BTreeMap;
 
@@ -59,7 +60,7 @@ impl Refusing {
         due.map(|due| self.started + due)
     }
 
-    /// The limits that a tenant has reached. That what nobody says is not so is known when all agents
+    /// What a tenant has come up against. That what nobody says is not so is known when all agents
     /// have had their time to come and say it, and of one that `is_young` from the first: before this
     /// leader there was nothing that could have been refused.
     pub(super) fn of(&self, tenant: &Name, is_young: bool) -> Reach {
@@ -79,7 +80,7 @@ mod tests {
     use std::sync::Arc;
 
     use realm_plan::{
-        reached::{Bites, Limit},
+        reached::{Bites, EachReached, Limit},
         shares::Spends,
     };
     use realm_proto::link::versions::Versions;
@@ -92,7 +93,13 @@ mod tests {
 
     /// Of an agent that says this of limits, if it says anything.
     fn view(reached: Option<&[Limit]>) -> NodeView {
-        let each = |limits: &[Limit]| Limit::ALL.map(|limit| limits.contains(&limit));
+        let each = |limits: &[Limit]| {
+            let mut each = EachReached::default();
+            for (is_reached, limit) in each.iter_mut().zip(Limit::ALL) {
+                *is_reached = limits.contains(&limit);
+            }
+            each
+        };
         let reached = reached.map(|limits| [(acme(), each(limits))].into());
         let spends = Some(Arc::new(Spends { reached, ..Spends::default() }));
         NodeView { is_connected: true, is_sliced: true, spends, ..NodeView::default() }
@@ -132,7 +139,7 @@ mod tests {
     fn what_is_refused_is_known_at_once_and_for_a_minute_after_its_agent_went() {
         let now = Instant::now();
         let mut refusing = Refusing::new(now);
-        let bites = Bites { limits: vec![Limit::Calls], doors: 1 };
+        let bites = Bites { limits: vec![Limit::Calls], doors: 1, ..Bites::default() };
         assert_eq!(hear(&mut refusing, view(Some(&[Limit::Calls])), now).bites, bites);
         let late = now + HELD_FOR;
         // It has come again and said nothing yet.

@@ -270,6 +270,7 @@ impl Said {
             models_missing,
             unspoken: self.unspoken.clone(),
             limits: wanted.map(|tenant| (*tenant.limits(), tenant.limits_mode())),
+            turn: wanted.map(|tenant| (tenant.weight(), tenant.priority())),
             reach: Reach::default(),
             totals: None,
         }

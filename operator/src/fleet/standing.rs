@@ -7,7 +7,7 @@ use std::{
 
 use realm_plan::{
     Estimate, Fleet, Kind, Name, Problem,
-    desired::{Limits, LimitsMode, Sha256, Stage},
+    desired::{Limits, LimitsMode, Priority, Sha256, Stage},
     reached::Bites,
     shares::Applied,
 };
@@ -161,20 +161,22 @@ pub struct TenantStanding {
     /// What it may spend, and what becomes of calls beyond that; `None` where its spec was never one
     /// that could be served.
     pub limits: Option<(Limits, LimitsMode)>,
-    /// Which of its limits it has reached.
+    /// Its weight and its class, by which its turn comes; `None` as above.
+    pub turn: Option<(u32, Priority)>,
+    /// What it has come up against.
     pub reach: Reach,
     /// What it has used, as it is to be told now.
     pub totals: Option<Arc<realm_crds::tenant::Totals>>,
 }
 
-/// The limits that a tenant has reached, as far as they are known.
+/// What a tenant has come up against, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
     pub bites: Bites,
     pub knowledge: Knowledge,
 }
 
-/// Whether a limit of which nobody says that it is reached is not.
+/// Whether what nobody says of a tenant is not so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Knowledge {
     /// This leader has not listened for long enough to know.

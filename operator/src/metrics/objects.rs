@@ -8,7 +8,7 @@ use super::scene::{Family, Row};
 use crate::{
     fleet::standing::{Snapshot, Standing, Standings},
     model, pipeline,
-    status::conditions::{Finding, Truth},
+    status::conditions::{Finding, OF_USE, SERVED_PROMPTLY, Truth, WITHIN_LIMITS},
     tenant,
 };
 
@@ -44,7 +44,8 @@ const CONDITIONS: [(Kind, &[&str]); 3] = [
             "ProgramReady",
             "ModelsReady",
             "LimitsApplied",
-            "WithinLimits",
+            WITHIN_LIMITS,
+            SERVED_PROMPTLY,
             "Ready",
             "Reconciling",
             "Stalled",
@@ -94,7 +95,16 @@ fn findings(standing: &Standing) -> Vec<Finding> {
     let Standing { problems, is_young, .. } = standing;
     match &standing.nodes {
         Standings::Model(of_model) => model::findings(of_model, problems, *is_young),
-        Standings::Tenant(of_tenant) => tenant::findings(of_tenant, standing, &[]),
+        Standings::Tenant(of_tenant) => {
+            let mut findings = tenant::findings(of_tenant, standing, &[]);
+            for type_ in OF_USE {
+                // A new leader does not know it yet; statuses say what the last one left there.
+                if findings.iter().all(|finding| finding.type_ != type_) {
+                    findings.push(Finding::new(type_, Truth::Unknown, "", ""));
+                }
+            }
+            findings
+        }
         Standings::Pipeline(of_pipeline) => pipeline::findings(of_pipeline, problems, *is_young),
         Standings::Secret => Vec::new(),
     }
@@ -103,11 +113,31 @@ fn findings(standing: &Standing) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::standing::TenantStanding;
+
+    #[test]
+    fn what_a_new_leader_does_not_know_of_tenants_is_counted_as_unknown() {
+        let standing = Standing {
+            generation: 1,
+            is_answered: true,
+            is_young: false,
+            refused: None,
+            problems: Vec::new(),
+            nodes: Standings::Tenant(TenantStanding { doors: Some(1), ..<_>::default() }),
+        };
+        let mut told = Vec::new();
+        for finding in findings(&standing) {
+            if OF_USE.contains(&finding.type_) {
+                told.push((finding.type_, finding.status));
+            }
+        }
+        assert_eq!(told, OF_USE.map(|type_| (type_, Truth::Unknown)));
+    }
 
     #[test]
     fn a_count_that_is_nothing_is_told_as_zero() {
         let mut told = Vec::new();
         rows(&Snapshot::default(), &mut told);
-        assert_eq!(told.len(), (7 + 9 + 5) * 3);
+        assert_eq!(told.len(), (7 + 10 + 5) * 3);
     }
 }

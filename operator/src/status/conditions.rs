@@ -43,6 +43,14 @@ pub(crate) const KEYS_EXPIRED: &str = "KeysExpired";
 /// is served as it was agreed.
 pub(crate) const WITHIN_LIMITS: &str = "WithinLimits";
 
+/// Whether a tenant's calls wait for nobody else's. No part of `Ready` either: one whose turn is after
+/// others' is served as it was agreed.
+pub(crate) const SERVED_PROMPTLY: &str = "ServedPromptly";
+
+/// The conditions that say what a tenant has come up against, which turn with what is asked and not
+/// with what is wanted.
+pub(crate) const OF_USE: [&str; 2] = [WITHIN_LIMITS, SERVED_PROMPTLY];
+
 /// What comes before how many doors refuse calls.
 pub(crate) const REFUSED_AT: &str = "; at ";
 
@@ -290,6 +298,7 @@ mod tests {
             include_str!("conditions.rs"),
             include_str!("../model/build.rs"),
             include_str!("../tenant/build.rs"),
+            include_str!("../tenant/promptly.rs"),
             include_str!("../tenant/within.rs"),
             include_str!("../pipeline/build.rs"),
             include_str!("../../plan/src/problem.rs"),

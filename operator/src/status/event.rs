@@ -1,11 +1,11 @@
-//! What is told of a turn of `Ready`, and of a tenant that comes to its limits. Pure.
+//! What is told of a turn of `Ready`, and of what a tenant comes up against. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType};
 use realm_plan::{Reason, desired};
 use sha2::{Digest as _, Sha256};
 
-use super::conditions::{KEYS_EXPIRED, NO_AGENTS, NO_KEYS, REFUSED_AT, WITHIN_LIMITS};
+use super::conditions::{KEYS_EXPIRED, NO_AGENTS, NO_KEYS, OF_USE, REFUSED_AT};
 
 /// Longest note of an event, in bytes, as the API server has it.
 const NOTE_LEN_MAX: usize = 1024;
@@ -47,12 +47,17 @@ pub(crate) fn of(before: &[Condition], now: &[Condition], is_young: bool) -> Opt
     Some(Telling { event: event(ready, type_, &ready.message), put_off })
 }
 
-/// The event of limits that begin to refuse calls, or do no longer. Nobody has to act: the tenant is
-/// served as it was agreed. At which doors is told by the condition, of which more is known later.
-pub(crate) fn of_limits(before: &[Condition], now: &[Condition]) -> Option<Event> {
-    let was_refused = find(before, WITHIN_LIMITS).is_some_and(|it| it.status == "False");
-    let within = find(now, WITHIN_LIMITS)?;
-    let turned_to = if was_refused { "True" } else { "False" };
+/// The events of limits that begin to refuse calls, and of calls that wait behind others, or do no
+/// longer. Nobody has to act: the tenant is served as it was agreed. At which doors is
+/// told by the condition, of which more is known later.
+pub(crate) fn of_use(before: &[Condition], now: &[Condition]) -> Vec<Event> {
+    OF_USE.into_iter().filter_map(|type_| of_turn(type_, before, now)).collect()
+}
+
+fn of_turn(type_: &str, before: &[Condition], now: &[Condition]) -> Option<Event> {
+    let was_beyond = find(before, type_).is_some_and(|it| it.status == "False");
+    let within = find(now, type_)?;
+    let turned_to = if was_beyond { "True" } else { "False" };
     let (note, _) = within.message.split_once(REFUSED_AT).unwrap_or((&within.message, ""));
     (within.status == turned_to).then(|| event(within, EventType::Normal, note))
 }
@@ -107,7 +112,9 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::status::conditions::{Finding, Truth, conditions, progress};
+    use crate::status::conditions::{
+        Finding, SERVED_PROMPTLY, Truth, WITHIN_LIMITS, conditions, progress,
+    };
 
     const YOUNG: bool = true;
     const OLD: bool = false;
@@ -170,9 +177,19 @@ mod tests {
         assert_eq!(action("abc"), "Reconcile-ba7816bf8f01cfea");
     }
 
-    fn limits(status: Truth, reason: &str, message: &str) -> Vec<Condition> {
-        let finding = Finding::new(WITHIN_LIMITS, status, reason, message);
+    fn within(type_: &'static str, status: Truth, reason: &str, message: &str) -> Vec<Condition> {
+        let finding = Finding::new(type_, status, reason, message);
         conditions(vec![finding], &[], 1, Timestamp::UNIX_EPOCH)
+    }
+
+    fn limits(status: Truth, reason: &str, message: &str) -> Vec<Condition> {
+        within(WITHIN_LIMITS, status, reason, message)
+    }
+
+    fn event_of_use(before: &[Condition], now: &[Condition]) -> Option<Event> {
+        let mut events = of_use(before, now);
+        assert!(events.len() < 2, "one condition has turned");
+        events.pop()
     }
 
     #[test]
@@ -183,13 +200,13 @@ mod tests {
             limits(Truth::False, "Calls", &message)
         };
         for before in [&within[..], &[], &limits(Truth::Unknown, "NotTold", "")] {
-            let event = of_limits(before, &refused(1)).unwrap();
+            let event = event_of_use(before, &refused(1)).unwrap();
             assert_eq!((event.type_, event.reason.as_str()), (EventType::Normal, "Calls"));
             assert_eq!(event.note.as_deref(), Some("calls were refused: calls 8"));
-            let again = of_limits(before, &refused(2)).unwrap();
+            let again = event_of_use(before, &refused(2)).unwrap();
             assert_eq!(again.action, event.action, "it is counted, at whichever doors");
         }
-        let event = of_limits(&refused(1), &within).unwrap();
+        let event = event_of_use(&refused(1), &within).unwrap();
         assert_eq!((event.type_, event.reason.as_str()), (EventType::Normal, WITHIN_LIMITS));
         for (before, now) in [
             (refused(1), refused(2)),
@@ -200,8 +217,23 @@ mod tests {
             (within.clone(), within.clone()),
             (refused(1), Vec::new()),
         ] {
-            assert!(of_limits(&before, &now).is_none(), "{before:?} {now:?}");
+            assert!(event_of_use(&before, &now).is_none(), "{before:?} {now:?}");
         }
+    }
+
+    #[test]
+    fn that_calls_wait_is_told_beside_limits() {
+        let both = |status, share: &str| {
+            let share = within(SERVED_PROMPTLY, status, share, "calls waited");
+            [limits(status, "Calls", "calls were refused"), share].concat()
+        };
+        let (before, now) =
+            (both(Truth::True, SERVED_PROMPTLY), both(Truth::False, "BehindOthers"));
+        let reasons = |before, now| -> Vec<String> {
+            of_use(before, now).into_iter().map(|event| event.reason).collect()
+        };
+        assert_eq!(reasons(&before, &now), ["Calls", "BehindOthers"]);
+        assert_eq!(reasons(&now, &now), [""; 0]);
     }
 
     #[test]

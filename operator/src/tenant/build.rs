@@ -6,7 +6,7 @@ use realm_crds::{Tenant, TenantStatus};
 use realm_plan::{Problem, Reason, counted, shares::Applied};
 use realm_proto::link::versions::Versions;
 
-use super::within;
+use super::{promptly, within};
 use crate::{
     fleet::standing::{Standing, Standings, Tally, TenantStanding},
     link::report::Failure,
@@ -83,6 +83,7 @@ pub(crate) fn findings(
     let progress = progress(&ready, is_stuck);
     let mut findings = vec![keys, granted, program, models, limits];
     findings.extend(within::finding(tenant, before));
+    findings.extend(promptly::finding(tenant, before));
     findings.push(ready);
     findings.extend(progress);
     findings

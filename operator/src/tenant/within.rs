@@ -11,43 +11,50 @@ use realm_plan::{
 };
 
 use crate::{
-    fleet::standing::{Knowledge, Reach, TenantStanding},
+    fleet::standing::{Knowledge, TenantStanding},
     status::conditions::{Finding, NO_AGENTS, NO_DOOR, REFUSED_AT, Truth, WITHIN_LIMITS},
 };
 
 /// What holds; `None` where this leader does not know yet and nobody before it did.
 pub(super) fn finding(tenant: &TenantStanding, before: &[Condition]) -> Option<Finding> {
-    let Reach { bites, knowledge } = &tenant.reach;
-    let mode = tenant.limits.map_or(LimitsMode::Enforce, |(_, mode)| mode);
+    let bites = &tenant.reach.bites;
     if let Some(first) = bites.limits.first() {
         let message = refusing(bites, tenant.limits, tenant.doors.unwrap_or_default());
         return Some(Finding::new(WITHIN_LIMITS, Truth::False, reason(*first), message));
     }
-    let unknown =
-        |reason, message| Some(Finding::new(WITHIN_LIMITS, Truth::Unknown, reason, message));
-    match (tenant.doors, knowledge) {
-        (None, _) => unknown(NO_AGENTS, "there is no door to refuse a call"),
-        (Some(0), _) => unknown(NO_DOOR, "there is no door to refuse a call"),
-        (Some(_), Knowledge::NotYet) => kept(before),
+    let within = match tenant.limits.map_or(LimitsMode::Enforce, |(_, mode)| mode) {
+        LimitsMode::Enforce => "no limit has refused a call in the last minute",
+        LimitsMode::Shadow => "no limit would have refused a call in the last minute",
+    };
+    unsaid(WITHIN_LIMITS, tenant, before, within)
+}
+
+/// What holds of a tenant of which nobody says that it has come up against what `type_` is about:
+/// that it is `within` only where that is known.
+pub(super) fn unsaid(
+    type_: &'static str,
+    tenant: &TenantStanding,
+    before: &[Condition],
+    within: &str,
+) -> Option<Finding> {
+    let unknown = |reason, message| Some(Finding::new(type_, Truth::Unknown, reason, message));
+    match (tenant.doors, tenant.reach.knowledge) {
+        (None, _) => unknown(NO_AGENTS, "there is no door to take a call"),
+        (Some(0), _) => unknown(NO_DOOR, "there is no door to take a call"),
+        (Some(_), Knowledge::NotYet) => kept(type_, before),
         (Some(_), Knowledge::InPart) => {
             unknown("NotTold", "some agent is of another release, which does not tell")
         }
-        (Some(_), Knowledge::All) => {
-            let message = match mode {
-                LimitsMode::Enforce => "no limit has refused a call in the last minute",
-                LimitsMode::Shadow => "no limit would have refused a call in the last minute",
-            };
-            Some(Finding::new(WITHIN_LIMITS, Truth::True, WITHIN_LIMITS, message))
-        }
+        (Some(_), Knowledge::All) => Some(Finding::new(type_, Truth::True, type_, within)),
     }
 }
 
 /// What the last leader said.
-fn kept(before: &[Condition]) -> Option<Finding> {
-    let it = before.iter().find(|condition| condition.type_ == WITHIN_LIMITS)?;
+fn kept(type_: &'static str, before: &[Condition]) -> Option<Finding> {
+    let it = before.iter().find(|condition| condition.type_ == type_)?;
     let truths = [Truth::True, Truth::False, Truth::Unknown];
     let status = truths.into_iter().find(|truth| truth.as_str() == it.status)?;
-    Some(Finding::new(WITHIN_LIMITS, status, it.reason.clone(), it.message.clone()))
+    Some(Finding::new(type_, status, it.reason.clone(), it.message.clone()))
 }
 
 const fn reason(limit: Limit) -> &'static str {
@@ -127,7 +134,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::status::conditions::conditions;
+    use crate::{fleet::standing::Reach, status::conditions::conditions};
 
     /// The standing of a tenant with these limits at three doors.
     fn standing(mode: &str, limits: &[Limit], knowledge: Knowledge) -> TenantStanding {
@@ -145,7 +152,10 @@ mod tests {
         TenantStanding {
             doors: Some(3),
             limits: Some((*tenant.limits(), tenant.limits_mode())),
-            reach: Reach { bites: Bites { limits: limits.to_vec(), doors: 2 }, knowledge },
+            reach: Reach {
+                bites: Bites { limits: limits.to_vec(), doors: 2, ..Bites::default() },
+                knowledge,
+            },
             ..TenantStanding::default()
         }
     }
@@ -235,8 +245,8 @@ mod tests {
             "Unknown NotTold: some agent is of another release, which does not tell",
         );
         tenant.doors = Some(0);
-        check(&tenant, &[], "Unknown NoDoor: there is no door to refuse a call");
+        check(&tenant, &[], "Unknown NoDoor: there is no door to take a call");
         tenant.doors = None;
-        check(&tenant, &[], "Unknown NoAgents: there is no door to refuse a call");
+        check(&tenant, &[], "Unknown NoAgents: there is no door to take a call");
     }
 }

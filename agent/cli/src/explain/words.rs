@@ -2,7 +2,7 @@
 
 use realm_crds::{
     TenantSpec,
-    tenant::{Limits, LimitsMode, Priority, Totals},
+    tenant::{Limits, LimitsMode, Totals},
 };
 
 use crate::{
@@ -32,11 +32,6 @@ pub(super) fn asked(name: &str, spec: &TenantSpec) -> Vec<String> {
         kv_blocks,
         program: _,
     } = limits;
-    let turn = match priority {
-        Priority::Low => "it has what tenants of the other priorities leave",
-        Priority::Normal => "its turn comes by its weight",
-        Priority::High => "it comes before every tenant of another priority",
-    };
     let answer = output_tokens.map_or_else(String::new, |max| format!(" and {max} of answer"));
     let beyond = match limits_mode {
         LimitsMode::Enforce => "what is beyond is refused",
@@ -46,7 +41,7 @@ pub(super) fn asked(name: &str, spec: &TenantSpec) -> Vec<String> {
     if *suspended {
         lines.push(line("suspended", "every call is refused until `realm tenant resume`"));
     }
-    lines.push(line("weight", format!("{weight}, priority {priority:?}: {turn}")));
+    lines.push(line("weight", format!("{weight}, priority {priority:?}: {}", priority.turn())));
     lines.push(line(
         "a minute",
         format!(
@@ -155,25 +150,30 @@ pub(super) fn totals(totals: Option<&Totals>) -> Vec<String> {
     )]
 }
 
-/// The condition that says which limits refuse calls.
-const WITHIN_LIMITS: &str = "WithinLimits";
+/// The conditions that say what a tenant has come up against, and what their lines are about.
+const OF_USE: [(&str, &str); 2] = [("WithinLimits", "limits"), ("ServedPromptly", "waited")];
 
-/// Which limits have refused calls at any door, in the operator's words.
-pub(super) fn within(said: Said<'_>) -> Option<String> {
-    let within = said.condition(WITHIN_LIMITS)?;
-    let is_known = if within.status == "Unknown" { "not known: " } else { "" };
-    Some(line("limits", format!("{is_known}{}", within.message)))
+/// Which limits have refused calls at any door, and whether calls waited behind those of others on
+/// any node, in the operator's words.
+pub(super) fn within(said: Said<'_>) -> Vec<String> {
+    let told = |(type_, about): (&str, &str)| {
+        let within = said.condition(type_)?;
+        let is_known = if within.status == "Unknown" { "not known: " } else { "" };
+        Some(line(about, format!("{is_known}{}", within.message)))
+    };
+    OF_USE.into_iter().filter_map(told).collect()
 }
 
 /// The conditions that are not as they should be, in the operator's words. That calls are refused by
-/// limits is as it was agreed.
+/// limits, and that they wait for their turn, is as it was agreed.
 pub(super) fn wrong(said: Said<'_>) -> Vec<String> {
     if said.conditions.is_empty() {
         return vec![line("wrong", "the operator has not seen it, or does not run")];
     }
     // Where these hold, something is on its way or stuck; of the others it is the contrary.
     let holds_up = |type_: &str| matches!(type_, "Stalled" | "Reconciling");
-    let others = said.conditions.iter().filter(|it| it.type_ != WITHIN_LIMITS);
+    let is_of_use = |type_: &str| OF_USE.iter().any(|(of_use, _)| *of_use == type_);
+    let others = said.conditions.iter().filter(|it| !is_of_use(&it.type_));
     let bad = others.filter(|it| is_true(it) == holds_up(&it.type_));
     let mut lines: Vec<_> = bad
         .map(|it| line("wrong", format!("{} {}: {}", it.type_, it.reason, it.message)))
@@ -297,19 +297,20 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_refuse_calls_are_told_as_limits_and_are_nothing_wrong() {
-        for (status, expected) in [
-            ("False", "limits      because"),
-            ("True", "limits      because"),
-            ("Unknown", "limits      not known: because"),
-        ] {
-            let conditions = [condition("Ready", "True"), condition(WITHIN_LIMITS, status)];
+    fn what_a_tenant_comes_up_against_is_told_as_such_and_is_nothing_wrong() {
+        for (status, cause) in
+            [("False", "because"), ("True", "because"), ("Unknown", "not known: because")]
+        {
+            let conditions = ["Ready", "ServedPromptly", "WithinLimits"];
+            let conditions = conditions
+                .map(|type_| condition(type_, if type_ == "Ready" { "True" } else { status }));
             let said = Said { conditions: &conditions, observed: Some(1), generation: Some(1) };
-            assert_eq!(within(said).as_deref(), Some(expected));
+            let expected = ["limits", "waited"].map(|about| format!("{about:<11} {cause}"));
+            assert_eq!(within(said), expected);
             assert_eq!(wrong(said), ["wrong       nothing"]);
         }
         let said = Said { conditions: &[], observed: None, generation: Some(1) };
-        assert_eq!(within(said), None);
+        assert_eq!(within(said), [""; 0]);
     }
 
     #[test]

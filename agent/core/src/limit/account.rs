@@ -383,6 +383,6 @@ impl Account {
             output_tokens: output_tokens.is_recent(now),
             calls: calls.is_recent(now),
         };
-        (refused != Each::all(false)).then_some(Reached { refused, kv_blocks: false })
+        (refused != Each::all(false)).then_some(Reached { refused, ..Reached::default() })
     }
 }

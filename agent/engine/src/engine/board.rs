@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use realm_core::{
     books::{Books, nanoseconds},
-    engine::{EngineLoad, Ledger, TenantLoad},
+    engine::{EngineLoad, Ledger, TenantLoad, Wait},
     name::{ModelName, TenantName},
     refusal::Refusal,
 };
@@ -104,7 +104,7 @@ impl Board {
             ..state.load
         };
         for figures in state.figures.values() {
-            figures.show(Held::default());
+            figures.show(Held::default(), Duration::ZERO);
         }
         drop(state);
         // Told last: whoever hears of it looks here.
@@ -200,18 +200,19 @@ impl Board {
         books
     }
 
-    /// Shows what every tenant holds.
-    pub(super) fn show_tenants(&self, scheduler: &Scheduler) {
+    /// Shows what every tenant holds, so long after it was shown the last time.
+    pub(super) fn show_tenants(&self, scheduler: &Scheduler, since_last: Duration) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let pool = scheduler.pool();
         let layout = pool.layout();
         for (tenant, figures) in &self.state().figures {
-            figures.show(Held {
+            let held = Held {
                 running: count(scheduler.running_of(tenant)),
                 kv_blocks_used: count(layout.in_all_layers(pool.used_by(tenant))),
                 kv_blocks_cached: count(layout.whole_blocks(pool.idle_of(tenant))),
-                waits_for_own_blocks: scheduler.waits_for_own_blocks(tenant),
-            });
+                wait: scheduler.wait_of(tenant),
+            };
+            figures.show(held, since_last);
         }
     }
 
@@ -224,10 +225,12 @@ impl Board {
         state.figures.iter().map(load).collect()
     }
 
-    pub(super) fn waiting_for_own_blocks(&self) -> Vec<TenantName> {
-        let state = self.state();
-        let waiting = state.figures.iter().filter(|(_, figures)| figures.waits_for_own_blocks());
-        waiting.map(|(tenant, _)| tenant.clone()).collect()
+    pub(super) fn take_waits(&self) -> Vec<(TenantName, Wait)> {
+        let mut waits = Vec::new();
+        for (tenant, figures) in &self.state().figures {
+            waits.extend(figures.take_waits().map(|wait| (tenant.clone(), wait)));
+        }
+        waits
     }
 
     pub(super) fn forget(&self, tenant: &TenantName) {

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use realm_core::engine::{Distribution, TenantLoad};
+use realm_core::engine::{Distribution, TenantLoad, Wait};
+
+use crate::batch::SequenceId;
 
 /// Bounds of the waits for a first step. A step takes some tens of milliseconds, and who waits for
 /// a minute has left.
@@ -23,6 +25,10 @@ const FIRST_TOKEN_SECONDS: [f64; 10] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 /// that a person reads in one.
 const INTER_TOKEN_SECONDS: [f64; 8] = [0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 1.0];
 
+/// How long a call is behind others before that is told: a step or two is what everybody waits for
+/// who is not alone.
+const BEHIND_FOR: Duration = Duration::from_secs(1);
+
 /// One tenant's account of one engine.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
@@ -33,6 +39,39 @@ pub(super) struct Figures {
     kv_blocks_used: AtomicU32,
     kv_blocks_cached: AtomicU32,
     waits_for_own_blocks: AtomicBool,
+    behind: Behind,
+}
+
+/// Whether a tenant's calls wait behind others, by looks at the oldest of them.
+#[derive(Debug, Default)]
+struct Behind {
+    /// Its number, and for how long it has been there at each look; nothing of it holds where none
+    /// is.
+    oldest: AtomicU64,
+    is_there: AtomicBool,
+    waited_ms: AtomicU32,
+    /// Whether one has waited for long since somebody took that in.
+    is_told: AtomicBool,
+}
+
+impl Behind {
+    /// Takes in the oldest call that waits behind others, so long after the last look.
+    fn see(&self, oldest: Option<SequenceId>, since_last: Duration) {
+        let was_there = self.is_there.swap(oldest.is_some(), Ordering::Relaxed);
+        let Some(SequenceId(oldest)) = oldest else { return };
+        let is_same = self.oldest.swap(oldest, Ordering::Relaxed) == oldest && was_there;
+        let since_ms = u32::try_from(since_last.as_millis()).unwrap_or(u32::MAX);
+        let before_ms = self.waited_ms.load(Ordering::Relaxed);
+        let waited_ms = if is_same { before_ms.saturating_add(since_ms) } else { 0 };
+        self.waited_ms.store(waited_ms, Ordering::Relaxed);
+        if Duration::from_millis(waited_ms.into()) >= BEHIND_FOR {
+            self.is_told.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn take(&self) -> bool {
+        self.is_told.swap(false, Ordering::Relaxed)
+    }
 }
 
 /// What a tenant holds at one moment.
@@ -41,8 +80,8 @@ pub(super) struct Held {
     pub(super) running: u32,
     pub(super) kv_blocks_used: u32,
     pub(super) kv_blocks_cached: u32,
-    /// Whether a sequence waits because the tenant's own hold all the blocks that it may.
-    pub(super) waits_for_own_blocks: bool,
+    /// The oldest of its calls that have yet to start, and what keeps it from that.
+    pub(super) wait: Option<(SequenceId, Wait)>,
 }
 
 impl Figures {
@@ -61,16 +100,24 @@ impl Figures {
         self.inter_token.count(&INTER_TOKEN_SECONDS, after);
     }
 
-    pub(super) fn show(&self, held: Held) {
-        let Held { running, kv_blocks_used, kv_blocks_cached, waits_for_own_blocks } = held;
+    /// Shows what it holds, so long after it was shown the last time.
+    pub(super) fn show(&self, held: Held, since_last: Duration) {
+        let Held { running, kv_blocks_used, kv_blocks_cached, wait } = held;
         self.running.store(running, Ordering::Relaxed);
         self.kv_blocks_used.store(kv_blocks_used, Ordering::Relaxed);
         self.kv_blocks_cached.store(kv_blocks_cached, Ordering::Relaxed);
+        let waits_for_own_blocks = matches!(wait, Some((_, Wait::OwnBlocks)));
         self.waits_for_own_blocks.store(waits_for_own_blocks, Ordering::Relaxed);
+        let behind = wait.filter(|(_, wait)| *wait == Wait::Others);
+        self.behind.see(behind.map(|(oldest, _)| oldest), since_last);
     }
 
-    pub(super) fn waits_for_own_blocks(&self) -> bool {
-        self.waits_for_own_blocks.load(Ordering::Relaxed)
+    /// What its calls wait for now, and whether some have waited behind others since this was asked.
+    pub(super) fn take_waits(&self) -> impl Iterator<Item = Wait> {
+        let waits_for_own_blocks = self.waits_for_own_blocks.load(Ordering::Relaxed);
+        let own_blocks = waits_for_own_blocks.then_some(Wait::OwnBlocks);
+        let others = self.behind.take().then_some(Wait::Others);
+        own_blocks.into_iter().chain(others)
     }
 
     /// The numbers, of which `open` sequences are waiting or running.
@@ -156,10 +203,43 @@ mod tests {
     fn what_is_open_and_does_not_run_waits() {
         let figures = Figures::default();
         let held = Held { running: 2, kv_blocks_used: 5, kv_blocks_cached: 7, ..Held::default() };
-        figures.show(held);
+        figures.show(held, Duration::ZERO);
         let load = figures.load(3);
         assert_eq!((load.sequences_queued, load.sequences_running), (1, 2));
         assert_eq!((load.kv_blocks_used, load.kv_blocks_cached), (5, 7));
         assert_eq!(figures.load(1).sequences_queued, 0, "shown a moment ago");
+    }
+
+    #[test]
+    fn a_call_that_is_behind_others_at_each_look_for_a_second_is_told_once() {
+        let figures = Figures::default();
+        let waits = |wait: Option<(u64, Wait)>, ms| -> Vec<Wait> {
+            let wait = wait.map(|(id, wait)| (SequenceId(id), wait));
+            figures.show(Held { wait, ..Held::default() }, Duration::from_millis(ms));
+            figures.take_waits().collect()
+        };
+        let behind = |id| Some((id, Wait::Others));
+        assert_eq!(waits(behind(7), 9000), [], "it may have come just now");
+        assert_eq!(waits(behind(7), 600), []);
+        assert_eq!(waits(None, 200), []);
+        assert_eq!(waits(behind(7), 600), [], "there was a break");
+        assert_eq!(waits(behind(7), 600), []);
+        assert_eq!(waits(behind(8), 600), [], "it is another one");
+        assert_eq!(waits(behind(8), 600), []);
+        assert_eq!(waits(behind(8), 400), [Wait::Others]);
+        assert_eq!(waits(behind(8), 200), [Wait::Others], "it still waits");
+        assert_eq!(figures.take_waits().collect::<Vec<_>>(), [], "that has been told");
+        assert_eq!(waits(Some((8, Wait::OwnBlocks)), 200), [Wait::OwnBlocks], "at once");
+        assert_eq!(waits(behind(8), 200), []);
+    }
+
+    #[test]
+    fn that_a_call_waited_is_told_though_it_does_no_longer() {
+        let figures = Figures::default();
+        let wait = Some((SequenceId(1), Wait::Others));
+        for wait in [wait, wait, None] {
+            figures.show(Held { wait, ..Held::default() }, Duration::from_secs(2));
+        }
+        assert_eq!(figures.take_waits().collect::<Vec<_>>(), [Wait::Others]);
     }
 }

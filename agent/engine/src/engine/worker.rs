@@ -556,8 +556,9 @@ impl Worker {
         self.book_overhead(now);
         self.news.failed = self.has_given_up();
         self.news.idle_since = (self.scheduler.is_idle() && !self.news.failed).then_some(now);
-        if self.scheduler.is_idle() || self.shown_at.elapsed() >= TENANTS_SHOWN_EVERY {
-            self.board.show_tenants(&self.scheduler);
+        let since_shown = now.saturating_duration_since(self.shown_at);
+        if self.scheduler.is_idle() || since_shown >= TENANTS_SHOWN_EVERY {
+            self.board.show_tenants(&self.scheduler, since_shown);
             self.shown_at = now;
         }
         self.board.publish(&self.scheduler, &self.news);

@@ -49,6 +49,12 @@ impl Account {
             || self.calls.iter().any(|call| call.id() == id)
     }
 
+    /// The first to have come of the sequences and calls of which nothing is computed.
+    pub(super) fn oldest_waiting(&self) -> Option<SequenceId> {
+        let calls = self.calls.iter().filter(|call| !call.has_begun()).map(TextCall::id);
+        self.waiting.iter().map(|sequence| sequence.id).chain(calls).min()
+    }
+
     pub(super) fn drop_call(&mut self, id: SequenceId) {
         self.calls.retain(|call| call.id() != id);
     }

@@ -9,7 +9,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use realm_core::{desired::Priority, name::TenantName};
+use realm_core::{desired::Priority, engine::Wait, name::TenantName};
 
 use super::{PATIENCE_STEPS, Prefill, Scheduler, account::Account, share::Turn};
 use crate::{
@@ -88,10 +88,20 @@ impl Scheduler {
         self.start(&tenant, &Prefill::Waiting);
     }
 
-    /// Whether the tenant's own sequences hold what its next one would start with.
-    pub(crate) fn waits_for_own_blocks(&self, tenant: &TenantName) -> bool {
-        let has_waiting = |account: &Account| !account.waiting.is_empty();
-        self.accounts.get(tenant).is_some_and(has_waiting) && self.blocks_of_head(tenant).is_none()
+    /// The oldest of the tenant's sequences and calls that have yet to start, and what keeps it from
+    /// that. One that has nobody of its class or a higher one beside it waits for itself alone.
+    pub(crate) fn wait_of(&self, tenant: &TenantName) -> Option<(SequenceId, Wait)> {
+        let account = self.accounts.get(tenant)?;
+        let oldest = account.oldest_waiting()?;
+        if !account.waiting.is_empty() && self.blocks_of_head(tenant).is_none() {
+            return Some((oldest, Wait::OwnBlocks));
+        }
+        let class = self.share.priority(tenant)?;
+        let is_before = |(name, other): (&TenantName, &Account)| {
+            let has_work = other.running > 0 || !other.calls.is_empty();
+            has_work && name != tenant && self.share.priority(name).is_some_and(|it| it >= class)
+        };
+        self.accounts.iter().any(is_before).then_some((oldest, Wait::Others))
     }
 
     /// The first in order that could start a sequence, and the blocks that takes.

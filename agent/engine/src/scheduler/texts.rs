@@ -46,6 +46,11 @@ impl TextCall {
         self.id
     }
 
+    /// Whether any of its texts has had a step.
+    pub(super) fn has_begun(&self) -> bool {
+        self.left.len() < self.texts
+    }
+
     pub(super) const fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }

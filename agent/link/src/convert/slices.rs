@@ -57,10 +57,17 @@ pub(crate) fn spends_to(spends: &Spends) -> proto::Spends {
 
 fn reached_to(reached: &BTreeMap<TenantName, Reached>) -> proto::Reached {
     let tenant_to = |(name, it): (&TenantName, &Reached)| {
-        let Reached { refused, kv_blocks } = *it;
+        let Reached { refused, kv_blocks, behind_others } = *it;
         let Each { requests, input_tokens, output_tokens, calls } = refused;
-        let tenant = name.as_str().to_owned();
-        proto::TenantReached { tenant, requests, input_tokens, output_tokens, calls, kv_blocks }
+        proto::TenantReached {
+            tenant: name.as_str().to_owned(),
+            requests,
+            input_tokens,
+            output_tokens,
+            calls,
+            kv_blocks,
+            behind_others,
+        }
     };
     proto::Reached { tenants: reached.iter().map(tenant_to).collect() }
 }

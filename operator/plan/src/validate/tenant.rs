@@ -52,6 +52,16 @@ impl ValidTenant {
         self.suspended
     }
 
+    /// Its part of what tenants of its class have together, against theirs.
+    pub const fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Its class.
+    pub const fn priority(&self) -> Priority {
+        self.priority
+    }
+
     /// What the tenant may spend.
     pub const fn limits(&self) -> &Limits {
         &self.limits

@@ -52,8 +52,9 @@ fn reached_from(reached: proto::Reached) -> Result<BTreeMap<Name, EachReached>, 
             output_tokens,
             calls,
             kv_blocks,
+            behind_others,
         } = it;
-        Ok((tenant, [requests, input_tokens, output_tokens, calls, kv_blocks]))
+        Ok((tenant, [requests, input_tokens, output_tokens, calls, kv_blocks, behind_others]))
     };
     each("spends.reached.tenant", reached.tenants, tenant_from)
 }
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(reached(Vec::new()).unwrap(), Some(BTreeMap::new()));
         let tenant = "a/b".to_owned();
         let it = proto::TenantReached { tenant, output_tokens: true, ..<_>::default() };
-        let limits = [false, false, true, false, false];
+        let limits = [false, false, true, false, false, false];
         let expected = [(Name::new("a", "b").unwrap(), limits)].into();
         assert_eq!(reached(vec![it.clone()]).unwrap(), Some(expected));
         let error = reached(vec![it.clone(), it]).unwrap_err().to_string();

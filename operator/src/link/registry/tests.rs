@@ -186,7 +186,7 @@ fn an_answer_for_slices_wakes_the_loop_and_what_is_used_of_them_does_not() {
     assert_eq!(view(&registry, "n").spends.as_deref(), Some(&spends(1, 2)));
     registry.spends("n", agent.id, spends(2, 2), now);
     assert!(has_changed(&registry));
-    let reached = Some([(acme.clone(), [true; 5])].into());
+    let reached = Some([(acme.clone(), [true; 6])].into());
     registry.spends("n", agent.id, Spends { reached, ..spends(2, 2) }, now);
     assert!(has_changed(&registry), "another limit is reached");
     registry.connect(hello("n"), now).unwrap();

@@ -269,6 +269,7 @@ fn without_any_agent_no_door_enforces_limits_and_the_message_says_what_to_do() {
         "ModelsReady=True Serving",
         "LimitsApplied=Unknown NoAgents",
         "WithinLimits=Unknown NoAgents",
+        "ServedPromptly=Unknown NoAgents",
         "Ready=Unknown NoAgents",
         "Stalled=True NoAgents",
     ];
@@ -321,7 +322,7 @@ fn limits_say_whole_even_or_which_door_has_the_largest_slice() {
 #[test]
 fn a_tenant_whose_calls_limits_refuse_is_ready_and_nothing_of_it_is_stuck() {
     let limited = |knowledge, limits: &[Limit]| {
-        let bites = Bites { limits: limits.to_vec(), doors: 1 };
+        let bites = Bites { limits: limits.to_vec(), doors: 1, ..Bites::default() };
         let reach = Reach { bites, knowledge };
         status_of_standing(true, TenantStanding { reach, ..served() }, Vec::new())
     };
@@ -333,6 +334,7 @@ fn a_tenant_whose_calls_limits_refuse_is_ready_and_nothing_of_it_is_stuck() {
             "ModelsReady=True Serving",
             "LimitsApplied=True Whole",
             within,
+            "ServedPromptly=True ServedPromptly",
             "Ready=True Serving",
         ]
     };

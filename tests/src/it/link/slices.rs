@@ -46,9 +46,9 @@ async fn slices_and_uses_mean_the_same_at_both_ends_and_are_held_after_a_restart
     assert_eq!(*held, Slices { epoch: 7, share: PARTS / 2, tenants: [(acme(), own)].into() });
     let is_short = Each { input_tokens: true, ..Each::all(false) };
     let used = Use { used: own, is_short, calls_over: 9 };
-    let reached =
-        [(acme(), Reached { refused: Each { calls: true, ..Each::all(false) }, kv_blocks: false })]
-            .into();
+    let refused = Each { calls: true, ..Each::all(false) };
+    let reached = Reached { refused, kv_blocks: false, behind_others: true };
+    let reached = [(acme(), reached)].into();
     agent.spends.send_replace(Spends { epoch: 7, tenants: [(acme(), used)].into(), reached });
     let view = world.until("worker-1", |view| view.spends.as_ref().is_some_and(|it| it.epoch == 7));
     let is_short = [false, true, false, false];
@@ -56,7 +56,7 @@ async fn slices_and_uses_mean_the_same_at_both_ends_and_are_held_after_a_restart
     let expected: BTreeMap<_, _> = [(name("default/acme"), expected)].into();
     let spends = view.await.spends.unwrap();
     assert_eq!(spends.tenants, expected);
-    let reached = [false, false, false, true, false];
+    let reached = [false, false, false, true, false, true];
     assert_eq!(spends.reached, Some([(name("default/acme"), reached)].into()));
 
     let dir = agent.stop().await;

@@ -1,5 +1,7 @@
 //! Who gives way to whom.
 
+use realm_core::engine::Wait;
+
 use super::*;
 
 #[test]
@@ -131,16 +133,42 @@ fn nobody_gives_way_to_a_tenant_whose_own_quota_keeps_it_waiting() {
     step(&mut scheduler, &mut batch);
     assert_eq!(scheduler.pool().available(), 0);
     let own = &tenant(1);
-    assert!(!scheduler.waits_for_own_blocks(own), "nothing of it waits");
+    assert_eq!(scheduler.wait_of(own), None, "nothing of it waits");
     // Three blocks more would be within its share of eight, but not within its quota.
     scheduler.submit(of_small_quota(11)).unwrap();
-    assert!(scheduler.waits_for_own_blocks(own));
+    assert_eq!(scheduler.wait_of(own), Some((SequenceId(11), Wait::OwnBlocks)));
     scheduler.steps_without_start = PATIENCE_STEPS;
     scheduler.make_room();
     let running: Vec<SequenceId> = scheduler.running.keys().copied().collect();
     assert_eq!(running, [SequenceId(1), SequenceId(10)]);
     assert_eq!(run_to_end(&mut scheduler).len(), 3);
-    assert!(!scheduler.waits_for_own_blocks(own));
+    assert_eq!(scheduler.wait_of(own), None);
+}
+
+#[test]
+fn who_waits_does_so_behind_those_that_run_and_are_of_no_lower_class() {
+    let mut scheduler = scheduler(64, Limits { running: 2, ..LIMITS });
+    let mut batch = Batch::default();
+    let of = |id, n, priority| Submission {
+        terms: Terms { weight: 1, priority },
+        ..submission(id, n, 9, 3)
+    };
+    for id in [0, 1, 2] {
+        scheduler.submit(of(id, 0, Priority::Normal)).unwrap();
+    }
+    step(&mut scheduler, &mut batch);
+    assert_eq!(scheduler.wait_of(&tenant(0)), None, "nobody else is there");
+    for (id, n, priority) in [(3, 1, Priority::Normal), (4, 2, Priority::Low)] {
+        scheduler.submit(of(id, n, priority)).unwrap();
+    }
+    assert_eq!(scheduler.wait_of(&tenant(0)), None, "all places are its own");
+    let behind = |id| Some((SequenceId(id), Wait::Others));
+    assert_eq!(scheduler.wait_of(&tenant(1)), behind(3));
+    assert_eq!(scheduler.wait_of(&tenant(2)), behind(4));
+    scheduler.submit(of(5, 3, Priority::High)).unwrap();
+    assert_eq!(scheduler.wait_of(&tenant(3)), None, "it comes before all that run");
+    assert_eq!(run_to_end(&mut scheduler).len(), 6);
+    assert_eq!(scheduler.wait_of(&tenant(2)), None);
 }
 
 #[test]
