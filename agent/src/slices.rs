@@ -8,7 +8,7 @@ use std::{
 };
 
 use realm_core::{
-    desired::Desired,
+    desired::{Desired, Priority},
     engine::Wait,
     limit::Limiter,
     name::TenantName,
@@ -42,14 +42,29 @@ pub(crate) fn begin(limiter: &Limiter, store: &SliceStore, desired: &Desired) {
     limiter.divide(division(store.held(), desired), now);
 }
 
+/// By what a tenant's turn comes: its weight and its class.
+type Terms = (u32, Priority);
+
 /// Whose calls waited, and when that was seen last.
 #[derive(Debug, Default)]
 struct Waited {
+    /// Of all tenants that there are.
+    terms: BTreeMap<TenantName, Terms>,
     for_own_blocks: BTreeMap<TenantName, Instant>,
     behind_others: BTreeMap<TenantName, Instant>,
 }
 
 impl Waited {
+    /// Forgets who is gone, and whose turn comes by other terms than when it waited.
+    fn hold_to(&mut self, terms: BTreeMap<TenantName, Terms>) {
+        self.for_own_blocks.retain(|tenant, _| terms.contains_key(tenant));
+        self.behind_others.retain(|tenant, _| {
+            let now = terms.get(tenant);
+            now.is_some() && now == self.terms.get(tenant)
+        });
+        self.terms = terms;
+    }
+
     /// Takes in who waits now, and forgets who did long ago.
     fn see(&mut self, waits: Vec<(TenantName, Wait)>, now: Instant) {
         for (seen, told_for) in [
@@ -58,6 +73,7 @@ impl Waited {
         ] {
             seen.retain(|_, last| now.saturating_duration_since(*last) < told_for);
         }
+        let waits = waits.into_iter().filter(|(tenant, _)| self.terms.contains_key(tenant));
         for (tenant, wait) in waits {
             match wait {
                 Wait::OwnBlocks => self.for_own_blocks.insert(tenant, now),
@@ -89,10 +105,15 @@ pub(crate) async fn follow(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = None;
     let mut waited = Waited::default();
+    waited.hold_to(terms(&desired.borrow()));
     while !spends.is_closed() {
         let next = {
             let held = held.borrow_and_update().clone();
-            division(held, &desired.borrow_and_update())
+            let desired = desired.borrow_and_update();
+            if desired.has_changed() {
+                waited.hold_to(terms(&desired));
+            }
+            division(held, &desired)
         };
         let now = Instant::now();
         if last.as_ref() != Some(&next) {
@@ -115,6 +136,10 @@ pub(crate) async fn follow(
     }
 }
 
+fn terms(desired: &Desired) -> BTreeMap<TenantName, Terms> {
+    desired.tenants.iter().map(|it| (it.name.clone(), (it.weight, it.priority))).collect()
+}
+
 fn division(held: Option<Arc<Slices>>, desired: &Desired) -> Division {
     match held {
         Some(slices) => Division::Sliced(slices),
@@ -124,33 +149,62 @@ fn division(held: Option<Arc<Slices>>, desired: &Desired) -> Division {
 
 #[cfg(test)]
 mod tests {
-    use realm_core::slices::Reached;
+    use realm_core::slices::{Each, Reached};
 
     use super::*;
+
+    fn name(name: &str) -> TenantName {
+        TenantName::new("default", name).unwrap()
+    }
+
+    /// Tenants of these weights.
+    fn tenants(weights: &[(&str, u32)]) -> BTreeMap<TenantName, Terms> {
+        let tenant = |(tenant, weight): &(&str, u32)| (name(tenant), (*weight, Priority::Normal));
+        weights.iter().map(tenant).collect()
+    }
+
+    fn told(waited: &Waited) -> BTreeMap<TenantName, Reached> {
+        let mut spends = Spends::default();
+        waited.tell(&mut spends);
+        spends.reached
+    }
+
+    const BEHIND: Reached = Reached {
+        refused: Each { requests: false, input_tokens: false, output_tokens: false, calls: false },
+        kv_blocks: false,
+        behind_others: true,
+    };
 
     #[test]
     fn that_a_tenant_waited_is_told_for_a_while_and_for_what() {
         let (mut waited, now) = (Waited::default(), Instant::now());
-        let name = |name| TenantName::new("default", name).unwrap();
         let (acme, zeta) = (name("acme"), name("zeta"));
-        let told = |waited: &Waited| {
-            let mut spends = Spends::default();
-            waited.tell(&mut spends);
-            spends.reached
-        };
+        waited.hold_to(tenants(&[("acme", 1), ("zeta", 1)]));
         assert!(told(&waited).is_empty());
         waited.see(vec![(acme.clone(), Wait::OwnBlocks), (zeta.clone(), Wait::Others)], now);
         let early = now + TOLD_OWN_BLOCKS_FOR.saturating_sub(Duration::from_secs(1));
         // It waits for one thing at one model, and for another at another.
         waited.see(vec![(acme.clone(), Wait::Others), (acme.clone(), Wait::Others)], early);
-        let kept = Reached { kv_blocks: true, behind_others: true, ..Reached::default() };
-        let behind = Reached { behind_others: true, ..Reached::default() };
-        assert_eq!(told(&waited), [(acme.clone(), kept), (zeta.clone(), behind)].into());
+        let both = Reached { kv_blocks: true, ..BEHIND };
+        assert_eq!(told(&waited), [(acme.clone(), both), (zeta.clone(), BEHIND)].into());
         waited.see(Vec::new(), now + TOLD_OWN_BLOCKS_FOR);
-        assert_eq!(told(&waited), [(acme.clone(), behind), (zeta, behind)].into());
+        assert_eq!(told(&waited), [(acme.clone(), BEHIND), (zeta, BEHIND)].into());
         waited.see(Vec::new(), now + TOLD_BEHIND_FOR);
-        assert_eq!(told(&waited), [(acme, behind)].into());
+        assert_eq!(told(&waited), [(acme, BEHIND)].into());
         waited.see(Vec::new(), early + TOLD_BEHIND_FOR);
         assert!(told(&waited).is_empty());
+    }
+
+    #[test]
+    fn who_waited_by_other_terms_or_is_gone_is_not_told_of() {
+        let (mut waited, now) = (Waited::default(), Instant::now());
+        waited.hold_to(tenants(&[("same", 1), ("raised", 1), ("gone", 1)]));
+        let all = ["same", "raised", "gone", "never"].map(name);
+        waited.see(all.iter().map(|tenant| (tenant.clone(), Wait::Others)).collect(), now);
+        waited.see(all.into_iter().map(|tenant| (tenant, Wait::OwnBlocks)).collect(), now);
+        waited.hold_to(tenants(&[("same", 1), ("raised", 2)]));
+        let own_blocks = Reached { kv_blocks: true, behind_others: false, ..BEHIND };
+        let both = Reached { kv_blocks: true, ..BEHIND };
+        assert_eq!(told(&waited), [(name("raised"), own_blocks), (name("same"), both)].into());
     }
 }

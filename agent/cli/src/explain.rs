@@ -53,7 +53,7 @@ pub(crate) async fn run(home: &Home, args: ExplainArgs) -> anyhow::Result<ExitCo
             let tenant: Tenant = cluster.get(name).await?;
             let mut lines = words::asked(&target::full_name(&tenant.metadata), &tenant.spec);
             lines.extend(now(&target::full_name(&tenant.metadata), &metrics).await?);
-            lines.extend(words::within(tenant.said()));
+            lines.extend(words::of_use(tenant.said()));
             lines.extend(words::totals(tenant.status.as_ref().and_then(|it| it.totals.as_ref())));
             lines.extend(words::wrong(tenant.said()));
             lines

@@ -110,8 +110,8 @@ pub trait Engine: Send + Sync {
         Vec::new()
     }
 
-    /// Whose calls wait for their own tenant's now, or have waited behind others since this was asked
-    /// the last time. One that counts nothing has nothing to tell.
+    /// Whose calls wait for their own tenant's blocks now, or have waited behind others since this was
+    /// asked the last time. One that counts nothing has nothing to tell.
     fn take_waits(&self) -> Vec<(TenantName, Wait)> {
         Vec::new()
     }
@@ -121,13 +121,13 @@ pub trait Engine: Send + Sync {
     fn forget(&self, _tenant: &TenantName) {}
 }
 
-/// What keeps a tenant's calls from starting.
+/// What keeps a tenant's calls from running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// Its own sequences hold all the KV blocks that it may.
     OwnBlocks,
-    /// Tenants of its class, or of a higher one, have theirs running; of one call for a second or
-    /// longer.
+    /// Tenants of its class, or of a higher one, have theirs computed; one call has waited for a
+    /// second or longer while they had.
     Others,
 }
 

@@ -41,6 +41,7 @@ pub(crate) use self::{
     cost::{Cost, Prices, Service},
     fit::Fit,
     kept::Keep,
+    room::KeptBack,
     sequence::{Deadline, Submission},
     share::Terms,
     texts::TextCall,

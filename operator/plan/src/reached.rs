@@ -3,7 +3,7 @@
 //!
 //! Agents reckon those minutes themselves, and say the same for as long as the same things hold:
 //! what is new costs a look, and what is not a comparison. What one said that cannot be heard
-//! any more holds for another minute, after which it is as old as that at least.
+//! any more holds for another minute.
 //!
 //! Pure state; time is an argument.
 
@@ -15,8 +15,8 @@ use std::{
 
 use crate::{name::Name, shares::Spends};
 
-/// How long a limit is reached by what an agent said last that has gone since, and how long a new
-/// leader listens before it knows that what nobody says is not so.
+/// How long what an agent said last that has gone since holds, and how long a new leader listens
+/// before it knows that what nobody says is not so.
 pub const HELD_FOR: Duration = Duration::from_mins(1);
 
 /// The limits that calls come up against, in the order in which they are told.
@@ -70,7 +70,7 @@ struct OfNode {
     said: Option<Arc<Spends>>,
     /// Since when nobody hears what it says now.
     away_since: Option<Duration>,
-    /// Whether its agent tells of no limits.
+    /// Whether its agent tells of nothing.
     is_older: bool,
 }
 

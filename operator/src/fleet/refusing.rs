@@ -62,7 +62,7 @@ impl Refusing {
 
     /// What a tenant has come up against. That what nobody says is not so is known when all agents
     /// have had their time to come and say it, and of one that `is_young` from the first: before this
-    /// leader there was nothing that could have been refused.
+    /// leader there was nothing to come up against.
     pub(super) fn of(&self, tenant: &Name, is_young: bool) -> Reach {
         let knowledge = if !self.has_heard_all && !is_young {
             Knowledge::NotYet

@@ -48,18 +48,18 @@ pub(crate) fn of(before: &[Condition], now: &[Condition], is_young: bool) -> Opt
 }
 
 /// The events of limits that begin to refuse calls, and of calls that wait behind others, or do no
-/// longer. Nobody has to act: the tenant is served as it was agreed. At which doors is
-/// told by the condition, of which more is known later.
+/// longer. Nobody has to act: the tenant is served as it was agreed. At which doors is told by the
+/// condition, of which more is known later.
 pub(crate) fn of_use(before: &[Condition], now: &[Condition]) -> Vec<Event> {
     OF_USE.into_iter().filter_map(|type_| of_turn(type_, before, now)).collect()
 }
 
 fn of_turn(type_: &str, before: &[Condition], now: &[Condition]) -> Option<Event> {
-    let was_beyond = find(before, type_).is_some_and(|it| it.status == "False");
-    let within = find(now, type_)?;
-    let turned_to = if was_beyond { "True" } else { "False" };
-    let (note, _) = within.message.split_once(REFUSED_AT).unwrap_or((&within.message, ""));
-    (within.status == turned_to).then(|| event(within, EventType::Normal, note))
+    let was_false = find(before, type_).is_some_and(|it| it.status == "False");
+    let now = find(now, type_)?;
+    let turned_to = if was_false { "True" } else { "False" };
+    let (note, _) = now.message.split_once(REFUSED_AT).unwrap_or((&now.message, ""));
+    (now.status == turned_to).then(|| event(now, EventType::Normal, note))
 }
 
 /// The warning of what `now` says, which was put off.
@@ -177,13 +177,18 @@ mod tests {
         assert_eq!(action("abc"), "Reconcile-ba7816bf8f01cfea");
     }
 
-    fn within(type_: &'static str, status: Truth, reason: &str, message: &str) -> Vec<Condition> {
+    fn of_use_alone(
+        type_: &'static str,
+        status: Truth,
+        reason: &str,
+        message: &str,
+    ) -> Vec<Condition> {
         let finding = Finding::new(type_, status, reason, message);
         conditions(vec![finding], &[], 1, Timestamp::UNIX_EPOCH)
     }
 
     fn limits(status: Truth, reason: &str, message: &str) -> Vec<Condition> {
-        within(WITHIN_LIMITS, status, reason, message)
+        of_use_alone(WITHIN_LIMITS, status, reason, message)
     }
 
     fn event_of_use(before: &[Condition], now: &[Condition]) -> Option<Event> {
@@ -223,9 +228,9 @@ mod tests {
 
     #[test]
     fn that_calls_wait_is_told_beside_limits() {
-        let both = |status, share: &str| {
-            let share = within(SERVED_PROMPTLY, status, share, "calls waited");
-            [limits(status, "Calls", "calls were refused"), share].concat()
+        let both = |status, promptly: &str| {
+            let promptly = of_use_alone(SERVED_PROMPTLY, status, promptly, "calls waited");
+            [limits(status, "Calls", "calls were refused"), promptly].concat()
         };
         let (before, now) =
             (both(Truth::True, SERVED_PROMPTLY), both(Truth::False, "BehindOthers"));

@@ -21,8 +21,7 @@ pub(super) fn finding(tenant: &TenantStanding, before: &[Condition]) -> Option<F
         let message = behind(tenant.turn);
         return Some(Finding::new(SERVED_PROMPTLY, Truth::False, BEHIND_OTHERS, message));
     }
-    let promptly =
-        "no call has waited for long behind those of other tenants in the last five minutes";
+    let promptly = "no call has waited for long, lately, behind those of other tenants";
     unsaid(SERVED_PROMPTLY, tenant, before, promptly)
 }
 
@@ -93,8 +92,7 @@ mod tests {
 
     #[test]
     fn of_whom_nobody_says_that_it_waits_does_not_where_all_is_known() {
-        let promptly =
-            "no call has waited for long behind those of other tenants in the last five minutes";
+        let promptly = "no call has waited for long, lately, behind those of other tenants";
         let told = Some((Truth::True, SERVED_PROMPTLY, promptly));
         check(&tenant(false, Knowledge::All), &[], told);
         let untold = "some agent is of another release, which does not tell";

@@ -1,5 +1,5 @@
-//! `WithinLimits`: which of a tenant's limits refuse calls, in the words that `realm explain` has.
-//! Pure.
+//! `WithinLimits`: which of a tenant's limits refuse calls, in the words that `realm explain` has; and
+//! what holds where nobody says so, of this and of whatever else a tenant comes up against. Pure.
 //!
 //! It says nothing that changes while the same limits do, so that a tenant which is at them for a
 //! day is written once.

@@ -155,11 +155,11 @@ const OF_USE: [(&str, &str); 2] = [("WithinLimits", "limits"), ("ServedPromptly"
 
 /// Which limits have refused calls at any door, and whether calls waited behind those of others on
 /// any node, in the operator's words.
-pub(super) fn within(said: Said<'_>) -> Vec<String> {
+pub(super) fn of_use(said: Said<'_>) -> Vec<String> {
     let told = |(type_, about): (&str, &str)| {
-        let within = said.condition(type_)?;
-        let is_known = if within.status == "Unknown" { "not known: " } else { "" };
-        Some(line(about, format!("{is_known}{}", within.message)))
+        let it = said.condition(type_)?;
+        let is_known = if it.status == "Unknown" { "not known: " } else { "" };
+        Some(line(about, format!("{is_known}{}", it.message)))
     };
     OF_USE.into_iter().filter_map(told).collect()
 }
@@ -306,11 +306,11 @@ mod tests {
                 .map(|type_| condition(type_, if type_ == "Ready" { "True" } else { status }));
             let said = Said { conditions: &conditions, observed: Some(1), generation: Some(1) };
             let expected = ["limits", "waited"].map(|about| format!("{about:<11} {cause}"));
-            assert_eq!(within(said), expected);
+            assert_eq!(of_use(said), expected);
             assert_eq!(wrong(said), ["wrong       nothing"]);
         }
         let said = Said { conditions: &[], observed: None, generation: Some(1) };
-        assert_eq!(within(said), [""; 0]);
+        assert_eq!(of_use(said), [""; 0]);
     }
 
     #[test]

@@ -210,7 +210,8 @@ impl Board {
                 running: count(scheduler.running_of(tenant)),
                 kv_blocks_used: count(layout.in_all_layers(pool.used_by(tenant))),
                 kv_blocks_cached: count(layout.whole_blocks(pool.idle_of(tenant))),
-                wait: scheduler.wait_of(tenant),
+                waits_for_own_blocks: scheduler.waits_for_own_blocks(tenant),
+                kept_back: scheduler.kept_back(tenant, figures.followed()),
             };
             figures.show(held, since_last);
         }

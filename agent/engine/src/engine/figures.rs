@@ -11,7 +11,7 @@ use std::{
 
 use realm_core::engine::{Distribution, TenantLoad, Wait};
 
-use crate::batch::SequenceId;
+use crate::{batch::SequenceId, scheduler::KeptBack};
 
 /// Bounds of the waits for a first step. A step takes some tens of milliseconds, and who waits for
 /// a minute has left.
@@ -42,31 +42,38 @@ pub(super) struct Figures {
     behind: Behind,
 }
 
-/// Whether a tenant's calls wait behind others, by looks at the oldest of them.
+/// Whether a tenant's calls wait behind others: one of them is followed, look by look, until it runs.
 #[derive(Debug, Default)]
 struct Behind {
-    /// Its number, and for how long it has been there at each look; nothing of it holds where none
-    /// is.
-    oldest: AtomicU64,
-    is_there: AtomicBool,
+    /// Its number, and whether there is one.
+    followed: AtomicU64,
+    is_followed: AtomicBool,
+    /// For how long others have kept it back at each look.
     waited_ms: AtomicU32,
     /// Whether one has waited for long since somebody took that in.
     is_told: AtomicBool,
 }
 
 impl Behind {
-    /// Takes in the oldest call that waits behind others, so long after the last look.
-    fn see(&self, oldest: Option<SequenceId>, since_last: Duration) {
-        let was_there = self.is_there.swap(oldest.is_some(), Ordering::Relaxed);
-        let Some(SequenceId(oldest)) = oldest else { return };
-        let is_same = self.oldest.swap(oldest, Ordering::Relaxed) == oldest && was_there;
-        let since_ms = u32::try_from(since_last.as_millis()).unwrap_or(u32::MAX);
-        let before_ms = self.waited_ms.load(Ordering::Relaxed);
-        let waited_ms = if is_same { before_ms.saturating_add(since_ms) } else { 0 };
-        self.waited_ms.store(waited_ms, Ordering::Relaxed);
-        if Duration::from_millis(waited_ms.into()) >= BEHIND_FOR {
-            self.is_told.store(true, Ordering::Relaxed);
+    /// Takes in which one does not run, so long after the last look.
+    fn see(&self, kept_back: Option<KeptBack>, since_last: Duration) {
+        let was_followed = self.is_followed.swap(kept_back.is_some(), Ordering::Relaxed);
+        let Some(KeptBack { id: SequenceId(id), by_others }) = kept_back else { return };
+        if self.followed.swap(id, Ordering::Relaxed) != id || !was_followed {
+            self.waited_ms.store(0, Ordering::Relaxed);
+        } else if by_others {
+            let since_ms = u32::try_from(since_last.as_millis()).unwrap_or(u32::MAX);
+            let waited_ms = self.waited_ms.load(Ordering::Relaxed).saturating_add(since_ms);
+            self.waited_ms.store(waited_ms, Ordering::Relaxed);
+            if Duration::from_millis(waited_ms.into()) >= BEHIND_FOR {
+                self.is_told.store(true, Ordering::Relaxed);
+            }
         }
+    }
+
+    fn followed(&self) -> Option<SequenceId> {
+        let is_followed = self.is_followed.load(Ordering::Relaxed);
+        is_followed.then(|| SequenceId(self.followed.load(Ordering::Relaxed)))
     }
 
     fn take(&self) -> bool {
@@ -80,8 +87,10 @@ pub(super) struct Held {
     pub(super) running: u32,
     pub(super) kv_blocks_used: u32,
     pub(super) kv_blocks_cached: u32,
-    /// The oldest of its calls that have yet to start, and what keeps it from that.
-    pub(super) wait: Option<(SequenceId, Wait)>,
+    /// Whether a sequence waits because the tenant's own hold all the blocks that it may.
+    pub(super) waits_for_own_blocks: bool,
+    /// The one that is followed of what does not run.
+    pub(super) kept_back: Option<KeptBack>,
 }
 
 impl Figures {
@@ -102,14 +111,18 @@ impl Figures {
 
     /// Shows what it holds, so long after it was shown the last time.
     pub(super) fn show(&self, held: Held, since_last: Duration) {
-        let Held { running, kv_blocks_used, kv_blocks_cached, wait } = held;
+        let Held { running, kv_blocks_used, kv_blocks_cached, waits_for_own_blocks, kept_back } =
+            held;
         self.running.store(running, Ordering::Relaxed);
         self.kv_blocks_used.store(kv_blocks_used, Ordering::Relaxed);
         self.kv_blocks_cached.store(kv_blocks_cached, Ordering::Relaxed);
-        let waits_for_own_blocks = matches!(wait, Some((_, Wait::OwnBlocks)));
         self.waits_for_own_blocks.store(waits_for_own_blocks, Ordering::Relaxed);
-        let behind = wait.filter(|(_, wait)| *wait == Wait::Others);
-        self.behind.see(behind.map(|(oldest, _)| oldest), since_last);
+        self.behind.see(kept_back, since_last);
+    }
+
+    /// The one of its calls that is followed until it runs.
+    pub(super) fn followed(&self) -> Option<SequenceId> {
+        self.behind.followed()
     }
 
     /// What its calls wait for now, and whether some have waited behind others since this was asked.
@@ -210,36 +223,48 @@ mod tests {
         assert_eq!(figures.load(1).sequences_queued, 0, "shown a moment ago");
     }
 
+    /// Shows that this one does not run, and whether others keep it from that, and takes what is told.
+    fn waits(figures: &Figures, kept_back: Option<(u64, bool)>, ms: u64) -> Vec<Wait> {
+        let kept_back = kept_back.map(|(id, by_others)| KeptBack { id: SequenceId(id), by_others });
+        figures.show(Held { kept_back, ..Held::default() }, Duration::from_millis(ms));
+        assert_eq!(figures.followed(), kept_back.map(|it| it.id));
+        figures.take_waits().collect()
+    }
+
     #[test]
-    fn a_call_that_is_behind_others_at_each_look_for_a_second_is_told_once() {
+    fn a_call_that_others_keep_back_for_a_second_is_told_once() {
         let figures = Figures::default();
-        let waits = |wait: Option<(u64, Wait)>, ms| -> Vec<Wait> {
-            let wait = wait.map(|(id, wait)| (SequenceId(id), wait));
-            figures.show(Held { wait, ..Held::default() }, Duration::from_millis(ms));
-            figures.take_waits().collect()
-        };
-        let behind = |id| Some((id, Wait::Others));
-        assert_eq!(waits(behind(7), 9000), [], "it may have come just now");
-        assert_eq!(waits(behind(7), 600), []);
+        let waits = |kept_back, ms| waits(&figures, kept_back, ms);
+        assert_eq!(waits(Some((7, true)), 9000), [], "it may have come just now");
+        assert_eq!(waits(Some((7, true)), 600), []);
         assert_eq!(waits(None, 200), []);
-        assert_eq!(waits(behind(7), 600), [], "there was a break");
-        assert_eq!(waits(behind(7), 600), []);
-        assert_eq!(waits(behind(8), 600), [], "it is another one");
-        assert_eq!(waits(behind(8), 600), []);
-        assert_eq!(waits(behind(8), 400), [Wait::Others]);
-        assert_eq!(waits(behind(8), 200), [Wait::Others], "it still waits");
+        assert_eq!(waits(Some((7, true)), 600), [], "it ran in between");
+        assert_eq!(waits(Some((7, true)), 600), []);
+        assert_eq!(waits(Some((8, true)), 600), [], "it is another one");
+        assert_eq!(waits(Some((8, true)), 600), []);
+        assert_eq!(waits(Some((8, false)), 900), [], "nobody was in its way");
+        assert_eq!(waits(Some((8, true)), 400), [Wait::Others]);
+        assert_eq!(waits(Some((8, true)), 200), [Wait::Others], "it still waits");
         assert_eq!(figures.take_waits().collect::<Vec<_>>(), [], "that has been told");
-        assert_eq!(waits(Some((8, Wait::OwnBlocks)), 200), [Wait::OwnBlocks], "at once");
-        assert_eq!(waits(behind(8), 200), []);
     }
 
     #[test]
     fn that_a_call_waited_is_told_though_it_does_no_longer() {
         let figures = Figures::default();
-        let wait = Some((SequenceId(1), Wait::Others));
-        for wait in [wait, wait, None] {
-            figures.show(Held { wait, ..Held::default() }, Duration::from_secs(2));
+        let kept_back = Some(KeptBack { id: SequenceId(1), by_others: true });
+        for kept_back in [kept_back, kept_back, None] {
+            figures.show(Held { kept_back, ..Held::default() }, Duration::from_secs(2));
         }
         assert_eq!(figures.take_waits().collect::<Vec<_>>(), [Wait::Others]);
+    }
+
+    #[test]
+    fn a_wait_for_own_blocks_is_told_as_long_as_it_lasts() {
+        let figures = Figures::default();
+        for waits_for_own_blocks in [true, false] {
+            figures.show(Held { waits_for_own_blocks, ..Held::default() }, Duration::ZERO);
+            let told = figures.take_waits().collect::<Vec<_>>();
+            assert_eq!(told, waits_for_own_blocks.then_some(Wait::OwnBlocks).as_slice());
+        }
     }
 }

@@ -49,10 +49,17 @@ impl Account {
             || self.calls.iter().any(|call| call.id() == id)
     }
 
-    /// The first to have come of the sequences and calls of which nothing is computed.
-    pub(super) fn oldest_waiting(&self) -> Option<SequenceId> {
-        let calls = self.calls.iter().filter(|call| !call.has_begun()).map(TextCall::id);
-        self.waiting.iter().map(|sequence| sequence.id).chain(calls).min()
+    /// Whether one of its calls with texts has begun, behind which the others come.
+    pub(super) fn has_begun_call(&self) -> bool {
+        self.calls.front().is_some_and(TextCall::has_begun)
+    }
+
+    /// Sequences that do not run, those among them that were preempted, and calls that have not begun;
+    /// each with whether it is a call.
+    pub(super) fn kept_back(&self) -> impl Iterator<Item = (SequenceId, bool)> {
+        let sequences = self.waiting.iter().map(|sequence| (sequence.id, false));
+        let calls = self.calls.iter().filter(|call| !call.has_begun());
+        sequences.chain(calls.map(|call| (call.id(), true)))
     }
 
     pub(super) fn drop_call(&mut self, id: SequenceId) {

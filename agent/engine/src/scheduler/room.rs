@@ -9,9 +9,9 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use realm_core::{desired::Priority, engine::Wait, name::TenantName};
+use realm_core::{desired::Priority, name::TenantName};
 
-use super::{PATIENCE_STEPS, Prefill, Scheduler, account::Account, share::Turn};
+use super::{PATIENCE_STEPS, Prefill, Running, Scheduler, account::Account, share::Turn};
 use crate::{
     batch::SequenceId,
     kv::{Given, Leaving},
@@ -58,6 +58,14 @@ struct Room<'a> {
     leaving: Leaving<'a>,
 }
 
+/// One of a tenant's sequences and calls that do not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeptBack {
+    pub(crate) id: SequenceId,
+    /// Whether it would, but for other tenants.
+    pub(crate) by_others: bool,
+}
+
 impl Room<'_> {
     fn missing(&self, blocks: usize) -> Option<Missing> {
         if self.places == 0 {
@@ -88,20 +96,44 @@ impl Scheduler {
         self.start(&tenant, &Prefill::Waiting);
     }
 
-    /// The oldest of the tenant's sequences and calls that have yet to start, and what keeps it from
-    /// that. One that has nobody of its class or a higher one beside it waits for itself alone.
-    pub(crate) fn wait_of(&self, tenant: &TenantName) -> Option<(SequenceId, Wait)> {
+    /// Whether the tenant's own sequences hold what its next one would start with.
+    pub(crate) fn waits_for_own_blocks(&self, tenant: &TenantName) -> bool {
+        let has_waiting = |account: &Account| !account.waiting.is_empty();
+        self.accounts.get(tenant).is_some_and(has_waiting) && self.blocks_of_head(tenant).is_none()
+    }
+
+    /// One of the tenant's sequences and calls that do not run, `followed` as long as it is one of
+    /// them and else the newest; and whether others keep it from that, and nothing of its own
+    /// tenant's.
+    pub(crate) fn kept_back(
+        &self,
+        tenant: &TenantName,
+        followed: Option<SequenceId>,
+    ) -> Option<KeptBack> {
         let account = self.accounts.get(tenant)?;
-        let oldest = account.oldest_waiting()?;
-        if !account.waiting.is_empty() && self.blocks_of_head(tenant).is_none() {
-            return Some((oldest, Wait::OwnBlocks));
-        }
-        let class = self.share.priority(tenant)?;
-        let is_before = |(name, other): (&TenantName, &Account)| {
-            let has_work = other.running > 0 || !other.calls.is_empty();
-            has_work && name != tenant && self.share.priority(name).is_some_and(|it| it >= class)
+        let followed = account.kept_back().find(|(id, _)| Some(*id) == followed);
+        let (id, is_call) = followed.or_else(|| account.kept_back().max())?;
+        let by_own = if is_call {
+            account.has_begun_call()
+        } else {
+            self.waits_for_own_blocks(tenant) || self.has_own_prompt(tenant)
         };
-        self.accounts.iter().any(is_before).then_some((oldest, Wait::Others))
+        Some(KeptBack { id, by_others: !by_own && self.is_behind_others(tenant) })
+    }
+
+    /// Whether a prompt of the tenant's is under way, behind which its others come.
+    pub(super) fn has_own_prompt(&self, tenant: &TenantName) -> bool {
+        let mut own = self.running.values().filter(|r| r.sequence.owner.tenant == *tenant);
+        own.any(Running::has_prompt_left)
+    }
+
+    /// Whether anybody of the tenant's class or a higher one has something computed.
+    fn is_behind_others(&self, tenant: &TenantName) -> bool {
+        let class = self.share.priority(tenant);
+        self.accounts.iter().any(|(name, other)| {
+            let has_work = other.running > 0 || !other.calls.is_empty();
+            has_work && name != tenant && self.share.priority(name) >= class
+        })
     }
 
     /// The first in order that could start a sequence, and the blocks that takes.

@@ -1,7 +1,5 @@
 //! Who gives way to whom.
 
-use realm_core::engine::Wait;
-
 use super::*;
 
 #[test]
@@ -133,16 +131,18 @@ fn nobody_gives_way_to_a_tenant_whose_own_quota_keeps_it_waiting() {
     step(&mut scheduler, &mut batch);
     assert_eq!(scheduler.pool().available(), 0);
     let own = &tenant(1);
-    assert_eq!(scheduler.wait_of(own), None, "nothing of it waits");
+    assert!(!scheduler.waits_for_own_blocks(own), "nothing of it waits");
     // Three blocks more would be within its share of eight, but not within its quota.
     scheduler.submit(of_small_quota(11)).unwrap();
-    assert_eq!(scheduler.wait_of(own), Some((SequenceId(11), Wait::OwnBlocks)));
+    assert!(scheduler.waits_for_own_blocks(own));
+    let kept_back = scheduler.kept_back(own, None);
+    assert_eq!(kept_back, Some(KeptBack { id: SequenceId(11), by_others: false }));
     scheduler.steps_without_start = PATIENCE_STEPS;
     scheduler.make_room();
     let running: Vec<SequenceId> = scheduler.running.keys().copied().collect();
     assert_eq!(running, [SequenceId(1), SequenceId(10)]);
     assert_eq!(run_to_end(&mut scheduler).len(), 3);
-    assert_eq!(scheduler.wait_of(own), None);
+    assert!(!scheduler.waits_for_own_blocks(own));
 }
 
 #[test]
@@ -156,19 +156,55 @@ fn who_waits_does_so_behind_those_that_run_and_are_of_no_lower_class() {
     for id in [0, 1, 2] {
         scheduler.submit(of(id, 0, Priority::Normal)).unwrap();
     }
-    step(&mut scheduler, &mut batch);
-    assert_eq!(scheduler.wait_of(&tenant(0)), None, "nobody else is there");
+    // Until all of the first two's prompts are computed.
+    while scheduler.running() < 2 || scheduler.has_own_prompt(&tenant(0)) {
+        step(&mut scheduler, &mut batch);
+    }
+    let kept_back = |scheduler: &Scheduler, n| {
+        scheduler.kept_back(&tenant(n), None).map(|it| (it.id.0, it.by_others))
+    };
+    assert_eq!(kept_back(&scheduler, 0), Some((2, false)), "nobody else is there");
     for (id, n, priority) in [(3, 1, Priority::Normal), (4, 2, Priority::Low)] {
         scheduler.submit(of(id, n, priority)).unwrap();
     }
-    assert_eq!(scheduler.wait_of(&tenant(0)), None, "all places are its own");
-    let behind = |id| Some((SequenceId(id), Wait::Others));
-    assert_eq!(scheduler.wait_of(&tenant(1)), behind(3));
-    assert_eq!(scheduler.wait_of(&tenant(2)), behind(4));
+    assert_eq!(kept_back(&scheduler, 0), Some((2, false)), "all places are its own");
+    assert_eq!(kept_back(&scheduler, 1), Some((3, true)));
+    assert_eq!(kept_back(&scheduler, 2), Some((4, true)));
     scheduler.submit(of(5, 3, Priority::High)).unwrap();
-    assert_eq!(scheduler.wait_of(&tenant(3)), None, "it comes before all that run");
+    assert_eq!(kept_back(&scheduler, 3), Some((5, false)), "it comes before all that run");
     assert_eq!(run_to_end(&mut scheduler).len(), 6);
-    assert_eq!(scheduler.wait_of(&tenant(2)), None);
+    assert_eq!(kept_back(&scheduler, 2), None);
+}
+
+#[test]
+fn what_waits_behind_its_own_tenants_prompt_is_not_kept_back_by_others() {
+    let mut scheduler = scheduler(64, LIMITS);
+    let mut batch = Batch::default();
+    scheduler.submit(submission(0, 0, 9, 30)).unwrap();
+    scheduler.submit(submission(1, 1, 60, 3)).unwrap();
+    step(&mut scheduler, &mut batch);
+    scheduler.submit(submission(2, 1, 9, 3)).unwrap();
+    assert!(scheduler.has_own_prompt(&tenant(1)));
+    let behind_own = Some(KeptBack { id: SequenceId(2), by_others: false });
+    assert_eq!(scheduler.kept_back(&tenant(1), None), behind_own);
+}
+
+#[test]
+fn one_that_waits_is_followed_until_it_runs_and_then_the_newest() {
+    let mut scheduler = scheduler(64, Limits { running: 1, ..LIMITS });
+    let mut batch = Batch::default();
+    scheduler.submit(submission(0, 0, 4, 5)).unwrap();
+    step(&mut scheduler, &mut batch);
+    for id in [1, 2] {
+        scheduler.submit(submission(id, 1, 4, 5)).unwrap();
+    }
+    let follow = |scheduler: &Scheduler, id: Option<u64>| {
+        scheduler.kept_back(&tenant(1), id.map(SequenceId)).map(|it| it.id.0)
+    };
+    assert_eq!(follow(&scheduler, None), Some(2));
+    scheduler.submit(submission(3, 1, 4, 5)).unwrap();
+    assert_eq!(follow(&scheduler, Some(2)), Some(2));
+    assert_eq!(follow(&scheduler, Some(0)), Some(3), "it is not one of them");
 }
 
 #[test]

@@ -51,6 +51,26 @@ fn a_tenant_with_many_texts_does_not_keep_another_waiting() {
 }
 
 #[test]
+fn a_call_is_kept_back_by_others_until_it_begins_and_never_behind_one_of_its_own() {
+    let mut scheduler = scheduler(0, LIMITS);
+    let mut batch = Batch::default();
+    let kept_back = |scheduler: &Scheduler, n| {
+        scheduler.kept_back(&tenant(n), None).map(|it| (it.id.0, it.by_others))
+    };
+    scheduler.submit_texts(call(1, 0, &[16; 9])).unwrap();
+    assert_eq!(kept_back(&scheduler, 0), Some((1, false)), "nobody else is there");
+    texts(&mut scheduler, &mut batch);
+    assert_eq!(kept_back(&scheduler, 0), None, "it has begun");
+    scheduler.submit_texts(call(2, 1, &[16; 9])).unwrap();
+    assert_eq!(kept_back(&scheduler, 1), Some((2, true)));
+    scheduler.submit_texts(call(3, 0, &[16; 9])).unwrap();
+    assert_eq!(kept_back(&scheduler, 0), Some((3, false)), "it comes behind its own tenant's");
+    while kept_back(&scheduler, 1).is_some() {
+        texts(&mut scheduler, &mut batch);
+    }
+}
+
+#[test]
 fn tenants_get_texts_computed_by_their_weights() {
     let mut scheduler = scheduler(0, LIMITS);
     let mut batch = Batch::default();
