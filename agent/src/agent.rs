@@ -1,6 +1,6 @@
 //! What one agent is made of.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use realm_core::{
     auth::Roster, config_maps::ConfigMaps, credentials, limit::Limiter, report::Report,
@@ -17,6 +17,7 @@ use crate::{
     devices::{Device, DeviceError, DeviceOptions},
     losses::Losses,
     metrics::{self, Engines},
+    proven::Proven,
     residents::PROGRAMS_AT_ONCE,
     roster::Tenants,
     sources::Sources,
@@ -31,6 +32,8 @@ pub struct AgentOptions {
     /// may write there and read that runs code as this process.
     pub compiled_dir: PathBuf,
     pub compiled_key: PathBuf,
+    /// Folder in which it is kept which programs have worked, this node's alone.
+    pub proven_dir: PathBuf,
     pub store: StoreOptions,
     /// What opens sources without anybody telling. Empty where several share a node.
     pub credentials: credentials::Credentials,
@@ -43,6 +46,8 @@ pub enum AgentError {
     Store(#[source] StoreError),
     #[error("open the folder of compiled programs")]
     Kept(#[source] KeptError),
+    #[error("open the folder of the programs that have worked")]
+    Proven(#[source] io::Error),
     #[error("start the sandbox for programs")]
     Sandbox(#[source] SandboxError),
     #[error("open the device that computes")]
@@ -58,6 +63,7 @@ pub struct Agent {
     pub(crate) device: Device,
     pub(crate) losses: Losses,
     pub(crate) sources: Sources,
+    pub(crate) proven: Proven,
     /// Places of those who fetch a program.
     pub(crate) programs: Semaphore,
 }
@@ -65,8 +71,15 @@ pub struct Agent {
 impl Agent {
     /// An agent that holds nothing yet. Touches the disk and the device: call it before serving.
     pub fn new(options: AgentOptions) -> Result<Self, AgentError> {
-        let AgentOptions { store_dir, compiled_dir, compiled_key, store, credentials, device } =
-            options;
+        let AgentOptions {
+            store_dir,
+            compiled_dir,
+            compiled_key,
+            proven_dir,
+            store,
+            credentials,
+            device,
+        } = options;
         let kept = Kept::open(&compiled_dir, &compiled_key).map_err(AgentError::Kept)?;
         Ok(Self {
             store: Store::open(&store_dir, store).map_err(AgentError::Store)?,
@@ -76,6 +89,7 @@ impl Agent {
             device: Device::open(device).map_err(AgentError::Device)?,
             losses: Losses::new(),
             sources: Sources::new(credentials),
+            proven: Proven::open(&proven_dir).map_err(AgentError::Proven)?,
             programs: Semaphore::new(PROGRAMS_AT_ONCE),
         })
     }
@@ -102,6 +116,7 @@ impl Agent {
     pub async fn know_all_keys(&self, generation: u64, report: watch::Receiver<Report>) {
         if readiness::until_tenants_tried(generation, report).await {
             self.tenants.are_all();
+            self.proven.retain(|name| self.tenants.knows(name)).await;
         }
     }
 

@@ -148,6 +148,7 @@ fn agent_options(args: &Args) -> AgentOptions {
         compiled_dir: store_dir.join("compiled"),
         // Beside the ledger, which is this node's alone; a store may be shared with others.
         compiled_key: args.state.join("compiled.key"),
+        proven_dir: args.state.join("programs"),
         store_dir,
         store: StoreOptions { pvc_dir: args.claims.clone(), ..StoreOptions::new(Site::Cluster) },
         credentials: credentials::Credentials::default(),

@@ -12,6 +12,7 @@ mod devices;
 mod inspect;
 mod losses;
 mod metrics;
+mod proven;
 pub mod relay;
 mod residents;
 mod roster;

@@ -95,9 +95,16 @@ impl Residents for Agent {
             Some(prepared) => prepared,
             None => self.prepare(&tenant, program).await,
         };
-        let program = prepared
-            .inspect_err(|failure| self.runtime.miss_program(&tenant.name, failure.reason))?;
+        let program = match prepared {
+            Ok(program) => program,
+            Err(failure) => {
+                self.fall_back(&tenant, program).await;
+                self.runtime.miss_program(&tenant.name, failure.reason);
+                return Err(failure);
+            }
+        };
         let digest = program.digest();
+        self.proven.put(&tenant.name, own_program(&tenant, digest)).await;
         self.runtime.put_tenant(tenant, program);
         Ok(Some(digest))
     }
@@ -105,6 +112,7 @@ impl Residents for Agent {
     async fn remove_tenant(&self, name: &TenantName) {
         self.tenants.remove(name);
         self.runtime.remove_tenant(name);
+        self.proven.put(name, None).await;
         self.engines.forget(name);
     }
 
@@ -118,7 +126,38 @@ impl Residents for Agent {
     }
 }
 
+/// The component that takes a tenant's calls by this digest; none where that comes with the agent.
+fn own_program(tenant: &DesiredTenant, digest: Sha256) -> Option<Artifact> {
+    match &tenant.program.as_ref()?.code {
+        Program::BuiltIn => None,
+        Program::Component(artifact) => Some(Artifact { sha256: Some(digest), ..artifact.clone() }),
+    }
+}
+
 impl Agent {
+    /// Lets the program that worked last take the calls of a tenant whose `newest` one fails, where
+    /// none does: this agent has been started again since.
+    async fn fall_back(&self, tenant: &Arc<DesiredTenant>, newest: &HostedProgram) {
+        let Some(artifact) = self.proven.of(&tenant.name) else { return };
+        let is_newest =
+            matches!(&newest.code, Program::Component(it) if it.sha256 == artifact.sha256);
+        if is_newest || self.runtime.program(&tenant.name).is_some() {
+            return;
+        }
+        let code = Program::Component(artifact);
+        let last = HostedProgram { code, config: newest.config.clone() };
+        match self.prepare(tenant, &last).await {
+            Ok(program) => {
+                let (tenant_name, digest) = (&tenant.name, program.digest());
+                tracing::warn!(tenant = %tenant_name, sha256 = %digest, "goes on with the program that worked last");
+                self.runtime.put_tenant(tenant.clone(), program);
+            }
+            Err(Failure { reason, message }) => {
+                tracing::warn!(tenant = %tenant.name, reason, message, "the program that worked last");
+            }
+        }
+    }
+
     async fn fetch_model(
         &self,
         model: &DesiredModel,

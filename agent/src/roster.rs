@@ -55,6 +55,11 @@ impl Tenants {
         !known.is_all && !known.tenants.contains_key(name)
     }
 
+    pub(crate) fn knows(&self, name: &TenantName) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.tenants.contains_key(name)
+    }
+
     /// From now on a key of none of these tenants is a wrong one.
     pub(crate) fn are_all(&self) {
         self.change(|known| known.is_all = true);

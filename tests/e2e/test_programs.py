@@ -313,6 +313,31 @@ async def test_a_program_that_says_that_it_does_not_work_never_takes_a_call(
     server.folder.remove(f"tenant-{name}.yaml")
 
 
+async def test_after_a_restart_the_program_that_worked_last_goes_on_where_the_new_one_does_not(
+    serve: Serve, pirate: Path, unhealthy: Path
+) -> None:
+    name = "sick"
+
+    def with_pirate(folder: Folder) -> None:
+        folder.tenant(name, program={"sources": [pirate.as_uri()]})
+
+    server = serve(with_pirate)
+    await server.says(f"tenant default/{name}: ready")
+    server.folder.tenant(name, program={"sources": [unhealthy.as_uri()]})
+    await server.says(f"tenant default/{name}: failed, ProgramUnhealthy")
+    server.kill()
+    server.start(ready=False)
+    await server.says(f"tenant default/{name}: failed, ProgramUnhealthy")
+    async with Client(server.url, server.folder.key(name)) as client:
+        assert (await client.call("shout", {"text": "a"})).data == {"text": "A"}
+        server.folder.tenant(name)
+
+        async def is_built_in() -> bool:
+            return "shout" not in {it.name for it in (await client.metadata()).functions}
+
+        await eventually(is_built_in, "the built-in program takes calls")
+
+
 async def test_a_tenant_whose_first_program_does_not_work_is_told_so(
     server: Server, unhealthy: Path
 ) -> None:

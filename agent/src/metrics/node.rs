@@ -7,7 +7,7 @@ use tokio::sync::watch;
 /// What a report says, as samples of one family.
 type Read = fn(&Report) -> Vec<Sample>;
 
-const FAMILIES: [(&str, &str, &[&str], Read); 5] = [
+const FAMILIES: [(&str, &str, &[&str], Read); 6] = [
     (
         "realm_agent_generation",
         "The generation of the state that the node makes true.",
@@ -29,6 +29,12 @@ const FAMILIES: [(&str, &str, &[&str], Read); 5] = [
     ("realm_agent_tenants", "Tenants of this node by how far they are.", &["state"], |report| {
         count(report.tenants.iter().map(|tenant| &tenant.phase))
     }),
+    (
+        "realm_agent_tenant_failed",
+        "1 for each tenant whose newest form does not work here, by the reason.",
+        &["tenant", "reason"],
+        failed,
+    ),
     (
         "realm_agent_pipelines",
         "Pipelines of this node by how far they are.",
@@ -84,6 +90,16 @@ fn fetched(report: &Report) -> Vec<Sample> {
     fetching.collect()
 }
 
+fn failed(report: &Report) -> Vec<Sample> {
+    let failed = report.tenants.iter().filter_map(|tenant| match &tenant.phase {
+        Phase::Failed(failure) => {
+            Some(Sample::new([tenant.name.to_string(), failure.reason.to_owned()], 1.0))
+        }
+        Phase::Pending | Phase::Ready => None,
+    });
+    failed.collect()
+}
+
 fn count<'a>(phases: impl Iterator<Item = &'a Phase>) -> Vec<Sample> {
     let mut counts = [0_u32; STATES.len()];
     for phase in phases {
@@ -102,7 +118,7 @@ fn count<'a>(phases: impl Iterator<Item = &'a Phase>) -> Vec<Sample> {
 mod tests {
     use realm_core::{
         name::{ModelName, TenantName},
-        report::{ModelReport, TenantReport},
+        report::{Failure, ModelReport, TenantReport},
     };
 
     use super::*;
@@ -121,8 +137,19 @@ mod tests {
             .map(|state| Sample::new(labels(state), f64::from(u8::from(state == "fetching"))));
         assert_eq!(model_states(&report), states);
         assert_eq!(fetched(&report), [Sample::new(["default/tiny".to_owned()], 7.0)]);
+        assert_eq!(failed(&report), []);
         let counts = [("pending", 0.0), ("ready", 1.0), ("failed", 0.0)];
         let counts = counts.map(|(state, count)| Sample::new([state.to_owned()], count));
         assert_eq!(count(report.tenants.iter().map(|tenant| &tenant.phase)), counts);
+    }
+
+    #[test]
+    fn a_tenant_that_fails_is_told_with_its_reason() {
+        let name = TenantName::parse("default/acme").unwrap();
+        let failure = Failure { reason: "ProgramUnhealthy", message: "why".to_owned() };
+        let tenant = TenantReport { name, phase: Phase::Failed(failure), program: None };
+        let report = Report { tenants: vec![tenant], ..Report::default() };
+        let labels = ["default/acme".to_owned(), "ProgramUnhealthy".to_owned()];
+        assert_eq!(failed(&report), [Sample::new(labels, 1.0)]);
     }
 }

@@ -79,6 +79,7 @@ fn agent(dir: &Path) -> Arc<Agent> {
         store_dir: dir.join("store"),
         compiled_dir: dir.join("compiled"),
         compiled_key: dir.join("compiled.key"),
+        proven_dir: dir.join("programs"),
         store: StoreOptions::new(Site::OneMachine),
         credentials: Credentials::default(),
         device: DeviceOptions { threads: Some(1), ..DeviceOptions::default() },

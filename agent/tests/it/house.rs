@@ -54,6 +54,7 @@ impl House {
             store_dir: dir.path().join("store"),
             compiled_dir: dir.path().join("compiled"),
             compiled_key: dir.path().join("compiled.key"),
+            proven_dir: dir.path().join("programs"),
             store: StoreOptions::new(Site::OneMachine),
             credentials: Credentials::default(),
             device: DeviceOptions { threads: Some(1), ..DeviceOptions::default() },
