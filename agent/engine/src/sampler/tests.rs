@@ -233,9 +233,12 @@ fn looked_at_one_by_one(sampling: Sampling, logits: &[f32]) -> (Vec<u32>, f64) {
         all.truncate(sampling.top_k as usize);
     }
     let weight = |of: &[(u32, f64)]| of.iter().map(|(_, weight)| weight).sum::<f64>();
-    let enough = f64::from(sampling.top_p) * weight(&all);
-    let fewest = (1..all.len()).find(|count| weight(&all[..*count]) >= enough);
-    all.truncate(fewest.unwrap_or(all.len()));
+    // All of it is all of it, though a sum may not show the least likely ones.
+    if sampling.top_p < 1.0 {
+        let enough = f64::from(sampling.top_p) * weight(&all);
+        let fewest = (1..all.len()).find(|count| weight(&all[..*count]) >= enough);
+        all.truncate(fewest.unwrap_or(all.len()));
+    }
     let weighs = weight(&all);
     (all.into_iter().map(|(id, _)| id).collect(), weighs)
 }
