@@ -35,6 +35,9 @@ const WORDS: std::ops::RangeInclusive<usize> = 64..=4_096;
 /// The exit status where nothing failed and not everything is known; that of a failure is 1.
 const NOT_KNOWN: u8 = 3;
 
+/// The status where nothing could be tried, as of wrong arguments.
+const NOT_TRIED: u8 = 2;
+
 /// What is tried, and as whom.
 struct Site {
     door: Door,
@@ -109,7 +112,11 @@ fn required_key(file: Option<&Path>, flag: &str, variable: &str) -> anyhow::Resu
 
 pub(crate) async fn run(command: ConformanceCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ConformanceCommand::Tenancy(args) => tenancy(args).await,
+        // What keeps it from trying anything is told apart from what does not hold.
+        ConformanceCommand::Tenancy(args) => tenancy(args).await.or_else(|error| {
+            output::note(format!("realm: {error:#}"));
+            Ok(ExitCode::from(NOT_TRIED))
+        }),
     }
 }
 

@@ -83,8 +83,10 @@ async fn now(tenant: &str, metrics: &[String]) -> anyhow::Result<Vec<String>> {
     if metrics.is_empty() {
         return Ok(words::unseen());
     }
-    let (seconds, rows) = top::look(metrics, LOOK_FOR).await?;
-    Ok(words::seen(tenant, &rows, seconds))
+    let (seconds, rows, reading) = top::look(metrics, LOOK_FOR).await?;
+    let mut lines = words::seen(tenant, &rows, seconds);
+    lines.extend(words::failures(&reading.failures(tenant)));
+    Ok(lines)
 }
 
 /// What is said of a model or a pipeline.

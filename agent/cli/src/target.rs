@@ -73,9 +73,10 @@ impl Folder {
         manifests::read(&self.path)
     }
 
-    /// Whether `document` is of that name in the namespace that is meant.
+    /// Whether `document` is of that name in the namespace that is meant, or of that full name.
     pub(crate) fn is_it(&self, document: &Document, name: &str) -> bool {
-        document.id.1.namespace() == self.namespace && document.id.1.name() == name
+        let is_full = document.id.1.to_string() == name;
+        is_full || (document.id.1.namespace() == self.namespace && document.id.1.name() == name)
     }
 }
 

@@ -59,12 +59,15 @@ pub(crate) async fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The rows of a short look at what happens at `metrics`.
-pub(crate) async fn look(metrics: &[String], pause: Duration) -> anyhow::Result<(f64, Vec<Row>)> {
+/// A short look at what happens at `metrics`: its seconds, its rows, and the last reading.
+pub(crate) async fn look(
+    metrics: &[String],
+    pause: Duration,
+) -> anyhow::Result<(f64, Vec<Row>, Reading)> {
     let first = (Instant::now(), read(metrics).await?);
     let second = look_again(metrics, pause, &first).await?;
     let seconds = (second.0 - first.0).as_secs_f64();
-    Ok((seconds, rows(&first.1, &second.1, seconds)))
+    Ok((seconds, rows(&first.1, &second.1, seconds), second.1))
 }
 
 async fn look_again(

@@ -1,5 +1,7 @@
 //! What is known of an object, in sentences. Pure.
 
+use std::collections::BTreeSet;
+
 use realm_crds::{
     TenantSpec,
     tenant::{Limits, LimitsMode, Totals},
@@ -9,6 +11,7 @@ use crate::{
     conditions::{Said, is_true},
     manifests::one_line,
     top::{
+        reading::SHADOWED,
         rows::{Row, Waits},
         screen::{limits, percent, waits},
     },
@@ -78,14 +81,40 @@ pub(super) fn seen(tenant: &str, rows: &[Row], seconds: f64) -> Vec<String> {
     if lines.is_empty() {
         lines.push(line("now", "it has called no model since these were loaded"));
     }
-    if let Some(row) = own.first().filter(|row| !row.refused.is_empty()) {
-        let refused = format!("calls were refused in the last {seconds:.0} s: {}", limits(row));
-        lines.push(line("limits", refused));
-    } else {
+    lines.extend(refusals(own.first().map_or(&[], |row| &row.refused), seconds));
+    lines
+}
+
+/// What limits refused in so many seconds, and what they would have.
+fn refusals(refused: &[(String, f64)], seconds: f64) -> Vec<String> {
+    let (shadowed, refused): (Vec<_>, Vec<_>) =
+        refused.iter().cloned().partition(|(code, _)| code.ends_with(SHADOWED));
+    let told = |what: &str, codes: &[(String, f64)]| {
+        let codes = limits(codes).replace(SHADOWED, "");
+        line("limits", format!("calls {what} in the last {seconds:.0} s: {codes}"))
+    };
+    let mut lines = Vec::new();
+    if !refused.is_empty() {
+        lines.push(told("were refused", &refused));
+    }
+    if !shadowed.is_empty() {
+        lines.push(told("were served that would have been refused", &shadowed));
+    }
+    if lines.is_empty() {
         let none = format!("no limit has refused a call in the last {seconds:.0} s");
         lines.push(line("limits", none));
     }
     lines
+}
+
+/// Why what a tenant has in its newest form does not work at an agent.
+pub(super) fn failures(reasons: &BTreeSet<String>) -> Vec<String> {
+    let told = |reason| {
+        let what = "what the newest spec asks for does not work; the log of the server says why, and \
+                    what worked before goes on, if anything did";
+        line("wrong", format!("{reason}: {what}"))
+    };
+    reasons.iter().map(told).collect()
 }
 
 fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
@@ -108,8 +137,11 @@ fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
         || "what it is entitled to is not told".to_owned(),
         |entitled| format!("entitled to {} of its time {beside}", percent(entitled)),
     );
+    let mut of_model = all.iter().filter(|other| other.model == *model);
+    let is_free = others > 0 && of_model.all(|row| row.queued <= 0.0);
+    let free = if is_free { ", and nothing waits: each has what it asks for" } else { "" };
     let mut lines = vec![
-        line("now", format!("{model}: {entitled}; {got}")),
+        line("now", format!("{model}: {entitled}; {got}{free}")),
         line(
             "",
             format!(
@@ -227,7 +259,7 @@ mod tests {
         .unwrap();
         let lines = asked("d/a", &spec).join("\n");
         for told in
-            ["suspended   every call", "before every", "counted and served", "g: what", "none: it"]
+            ["suspended   every call", "before those", "counted and served", "g: what", "none: it"]
         {
             assert!(lines.contains(told), "{told} in {lines}");
         }
@@ -254,6 +286,36 @@ mod tests {
             ]
         );
         assert!(seen("d/c", &[row("a")], 2.0)[0].contains("called no model"));
+    }
+
+    #[test]
+    fn where_nothing_waits_nobody_is_held_to_its_part() {
+        let lines = seen("d/a", &[row("a"), row("b")], 2.0);
+        assert!(lines[0].ends_with("got 50%, and nothing waits: each has what it asks for"));
+        let waiting = Row { queued: 1.0, ..row("b") };
+        assert!(seen("d/a", &[row("a"), waiting], 2.0)[0].ends_with("got 50%"));
+        assert!(seen("d/a", &[row("a")], 2.0)[0].ends_with("got 50%"), "there is nobody else");
+    }
+
+    #[test]
+    fn what_a_shadow_counts_was_not_refused() {
+        let codes =
+            |codes: &[&str]| codes.iter().map(|code| ((*code).to_owned(), 3.0)).collect::<Vec<_>>();
+        let shadowed = codes(&["too_many_tokens (shadow)"]);
+        let told = "limits      calls were served that would have been refused in the last 2 s: \
+                    too_many_tokens 3";
+        assert_eq!(refusals(&shadowed, 2.0), [told]);
+        let both = codes(&["too_many_calls", "too_many_tokens (shadow)"]);
+        let refused = "limits      calls were refused in the last 2 s: too_many_calls 3";
+        assert_eq!(refusals(&both, 2.0), [refused, told]);
+    }
+
+    #[test]
+    fn what_does_not_work_is_wrong_by_its_reason() {
+        let lines = failures(&["ProgramUnhealthy".to_owned()].into());
+        assert!(
+            lines[0].starts_with("wrong       ProgramUnhealthy: what the newest spec asks for")
+        );
     }
 
     #[test]

@@ -32,8 +32,10 @@ pub(crate) enum ScrapeError {
     Refused { address: String, answer: String },
 }
 
-/// The metrics of `address`, a host and a port.
+/// The metrics of `address`, a host and a port, be it written as the URL that servers print.
 pub(crate) async fn read(address: &str) -> Result<String, ScrapeError> {
+    let address = address.strip_prefix("http://").unwrap_or(address);
+    let address = address.trim_end_matches('/').trim_end_matches("/metrics");
     let answer = timeout(WAIT_MAX, ask(address)).await;
     let answer =
         answer.map_err(|_elapsed| ScrapeError::TimedOut { address: address.to_owned() })??;

@@ -1,6 +1,6 @@
 //! What one look at the metrics of all addresses says of tenants, and of them at models. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::metrics::samples::Sample;
 
@@ -42,6 +42,8 @@ pub(super) struct OfTenant {
     pub(super) kv_limit: f64,
     /// Calls that a limit refused since the agent started, by the code.
     pub(super) refused: BTreeMap<String, f64>,
+    /// Why what it has in its newest form does not work.
+    pub(super) failures: BTreeSet<String>,
 }
 
 /// A class of tenants, each served before those below it.
@@ -66,7 +68,16 @@ impl Class {
 /// Codes of refusals that come of a tenant's limits, and of no places that are free.
 const LIMITS: [&str; 4] = ["too_many_requests", "too_many_tokens", "too_many_calls", "busy"];
 
+/// What stands behind the code of a limit that would have refused.
+pub(crate) const SHADOWED: &str = " (shadow)";
+
 impl Reading {
+    /// Why what a tenant has in its newest form does not work, at any agent.
+    pub(crate) fn failures(&self, tenant: &str) -> BTreeSet<String> {
+        let of_tenant = self.agents.values().filter_map(|agent| agent.tenants.get(tenant));
+        of_tenant.flat_map(|it| it.failures.iter().cloned()).collect()
+    }
+
     /// Adds what the agent at `address` says; `false` where that is no agent, or one that does not
     /// say what tenants are entitled to.
     pub(crate) fn add<'a>(
@@ -128,8 +139,11 @@ impl OfAgent {
                 let code = sample.label("code").filter(|code| LIMITS.contains(code));
                 let Some(code) = code else { return };
                 let is_shadow = sample.name == "realm_gateway_tenant_shadowed_total";
-                let code = if is_shadow { format!("{code} (shadow)") } else { code.to_owned() };
+                let code = if is_shadow { format!("{code}{SHADOWED}") } else { code.to_owned() };
                 *of_tenant.refused.entry(code).or_default() += sample.value;
+            }
+            "realm_agent_tenant_failed" if sample.value > 0.0 => {
+                of_tenant.failures.extend(sample.label("reason").map(str::to_owned));
             }
             _ => {}
         }
@@ -161,6 +175,7 @@ realm_engine_tenant_device_seconds_total{model="d/m",tenant="-",pipeline="-"} 9
 realm_gateway_requests_total{tenant="d/a",function="chat",code="too_many_calls"} 3
 realm_gateway_requests_total{tenant="d/a",function="chat",code="ok"} 30
 realm_gateway_tenant_shadowed_total{tenant="d/a",code="too_many_tokens"} 1
+realm_agent_tenant_failed{tenant="d/a",reason="ProgramUnhealthy"} 1
 "#;
 
     #[test]
@@ -177,6 +192,8 @@ realm_gateway_tenant_shadowed_total{tenant="d/a",code="too_many_tokens"} 1
             let refused: Vec<_> = of_tenant.refused.iter().map(|(c, n)| (c.as_str(), *n)).collect();
             assert_eq!(refused, [("too_many_calls", 3.0), ("too_many_tokens (shadow)", 1.0)]);
         }
+        assert_eq!(read.failures("d/a"), ["ProgramUnhealthy".to_owned()].into());
+        assert!(read.failures("d/b").is_empty());
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) fn table(rows: &[Row]) -> Table<{ COLUMNS.len() }> {
             format!("{:.1}", row.tokens_per_second),
             blocks(row),
             waits(&row.waits).unwrap_or_default(),
-            limits(row),
+            limits(&row.refused),
         ]);
     }
     table
@@ -62,8 +62,8 @@ pub(crate) fn waits(waits: &Waits) -> Option<String> {
 }
 
 /// What limits refused.
-pub(crate) fn limits(row: &Row) -> String {
-    let refused = row.refused.iter().map(|(code, calls)| format!("{code} {calls}"));
+pub(crate) fn limits(refused: &[(String, f64)]) -> String {
+    let refused = refused.iter().map(|(code, calls)| format!("{code} {calls}"));
     refused.collect::<Vec<_>>().join(", ")
 }
 
