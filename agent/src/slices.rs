@@ -104,18 +104,15 @@ pub(crate) async fn follow(
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = None;
-    let mut waited = Waited::default();
-    waited.hold_to(terms(&desired.borrow()));
+    let (mut waited, mut seen) = (Waited::default(), None::<Arc<Desired>>);
     while !spends.is_closed() {
-        let next = {
-            let held = held.borrow_and_update().clone();
-            let desired = desired.borrow_and_update();
-            if desired.has_changed() {
-                waited.hold_to(terms(&desired));
-            }
-            division(held, &desired)
-        };
         let now = Instant::now();
+        let newest = desired.borrow_and_update().clone();
+        if seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, &newest)) {
+            waited.hold_to(terms(&newest));
+            seen = Some(newest.clone());
+        }
+        let next = division(held.borrow_and_update().clone(), &newest);
         if last.as_ref() != Some(&next) {
             limiter.divide(next.clone(), now);
             last = Some(next);

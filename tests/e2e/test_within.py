@@ -86,6 +86,20 @@ async def said(
     return await eventually(is_so, f"{name} has {of}={status} {reason}", within_s=within_s)
 
 
+async def go_on(client: Client, question: str) -> None:
+    """Asks again and again, for long answers."""
+    while True:
+        await stream(client, question, max_tokens=256)
+
+
+async def ended(streams: Sequence[asyncio.Task[None]]) -> None:
+    """Ends calls that go on, of which none has ended by itself."""
+    assert not any(each.done() for each in streams)
+    for each in streams:
+        each.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
+
+
 def explained(plane: Plane, name: str) -> str:
     """What `realm explain` says of a tenant."""
     where = ("--kubeconfig", plane.cluster.admin.kubeconfig, "--namespace", plane.tenants)
@@ -175,13 +189,9 @@ async def test_sequences_that_wait_for_their_own_tenants_blocks_are_told(
     plane: Plane, agents: Sequence[Agent]
 ) -> None:
     async with agents[0].client("full") as client:
-        streams = [
-            asyncio.create_task(stream(client, question, max_tokens=64))
-            for question in QUESTIONS[:4]
-        ]
+        streams = [asyncio.create_task(go_on(client, question)) for question in QUESTIONS[:4]]
         found = await said(plane, "full", "False", "KvBlocks", within_s=60.0)
-        for each in streams:
-            each.cancel()
+        await ended(streams)
     told = "sequences waited in the last minute for their own tenant's blocks: kvBlocks 8"
     assert found["message"] == told
 
@@ -191,10 +201,6 @@ async def test_calls_that_wait_behind_others_are_told_and_by_what_their_turn_com
 ) -> None:
     for name in CROWD:
         await said(plane, name, "True", PROMPTLY)
-
-    async def go_on(client: Client, question: str) -> None:
-        while True:
-            await stream(client, question, max_tokens=256)
 
     async with agents[0].client("mine") as mine, agents[1].client("yours") as yours:
         streams = [
@@ -211,10 +217,7 @@ async def test_calls_that_wait_behind_others_are_told_and_by_what_their_turn_com
             )
             assert f"waited      {found['message']}\n" in explained(plane, name)
             assert plane.condition("tenant", name)["status"] == "True"
-        assert not any(each.done() for each in streams)
-        for each in streams:
-            each.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
+        await ended(streams)
     # It has waited too, for its own blocks and beside nobody.
     assert plane.condition("tenant", "full", PROMPTLY)["status"] == "True"
 

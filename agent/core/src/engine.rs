@@ -110,8 +110,7 @@ pub trait Engine: Send + Sync {
         Vec::new()
     }
 
-    /// Whose calls wait for their own tenant's blocks now, or have waited behind others since this was
-    /// asked the last time. One that counts nothing has nothing to tell.
+    /// Whose calls have waited since this was asked the last time, and for what. One that counts nothing has nothing to tell.
     fn take_waits(&self) -> Vec<(TenantName, Wait)> {
         Vec::new()
     }

@@ -38,7 +38,8 @@ pub(super) struct Figures {
     running: AtomicU32,
     kv_blocks_used: AtomicU32,
     kv_blocks_cached: AtomicU32,
-    waits_for_own_blocks: AtomicBool,
+    /// Whether one has waited for the tenant's own blocks since somebody took that in.
+    waited_for_own_blocks: AtomicBool,
     behind: Behind,
 }
 
@@ -116,7 +117,9 @@ impl Figures {
         self.running.store(running, Ordering::Relaxed);
         self.kv_blocks_used.store(kv_blocks_used, Ordering::Relaxed);
         self.kv_blocks_cached.store(kv_blocks_cached, Ordering::Relaxed);
-        self.waits_for_own_blocks.store(waits_for_own_blocks, Ordering::Relaxed);
+        if waits_for_own_blocks {
+            self.waited_for_own_blocks.store(true, Ordering::Relaxed);
+        }
         self.behind.see(kept_back, since_last);
     }
 
@@ -125,10 +128,10 @@ impl Figures {
         self.behind.followed()
     }
 
-    /// What its calls wait for now, and whether some have waited behind others since this was asked.
+    /// What its calls have waited for since this was asked.
     pub(super) fn take_waits(&self) -> impl Iterator<Item = Wait> {
-        let waits_for_own_blocks = self.waits_for_own_blocks.load(Ordering::Relaxed);
-        let own_blocks = waits_for_own_blocks.then_some(Wait::OwnBlocks);
+        let waited_for_own_blocks = self.waited_for_own_blocks.swap(false, Ordering::Relaxed);
+        let own_blocks = waited_for_own_blocks.then_some(Wait::OwnBlocks);
         let others = self.behind.take().then_some(Wait::Others);
         own_blocks.into_iter().chain(others)
     }
@@ -259,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_for_own_blocks_is_told_as_long_as_it_lasts() {
+    fn a_wait_for_own_blocks_is_told_at_once_and_once() {
         let figures = Figures::default();
         for waits_for_own_blocks in [true, false] {
             figures.show(Held { waits_for_own_blocks, ..Held::default() }, Duration::ZERO);
-            let told = figures.take_waits().collect::<Vec<_>>();
-            assert_eq!(told, waits_for_own_blocks.then_some(Wait::OwnBlocks).as_slice());
         }
+        assert_eq!(figures.take_waits().collect::<Vec<_>>(), [Wait::OwnBlocks]);
+        assert_eq!(figures.take_waits().collect::<Vec<_>>(), []);
     }
 }
