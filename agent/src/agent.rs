@@ -1,6 +1,6 @@
 //! What one agent is made of.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use realm_core::{
     auth::Roster, config_maps::ConfigMaps, credentials, limit::Limiter, report::Report,
@@ -32,7 +32,8 @@ pub struct AgentOptions {
     /// may write there and read that runs code as this process.
     pub compiled_dir: PathBuf,
     pub compiled_key: PathBuf,
-    /// Folder in which it is kept which programs have worked, this node's alone.
+    /// Folder in which it is kept which programs have worked for the tenants that this agent is told
+    /// of: as much theirs alone as what it is told.
     pub proven_dir: PathBuf,
     pub store: StoreOptions,
     /// What opens sources without anybody telling. Empty where several share a node.
@@ -46,8 +47,6 @@ pub enum AgentError {
     Store(#[source] StoreError),
     #[error("open the folder of compiled programs")]
     Kept(#[source] KeptError),
-    #[error("open the folder of the programs that have worked")]
-    Proven(#[source] io::Error),
     #[error("start the sandbox for programs")]
     Sandbox(#[source] SandboxError),
     #[error("open the device that computes")]
@@ -89,7 +88,7 @@ impl Agent {
             device: Device::open(device).map_err(AgentError::Device)?,
             losses: Losses::new(),
             sources: Sources::new(credentials),
-            proven: Proven::open(&proven_dir).map_err(AgentError::Proven)?,
+            proven: Proven::open(&proven_dir),
             programs: Semaphore::new(PROGRAMS_AT_ONCE),
         })
     }
@@ -116,7 +115,7 @@ impl Agent {
     pub async fn know_all_keys(&self, generation: u64, report: watch::Receiver<Report>) {
         if readiness::until_tenants_tried(generation, report).await {
             self.tenants.are_all();
-            self.proven.retain(|name| self.tenants.knows(name)).await;
+            drop(self.proven.retain(|name| self.tenants.knows(name)));
         }
     }
 

@@ -2,12 +2,17 @@
 //! fails, an agent that starts again goes on with that one, as an agent does that was not away.
 //!
 //! A file for each tenant, replaced whole. It says where the program came from and its digest; the
-//! program itself lies where it did, and is checked as every other one.
+//! program itself lies where it did, and is checked as every other one. A tenant whose program leaves
+//! the node, or which is removed, is forgotten; one that was removed while no agent ran as soon as all
+//! tenants have been tried.
+//!
+//! What is wanted is known at once and written behind, each time as it is by then, so that neither a
+//! slow disk nor a step that is cancelled keeps a program from its calls, and the last one wins.
 
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, Write as _},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,75 +21,107 @@ use realm_core::{
     desired::{Artifact, Sha256},
     name::TenantName,
 };
+use realm_link::durable;
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Between a tenant's namespace and its name in the name of its file, which neither of them has.
 const BETWEEN: char = '_';
 
 const ENDING: &str = ".json";
 
+type Programs = BTreeMap<TenantName, Artifact>;
+
 /// The programs that have worked last. Clones are handles to the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Proven {
     folder: PathBuf,
-    of: Arc<Mutex<BTreeMap<TenantName, Artifact>>>,
+    known: Arc<Mutex<Programs>>,
+    /// What the files say. Held while one is written.
+    written: Arc<Mutex<Programs>>,
 }
 
 impl Proven {
-    /// Opens the folder, which is made where it is not there. Files that say nothing are passed over.
-    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        let mut of = BTreeMap::new();
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            match tenant_of(&path).map(|tenant| (tenant, read(&path))) {
-                Some((tenant, Ok(artifact))) => drop(of.insert(tenant, artifact)),
-                Some((_, Err(error))) => {
-                    tracing::warn!(path = %path.display(), %error, "which program has worked");
-                }
-                None => {}
-            }
-        }
-        Ok(Self { folder: folder.to_owned(), of: Arc::new(Mutex::new(of)) })
+    /// Opens the folder, which is made where it is not there. What cannot be read is not known.
+    pub(crate) fn open(folder: &Path) -> Self {
+        let programs = read_all(folder).unwrap_or_else(|error| {
+            tracing::warn!(folder = %folder.display(), %error, "which programs have worked");
+            Programs::new()
+        });
+        let [known, written] = [programs.clone(), programs].map(|it| Arc::new(Mutex::new(it)));
+        Self { folder: folder.to_owned(), known, written }
     }
 
     /// The program that has worked for a tenant last.
     pub(crate) fn of(&self, tenant: &TenantName) -> Option<Artifact> {
-        self.lock().get(tenant).cloned()
+        lock(&self.known).get(tenant).cloned()
     }
 
     /// Takes note of the program that works for a tenant now, `None` of one that has none of its own.
-    /// Where that cannot be written, the next start does not know of it.
-    pub(crate) async fn put(&self, tenant: &TenantName, artifact: Option<Artifact>) {
+    /// Gives what writes it, if there is anything to write, which nobody needs to wait for.
+    pub(crate) fn put(
+        &self,
+        tenant: &TenantName,
+        artifact: Option<Artifact>,
+    ) -> Option<JoinHandle<()>> {
         {
-            let mut of = self.lock();
-            if of.get(tenant) == artifact.as_ref() {
-                return;
+            let mut known = lock(&self.known);
+            if known.get(tenant) == artifact.as_ref() {
+                return None;
             }
-            match artifact.clone() {
-                Some(artifact) => of.insert(tenant.clone(), artifact),
-                None => of.remove(tenant),
+            match artifact {
+                Some(artifact) => known.insert(tenant.clone(), artifact),
+                None => known.remove(tenant),
             };
         }
-        let path = self.folder.join(file_of(tenant));
-        let written = spawn_blocking(move || write(&path, artifact.as_ref()));
-        if let Err(error) = written.await.map_err(io::Error::other).flatten() {
-            tracing::warn!(%tenant, %error, "writing which program works");
-        }
+        Some(self.write(tenant.clone()))
     }
 
     /// Forgets all tenants but these.
-    pub(crate) async fn retain(&self, is_known: impl Fn(&TenantName) -> bool) {
-        let gone: Vec<_> = self.lock().keys().filter(|name| !is_known(name)).cloned().collect();
-        for tenant in gone {
-            self.put(&tenant, None).await;
-        }
+    pub(crate) fn retain(&self, is_known: impl Fn(&TenantName) -> bool) -> Vec<JoinHandle<()>> {
+        let gone: Programs = lock(&self.known).extract_if(.., |name, _| !is_known(name)).collect();
+        gone.into_keys().map(|tenant| self.write(tenant)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TenantName, Artifact>> {
-        self.of.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Writes what is known of a tenant by then. Where that fails, the next start knows what was
+    /// written last.
+    fn write(&self, tenant: TenantName) -> JoinHandle<()> {
+        let Self { folder, known, written } = self.clone();
+        spawn_blocking(move || {
+            let mut written = lock(&written);
+            let newest = lock(&known).get(&tenant).cloned();
+            if written.get(&tenant) == newest.as_ref() {
+                return;
+            }
+            match write(&folder, &tenant, newest.as_ref()) {
+                Ok(()) => match newest {
+                    Some(newest) => drop(written.insert(tenant, newest)),
+                    None => drop(written.remove(&tenant)),
+                },
+                Err(error) => tracing::warn!(%tenant, %error, "writing which program works"),
+            }
+        })
     }
+}
+
+fn lock(programs: &Mutex<Programs>) -> MutexGuard<'_, Programs> {
+    programs.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_all(folder: &Path) -> io::Result<Programs> {
+    fs::create_dir_all(folder)?;
+    let mut programs = Programs::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        match tenant_of(&path).map(|tenant| (tenant, read(&path))) {
+            Some((tenant, Ok(artifact))) => drop(programs.insert(tenant, artifact)),
+            Some((_, Err(error))) => {
+                tracing::warn!(path = %path.display(), %error, "which program has worked");
+            }
+            None => {}
+        }
+    }
+    Ok(programs)
 }
 
 fn file_of(tenant: &TenantName) -> String {
@@ -92,13 +129,13 @@ fn file_of(tenant: &TenantName) -> String {
 }
 
 fn tenant_of(path: &Path) -> Option<TenantName> {
-    let (namespace, name) =
-        path.file_name()?.to_str()?.strip_suffix(ENDING)?.split_once(BETWEEN)?;
+    let stem = path.file_name()?.to_str()?.strip_suffix(ENDING)?;
+    let (namespace, name) = stem.split_once(BETWEEN)?;
     TenantName::new(namespace, name).ok()
 }
 
 fn read(path: &Path) -> io::Result<Artifact> {
-    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it does not say a program");
+    let wrong = || io::Error::new(ErrorKind::InvalidData, "it does not say a program");
     let said: Value = serde_json::from_slice(&fs::read(path)?)?;
     let texts = |value: &Value| -> Option<Vec<String>> {
         value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
@@ -109,23 +146,19 @@ fn read(path: &Path) -> io::Result<Artifact> {
     Ok(Artifact { sources, sha256: Some(sha256), parts: Vec::new() })
 }
 
-fn write(path: &Path, artifact: Option<&Artifact>) -> io::Result<()> {
+fn write(folder: &Path, tenant: &TenantName, artifact: Option<&Artifact>) -> io::Result<()> {
+    let name = file_of(tenant);
     let Some(Artifact { sources, sha256, parts: _ }) = artifact else {
-        return match fs::remove_file(path) {
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        };
+        return durable::remove(folder, &name);
     };
     let said = json!({ "sources": sources, "sha256": sha256.map(|sha256| sha256.to_string()) });
-    let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(said.to_string().as_bytes())?;
-    file.sync_data()?;
-    fs::rename(&new, path)
+    durable::replace(folder, &format!("{name}.new"), &name, said.to_string().as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn artifact(source: &str) -> Artifact {
@@ -133,28 +166,60 @@ mod tests {
         Artifact { sources: vec![source.to_owned()], sha256, parts: Vec::new() }
     }
 
+    fn name(name: &str) -> TenantName {
+        TenantName::new("lab", name).unwrap()
+    }
+
+    async fn ended(writes: impl IntoIterator<Item = JoinHandle<()>>) {
+        for write in writes {
+            write.await.unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn what_worked_is_known_after_a_restart_and_what_is_gone_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("programs");
-        let name = |name| TenantName::new("lab", name).unwrap();
         let (acme, zeta, gone) = (name("acme"), name("zeta"), name("gone"));
-        let proven = Proven::open(&folder).unwrap();
+        let proven = Proven::open(&folder);
         for tenant in [&acme, &zeta, &gone] {
-            proven.put(tenant, Some(artifact("file:///a"))).await;
+            ended(proven.put(tenant, Some(artifact("file:///a")))).await;
         }
-        proven.put(&acme, Some(artifact("file:///b"))).await;
-        proven.put(&zeta, None).await;
-        proven.retain(|name| *name != gone).await;
-        for proven in [proven, Proven::open(&folder).unwrap()] {
+        // Nobody waits for either, and the last one wins.
+        let writes = [proven.put(&acme, None), proven.put(&acme, Some(artifact("file:///b")))];
+        ended(writes.into_iter().flatten()).await;
+        ended(proven.put(&zeta, None)).await;
+        ended(proven.retain(|name| *name != gone)).await;
+        assert!(proven.put(&acme, Some(artifact("file:///b"))).is_none(), "it is written");
+        for proven in [proven, Proven::open(&folder)] {
             assert_eq!(proven.of(&acme), Some(artifact("file:///b")));
             assert_eq!((proven.of(&zeta), proven.of(&gone)), (None, None));
         }
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        let files: Vec<_> = fs::read_dir(&folder).unwrap().map(Result::unwrap).collect();
+        let mode = files[0].metadata().unwrap().permissions().mode();
+        assert_eq!((files.len(), mode & 0o777), (1, 0o600), "sources may hold secrets");
     }
 
     #[tokio::test]
-    async fn a_file_that_is_damaged_or_of_somebody_else_says_nothing() {
+    async fn what_could_not_be_written_is_written_with_the_next_word_of_its_tenant() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("programs");
+        let proven = Proven::open(&folder);
+        fs::remove_dir(&folder).unwrap();
+        ended(proven.put(&name("acme"), Some(artifact("file:///a")))).await;
+        fs::create_dir(&folder).unwrap();
+        ended(proven.put(&name("acme"), Some(artifact("file:///b")))).await;
+        assert_eq!(Proven::open(&folder).of(&name("acme")), Some(artifact("file:///b")));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_opened_stops_nobody() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(Proven::open(file.path()).of(&name("acme")), None);
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_or_of_somebody_else_says_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let digest = Sha256([7; 32]).to_string();
         for (file, text) in [
@@ -167,6 +232,6 @@ mod tests {
         ] {
             fs::write(dir.path().join(file), text).unwrap();
         }
-        assert!(Proven::open(dir.path()).unwrap().lock().is_empty());
+        assert_eq!(read_all(dir.path()).unwrap(), Programs::new());
     }
 }

@@ -33,6 +33,10 @@ pub(crate) const PROGRAMS_AT_ONCE: usize = 16;
 /// brought stays for the next one to go on from.
 const PROGRAM_FETCH_MAX: Duration = Duration::from_mins(10);
 
+/// How long the program of a tenant that worked last may take to take its calls again. It is mostly on
+/// the disk, and who waits for all tenants to be tried waits for it.
+const FALL_BACK_MAX: Duration = Duration::from_mins(1);
+
 impl Residents for Agent {
     async fn put_model(
         &self,
@@ -78,6 +82,7 @@ impl Residents for Agent {
         let tenant = Arc::new(tenant.clone());
         let Some(program) = &tenant.program else {
             self.runtime.remove_tenant(&tenant.name);
+            drop(self.proven.put(&tenant.name, None));
             self.tenants.put(tenant);
             return Ok(None);
         };
@@ -98,13 +103,15 @@ impl Residents for Agent {
         let program = match prepared {
             Ok(program) => program,
             Err(failure) => {
-                self.fall_back(&tenant, program).await;
                 self.runtime.miss_program(&tenant.name, failure.reason);
+                if timeout(FALL_BACK_MAX, self.fall_back(&tenant, program)).await.is_err() {
+                    tracing::warn!(tenant = %tenant.name, "the program that worked last takes too long");
+                }
                 return Err(failure);
             }
         };
         let digest = program.digest();
-        self.proven.put(&tenant.name, own_program(&tenant, digest)).await;
+        drop(self.proven.put(&tenant.name, own_program(&tenant, digest)));
         self.runtime.put_tenant(tenant, program);
         Ok(Some(digest))
     }
@@ -112,7 +119,7 @@ impl Residents for Agent {
     async fn remove_tenant(&self, name: &TenantName) {
         self.tenants.remove(name);
         self.runtime.remove_tenant(name);
-        self.proven.put(name, None).await;
+        drop(self.proven.put(name, None));
         self.engines.forget(name);
     }
 
@@ -135,7 +142,7 @@ fn own_program(tenant: &DesiredTenant, digest: Sha256) -> Option<Artifact> {
 }
 
 impl Agent {
-    /// Lets the program that worked last take the calls of a tenant whose `newest` one fails, where
+    /// Lets the program that worked here last take the calls of a tenant whose `newest` one fails, where
     /// none does: this agent has been started again since.
     async fn fall_back(&self, tenant: &Arc<DesiredTenant>, newest: &HostedProgram) {
         let Some(artifact) = self.proven.of(&tenant.name) else { return };

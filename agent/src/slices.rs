@@ -8,7 +8,7 @@ use std::{
 };
 
 use realm_core::{
-    desired::{Desired, Priority},
+    desired::{Desired, DesiredTenant, Priority},
     engine::Wait,
     limit::Limiter,
     name::TenantName,
@@ -42,8 +42,26 @@ pub(crate) fn begin(limiter: &Limiter, store: &SliceStore, desired: &Desired) {
     limiter.divide(division(store.held(), desired), now);
 }
 
-/// By what a tenant's turn comes: its weight and its class.
-type Terms = (u32, Priority);
+/// What a tenant waits by: what was under other terms says nothing of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Terms {
+    weight: u32,
+    priority: Priority,
+    kv_blocks_max: u32,
+}
+
+impl Terms {
+    fn of(tenant: &DesiredTenant) -> Self {
+        let DesiredTenant { weight, priority, limits, .. } = tenant;
+        let (weight, priority) = (*weight, *priority);
+        Self { weight, priority, kv_blocks_max: limits.kv_blocks_max }
+    }
+
+    /// By what its turn comes.
+    const fn turn(self) -> (u32, Priority) {
+        (self.weight, self.priority)
+    }
+}
 
 /// Whose calls waited, and when that was seen last.
 #[derive(Debug, Default)]
@@ -55,12 +73,14 @@ struct Waited {
 }
 
 impl Waited {
-    /// Forgets who is gone, and whose turn comes by other terms than when it waited.
+    /// Forgets who is gone, and whose terms are others than when it waited.
     fn hold_to(&mut self, terms: BTreeMap<TenantName, Terms>) {
-        self.for_own_blocks.retain(|tenant, _| terms.contains_key(tenant));
+        let both = |tenant: &TenantName| terms.get(tenant).zip(self.terms.get(tenant));
+        self.for_own_blocks.retain(|tenant, _| {
+            both(tenant).is_some_and(|(now, before)| now.kv_blocks_max == before.kv_blocks_max)
+        });
         self.behind_others.retain(|tenant, _| {
-            let now = terms.get(tenant);
-            now.is_some() && now == self.terms.get(tenant)
+            both(tenant).is_some_and(|(now, before)| now.turn() == before.turn())
         });
         self.terms = terms;
     }
@@ -107,6 +127,8 @@ pub(crate) async fn follow(
     let (mut waited, mut seen) = (Waited::default(), None::<Arc<Desired>>);
     while !spends.is_closed() {
         let now = Instant::now();
+        // By the terms that held until now.
+        waited.see(engines.take_waits(), now);
         let newest = desired.borrow_and_update().clone();
         if seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, &newest)) {
             waited.hold_to(terms(&newest));
@@ -118,7 +140,6 @@ pub(crate) async fn follow(
             last = Some(next);
         }
         let mut used = limiter.spends(now);
-        waited.see(engines.take_waits(), now);
         waited.tell(&mut used);
         spends.send_if_modified(|last| {
             let is_new = *last != used;
@@ -134,7 +155,7 @@ pub(crate) async fn follow(
 }
 
 fn terms(desired: &Desired) -> BTreeMap<TenantName, Terms> {
-    desired.tenants.iter().map(|it| (it.name.clone(), (it.weight, it.priority))).collect()
+    desired.tenants.iter().map(|tenant| (tenant.name.clone(), Terms::of(tenant))).collect()
 }
 
 fn division(held: Option<Arc<Slices>>, desired: &Desired) -> Division {
@@ -154,10 +175,10 @@ mod tests {
         TenantName::new("default", name).unwrap()
     }
 
-    /// Tenants of these weights.
-    fn tenants(weights: &[(&str, u32)]) -> BTreeMap<TenantName, Terms> {
-        let tenant = |(tenant, weight): &(&str, u32)| (name(tenant), (*weight, Priority::Normal));
-        weights.iter().map(tenant).collect()
+    const TERMS: Terms = Terms { weight: 1, priority: Priority::Normal, kv_blocks_max: 8 };
+
+    fn tenants(terms: &[(&str, Terms)]) -> BTreeMap<TenantName, Terms> {
+        terms.iter().map(|(tenant, terms)| (name(tenant), *terms)).collect()
     }
 
     fn told(waited: &Waited) -> BTreeMap<TenantName, Reached> {
@@ -176,7 +197,7 @@ mod tests {
     fn that_a_tenant_waited_is_told_for_a_while_and_for_what() {
         let (mut waited, now) = (Waited::default(), Instant::now());
         let (acme, zeta) = (name("acme"), name("zeta"));
-        waited.hold_to(tenants(&[("acme", 1), ("zeta", 1)]));
+        waited.hold_to(tenants(&[("acme", TERMS), ("zeta", TERMS)]));
         assert!(told(&waited).is_empty());
         waited.see(vec![(acme.clone(), Wait::OwnBlocks), (zeta.clone(), Wait::Others)], now);
         let early = now + TOLD_OWN_BLOCKS_FOR.saturating_sub(Duration::from_secs(1));
@@ -195,13 +216,20 @@ mod tests {
     #[test]
     fn who_waited_by_other_terms_or_is_gone_is_not_told_of() {
         let (mut waited, now) = (Waited::default(), Instant::now());
-        waited.hold_to(tenants(&[("same", 1), ("raised", 1), ("gone", 1)]));
-        let all = ["same", "raised", "gone", "never"].map(name);
-        waited.see(all.iter().map(|tenant| (tenant.clone(), Wait::Others)).collect(), now);
-        waited.see(all.into_iter().map(|tenant| (tenant, Wait::OwnBlocks)).collect(), now);
-        waited.hold_to(tenants(&[("same", 1), ("raised", 2)]));
-        let own_blocks = Reached { kv_blocks: true, behind_others: false, ..BEHIND };
+        let before = ["same", "raised", "wider", "gone"].map(|tenant| (tenant, TERMS));
+        waited.hold_to(tenants(&before));
+        let all = ["same", "raised", "wider", "gone", "never"].map(name);
+        let waits = [Wait::Others, Wait::OwnBlocks];
+        let of = |tenant: &TenantName| waits.map(|wait| (tenant.clone(), wait));
+        waited.see(all.iter().flat_map(of).collect(), now);
+        waited.hold_to(tenants(&[
+            ("same", TERMS),
+            ("raised", Terms { weight: 2, ..TERMS }),
+            ("wider", Terms { kv_blocks_max: 9, ..TERMS }),
+        ]));
         let both = Reached { kv_blocks: true, ..BEHIND };
-        assert_eq!(told(&waited), [(name("raised"), own_blocks), (name("same"), both)].into());
+        let own_blocks = Reached { behind_others: false, ..both };
+        let expected = [("raised", own_blocks), ("same", both), ("wider", BEHIND)];
+        assert_eq!(told(&waited), expected.map(|(tenant, reached)| (name(tenant), reached)).into());
     }
 }

@@ -16,7 +16,7 @@ import pytest
 
 from conftest import Serve
 from harness.folder import MODEL, Folder, step
-from harness.server import Server
+from harness.server import Server, realm
 from harness.talk import LONG_PROMPT, QUESTIONS, answer, asked, stream
 from harness.wait import eventually
 from realm_client import (
@@ -330,12 +330,60 @@ async def test_after_a_restart_the_program_that_worked_last_goes_on_where_the_ne
     await server.says(f"tenant default/{name}: failed, ProgramUnhealthy")
     async with Client(server.url, server.folder.key(name)) as client:
         assert (await client.call("shout", {"text": "a"})).data == {"text": "A"}
+        done = realm("explain", f"tenant/{name}", *seen(server))
+        assert "\nwrong       ProgramUnhealthy: " in done.stdout
+        assert "wrong       nothing" not in done.stdout
         server.folder.tenant(name)
 
         async def is_built_in() -> bool:
             return "shout" not in {it.name for it in (await client.metadata()).functions}
 
         await eventually(is_built_in, "the built-in program takes calls")
+        done = realm("explain", f"tenant/{name}", *seen(server))
+        assert done.stdout.endswith("wrong       nothing\n")
+
+
+def seen(server: Server) -> tuple[str, ...]:
+    """Where `realm` finds what it asks for, and what happens."""
+    return ("--manifests", str(server.folder.path), "--metrics", server.addresses.metrics)
+
+
+async def test_a_tenant_of_another_folder_has_nothing_of_its_namesake_in_the_same_home(
+    serve: Serve, pirate: Path, unhealthy: Path, tmp_path: Path
+) -> None:
+    name = "sick"
+
+    def with_pirate(folder: Folder) -> None:
+        folder.tenant(name, program={"sources": [pirate.as_uri()]})
+
+    server = serve(with_pirate)
+    server.kill()
+    other = Folder(tmp_path / "other")
+    key = other.tenant(name, program={"sources": [unhealthy.as_uri()]})
+    beside = Server(other, server.home).start(ready=False)
+    try:
+        await beside.says(f"tenant default/{name}: failed, ProgramUnhealthy")
+        async with Client(beside.url, key, retry=Backoff(attempts_max=1)) as client:
+            with pytest.raises(Busy, match="ProgramUnhealthy"):
+                await client.call("shout", {"text": "a"})
+    finally:
+        beside.close()
+
+
+async def test_a_tenant_that_is_made_anew_has_nothing_of_the_one_before(
+    server: Server, pirate: Path, unhealthy: Path
+) -> None:
+    name = "anew"
+    server.folder.tenant(name, program={"sources": [pirate.as_uri()]})
+    await server.says(f"tenant default/{name}: ready")
+    server.folder.remove(f"tenant-{name}.yaml")
+    await server.says(f"tenant default/{name}.*removed")
+    key = server.folder.tenant(name, program={"sources": [unhealthy.as_uri()]})
+    await server.says(f"tenant default/{name}: failed, ")
+    async with Client(server.url, key, retry=Backoff(attempts_max=1)) as client:
+        with pytest.raises(Busy, match="ProgramUnhealthy"):
+            await client.call("shout", {"text": "a"})
+    server.folder.remove(f"tenant-{name}.yaml")
 
 
 async def test_a_tenant_whose_first_program_does_not_work_is_told_so(

@@ -112,19 +112,26 @@ fn required_key(file: Option<&Path>, flag: &str, variable: &str) -> anyhow::Resu
 
 pub(crate) async fn run(command: ConformanceCommand) -> anyhow::Result<ExitCode> {
     match command {
-        // What keeps it from trying anything is told apart from what does not hold.
-        ConformanceCommand::Tenancy(args) => tenancy(args).await.or_else(|error| {
-            output::note(format!("realm: {error:#}"));
-            Ok(ExitCode::from(NOT_TRIED))
-        }),
+        ConformanceCommand::Tenancy(args) => tenancy(args).await,
     }
 }
 
-async fn tenancy(args: TenancyArgs) -> anyhow::Result<ExitCode> {
-    let site = Arc::new(Site::from_args(&args)?);
-    // Who cannot come in at all has nothing to try.
+/// The endpoint, and the two tenants: who cannot come in at all has nothing to try.
+async fn come_in(args: &TenancyArgs) -> anyhow::Result<(Arc<Site>, [String; 2])> {
+    let site = Arc::new(Site::from_args(args)?);
     let one = site.own().await.context("come in with the first key")?.tenant().to_owned();
     let other = site.other().await.context("come in with the other key")?.tenant().to_owned();
+    Ok((site, [one, other]))
+}
+
+async fn tenancy(args: TenancyArgs) -> anyhow::Result<ExitCode> {
+    let (site, [one, other]) = match come_in(&args).await {
+        Ok(come_in) => come_in,
+        Err(error) => {
+            output::note(format!("realm: {error:#}"));
+            return Ok(ExitCode::from(NOT_TRIED));
+        }
+    };
     let mut checks = Vec::new();
     for wanted in TenancyCheck::value_variants() {
         if args.checks.is_empty() || args.checks.contains(wanted) {

@@ -7,7 +7,7 @@
 
 mod words;
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use realm_crds::{Model, Pipeline, Tenant};
@@ -52,7 +52,8 @@ pub(crate) async fn run(home: &Home, args: ExplainArgs) -> anyhow::Result<ExitCo
         (Subject::Tenant(name), Target::Cluster(cluster)) => {
             let tenant: Tenant = cluster.get(name).await?;
             let mut lines = words::asked(&target::full_name(&tenant.metadata), &tenant.spec);
-            lines.extend(now(&target::full_name(&tenant.metadata), &metrics).await?);
+            // Its conditions say what does not work, on whichever node.
+            lines.extend(now(&target::full_name(&tenant.metadata), &metrics).await?.lines);
             lines.extend(words::of_use(tenant.said()));
             lines.extend(words::totals(tenant.status.as_ref().and_then(|it| it.totals.as_ref())));
             lines.extend(words::wrong(tenant.said()));
@@ -70,23 +71,29 @@ async fn of_folder(folder: &Folder, name: &str, metrics: &[String]) -> anyhow::R
     let (document, tenant) = tenant::find(folder, &reading, name)?;
     let full_name = document.id.1.to_string();
     let mut lines = words::asked(&full_name, &tenant.spec);
-    lines.extend(now(&full_name, metrics).await?);
+    let Now { lines: seen, failures } = now(&full_name, metrics).await?;
+    lines.extend(seen);
     let problems = state::problems(reading.clone());
-    let problems: Vec<_> =
-        manifests::within(document, &problems).map(ToString::to_string).collect();
+    let problems = manifests::within(document, &problems).map(ToString::to_string);
+    let problems: Vec<_> = words::failures(&failures).into_iter().chain(problems).collect();
     lines.extend(words::problems(&problems));
     Ok(lines)
 }
 
-/// What happens to a tenant now, where metrics tell it.
-async fn now(tenant: &str, metrics: &[String]) -> anyhow::Result<Vec<String>> {
+/// What happens to a tenant, and why its newest form does not work where it does not.
+struct Now {
+    lines: Vec<String>,
+    failures: BTreeSet<String>,
+}
+
+/// The same, where metrics tell it.
+async fn now(tenant: &str, metrics: &[String]) -> anyhow::Result<Now> {
     if metrics.is_empty() {
-        return Ok(words::unseen());
+        return Ok(Now { lines: words::unseen(), failures: BTreeSet::new() });
     }
     let (seconds, rows, reading) = top::look(metrics, LOOK_FOR).await?;
-    let mut lines = words::seen(tenant, &rows, seconds);
-    lines.extend(words::failures(&reading.failures(tenant)));
-    Ok(lines)
+    let lines = words::seen(tenant, &rows, seconds);
+    Ok(Now { lines, failures: reading.failures(tenant) })
 }
 
 /// What is said of a model or a pipeline.

@@ -59,7 +59,7 @@ impl Machine {
             store_dir: home.store()?,
             compiled_dir: home.path()?.join("compiled"),
             compiled_key: home.path()?.join("compiled.key"),
-            proven_dir: home.path()?.join("programs"),
+            proven_dir: ledger.join("programs"),
             store,
             credentials,
             device,

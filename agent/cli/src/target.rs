@@ -73,10 +73,14 @@ impl Folder {
         manifests::read(&self.path)
     }
 
+    /// The name with its namespace, which is the one that is meant where it has none.
+    pub(crate) fn full_name(&self, name: &str) -> String {
+        if name.contains('/') { name.to_owned() } else { format!("{}/{name}", self.namespace) }
+    }
+
     /// Whether `document` is of that name in the namespace that is meant, or of that full name.
     pub(crate) fn is_it(&self, document: &Document, name: &str) -> bool {
-        let is_full = document.id.1.to_string() == name;
-        is_full || (document.id.1.namespace() == self.namespace && document.id.1.name() == name)
+        document.id.1.to_string() == self.full_name(name)
     }
 }
 

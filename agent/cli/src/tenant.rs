@@ -125,7 +125,13 @@ pub(crate) fn find<'a>(
 ) -> anyhow::Result<(&'a Document, &'a Tenant)> {
     let mut tenants = target::objects::<Tenant>(reading);
     tenants.find(|(document, _)| folder.is_it(document, name)).with_context(|| {
-        format!("there is no tenant {}/{name} in {}", folder.namespace, folder.path.display())
+        let full_name = folder.full_name(name);
+        let missing = format!("there is no tenant {full_name} in {}", folder.path.display());
+        // It may be the one that cannot be read.
+        match state::problems(reading.clone()).first() {
+            Some(problem) => format!("{missing}, of which some is wrong: {problem}"),
+            None => missing,
+        }
     })
 }
 

@@ -82,6 +82,7 @@ async fn look_again(
 async fn read(metrics: &[String]) -> anyhow::Result<Reading> {
     let mut reading = Reading::default();
     for address in metrics {
+        let address = scrape::host_and_port(address);
         let text = scrape::read(address).await?;
         if !reading.add(address, samples::parse(&text)) {
             bail!(

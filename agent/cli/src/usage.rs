@@ -23,7 +23,7 @@ pub(crate) async fn run(args: UsageArgs) -> anyhow::Result<ExitCode> {
     let tenant = tenant.map(|name| tenant_name(&name, &namespace)).transpose()?;
     let mut rows = Rows::default();
     for address in &metrics {
-        let text = scrape::read(address).await?;
+        let text = scrape::read(scrape::host_and_port(address)).await?;
         if !rows.add(samples::parse(&text)) {
             bail!("{address} tells no use: it is no `realm serve` and no agent, or an older one");
         }

@@ -15,7 +15,7 @@ pub(crate) const MODE: u32 = 0o600;
 ///
 /// After an error the old file is still there, unless only the folder could not be synced: then a
 /// restart may find either of the two.
-pub(crate) fn replace(dir: &Path, temporary: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(dir: &Path, temporary: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = dir.join(temporary);
     let written = write_synced(&temporary, bytes)
         .and_then(|()| fs::rename(&temporary, dir.join(name)))
@@ -25,6 +25,14 @@ pub(crate) fn replace(dir: &Path, temporary: &str, name: &str, bytes: &[u8]) -> 
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Takes the file at `name` in `dir` away, if it is there, and syncs the folder.
+pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
+    match fs::remove_file(dir.join(name)) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| File::open(dir)?.sync_all()),
+    }
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

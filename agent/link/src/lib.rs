@@ -9,7 +9,7 @@
 //! Calls go from agent to agent through [`peer`].
 //! All of it meets its protobuf form in `convert`.
 
-mod durable;
+pub mod durable;
 pub mod ledger;
 pub mod slices;
 

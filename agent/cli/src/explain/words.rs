@@ -110,9 +110,7 @@ fn refusals(refused: &[(String, f64)], seconds: f64) -> Vec<String> {
 /// Why what a tenant has in its newest form does not work at an agent.
 pub(super) fn failures(reasons: &BTreeSet<String>) -> Vec<String> {
     let told = |reason| {
-        let what = "what the newest spec asks for does not work; the log of the server says why, and \
-                    what worked before goes on, if anything did";
-        line("wrong", format!("{reason}: {what}"))
+        format!("{reason}: the newest spec does not work, and the log of the server says why")
     };
     reasons.iter().map(told).collect()
 }
@@ -139,7 +137,7 @@ fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
     );
     let mut of_model = all.iter().filter(|other| other.model == *model);
     let is_free = others > 0 && of_model.all(|row| row.queued <= 0.0);
-    let free = if is_free { ", and nothing waits: each has what it asks for" } else { "" };
+    let free = if is_free { ", and no call waits to start" } else { "" };
     let mut lines = vec![
         line("now", format!("{model}: {entitled}; {got}{free}")),
         line(
@@ -289,9 +287,9 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_waits_nobody_is_held_to_its_part() {
+    fn where_no_call_waits_to_start_that_is_told() {
         let lines = seen("d/a", &[row("a"), row("b")], 2.0);
-        assert!(lines[0].ends_with("got 50%, and nothing waits: each has what it asks for"));
+        assert!(lines[0].ends_with("got 50%, and no call waits to start"));
         let waiting = Row { queued: 1.0, ..row("b") };
         assert!(seen("d/a", &[row("a"), waiting], 2.0)[0].ends_with("got 50%"));
         assert!(seen("d/a", &[row("a")], 2.0)[0].ends_with("got 50%"), "there is nobody else");
@@ -313,9 +311,9 @@ mod tests {
     #[test]
     fn what_does_not_work_is_wrong_by_its_reason() {
         let lines = failures(&["ProgramUnhealthy".to_owned()].into());
-        assert!(
-            lines[0].starts_with("wrong       ProgramUnhealthy: what the newest spec asks for")
-        );
+        let expected = "wrong       ProgramUnhealthy: the newest spec does not work, and the log of \
+                        the server says why";
+        assert_eq!(problems(&lines), [expected]);
     }
 
     #[test]

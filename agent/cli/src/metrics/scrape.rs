@@ -32,10 +32,14 @@ pub(crate) enum ScrapeError {
     Refused { address: String, answer: String },
 }
 
-/// The metrics of `address`, a host and a port, be it written as the URL that servers print.
-pub(crate) async fn read(address: &str) -> Result<String, ScrapeError> {
+/// The host and the port of `address`, be it written as the URL that servers print.
+pub(crate) fn host_and_port(address: &str) -> &str {
     let address = address.strip_prefix("http://").unwrap_or(address);
-    let address = address.trim_end_matches('/').trim_end_matches("/metrics");
+    address.trim_end_matches('/').trim_end_matches("/metrics")
+}
+
+/// The metrics of `address`, a host and a port.
+pub(crate) async fn read(address: &str) -> Result<String, ScrapeError> {
     let answer = timeout(WAIT_MAX, ask(address)).await;
     let answer =
         answer.map_err(|_elapsed| ScrapeError::TimedOut { address: address.to_owned() })??;
@@ -72,6 +76,14 @@ fn body(answer: &[u8]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_may_be_the_url_that_servers_print() {
+        for address in ["a:90", "http://a:90", "http://a:90/", "http://a:90/metrics"] {
+            assert_eq!(host_and_port(address), "a:90");
+        }
+        assert_eq!(host_and_port("https://a:90"), "https://a:90", "which nobody serves");
+    }
 
     #[test]
     fn what_comes_after_the_head_of_a_good_answer_is_the_body() {
