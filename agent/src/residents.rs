@@ -155,12 +155,20 @@ impl Agent {
         let last = HostedProgram { code, config: newest.config.clone() };
         match self.prepare(tenant, &last).await {
             Ok(program) => {
-                let (tenant_name, digest) = (&tenant.name, program.digest());
-                tracing::warn!(tenant = %tenant_name, sha256 = %digest, "goes on with the program that worked last");
+                tracing::warn!(
+                    tenant = %tenant.name,
+                    sha256 = %program.digest(),
+                    "goes on with the program that worked last"
+                );
                 self.runtime.put_tenant(tenant.clone(), program);
             }
             Err(Failure { reason, message }) => {
-                tracing::warn!(tenant = %tenant.name, reason, message, "the program that worked last");
+                tracing::warn!(
+                    tenant = %tenant.name,
+                    reason,
+                    message,
+                    "the program that worked last does not come up"
+                );
             }
         }
     }
