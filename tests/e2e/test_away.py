@@ -37,8 +37,9 @@ def agents(plane: Plane, operator: Operator, model: Path) -> list[Agent]:
     plane.key("acme")
     keys = [{"secretName": "acme-keys"}]
     plane.apply("Tenant", "acme", {"models": [{"name": "smollm2"}], "apiKeys": keys})
-    for kind, name in (("model", "smollm2"), ("tenant", "acme")):
-        plane.await_condition(kind, name, "True", within_s=120.0)
+    # A model is ready once one agent serves it; nothing is to turn after it is on both.
+    plane.await_condition("model", "smollm2", "True", "Loaded", within_s=120.0)
+    plane.await_condition("tenant", "acme", "True", within_s=120.0)
     return agents
 
 

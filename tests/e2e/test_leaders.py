@@ -56,7 +56,9 @@ def agents(plane: Plane, operators: list[Operator], model: Path) -> list[Agent]:
             "tenants": ["acme"],
         },
     )
-    for kind, name in (("model", "smollm2"), ("tenant", "acme"), ("pipeline", "echo")):
+    # A model is ready once one agent serves it; nothing is to turn after it is on both.
+    plane.await_condition("model", "smollm2", "True", "Loaded", within_s=120.0)
+    for kind, name in (("tenant", "acme"), ("pipeline", "echo")):
         plane.await_condition(kind, name, "True", within_s=120.0)
     plane.await_condition("tenant", "lost", "False")
     return agents
