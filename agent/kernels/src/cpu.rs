@@ -3,11 +3,13 @@
 //!
 //! The files follow the data: [`simd`] (lanes), [`pool`] and [`grid`] (who computes what),
 //! [`panels`] with its [`codes`] and [`scales`] and [`kv`] (how weights, keys and values lie),
-//! [`memory`] (where), [`activations`] and [`matmul`], [`attention`], [`rows`] (the rest), [`variants`] (what only some
-//! architectures need), [`encoding`] (what only models need that write no text). Results do not
-//! depend on the number of threads, on the other rows of a batch, or on the instruction set.
+//! [`memory`] and [`arena`] (where), [`activations`] and [`matmul`], [`attention`], [`rows`] (the
+//! rest), [`variants`] (what only some architectures need), [`encoding`] (what only models need that
+//! write no text). Results do not depend on the number of threads, on the other rows of a batch, or
+//! on the instruction set.
 
 pub(crate) mod activations;
+pub(crate) mod arena;
 pub(crate) mod attention;
 pub(crate) mod codes;
 pub(crate) mod encoding;
@@ -29,6 +31,7 @@ use crate::backend::{
 use crate::checks::{area, check_ids, check_layer, check_spans};
 use crate::format::Format;
 use activations::{ActivationBlock, Kind, pack, partner, quantise, round_bf16, tile_rows};
+use arena::Arena;
 use grid::Grid;
 use isa::with_simd;
 use kv::{Store, Tokens};
@@ -58,7 +61,8 @@ pub struct Cpu {
     /// Packed activations of a product with quantised weights.
     blocks: Vec<ActivationBlock>,
     rotations: Rotations,
-    locks_weights: bool,
+    /// Where its matrices lie.
+    weights: Arena,
 }
 
 /// Matrices that share one job at most: queries, keys and values are three. Few enough for the
@@ -110,8 +114,9 @@ impl Cpu {
     /// Whether the matrices it makes from here on stay in memory for as long as they live. One for
     /// which the system's limit leaves no room is refused with [`BackendError::NotLocked`].
     #[must_use]
-    pub fn locking_weights(self, locks_weights: bool) -> Self {
-        Self { locks_weights, ..self }
+    pub fn locking_weights(mut self, locks_weights: bool) -> Self {
+        self.weights.locks = locks_weights;
+        self
     }
 
     pub fn isa(&self) -> Isa {
@@ -125,8 +130,8 @@ impl Cpu {
     fn with(proof: isa::Proof, threads: usize) -> Self {
         let pool = pool::Pool::new(threads);
         let (floats, blocks) = (Vec::new(), Vec::new());
-        let rotations = Rotations::default();
-        Self { proof, pool, floats, blocks, rotations, locks_weights: false }
+        let (rotations, weights) = (Rotations::default(), Arena::default());
+        Self { proof, pool, floats, blocks, rotations, weights }
     }
 
     /// Packs `x` as weights of a kind need it.
@@ -228,11 +233,7 @@ impl Backend for Cpu {
         cols: usize,
         bytes: &[u8],
     ) -> Result<CpuMatrix, BackendError> {
-        let mut matrix = CpuMatrix::new(format, rows, cols, bytes)?;
-        if self.locks_weights {
-            matrix.lock()?;
-        }
-        Ok(matrix)
+        CpuMatrix::new(format, (rows, cols), bytes, &mut self.weights)
     }
 
     fn kv_cache(&mut self, shape: KvShape) -> Result<CpuKvCache, BackendError> {

@@ -9,8 +9,8 @@
 
 use half::{bf16, f16};
 
+use super::arena::{Arena, Piece};
 use super::codes::{Codes, Eight, Five, Four, Lookup, Six, Three, Two};
-use super::memory::{Place, lock, reserved, unlock};
 use super::scales::{Halved, Offset, Plain, Power, Scaled, Scales, Shifted};
 use super::simd::scalar::Scalar;
 use super::simd::{LANES, Line};
@@ -29,15 +29,6 @@ pub struct CpuMatrix {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) panels: Panels,
-    is_locked: bool,
-}
-
-impl Drop for CpuMatrix {
-    fn drop(&mut self) {
-        if self.is_locked {
-            self.panels.places().into_iter().for_each(unlock);
-        }
-    }
 }
 
 /// Defines the panels of all formats from how the quantised ones lie.
@@ -45,19 +36,27 @@ macro_rules! panels {
     ($($Format:ident: $Block:ty, $Codes:ty, $Scales:ty, $row:expr;)*) => {
         /// Panel after panel, within a panel column after column (or block after block).
         pub(crate) enum Panels {
-            F32(Vec<[f32; LANES]>),
-            F16(Vec<[f16; LANES]>),
-            BF16(Vec<[bf16; LANES]>),
+            F32(Piece<[f32; LANES]>),
+            F16(Piece<[f16; LANES]>),
+            BF16(Piece<[bf16; LANES]>),
             $($Format(Blocks<$Codes, $Scales>),)*
         }
 
         impl Panels {
-            fn pack(format: Format, source: &Source<'_>) -> Result<Self, BackendError> {
+            fn pack(
+                format: Format,
+                source: &Source<'_>,
+                arena: &mut Arena,
+            ) -> Result<Self, BackendError> {
                 Ok(match format {
-                    Format::F32 => Self::F32(source.interleave(|b| f32::from_le_bytes(*b))?),
-                    Format::F16 => Self::F16(source.interleave(|b| f16::from_le_bytes(*b))?),
-                    Format::BF16 => Self::BF16(source.interleave(|b| bf16::from_le_bytes(*b))?),
-                    $(Format::$Format => Self::$Format(source.pack(<$Block>::from_bytes, $row)?),)*
+                    Format::F32 => Self::F32(source.interleave(arena, |b| f32::from_le_bytes(*b))?),
+                    Format::F16 => Self::F16(source.interleave(arena, |b| f16::from_le_bytes(*b))?),
+                    Format::BF16 => {
+                        Self::BF16(source.interleave(arena, |b| bf16::from_le_bytes(*b))?)
+                    }
+                    $(Format::$Format => {
+                        Self::$Format(source.pack(arena, <$Block>::from_bytes, $row)?)
+                    })*
                     Format::Q8_1 | Format::Q8K => {
                         return Err(BackendError::UnsupportedFormat { format });
                     }
@@ -70,16 +69,6 @@ macro_rules! panels {
                     Self::F16(_) => Format::F16,
                     Self::BF16(_) => Format::BF16,
                     $(Self::$Format(_) => Format::$Format,)*
-                }
-            }
-
-            /// Where the values lie.
-            fn places(&self) -> [Place; 2] {
-                match self {
-                    Self::F32(values) => [Place::of(values), Place::of::<u8>(&[])],
-                    Self::F16(values) => [Place::of(values), Place::of::<u8>(&[])],
-                    Self::BF16(values) => [Place::of(values), Place::of::<u8>(&[])],
-                    $(Self::$Format(b) => [Place::of(&b.scales), Place::of(&b.lines)],)*
                 }
             }
 
@@ -135,8 +124,8 @@ pub(crate) use quantised;
 
 /// Blocks of sixteen rows; scales apart so that each line of codes is aligned.
 pub(crate) struct Blocks<C: Codes, T> {
-    scales: Vec<T>,
-    lines: Vec<C::Lines>,
+    scales: Piece<T>,
+    lines: Piece<C::Lines>,
 }
 
 /// The blocks of one panel.
@@ -151,9 +140,9 @@ impl CpuMatrix {
     /// Interleaves the rows of a tensor as a file holds it.
     pub(crate) fn new(
         format: Format,
-        rows: usize,
-        cols: usize,
+        (rows, cols): (usize, usize),
         bytes: &[u8],
+        arena: &mut Arena,
     ) -> Result<Self, BackendError> {
         let block = format.block_len();
         let row_bytes = format.row_bytes(cols).ok_or(BackendError::Shape {
@@ -168,15 +157,8 @@ impl CpuMatrix {
             return Err(BackendError::Shape { op: "matrix", what: "bytes", need, have });
         }
         let source = Source { bytes, row_bytes, rows, steps: cols / block };
-        let panels = Panels::pack(format, &source)?;
-        Ok(Self { rows, cols, panels, is_locked: false })
-    }
-
-    /// Keeps the weights in memory for as long as the matrix lives.
-    pub(crate) fn lock(&mut self) -> Result<(), BackendError> {
-        // Set first: what is locked before one fails is let go as well.
-        self.is_locked = true;
-        self.panels.places().into_iter().try_for_each(lock)
+        let panels = Panels::pack(format, &source, arena)?;
+        Ok(Self { rows, cols, panels })
     }
 
     /// Bytes that a matrix takes once loaded; `None` where no matrix has that size.
@@ -289,32 +271,34 @@ impl Source<'_> {
 
     fn interleave<T: Copy + Default, const BYTES: usize>(
         &self,
+        arena: &mut Arena,
         value: impl Fn(&[u8; BYTES]) -> T,
-    ) -> Result<Vec<[T; LANES]>, BackendError> {
-        let mut out = reserved(self.panel_steps())?;
+    ) -> Result<Piece<[T; LANES]>, BackendError> {
+        let mut out = arena.piece(self.panel_steps())?;
         self.each_step(|rows| out.push(rows.map(|row| row.map_or_else(T::default, &value))));
         Ok(out)
     }
 
     fn pack<C: Codes, T: Scales, B: Block<LEN, BYTES>, const LEN: usize, const BYTES: usize>(
         &self,
+        arena: &mut Arena,
         decode: impl Fn(&[u8; BYTES]) -> B,
         row: impl Fn(&B) -> T::Row,
     ) -> Result<Blocks<C, T>, BackendError> {
-        let mut scales = reserved(self.panel_steps())?;
-        let mut lines = reserved(self.panel_steps().saturating_mul(T::BLOCKS))?;
+        let mut scales = arena.piece(self.panel_steps())?;
+        let mut lines = arena.piece(self.panel_steps().saturating_mul(T::BLOCKS))?;
         self.each_step(|rows| {
             let rows = rows.map(|row| decode(row.unwrap_or(&[0; BYTES])));
             scales.push(T::interleave(rows.each_ref().map(&row)));
             let codes = rows.each_ref().map(Block::codes);
-            lines.extend((0..T::BLOCKS).map(|block| {
+            for block in 0..T::BLOCKS {
                 let mut packed = C::EMPTY;
                 for (lane, codes) in codes.iter().enumerate() {
                     let bytes = codes.as_chunks().0.get(block).map_or([0; 32], C::pack);
                     put_lane(packed.as_mut(), lane, &bytes);
                 }
-                packed
-            }));
+                lines.push(packed);
+            }
         });
         Ok(Blocks { scales, lines })
     }

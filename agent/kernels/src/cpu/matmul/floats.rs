@@ -5,6 +5,7 @@
 use half::{bf16, f16};
 
 use super::{GROUP, Part, Weights};
+use crate::cpu::arena::Piece;
 use crate::cpu::simd::{LANES, PAIR_ROWS, Simd};
 
 /// The values of one panel.
@@ -14,7 +15,7 @@ fn lines<T>(values: &[T], panel: usize, cols: usize) -> &[T] {
 }
 
 /// Panels of sixteen rows of one float format.
-impl<E: Element> Weights for Vec<[E; LANES]> {
+impl<E: Element> Weights for Piece<[E; LANES]> {
     type X = f32;
     const STEP: usize = 1;
 
