@@ -5,11 +5,12 @@
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::BackendError;
 use crate::cpu::Cpu;
+use crate::cpu::grid::{Division, claim};
 use crate::cpu::memory::reserved;
 use crate::cpu::simd::{Kernel, LANES, Lanes, Simd};
 
@@ -42,11 +43,12 @@ pub fn bandwidth(
     set.resize(len, [1.0; LANES]);
     let set_bytes = len * size_of::<Lanes>();
     let (proof, threads) = (cpu.proof, cpu.pool.threads());
-    let share = len.div_ceil(threads);
     let seconds = fastest(span, || {
-        cpu.pool.run(&|thread| {
-            let part = set.chunks(share).nth(thread).unwrap_or_default();
-            black_box(proof.run(ReadAll(part)));
+        let next = AtomicUsize::new(0);
+        cpu.pool.run(&|| {
+            while let Some(part) = claim(&next, len, |left| Division::Parts.take(left, threads)) {
+                black_box(proof.run(ReadAll(&set[part])));
+            }
         });
     });
     Ok(Bandwidth { set_bytes, bytes_per_second: set_bytes as f64 / seconds })
@@ -54,19 +56,25 @@ pub fn bandwidth(
 
 /// Multiplies bytes in registers for about `span` and takes the fastest round.
 pub fn int8_rate(cpu: &mut Cpu, span: Duration) -> Int8Rate {
-    // A few hundred microseconds with vectors: long against waking the threads.
-    const ROUNDS: u64 = 50_000;
+    // Of each thread: a few hundred microseconds with vectors, long against waking the threads, in
+    // pieces that are done by whoever is free.
+    const ROUNDS: u64 = 2_000;
+    const PIECES: usize = 25;
     let proof = cpu.proof;
-    let done = AtomicU64::new(0);
+    let pieces = PIECES * cpu.pool.threads();
+    let ops = AtomicU64::new(0);
     let seconds = fastest(span, || {
-        done.store(0, Ordering::Relaxed);
-        cpu.pool.run(&|_| {
-            let (ops, result) = proof.run(SpinDots(ROUNDS));
-            black_box(result);
-            done.fetch_add(ops, Ordering::Relaxed);
+        let next = AtomicUsize::new(0);
+        ops.store(0, Ordering::Relaxed);
+        cpu.pool.run(&|| {
+            while claim(&next, pieces, |_| 1).is_some() {
+                let (of_piece, result) = proof.run(SpinDots(ROUNDS));
+                black_box(result);
+                ops.fetch_add(of_piece, Ordering::Relaxed);
+            }
         });
     });
-    Int8Rate { ops_per_second: done.load(Ordering::Relaxed) as f64 / seconds }
+    Int8Rate { ops_per_second: ops.load(Ordering::Relaxed) as f64 / seconds }
 }
 
 /// The seconds of the fastest of the rounds that fit into `span`, at least three.

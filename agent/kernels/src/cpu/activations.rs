@@ -8,7 +8,7 @@
 
 use half::bf16;
 
-use super::grid::{Grid, Place, even, over};
+use super::grid::{Division, Grid, Place, over};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Simd};
 use crate::format::Format;
@@ -133,8 +133,8 @@ pub(crate) fn pack(
     let tiles = (x.len() / cols).div_ceil(tile_rows);
     let mut grids = [Grid::new(out, cols * tile_rows)];
     let place = |tile| Place { grid: 0, rows: tile..tile + 1, cols: 0..cols * tile_rows };
-    let granule = if x.len() < SHARED_FROM { tiles } else { even(pool, tiles) };
-    over(pool, &mut grids, (tiles, granule), place, |tile, mut out| {
+    let division = Division::parts_if(x.len() >= SHARED_FROM);
+    over(pool, &mut grids, (tiles, division), place, |tile, mut out| {
         let rows = &x[tile * tile_rows * cols..];
         for (row, x) in rows.chunks_exact(cols).take(tile_rows).enumerate() {
             for (out, x) in out.row(0).chunks_exact_mut(tile_rows).zip(x) {
@@ -156,8 +156,8 @@ pub(crate) fn quantise<S: Simd>(
     let width = cols / 32 * tile_rows;
     let mut grids = [Grid::new(out, width)];
     let place = |tile| Place { grid: 0, rows: tile..tile + 1, cols: 0..width };
-    let granule = if x.len() < SHARED_FROM { tiles } else { even(pool, tiles) };
-    over(pool, &mut grids, (tiles, granule), place, |tile, mut out| {
+    let division = Division::parts_if(x.len() >= SHARED_FROM);
+    over(pool, &mut grids, (tiles, division), place, |tile, mut out| {
         let rows = &x[tile * tile_rows * cols..];
         for (row, x) in rows.chunks_exact(cols).take(tile_rows).enumerate() {
             simd.run(QuantiseRow { x, first: row, step: tile_rows, out: out.row(0) });

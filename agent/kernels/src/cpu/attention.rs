@@ -13,7 +13,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::grid::{Grid, Place, Tile, over};
+use super::grid::{Division, Grid, Place, Tile, over};
 use super::kv::{CpuKvCache, HEAD_DIM_MAX, HeadPage, Pages, Store, Stored, groups};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Lanes, Simd, exp};
@@ -99,7 +99,7 @@ pub(crate) fn attention<S: Simd>(
         })
     };
     // One at a time: long sequences cost more than short ones.
-    over(pool, &mut grids, (units, 1), place, |unit, out| {
+    over(pool, &mut grids, (units, Division::One), place, |unit, out| {
         let Some((span, first, head)) = cut.locate(call, unit) else { return };
         let rows = cut.rows.min(span.rows - first);
         let unit = Unit { shape: &kv.shape, call, q, span, first, rows, head, heads: cut.heads };

@@ -73,15 +73,43 @@ impl<T> Tile<'_, T> {
     }
 }
 
+/// How the units of a job are divided among the threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Division {
+    /// The caller does them all: they are too few to be worth waking anybody.
+    Alone,
+    /// Whoever is free takes the next one: some may be far more work than others.
+    One,
+    /// Whoever is free takes a part of what is left, so that all end together even if one of them
+    /// has come late or is held up by other work of the machine.
+    Parts,
+}
+
+impl Division {
+    /// [`Division::Parts`] where that is worth it.
+    pub(crate) const fn parts_if(is_worth_it: bool) -> Self {
+        if is_worth_it { Self::Parts } else { Self::Alone }
+    }
+
+    /// How many units a thread, one of so many, takes of those that are left.
+    pub(crate) fn take(self, left: usize, threads: usize) -> usize {
+        match self {
+            Self::Alone => left,
+            Self::One => 1,
+            Self::Parts => (left / (2 * threads)).max(1),
+        }
+    }
+}
+
 /// Does `units` pieces of work, each with the tile at its place.
 ///
-/// Threads claim `granule` units at a time, in order. Places must follow each other: to a later
-/// grid, to later rows, or to later columns of the same rows. Each place is asked for once, and the
-/// one that was checked is the one that is written to.
+/// Threads claim units in order. Places must follow each other: to a later grid, to later rows, or to
+/// later columns of the same rows. Each place is asked for once, and the one that was checked is the
+/// one that is written to.
 pub(crate) fn over<T: Send>(
     pool: &mut Pool,
     grids: &mut [Grid<'_, T>],
-    (units, granule): (usize, usize),
+    (units, division): (usize, Division),
     place: impl FnMut(usize) -> Place,
     work: impl Fn(usize, Tile<'_, T>) + Sync,
 ) {
@@ -90,14 +118,11 @@ pub(crate) fn over<T: Send>(
     check(grids, &places);
     let (grids, claimed) = (&*grids, places.as_slice());
     let next = AtomicUsize::new(0);
-    let granule = granule.max(1);
-    let job = |_thread: usize| {
-        loop {
-            let first = next.fetch_add(granule, Ordering::Relaxed);
-            if first >= units {
-                return;
-            }
-            for (unit, place) in claimed.iter().enumerate().take(first + granule).skip(first) {
+    let threads = pool.threads();
+    let job = || {
+        while let Some(units) = claim(&next, units, |left| division.take(left, threads)) {
+            for unit in units {
+                let place = &claimed[unit];
                 let grid = &grids[place.grid];
                 let (rows, cols) = (place.rows.len(), place.cols.len());
                 // A place without rows may lie behind the last one, where its columns are nowhere.
@@ -107,17 +132,35 @@ pub(crate) fn over<T: Send>(
                 // it ends inside of its grid, so the offset of its first row is inside too.
                 let start = unsafe { grid.start.add(offset) };
                 // No other tile has any of this one's elements: `check` has seen that places do
-                // not overlap, and `next` gives each unit away once.
+                // not overlap, and `claim` gives each unit away once.
                 work(unit, Tile { start, stride: grid.cols, rows, cols, data: PhantomData });
             }
         }
     };
-    if units <= granule {
-        job(0);
+    if division == Division::Alone || units <= 1 {
+        job();
     } else {
         pool.run(&job);
     }
     pool.keep_places(places);
+}
+
+/// The next of `units` units, as many as `take` says of those that are left; `None` once there are
+/// none. No unit is given away twice.
+pub(crate) fn claim(
+    next: &AtomicUsize,
+    units: usize,
+    take: impl Fn(usize) -> usize,
+) -> Option<Range<usize>> {
+    let mut first = next.load(Ordering::Relaxed);
+    while first < units {
+        let end = units.min(first + take(units - first));
+        match next.compare_exchange_weak(first, end, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return Some(first..end),
+            Err(now) => first = now,
+        }
+    }
+    None
 }
 
 /// Panics unless every place lies in its grid and behind the one before.
@@ -130,11 +173,6 @@ fn check<T>(grids: &[Grid<'_, T>], places: &[Place]) {
         assert!(last.is_none_or(|last| last.is_before(place)), "places overlap");
         last = Some(place);
     }
-}
-
-/// The granule that gives each thread one share.
-pub(crate) fn even(pool: &Pool, units: usize) -> usize {
-    units.div_ceil(pool.threads())
 }
 
 #[cfg(test)]
@@ -154,13 +192,29 @@ mod tests {
         let mut grids = [Grid::new(&mut data, 10)];
         let at =
             |unit: usize| place(unit / 5 * 2..unit / 5 * 2 + 2, unit % 5 * 2..unit % 5 * 2 + 2);
-        over(&mut pool, &mut grids, (15, 2), at, |unit, mut tile| {
+        over(&mut pool, &mut grids, (15, Division::Parts), at, |unit, mut tile| {
             for row in 0..2 {
                 tile.row(row).fill(unit + 1);
             }
         });
         for (i, value) in data.iter().enumerate() {
             assert_eq!(*value, i / 20 * 5 + i % 10 / 2 + 1);
+        }
+    }
+
+    #[test]
+    fn every_unit_is_claimed_once_however_they_are_divided() {
+        for division in [Division::Alone, Division::One, Division::Parts] {
+            for (units, threads) in [(0, 2), (1, 2), (9, 2), (24, 16), (768, 3)] {
+                let next = AtomicUsize::new(0);
+                let take = |left| division.take(left, threads);
+                let claims: Vec<_> = std::iter::from_fn(|| claim(&next, units, take)).collect();
+                let claimed: Vec<usize> = claims.iter().cloned().flatten().collect();
+                assert_eq!(claimed, (0..units).collect::<Vec<_>>());
+                let largest = claims.iter().map(ExactSizeIterator::len).max();
+                let share = units.div_ceil(threads);
+                assert!(division == Division::Alone || largest.unwrap_or(0) <= share);
+            }
         }
     }
 
@@ -174,7 +228,7 @@ mod tests {
             if asked <= 2 { place(unit..unit + 1, 0..4) } else { place(0..2, 0..4) }
         };
         let mut grids = [Grid::new(&mut data, 4)];
-        over(&mut pool, &mut grids, (2, 1), at, |unit, mut tile| {
+        over(&mut pool, &mut grids, (2, Division::One), at, |unit, mut tile| {
             assert_eq!(tile.rows, 1);
             tile.row(0).fill(unit + 1);
         });
@@ -190,7 +244,7 @@ mod tests {
         let inside = inside.start as usize..=inside.end as usize;
         let mut grids = [Grid::new(&mut data, 4)];
         let at = |_: usize| place(1..1, 3..4);
-        over(&mut pool, &mut grids, (1, 1), at, |_, tile| {
+        over(&mut pool, &mut grids, (1, Division::One), at, |_, tile| {
             assert_eq!(tile.rows, 0);
             assert!(inside.contains(&(tile.start as usize)));
         });
@@ -210,7 +264,9 @@ mod tests {
             let at = |unit: usize| places[unit].clone();
             let mut grids = [Grid::new(&mut data, 4)];
             let refused = catch_unwind(AssertUnwindSafe(|| {
-                over(&mut pool, &mut grids, (2, 1), at, |_, mut tile| tile.row(0).fill(1));
+                over(&mut pool, &mut grids, (2, Division::One), at, |_, mut tile| {
+                    tile.row(0).fill(1);
+                });
             }));
             assert!(refused.is_err());
         }

@@ -10,7 +10,7 @@ use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use half::f16;
 
 pub(crate) use self::stored::Stored;
-use super::grid::{Grid, Place, over};
+use super::grid::{Division, Grid, Place, over};
 use super::pool::Pool;
 use super::simd::LANES;
 use crate::backend::{BackendError, KV_GROUP, KvShape, KvType};
@@ -127,8 +127,9 @@ impl<T: Stored> Pages<T> {
             Grid::new(&mut self.keys, heads * widths[0]),
             Grid::new(&mut self.values, heads * widths[1]),
         ];
-        let granule = if tokens.keys.len() < SHARED_FROM { 2 * heads } else { 1 };
-        over(pool, &mut grids, (2 * heads, granule), place, |unit, mut tile| {
+        let is_alone = tokens.keys.len() < SHARED_FROM;
+        let division = if is_alone { Division::Alone } else { Division::One };
+        over(pool, &mut grids, (2 * heads, division), place, |unit, mut tile| {
             let from = if unit < heads { tokens.keys } else { tokens.values };
             for (slot, row) in tokens.of_head(shape, unit % heads, from) {
                 let lines = tile.row(slot / shape.block_tokens);

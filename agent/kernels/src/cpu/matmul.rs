@@ -15,7 +15,7 @@ mod floats;
 use std::ops::Range;
 
 use super::activations::ActivationBlock;
-use super::grid::{Grid, Place, Tile, even, over};
+use super::grid::{Division, Grid, Place, Tile, over};
 use super::panels::{CpuMatrix, Panels, quantised};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, PAIR_ROWS, Simd, load_part, store_part};
@@ -70,14 +70,13 @@ pub(crate) fn multiply<S: Simd>(
     for first in (0..batch.rows).step_by(pass) {
         let rows = first..batch.rows.min(first + pass);
         let units: usize = matrices.iter().map(|matrix| groups(matrix)).sum();
-        let granule = even(pool, units);
         let place = |unit| {
             let (grid, group) = locate(matrices, unit);
             let col = group * GROUP * LANES;
             let cols = col..matrices[grid].rows.min(col + GROUP * LANES);
             Place { grid, rows: rows.clone(), cols }
         };
-        over(pool, grids, (units, granule), place, |unit, out| {
+        over(pool, grids, (units, Division::Parts), place, |unit, out| {
             let (matrix, group) = locate(matrices, unit);
             let matrix = matrices[matrix];
             let first_panel = group * GROUP;

@@ -1,7 +1,9 @@
-//! The threads that share one step's work: a barrier that spins briefly and then sleeps.
+//! The threads that share one step's work: workers look for it briefly and then sleep.
 //!
 //! A step is hundreds of small jobs in a row, so a worker that has just finished one looks for the
-//! next for a few microseconds before it parks; an idle pool takes no processor time.
+//! next for a few microseconds before it parks; an idle pool takes no processor time. Nobody waits
+//! for a worker that has not begun: it may be asleep, or its processor at work for somebody else,
+//! and what it would have done the others do.
 
 #![expect(unsafe_code, reason = "a job borrows from the stack of the thread that waits for it")]
 
@@ -9,7 +11,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
@@ -26,8 +28,15 @@ pub fn default_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// What each thread of the pool runs, with its number.
-type Job<'a> = &'a (dyn Fn(usize) + Sync);
+/// What threads of the pool run: they find out among themselves who does what of it.
+type Job<'a> = &'a (dyn Fn() + Sync);
+
+/// Of [`Shared::state`]: one worker that is at the job.
+const WORKER: u64 = 1;
+/// Of [`Shared::state`]: whether workers may still begin.
+const OPEN: u64 = 1 << 32;
+/// Of [`Shared::state`]: one job.
+const JOB: u64 = 1 << 33;
 
 /// A fixed number of threads, one of which is the caller's.
 pub(crate) struct Pool {
@@ -38,12 +47,12 @@ pub(crate) struct Pool {
 }
 
 struct Shared {
-    /// Grows by one with each job; a worker runs the job when it sees a new number.
-    epoch: AtomicU32,
-    /// Written only by the caller while no job runs, read by workers only while one does.
+    /// The number of the job, whether it is open, and how many workers are at it, from the upper
+    /// bits to the lower. In one word, so that none begins what has just been closed.
+    state: AtomicU64,
+    /// Written only by the caller while no job is open and no worker at one; read by a worker only
+    /// while it is at one.
     job: UnsafeCell<Option<Job<'static>>>,
-    /// Workers that have not finished the current job.
-    running: AtomicUsize,
     /// Which workers sleep or are about to.
     parked: Vec<AtomicBool>,
     /// The caller, when it sleeps until the last worker is done.
@@ -53,9 +62,9 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `job` is the only field that is not Sync by itself. The caller writes it before it
-// publishes a new epoch and not again before `running` is back at zero; workers read it only
-// between those two events.
+// SAFETY: `job` is the only field that is not Sync by itself. The caller writes it while the state
+// says that no worker is at a job and that none may begin; a worker reads it only after it has
+// counted itself in while one was open, and before it counts itself out.
 unsafe impl Sync for Shared {}
 // SAFETY: a `Job` is a shared reference to a Sync closure, which may be sent.
 unsafe impl Send for Shared {}
@@ -64,16 +73,7 @@ impl Pool {
     /// Starts `threads - 1` workers; fewer when the system grants no more.
     pub(crate) fn new(threads: usize) -> Self {
         let wanted = threads.max(1) - 1;
-        let shared = Arc::new(Shared {
-            epoch: AtomicU32::new(0),
-            job: UnsafeCell::new(None),
-            running: AtomicUsize::new(0),
-            parked: (0..wanted).map(|_| AtomicBool::new(false)).collect(),
-            waiting: Mutex::new(None),
-            caller_parked: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            panic: Mutex::new(None),
-        });
+        let shared = Arc::new(Shared::of(wanted));
         let mut workers = Vec::with_capacity(wanted);
         for index in 0..wanted {
             let shared = Arc::clone(&shared);
@@ -101,28 +101,30 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `job` once on every thread and returns when all have ended.
+    /// Runs `job` here, and at the same time on each worker that comes before it has ended here.
+    /// Returns when all of them have ended.
     ///
     /// A panic on any thread is carried on here, after the others have ended.
     pub(crate) fn run(&mut self, job: Job<'_>) {
         if self.workers.is_empty() {
-            return job(0);
+            return job();
         }
         let shared = &*self.shared;
-        // SAFETY: the lifetime is extended only in this slot, which is read by workers until
-        // `running` is zero; `wait` below returns no sooner, also when `job` panics here.
+        // SAFETY: the lifetime is extended only in this slot, which workers read only while the
+        // state counts them; `close` below returns once it counts none and none can begin, also
+        // when `job` panics here.
         let job_static: Job<'static> = unsafe { std::mem::transmute::<Job<'_>, _>(job) };
-        // SAFETY: `&mut self` and the wait at the end mean that no job runs, so no worker reads.
+        // SAFETY: `&mut self` and the `close` of the last job mean that no worker reads it.
         unsafe { *shared.job.get() = Some(job_static) };
-        shared.running.store(self.workers.len(), Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        let before = shared.state.load(Ordering::Relaxed);
+        shared.state.store((before | OPEN).wrapping_add(JOB), Ordering::SeqCst);
         for (parked, worker) in shared.parked.iter().zip(&self.workers) {
             if parked.load(Ordering::SeqCst) {
                 worker.thread().unpark();
             }
         }
-        let mine = catch_unwind(AssertUnwindSafe(|| job(0)));
-        shared.wait();
+        let mine = catch_unwind(AssertUnwindSafe(job));
+        shared.close();
         let theirs = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(payload) = mine.err().or(theirs) {
             resume_unwind(payload);
@@ -133,7 +135,6 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker catches what its jobs throw, so it has no panic to report.
@@ -143,23 +144,33 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// A worker's life: wait for the next epoch, run its job, say so.
+    /// What so many workers and their caller share.
+    fn of(workers: usize) -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            job: UnsafeCell::new(None),
+            parked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+            waiting: Mutex::new(None),
+            caller_parked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        }
+    }
+
+    /// A worker's life: wait for the next job, run it, say so.
     fn work(&self, index: usize) {
-        let mut seen = 0;
-        loop {
-            seen = self.next_epoch(index, seen);
-            if self.stop.load(Ordering::SeqCst) {
-                return;
-            }
-            // SAFETY: a new epoch was seen, so the caller has written the job and waits for us.
+        let mut done = 0;
+        while let Some(begun) = self.begin(index, done) {
+            done = begun;
+            // SAFETY: this worker is counted, so the caller has written the job and waits for us.
             let job = unsafe { *self.job.get() };
-            if let Some(job) = job {
-                let ended = catch_unwind(AssertUnwindSafe(|| job(index + 1)));
-                if let Err(payload) = ended {
-                    *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
-                }
+            if let Some(job) = job
+                && let Err(payload) = catch_unwind(AssertUnwindSafe(job))
+            {
+                *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
             }
-            if self.running.fetch_sub(1, Ordering::SeqCst) == 1
+            // The last one out, of a job that is closed, at which the caller may be waiting.
+            if self.state.fetch_sub(WORKER, Ordering::SeqCst) & (JOB - 1) == WORKER
                 && self.caller_parked.load(Ordering::SeqCst)
             {
                 // Looked at, not taken: this thread may have been held up since its job ended, and
@@ -172,39 +183,63 @@ impl Shared {
         }
     }
 
-    fn next_epoch(&self, index: usize, seen: u32) -> u32 {
+    /// Counts this worker in at the next open job that is not number `done`, and gives its number;
+    /// `None` once there will be none.
+    fn begin(&self, index: usize, done: u64) -> Option<u64> {
         for _ in 0..SPINS {
-            let epoch = self.epoch.load(Ordering::Acquire);
-            if epoch != seen {
-                return epoch;
+            if let Some(begun) = self.try_begin(done) {
+                return Some(begun);
             }
             std::hint::spin_loop();
         }
-        // The flag is raised before the epoch is looked at again, and the caller looks at the flag
-        // after it has moved the epoch: one of the two sees the other.
+        // The flag is raised before the state is looked at again, and the caller looks at the flag
+        // after it has changed the state: one of the two sees the other.
         let parked = &self.parked[index];
         parked.store(true, Ordering::SeqCst);
-        loop {
-            let epoch = self.epoch.load(Ordering::SeqCst);
-            if epoch != seen {
-                parked.store(false, Ordering::SeqCst);
-                return epoch;
+        let begun = loop {
+            if self.stop.load(Ordering::SeqCst) {
+                break None;
+            }
+            if let Some(begun) = self.try_begin(done) {
+                break Some(begun);
             }
             thread::park();
-        }
+        };
+        parked.store(false, Ordering::SeqCst);
+        begun
     }
 
-    /// Returns when no worker runs the current job any more.
-    fn wait(&self) {
+    /// As [`Shared::begin`], if there is such a job now.
+    fn try_begin(&self, done: u64) -> Option<u64> {
+        let mut state = self.state.load(Ordering::SeqCst);
+        while state & OPEN != 0 && state / JOB != done {
+            let counted = state + WORKER;
+            match self.state.compare_exchange_weak(
+                state,
+                counted,
+                Ordering::SeqCst,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Some(state / JOB),
+                Err(now) => state = now,
+            }
+        }
+        None
+    }
+
+    /// Lets no worker begin any more; returns when none is at the job.
+    fn close(&self) {
+        self.state.fetch_and(!OPEN, Ordering::SeqCst);
+        let is_done = || self.state.load(Ordering::SeqCst) & (OPEN - 1) == 0;
         for _ in 0..SPINS {
-            if self.running.load(Ordering::Acquire) == 0 {
+            if is_done() {
                 return;
             }
             std::hint::spin_loop();
         }
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
         self.caller_parked.store(true, Ordering::SeqCst);
-        while self.running.load(Ordering::SeqCst) != 0 {
+        while !is_done() {
             thread::park();
         }
         self.caller_parked.store(false, Ordering::SeqCst);
@@ -213,47 +248,90 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
+    /// Runs a job that ends only once every thread is at it; says how many have been.
+    fn with_all(pool: &mut Pool) -> usize {
+        let (all, count) = (Barrier::new(pool.threads()), AtomicUsize::new(0));
+        pool.run(&|| {
+            count.fetch_add(1, Ordering::Relaxed);
+            all.wait();
+        });
+        count.into_inner()
+    }
+
     #[test]
-    fn every_thread_runs_every_job_once() {
+    fn every_thread_comes_to_a_job_and_none_comes_twice() {
         for threads in [1, 2, 3, 5] {
             let mut pool = Pool::new(threads);
             for _ in 0..300 {
-                let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-                pool.run(&|thread| {
-                    counts[thread].fetch_add(1, Ordering::Relaxed);
-                });
-                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+                assert_eq!(with_all(&mut pool), threads);
             }
         }
     }
 
     #[test]
+    fn no_thread_is_at_a_job_once_it_has_ended() {
+        let mut pool = Pool::new(3);
+        for round in 0..2000 {
+            let (count, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+            pool.run(&|| {
+                count.fetch_add(1, Ordering::Relaxed);
+                if round % 3 == 0 {
+                    thread::yield_now();
+                }
+                assert!(!is_over.load(Ordering::SeqCst));
+            });
+            is_over.store(true, Ordering::SeqCst);
+            let count = count.into_inner();
+            assert!((1..=3).contains(&count), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_worker_whose_processor_is_at_work_for_somebody_else_is_not_waited_for() {
+        let shared = Arc::new(Shared::of(1));
+        let elsewhere = Arc::clone(&shared);
+        let absent = thread::spawn(move || {
+            while !elsewhere.stop.load(Ordering::SeqCst) {
+                thread::park();
+            }
+        });
+        let mut pool = Pool { shared, workers: vec![absent], places: Vec::new() };
+        let count = AtomicUsize::new(0);
+        for _ in 0..3 {
+            pool.run(&|| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(count.into_inner(), 3);
+    }
+
+    #[test]
     fn a_parked_pool_wakes_for_the_next_job() {
         let mut pool = Pool::new(3);
-        pool.run(&|_| ());
+        pool.run(&|| ());
         while !pool.shared.parked.iter().all(|parked| parked.load(Ordering::SeqCst)) {
             thread::yield_now();
         }
-        let count = AtomicUsize::new(0);
-        pool.run(&|_| {
-            count.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(count.load(Ordering::Relaxed), 3);
+        assert_eq!(with_all(&mut pool), 3);
     }
 
     #[test]
     fn a_panic_on_a_worker_reaches_the_caller_and_the_pool_goes_on() {
         let mut pool = Pool::new(2);
+        let caller = thread::current().id();
+        let both = Barrier::new(2);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            pool.run(&|thread| assert_ne!(thread, 1, "thrown on purpose"));
+            pool.run(&|| {
+                both.wait();
+                assert_eq!(thread::current().id(), caller, "thrown on purpose");
+            });
         }));
         assert!(result.is_err());
-        let count = AtomicUsize::new(0);
-        pool.run(&|_| {
-            count.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(count.load(Ordering::Relaxed), 2);
+        assert_eq!(with_all(&mut pool), 2);
     }
 }

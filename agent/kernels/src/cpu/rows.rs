@@ -3,7 +3,7 @@
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
 use super::activations::SHARED_FROM;
-use super::grid::{Grid, Place, even, over};
+use super::grid::{Division, Grid, Place, over};
 use super::pool::Pool;
 use super::simd::{Kernel, LANES, Simd, exp, load_part, store_part};
 use crate::backend::{Curve, RopeShape, RopeStyle};
@@ -22,8 +22,8 @@ pub(super) fn by_chunk(pool: &mut Pool, out: &mut [f32], work: impl Fn(usize, &m
         rows: 0..1,
         cols: chunk * CHUNK..len.min((chunk + 1) * CHUNK),
     };
-    let granule = if len < SHARED_FROM { chunks } else { even(pool, chunks) };
-    over(pool, &mut grids, (chunks, granule), place, |chunk, mut out| {
+    let division = Division::parts_if(len >= SHARED_FROM);
+    over(pool, &mut grids, (chunks, division), place, |chunk, mut out| {
         work(chunk * CHUNK, out.row(0));
     });
 }
@@ -39,8 +39,8 @@ pub(super) fn by_row(
     let shared = out.len() >= SHARED_FROM;
     let mut grids = [Grid::new(out, cols)];
     let place = |row| Place { grid: 0, rows: row..row + 1, cols: 0..cols };
-    let granule = if shared { even(pool, rows) } else { rows };
-    over(pool, &mut grids, (rows, granule), place, |row, mut out| work(row, out.row(0)));
+    let division = Division::parts_if(shared);
+    over(pool, &mut grids, (rows, division), place, |row, mut out| work(row, out.row(0)));
 }
 
 /// `x = x + y`
