@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use realm_crds::{KeyEntry, Secret, Tenant};
 
@@ -200,9 +200,10 @@ fn expiry(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
     let duration = match days {
         Some(days) => SignedDuration::try_from_hours(days.saturating_mul(24))
             .context("the key would outlive the calendar")?,
-        None => text
-            .parse()
-            .with_context(|| format!("`{text}` is not a duration such as 90d or 12h"))?,
+        // What the parser knew it as says nothing to who meant a duration.
+        None => {
+            text.parse().map_err(|_| anyhow!("`{text}` is not a duration such as 90d or 12h"))?
+        }
     };
     if !duration.is_positive() {
         bail!("`{text}` is not in the future");
@@ -230,6 +231,8 @@ mod tests {
         for wrong in ["-1h", "0s", "soon", "9999999999999d", "999999999999999999d"] {
             assert!(expiry(wrong, now).is_err(), "{wrong}");
         }
+        let told = format!("{:#}", expiry("soon", now).unwrap_err());
+        assert_eq!(told, "`soon` is not a duration such as 90d or 12h");
         let entry = KeyEntry { sha256: "ab".repeat(32), expires_at: Some(now), disabled: false };
         let line = line("laptop", Some(&entry), Timestamp::UNIX_EPOCH);
         assert!(line.contains(" until 2026-11-26T10:00:00Z "), "{line}");
