@@ -38,6 +38,8 @@ pub fn bandwidth(
     set_bytes: usize,
     span: Duration,
 ) -> Result<Bandwidth, BackendError> {
+    // 64 KiB: long against claiming one.
+    const PIECE: usize = (64 << 10) / size_of::<Lanes>();
     let len = (set_bytes / size_of::<Lanes>()).max(1);
     let mut set: Vec<Lanes> = reserved(len)?;
     set.resize(len, [1.0; LANES]);
@@ -46,8 +48,10 @@ pub fn bandwidth(
     let seconds = fastest(span, || {
         let next = AtomicUsize::new(0);
         cpu.pool.run(&|| {
-            while let Some(part) = claim(&next, len, |left| Division::Parts.take(left, threads)) {
-                black_box(proof.run(ReadAll(&set[part])));
+            let take = |left| Division::Parts.take(left, threads);
+            while let Some(pieces) = claim(&next, set.len().div_ceil(PIECE), take) {
+                let end = set.len().min(pieces.end * PIECE);
+                black_box(proof.run(ReadAll(&set[pieces.start * PIECE..end])));
             }
         });
     });

@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::pool::Pool;
+use super::pool::{Apart, Pool};
 
 /// A row-major output.
 pub(crate) struct Grid<'a, T> {
@@ -80,8 +80,8 @@ pub(crate) enum Division {
     Alone,
     /// Whoever is free takes the next one: some may be far more work than others.
     One,
-    /// Whoever is free takes a part of what is left, so that all end together even if one of them
-    /// has come late or is held up by other work of the machine.
+    /// Whoever is free takes a part of what is left, ever smaller ones, so that one which has come
+    /// late or is held up by other work of the machine holds little of it.
     Parts,
 }
 
@@ -117,10 +117,10 @@ pub(crate) fn over<T: Send>(
     places.extend((0..units).map(place));
     check(grids, &places);
     let (grids, claimed) = (&*grids, places.as_slice());
-    let next = AtomicUsize::new(0);
+    let next = Apart(AtomicUsize::new(0));
     let threads = pool.threads();
     let job = || {
-        while let Some(units) = claim(&next, units, |left| division.take(left, threads)) {
+        while let Some(units) = claim(&next.0, units, |left| division.take(left, threads)) {
             for unit in units {
                 let place = &claimed[unit];
                 let grid = &grids[place.grid];
@@ -145,8 +145,8 @@ pub(crate) fn over<T: Send>(
     pool.keep_places(places);
 }
 
-/// The next of `units` units, as many as `take` says of those that are left; `None` once there are
-/// none. No unit is given away twice.
+/// The next of `units` units, as many as `take` says of those that are left, at least one; `None`
+/// once there are none. No unit is given away twice, whatever it says.
 pub(crate) fn claim(
     next: &AtomicUsize,
     units: usize,
@@ -154,7 +154,8 @@ pub(crate) fn claim(
 ) -> Option<Range<usize>> {
     let mut first = next.load(Ordering::Relaxed);
     while first < units {
-        let end = units.min(first + take(units - first));
+        let left = units - first;
+        let end = first + take(left).clamp(1, left);
         match next.compare_exchange_weak(first, end, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => return Some(first..end),
             Err(now) => first = now,
@@ -178,6 +179,7 @@ fn check<T>(grids: &[Grid<'_, T>], places: &[Place]) {
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Barrier;
 
     use super::*;
 
@@ -199,6 +201,39 @@ mod tests {
         });
         for (i, value) in data.iter().enumerate() {
             assert_eq!(*value, i / 20 * 5 + i % 10 / 2 + 1);
+        }
+    }
+
+    #[test]
+    fn threads_write_at_once_each_its_own_rectangle() {
+        let mut pool = Pool::new(3);
+        let all_at_work = Barrier::new(3);
+        let mut data = vec![0; 3 * 8];
+        let mut grids = [Grid::new(&mut data, 8)];
+        let at = |unit: usize| place(unit..unit + 1, 0..8);
+        over(&mut pool, &mut grids, (3, Division::One), at, |unit, mut tile| {
+            all_at_work.wait();
+            tile.row(0).fill(unit + 1);
+        });
+        assert!((0..24).all(|at| data[at] == at / 8 + 1), "{data:?}");
+    }
+
+    #[test]
+    fn parts_are_of_what_is_left() {
+        let next = AtomicUsize::new(0);
+        let mut parts =
+            std::iter::from_fn(|| claim(&next, 768, |left| Division::Parts.take(left, 3)));
+        assert_eq!(parts.next(), Some(0..128));
+        assert_eq!(parts.next(), Some(128..234));
+        assert_eq!(parts.last(), Some(767..768));
+    }
+
+    #[test]
+    fn no_unit_is_claimed_twice_by_who_takes_more_or_less_than_there_is() {
+        for take in [0, 5, usize::MAX] {
+            let next = AtomicUsize::new(0);
+            let claims = std::iter::from_fn(|| claim(&next, 9, |_| take));
+            assert_eq!(claims.flatten().collect::<Vec<_>>(), (0..9).collect::<Vec<_>>());
         }
     }
 

@@ -1,7 +1,7 @@
 //! The threads that share one step's work: workers look for it briefly and then sleep.
 //!
 //! A step is hundreds of small jobs in a row, so a worker that has just finished one looks for the
-//! next for a few microseconds before it parks; an idle pool takes no processor time. Nobody waits
+//! next for some microseconds before it parks; an idle pool takes no processor time. Nobody waits
 //! for a worker that has not begun: it may be asleep, or its processor at work for somebody else,
 //! and what it would have done the others do.
 
@@ -46,10 +46,14 @@ pub(crate) struct Pool {
     places: Vec<Place>,
 }
 
+/// On cache lines of its own, which those that wait read over and over: a processor may fetch two.
+#[repr(align(128))]
+pub(super) struct Apart<T>(pub(super) T);
+
 struct Shared {
     /// The number of the job, whether it is open, and how many workers are at it, from the upper
     /// bits to the lower. In one word, so that none begins what has just been closed.
-    state: AtomicU64,
+    state: Apart<AtomicU64>,
     /// Written only by the caller while no job is open and no worker at one; read by a worker only
     /// while it is at one.
     job: UnsafeCell<Option<Job<'static>>>,
@@ -116,8 +120,8 @@ impl Pool {
         let job_static: Job<'static> = unsafe { std::mem::transmute::<Job<'_>, _>(job) };
         // SAFETY: `&mut self` and the `close` of the last job mean that no worker reads it.
         unsafe { *shared.job.get() = Some(job_static) };
-        let before = shared.state.load(Ordering::Relaxed);
-        shared.state.store((before | OPEN).wrapping_add(JOB), Ordering::SeqCst);
+        let before = shared.state.0.load(Ordering::Relaxed);
+        shared.state.0.store((before | OPEN).wrapping_add(JOB), Ordering::SeqCst);
         for (parked, worker) in shared.parked.iter().zip(&self.workers) {
             if parked.load(Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -147,7 +151,7 @@ impl Shared {
     /// What so many workers and their caller share.
     fn of(workers: usize) -> Self {
         Self {
-            state: AtomicU64::new(0),
+            state: Apart(AtomicU64::new(0)),
             job: UnsafeCell::new(None),
             parked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             waiting: Mutex::new(None),
@@ -170,7 +174,7 @@ impl Shared {
                 *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
             }
             // The last one out, of a job that is closed, at which the caller may be waiting.
-            if self.state.fetch_sub(WORKER, Ordering::SeqCst) & (JOB - 1) == WORKER
+            if self.state.0.fetch_sub(WORKER, Ordering::SeqCst) & (JOB - 1) == WORKER
                 && self.caller_parked.load(Ordering::SeqCst)
             {
                 // Looked at, not taken: this thread may have been held up since its job ended, and
@@ -186,35 +190,38 @@ impl Shared {
     /// Counts this worker in at the next open job that is not number `done`, and gives its number;
     /// `None` once there will be none.
     fn begin(&self, index: usize, done: u64) -> Option<u64> {
-        for _ in 0..SPINS {
-            if let Some(begun) = self.try_begin(done) {
-                return Some(begun);
+        loop {
+            for _ in 0..SPINS {
+                if let Some(begun) = self.try_begin(done) {
+                    return Some(begun);
+                }
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
-        }
-        // The flag is raised before the state is looked at again, and the caller looks at the flag
-        // after it has changed the state: one of the two sees the other.
-        let parked = &self.parked[index];
-        parked.store(true, Ordering::SeqCst);
-        let begun = loop {
+            // The flag is raised before the state is looked at again, and the caller looks at the
+            // flag after it has changed the state: one of the two sees the other.
+            let parked = &self.parked[index];
+            parked.store(true, Ordering::SeqCst);
             if self.stop.load(Ordering::SeqCst) {
-                break None;
+                return None;
             }
-            if let Some(begun) = self.try_begin(done) {
-                break Some(begun);
+            let begun = self.try_begin(done);
+            if begun.is_none() {
+                thread::park();
             }
-            thread::park();
-        };
-        parked.store(false, Ordering::SeqCst);
-        begun
+            parked.store(false, Ordering::SeqCst);
+            if begun.is_some() {
+                return begun;
+            }
+            // The job that it was woken for may have ended before it came; another may follow.
+        }
     }
 
     /// As [`Shared::begin`], if there is such a job now.
     fn try_begin(&self, done: u64) -> Option<u64> {
-        let mut state = self.state.load(Ordering::SeqCst);
+        let mut state = self.state.0.load(Ordering::SeqCst);
         while state & OPEN != 0 && state / JOB != done {
             let counted = state + WORKER;
-            match self.state.compare_exchange_weak(
+            match self.state.0.compare_exchange_weak(
                 state,
                 counted,
                 Ordering::SeqCst,
@@ -229,8 +236,8 @@ impl Shared {
 
     /// Lets no worker begin any more; returns when none is at the job.
     fn close(&self) {
-        self.state.fetch_and(!OPEN, Ordering::SeqCst);
-        let is_done = || self.state.load(Ordering::SeqCst) & (OPEN - 1) == 0;
+        self.state.0.fetch_and(!OPEN, Ordering::SeqCst);
+        let is_done = || self.state.0.load(Ordering::SeqCst) & (OPEN - 1) == 0;
         for _ in 0..SPINS {
             if is_done() {
                 return;
@@ -250,6 +257,7 @@ impl Shared {
 mod tests {
     use std::sync::Barrier;
     use std::sync::atomic::AtomicUsize;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -318,6 +326,46 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(with_all(&mut pool), 3);
+    }
+
+    #[test]
+    fn a_worker_that_comes_too_late_for_one_job_looks_for_the_next_before_it_sleeps() {
+        let shared = Arc::new(Shared::of(1));
+        let (asked, is_parked) = (Arc::clone(&shared), || shared.parked[0].load(Ordering::SeqCst));
+        let worker = thread::spawn(move || asked.begin(0, 0));
+        let until = |wanted: bool, wake: &dyn Fn()| {
+            let begun_at = Instant::now();
+            while is_parked() != wanted {
+                assert!(begun_at.elapsed() < Duration::from_secs(30), "parked: {wanted}");
+                wake();
+            }
+        };
+        until(true, &thread::yield_now);
+        // Woken for a job that is over: it is awake for a while, and asleep again.
+        until(false, &|| worker.thread().unpark());
+        until(true, &thread::yield_now);
+        shared.stop.store(true, Ordering::SeqCst);
+        worker.thread().unpark();
+        assert_eq!(worker.join().unwrap(), None);
+    }
+
+    #[test]
+    fn the_caller_sleeps_until_the_last_worker_is_done() {
+        let mut pool = Pool::new(2);
+        let caller = thread::current().id();
+        for _ in 0..100 {
+            let (shared, both) = (Arc::clone(&pool.shared), Barrier::new(2));
+            let is_done = AtomicBool::new(false);
+            let is_asleep = || shared.caller_parked.load(Ordering::SeqCst);
+            pool.run(&|| {
+                both.wait();
+                while thread::current().id() != caller && !is_asleep() {
+                    thread::yield_now();
+                }
+                is_done.fetch_or(thread::current().id() != caller, Ordering::SeqCst);
+            });
+            assert!(is_done.into_inner());
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Weights that are locked in memory are, and no longer than they live.
+//! Weights that are locked in memory are, and no longer than those live that lie beside them.
 
 use std::fs;
 
@@ -26,9 +26,13 @@ fn weights_stay_in_memory_for_as_long_as_they_live_where_that_is_asked_for() {
         assert_eq!(locked_kib(), before, "{format}");
 
         let mut cpu = Cpu::detect(1).locking_weights(true);
-        let locked = cpu.matrix(format, rows, cols, &bytes).unwrap();
-        assert!(locked_kib() * 1024 >= holds, "{format}: {} KiB of {holds} bytes", locked_kib());
+        let [locked, beside] = [(); 2].map(|()| cpu.matrix(format, rows, cols, &bytes).unwrap());
+        let both = locked_kib();
+        assert!(both * 1024 >= 2 * holds, "{format}: {both} KiB of twice {holds} bytes");
+        assert_eq!(both % 2048, before % 2048, "{format}: whole large pages");
         drop((plain, locked));
+        assert_eq!(locked_kib(), both, "{format}: one of the two is left");
+        drop(beside);
         assert_eq!(locked_kib(), before, "{format}");
     }
 }
