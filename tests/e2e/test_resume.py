@@ -25,7 +25,8 @@ from realm_client import Chunk, Client, Moved, RealmError, Stream, TextReply
 KEY = new_key()
 
 STREAMS = 20
-TOKENS = 48
+#: So many that none is near its end when the last is well under way.
+TOKENS = 80
 
 #: Far more than the streams take, so that an end before it is because nobody is left.
 GRACE_S = 120
@@ -47,9 +48,13 @@ def steady(serve: Serve, fill: Callable[[Folder], None]) -> Server:
     return serve(fill)
 
 
+#: The model's two ways to end an answer, which none may take before its server is gone.
+ENDS = {"0": -100, "2": -100}
+
+
 def sampling(number: int) -> dict[str, Any]:
     """Every second stream is greedy; of the others every second names its seed."""
-    drawn: dict[str, Any] = {"temperature": 0.8 if number % 2 else 0}
+    drawn: dict[str, Any] = {"temperature": 0.8 if number % 2 else 0, "logit_bias": ENDS}
     return drawn | ({"seed": number} if number % 4 == 1 else {})
 
 
