@@ -28,6 +28,9 @@ STREAMS = 20
 #: So many that none is near its end when the last is well under way.
 TOKENS = 80
 
+#: The model's `<|endoftext|>` and `<|im_end|>`: no answer ends by itself before its server does.
+ENDS = {"0": -100, "2": -100}
+
 #: Far more than the streams take, so that an end before it is because nobody is left.
 GRACE_S = 120
 
@@ -46,10 +49,6 @@ def fill(pirate: Path) -> Callable[[Folder], None]:
 def steady(serve: Serve, fill: Callable[[Folder], None]) -> Server:
     """The server that stays."""
     return serve(fill)
-
-
-#: The model's two ways to end an answer, which none may take before its server is gone.
-ENDS = {"0": -100, "2": -100}
 
 
 def sampling(number: int) -> dict[str, Any]:
