@@ -1,6 +1,6 @@
-//! What shares and sandboxes cost: an engine's tokens a second when many streams decode, by the
-//! forward pass and the choice of tokens alone, through the engine and its scheduler, and through a
-//! program in its sandbox; and how long instances, calls of programs and calls of the host take.
+//! What shares and sandboxes cost: an engine's tokens a second when many streams decode, each of a
+//! tenant of its own, by the forward pass and the choice of tokens alone, through the engine and its
+//! scheduler, and through a program in its sandbox; and how long instances, calls of programs and calls of the host take.
 //!
 //! `cargo run --release -p realm-agent --example cost -- MODEL.gguf [COMPONENT.wasm...]`
 
@@ -11,7 +11,10 @@ use std::{
     error::Error,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,16 +41,16 @@ use tokio::task::JoinSet;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-const STREAMS: [usize; 3] = [1, 16, 64];
+/// How many at once, and how many rounds of so many: short ones, and many, for what else a machine
+/// does lasts longer than one.
+const STREAMS: [(usize, usize); 3] = [(1, 61), (16, 15), (64, 7)];
 
-/// Short ones, and many: what else a machine does lasts longer than one.
+/// Of calls of the host.
 const ROUNDS: usize = 15;
 
-/// Of each stream: what it begins with, what it decodes, and how much of that passes before and
-/// behind what is timed, so that all streams are there in between.
+/// Of each stream: what it begins with behind its number, and how many tokens it decodes.
 const PROMPT: &str = "One two three four five six seven eight nine ten eleven twelve";
-const TOKENS: u32 = 80;
-const EDGE: u64 = 8;
+const TOKENS: u32 = 100;
 
 /// What each may hold of the cache, so that none waits for another: 128 tokens.
 const BLOCKS: u32 = 8;
@@ -241,27 +244,59 @@ struct Decoded {
     besides: f64,
 }
 
-async fn throughput(runtime: &Runtime, path: &Path) -> Outcome<()> {
-    let most = STREAMS.iter().copied().max().unwrap_or(1);
-    let engine = Arc::new(open(path, u32::try_from(most)? * BLOCKS)?);
-    let mut tenant = tenant("streams", 1_000_000)?;
+/// What each stream begins with, in words and in tokens: as many for each, and others.
+struct Prompts {
+    texts: Vec<String>,
+    ids: Vec<Vec<u32>>,
+}
+
+impl Prompts {
+    fn new(engine: &EngineHandle, streams: usize) -> Outcome<Self> {
+        let texts: Vec<String> =
+            (0..streams).map(|number| format!("{number:02}. {PROMPT}")).collect();
+        let ids = texts.iter().map(|text| engine.tokenize(text, false));
+        Ok(Self { ids: ids.collect::<Result<_, _>>()?, texts })
+    }
+
+    fn tokens_max(&self) -> usize {
+        self.ids.iter().map(Vec::len).max().unwrap_or(0)
+    }
+}
+
+/// Tenants with the built-in program, one for each stream.
+async fn residents<'a>(
+    runtime: &'a Runtime,
+    engine: &Arc<EngineHandle>,
+    streams: usize,
+) -> Outcome<Vec<Resident<'a>>> {
     let model = engine.info().model.clone();
-    tenant.models.push(ModelGrant { alias: model.name().into(), model: model.clone() });
-    runtime.put_model(model, engine.clone());
-    let direct = caller(&tenant)?;
-    let resident = Resident::new(runtime, tenant, runtime.prepare_built_in().await?)?;
-    let prompt = engine.tokenize(PROMPT, false)?;
-    let context = u32::try_from(prompt.len())? + TOKENS + 1;
+    runtime.put_model(model.clone(), engine.clone());
+    let built_in = runtime.prepare_built_in().await?;
+    let resident = |number| {
+        let mut tenant = tenant(&format!("stream-{number}"), 1_000_000)?;
+        tenant.models.push(ModelGrant { alias: model.name().into(), model: model.clone() });
+        Resident::new(runtime, tenant, built_in.clone())
+    };
+    (0..streams).map(resident).collect()
+}
+
+async fn throughput(runtime: &Runtime, path: &Path) -> Outcome<()> {
+    let most = STREAMS.iter().map(|(streams, _)| *streams).max().unwrap_or(1);
+    let engine = Arc::new(open(path, u32::try_from(most)? * BLOCKS)?);
+    let residents = residents(runtime, &engine, most).await?;
+    let prompts = Prompts::new(&engine, most)?;
+    let context = u32::try_from(prompts.tokens_max())? + TOKENS + 1;
     let mut bench = Bench::open(path, (context, most), None)?;
     let mut ways =
         ["steps alone", "engine", "program"].map(|name| Timed { name, rounds: Default::default() });
-    for round in 0..=ROUNDS {
-        for (at, streams) in STREAMS.into_iter().enumerate() {
-            let alone = bench.decode(streams, prompt.len(), TOKENS as usize)?;
+    for (at, (streams, rounds)) in STREAMS.into_iter().enumerate() {
+        let (residents, ids) = (&residents[..streams], &prompts.ids[..streams]);
+        for round in 0..=rounds {
+            let alone = bench.answer(ids.to_vec(), TOKENS as usize)?;
             let speed = alone.tokens as f64 / alone.computing.as_secs_f64();
             let alone = Decoded { speed, besides: 0.0 };
-            let through = through_engine(&engine, &direct, (&prompt, streams)).await?;
-            let program = through_program(&engine, &resident, streams).await?;
+            let through = through_engine(&engine, residents, ids).await?;
+            let program = through_program(&engine, residents, &prompts.texts[..streams]).await?;
             // The first round warms caches and clocks and does not count.
             if round > 0 {
                 for (way, decoded) in ways.iter_mut().zip([alone, through, program]) {
@@ -270,7 +305,7 @@ async fn throughput(runtime: &Runtime, path: &Path) -> Outcome<()> {
             }
         }
     }
-    for (at, streams) in STREAMS.into_iter().enumerate() {
+    for (at, (streams, _)) in STREAMS.into_iter().enumerate() {
         let alone = ways[0].rounds[at].clone();
         for Timed { name, rounds } in &ways {
             let rounds = &rounds[at];
@@ -316,13 +351,14 @@ fn open(path: &Path, kv_blocks: u32) -> Outcome<EngineHandle> {
 /// Tokens a second of streams that an engine gives to whoever reads them.
 async fn through_engine(
     engine: &Arc<EngineHandle>,
-    caller: &Caller,
-    (prompt, streams): (&[u32], usize),
+    residents: &[Resident<'_>],
+    prompts: &[Vec<u32>],
 ) -> Outcome<Decoded> {
+    let window = Window::new(engine, residents.len());
     let mut readers = JoinSet::new();
-    for _ in 0..streams {
+    for (Resident { caller, .. }, prompt) in residents.iter().zip(prompts) {
         let generation = Generation {
-            prompt: prompt.to_vec(),
+            prompt: prompt.clone(),
             shared_tokens: 0,
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             bias: never_ending(engine),
@@ -336,41 +372,58 @@ async fn through_engine(
         };
         let mut stream =
             engine.generate(caller, generation).map_err(|refusal| format!("{refusal:?}"))?;
+        let window = window.clone();
         readers.spawn(async move {
+            let mut has_begun = false;
             while let Some(event) = stream.recv().await {
-                if let TokenEvent::Failed(refusal) = event {
-                    return Err(refusal);
+                match event {
+                    TokenEvent::Token(_) if !has_begun => {
+                        has_begun = true;
+                        window.begin();
+                    }
+                    TokenEvent::Failed(refusal) => return Err(refusal),
+                    _ => {}
                 }
             }
+            window.end();
             Ok(())
         });
     }
-    let decoded = timed(engine, streams).await;
     while let Some(ended) = readers.join_next().await {
         ended?.map_err(|refusal| format!("{refusal:?}"))?;
     }
-    Ok(decoded)
+    window.decoded()
 }
 
 /// Tokens a second of streams that a program in its sandbox writes for whoever reads them.
 async fn through_program(
     engine: &Arc<EngineHandle>,
-    resident: &Resident<'_>,
-    streams: usize,
+    residents: &[Resident<'_>],
+    prompts: &[String],
 ) -> Outcome<Decoded> {
     let bias: serde_json::Map<String, Value> =
         never_ending(engine).into_iter().map(|(id, by)| (id.to_string(), json!(by))).collect();
-    let params =
-        json!({ "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "logit_bias": bias });
+    let window = Window::new(engine, residents.len());
     let mut readers = JoinSet::new();
-    for _ in 0..streams {
-        readers.spawn(end(resident.call("generate", &params)?));
+    for (resident, prompt) in residents.iter().zip(prompts) {
+        let params = json!({
+            "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "logit_bias": bias,
+        });
+        let (mut reply, window) = (resident.call("generate", &params)?, window.clone());
+        readers.spawn(async move {
+            if let Some(ReplyEvent::Failed(refusal)) = reply.recv().await {
+                return Err(format!("{refusal:?}").into());
+            }
+            window.begin();
+            let ended = end(reply).await;
+            window.end();
+            ended
+        });
     }
-    let decoded = timed(engine, streams).await;
     while let Some(ended) = readers.join_next().await {
         ended??.map_err(|refusal| format!("{refusal:?}"))?;
     }
-    Ok(decoded)
+    window.decoded()
 }
 
 /// What keeps answers from ending before they are as long as the others.
@@ -380,28 +433,57 @@ fn never_ending(engine: &EngineHandle) -> Vec<(u32, f32)> {
     ends.into_iter().filter_map(id).flatten().map(|id| (id, -100.0)).collect()
 }
 
-/// How streams decode, from when all of them have had some tokens to when each lacks as many.
-async fn timed(engine: &EngineHandle, streams: usize) -> Decoded {
-    let made = || engine.load().generated_tokens_total;
-    let streams = streams as u64;
-    let first = made();
-    let (begin, end) = (first + streams * EDGE, first + streams * (u64::from(TOKENS) - EDGE));
-    let wait = async |until: u64| {
-        while made() < until {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+/// When streams decoded, all of them: from the first token of the last one to the end of the first.
+struct Window {
+    engine: Arc<EngineHandle>,
+    streams: usize,
+    begun: AtomicUsize,
+    first: OnceLock<Mark>,
+    last: OnceLock<Mark>,
+}
+
+/// How far an engine was when one of its streams was told something.
+#[derive(Clone, Copy)]
+struct Mark {
+    at: Instant,
+    generated: u64,
+    overhead: Duration,
+}
+
+impl Window {
+    fn new(engine: &Arc<EngineHandle>, streams: usize) -> Arc<Self> {
+        let (begun, first, last) = (AtomicUsize::new(0), OnceLock::new(), OnceLock::new());
+        Arc::new(Self { engine: engine.clone(), streams, begun, first, last })
+    }
+
+    fn mark(&self) -> Mark {
+        let at = Instant::now();
+        let overhead = Duration::from_nanos(self.engine.books().time.overhead_ns);
+        Mark { at, generated: self.engine.load().generated_tokens_total, overhead }
+    }
+
+    /// One stream has its first token.
+    fn begin(&self) {
+        if self.begun.fetch_add(1, Ordering::SeqCst) + 1 == self.streams {
+            self.first.get_or_init(|| self.mark());
         }
-        // To the end of a step, looked for no longer than one takes.
-        let before = made();
-        while made() == before {
-            tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+
+    fn end(&self) {
+        self.last.get_or_init(|| self.mark());
+    }
+
+    fn decoded(&self) -> Outcome<Decoded> {
+        let marks = self.first.get().zip(self.last.get());
+        let (first, last) = marks.ok_or("a stream has had no token")?;
+        let took = last.at.saturating_duration_since(first.at).as_secs_f64();
+        if took == 0.0 {
+            return Err("a stream ended before all had begun".into());
         }
-        (Instant::now(), made(), engine.books().time)
-    };
-    let (begun_at, before, time) = wait(begin).await;
-    let (ended_at, after, all) = wait(end).await;
-    let took = ended_at.duration_since(begun_at).as_secs_f64();
-    let overhead = Duration::from_nanos(all.overhead_ns - time.overhead_ns);
-    Decoded { speed: (after - before) as f64 / took, besides: overhead.as_secs_f64() / took }
+        let overhead = last.overhead.saturating_sub(first.overhead);
+        let speed = (last.generated - first.generated) as f64 / took;
+        Ok(Decoded { speed, besides: overhead.as_secs_f64() / took })
+    }
 }
 
 /// Sorts `values` and gives the middle one.

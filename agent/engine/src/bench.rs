@@ -178,7 +178,7 @@ impl Bench {
 
     /// Computes a prompt of `tokens` tokens, up to its first answer token.
     pub fn prefill(&mut self, tokens: usize) -> Result<Timing, BenchError> {
-        let mut run = self.start(1, tokens, 1)?;
+        let mut run = self.start(self.prompts(1, tokens), 1)?;
         let started = Instant::now();
         while !run.scheduler.is_idle() {
             run.step(self.executor.as_mut(), &mut self.fit)?;
@@ -187,7 +187,7 @@ impl Bench {
     }
 
     /// Lets `sequences` sequences, at most as many as it was opened for, decode `tokens` tokens each
-    /// after a prompt of `prompt` tokens, whose computing is not counted.
+    /// after a prompt of `prompt` tokens, as [`Bench::answer`] does.
     pub fn decode(
         &mut self,
         sequences: usize,
@@ -195,15 +195,28 @@ impl Bench {
         tokens: usize,
     ) -> Result<Timing, BenchError> {
         let sequences = sequences.clamp(1, self.sequences);
+        self.answer(self.prompts(sequences, prompt), tokens)
+    }
+
+    /// Lets a sequence behind each of `prompts`, which are at most as many as it was opened for,
+    /// decode `tokens` tokens. What counts is from when the last of them has begun its answer, so
+    /// that no prompt is computed any more, until the first has come to its end.
+    pub fn answer(
+        &mut self,
+        mut prompts: Vec<Vec<u32>>,
+        tokens: usize,
+    ) -> Result<Timing, BenchError> {
+        prompts.truncate(self.sequences);
+        let sequences = prompts.len();
         let more = u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(1);
-        let mut run = self.start(sequences, prompt, more)?;
-        while run.scheduler.totals().generated < sequences as u64 {
+        let mut run = self.start(prompts, more)?;
+        while run.begun < sequences {
             run.step(self.executor.as_mut(), &mut self.fit)?;
         }
         let before = run.scheduler.totals().generated;
         run.computing = Duration::ZERO;
         let started = Instant::now();
-        while !run.scheduler.is_idle() {
+        while run.ended == 0 && sequences > 0 {
             run.step(self.executor.as_mut(), &mut self.fit)?;
         }
         let elapsed = started.elapsed();
@@ -212,17 +225,24 @@ impl Bench {
         Ok(Timing { tokens, elapsed, computing: run.computing })
     }
 
-    fn start(&self, sequences: usize, prompt: usize, tokens: u32) -> Result<Run, BenchError> {
+    /// Prompts of ids that no two of them share, so that nothing is found in the cache.
+    fn prompts(&self, sequences: usize, tokens: usize) -> Vec<Vec<u32>> {
+        let vocabulary = u64::from(self.vocabulary.max(1));
+        let prompt = |number: u64| {
+            let ids = (number * 1_000_003..).map(|n| n.wrapping_mul(2_654_435_761) >> 7);
+            let ids = ids.map(|n| u32::try_from(n % vocabulary).unwrap_or(0));
+            ids.take(tokens).collect()
+        };
+        (0..sequences as u64).map(prompt).collect()
+    }
+
+    fn start(&self, prompts: Vec<Vec<u32>>, tokens: u32) -> Result<Run, BenchError> {
         let blocks = u32::try_from(self.layout.in_bands(self.blocks)).unwrap_or(u32::MAX);
         let namespace = Namespace::new(Secret([0; 32]), Sha256([0; 32]), KvType::F16);
         let pool = BlockPool::new(blocks, self.layout, namespace);
         let mut scheduler = Scheduler::new(self.limits, pool, self.fit.prices());
         let tenant = TenantName::new("realm", "bench").expect("two DNS labels");
-        for number in 0..sequences as u64 {
-            // Ids that no run repeats within its sequences, so that nothing is found in the cache.
-            let ids = (number * 1_000_003..).map(|n| n.wrapping_mul(2_654_435_761) >> 7);
-            let vocabulary = u64::from(self.vocabulary.max(1));
-            let ids = ids.map(|n| u32::try_from(n % vocabulary).unwrap_or(0));
+        for (number, prompt) in (0..).zip(prompts) {
             let submission = Submission {
                 id: SequenceId(number),
                 tenant: tenant.clone(),
@@ -230,7 +250,7 @@ impl Bench {
                 terms: Terms { weight: 1, priority: Priority::Normal },
                 kv_blocks_max: u32::MAX,
                 context_max: u32::MAX,
-                prompt: ids.take(prompt).collect(),
+                prompt,
                 resumed: 0,
                 tokens_max: Some(tokens),
                 deadline: None,
@@ -242,6 +262,8 @@ impl Bench {
             batch: Batch::default(),
             computing: Duration::ZERO,
             tokens: Vec::new(),
+            begun: 0,
+            ended: 0,
         })
     }
 }
@@ -257,6 +279,9 @@ struct Run {
     computing: Duration,
     /// Of a step, by its outputs.
     tokens: Vec<u32>,
+    /// Sequences that have their first token, and that have their last.
+    begun: usize,
+    ended: usize,
 }
 
 impl Run {
@@ -272,7 +297,9 @@ impl Run {
         fit.observe(self.scheduler.step(), took);
         self.scheduler.commit();
         for (sequence, output) in self.batch.finished() {
+            self.begun += usize::from(self.scheduler.position(sequence) == 0);
             if self.scheduler.advance(sequence, self.tokens[output]).is_some() {
+                self.ended += 1;
                 self.scheduler.end(sequence);
             }
         }
