@@ -457,7 +457,7 @@ async fn a_folder_that_is_gone_serves_on_and_is_followed_when_it_is_back() {
 }
 
 #[cfg(target_os = "linux")]
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_full_disk_is_told_and_what_was_accepted_goes_on() {
     within_a_minute(async {
         let machine = Machine::new();
