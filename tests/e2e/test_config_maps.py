@@ -13,6 +13,7 @@ import pytest
 from conftest import Serve
 from harness.folder import Folder, Json
 from harness.plane import HOSTNAME, Agent, Operator, Plane
+from harness.told import events_of
 from harness.wait import until
 
 #: As large as the entries of a ConfigMap may be together.
@@ -179,6 +180,39 @@ def test_the_next_mirror_is_tried_where_a_config_map_is_not_there(
     tenant(plane, "misled", content, "configmap://others/a.wasm", "configmap://nowhere/a.wasm")
     said = await_reason(plane, "misled", "DigestMismatch")
     assert "has no ConfigMap `nowhere`" in said
+
+
+@pytest.fixture
+def contents(pirate: Path, unhealthy: Path, warden: Path) -> tuple[bytes, bytes, bytes]:
+    """A program that works, one that says that it does not, and another that works."""
+    return pirate.read_bytes(), unhealthy.read_bytes(), warden.read_bytes()
+
+
+async def test_a_program_that_does_not_work_never_replaces_one_that_does(
+    plane: Plane, alpha: Agent, beta: Agent, contents: tuple[bytes, bytes, bytes]
+) -> None:
+    good, bad, better = contents
+    entries = binary(good_wasm=good, bad_wasm=bad, better_wasm=better)
+    put(plane, "rolled", binaryData=entries)
+    tenant(plane, "rolled", good, "configmap://rolled/good.wasm")
+    plane.await_condition("tenant", "rolled", "True")
+    tenant(plane, "rolled", bad, "configmap://rolled/bad.wasm")
+    said = await_reason(plane, "rolled", "ProgramUnhealthy")
+    assert "the dictionary is empty" in said
+    assert plane.condition("tenant", "rolled")["status"] == "False"
+    assert plane.get("tenant", "rolled")["status"]["programSha256"] == digest(good)
+    until(
+        lambda: ("Warning", "ProgramUnhealthy") in events_of(plane, "rolled"),
+        "an event tells of it",
+    )
+    for agent in (alpha, beta):
+        async with agent.client("rolled") as client:
+            assert (await client.call("shout", {"text": "ahoy"})).data == {"text": "AHOY"}
+    tenant(plane, "rolled", better, "configmap://rolled/better.wasm")
+    plane.await_condition("tenant", "rolled", "True", "ProgramReady")
+    assert plane.get("tenant", "rolled")["status"]["programSha256"] == digest(better)
+    async with alpha.client("rolled") as client:
+        assert "shout" not in {function.name for function in (await client.metadata()).functions}
 
 
 async def test_an_agent_starts_again_without_an_operator_and_a_config_map(
