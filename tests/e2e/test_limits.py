@@ -30,6 +30,11 @@ CROWDED = 20
 #: Tokens of prompts that a tenant may send in a minute.
 BRIEF = 60
 
+#: Requests that a tenant may make in a minute, and those of them that a door has in hand which has
+#: been started again: an eighth.
+REQUESTS = 24
+IN_HAND = 3
+
 #: A greedy model goes on with this until it may not.
 ENDLESS = "1, 2, 3, 4,"
 
@@ -48,6 +53,7 @@ def fill(folder: Folder) -> None:
     folder.tenant("curt", limits={"outputTokens": 9})
     folder.tenant("small", limits={"kvBlocks": 4})
     folder.tenant("hasty", limits={"program": {"deadlineMs": DEADLINE_MS}})
+    folder.tenant("often", limits={"requestsPerMinute": REQUESTS})
     folder.tenant("tried", limits={"requestsPerMinute": 2}, limitsMode="Shadow")
     folder.tenant("free")
 
@@ -326,3 +332,29 @@ async def test_a_call_ends_at_its_deadline_or_its_tenants_with_what_had_come(
         with pytest.raises(DeadlineExceeded):
             deadline_s = DEADLINE_MS / 1000
             await client.generate(ENDLESS, max_tokens=2000, temperature=0, deadline_s=deadline_s)
+
+
+async def all_it_may(server: Server) -> int:
+    """Calls until one is refused; gives how many were not."""
+    admitted = 0
+    async with server.client("often") as client:
+        with pytest.raises(RateLimited):
+            while True:
+                await answer(client, QUESTIONS[0], max_tokens=1)
+                admitted += 1
+    return admitted
+
+
+async def test_a_server_that_is_killed_and_starts_again_hands_out_no_second_minute(
+    serve: Serve,
+) -> None:
+    began = time.monotonic()
+    server = serve(fill)
+    before = await all_it_may(server)
+    assert REQUESTS <= before <= had(began, REQUESTS)
+    server.kill()
+    again = time.monotonic()
+    await asyncio.to_thread(server.start)
+    after = await all_it_may(server)
+    earned = (time.monotonic() - again) * REQUESTS / 60
+    assert IN_HAND <= after <= IN_HAND + earned + 1

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -69,6 +69,10 @@ impl Machine {
             State::open(manifests, ledger).await.context("open the ledger of this machine")?;
         for warning in warnings {
             tracing::warn!(path = %warning.path.display(), cause = %warning.source, "ledger");
+        }
+        if state.subscribe().borrow().generation > 0 {
+            // This door has been open before, and does not know what it had let in.
+            agent.limiter().start_again(Instant::now());
         }
         let (report_sender, report) = watch::channel(Report::default());
         let (notice_sender, notices) = mpsc::channel(NOTICES_BUFFERED_MAX);
