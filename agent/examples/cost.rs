@@ -111,6 +111,7 @@ const fn program_limits(host_calls_max: u64) -> ProgramLimits {
         deadline_ms: 600_000,
         token_fuel_max: 1 << 30,
         token_deadline_ms: 1_000,
+        instances_max: 512,
         memory64: false,
     }
 }

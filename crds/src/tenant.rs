@@ -48,6 +48,9 @@ pub const PROGRAM_MEMORY_BYTES_MIN: u64 = 65_536;
 /// above it would say more than a program gets.
 pub const PROGRAM_MEMORY_BYTES_MAX: u64 = 1_073_741_824;
 
+/// As many instances as an agent has room for, `INSTANCES_MAX` there.
+pub const PROGRAM_INSTANCES_MAX: u32 = 512;
+
 /// Fuel and host calls: the largest number that JSON readers of every language keep exact.
 pub const PROGRAM_COUNT_MAX: u64 = 9_007_199_254_740_991;
 
@@ -355,7 +358,7 @@ impl Default for Limits {
     }
 }
 
-/// What one call of a tenant's program may spend.
+/// What one call of a tenant's program may spend, and how many may at once.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ProgramLimits {
@@ -387,6 +390,11 @@ pub struct ProgramLimits {
     #[schemars(range(min = 1, max = TOKEN_DEADLINE_MS_MAX))]
     pub token_deadline_ms: u64,
 
+    /// Instances of the program that answer calls at one node at once, each with memory of its own.
+    /// A call beyond them waits for one, no longer than `deadlineMs`.
+    #[schemars(range(min = 1, max = PROGRAM_INSTANCES_MAX))]
+    pub instances: u32,
+
     /// Whether parts of the program may hand each other values through 64-bit memories. The
     /// compiler's support for that is young; the memory that a program may have is the same.
     pub memory64: bool,
@@ -397,7 +405,8 @@ impl Default for ProgramLimits {
     /// ten host calls and a million instructions a token, and five minutes for a slow processor.
     /// Its output may fill the largest message that a client gets, as the vectors of many texts do.
     /// Its hooks have for each token what an interpreter takes for some lines of code, which is about
-    /// five milliseconds of a processor, and four times that to come to their turn.
+    /// five milliseconds of a processor, and four times that to come to their turn. An eighth of a
+    /// node's instances.
     fn default() -> Self {
         Self {
             memory_bytes: 64 * 1024 * 1024,
@@ -407,6 +416,7 @@ impl Default for ProgramLimits {
             deadline_ms: 300_000,
             token_fuel: 5_000_000,
             token_deadline_ms: 20,
+            instances: 64,
             memory64: false,
         }
     }

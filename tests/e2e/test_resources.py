@@ -81,6 +81,7 @@ def test_what_is_left_out_is_filled_in(admin: User) -> None:
         "deadlineMs": 300_000,
         "tokenFuel": 5_000_000,
         "tokenDeadlineMs": 20,
+        "instances": 64,
         "memory64": False,
     }
     limits = {

@@ -219,6 +219,8 @@ pub struct ProgramLimits {
     pub token_fuel_max: u64,
     /// How long a token waits for its hooks.
     pub token_deadline_ms: u64,
+    /// Instances that answer its calls at once at one node; a call beyond them waits for one.
+    pub instances_max: u32,
     /// Whether its parts may hand each other values through 64-bit memories.
     pub memory64: bool,
 }

@@ -54,6 +54,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 deadline_ms: 60_000,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                instances_max: 64,
                 memory64: false,
             },
         },
@@ -191,8 +192,8 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (any::<[u32; 7]>(), any::<[u64; 7]>(), any::<bool>()).prop_map(
-        |([a, b, c, d, e, f, o], [g, h, i, j, k, l, m], n)| Limits {
+    (any::<[u32; 8]>(), any::<[u64; 7]>(), any::<bool>()).prop_map(
+        |([a, b, c, d, e, f, o, p], [g, h, i, j, k, l, m], n)| Limits {
             requests_per_minute: a,
             input_tokens_per_minute: b,
             output_tokens_per_minute: c,
@@ -208,6 +209,7 @@ fn limits() -> impl Strategy<Value = Limits> {
                 deadline_ms: k,
                 token_fuel_max: l,
                 token_deadline_ms: m,
+                instances_max: p,
                 memory64: n,
             },
         },

@@ -37,6 +37,7 @@ use tenant::{tenant_from, tenant_to};
 /// What the hooks of one token have where nobody says, as `link.proto` has it.
 const TOKEN_FUEL_UNSAID: u64 = 5_000_000;
 const TOKEN_DEADLINE_MS_UNSAID: u64 = 20;
+const INSTANCES_UNSAID: u32 = 512;
 
 /// What is wrong with a desired state that was read.
 #[derive(Debug, Error)]
@@ -276,6 +277,7 @@ fn limits_to(limits: &Limits) -> proto::Limits {
         deadline_ms,
         token_fuel_max,
         token_deadline_ms,
+        instances_max,
         memory64,
     } = program;
     proto::Limits {
@@ -294,6 +296,7 @@ fn limits_to(limits: &Limits) -> proto::Limits {
             deadline_ms,
             token_fuel_max: Some(token_fuel_max),
             token_deadline_ms: Some(token_deadline_ms),
+            instances_max: Some(instances_max),
             memory64,
         }),
     }
@@ -318,6 +321,7 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
         deadline_ms,
         token_fuel_max,
         token_deadline_ms,
+        instances_max,
         memory64,
     } = required("limits.program", program)?;
     Ok(Limits {
@@ -336,6 +340,7 @@ fn limits_from(limits: proto::Limits) -> Result<Limits, ConvertError> {
             deadline_ms,
             token_fuel_max: token_fuel_max.unwrap_or(TOKEN_FUEL_UNSAID),
             token_deadline_ms: token_deadline_ms.unwrap_or(TOKEN_DEADLINE_MS_UNSAID),
+            instances_max: instances_max.unwrap_or(INSTANCES_UNSAID),
             memory64,
         },
     })

@@ -25,6 +25,7 @@ use crate::{
     pool,
     program::Program,
     refusal::{Ended, internal, returned, trapped},
+    room::Room,
     spent::Booking,
     store::Store,
     texts::{TenantTexts, Texts},
@@ -46,6 +47,8 @@ pub(crate) struct Running {
     pub(crate) tokens: Arc<TokenMeter>,
     /// The node's places for work on text, and the tenant's among them.
     pub(crate) texts: (Texts, TenantTexts),
+    /// The tenant's room for instances.
+    pub(crate) room: Room,
     /// The tenant's places for hooks that are asked about a generation.
     pub(crate) asks: Asks,
     /// What the tenant's programs keep.
@@ -99,6 +102,9 @@ pub(crate) async fn run(running: &Running, run: Run<'_>) -> Result<Answer, Refus
 
 async fn handle(running: &Running, run: Run<'_>, deadline: Deadline) -> Result<Answer, Refusal> {
     let limits = &running.tenant.limits.program;
+    // Before there is anything of an instance, and dropped behind all of it.
+    let place = running.room.take(&running.allowance.instance_waits).await;
+    let _place = place.map_err(|_| internal("the room for instances is closed"))?;
     let stopped = |error: wasmtime::Error| trapped(&error, limits.fuel_max);
     let request =
         handler::Request { function: run.function.to_owned(), params: run.params.to_string() };

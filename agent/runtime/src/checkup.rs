@@ -24,6 +24,7 @@ const LIMITS: ProgramLimits = ProgramLimits {
     deadline_ms: 10_000,
     token_fuel_max: 1_000_000,
     token_deadline_ms: 1_000,
+    instances_max: 64,
     memory64: false,
 };
 

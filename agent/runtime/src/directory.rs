@@ -16,6 +16,7 @@ use crate::{
     ahead::Instances,
     asks::Asks,
     program::{Prepared, ProgramError},
+    room::Room,
     spent::{ProgramSpent, Spent},
     store::Store,
     texts::TenantTexts,
@@ -70,6 +71,7 @@ pub(crate) struct Resident {
     pub(crate) program: Prepared,
     /// What that comes up as under these limits.
     pub(crate) instances: Instances,
+    pub(crate) room: Room,
     pub(crate) texts: TenantTexts,
     pub(crate) asks: Asks,
     /// Gone with the tenant.
@@ -159,6 +161,8 @@ impl Directory {
         let same = before.as_ref().filter(|before| before.comes_up_as(&program, limits));
         let instances = same.map(|before| before.instances.clone());
         let instances = instances.unwrap_or_else(|| Instances::of(&program.0, limits));
+        let room = before.as_ref().map(|before| before.room.under(limits));
+        let room = room.unwrap_or_else(|| Room::of(limits));
         let texts = before.as_ref().map(|before| before.texts.clone()).unwrap_or_default();
         let asks = before.as_ref().map(|before| before.asks.clone()).unwrap_or_default();
         let store = before.as_ref().map(|before| before.store.clone()).unwrap_or_default();
@@ -171,7 +175,8 @@ impl Directory {
             }
             None => Arc::new(watch::Sender::new(None)),
         };
-        let resident = Resident { tenant, program, instances, texts, asks, store, spent, stop };
+        let resident =
+            Resident { tenant, program, instances, room, texts, asks, store, spent, stop };
         self.tenants.insert(resident.tenant.name.clone(), resident);
     }
 

@@ -33,7 +33,7 @@ use crate::{
         },
     },
     host::{Host, HostCall},
-    meter::{HookFuel, Left},
+    meter::{Left, Tally},
     pool,
     refusal::{Ended, HostError, internal, returned, trapped},
     spent::Booking,
@@ -92,7 +92,7 @@ fn stand_in(
     of: &Arc<Ahead<HookedPre<Host>>>,
     host: Host,
     start: &Left,
-    spent: &HookFuel,
+    spent: &Tally,
 ) -> wasmtime::Result<(Store<Host>, Option<Bound>)> {
     let Some(Made { mut store, bound, burnt }) = of.take() else {
         return Ok((of.store(host)?, None));
@@ -123,11 +123,11 @@ fn ended(error: &wasmtime::Error, fuel_max: u64) -> HostError {
 struct Fueled {
     store: Store<Host>,
     granted: u64,
-    spent: HookFuel,
+    spent: Tally,
 }
 
 impl Fueled {
-    const fn new(store: Store<Host>, spent: HookFuel) -> Self {
+    const fn new(store: Store<Host>, spent: Tally) -> Self {
         Self { store, granted: 0, spent }
     }
 

@@ -24,6 +24,7 @@ mod pipeline;
 mod pool;
 mod program;
 mod refusal;
+mod room;
 mod runtime;
 mod sandbox;
 mod shared;

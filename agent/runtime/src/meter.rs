@@ -107,8 +107,10 @@ pub(crate) struct Allowance {
     /// What its hooks may burn until they are asked about their first token: as much again.
     pub(crate) hook_start: Left,
     /// What they have burnt.
-    pub(crate) hook_fuel: HookFuel,
+    pub(crate) hook_fuel: Tally,
     pub(crate) overruns: Overruns,
+    /// How often it has waited for one of its tenant's instances to be free.
+    pub(crate) instance_waits: Tally,
 }
 
 impl Allowance {
@@ -124,8 +126,9 @@ impl Allowance {
             output: Countdown::new(ProgramLimit::Output, limits.output_bytes_max),
             log_lines: Left::new(log::LINES_MAX),
             hook_start: Left::new(limits.fuel_max),
-            hook_fuel: HookFuel::default(),
+            hook_fuel: Tally::default(),
             overruns: Overruns::default(),
+            instance_waits: Tally::default(),
         }
     }
 
@@ -137,15 +140,16 @@ impl Allowance {
                 .saturating_add(self.hook_fuel.get()),
             host_calls: self.host_calls.spent(),
             hook_overruns: self.overruns.get(),
+            instance_waits: self.instance_waits.get(),
         }
     }
 }
 
-/// What the hooks of one call have burnt. A clone counts the same, from whichever thread.
+/// What is counted of one call. A clone counts the same, from whichever thread.
 #[derive(Clone, Default)]
-pub(crate) struct HookFuel(Arc<AtomicU64>);
+pub(crate) struct Tally(Arc<AtomicU64>);
 
-impl HookFuel {
+impl Tally {
     pub(crate) fn add(&self, fuel: u64) {
         self.0.fetch_add(fuel, Ordering::Relaxed);
     }

@@ -248,6 +248,7 @@ impl Runtime {
             allowance,
             tokens: Arc::new(TokenMeter::new(Arc::new(call))),
             texts: (self.texts.clone(), resident.texts.clone()),
+            room: resident.room.clone(),
             asks: resident.asks.clone(),
             store: resident.store.clone(),
             sender,

@@ -16,14 +16,17 @@ pub struct ProgramSpent {
     pub host_calls: u64,
     /// Tokens that were chosen, or told, without waiting for their hooks any longer.
     pub hook_overruns: u64,
+    /// Runs that waited because as many instances as the tenant may have were answering its calls.
+    pub instance_waits: u64,
 }
 
 impl AddAssign for ProgramSpent {
     fn add_assign(&mut self, other: Self) {
-        let Self { fuel, host_calls, hook_overruns } = other;
+        let Self { fuel, host_calls, hook_overruns, instance_waits } = other;
         self.fuel = self.fuel.saturating_add(fuel);
         self.host_calls = self.host_calls.saturating_add(host_calls);
         self.hook_overruns = self.hook_overruns.saturating_add(hook_overruns);
+        self.instance_waits = self.instance_waits.saturating_add(instance_waits);
     }
 }
 
@@ -78,6 +81,7 @@ mod tests {
             deadline_ms: 1,
             token_fuel_max: 1_000_000,
             token_deadline_ms: 1_000,
+            instances_max: 64,
             memory64: false,
         };
         let spent = Spent::default();
@@ -88,9 +92,11 @@ mod tests {
         assert_eq!(spent.get(), ByWay::default());
         allowance.hook_fuel.add(5);
         allowance.overruns.count();
+        allowance.instance_waits.add(3);
         drop(booking);
         let rows = spent.get();
-        let expected = ProgramSpent { fuel: 75, host_calls: 2, hook_overruns: 1 };
+        let expected =
+            ProgramSpent { fuel: 75, host_calls: 2, hook_overruns: 1, instance_waits: 3 };
         assert_eq!(rows.rows().collect::<Vec<_>>(), [(&Way::Direct, expected)]);
     }
 }

@@ -127,7 +127,7 @@ fn samples(engines: &Engines, roster: &watch::Receiver<Arc<Roster>>, read: Read)
 /// What a tenant's programs have spent of something.
 type ReadSpent = fn(ProgramSpent) -> u64;
 
-const PROGRAMS: [(&str, &str, ReadSpent); 3] = [
+const PROGRAMS: [(&str, &str, ReadSpent); 4] = [
     (
         "realm_program_fuel_total",
         "Units of fuel that the tenant's programs have burnt, booked as calls end.",
@@ -142,6 +142,11 @@ const PROGRAMS: [(&str, &str, ReadSpent); 3] = [
         "realm_program_hook_overruns_total",
         "Tokens that went on without the tenant's hooks, which took too long, booked as calls end.",
         |spent| spent.hook_overruns,
+    ),
+    (
+        "realm_program_instance_waits_total",
+        "Runs of the tenant's program that waited for one of its instances, booked as calls end.",
+        |spent| spent.instance_waits,
     ),
 ];
 

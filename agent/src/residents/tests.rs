@@ -113,6 +113,7 @@ pub(crate) fn tenant(name: &str) -> Arc<DesiredTenant> {
                 deadline_ms: 1,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                instances_max: 64,
                 memory64: false,
             },
         },

@@ -229,6 +229,7 @@ pub struct ProgramLimits {
     pub deadline_ms: u64,
     pub token_fuel_max: u64,
     pub token_deadline_ms: u64,
+    pub instances_max: u32,
     pub memory64: bool,
 }
 

@@ -188,6 +188,7 @@ fn tenant() -> DesiredTenant {
                 deadline_ms: 1000,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                instances_max: 64,
                 memory64: false,
             },
         },

@@ -150,6 +150,7 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
         deadline_ms,
         token_fuel_max,
         token_deadline_ms,
+        instances_max,
         memory64,
     } = program;
     agent::Limits {
@@ -168,6 +169,7 @@ const fn limits(limits: plan::Limits) -> agent::Limits {
             deadline_ms,
             token_fuel_max,
             token_deadline_ms,
+            instances_max,
             memory64,
         },
     }

@@ -56,6 +56,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
                 deadline_ms,
                 token_fuel,
                 token_deadline_ms,
+                instances,
                 memory64,
             },
     } = limits;
@@ -74,6 +75,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
         format!("program     {program}"),
         format!("its limits  {memory_bytes} bytes of memory, {fuel} fuel, {host_calls} host calls, {output_bytes} bytes out, {deadline_ms} ms"),
         format!("its hooks   {token_fuel} fuel and {token_deadline_ms} ms a token"),
+        format!("instances   {instances} at once at a node"),
         format!("memory64    {}", yes(*memory64)),
     ]
     .map(|line| one_line(&line))

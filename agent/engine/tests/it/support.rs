@@ -78,6 +78,7 @@ pub(crate) fn tenant(name: &str) -> DesiredTenant {
                 deadline_ms: 0,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                instances_max: 64,
                 memory64: false,
             },
         },

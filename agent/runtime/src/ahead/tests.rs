@@ -20,6 +20,7 @@ const LIMITS: ProgramLimits = ProgramLimits {
     deadline_ms: 10_000,
     token_fuel_max: 0,
     token_deadline_ms: 0,
+    instances_max: 64,
     memory64: false,
 };
 

@@ -16,6 +16,7 @@ use realm_core::{
 };
 use realm_runtime::{Awaited, Runtime};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::{
     echo::{Echo, Mood},
@@ -58,6 +59,33 @@ impl Held {
         reply
     }
 
+    /// Lets so many of its program's instances answer at once.
+    fn put_instances_max(&mut self, instances_max: u32) {
+        self.citizen.tenant.limits.program.instances_max = instances_max;
+        let tenant = Arc::new(self.citizen.tenant.clone());
+        self.town.runtime.put_tenant(tenant, self.town.built_in.clone());
+    }
+
+    /// Begins a call that gets no instance: a neighbour's call passes from its begin to its end
+    /// meanwhile.
+    async fn begin_in_vain(&self) -> Reply {
+        let running = self.engine.running.load(Ordering::SeqCst);
+        let mut reply = self.citizen.call(&self.town.runtime, "chat", &Self::params());
+        let echo = Echo::new("tests/beside", Mood::Echo);
+        let neighbour = Citizen::new("beside").with_model(&self.town.runtime, echo);
+        let neighbour = neighbour.moves_into(&self.town.runtime, &self.town.built_in);
+        neighbour.done(&self.town.runtime, "chat", &Self::params()).await.end.unwrap();
+        assert_eq!(reply.try_recv().unwrap_err(), TryRecvError::Empty);
+        assert_eq!(self.engine.running.load(Ordering::SeqCst), running);
+        reply
+    }
+
+    fn waits(&self) -> u64 {
+        let spent = self.town.runtime.spent().into_iter();
+        let mut own = spent.filter(|(tenant, _)| *tenant == self.citizen.tenant.name);
+        own.next().unwrap().1.rows().map(|(_, spent)| spent.instance_waits).sum()
+    }
+
     async fn engine_is_free(&self) {
         until(|| self.engine.running.load(Ordering::SeqCst) == 0).await;
     }
@@ -77,6 +105,46 @@ async fn a_client_that_goes_away_cancels_the_generation_and_frees_its_place() {
     until(|| !place_is_taken()).await;
     let left = held.citizen.quota().input_tokens;
     assert!((8..=9).contains(&left), "the prompt of twelve is paid for: {left}");
+}
+
+#[tokio::test]
+async fn a_call_beyond_its_tenants_instances_waits_until_one_is_free_and_keeps_nobody_else() {
+    let mut held = Held::new("crowded", 10, 1000).await;
+    held.put_instances_max(2);
+    let (first, second) = (held.begin().await, held.begin().await);
+    let mut third = held.begin_in_vain().await;
+    drop(first);
+    assert!(matches!(next(&mut third).await, ReplyEvent::Chunk(_)));
+    held.engine.release.send_replace(true);
+    for reply in [second, third] {
+        read(reply).await.end.unwrap();
+    }
+    until(|| held.waits() == 1).await;
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_an_instance_ends_at_its_deadline_and_costs_nothing() {
+    let mut held = Held::new("crowded-out", 10, 1000).await;
+    held.put_instances_max(1);
+    let _running = held.begin().await;
+    let left = held.citizen.quota().input_tokens;
+    held.citizen.tenant.limits.program.deadline_ms = 50;
+    held.put_instances_max(1);
+    let refusal = held.citizen.refused(&held.town.runtime, "chat", &Held::params()).await;
+    assert_eq!(refusal, Refusal::DeadlineExceeded { deadline_ms: 50 });
+    assert!(held.citizen.quota().input_tokens >= left);
+    assert_eq!(held.engine.asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_tenant_that_may_have_more_instances_need_not_wait_for_those_that_it_had() {
+    let mut held = Held::new("grown", 10, 1000).await;
+    held.put_instances_max(1);
+    let _first = held.begin().await;
+    let _waits = held.begin_in_vain().await;
+    held.put_instances_max(2);
+    let _others = (held.begin().await, held.begin().await);
+    held.begin_in_vain().await;
 }
 
 #[tokio::test]
@@ -263,8 +331,10 @@ async fn a_node_whose_every_sandbox_is_taken_is_busy_and_serves_again() {
     let runtime = Runtime::new().unwrap();
     let built_in = runtime.prepare_built_in().await.unwrap();
     let engine = Echo::new("tests/full", Mood::Hold);
-    let citizen =
-        Citizen::new("full").with_model(&runtime, engine.clone()).moves_into(&runtime, &built_in);
+    let mut citizen = Citizen::new("full").with_model(&runtime, engine.clone());
+    // More than there are, as several tenants may have together.
+    citizen.tenant.limits.program.instances_max = 1000;
+    let citizen = citizen.moves_into(&runtime, &built_in);
     let mut replies = Vec::new();
     let refusal = loop {
         let mut reply = citizen.call(&runtime, "chat", &Held::params());

@@ -81,6 +81,7 @@ pub(crate) const LIMITS: Limits = Limits {
         deadline_ms: 100_000,
         token_fuel_max: 100_000_000,
         token_deadline_ms: 1_000,
+        instances_max: 512,
         memory64: false,
     },
 };

@@ -8,9 +8,9 @@ use realm_crds::{
     tenant::{
         API_KEYS_MAX, ApiKeySource, CALLS_MAX, CONFIG_ENTRIES_MAX, CONFIG_KEY_LEN_MAX,
         CONFIG_VALUE_LEN_MAX, Cache, DEADLINE_MS_MAX, Limits as RawLimits, MODELS_MAX, ModelRef,
-        PER_MINUTE_MAX, PROGRAM_COUNT_MAX, PROGRAM_MEMORY_BYTES_MAX, PROGRAM_MEMORY_BYTES_MIN,
-        PROGRAM_OUTPUT_BYTES_MAX, Program as RawProgram, ProgramLimits as RawProgramLimits,
-        TOKEN_DEADLINE_MS_MAX, TOKEN_FUEL_MAX, WEIGHT_MAX,
+        PER_MINUTE_MAX, PROGRAM_COUNT_MAX, PROGRAM_INSTANCES_MAX, PROGRAM_MEMORY_BYTES_MAX,
+        PROGRAM_MEMORY_BYTES_MIN, PROGRAM_OUTPUT_BYTES_MAX, Program as RawProgram,
+        ProgramLimits as RawProgramLimits, TOKEN_DEADLINE_MS_MAX, TOKEN_FUEL_MAX, WEIGHT_MAX,
     },
 };
 
@@ -171,6 +171,7 @@ fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> Progr
         deadline_ms,
         token_fuel,
         token_deadline_ms,
+        instances,
         memory64,
     } = raw;
     let memory = (PROGRAM_MEMORY_BYTES_MIN, PROGRAM_MEMORY_BYTES_MAX);
@@ -182,6 +183,7 @@ fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> Progr
         ("deadlineMs", *deadline_ms, (1, DEADLINE_MS_MAX)),
         ("tokenFuel", *token_fuel, (1, TOKEN_FUEL_MAX)),
         ("tokenDeadlineMs", *token_deadline_ms, (1, TOKEN_DEADLINE_MS_MAX)),
+        ("instances", u64::from(*instances), (1, u64::from(PROGRAM_INSTANCES_MAX))),
     ] {
         field::range(&format!("spec.limits.program.{field}"), value, bounds, findings);
     }
@@ -193,6 +195,7 @@ fn read_program_limits(raw: &RawProgramLimits, findings: &mut Findings) -> Progr
         deadline_ms: *deadline_ms,
         token_fuel_max: *token_fuel,
         token_deadline_ms: *token_deadline_ms,
+        instances_max: *instances,
         memory64: *memory64,
     }
 }

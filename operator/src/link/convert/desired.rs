@@ -277,6 +277,7 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
         deadline_ms,
         token_fuel_max,
         token_deadline_ms,
+        instances_max,
         memory64,
     } = program;
     proto::Limits {
@@ -295,6 +296,7 @@ const fn limits_to(limits: &Limits) -> proto::Limits {
             deadline_ms,
             token_fuel_max: Some(token_fuel_max),
             token_deadline_ms: Some(token_deadline_ms),
+            instances_max: Some(instances_max),
             memory64,
         }),
     }

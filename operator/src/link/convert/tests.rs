@@ -182,6 +182,7 @@ fn tenant(index: usize, weight: u32) -> Arc<DesiredTenant> {
                 deadline_ms: 11,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                instances_max: 64,
                 memory64: false,
             },
         },

@@ -78,8 +78,8 @@ fn model(text: String) -> impl Strategy<Value = plan::DesiredModel> {
 }
 
 fn limits() -> impl Strategy<Value = plan::Limits> {
-    (any::<[u32; 7]>(), any::<[u64; 7]>(), any::<bool>()).prop_map(
-        |([a, b, c, d, e, f, o], [g, h, i, j, k, l, m], n)| plan::Limits {
+    (any::<[u32; 8]>(), any::<[u64; 7]>(), any::<bool>()).prop_map(
+        |([a, b, c, d, e, f, o, p], [g, h, i, j, k, l, m], n)| plan::Limits {
             requests_per_minute: a,
             input_tokens_per_minute: b,
             output_tokens_per_minute: c,
@@ -95,6 +95,7 @@ fn limits() -> impl Strategy<Value = plan::Limits> {
                 deadline_ms: k,
                 token_fuel_max: l,
                 token_deadline_ms: m,
+                instances_max: p,
                 memory64: n,
             },
         },

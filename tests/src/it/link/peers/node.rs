@@ -66,6 +66,7 @@ pub(super) fn tenant() -> DesiredTenant {
                 deadline_ms: 60_000,
                 token_fuel_max: 1_000_000,
                 token_deadline_ms: 1_000,
+                instances_max: 64,
                 memory64: false,
             },
         },
