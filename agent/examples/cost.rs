@@ -1,6 +1,7 @@
 //! What shares and sandboxes cost: an engine's tokens a second when many streams decode, each of a
 //! tenant of its own, by the forward pass and the choice of tokens alone, through the engine and its
-//! scheduler, and through a program in its sandbox; and how long instances, calls of programs and calls of the host take.
+//! scheduler, and through a program in its sandbox; and how long instances, calls of programs and
+//! calls of the host take.
 //!
 //! `cargo run --release -p realm-agent --example cost -- MODEL.gguf [COMPONENT.wasm...]`
 
@@ -52,7 +53,7 @@ const ROUNDS: usize = 15;
 const PROMPT: &str = "One two three four five six seven eight nine ten eleven twelve";
 const TOKENS: u32 = 100;
 
-/// What each may hold of the cache, so that none waits for another: 128 tokens.
+/// What each may hold of the cache, so that none waits for another: 256 tokens.
 const BLOCKS: u32 = 8;
 
 const HOST_CALLS: u64 = 1_000_000;

@@ -37,6 +37,7 @@ use tenant::{tenant_from, tenant_to};
 /// What the hooks of one token have where nobody says, as `link.proto` has it.
 const TOKEN_FUEL_UNSAID: u64 = 5_000_000;
 const TOKEN_DEADLINE_MS_UNSAID: u64 = 20;
+/// As many instances as a node has, as `link.proto` has it.
 const INSTANCES_UNSAID: u32 = 512;
 
 /// What is wrong with a desired state that was read.

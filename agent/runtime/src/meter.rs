@@ -150,8 +150,8 @@ impl Allowance {
 pub(crate) struct Tally(Arc<AtomicU64>);
 
 impl Tally {
-    pub(crate) fn add(&self, fuel: u64) {
-        self.0.fetch_add(fuel, Ordering::Relaxed);
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {

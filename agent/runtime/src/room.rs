@@ -20,14 +20,14 @@ pub(crate) struct Room {
 
 /// A place, for as long as an instance is there.
 #[derive(Debug)]
-pub(crate) struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub(crate) struct Place {
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Room {
     pub(crate) fn of(limits: &ProgramLimits) -> Self {
         let max = limits.instances_max.max(1);
-        // A node has no more instances than a few hundred.
-        let places = usize::try_from(max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { max, places: Arc::new(Semaphore::new(places)) }
+        Self { max, places: Arc::new(Semaphore::new(max as usize)) }
     }
 
     /// The same room where the limit is the same. Where it is another, the calls that have begun
@@ -39,10 +39,10 @@ impl Room {
 
     /// Waits for a place, and counts that it had to.
     pub(crate) async fn take(&self, waits: &Tally) -> Result<Place, AcquireError> {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Ok(Place(place));
+        if let Ok(permit) = self.places.clone().try_acquire_owned() {
+            return Ok(Place { _permit: permit });
         }
         waits.add(1);
-        Ok(Place(self.places.clone().acquire_owned().await?))
+        Ok(Place { _permit: self.places.clone().acquire_owned().await? })
     }
 }

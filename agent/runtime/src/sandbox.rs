@@ -13,7 +13,8 @@ use crate::{ahead, bindings, host::Host};
 ///
 /// A memory reserves 4 GiB of address space and its guard, so the three that each may have take
 /// 6 TiB of the 128 TiB of a process, and 8 KiB of real memory while idle. A decode batch is far
-/// smaller, so the sandboxes are never what a node runs out of first.
+/// smaller, so the sandboxes are never what a node runs out of first. The tenants' CRD takes no
+/// limit above it: `PROGRAM_INSTANCES_MAX` there is the same number.
 const INSTANCES_MAX: u32 = 512;
 
 /// So many more, since those that wait for calls have slots as well.
