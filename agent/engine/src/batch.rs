@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::adapter::AdapterId;
+
 /// Tokens in one block of what a step of texts attends: as few as a backend takes, for most texts end
 /// within a block.
 pub(crate) const TEXT_BLOCK_TOKENS: usize = 16;
@@ -16,6 +18,8 @@ pub(crate) struct SequenceId(pub(crate) u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rows {
     pub(crate) sequence: SequenceId,
+    /// What they are computed with besides the model.
+    pub(crate) adapter: Option<AdapterId>,
     pub(crate) first_row: usize,
     pub(crate) count: usize,
     /// Tokens of the sequence that were computed before.
@@ -83,7 +87,7 @@ impl Batch {
     /// are the sequence's blocks in one band of layers.
     pub(crate) fn push<'a>(
         &mut self,
-        sequence: SequenceId,
+        (sequence, adapter): (SequenceId, Option<AdapterId>),
         tokens: &[u32],
         past: usize,
         bands: impl Iterator<Item = &'a [u32]>,
@@ -101,7 +105,8 @@ impl Batch {
             };
             self.slots_of(band).extend(rows.clone().map(slot).map(row_number));
         }
-        self.spans.push(Rows { sequence, first_row, count: tokens.len(), past, table, blocks });
+        let count = tokens.len();
+        self.spans.push(Rows { sequence, adapter, first_row, count, past, table, blocks });
     }
 
     fn slots_of(&mut self, band: usize) -> &mut Vec<u32> {
@@ -134,7 +139,8 @@ impl Batch {
         self.positions.extend((0..count).map(row_number));
         let slot = |position| row_number(table * TEXT_BLOCK_TOKENS + position);
         self.slots_of(0).extend((0..count).map(slot));
-        self.spans.push(Rows { sequence: call, first_row, count, past: 0, table, blocks });
+        let (sequence, adapter) = (call, None);
+        self.spans.push(Rows { sequence, adapter, first_row, count, past: 0, table, blocks });
         self.texts.push(text);
     }
 

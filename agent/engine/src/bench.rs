@@ -147,7 +147,8 @@ impl Bench {
 
     /// What the parts of the steps that were run so far have taken.
     pub fn step_seconds(&self) -> StepSeconds {
-        let Prices { step, prefill_token, decode_token, attended_token } = self.fit.prices();
+        let Prices { step, prefill_token, decode_token, attended_token, adapter_kop: _ } =
+            self.fit.prices();
         StepSeconds {
             step: step.as_secs_f64(),
             prefill_token: prefill_token.as_secs_f64(),
@@ -247,6 +248,7 @@ impl Bench {
                 id: SequenceId(number),
                 tenant: tenant.clone(),
                 public: None,
+                adapter: None,
                 terms: Terms { weight: 1, priority: Priority::Normal },
                 kv_blocks_max: u32::MAX,
                 context_max: u32::MAX,

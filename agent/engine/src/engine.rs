@@ -1,5 +1,6 @@
 //! A loaded model behind the port: everything that waits or computes is on the engine's thread.
 
+mod adapted;
 mod board;
 mod embedding;
 mod figures;
@@ -33,13 +34,16 @@ use realm_core::{
 
 use tokio::sync::watch;
 
+pub use self::adapted::{AdaptedEngine, AdapterOptions};
 use self::{
+    adapted::WithAdapter,
     board::Board,
     embedding::Embedding,
     figures::Figures,
-    worker::{Keep, Pinned, Worker},
+    worker::{Adapt, Interest, Keep, Pinned, Worker},
 };
 use crate::{
+    adapter::Adapted,
     batch::SequenceId,
     budget::Reservation,
     constraint::{
@@ -69,7 +73,8 @@ enum Command {
     Refuse(Box<Submitted>, Refusal),
     Embed(Box<(TextCall, Embedding)>),
     Keep(Box<Keep>),
-    /// Nobody wants one of the prefixes any more.
+    Adapt(Box<Adapt>),
+    /// Nobody wants one of the prefixes or adapters any more.
     LetGo,
     Drain,
 }
@@ -77,6 +82,8 @@ enum Command {
 /// A sequence on its way to the thread.
 struct Submitted {
     submission: Submission,
+    /// Keeps the adapter that it is computed with.
+    adapter: Option<Arc<Interest>>,
     output: Output,
     /// Of a constrained one.
     begin: Option<Begin>,
@@ -221,6 +228,7 @@ impl EngineHandle {
             id,
             tenant: caller.tenant().clone(),
             public,
+            adapter: None,
             terms: terms(rights),
             kv_blocks_max: rights.limits.kv_blocks_max,
             context_max: rights.limits.context_max,
@@ -236,7 +244,7 @@ impl EngineHandle {
         &self,
         caller: &Caller,
         mut generation: Generation,
-        beside: Option<Beside>,
+        (beside, with): (Option<Beside>, Option<&WithAdapter>),
     ) -> Result<TokenStream, Refusal> {
         self.check(&generation)?;
         generation.constraint.as_ref().map_or(Ok(()), Constraint::check)?;
@@ -248,15 +256,75 @@ impl EngineHandle {
             None => None,
             Some(constraint) => Some((constraint, self.places.take(caller.tenant())?)),
         };
-        let submission = Self::submission(id, caller, generation, at);
+        let mut submission = Self::submission(id, caller, generation, at);
+        submission.adapter = with.map(|with| with.adapter);
+        let adapter = with.map(|with| with.wanted.clone());
         let figures = self.board.enter(caller.tenant(), &self.info.model)?;
-        let submitted =
-            Submitted { submission, output, begin: None, beside, way, figures, milestones, at };
+        let submitted = Submitted {
+            submission,
+            adapter,
+            output,
+            begin: None,
+            beside,
+            way,
+            figures,
+            milestones,
+            at,
+        };
         match constraint {
             None => self.send(caller, Command::Submit(Box::new(submitted)))?,
             Some(constraint) => self.compile(submitted, constraint)?,
         }
         Ok(stream)
+    }
+
+    fn submit_hooked(
+        &self,
+        caller: &Caller,
+        generation: Generation,
+        (hooked, with): (Hooked, Option<&WithAdapter>),
+    ) -> Result<TokenStream, Refusal> {
+        if generation.resume.is_some() {
+            let message = "an answer with hooks cannot be resumed".to_owned();
+            return Err(Refusal::Unsupported(message));
+        }
+        let place = self.hooks.take(caller.tenant())?;
+        let beside = Beside::new(hooked, place, Instant::now());
+        self.submit(caller, generation, (Some(beside), with))
+    }
+
+    /// Wants a prefix kept of what the model computes, by itself or with an adapter.
+    fn keep_with(
+        &self,
+        caller: &Caller,
+        prefix: Prefix,
+        adapter: Option<Adapted>,
+    ) -> Result<Kept, Refusal> {
+        let Prefix { tokens, kept_tokens, shared_tokens, way } = prefix;
+        let (tenant, rights) = (caller.tenant(), caller.rights());
+        let (layout, blocks_max) = self.cache;
+        let quota = layout.in_bands(rights.limits.kv_blocks_max as usize);
+        let blocks_max = blocks_max.min(quota);
+        let kept_tokens = (kept_tokens as usize).min(tokens.len());
+        let blocks = layout.kept_blocks(tokens.len(), kept_tokens);
+        // What it goes on from stays kept as well, and is never let go for it.
+        if blocks.max(layout.kept_blocks(tokens.len(), 0)) > blocks_max {
+            let tokens_max = layout.tokens_max(blocks_max, 0);
+            return Err(Refusal::TooLong { tokens: tokens.len(), tokens_max });
+        }
+        let [prefixes, of_blocks] = &self.kept;
+        let places = [prefixes.take(tenant)?, of_blocks.take_many(tenant, blocks, blocks_max)?];
+        let wanted = Arc::new(Interest(Arc::downgrade(&self.commands)));
+        let public = public(rights, shared_tokens);
+        let owner = Owner { tenant: tenant.clone(), public, adapter };
+        let id = self.number().0;
+        let keep = scheduler::Keep { id, owner, terms: terms(rights), tokens, kept_tokens };
+        let pinned = Pinned { way, wanted: Arc::downgrade(&wanted), places };
+        match self.commands.try_send(Command::Keep(Box::new(Keep { keep, pinned }))) {
+            Ok(()) => Ok(Kept::while_held(wanted)),
+            Err(TrySendError::Full(_)) => Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS }),
+            Err(TrySendError::Disconnected(_)) => Err(Refusal::Internal),
+        }
     }
 
     /// Sends what the board has counted in.
@@ -369,7 +437,7 @@ impl Engine for EngineHandle {
     }
 
     fn generate(&self, caller: &Caller, generation: Generation) -> Result<TokenStream, Refusal> {
-        self.submit(caller, generation, None)
+        self.submit(caller, generation, (None, None))
     }
 
     fn generate_hooked(
@@ -378,39 +446,11 @@ impl Engine for EngineHandle {
         generation: Generation,
         hooked: Hooked,
     ) -> Result<TokenStream, Refusal> {
-        if generation.resume.is_some() {
-            let message = "an answer with hooks cannot be resumed".to_owned();
-            return Err(Refusal::Unsupported(message));
-        }
-        let place = self.hooks.take(caller.tenant())?;
-        self.submit(caller, generation, Some(Beside::new(hooked, place, Instant::now())))
+        self.submit_hooked(caller, generation, (hooked, None))
     }
 
     fn keep(&self, caller: &Caller, prefix: Prefix) -> Result<Kept, Refusal> {
-        let Prefix { tokens, kept_tokens, shared_tokens, way } = prefix;
-        let (tenant, rights) = (caller.tenant(), caller.rights());
-        let (layout, blocks_max) = self.cache;
-        let quota = layout.in_bands(rights.limits.kv_blocks_max as usize);
-        let blocks_max = blocks_max.min(quota);
-        let kept_tokens = (kept_tokens as usize).min(tokens.len());
-        let blocks = layout.kept_blocks(tokens.len(), kept_tokens);
-        // What it goes on from stays kept as well, and is never let go for it.
-        if blocks.max(layout.kept_blocks(tokens.len(), 0)) > blocks_max {
-            let tokens_max = layout.tokens_max(blocks_max, 0);
-            return Err(Refusal::TooLong { tokens: tokens.len(), tokens_max });
-        }
-        let [prefixes, of_blocks] = &self.kept;
-        let places = [prefixes.take(tenant)?, of_blocks.take_many(tenant, blocks, blocks_max)?];
-        let wanted = Arc::new(worker::Wanted(Arc::downgrade(&self.commands)));
-        let owner = Owner { tenant: tenant.clone(), public: public(rights, shared_tokens) };
-        let id = self.number().0;
-        let keep = scheduler::Keep { id, owner, terms: terms(rights), tokens, kept_tokens };
-        let pinned = Pinned { way, wanted: Arc::downgrade(&wanted), places };
-        match self.commands.try_send(Command::Keep(Box::new(Keep { keep, pinned }))) {
-            Ok(()) => Ok(Kept::while_held(wanted)),
-            Err(TrySendError::Full(_)) => Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS }),
-            Err(TrySendError::Disconnected(_)) => Err(Refusal::Internal),
-        }
+        self.keep_with(caller, prefix, None)
     }
 
     fn generates(&self) -> bool {

@@ -150,7 +150,7 @@ impl Evaluation {
             let past = chunk * ROWS;
             self.batch.clear();
             let bands = tables.chunks_exact(blocks);
-            self.batch.push(SequenceId(0), rows, past, bands, BLOCK_TOKENS);
+            self.batch.push((SequenceId(0), None), rows, past, bands, BLOCK_TOKENS);
             let wanted = from.saturating_sub(past).min(rows.len())..rows.len();
             self.batch.outputs.extend(wanted.clone().filter_map(|row| u32::try_from(row).ok()));
             self.executor.forward(&self.batch).map_err(EvalError::Forward)?;

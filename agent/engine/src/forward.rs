@@ -4,6 +4,7 @@
 //! token or a chunk of another's prompt; only attention looks at whose rows they are. Texts to embed
 //! go through the same layers, each whole and in steps of their own ([`texts`]).
 
+mod adapters;
 mod experts;
 mod texts;
 
@@ -11,11 +12,13 @@ use realm_kernels::backend::{
     Attention, Backend, BackendError, Curve, KvShape, KvType, Product, RopeShape, Span, StepLimits,
 };
 
-use self::{experts::ExpertStep, texts::Texts};
+use self::{adapters::Adapters, experts::ExpertStep, texts::Texts};
 use crate::{
+    adapter::{AdapterError, AdapterFile, AdapterId},
     architecture::{Architecture, Bands, Part, Place},
     batch::{Batch, TEXTS_MAX},
-    weights::{FeedForward, Gated, Layer, Norm, Plain, Weights},
+    gguf::Gguf,
+    weights::{self, AdapterWeights, FeedForward, Gated, Layer, Norm, Plain, Target, Weights},
 };
 
 /// A loaded model that computes batches.
@@ -34,6 +37,16 @@ pub(crate) trait Executor: Send {
 
     /// The vector of the batch's text number `text`, as long as the model makes it.
     fn vector(&self, text: usize) -> &[f32];
+
+    /// Bytes that an adapter takes on the device, and what it computes in.
+    fn adapter_bytes(&self, file: &Gguf) -> u64;
+
+    /// Takes an adapter's weights to the device, for sequences that are computed with it from now
+    /// on. Gives how many thousands of operations it is more for one row.
+    fn adapt(&mut self, id: AdapterId, file: &Gguf) -> Result<u64, AdapterError>;
+
+    /// Forgets an adapter, of which no sequence is left.
+    fn forget_adapter(&mut self, id: AdapterId);
 
     /// The device in words.
     fn describe(&self) -> String;
@@ -169,6 +182,8 @@ pub(crate) struct Forward<B: Backend> {
     /// `None` where the model embeds nothing.
     texts: Option<Texts<B>>,
     activations: Activations<B>,
+    /// `None` where there is no adapter.
+    adapters: Option<Adapters<B>>,
     /// Memory for those of a batch, of one band after the other; there are none between two.
     spans: Vec<Span<'static>>,
     /// The logits of the last batch, read from a device with a memory of its own: `(outputs,
@@ -209,6 +224,7 @@ impl<B: Backend> Forward<B> {
             kv,
             texts,
             activations,
+            adapters: None,
             spans: Vec::new(),
             logits,
             vocabulary,
@@ -229,16 +245,23 @@ impl<B: Backend> Forward<B> {
                 blocks: &batch.tables[span.table(band)],
             }));
         }
-        let Self { backend, architecture, places, weights, kv, texts, activations, .. } = self;
+        let Self {
+            backend, architecture, places, weights, kv, texts, activations, adapters, ..
+        } = self;
         let kv = if of_texts { texts.as_mut().map(Texts::kv) } else { kv.as_mut() };
         // Never so: who plans knows what the model does.
         let kv =
             kv.ok_or(BackendError::Shape { op: "forward", what: "cache", need: 1, have: 0 })?;
+        if let Some(adapters) = adapters {
+            adapters.plan(batch)?;
+        }
         let mut step = LayerStep {
             backend,
             a: architecture,
             weights,
             t: activations,
+            adapters: adapters.as_mut(),
+            index: 0,
             rows: batch.tokens.len(),
         };
         step.embed(batch)?;
@@ -255,6 +278,7 @@ impl<B: Backend> Forward<B> {
                 window: architecture.window(index),
                 spans: &spans[band * batch.spans.len()..][..batch.spans.len()],
             };
+            step.index = index;
             step.attend(layer, &call, (batch, batch.slots(band)), kv)?;
             step.feed_forward(layer)?;
         }
@@ -312,6 +336,33 @@ impl<B: Backend> Executor for Forward<B> {
         self.texts.as_ref().map_or(&[], |texts| texts.vector(text, len))
     }
 
+    fn adapter_bytes(&self, file: &Gguf) -> u64 {
+        let bytes = |tensor| weights::loaded_bytes(tensor, &self.architecture);
+        let step = adapters::bytes(self.capacity.rows, &self.architecture);
+        file.tensors().iter().map(bytes).fold(step, u64::saturating_add)
+    }
+
+    fn adapt(&mut self, id: AdapterId, file: &Gguf) -> Result<u64, AdapterError> {
+        let Self { backend, architecture, adapters, capacity, .. } = self;
+        let file = AdapterFile::of(file, architecture)?;
+        let weights = AdapterWeights::load(backend, &file, architecture)?;
+        let kops = weights.kops;
+        if adapters.is_none() {
+            let made = Adapters::new(backend, capacity.rows, architecture);
+            *adapters = Some(made.map_err(AdapterError::Device)?);
+        }
+        if let Some(adapters) = adapters {
+            adapters.put(id, weights);
+        }
+        Ok(kops)
+    }
+
+    fn forget_adapter(&mut self, id: AdapterId) {
+        if self.adapters.as_mut().is_some_and(|adapters| adapters.forget(id)) {
+            self.adapters = None;
+        }
+    }
+
     fn describe(&self) -> String {
         self.backend.describe()
     }
@@ -332,6 +383,9 @@ struct LayerStep<'a, B: Backend> {
     a: &'a Architecture,
     weights: &'a Weights<B>,
     t: &'a mut Activations<B>,
+    adapters: Option<&'a mut Adapters<B>>,
+    /// Of the layer.
+    index: usize,
     rows: usize,
 }
 
@@ -355,7 +409,7 @@ impl<B: Backend> LayerStep<'_, B> {
     /// `x = norm(scale * embedding(token) + position + kind)`, of which most models have the embedding
     /// alone.
     fn embed(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        let Self { backend, a, weights, t, rows } = self;
+        let Self { backend, a, weights, t, rows, .. } = self;
         let (rows, len) = (*rows, *rows * a.width);
         backend.embed(&weights.embedding, &batch.tokens, &mut t.x)?;
         if let Some(by) = a.embedding_scale() {
@@ -402,11 +456,16 @@ impl<B: Backend> LayerStep<'_, B> {
     ) -> Result<(), BackendError> {
         self.project(layer)?;
         self.turn(batch, self.weights.frequencies(call.window))?;
-        let Self { backend, t, rows, .. } = self;
+        let Self { backend, a, t, adapters, index, rows, .. } = self;
         backend.kv_store(kv, call.layer, slots, &t.k, &t.v)?;
         backend.attention(kv, call, &t.q, &mut t.attended)?;
         let mut product = [Product { matrix: &layer.attention_out, out: &mut t.projected }];
         backend.matmul(&t.attended, *rows, &mut product)?;
+        if let Some(adapters) = adapters {
+            let mut outputs = [(Target::AttentionOut, &mut t.projected)];
+            let input = (&t.attended, a.heads * a.head_dim);
+            adapters.add(backend, *index, input, &mut outputs)?;
+        }
         if let Some(bias) = &layer.attention_out_bias {
             backend.add_bias(&mut t.projected, bias, *rows)?;
         }
@@ -416,7 +475,7 @@ impl<B: Backend> LayerStep<'_, B> {
     /// Queries, keys and values, biased and normed where the architecture does that.
     fn project(&mut self, layer: &Layer<B>) -> Result<(), BackendError> {
         self.norm_input(layer, Half::Attention)?;
-        let Self { backend, a, t, rows, .. } = self;
+        let Self { backend, a, t, adapters, index, rows, .. } = self;
         let rows = *rows;
         let Activations { x, normed, q, k, v, heads_normed, .. } = &mut **t;
         let input = if layer.input_norms.is_some() { normed } else { x };
@@ -426,6 +485,10 @@ impl<B: Backend> LayerStep<'_, B> {
             Product { matrix: &layer.v, out: &mut *v },
         ];
         backend.matmul(input, rows, &mut products)?;
+        if let Some(adapters) = adapters {
+            let mut outputs = [(Target::Q, &mut *q), (Target::K, &mut *k), (Target::V, &mut *v)];
+            adapters.add(backend, *index, (&*input, a.width), &mut outputs)?;
+        }
         if let Some([of_q, of_k, of_v]) = &layer.biases {
             backend.add_bias(q, of_q, rows)?;
             backend.add_bias(k, of_k, rows)?;
@@ -455,14 +518,16 @@ impl<B: Backend> LayerStep<'_, B> {
     /// `x = x + down(act(gate(norm(x))) * up(norm(x)))`, or what each row's experts make of it.
     fn feed_forward(&mut self, layer: &Layer<B>) -> Result<(), BackendError> {
         self.norm_input(layer, Half::FeedForward)?;
-        let Self { backend, a, t, rows, .. } = self;
+        let Self { backend, a, t, adapters, index, rows, .. } = self;
         let rows = *rows;
         let Activations { x, normed, gate, up, hidden, projected, .. } = &mut **t;
         let input = if layer.input_norms.is_some() { normed } else { x };
         match &layer.feed_forward {
             FeedForward::Dense(gated) => {
-                let inner = Inner { gate, up, hidden, width: a.feed_forward };
-                inner.compute(*backend, gated, a.curve(), (&*input, rows), projected)?;
+                let mut inner = Inner { gate, up, hidden, width: a.feed_forward };
+                let adapters = adapters.as_deref_mut().map(|adapters| (adapters, *index, a.width));
+                let rows = (&*input, rows);
+                inner.compute_adapted(*backend, gated, a.curve(), rows, (projected, adapters))?;
             }
             FeedForward::Plain(Plain { up, down, biases }) => {
                 backend.matmul(input, rows, &mut [Product { matrix: up, out: &mut *hidden }])?;
@@ -508,20 +573,43 @@ struct Inner<'a, B: Backend> {
 impl<B: Backend> Inner<'_, B> {
     /// `out = down(act(gate(x)) * up(x))`
     fn compute(
-        self,
+        mut self,
+        backend: &mut B,
+        weights: &Gated<B>,
+        curve: Curve,
+        x: (&B::Buffer, usize),
+        out: &mut B::Buffer,
+    ) -> Result<(), BackendError> {
+        self.compute_adapted(backend, weights, curve, x, (out, None))
+    }
+
+    /// The same, with what adapters add in the layer of that number, and how wide `x` is.
+    fn compute_adapted(
+        &mut self,
         backend: &mut B,
         weights: &Gated<B>,
         curve: Curve,
         (x, rows): (&B::Buffer, usize),
-        out: &mut B::Buffer,
+        (out, mut adapters): (&mut B::Buffer, Option<(&mut Adapters<B>, usize, usize)>),
     ) -> Result<(), BackendError> {
         let Self { gate, up, hidden, width } = self;
         let mut products = [
-            Product { matrix: &weights.gate, out: &mut *gate },
-            Product { matrix: &weights.up, out: &mut *up },
+            Product { matrix: &weights.gate, out: &mut **gate },
+            Product { matrix: &weights.up, out: &mut **up },
         ];
         backend.matmul(x, rows, &mut products)?;
-        backend.gated(curve, gate, up, rows * width, hidden)?;
-        backend.matmul(hidden, rows, &mut [Product { matrix: &weights.down, out }])
+        if let Some((adapters, layer, inputs)) = &mut adapters {
+            let mut outputs = [(Target::Gate, &mut **gate), (Target::Up, &mut **up)];
+            adapters.add(backend, *layer, (x, *inputs), &mut outputs)?;
+        }
+        backend.gated(curve, gate, up, rows * *width, hidden)?;
+        backend.matmul(hidden, rows, &mut [Product { matrix: &weights.down, out: &mut *out }])?;
+        match adapters {
+            None => Ok(()),
+            Some((adapters, layer, _)) => {
+                let mut outputs = [(Target::Down, out)];
+                adapters.add(backend, layer, (&**hidden, *width), &mut outputs)
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ pub mod quantise;
 mod template;
 pub mod tokenizer;
 
+mod adapter;
 mod architecture;
 mod batch;
 mod forward;
@@ -34,9 +35,10 @@ pub mod bench;
 pub mod eval;
 pub mod simulation;
 
+pub use adapter::AdapterError;
 pub use architecture::{ArchitectureError, architectures};
 pub use budget::{Memory, MemoryBudget};
-pub use engine::EngineHandle;
+pub use engine::{AdaptedEngine, AdapterOptions, EngineHandle};
 pub use kv::Secret;
 pub use load::{BLOCK_TOKENS, LoadError, OpenOptions, examine, examine_heads, open};
 pub use weights::WeightsError;

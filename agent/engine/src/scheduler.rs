@@ -426,7 +426,8 @@ impl Scheduler {
             let Some(running) = self.running.get(&id) else { return };
             let past = running.sequence.computed + running.planned;
             let wanted = running.left().min(budget).min(PREFILL_QUANTUM);
-            let cost = self.prices.cost(Service::prefill(wanted, past), total);
+            let kops = running.sequence.owner.adapter_kops();
+            let cost = self.prices.cost(Service::prefill(wanted, past).adapted(kops), total);
             let short = self.short_for(turn.party());
             let left = short.map_or(time, |short| short.without(self.planned()).min(time));
             let rows = left.fits(cost.part(wanted)).max(rows_min).min(wanted);
@@ -438,7 +439,8 @@ impl Scheduler {
                 continue;
             }
             self.plan(id, rows, |past| Service::prefill(rows, past));
-            time = time.without(self.prices.cost(Service::prefill(rows, past), total));
+            let service = Service::prefill(rows, past).adapted(kops);
+            time = time.without(self.prices.cost(service, total));
             budget -= rows;
             rows_min = 0;
         }
@@ -507,7 +509,8 @@ impl Scheduler {
     fn plan(&mut self, id: SequenceId, rows: usize, service: impl Fn(usize) -> Service) {
         let total = self.pool.in_all_layers();
         let Some(running) = self.running.get_mut(&id) else { return };
-        let service = service(running.sequence.computed + running.planned);
+        let kops = running.sequence.owner.adapter_kops();
+        let service = service(running.sequence.computed + running.planned).adapted(kops);
         running.planned += rows;
         self.turns += 1;
         running.turn = self.turns;
@@ -522,7 +525,8 @@ impl Scheduler {
         for (id, running) in self.running.iter().filter(|(_, running)| running.planned > 0) {
             let Running { sequence, table, planned, .. } = running;
             let rows = &sequence.tokens[sequence.computed..sequence.computed + planned];
-            batch.push(*id, rows, sequence.computed, table.bands(), self.block_tokens);
+            let of = (*id, sequence.owner.adapter.map(|adapter| adapter.id));
+            batch.push(of, rows, sequence.computed, table.bands(), self.block_tokens);
             if running.left() == 0 {
                 batch.want_last();
             }

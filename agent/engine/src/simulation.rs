@@ -150,6 +150,7 @@ impl World {
                 id: SequenceId(number),
                 tenant: tenant.clone(),
                 public: None,
+                adapter: None,
                 terms: call.terms,
                 kv_blocks_max: u32::MAX,
                 context_max: u32::MAX,

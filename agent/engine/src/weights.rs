@@ -1,5 +1,6 @@
 //! A model's weights on a device: every tensor of the file accounted for, every shape checked.
 
+mod adapter;
 mod encoding;
 mod experts;
 
@@ -35,6 +36,7 @@ pub enum WeightsError {
 }
 
 pub(crate) use self::{
+    adapter::{AdapterWeights, Target},
     encoding::{Norm, Reading},
     experts::{Experts, FeedForward, Gated, Plain},
 };

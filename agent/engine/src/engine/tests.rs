@@ -26,6 +26,7 @@ mod kept;
 
 use super::*;
 use crate::{
+    adapter::{AdapterError, AdapterId},
     batch::Batch,
     budget::MemoryBudget,
     gguf::{Array, Gguf, Value, writer},
@@ -89,6 +90,16 @@ impl Executor for Scripted {
         assert!(!self.late, "told to, where no forward is");
         &self.vectors[text]
     }
+
+    fn adapter_bytes(&self, _file: &Gguf) -> u64 {
+        0
+    }
+
+    fn adapt(&mut self, _id: AdapterId, _file: &Gguf) -> Result<u64, AdapterError> {
+        Err(AdapterError::Empty)
+    }
+
+    fn forget_adapter(&mut self, _id: AdapterId) {}
 
     fn describe(&self) -> String {
         "scripted".to_owned()

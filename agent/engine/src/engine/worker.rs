@@ -1,6 +1,7 @@
 //! The engine's thread: commands in, one step, tokens out. It alone owns the scheduler and the
 //! model, and it sleeps when there is nothing to do.
 
+mod adapters;
 mod bookkeeping;
 mod guided;
 mod held;
@@ -25,8 +26,10 @@ use realm_core::{
 };
 use tokio::sync::mpsc;
 
-pub(super) use self::kept::{Keep, PLACES_MAX, Pinned, Wanted};
+pub(super) use self::adapters::Adapt;
+pub(super) use self::kept::{Interest, Keep, PLACES_MAX, Pinned};
 use self::{
+    adapters::Loaded,
     bookkeeping::Unbooked,
     held::Held,
     open::{Chosen, Open},
@@ -74,6 +77,7 @@ pub(super) struct Worker {
     calls: HashMap<SequenceId, Embedding>,
     /// Prefixes that are kept, numbered likewise.
     kept: HashMap<SequenceId, Pinned>,
+    adapters: Vec<Loaded>,
     masks: Masks,
     hooks: Hooks,
     batch: Batch,
@@ -109,6 +113,7 @@ impl Worker {
             open: HashMap::new(),
             calls: HashMap::new(),
             kept: HashMap::new(),
+            adapters: Vec::new(),
             masks: Masks::default(),
             hooks: Hooks::default(),
             batch: Batch::default(),
@@ -133,6 +138,7 @@ impl Worker {
                 // A hook may hold what holds this engine's handle, which is waited for below.
                 self.hooks = Hooks::default();
                 self.drop_all_kept();
+                self.adapters.clear();
                 self.refuse_the_rest();
                 break;
             }
@@ -219,6 +225,7 @@ impl Worker {
             Command::Refuse(submit, refusal) => self.refuse(*submit, refusal),
             Command::Embed(texts) => self.submit_texts(*texts),
             Command::Keep(keep) => self.keep(*keep),
+            Command::Adapt(adapt) => self.adapt(*adapt),
             // Whose it was is found before the next step.
             Command::LetGo => {}
             Command::Drain => self.scheduler.drain(),
@@ -236,7 +243,7 @@ impl Worker {
             let id = match command {
                 Command::Submit(submit) | Command::Refuse(submit, _) => self.arrive(*submit).id,
                 Command::Embed(texts) => self.arrive_with_texts(*texts).id(),
-                Command::Keep(_) | Command::LetGo | Command::Drain => continue,
+                Command::Keep(_) | Command::Adapt(_) | Command::LetGo | Command::Drain => continue,
             };
             self.fail(id, Refusal::Internal);
             self.publish_and_send();
@@ -260,7 +267,7 @@ impl Worker {
 
     /// Takes a sequence into care; gives what the scheduler is to have of it.
     fn arrive(&mut self, submitted: Submitted) -> Submission {
-        let Submitted { submission, output, begin, beside, way, figures, milestones, at } =
+        let Submitted { submission, adapter, output, begin, beside, way, figures, milestones, at } =
             submitted;
         self.news.arrived += 1;
         let (tenant, guide) = (submission.tenant.clone(), begin.map(Guide::new));
@@ -269,6 +276,7 @@ impl Worker {
             way,
             output,
             guide,
+            _adapter: adapter,
             beside,
             held: Held::default(),
             figures,
@@ -346,6 +354,7 @@ impl Worker {
     /// Ends the sequences whose stream nobody holds any more, and the calls likewise.
     fn drop_unread(&mut self) {
         self.drop_unwanted();
+        self.drop_adapters();
         let unread = self.open.iter().filter(|(_, open)| open.output.is_closed());
         let unasked = self.calls.iter().filter(|(_, call)| call.is_closed());
         let ids = unread.map(|(id, _)| *id).chain(unasked.map(|(id, _)| *id));

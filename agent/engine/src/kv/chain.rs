@@ -51,27 +51,30 @@ impl Namespace {
         full: &[u32],
     ) -> ChainHash {
         let public = owner.public_blocks(full.len());
+        let adapter = owner.adapter.map(|adapter| adapter.sha256);
         let before = match (public, tip) {
-            (Some((group, _)), None) => self.root_of_group(group),
-            (None, None) => self.root(&owner.tenant),
-            (Some((_, blocks)), Some(tip)) if at == blocks => self.root(&owner.tenant).behind(tip),
+            (Some((group, _)), None) => self.root_of_group(group, adapter),
+            (None, None) => self.root(&owner.tenant, adapter),
+            (Some((_, blocks)), Some(tip)) if at == blocks => {
+                self.root(&owner.tenant, adapter).behind(tip)
+            }
             (_, Some(tip)) => tip,
         };
         before.then(full)
     }
 
-    /// Where a tenant's chains start.
-    pub(crate) fn root(&self, tenant: &TenantName) -> ChainHash {
-        self.start(b't', tenant.as_str())
+    /// Where a tenant's chains start of what an adapter computes, or the model by itself.
+    pub(crate) fn root(&self, tenant: &TenantName, adapter: Option<Sha256>) -> ChainHash {
+        self.start(b't', tenant.as_str(), adapter)
     }
 
     /// Where the chains start of what is public in a group.
-    pub(crate) fn root_of_group(&self, group: &GroupName) -> ChainHash {
-        self.start(b'g', group.as_str())
+    pub(crate) fn root_of_group(&self, group: &GroupName, adapter: Option<Sha256>) -> ChainHash {
+        self.start(b'g', group.as_str(), adapter)
     }
 
-    /// A tenant and a group of one name are of two kinds.
-    fn start(&self, kind: u8, name: &str) -> ChainHash {
+    /// A tenant and a group of one name are of two kinds, and so is what has an adapter.
+    fn start(&self, kind: u8, name: &str, adapter: Option<Sha256>) -> ChainHash {
         let kv_type = match self.kv_type {
             KvType::F16 => b"f16",
             KvType::F32 => b"f32",
@@ -80,7 +83,10 @@ impl Namespace {
         let mut hasher = Hasher::new_with_prefix(self.secret.0);
         hasher.update(self.model.0);
         hasher.update(kv_type);
-        hasher.update([kind]);
+        hasher.update([kind, u8::from(adapter.is_some())]);
+        if let Some(adapter) = adapter {
+            hasher.update(adapter.0);
+        }
         // Last and of variable length: nothing follows that it could be confused with.
         hasher.update(name);
         ChainHash(hasher.finalize().into())

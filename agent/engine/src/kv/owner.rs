@@ -2,11 +2,15 @@
 
 use realm_core::name::{GroupName, TenantName};
 
-/// The tenant of a sequence, and what of it is public in the tenant's group.
+use crate::adapter::Adapted;
+
+/// The tenant of a sequence, what of it is public in the tenant's group, and what it is computed
+/// with: keys and values of an adapter are others than the model's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
     pub(crate) tenant: TenantName,
     pub(crate) public: Option<Public>,
+    pub(crate) adapter: Option<Adapted>,
 }
 
 /// What a sequence begins with that all members of a share group may find.
@@ -25,9 +29,14 @@ pub(super) struct User<'a> {
 }
 
 impl Owner {
-    /// A tenant with nothing public.
+    /// A tenant with nothing public, and no adapter.
     pub(crate) fn alone(tenant: &TenantName) -> Self {
-        Self { tenant: tenant.clone(), public: None }
+        Self { tenant: tenant.clone(), public: None, adapter: None }
+    }
+
+    /// What an adapter is more for each of the sequence's rows, in thousands of operations.
+    pub(crate) fn adapter_kops(&self) -> u64 {
+        self.adapter.map_or(0, |adapter| adapter.kops)
     }
 
     /// The group in whose chain the sequence begins, and how many of its blocks lie there.

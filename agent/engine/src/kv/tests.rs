@@ -7,6 +7,7 @@ use realm_core::{desired::Sha256, name::GroupName};
 use realm_kernels::backend::KvType;
 
 use super::*;
+use crate::adapter::{Adapted, AdapterId};
 
 const BLOCK: usize = 4;
 
@@ -44,7 +45,7 @@ fn alone(n: usize) -> Owner {
 /// A member of a group that makes so many tokens public.
 fn member(n: usize, group: &str, tokens: usize) -> Owner {
     let group = GroupName::new("default", group).unwrap();
-    Owner { tenant: tenant(n), public: Some(Public { group, tokens }) }
+    Owner { tenant: tenant(n), public: Some(Public { group, tokens }), adapter: None }
 }
 
 /// Runs a whole sequence through the pool and returns how many of its tokens were cached.
@@ -142,9 +143,34 @@ fn another_secret_model_or_kv_type_starts_another_chain() {
         Namespace::new(Secret([7; 32]), Sha256([2; 32]), KvType::F16),
         Namespace::new(Secret([7; 32]), Sha256([1; 32]), KvType::F32),
     ]
-    .map(|namespace| namespace.root(&tenant(0)));
+    .map(|namespace| namespace.root(&tenant(0), None));
     let distinct: HashSet<_> = roots.into_iter().collect();
     assert_eq!(distinct.len(), 4);
+}
+
+fn adapted(adapter: u8) -> Option<Adapted> {
+    Some(Adapted { id: AdapterId(u64::from(adapter)), sha256: Sha256([adapter; 32]), kops: 1 })
+}
+
+#[test]
+fn what_an_adapter_made_of_the_same_tokens_is_found_by_that_adapter_alone() {
+    let mut pool = pool(64);
+    let tokens: Vec<u32> = (0..12).collect();
+    let with = |adapter| Owner { adapter, ..alone(0) };
+    for (owner, cached) in [
+        (with(None), 0),
+        (with(adapted(1)), 0),
+        (with(adapted(2)), 0),
+        (with(adapted(1)), 8),
+        (with(None), 8),
+    ] {
+        assert_eq!(run_as(&mut pool, &owner, &tokens, 64), cached, "{owner:?}");
+    }
+    // Nor does a group share with an adapter what it shares without.
+    let member = |n, adapter| Owner { adapter, ..member(n, "g", 8) };
+    assert_eq!(run_as(&mut pool, &member(1, None), &tokens, 64), 0);
+    assert_eq!(run_as(&mut pool, &member(2, adapted(1)), &tokens, 64), 0);
+    assert_eq!(run_as(&mut pool, &member(3, adapted(1)), &tokens, 64), 8);
 }
 
 #[test]
@@ -239,7 +265,8 @@ fn who_is_not_in_the_group_or_has_left_it_finds_nothing_of_it() {
     assert_eq!(run_as(&mut pool, &member(3, "t1", 16), &tokens, 32), 0);
     let elsewhere = GroupName::new("other", "g").unwrap();
     let public = Some(Public { group: elsewhere, tokens: 16 });
-    let stranger = Owner { tenant: TenantName::new("other", "t0").unwrap(), public };
+    let name = TenantName::new("other", "t0").unwrap();
+    let stranger = Owner { tenant: name, public, adapter: None };
     assert_eq!(run_as(&mut pool, &stranger, &tokens, 32), 0);
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct Service {
     pub(crate) decode_tokens: u64,
     /// Tokens in the cache that rows attended to, counted for each row.
     pub(crate) attended_tokens: u64,
+    /// Thousands of multiplies and adds by the adapters of rows.
+    pub(crate) adapter_kops: u64,
     /// How long KV blocks were held, counted for each block, in nanoseconds.
     pub(crate) block_ns: u64,
     /// How long hooks have had a processor on their threads, in nanoseconds.
@@ -97,6 +99,7 @@ impl Service {
             prefill_tokens: rows as u64,
             decode_tokens: 0,
             attended_tokens: attended(rows as u64, past as u64),
+            adapter_kops: 0,
             block_ns: 0,
             hook_ns: 0,
         }
@@ -108,9 +111,16 @@ impl Service {
             prefill_tokens: 0,
             decode_tokens: 1,
             attended_tokens: attended(1, past as u64),
+            adapter_kops: 0,
             block_ns: 0,
             hook_ns: 0,
         }
+    }
+
+    /// The same by an adapter of so many thousands of multiplies and adds for each row.
+    pub(crate) const fn adapted(self, kops: u64) -> Self {
+        let rows = self.prefill_tokens.saturating_add(self.decode_tokens);
+        Self { adapter_kops: rows.saturating_mul(kops), ..self }
     }
 
     /// Blocks that were held, counted for each block, in nanoseconds.
@@ -131,10 +141,18 @@ const fn attended(rows: u64, past: u64) -> u64 {
 
 impl AddAssign for Service {
     fn add_assign(&mut self, other: Self) {
-        let Self { prefill_tokens, decode_tokens, attended_tokens, block_ns, hook_ns } = other;
+        let Self {
+            prefill_tokens,
+            decode_tokens,
+            attended_tokens,
+            adapter_kops,
+            block_ns,
+            hook_ns,
+        } = other;
         self.prefill_tokens = self.prefill_tokens.saturating_add(prefill_tokens);
         self.decode_tokens = self.decode_tokens.saturating_add(decode_tokens);
         self.attended_tokens = self.attended_tokens.saturating_add(attended_tokens);
+        self.adapter_kops = self.adapter_kops.saturating_add(adapter_kops);
         self.block_ns = self.block_ns.saturating_add(block_ns);
         self.hook_ns = self.hook_ns.saturating_add(hook_ns);
     }
@@ -148,6 +166,8 @@ pub(crate) struct Prices {
     pub(crate) prefill_token: Cost,
     pub(crate) decode_token: Cost,
     pub(crate) attended_token: Cost,
+    /// A thousand multiplies and adds of an adapter.
+    pub(crate) adapter_kop: Cost,
 }
 
 /// Operations of one token in the layers' matrices of the model that [`Prices::MEASURED`] is of.
@@ -159,12 +179,14 @@ impl Prices {
     /// `tests/results/smollm2-135m-cpu.md` has one sequence's steps of 4.2 ms and eight sequences'
     /// of 10.2 ms, so a row more takes 0.84 ms and what is left is the step's; 512 tokens of a
     /// prompt take 323 ms, of which two steps and what they attend to are not theirs. A token
-    /// attended to is as `realm bench` fitted it there.
+    /// attended to is as `realm bench` fitted it there. An adapter's narrow matrices are taken to
+    /// need four times as long for each operation as the model's.
     pub(crate) const MEASURED: Self = Self {
         step: Cost::from_secs_f64(3.4e-3),
         prefill_token: Cost::from_secs_f64(0.54e-3),
         decode_token: Cost::from_secs_f64(0.84e-3),
         attended_token: Cost::from_secs_f64(0.30e-6),
+        adapter_kop: Cost::from_secs_f64(1e-8),
     };
 
     /// What to begin with for a model of so many operations a token, until its own steps have told
@@ -173,12 +195,15 @@ impl Prices {
     pub(crate) fn for_model(ops_per_token: u64) -> Self {
         let scale = ops_per_token.max(1) as f64 / MEASURED_OPS as f64;
         let scaled = |cost: Cost| Cost::from_secs_f64(cost.as_secs_f64() * scale);
-        let Self { step, prefill_token, decode_token, attended_token } = Self::MEASURED;
+        let Self { step, prefill_token, decode_token, attended_token, adapter_kop } =
+            Self::MEASURED;
         Self {
             step: scaled(step),
             prefill_token: scaled(prefill_token),
             decode_token: scaled(decode_token),
             attended_token: scaled(attended_token),
+            // Counted in operations already.
+            adapter_kop,
         }
     }
 
@@ -188,11 +213,19 @@ impl Prices {
     /// so does whoever keeps all threads of hooks at work.
     /// Steps are not in it; they are shared by all that is in them.
     pub(crate) fn cost(&self, service: Service, blocks: usize) -> Cost {
-        let Service { prefill_tokens, decode_tokens, attended_tokens, block_ns, hook_ns } = service;
+        let Service {
+            prefill_tokens,
+            decode_tokens,
+            attended_tokens,
+            adapter_kops,
+            block_ns,
+            hook_ns,
+        } = service;
         let second_of_all = Cost::from_secs_f64(1e-9 / blocks.max(1) as f64 * block_ns as f64);
         let mut cost = self.prefill_token.times(prefill_tokens);
         cost += self.decode_token.times(decode_tokens);
         cost += self.attended_token.times(attended_tokens);
+        cost += self.adapter_kop.times(adapter_kops);
         cost += second_of_all;
         cost += Cost::from_secs_f64(1e-9 / f64::from(THREADS) * hook_ns as f64);
         cost

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::cost::{Cost, Prices, Service};
 
-/// The prices that are fitted: of a step, a prefill token, a decode token and an attended token.
-const TERMS: usize = 4;
+/// The prices that are fitted: of a step, a prefill token, a decode token, an attended token and a
+/// thousand operations of an adapter.
+const TERMS: usize = 5;
 
 /// As how many steps what was expected counts. Few against the first thousand, which a busy engine
 /// has in a minute, and enough that a dozen odd ones turn nothing around.
@@ -32,8 +33,8 @@ pub(crate) struct Fit {
 impl Fit {
     /// Nothing seen yet, and these prices expected.
     pub(crate) fn new(expected: Prices) -> Self {
-        let Prices { step, prefill_token, decode_token, attended_token } = expected;
-        let expected = [step, prefill_token, decode_token, attended_token];
+        let Prices { step, prefill_token, decode_token, attended_token, adapter_kop } = expected;
+        let expected = [step, prefill_token, decode_token, attended_token, adapter_kop];
         // A price of nothing could not be weighed against another.
         let expected = expected.map(|cost| cost.as_secs_f64().max(1e-12));
         Self { expected, squares: [[0.0; TERMS]; TERMS], sums: [0.0; TERMS] }
@@ -74,14 +75,23 @@ impl Fit {
             prefill_token: price(1),
             decode_token: price(2),
             attended_token: price(3),
+            adapter_kop: price(4),
         }
     }
 }
 
 fn in_step(service: Service) -> [f64; TERMS] {
-    let Service { prefill_tokens, decode_tokens, attended_tokens, block_ns: _, hook_ns: _ } =
-        service;
-    [1.0, prefill_tokens as f64, decode_tokens as f64, attended_tokens as f64]
+    let Service {
+        prefill_tokens,
+        decode_tokens,
+        attended_tokens,
+        adapter_kops,
+        block_ns: _,
+        hook_ns: _,
+    } = service;
+    let [prefill, decode, attended, adapter] =
+        [prefill_tokens, decode_tokens, attended_tokens, adapter_kops].map(|count| count as f64);
+    [1.0, prefill, decode, attended, adapter]
 }
 
 /// Solves `squares · x = sums` with no `x` below zero: what would be is left out, and the rest is
@@ -146,8 +156,8 @@ mod tests {
     }
 
     fn seconds(prices: Prices) -> [f64; TERMS] {
-        let Prices { step, prefill_token, decode_token, attended_token } = prices;
-        [step, prefill_token, decode_token, attended_token].map(Cost::as_secs_f64)
+        let Prices { step, prefill_token, decode_token, attended_token, adapter_kop } = prices;
+        [step, prefill_token, decode_token, attended_token, adapter_kop].map(Cost::as_secs_f64)
     }
 
     #[test]
@@ -157,6 +167,7 @@ mod tests {
             prefill_token: Cost::from_secs_f64(2e-5),
             decode_token: Cost::from_secs_f64(4e-5),
             attended_token: Cost::from_secs_f64(5e-8),
+            adapter_kop: Cost::from_secs_f64(3e-9),
         };
         let mut fit = Fit::new(Prices::MEASURED);
         for _ in 0..100 {

@@ -189,6 +189,7 @@ impl Scheduler {
                 1 => Service::decode(sequence.computed),
                 _ => Service::prefill(left, sequence.computed),
             };
+            let service = service.adapted(sequence.owner.adapter_kops());
             decoding.wanted.push(Wanted {
                 tenant: sequence.owner.tenant.clone(),
                 is_prompt: left > 1,
@@ -224,6 +225,7 @@ impl Scheduler {
             self.accounts.get_mut(&tenant)?.waiting.front_mut()?;
         let past = self.pool.cached_blocks(owner, tokens, chain) * self.block_tokens;
         let service = Service::prefill(tokens.len().saturating_sub(past), past);
+        let service = service.adapted(owner.adapter_kops());
         let cost = self.prices.cost(service, self.pool.in_all_layers());
         Some(Wanted { id: *id, tenant, is_prompt: true, turn: 0, cost })
     }

@@ -6,6 +6,7 @@ use realm_core::{engine::Usage, name::TenantName, refusal::Refusal};
 
 use super::{cost::Service, share::Terms};
 use crate::{
+    adapter::Adapted,
     batch::SequenceId,
     kv::{BlockTable, ChainHash, Owner, Public},
 };
@@ -25,6 +26,8 @@ pub(crate) struct Submission {
     pub(crate) tenant: TenantName,
     /// What the prompt begins with that is public in the tenant's group.
     pub(crate) public: Option<Public>,
+    /// What it is computed with besides the model.
+    pub(crate) adapter: Option<Adapted>,
     pub(crate) terms: Terms,
     /// Blocks of all layers that the tenant may hold at once.
     pub(crate) kv_blocks_max: u32,
@@ -98,7 +101,11 @@ impl Sequence {
         let len_max = answer_start.saturating_add(wanted).min(tokens_max).max(prompt_len);
         Ok(Self {
             id: submission.id,
-            owner: Owner { tenant: submission.tenant, public: submission.public },
+            owner: Owner {
+                tenant: submission.tenant,
+                public: submission.public,
+                adapter: submission.adapter,
+            },
             terms: submission.terms,
             quota,
             tokens: submission.prompt,

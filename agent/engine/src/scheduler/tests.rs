@@ -61,6 +61,7 @@ fn submission(id: u64, n: usize, prompt: usize, tokens_max: u32) -> Submission {
         id: SequenceId(id),
         tenant: tenant(n),
         public: None,
+        adapter: None,
         terms: terms(1),
         kv_blocks_max: 100_000,
         context_max: 100_000,

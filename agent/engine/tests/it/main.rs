@@ -12,6 +12,7 @@ mod tiny_gguf;
 #[path = "../../../../tests/src/tiny_parts.rs"]
 mod tiny_parts;
 
+mod adapters;
 mod reference_model;
 mod support;
 

@@ -26,7 +26,7 @@ pub(in crate::engine) struct Keep {
 pub(in crate::engine) struct Pinned {
     pub(in crate::engine) way: Way,
     /// Gone when nobody wants it any more.
-    pub(in crate::engine) wanted: Weak<Wanted>,
+    pub(in crate::engine) wanted: Weak<Interest>,
     /// Of prefixes and of their blocks. They are given back when the thread has let go, so that no
     /// more commands are on their way than there are places.
     pub(in crate::engine) places: [Place; 2],
@@ -39,10 +39,10 @@ impl Pinned {
     }
 }
 
-/// Held by whoever wants a prefix. A thread that sleeps is woken by its end.
-pub(in crate::engine) struct Wanted(pub(in crate::engine) Weak<SyncSender<Command>>);
+/// Held by whoever wants a prefix, or an adapter. A thread that sleeps is woken by its end.
+pub(in crate::engine) struct Interest(pub(in crate::engine) Weak<SyncSender<Command>>);
 
-impl Drop for Wanted {
+impl Drop for Interest {
     fn drop(&mut self) {
         // A thread with a full queue does not sleep, and one that is gone has let go.
         let _ = self.0.upgrade().map(|commands| commands.try_send(Command::LetGo));

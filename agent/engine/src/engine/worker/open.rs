@@ -12,7 +12,7 @@ use realm_core::{
 use super::held::Held;
 use crate::{
     constraint::guide::Guide,
-    engine::figures::Figures,
+    engine::{Interest, figures::Figures},
     hook::beside::Beside,
     output::Output,
     sampler::{NoToken, Scratch},
@@ -26,6 +26,8 @@ pub(super) struct Open {
     pub(super) output: Output,
     /// Of a constrained one.
     pub(super) guide: Option<Guide>,
+    /// Keeps the adapter that it is computed with.
+    pub(super) _adapter: Option<Arc<Interest>>,
     /// Of one with a hook.
     pub(super) beside: Option<Beside>,
     pub(super) held: Held,

@@ -61,6 +61,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
     Submitted {
         submission: Submission {
             public: None,
+            adapter: None,
             id: ID,
             tenant: tenant(),
             terms: Terms { weight: 1, priority: Priority::Normal },
@@ -71,6 +72,7 @@ fn constrained(worker: &Worker, regex: &str) -> Submitted {
             tokens_max: generation.tokens_max,
             deadline: None,
         },
+        adapter: None,
         output,
         begin: Some(Begin::Grammar(Arc::new(grammar), place)),
         beside: None,

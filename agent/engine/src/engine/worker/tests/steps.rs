@@ -36,6 +36,7 @@ fn endless(worker: &Worker, (id, tenant): (u64, &str)) -> (Submitted, TokenStrea
     let submitted = Submitted {
         submission: Submission {
             public: None,
+            adapter: None,
             id: SequenceId(id),
             tenant: tenant.clone(),
             terms: Terms { weight: 1, priority: Priority::Normal },
@@ -46,6 +47,7 @@ fn endless(worker: &Worker, (id, tenant): (u64, &str)) -> (Submitted, TokenStrea
             tokens_max: generation.tokens_max,
             deadline: None,
         },
+        adapter: None,
         output,
         begin: None,
         beside: None,
@@ -58,7 +60,7 @@ fn endless(worker: &Worker, (id, tenant): (u64, &str)) -> (Submitted, TokenStrea
 }
 
 /// A prefix of two blocks that is kept for as long as the second is there.
-fn kept((id, tenant): (u64, &str)) -> (Keep, Arc<Wanted>) {
+fn kept((id, tenant): (u64, &str)) -> (Keep, Arc<Interest>) {
     let tenant = TenantName::new("default", tenant).unwrap();
     let keep = scheduler::Keep {
         id: SequenceId(id),
@@ -67,7 +69,7 @@ fn kept((id, tenant): (u64, &str)) -> (Keep, Arc<Wanted>) {
         tokens: [0, 1].repeat(BLOCK_TOKENS),
         kept_tokens: 0,
     };
-    let wanted = Arc::new(Wanted(std::sync::Weak::new()));
+    let wanted = Arc::new(Interest(std::sync::Weak::new()));
     let places = [(); 2].map(|()| Arc::new(Places::new(PLACES_MAX)).take(&tenant).unwrap());
     let pinned = Pinned { way: Way::Direct, wanted: Arc::downgrade(&wanted), places };
     (Keep { keep, pinned }, wanted)
@@ -88,7 +90,7 @@ fn allocations(layout: Layout, sequences: usize, steps: usize) -> (u64, u64) {
             stream
         })
         .collect();
-    let _wanted: Vec<Arc<Wanted>> = (1000_u64..)
+    let _wanted: Vec<Arc<Interest>> = (1000_u64..)
         .take(sequences)
         .map(|id| {
             let (keep, wanted) = kept((id, ["a", "b", "c", "d"][(id % 4) as usize]));

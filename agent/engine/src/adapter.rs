@@ -1,0 +1,102 @@
+//! Low-rank adapters (LoRA, arXiv 2106.09685): what a sequence that asks for one computes besides the
+//! model's own weights.
+//!
+//! A file has the form that llama.cpp's `convert_lora_to_gguf.py` writes: `general.type` is `adapter`,
+//! `adapter.type` is `lora`, and each matrix `NAME.weight` of the model that it changes has two of
+//! its own, `NAME.weight.lora_a` of `(rank, inputs)` and `NAME.weight.lora_b` of `(outputs, rank)`.
+//! What they come to, `alpha / rank * b * a`, is added to what the matrix makes of a row.
+
+use realm_core::desired::Sha256;
+use realm_kernels::backend::BackendError;
+use thiserror::Error;
+
+use crate::{
+    architecture::Architecture,
+    gguf::{Gguf, GgufError},
+    weights::WeightsError,
+};
+
+/// An adapter's number in its engine, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct AdapterId(pub(crate) u64);
+
+/// Which adapter a sequence is computed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Adapted {
+    pub(crate) id: AdapterId,
+    /// The digest of its file, which separates what is cached of it from what others make of the
+    /// same tokens.
+    pub(crate) sha256: Sha256,
+    /// Thousands of multiplies and adds that it is more for one row.
+    pub(crate) kops: u64,
+}
+
+/// Why a file cannot be an adapter of a model.
+#[derive(Debug, Error)]
+pub enum AdapterError {
+    #[error("reading the adapter's file")]
+    File(#[source] GgufError),
+    #[error("the file is no adapter: its `general.type` is `{0}`")]
+    NotAnAdapter(String),
+    #[error("the adapter is of the kind `{0}`, and `lora` is the only one there is")]
+    Kind(String),
+    #[error("the adapter is of a model of the architecture `{found}`, and this one is `{wanted}`")]
+    Architecture { found: String, wanted: &'static str },
+    #[error("a model that writes nothing has no adapters")]
+    ReadsOnly,
+    #[error("`adapter.lora.alpha` is {0}")]
+    Alpha(f32),
+    #[error("the adapter changes no matrix of the model")]
+    Empty,
+    #[error("`{tensor}` has the rank {rank}, not one from 1 to {RANK_MAX}")]
+    Rank { tensor: String, rank: u64 },
+    #[error("the adapter takes {needed} bytes and {left} are left")]
+    TooLarge { needed: u64, left: u64 },
+    #[error("the model's engine is gone")]
+    Gone,
+    #[error("loading the adapter's weights")]
+    Weights(#[from] WeightsError),
+    #[error("allocating on the device")]
+    Device(#[source] BackendError),
+}
+
+/// The highest rank that an adapter may have: four times what is common, and still small beside what
+/// it changes.
+pub(crate) const RANK_MAX: usize = 256;
+
+/// A file that says that it is an adapter of a model.
+pub(crate) struct AdapterFile<'a> {
+    pub(crate) gguf: &'a Gguf,
+    /// What is divided by the rank; `None` where what the matrices come to counts as it is.
+    pub(crate) alpha: Option<f32>,
+}
+
+impl<'a> AdapterFile<'a> {
+    pub(crate) fn of(gguf: &'a Gguf, a: &Architecture) -> Result<Self, AdapterError> {
+        let text = |key| gguf.text(key).map_err(AdapterError::File);
+        let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
+        match text("general.type")? {
+            Some("adapter") => {}
+            other => return Err(AdapterError::NotAnAdapter(or_none(other))),
+        }
+        match text("adapter.type")? {
+            Some("lora") => {}
+            other => return Err(AdapterError::Kind(or_none(other))),
+        }
+        match text("general.architecture")? {
+            Some(found) if found == a.name => {}
+            other => {
+                return Err(AdapterError::Architecture { found: or_none(other), wanted: a.name });
+            }
+        }
+        if !a.generates {
+            return Err(AdapterError::ReadsOnly);
+        }
+        let alpha = gguf.float("adapter.lora.alpha").map_err(AdapterError::File)?;
+        match alpha {
+            Some(alpha) if !alpha.is_finite() || alpha < 0.0 => Err(AdapterError::Alpha(alpha)),
+            Some(0.0) | None => Ok(Self { gguf, alpha: None }),
+            Some(_) => Ok(Self { gguf, alpha }),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Adapters beside a model: what they come to, whose rows they change, and files that are none.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use realm_core::{desired::Sha256, engine::Engine, name::ModelName};
+use realm_engine::{
+    AdaptedEngine, AdapterError, AdapterOptions, EngineHandle, MemoryBudget,
+    gguf::{
+        Value,
+        writer::{self, Tensor},
+    },
+};
+use realm_kernels::{
+    format::Format,
+    formats::{dequantise, quantise},
+};
+use tempfile::TempDir;
+
+use crate::{
+    support::{Answer, caller, generation, options, read},
+    tiny_gguf,
+};
+
+const RANK: usize = 4;
+const ALPHA: f32 = 2.0;
+
+/// Every matrix that adapters change.
+const ALL: [&str; 7] =
+    ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.shape.iter().product::<u64>().try_into().unwrap()];
+    dequantise(tensor.format, &tensor.bytes, &mut values).unwrap();
+    values
+}
+
+/// Numbers that look like none, from -1/4 to 1/4.
+fn noise(len: usize, seed: usize) -> Vec<f32> {
+    let at = |i: usize| (i * 7919 + seed * 104_729) % 1013;
+    (0..len).map(|i| at(i) as f32 / 1013.0 / 2.0 - 0.25).collect()
+}
+
+/// The matrices of an adapter for those of the tiny model that end so, with their places in it.
+fn pairs(parts: &[&str], seed: usize) -> Vec<(usize, [Tensor; 2])> {
+    let tensors = tiny_gguf::tensors(Format::F32);
+    let is_changed = |tensor: &Tensor| {
+        parts.iter().any(|part| tensor.name.ends_with(&format!(".{part}.weight")))
+    };
+    let changed = tensors.iter().enumerate().filter(|(_, tensor)| is_changed(tensor));
+    let pair = |(at, tensor): (usize, &Tensor)| {
+        let [inputs, outputs] = [0, 1].map(|i| usize::try_from(tensor.shape[i]).unwrap());
+        let matrix = |part: &str, shape: [usize; 2], seed| Tensor {
+            name: format!("{}.{part}", tensor.name),
+            shape: shape.map(|len| len as u64).to_vec(),
+            format: Format::F32,
+            bytes: quantise(Format::F32, &noise(shape[0] * shape[1], seed)).unwrap(),
+        };
+        let seed = 100 * seed + 2 * at;
+        let a = matrix("lora_a", [inputs, RANK], seed);
+        (at, [a, matrix("lora_b", [RANK, outputs], seed + 1)])
+    };
+    changed.map(pair).collect()
+}
+
+fn metadata() -> Vec<(String, Value)> {
+    let text = |text: &str| Value::String(text.to_owned());
+    [
+        ("general.type", text("adapter")),
+        ("general.architecture", text("llama")),
+        ("adapter.type", text("lora")),
+        ("adapter.lora.alpha", Value::F32(ALPHA)),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .to_vec()
+}
+
+fn file(folder: &Path, name: &str, metadata: &[(String, Value)], tensors: &[Tensor]) -> PathBuf {
+    let path = folder.join(name);
+    let mut bytes = Vec::new();
+    writer::write(&mut bytes, metadata, tensors).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// The tiny model with what an adapter adds to its matrices added to them.
+fn merged(folder: &Path, parts: &[&str], seed: usize) -> EngineHandle {
+    let mut tensors = tiny_gguf::tensors(Format::F32);
+    for (at, [a, b]) in pairs(parts, seed) {
+        let tensor = &mut tensors[at];
+        let inputs = usize::try_from(tensor.shape[0]).unwrap();
+        let (mut values, a, b) = (numbers(tensor), numbers(&a), numbers(&b));
+        for (at, value) in values.iter_mut().enumerate() {
+            let (row, column) = (at / inputs, at % inputs);
+            let products = (0..RANK).map(|r| b[row * RANK + r] * a[r * inputs + column]);
+            *value += ALPHA / RANK as f32 * products.sum::<f32>();
+        }
+        tensor.bytes = quantise(Format::F32, &values).unwrap();
+    }
+    let path = file(folder, "merged.gguf", &tiny_gguf::metadata(Format::F32), &tensors);
+    realm_engine::open(&[path], options(64)).unwrap().0
+}
+
+struct Base {
+    engine: Arc<EngineHandle>,
+    folder: TempDir,
+}
+
+impl Base {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny.gguf");
+        std::fs::write(&path, tiny_gguf::tiny_llama(Format::F32)).unwrap();
+        let engine = Arc::new(realm_engine::open(&[path], options(64)).unwrap().0);
+        Self { engine, folder }
+    }
+
+    fn adapted(&self, parts: &[&str], seed: usize) -> AdaptedEngine {
+        let tensors: Vec<Tensor> =
+            pairs(parts, seed).into_iter().flat_map(|(_, pair)| pair).collect();
+        self.adapt(&metadata(), &tensors, seed).unwrap()
+    }
+
+    fn adapt(
+        &self,
+        metadata: &[(String, Value)],
+        tensors: &[Tensor],
+        seed: usize,
+    ) -> Result<AdaptedEngine, AdapterError> {
+        let path = file(self.folder.path(), "adapter.gguf", metadata, tensors);
+        let options = AdapterOptions {
+            name: ModelName::new("default", "adapted").unwrap(),
+            sha256: Sha256([u8::try_from(seed).unwrap(); 32]),
+            budget: MemoryBudget::fixed(u64::MAX),
+        };
+        self.engine.adapt(&path, options)
+    }
+}
+
+fn prompt(len: u32) -> Vec<u32> {
+    (0..len).map(|i| 3 + (i * 7) % 250).collect()
+}
+
+fn answer(engine: &dyn Engine, tenant: &str) -> Answer {
+    read(engine.generate(&caller(tenant), generation(prompt(40), 24)).unwrap())
+}
+
+#[test]
+fn a_model_with_an_adapter_answers_as_one_into_which_it_was_merged() {
+    let base = Base::new();
+    let plain = answer(&*base.engine, "a");
+    for (seed, parts) in (1..).zip([&ALL[..], &ALL[..1], &ALL[3..4], &ALL[4..5], &ALL[6..]]) {
+        let adapted = base.adapted(parts, seed);
+        let merged = merged(base.folder.path(), parts, seed);
+        let (got, wanted) = (answer(&adapted, "a"), answer(&merged, "a"));
+        assert_eq!(got.ids, wanted.ids, "{parts:?}");
+        assert_ne!(got.ids, plain.ids, "{parts:?} changes something");
+        assert_eq!(adapted.info().model.as_str(), "default/adapted");
+    }
+    assert_eq!(answer(&*base.engine, "b").ids, plain.ids, "the model is as it was");
+}
+
+#[test]
+fn rows_of_one_step_have_each_their_own_adapter() {
+    let base = Base::new();
+    let adapted = [1, 2].map(|seed| base.adapted(&ALL, seed));
+    let engines: [&dyn Engine; 3] = [&*base.engine, &adapted[0], &adapted[1]];
+    let alone = engines.map(|engine| answer(engine, "alone").ids);
+    assert_ne!(alone[0], alone[1]);
+    assert_ne!(alone[1], alone[2]);
+    let tenants = ["a", "b", "c"];
+    let streams: Vec<_> = (0..9)
+        .map(|n| {
+            let generation = generation(prompt(40), 24);
+            engines[n % 3].generate(&caller(tenants[n / 3]), generation).unwrap()
+        })
+        .collect();
+    for (n, stream) in streams.into_iter().enumerate() {
+        assert_eq!(read(stream).ids, alone[n % 3], "stream {n}");
+    }
+}
+
+#[test]
+fn nothing_that_an_adapter_made_is_found_in_the_cache_without_it() {
+    let base = Base::new();
+    let adapted = base.adapted(&ALL, 1);
+    assert_eq!(answer(&*base.engine, "a").cached, 0);
+    assert_eq!(answer(&adapted, "a").cached, 0);
+    assert_eq!(answer(&adapted, "a").cached, 32);
+    assert_eq!(answer(&*base.engine, "a").cached, 32);
+}
+
+#[test]
+fn an_adapter_is_there_until_its_last_sequence_has_ended() {
+    let base = Base::new();
+    let adapted = base.adapted(&ALL, 1);
+    let whole = answer(&adapted, "a").ids;
+    let stream = adapted.generate(&caller("a"), generation(prompt(40), 24)).unwrap();
+    drop(adapted);
+    assert_eq!(read(stream).ids, whole);
+    // What is loaded anew is another one, whatever the first has left behind.
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(answer(&base.adapted(&ALL, 1), "a").ids, whole);
+}
+
+#[test]
+fn an_adapter_that_memory_has_no_room_for_is_refused_and_the_model_goes_on() {
+    let base = Base::new();
+    let tensors: Vec<Tensor> = pairs(&ALL, 1).into_iter().flat_map(|(_, pair)| pair).collect();
+    let path = file(base.folder.path(), "adapter.gguf", &metadata(), &tensors);
+    let options = AdapterOptions {
+        name: ModelName::new("default", "adapted").unwrap(),
+        sha256: Sha256([1; 32]),
+        budget: MemoryBudget::fixed(1000),
+    };
+    let error = base.engine.adapt(&path, options).err().unwrap();
+    assert!(matches!(error, AdapterError::TooLarge { left: 1000, .. }), "{error:?}");
+    answer(&*base.engine, "a").end.unwrap();
+}
+
+#[test]
+fn files_that_are_no_adapters_of_the_model_are_refused_and_say_why() {
+    let base = Base::new();
+    let good =
+        || -> Vec<Tensor> { pairs(&ALL[..1], 1).into_iter().flat_map(|(_, it)| it).collect() };
+    let said = |key: &str, value: Value| {
+        let mut metadata = metadata();
+        metadata.retain(|(had, _)| had != key);
+        metadata.push((key.to_owned(), value));
+        base.adapt(&metadata, &good(), 1).err().unwrap().to_string()
+    };
+    let text = |text: &str| Value::String(text.to_owned());
+    assert!(
+        said("general.type", text("model")).contains("no adapter: its `general.type` is `model`")
+    );
+    assert!(said("adapter.type", text("ia3")).contains("of the kind `ia3`"));
+    assert!(
+        said("general.architecture", text("qwen2")).contains("`qwen2`, and this one is `llama`")
+    );
+    assert!(said("adapter.lora.alpha", Value::F32(f32::NAN)).contains("NaN"));
+    let with = |change: &dyn Fn(&mut Vec<Tensor>)| {
+        let mut tensors = good();
+        change(&mut tensors);
+        base.adapt(&metadata(), &tensors, 1).err().unwrap()
+    };
+    assert!(matches!(with(&|tensors| tensors.clear()), AdapterError::Empty));
+    for (change, part) in [
+        (
+            &(|tensors: &mut Vec<Tensor>| drop(tensors.remove(1))) as &dyn Fn(&mut Vec<Tensor>),
+            "lora_b",
+        ),
+        (&|tensors| tensors[0].name = "output.weight.lora_a".to_owned(), "lora_a"),
+        (&|tensors| tensors[1].shape = vec![RANK as u64 * 2, 64], "lora_b"),
+    ] {
+        let error = with(change);
+        let AdapterError::Weights(error) = error else { panic!("{error:?}") };
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let long = with(&|tensors| {
+        let values = vec![0.0; 128 * 257];
+        tensors[0].shape[1] = 257;
+        tensors[0].bytes = quantise(Format::F32, &values).unwrap();
+    });
+    assert!(matches!(long, AdapterError::Rank { rank: 257, .. }), "{long:?}");
+    answer(&*base.engine, "a").end.unwrap();
+}
