@@ -525,9 +525,11 @@ impl<B: Backend> LayerStep<'_, B> {
         match &layer.feed_forward {
             FeedForward::Dense(gated) => {
                 let mut inner = Inner { gate, up, hidden, width: a.feed_forward };
-                let adapters = adapters.as_deref_mut().map(|adapters| (adapters, *index, a.width));
+                let (layer, inputs) = (*index, a.width);
+                let beside = adapters.as_deref_mut();
+                let beside = beside.map(|adapters| Beside { adapters, layer, inputs });
                 let rows = (&*input, rows);
-                inner.compute_adapted(*backend, gated, a.curve(), rows, (projected, adapters))?;
+                inner.compute_adapted(*backend, gated, a.curve(), rows, (projected, beside))?;
             }
             FeedForward::Plain(Plain { up, down, biases }) => {
                 backend.matmul(input, rows, &mut [Product { matrix: up, out: &mut *hidden }])?;
@@ -562,6 +564,14 @@ impl<B: Backend> LayerStep<'_, B> {
     }
 }
 
+/// The adapters beside a feed-forward.
+struct Beside<'a, B: Backend> {
+    adapters: &'a mut Adapters<B>,
+    layer: usize,
+    /// How wide what goes in is.
+    inputs: usize,
+}
+
 /// Where a feed-forward computes, and how wide it is.
 struct Inner<'a, B: Backend> {
     gate: &'a mut B::Buffer,
@@ -583,14 +593,14 @@ impl<B: Backend> Inner<'_, B> {
         self.compute_adapted(backend, weights, curve, x, (out, None))
     }
 
-    /// The same, with what adapters add in the layer of that number, and how wide `x` is.
+    /// The same, with what adapters add.
     fn compute_adapted(
         &mut self,
         backend: &mut B,
         weights: &Gated<B>,
         curve: Curve,
         (x, rows): (&B::Buffer, usize),
-        (out, mut adapters): (&mut B::Buffer, Option<(&mut Adapters<B>, usize, usize)>),
+        (out, mut beside): (&mut B::Buffer, Option<Beside<'_, B>>),
     ) -> Result<(), BackendError> {
         let Self { gate, up, hidden, width } = self;
         let mut products = [
@@ -598,15 +608,15 @@ impl<B: Backend> Inner<'_, B> {
             Product { matrix: &weights.up, out: &mut **up },
         ];
         backend.matmul(x, rows, &mut products)?;
-        if let Some((adapters, layer, inputs)) = &mut adapters {
+        if let Some(Beside { adapters, layer, inputs }) = &mut beside {
             let mut outputs = [(Target::Gate, &mut **gate), (Target::Up, &mut **up)];
             adapters.add(backend, *layer, (x, *inputs), &mut outputs)?;
         }
         backend.gated(curve, gate, up, rows * *width, hidden)?;
         backend.matmul(hidden, rows, &mut [Product { matrix: &weights.down, out: &mut *out }])?;
-        match adapters {
+        match beside {
             None => Ok(()),
-            Some((adapters, layer, _)) => {
+            Some(Beside { adapters, layer, .. }) => {
                 let mut outputs = [(Target::Down, out)];
                 adapters.add(backend, layer, (&**hidden, *width), &mut outputs)
             }

@@ -148,8 +148,8 @@ fn another_secret_model_or_kv_type_starts_another_chain() {
     assert_eq!(distinct.len(), 4);
 }
 
-fn adapted(adapter: u8) -> Option<Adapted> {
-    Some(Adapted { id: AdapterId(u64::from(adapter)), sha256: Sha256([adapter; 32]), kops: 1 })
+fn adapted(adapter: u8) -> Adapted {
+    Adapted { id: AdapterId(u64::from(adapter)), sha256: Sha256([adapter; 32]), kops: 1 }
 }
 
 #[test]
@@ -159,9 +159,9 @@ fn what_an_adapter_made_of_the_same_tokens_is_found_by_that_adapter_alone() {
     let with = |adapter| Owner { adapter, ..alone(0) };
     for (owner, cached) in [
         (with(None), 0),
-        (with(adapted(1)), 0),
-        (with(adapted(2)), 0),
-        (with(adapted(1)), 8),
+        (with(Some(adapted(1))), 0),
+        (with(Some(adapted(2))), 0),
+        (with(Some(adapted(1))), 8),
         (with(None), 8),
     ] {
         assert_eq!(run_as(&mut pool, &owner, &tokens, 64), cached, "{owner:?}");
@@ -169,8 +169,8 @@ fn what_an_adapter_made_of_the_same_tokens_is_found_by_that_adapter_alone() {
     // Nor does a group share with an adapter what it shares without.
     let member = |n, adapter| Owner { adapter, ..member(n, "g", 8) };
     assert_eq!(run_as(&mut pool, &member(1, None), &tokens, 64), 0);
-    assert_eq!(run_as(&mut pool, &member(2, adapted(1)), &tokens, 64), 0);
-    assert_eq!(run_as(&mut pool, &member(3, adapted(1)), &tokens, 64), 8);
+    assert_eq!(run_as(&mut pool, &member(2, Some(adapted(1))), &tokens, 64), 0);
+    assert_eq!(run_as(&mut pool, &member(3, Some(adapted(1))), &tokens, 64), 8);
 }
 
 #[test]

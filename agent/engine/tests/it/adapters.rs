@@ -3,8 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
-    time::Duration,
 };
 
 use realm_core::{desired::Sha256, engine::Engine, name::ModelName};
@@ -202,8 +200,8 @@ fn an_adapter_is_there_until_its_last_sequence_has_ended() {
     let stream = adapted.generate(&caller("a"), generation(prompt(40), 24)).unwrap();
     drop(adapted);
     assert_eq!(read(stream).ids, whole);
-    // What is loaded anew is another one, whatever the first has left behind.
-    thread::sleep(Duration::from_millis(50));
+    // What is loaded anew is another one, once the first has been forgotten.
+    answer(&*base.engine, "b").end.unwrap();
     assert_eq!(answer(&base.adapted(&ALL, 1), "a").ids, whole);
 }
 
