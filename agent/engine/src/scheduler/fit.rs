@@ -136,7 +136,7 @@ mod tests {
     fn steps() -> impl Iterator<Item = Service> {
         let shapes = [(0, 1), (0, 8), (0, 64), (64, 0), (256, 0), (192, 64), (32, 2)];
         let at = [0, 100, 1000];
-        shapes.into_iter().flat_map(move |(rows, sequences)| {
+        let plain = shapes.into_iter().flat_map(move |(rows, sequences)| {
             at.map(|past| {
                 let mut step = Service::default();
                 for _ in 0..sequences {
@@ -147,7 +147,9 @@ mod tests {
                 }
                 step
             })
-        })
+        });
+        // Each once as it is, and once with an adapter.
+        plain.flat_map(|step| [step, step.adapted(20_000)])
     }
 
     fn took(prices: &Prices, step: Service) -> Duration {
