@@ -6,19 +6,25 @@
 
 mod adapters;
 mod experts;
+mod gated;
 mod texts;
 
 use realm_kernels::backend::{
-    Attention, Backend, BackendError, Curve, KvShape, KvType, Product, RopeShape, Span, StepLimits,
+    Attention, Backend, BackendError, KvShape, KvType, Product, RopeShape, Span, StepLimits,
 };
 
-use self::{adapters::Adapters, experts::ExpertStep, texts::Texts};
+use self::{
+    adapters::Adapters,
+    experts::ExpertStep,
+    gated::{Beside, Inner},
+    texts::Texts,
+};
 use crate::{
     adapter::{AdapterError, AdapterFile, AdapterId},
     architecture::{Architecture, Bands, Part, Place},
     batch::{Batch, TEXTS_MAX},
     gguf::Gguf,
-    weights::{self, AdapterWeights, FeedForward, Gated, Layer, Norm, Plain, Target, Weights},
+    weights::{self, AdapterWeights, FeedForward, Layer, Norm, Plain, Target, Weights},
 };
 
 /// A loaded model that computes batches.
@@ -560,66 +566,6 @@ impl<B: Backend> LayerStep<'_, B> {
         match &layer.sum_norms {
             Some(norms) => self.norm(half.of(norms)),
             None => Ok(()),
-        }
-    }
-}
-
-/// The adapters beside a feed-forward.
-struct Beside<'a, B: Backend> {
-    adapters: &'a mut Adapters<B>,
-    layer: usize,
-    /// How wide what goes in is.
-    inputs: usize,
-}
-
-/// Where a feed-forward computes, and how wide it is.
-struct Inner<'a, B: Backend> {
-    gate: &'a mut B::Buffer,
-    up: &'a mut B::Buffer,
-    hidden: &'a mut B::Buffer,
-    width: usize,
-}
-
-impl<B: Backend> Inner<'_, B> {
-    /// `out = down(act(gate(x)) * up(x))`
-    fn compute(
-        mut self,
-        backend: &mut B,
-        weights: &Gated<B>,
-        curve: Curve,
-        x: (&B::Buffer, usize),
-        out: &mut B::Buffer,
-    ) -> Result<(), BackendError> {
-        self.compute_adapted(backend, weights, curve, x, (out, None))
-    }
-
-    /// The same, with what adapters add.
-    fn compute_adapted(
-        &mut self,
-        backend: &mut B,
-        weights: &Gated<B>,
-        curve: Curve,
-        (x, rows): (&B::Buffer, usize),
-        (out, mut beside): (&mut B::Buffer, Option<Beside<'_, B>>),
-    ) -> Result<(), BackendError> {
-        let Self { gate, up, hidden, width } = self;
-        let mut products = [
-            Product { matrix: &weights.gate, out: &mut **gate },
-            Product { matrix: &weights.up, out: &mut **up },
-        ];
-        backend.matmul(x, rows, &mut products)?;
-        if let Some(Beside { adapters, layer, inputs }) = &mut beside {
-            let mut outputs = [(Target::Gate, &mut **gate), (Target::Up, &mut **up)];
-            adapters.add(backend, *layer, (x, *inputs), &mut outputs)?;
-        }
-        backend.gated(curve, gate, up, rows * *width, hidden)?;
-        backend.matmul(hidden, rows, &mut [Product { matrix: &weights.down, out: &mut *out }])?;
-        match beside {
-            None => Ok(()),
-            Some(Beside { adapters, layer, .. }) => {
-                let mut outputs = [(Target::Down, out)];
-                adapters.add(backend, layer, (&**hidden, *width), &mut outputs)
-            }
         }
     }
 }
