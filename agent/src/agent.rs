@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
+    beside::Beside,
     devices::{Device, DeviceError, DeviceOptions},
     losses::Losses,
     metrics::{self, Engines},
@@ -59,6 +60,7 @@ pub struct Agent {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) tenants: Tenants,
     pub(crate) engines: Engines,
+    pub(crate) beside: Beside,
     pub(crate) device: Device,
     pub(crate) losses: Losses,
     pub(crate) sources: Sources,
@@ -85,6 +87,7 @@ impl Agent {
             runtime: Arc::new(Runtime::with_kept(kept).map_err(AgentError::Sandbox)?),
             tenants: Tenants::new(),
             engines: Engines::default(),
+            beside: Beside::default(),
             device: Device::open(device).map_err(AgentError::Device)?,
             losses: Losses::new(),
             sources: Sources::new(credentials),

@@ -3,14 +3,17 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use realm_core::{
     desired::{Accelerator, DesiredModel, KvCache},
+    name::ModelName,
     report::ModelFacts,
 };
 use realm_engine::{
-    EngineHandle, LoadError, Memory, MemoryBudget, OpenOptions, Secret, WeightsError,
+    AdaptedEngine, AdapterError, AdapterOptions, EngineHandle, LoadError, Memory, MemoryBudget,
+    OpenOptions, Secret, WeightsError,
     gguf::{Gguf, Head},
 };
 use realm_kernels::{
@@ -108,6 +111,8 @@ impl Device {
 pub(crate) enum DeviceLoadError {
     #[error("load the model")]
     Load(#[source] LoadError),
+    #[error("load the adapter")]
+    Adapter(#[source] AdapterError),
     #[error("the model asks for `{accelerator}`, and this node has {device}")]
     NoAccelerator { accelerator: &'static str, device: String },
     #[error("{} changed while it was loaded", path.display())]
@@ -124,6 +129,7 @@ impl DeviceLoadError {
                 LoadError::File(_) | LoadError::Tokenizer(_) | LoadError::Vocabulary(_) => {
                     "ModelFileInvalid"
                 }
+                LoadError::IsAdapter => "IsAdapter",
                 LoadError::Architecture(_) => "ArchitectureUnknown",
                 LoadError::Context { .. }
                 | LoadError::TooFewBlocks { .. }
@@ -135,6 +141,20 @@ impl DeviceLoadError {
                 }) => "WeightsNotLocked",
                 LoadError::Weights(_) => "WeightsInvalid",
                 LoadError::Device(_) | LoadError::Thread(_) => "DeviceFailed",
+            },
+            Self::Adapter(error) => match error {
+                AdapterError::File(_) => "ModelFileInvalid",
+                AdapterError::NotAnAdapter(_)
+                | AdapterError::Kind(_)
+                | AdapterError::Alpha(_)
+                | AdapterError::Empty
+                | AdapterError::Rank { .. } => "AdapterInvalid",
+                AdapterError::Architecture { .. }
+                | AdapterError::ReadsOnly
+                | AdapterError::Weights(_) => "AdapterMismatch",
+                AdapterError::TooLarge { .. } => "DoesNotFit",
+                AdapterError::Gone => "EngineFailed",
+                AdapterError::Device(_) => "DeviceFailed",
             },
         }
     }
@@ -159,12 +179,31 @@ pub(crate) fn load(
         secret: device.secret.clone(),
     };
     let loaded = realm_engine::open(&stored.paths(), options);
-    // Asked last: a file of somebody else's may change at any moment until all of it is loaded,
-    // and is then not what was verified.
-    if !matches!(stored.has_changed(), Ok(false)) {
-        return Err(DeviceLoadError::Changed { path: stored.path.clone() });
-    }
+    unchanged(stored)?;
     loaded.map_err(DeviceLoadError::Load)
+}
+
+/// Loads an adapter's file beside the model that `base` serves. Waits for the end of a step of it.
+pub(crate) fn load_adapter(
+    device: &Device,
+    base: &Arc<EngineHandle>,
+    stored: &Stored,
+    name: ModelName,
+) -> Result<(AdaptedEngine, ModelFacts), DeviceLoadError> {
+    let facts = realm_engine::examine_adapter(&stored.path).map_err(DeviceLoadError::Adapter)?;
+    let options = AdapterOptions { name, sha256: stored.sha256, budget: device.budget.clone() };
+    let loaded = base.adapt(&stored.path, options);
+    unchanged(stored)?;
+    Ok((loaded.map_err(DeviceLoadError::Adapter)?, facts))
+}
+
+/// Asked last: a file of somebody else's may change at any moment until all of it is loaded, and is
+/// then not what was verified.
+fn unchanged(stored: &Stored) -> Result<(), DeviceLoadError> {
+    match stored.has_changed() {
+        Ok(false) => Ok(()),
+        _ => Err(DeviceLoadError::Changed { path: stored.path.clone() }),
+    }
 }
 
 const fn kv_type(kv_cache: KvCache) -> KvType {
@@ -189,17 +228,45 @@ fn memory_resident() -> io::Result<u64> {
     Ok(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
+/// What a file is to be: it says so itself, and must say the same.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Use {
+    Model(KvCache),
+    Adapter,
+}
+
+impl Use {
+    pub(crate) const fn of(model: &DesiredModel) -> Self {
+        match model.base {
+            Some(_) => Self::Adapter,
+            None => Self::Model(model.kv_cache),
+        }
+    }
+}
+
 /// Reads what a file says of itself and of the memory it will take.
-pub(crate) fn examine(stored: &Stored, kv_cache: KvCache) -> Result<ModelFacts, DeviceLoadError> {
-    realm_engine::examine(&stored.paths(), kv_type(kv_cache)).map_err(DeviceLoadError::Load)
+pub(crate) fn examine(stored: &Stored, of: Use) -> Result<ModelFacts, DeviceLoadError> {
+    match of {
+        Use::Model(kv_cache) => {
+            realm_engine::examine(&stored.paths(), kv_type(kv_cache)).map_err(DeviceLoadError::Load)
+        }
+        Use::Adapter => {
+            realm_engine::examine_adapter(&stored.path).map_err(DeviceLoadError::Adapter)
+        }
+    }
 }
 
 /// The same of the headers of all parts of a file.
-pub(crate) fn examine_heads(
-    heads: Vec<Gguf>,
-    kv_cache: KvCache,
-) -> Result<ModelFacts, DeviceLoadError> {
-    realm_engine::examine_heads(heads, kv_type(kv_cache)).map_err(DeviceLoadError::Load)
+pub(crate) fn examine_heads(heads: Vec<Gguf>, of: Use) -> Result<ModelFacts, DeviceLoadError> {
+    match of {
+        Use::Model(kv_cache) => {
+            realm_engine::examine_heads(heads, kv_type(kv_cache)).map_err(DeviceLoadError::Load)
+        }
+        Use::Adapter => Gguf::join(heads)
+            .map_err(AdapterError::File)
+            .and_then(|head| realm_engine::examine_adapter_head(&head))
+            .map_err(DeviceLoadError::Adapter),
+    }
 }
 
 /// The header of a file, or of one part of it, that begins with `bytes` and has `bytes_total`, if

@@ -15,7 +15,8 @@ use realm_store::{Attempt, FetchError, Owner, sources};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    Agent, devices,
+    Agent,
+    devices::{self, Use},
     residents::{examine, panicked, unfetched, unloaded},
 };
 
@@ -47,7 +48,7 @@ impl Agent {
     /// store.
     pub(crate) async fn inspect_model(&self, model: &DesiredModel) -> Result<ModelFacts, Failure> {
         if let Ok(Some(stored)) = self.store.find(&model.artifact).await {
-            return examine(stored, model.kv_cache).await;
+            return examine(stored, Use::of(model)).await;
         }
         let owner = self.sources.of(model)?;
         sources(&model.artifact).map_err(|error| unfetched(&error))?;
@@ -59,8 +60,8 @@ impl Agent {
             let wanted = if heads.is_empty() { HEAD_BYTES_MIN } else { PART_HEAD_BYTES_MIN };
             heads.push(self.inspect_part(part, wanted, &owner).await?);
         }
-        let kv_cache = model.kv_cache;
-        spawn_blocking(move || devices::examine_heads(heads, kv_cache))
+        let of = Use::of(model);
+        spawn_blocking(move || devices::examine_heads(heads, of))
             .await
             .map_err(|panic| panicked(&panic))?
             .map_err(|error| unloaded(&error))

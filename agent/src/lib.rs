@@ -1,12 +1,14 @@
 //! One agent: the rooms wired together.
 //!
 //! [`Agent`] holds what is resident and is the state path's end (`residents`); `inspect` reads what
-//! models say of themselves ahead of that; `roster` owns the snapshot of keys that the doors read;
+//! models say of themselves ahead of that; `beside` knows which adapters are loaded beside which
+//! model; `roster` owns the snapshot of keys that the doors read;
 //! in a cluster, `slices` says what part of the limits this door may spend, and [`relay`] runs
 //! every call where its model is; `devices` alone knows which backends this build has.
 
 mod agent;
 pub mod args;
+mod beside;
 pub mod cluster;
 mod devices;
 mod inspect;

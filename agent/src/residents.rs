@@ -4,8 +4,8 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use realm_core::{
     desired::{
-        Artifact, DesiredModel, DesiredPipeline, DesiredTenant, HostedProgram, KvCache, Program,
-        Sha256, Stage,
+        Artifact, DesiredModel, DesiredPipeline, DesiredTenant, HostedProgram, Program, Sha256,
+        Stage,
     },
     name::{ModelName, PipelineName, TenantName},
     report::{self, Failure, ModelFacts, ModelPhase},
@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     Agent,
-    devices::{self, DeviceLoadError},
+    devices::{self, DeviceLoadError, Use},
 };
 
 /// Tenants' own programs fetched at once. Each may have all its bytes in memory while it waits
@@ -50,12 +50,15 @@ impl Residents for Agent {
             Stage::Inspect => return self.inspect_model(model).await,
             Stage::Prefetch => {
                 let stored = self.fetch_model(model, progress).await?;
-                return examine(stored, model.kv_cache).await;
+                return examine(stored, Use::of(model)).await;
             }
             Stage::Load => {}
         }
         self.runtime.await_model(model.name.clone(), Awaited::Fetching);
-        let loaded = self.load_model(model, progress).await;
+        let loaded = match &model.base {
+            Some(base) => self.load_adapter(model, base, progress).await,
+            None => self.load_model(model, progress).await,
+        };
         if let Err(failure) = &loaded {
             self.runtime.await_model(model.name.clone(), Awaited::Failed(failure.reason));
         }
@@ -68,6 +71,7 @@ impl Residents for Agent {
             // It may have been replaced meanwhile.
             if let Some(engine) = self.engines.take_failed(&name) {
                 self.runtime.lose_model(&name, &engine, "EngineFailed");
+                self.part(self.beside.remove_model(&name), "EngineFailed");
                 return name;
             }
         }
@@ -76,6 +80,8 @@ impl Residents for Agent {
     async fn remove_model(&self, name: &ModelName) {
         self.runtime.remove_model(name);
         self.engines.remove(name);
+        self.beside.remove_adapter(name);
+        self.part(self.beside.remove_model(name), "ModelRemoved");
     }
 
     async fn put_tenant(&self, tenant: &DesiredTenant) -> Result<Option<Sha256>, Failure> {
@@ -205,7 +211,10 @@ impl Agent {
         let engine = Arc::new(engine);
         self.losses.watch(model.name.clone(), engine.failed());
         self.engines.put(model.name.clone(), engine.clone());
+        self.beside.remove_adapter(&model.name);
+        let parted = self.beside.put_model(model.name.clone(), engine.clone());
         self.runtime.put_model(model.name.clone(), engine);
+        self.part(parted, "ModelReplaced");
         Ok(facts)
     }
 
@@ -274,10 +283,10 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// What a file that has been verified says.
-pub(crate) async fn examine(stored: Stored, kv_cache: KvCache) -> Result<ModelFacts, Failure> {
+pub(crate) async fn examine(stored: Stored, of: Use) -> Result<ModelFacts, Failure> {
     let sha256 = Some(stored.sha256);
     // The path is good for as long as what it is of is held.
-    let read = spawn_blocking(move || devices::examine(&stored, kv_cache)).await;
+    let read = spawn_blocking(move || devices::examine(&stored, of)).await;
     let facts = read.map_err(|panic| panicked(&panic))?.map_err(|error| unloaded(&error))?;
     Ok(ModelFacts { sha256, ..facts })
 }
@@ -297,6 +306,8 @@ pub(crate) fn unfetched(error: &FetchError) -> Failure {
 fn unprepared(error: &ProgramError) -> Failure {
     Failure { reason: error.reason(), message: report::chain(error) }
 }
+
+mod adapter;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::{
     DIGEST_MESSAGE, LABEL_LEN_MAX, LABEL_PATTERN, MODEL_DIGEST_RULE, MODEL_SOURCES_MESSAGE,
-    MODEL_SOURCES_RULE, SHA256_PATTERN, SOURCE_LEN_MAX, SOURCES_MAX, tenant::SECRET_NAME_LEN_MAX,
+    MODEL_SOURCES_RULE, SHA256_PATTERN, SOURCE_LEN_MAX, SOURCES_MAX,
+    tenant::{ModelRef, SECRET_NAME_LEN_MAX},
 };
 
 /// Namespaces one model may be opened to, by name.
@@ -58,6 +59,12 @@ const REPLICAS_MESSAGE: &str =
 /// One digest cannot be of a file and of its parts.
 const PARTS_RULE: &str = "!has(self.sha256) || !has(self.parts) || size(self.parts) == 0";
 const PARTS_MESSAGE: &str = "a file in several parts has a digest of each, in parts, and no sha256";
+
+/// What an adapter has of its model, and no other.
+const ADAPTER_RULE: &str = "!has(self.adapterOf) || ((!has(self.parts) || size(self.parts) == 0) && !has(self.context) && !has(self.kvBlocks) && self.kvCache == 'F16' && self.placement.accelerator == 'Any' && (!has(self.placement.nodeSelector) || size(self.placement.nodeSelector) == 0) && self.prefetch == 'None' && self.replicas == 1 && !has(self.scaling))";
+/// Said wherever such a field is found.
+pub const ADAPTER_MESSAGE: &str =
+    "an adapter is wherever its model is, with the model's cache; leave this out beside adapterOf";
 
 const SCALING_RULE: &str = "self.min <= self.max";
 const SCALING_MESSAGE: &str = "min is not above max";
@@ -112,7 +119,8 @@ const SCALING_MESSAGE: &str = "min is not above max";
 #[schemars(extend("x-kubernetes-validations" = [
     { "rule": MODEL_DIGEST_RULE, "message": DIGEST_MESSAGE },
     { "rule": PARTS_RULE, "message": PARTS_MESSAGE },
-    { "rule": REPLICAS_RULE, "message": REPLICAS_MESSAGE }
+    { "rule": REPLICAS_RULE, "message": REPLICAS_MESSAGE },
+    { "rule": ADAPTER_RULE, "message": ADAPTER_MESSAGE }
 ]))]
 pub struct ModelSpec {
     /// Where the model's file may be fetched from, tried in order; all must carry the same bytes.
@@ -161,6 +169,13 @@ pub struct ModelSpec {
     /// agents beside their state and is kept on no disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_secret: Option<SourceSecret>,
+
+    /// The model that this is an adapter (LoRA) of: low-rank changes of its matrices, in one GGUF
+    /// file of the type `adapter`. Whoever may use the adapter calls it by its own name, and shares
+    /// the model's memory and batch with all others. It is loaded wherever the model is, so that
+    /// nothing that says where or how is told of it; that model allows this one's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter_of: Option<ModelRef>,
 
     /// Tokens of context that one sequence may hold. What the model was trained for when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -351,7 +366,7 @@ pub struct ModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
 
-    /// Tokens of context the model was trained for.
+    /// Tokens of context the model was trained for. Of an adapter its model says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<u32>,
 

@@ -124,6 +124,8 @@ REFUSED = [
     Wrong("Model", "sha256", f"sha512:{SHA256}", "sha256", "should match"),
     Wrong("Model", "replicas", "two", "replicas", "must be of type integer"),
     Wrong("Model", "replicas", 1.5, "replicas", "must be of type int64"),
+    Wrong("Model", "adapterOf", {"name": "Base"}, "adapterOf.name", "should match"),
+    Wrong("Model", "adapterOf", {}, "adapterOf.name", "Required value"),
     Wrong("Model", "allowedNamespaces", ["a", "a"], "allowedNamespaces[1]", "Duplicate value"),
     Wrong("Model", "allowedNamespaces[0]", "Other", "allowedNamespaces[0]", "should match"),
     Wrong("Tenant", "suspended", "yes", "suspended", "must be of type boolean"),
@@ -225,6 +227,27 @@ def test_a_list_is_taken_within_its_size_alone(admin: User, entries: Entries) ->
     if fewest > 0:
         assert_taken(of(fewest))
         assert_refused(of(fewest - 1), path, str(fewest))
+
+
+#: What an adapter has of its model, and what no adapter says otherwise.
+OF_ITS_MODEL = {
+    "parts": [SHA256],
+    "context": 2048,
+    "kvBlocks": 1,
+    "kvCache": "Q8_0",
+    "placement": {"accelerator": "Cpu"},
+    "prefetch": "Selected",
+    "replicas": 2,
+    "scaling": {"max": 2},
+}
+
+
+@pytest.mark.parametrize("field", OF_ITS_MODEL)
+def test_an_adapter_says_nothing_of_what_it_has_of_its_model(admin: User, field: str) -> None:
+    adapter = make("Model", {"sources": ["file:///a.gguf"], "adapterOf": {"name": "base"}})
+    assert_taken(ask(admin, adapter))
+    adapter["spec"][field] = OF_ITS_MODEL[field]
+    assert_refused(ask(admin, adapter), "", "leave this out beside adapterOf")
 
 
 @pytest.mark.parametrize("wrong", REFUSED, ids=where)

@@ -57,6 +57,8 @@ pub struct DesiredModel {
     /// The Secret, in the model's namespace, that opens the sources. What it holds comes beside the
     /// desired state, never in it.
     pub secret: Option<String>,
+    /// The model that this is an adapter of, which is desired too.
+    pub base: Option<ModelName>,
     /// Tokens of context; `None` takes what the file says.
     pub context: Option<u32>,
     /// KV blocks to keep for this model; `None` lets the agent derive them from its memory.

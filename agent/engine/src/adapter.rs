@@ -6,7 +6,12 @@
 //! its own, `NAME.weight.lora_a` of `(rank, inputs)` and `NAME.weight.lora_b` of `(outputs, rank)`.
 //! What they come to, `alpha / rank * b * a`, is added to what the matrix makes of a row.
 
-use realm_core::desired::Sha256;
+use std::path::Path;
+
+use realm_core::{
+    desired::Sha256,
+    report::{MemoryFacts, ModelFacts},
+};
 use realm_kernels::backend::BackendError;
 use thiserror::Error;
 
@@ -60,6 +65,35 @@ pub enum AdapterError {
     Device(#[source] BackendError),
 }
 
+/// What the adapter in the file at `path` says of itself. Nothing is loaded.
+pub fn examine_adapter(path: &Path) -> Result<ModelFacts, AdapterError> {
+    examine_adapter_head(&Gguf::open(path).map_err(AdapterError::File)?)
+}
+
+/// As [`examine_adapter`], of the header of a file. It takes no cache and no room to compute in that
+/// is not its model's.
+pub fn examine_adapter_head(head: &Gguf) -> Result<ModelFacts, AdapterError> {
+    check_kind(head)?;
+    let facts = head.facts().map_err(AdapterError::File)?;
+    let memory =
+        MemoryFacts { kv_bytes_per_block: 0, activation_bytes: 0, kv_blocks_per_sequence: None };
+    Ok(ModelFacts { memory: Some(memory), ..facts })
+}
+
+/// Refuses what is no adapter of the one kind that there is.
+fn check_kind(gguf: &Gguf) -> Result<(), AdapterError> {
+    let text = |key| gguf.text(key).map_err(AdapterError::File);
+    let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
+    match text("general.type")? {
+        Some("adapter") => {}
+        other => return Err(AdapterError::NotAnAdapter(or_none(other))),
+    }
+    match text("adapter.type")? {
+        Some("lora") => Ok(()),
+        other => Err(AdapterError::Kind(or_none(other))),
+    }
+}
+
 /// The highest rank that an adapter may have: four times what is common, and still small beside what
 /// it changes.
 pub(crate) const RANK_MAX: usize = 256;
@@ -73,20 +107,12 @@ pub(crate) struct AdapterFile<'a> {
 
 impl<'a> AdapterFile<'a> {
     pub(crate) fn of(gguf: &'a Gguf, a: &Architecture) -> Result<Self, AdapterError> {
-        let text = |key| gguf.text(key).map_err(AdapterError::File);
-        let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
-        match text("general.type")? {
-            Some("adapter") => {}
-            other => return Err(AdapterError::NotAnAdapter(or_none(other))),
-        }
-        match text("adapter.type")? {
-            Some("lora") => {}
-            other => return Err(AdapterError::Kind(or_none(other))),
-        }
-        match text("general.architecture")? {
+        check_kind(gguf)?;
+        match gguf.text("general.architecture").map_err(AdapterError::File)? {
             Some(found) if found == a.name => {}
             other => {
-                return Err(AdapterError::Architecture { found: or_none(other), wanted: a.name });
+                let found = other.unwrap_or("none").to_owned();
+                return Err(AdapterError::Architecture { found, wanted: a.name });
             }
         }
         if !a.generates {

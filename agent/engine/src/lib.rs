@@ -35,7 +35,7 @@ pub mod bench;
 pub mod eval;
 pub mod simulation;
 
-pub use adapter::AdapterError;
+pub use adapter::{AdapterError, examine_adapter, examine_adapter_head};
 pub use architecture::{ArchitectureError, architectures};
 pub use budget::{Memory, MemoryBudget};
 pub use engine::{AdaptedEngine, AdapterOptions, EngineHandle};

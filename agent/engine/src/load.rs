@@ -72,6 +72,8 @@ pub struct OpenOptions {
 pub enum LoadError {
     #[error("reading the model file")]
     File(#[source] GgufError),
+    #[error("the file is an adapter, and no model: `adapterOf` says which model it is of")]
+    IsAdapter,
     #[error("the model cannot be run")]
     Architecture(#[source] ArchitectureError),
     #[error("the model's tokenizer cannot be built")]
@@ -112,6 +114,9 @@ impl Opened {
     }
 
     pub(crate) fn of(gguf: Gguf) -> Result<Self, LoadError> {
+        if gguf.is_adapter().map_err(LoadError::File)? {
+            return Err(LoadError::IsAdapter);
+        }
         let architecture = Architecture::of(&gguf).map_err(LoadError::Architecture)?;
         let facts = gguf.facts().map_err(LoadError::File)?;
         let tokenizer = Tokenizer::of(&gguf).map_err(LoadError::Tokenizer)?;

@@ -22,6 +22,7 @@ pub(crate) fn model(name: &str) -> DesiredModel {
             parts: Vec::new(),
         },
         secret: None,
+        base: None,
         context: None,
         kv_blocks: None,
         kv_cache: KvCache::F16,
@@ -151,12 +152,21 @@ fn models() -> impl Strategy<Value = Vec<DesiredModel>> {
         let models = names.into_iter().map(|name| {
             let kv_cache = select(vec![KvCache::F16, KvCache::Q8_0]);
             let sizes = (any::<Option<u32>>(), any::<Option<u32>>(), kv_cache);
-            (artifact(), option::of(".{0,8}"), sizes, accelerator(), stage()).prop_map(
-                move |(artifact, secret, (context, kv_blocks, kv_cache), accelerator, stage)| {
+            let base = option::of(select(vec!["default/base", "shared/base"]));
+            let ways = (base, option::of(".{0,8}"));
+            (artifact(), ways, sizes, accelerator(), stage()).prop_map(
+                move |(
+                    artifact,
+                    (base, secret),
+                    (context, kv_blocks, kv_cache),
+                    accelerator,
+                    stage,
+                )| {
                     DesiredModel {
                         name: ModelName::parse(&name).unwrap(),
                         artifact,
                         secret,
+                        base: base.map(|base| ModelName::parse(base).unwrap()),
                         context,
                         kv_blocks,
                         kv_cache,

@@ -2,7 +2,8 @@
 //!
 //! Level-triggered: every turn compares everything that is held with the newest goal and starts
 //! what is missing. Items do not wait for each other, so the failure of one blocks no other; a
-//! tenant whose model is still loading is put, and the model answers that it is not ready.
+//! tenant whose model is still loading is put, and the model answers that it is not ready. An
+//! adapter alone waits for its model, for it is nothing without it ([`adapters`]).
 //! One item has one step under way at most; a put that is no longer wanted is cancelled first.
 
 use std::{
@@ -26,6 +27,7 @@ use tokio::{
 
 use crate::diff::{self, Goal, Held, Holding, Key, Spec, Step};
 
+mod adapters;
 mod report;
 mod retry;
 
@@ -255,7 +257,8 @@ impl<R: Residents + 'static> Converger<R> {
         for step in diff::diff(&self.holding, &self.goal) {
             let key = step.key();
             let is_due = self.retries.get(&key).is_none_or(|retry| retry.is_due(&step, now));
-            if is_due && !self.running.contains_key(&key) && self.has_room_for(&step) {
+            let is_free = is_due && !self.running.contains_key(&key) && self.is_based(&step);
+            if is_free && self.has_room_for(&step) {
                 self.start(key, step, now);
             }
         }
@@ -276,6 +279,9 @@ impl<R: Residents + 'static> Converger<R> {
         }
         if let Some((stage, Fact::Model(held))) = stage_of(&step).zip(self.facts.get_mut(&key)) {
             held.lower(stage);
+        }
+        if stage_of(&step).is_some_and(|stage| stage < Stage::Load) {
+            self.unsettle_adapters(&key);
         }
         let (teller, phase) = watch::channel(ModelPhase::Pending);
         let tell = {
@@ -336,6 +342,7 @@ impl<R: Residents + 'static> Converger<R> {
     fn succeed(&mut self, step: Step, fact: Fact) {
         let key = step.key();
         self.retries.remove(&key);
+        self.unsettle_adapters(&key);
         if let Fact::Removed = fact {
             tracing::info!(item = %key, "removed");
             self.facts.remove(&key);
@@ -366,6 +373,7 @@ impl<R: Residents + 'static> Converger<R> {
             running.is_lost = true;
             return;
         }
+        self.unsettle_adapters(&key);
         let Some(Held::Known(spec)) = self.holding.get(&key).cloned() else { return };
         self.holding.insert(key.clone(), Held::Unknown);
         self.facts.remove(&key);

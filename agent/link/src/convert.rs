@@ -11,9 +11,9 @@ use std::collections::HashSet;
 use prost::Message as _;
 use realm_core::{
     desired::{
-        Accelerator, ApiKey, Artifact, Desired, DesiredModel, DesiredPipeline, HostedProgram,
-        InputKind, KvCache, Limits, ModelGrant, OnError, Peer, PipelineInput, PipelineOutput,
-        PipelineStep, Program, ProgramLimits, Route, Sha256, Stage, Template, TemplatePart,
+        ApiKey, Artifact, Desired, DesiredPipeline, HostedProgram, InputKind, Limits, ModelGrant,
+        OnError, Peer, PipelineInput, PipelineOutput, PipelineStep, Program, ProgramLimits, Route,
+        Sha256, Template, TemplatePart,
     },
     name::{ModelName, NameError, PipelineName},
 };
@@ -22,6 +22,7 @@ use thiserror::Error;
 
 mod choice;
 mod credentials;
+mod model;
 mod report;
 mod slices;
 mod supply;
@@ -29,6 +30,7 @@ mod tenant;
 
 use choice::{choice_from, choice_to};
 pub(crate) use credentials::credentials_from;
+use model::{model_from, model_to};
 pub(crate) use report::{failure_to, report_to};
 pub(crate) use slices::{slices_from, slices_to, spends_to};
 pub(crate) use supply::{supply_to, uses_to};
@@ -112,84 +114,6 @@ pub(crate) fn desired_from(desired: proto::Desired) -> Result<Desired, ConvertEr
     unique("pipelines.name", pipelines.iter().map(|pipeline| pipeline.name.as_str()))?;
     unique("routes.model", routes.iter().map(|route| route.model.as_str()))?;
     Ok(Desired { generation, models, tenants, pipelines, routes, doors })
-}
-
-fn model_to(model: &DesiredModel) -> proto::Model {
-    let DesiredModel { name, artifact, secret, context, kv_blocks, kv_cache, accelerator, stage } =
-        model;
-    let stage = match stage {
-        Stage::Inspect => proto::Stage::Inspect,
-        Stage::Prefetch => proto::Stage::Prefetch,
-        Stage::Load => proto::Stage::Load,
-    };
-    let accelerator = match accelerator {
-        Accelerator::Any => proto::Accelerator::Any,
-        Accelerator::Cpu => proto::Accelerator::Cpu,
-        Accelerator::Cuda => proto::Accelerator::Cuda,
-        Accelerator::WebGpu => proto::Accelerator::Webgpu,
-    };
-    let kv_cache = match kv_cache {
-        KvCache::F16 => proto::KvCache::F16,
-        KvCache::Q8_0 => proto::KvCache::Q80,
-    };
-    proto::Model {
-        name: name.as_str().to_owned(),
-        artifact: Some(artifact_to(artifact)),
-        context: *context,
-        kv_blocks: *kv_blocks,
-        stage: stage.into(),
-        accelerator: accelerator.into(),
-        secret: secret.clone(),
-        kv_cache: kv_cache.into(),
-    }
-}
-
-fn model_from(model: proto::Model) -> Result<DesiredModel, ConvertError> {
-    let proto::Model { name, artifact, context, kv_blocks, stage, accelerator, secret, kv_cache } =
-        model;
-    Ok(DesiredModel {
-        name: named("model.name", &name, ModelName::parse)?,
-        artifact: artifact_from(required("model.artifact", artifact)?)?,
-        secret,
-        context,
-        kv_blocks,
-        kv_cache: kv_cache_from(kv_cache)?,
-        accelerator: accelerator_from(accelerator)?,
-        stage: stage_from(stage)?,
-    })
-}
-
-fn stage_from(value: i32) -> Result<Stage, ConvertError> {
-    let field = "model.stage";
-    match proto::Stage::try_from(value) {
-        Ok(proto::Stage::Inspect) => Ok(Stage::Inspect),
-        Ok(proto::Stage::Prefetch) => Ok(Stage::Prefetch),
-        Ok(proto::Stage::Load) => Ok(Stage::Load),
-        Ok(proto::Stage::Unspecified) => Err(ConvertError::Missing { field }),
-        Err(prost::UnknownEnumValue(value)) => Err(ConvertError::UnknownValue { field, value }),
-    }
-}
-
-fn accelerator_from(value: i32) -> Result<Accelerator, ConvertError> {
-    let field = "model.accelerator";
-    match proto::Accelerator::try_from(value) {
-        Ok(proto::Accelerator::Any) => Ok(Accelerator::Any),
-        Ok(proto::Accelerator::Cpu) => Ok(Accelerator::Cpu),
-        Ok(proto::Accelerator::Cuda) => Ok(Accelerator::Cuda),
-        Ok(proto::Accelerator::Webgpu) => Ok(Accelerator::WebGpu),
-        Ok(proto::Accelerator::Unspecified) => Err(ConvertError::Missing { field }),
-        Err(prost::UnknownEnumValue(value)) => Err(ConvertError::UnknownValue { field, value }),
-    }
-}
-
-fn kv_cache_from(value: i32) -> Result<KvCache, ConvertError> {
-    match proto::KvCache::try_from(value) {
-        Ok(proto::KvCache::Unspecified | proto::KvCache::F16) => Ok(KvCache::F16),
-        Ok(proto::KvCache::Q80) => Ok(KvCache::Q8_0),
-        Err(prost::UnknownEnumValue(value)) => {
-            Err(ConvertError::UnknownValue { field: "model.kv_cache", value })
-        }
-    }
 }
 
 fn route_to(route: &Route) -> proto::Route {

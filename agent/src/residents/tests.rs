@@ -10,7 +10,7 @@ use std::{
 use realm_core::{
     auth::{self, Caller, Credential},
     credentials::Credentials,
-    desired::{Accelerator, ApiKey, Desired, Limits, LimitsMode, Priority, ProgramLimits},
+    desired::{Accelerator, ApiKey, Desired, KvCache, Limits, LimitsMode, Priority, ProgramLimits},
     engine::{ChatMessage, Engine, EngineInfo, EngineLoad, Generation, TextError, TokenStream},
     refusal::Refusal,
     report::{ModelReport, Report},
@@ -158,6 +158,7 @@ async fn a_model_whose_engine_gives_up_is_reported_and_loaded_anew() {
             parts: Vec::new(),
         },
         secret: None,
+        base: None,
         context: None,
         kv_blocks: Some(16),
         kv_cache: KvCache::F16,

@@ -29,6 +29,7 @@ pub(crate) fn model(name: ModelName, artifact: Artifact, stage: Stage) -> Desire
         name,
         artifact,
         secret: None,
+        base: None,
         context: None,
         kv_blocks: None,
         kv_cache: KvCache::F16,

@@ -86,6 +86,8 @@ pub struct DesiredModel {
     pub artifact: Arc<Artifact>,
     /// The Secret that opens the sources, by name alone: what it holds travels beside the plan.
     pub secret: Option<Name>,
+    /// The model that this is an adapter of, which the node holds too.
+    pub base: Option<Name>,
     /// Tokens of context; `None` takes what the file says.
     pub context: Option<u32>,
     /// KV blocks to keep for this model; `None` lets the agent derive them from its memory.

@@ -21,6 +21,7 @@ mod study;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     time::Duration,
 };
 
@@ -30,7 +31,7 @@ use crate::{
         assemble::Shared,
         node::{Heard, Node},
         place::{Placement, Scene, Seat, Seats, place},
-        resolve::{Resolved, resolve},
+        resolve::{Beside, Resolved, beside, resolve},
         scale::{Scale, Usage},
         study::Study,
     },
@@ -93,6 +94,8 @@ pub struct Fleet {
     nodes: BTreeMap<String, Node>,
     /// One for each wanted model.
     studies: BTreeMap<Name, Study>,
+    /// The adapters of each wanted model, by the last plan.
+    beside: Beside,
     /// One for each wanted model that scales, from its first plan on.
     scales: BTreeMap<Name, Scale>,
     /// How many replicas each wanted model should have, by the last plan.
@@ -138,6 +141,7 @@ impl Fleet {
             refused: Problems::new(),
             nodes: BTreeMap::new(),
             studies: BTreeMap::new(),
+            beside: Beside::new(),
             scales: BTreeMap::new(),
             wanted: BTreeMap::new(),
             placement: Placement::new(),
@@ -323,6 +327,7 @@ impl Fleet {
         if !self.is_synced() {
             return Vec::new();
         }
+        self.beside = beside(&self.demands.models);
         self.scale(now);
         self.placement = place(self.scene(), &self.placement);
         let Demands { models, .. } = &self.demands;
@@ -338,6 +343,7 @@ impl Fleet {
             models: &self.demands.models,
             nodes: &self.nodes,
             studies: &self.studies,
+            beside: &self.beside,
             wanted: &self.wanted,
         }
     }
@@ -346,6 +352,10 @@ impl Fleet {
     fn scale(&mut self, now: Duration) {
         let mut wanted = BTreeMap::new();
         for (name, model) in &self.demands.models {
+            if model.base.is_some() {
+                continue;
+            }
+            let adapters = self.beside.get(name).map_or(&[][..], Vec::as_slice);
             let replicas = match model.replicas {
                 Replicas::Fixed(replicas) => {
                     self.scales.remove(name);
@@ -354,13 +364,14 @@ impl Fleet {
                 Replicas::Scaled(scaling) => {
                     let seats = self.placement.get(name);
                     let held = seats.map_or(0, BTreeMap::len).try_into().unwrap_or(u32::MAX);
-                    let usage = usage(name, seats, &self.nodes);
+                    let usage = usage((name, adapters), seats, &self.nodes);
                     let scale = self.scales.entry(name.clone());
                     let scale = scale.or_insert_with(|| Scale::new(&scaling, held, now));
                     scale.step(&scaling, usage, now)
                 }
             };
             wanted.insert(name.clone(), replicas);
+            wanted.extend(adapters.iter().map(|adapter| (adapter.clone(), replicas)));
         }
         self.wanted = wanted;
     }
@@ -496,9 +507,10 @@ impl Fleet {
         self.has_nodes() && (self.doors_min > 0 || self.nodes.values().any(Node::may_be_door))
     }
 
-    /// Whether calls wake a model that nobody serves.
+    /// Whether calls wake a model that nobody serves; an adapter where they wake its model.
     pub fn is_woken(&self, model: &Name) -> bool {
-        self.demands.models.get(model).and_then(scaling).is_some_and(|scaling| scaling.min == 0)
+        let model = self.demands.models.get(model).map(|model| self.scene().decides(model));
+        model.and_then(scaling).is_some_and(|scaling| scaling.min == 0)
     }
 
     /// The models that a pipeline uses.
@@ -529,11 +541,17 @@ const fn scaling(model: &ValidModel) -> Option<Scaling> {
     }
 }
 
-/// How much a model is used: by calls in hand at the replicas in `seats`, and by calls that doors
-/// hold for it, as far as their nodes can be reached.
-fn usage(model: &Name, seats: Option<&Seats>, nodes: &BTreeMap<String, Node>) -> Usage {
+/// How much a model is used: by calls in hand at the replicas in `seats`, which are its adapters'
+/// too, and by calls that doors hold for any of them, as far as their nodes can be reached.
+fn usage(
+    (model, adapters): (&Name, &[Name]),
+    seats: Option<&Seats>,
+    nodes: &BTreeMap<String, Node>,
+) -> Usage {
     let supplies = nodes.values().filter(|node| node.is_connected);
-    let held = supplies.filter_map(|node| node.supply.as_ref()?.held.get(model));
+    let named = || iter::once(model).chain(adapters);
+    let held = supplies.filter_map(|node| node.supply.as_ref());
+    let held = held.flat_map(|supply| named().filter_map(|name| supply.held.get(name)));
     let calls = held.fold(0_u64, |calls, held| calls.saturating_add(u64::from(*held)));
     let mut usage = Usage { calls, is_settled: true };
     for name in seats.into_iter().flat_map(BTreeMap::keys) {

@@ -44,7 +44,8 @@ pub(super) fn status(
         architecture: facts.map(|facts| facts.architecture.clone()),
         parameters: facts.map(|facts| facts.parameters),
         format: facts.map(|facts| facts.format.clone()),
-        context: facts.map(|facts| facts.context),
+        // An adapter has its model's.
+        context: facts.map(|facts| facts.context).filter(|tokens| *tokens > 0),
         licence: facts.and_then(|facts| facts.licence.clone()),
         estimate: of_model.estimate.map(takes),
         claimed: of_model.claimed.map(takes),

@@ -4,6 +4,7 @@ use realm_core::report::ModelFacts;
 use realm_crds::{
     Model, ModelStatus,
     model::{ModelEstimate, ModelNode},
+    tenant::ModelRef,
 };
 
 use crate::{cluster::Served as _, manifests::one_line, table::Table, target};
@@ -64,12 +65,19 @@ fn size(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// Agents that serve a model, of those that are wanted.
+/// Agents that serve a model, of those that are wanted. What an adapter is of says how many those
+/// are.
 fn replicas(model: &Model, serving: u32) -> String {
-    match &model.spec.scaling {
-        Some(scaling) => format!("{serving} of {} to {}", scaling.min, scaling.max),
-        None => format!("{serving} of {}", model.spec.replicas),
+    match (&model.spec.adapter_of, &model.spec.scaling) {
+        (Some(_), _) => serving.to_string(),
+        (None, Some(scaling)) => format!("{serving} of {} to {}", scaling.min, scaling.max),
+        (None, None) => format!("{serving} of {}", model.spec.replicas),
     }
+}
+
+/// Tokens of context; a file that has none is of an adapter.
+fn tokens(context: u32) -> String {
+    if context == 0 { "its model's".to_owned() } else { format!("{context} tokens") }
 }
 
 /// What a model file says about itself.
@@ -89,7 +97,7 @@ pub(super) fn facts(facts: &ModelFacts) -> Vec<String> {
         format!("architecture  {architecture}"),
         format!("parameters    {parameters}"),
         format!("format        {format}"),
-        format!("context       {context} tokens"),
+        format!("context       {}", tokens(*context)),
         format!("weights       {weights_bytes} bytes"),
         format!("licence       {licence}"),
     ]
@@ -115,13 +123,14 @@ pub(super) fn lines(model: &Model) -> Vec<String> {
     let known = |text: Option<String>| text.unwrap_or_else(|| "not known yet".to_owned());
     let number = |number: Option<u64>| known(number.map(|number| number.to_string()));
     let estimate = estimate.as_ref();
+    let of_adapter = model.spec.adapter_of.as_ref().map(|_| 0);
     let mut lines = vec![
         format!("name          {}", target::full_name(&model.metadata)),
         format!("replicas      {}", replicas(model, serving)),
         format!("architecture  {}", known(architecture)),
         format!("parameters    {}", number(parameters)),
         format!("format        {}", known(format)),
-        format!("context       {} tokens", number(context.map(u64::from))),
+        format!("context       {}", known(context.or(of_adapter).map(tokens))),
         format!("weights       {} bytes", number(estimate.map(|estimate| estimate.weights_bytes))),
         format!("licence       {}", licence.unwrap_or_else(|| "not stated".to_owned())),
     ];
@@ -132,6 +141,11 @@ pub(super) fn lines(model: &Model) -> Vec<String> {
             bytes => format!("{bytes} bytes for each block of KV cache"),
         };
         lines.push(format!("memory        the weights, {kv}, {activation_bytes} bytes for a step"));
+    }
+    if let Some(ModelRef { name, namespace }) = &model.spec.adapter_of {
+        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let named = namespace.map_or_else(|| name.clone(), |its| format!("{its}/{name}"));
+        lines.push(format!("adapter of    {named}"));
     }
     lines.extend(model.spec.sources.iter().map(|source| format!("source        {source}")));
     let mut lines: Vec<_> = lines.iter().map(|line| one_line(line)).collect();

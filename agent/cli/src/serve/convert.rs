@@ -24,6 +24,7 @@ fn model(model: &plan::DesiredModel) -> Result<agent::DesiredModel, NameError> {
         name,
         artifact: file,
         secret,
+        base,
         context,
         kv_blocks,
         kv_cache,
@@ -34,6 +35,7 @@ fn model(model: &plan::DesiredModel) -> Result<agent::DesiredModel, NameError> {
         name: model_name(name)?,
         artifact: artifact(file),
         secret: secret.as_ref().map(|secret| secret.name().to_owned()),
+        base: base.as_ref().map(model_name).transpose()?,
         context: *context,
         kv_blocks: *kv_blocks,
         kv_cache: match kv_cache {

@@ -8,6 +8,7 @@ mod held;
 mod hooked;
 mod kept;
 mod open;
+mod texts;
 
 use std::{
     collections::HashMap,
@@ -250,21 +251,6 @@ impl Worker {
         }
     }
 
-    /// Takes a call into care; gives what the scheduler is to have of it.
-    fn arrive_with_texts(&mut self, (call, embedding): (TextCall, Embedding)) -> TextCall {
-        self.news.arrived += 1;
-        self.calls.insert(call.id(), embedding);
-        call
-    }
-
-    fn submit_texts(&mut self, texts: (TextCall, Embedding)) {
-        let call = self.arrive_with_texts(texts);
-        let id = call.id();
-        if let Err(refusal) = self.scheduler.submit_texts(call) {
-            self.fail(id, refusal);
-        }
-    }
-
     /// Takes a sequence into care; gives what the scheduler is to have of it.
     fn arrive(&mut self, submitted: Submitted) -> Submission {
         let Submitted { submission, adapter, output, begin, beside, way, figures, milestones, at } =
@@ -408,29 +394,6 @@ impl Worker {
         for id in ids {
             self.fail(id, Refusal::Internal);
         }
-    }
-
-    /// Gives every call the vectors of its texts that were computed.
-    fn take_vectors(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
-        for (output, (span, &text)) in batch.spans.iter().zip(&batch.texts).enumerate() {
-            let id = span.sequence;
-            let Some((call, executor)) = self.calls.get_mut(&id).zip(self.executor.as_ref()) else {
-                continue;
-            };
-            match call.put(text, executor.vector(output)) {
-                Ok(false) => {}
-                Ok(true) => {
-                    self.scheduler.end(id);
-                    self.answer(id, None);
-                }
-                Err(_) => {
-                    tracing::warn!("a forward pass gave a vector that has no direction");
-                    self.fail(id, Refusal::Internal);
-                }
-            }
-        }
-        self.batch = batch;
     }
 
     /// Gives every sequence whose logits were computed its next token.

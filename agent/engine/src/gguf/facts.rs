@@ -8,12 +8,18 @@ use realm_core::report::ModelFacts;
 use super::{Gguf, GgufError, required};
 
 impl Gguf {
-    /// The facts of the model, read from the header alone. The digest is the store's to know.
+    /// Whether the file is an adapter of some model, and no model itself.
+    pub fn is_adapter(&self) -> Result<bool, GgufError> {
+        Ok(self.text("general.type")? == Some("adapter"))
+    }
+
+    /// The facts of the model, read from the header alone; of an adapter those that it has, with a
+    /// context of 0, which is its model's. The digest is the store's to know.
     pub fn facts(&self) -> Result<ModelFacts, GgufError> {
         let architecture =
             required("general.architecture", self.text("general.architecture")?)?.to_owned();
         let key = format!("{architecture}.context_length");
-        let context = required(&key, self.unsigned(&key)?)?;
+        let context = if self.is_adapter()? { 0 } else { required(&key, self.unsigned(&key)?)? };
         let mut parameters = 0_u64;
         let mut weights_bytes = 0_u64;
         let mut by_format = BTreeMap::<String, u64>::new();

@@ -7,7 +7,7 @@ use std::{
 
 use realm_core::{desired::Sha256, engine::Engine, name::ModelName};
 use realm_engine::{
-    AdaptedEngine, AdapterError, AdapterOptions, EngineHandle, MemoryBudget,
+    AdaptedEngine, AdapterError, AdapterOptions, EngineHandle, LoadError, MemoryBudget,
     gguf::{
         Value,
         writer::{self, Tensor},
@@ -21,60 +21,14 @@ use tempfile::TempDir;
 
 use crate::{
     support::{Answer, caller, generation, options, read},
+    tiny_adapter::{ALL, ALPHA, RANK, metadata, pairs, tiny_adapter},
     tiny_gguf,
 };
-
-const RANK: usize = 4;
-const ALPHA: f32 = 2.0;
-
-/// Every matrix that adapters change.
-const ALL: [&str; 7] =
-    ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
 fn numbers(tensor: &Tensor) -> Vec<f32> {
     let mut values = vec![0.0; tensor.shape.iter().product::<u64>().try_into().unwrap()];
     dequantise(tensor.format, &tensor.bytes, &mut values).unwrap();
     values
-}
-
-/// Numbers that look like none, from -1/4 to 1/4.
-fn noise(len: usize, seed: usize) -> Vec<f32> {
-    let at = |i: usize| (i * 7919 + seed * 104_729) % 1013;
-    (0..len).map(|i| at(i) as f32 / 1013.0 / 2.0 - 0.25).collect()
-}
-
-/// The matrices of an adapter for those of the tiny model that end so, with their places in it.
-fn pairs(parts: &[&str], seed: usize) -> Vec<(usize, [Tensor; 2])> {
-    let tensors = tiny_gguf::tensors(Format::F32);
-    let is_changed = |tensor: &Tensor| {
-        parts.iter().any(|part| tensor.name.ends_with(&format!(".{part}.weight")))
-    };
-    let changed = tensors.iter().enumerate().filter(|(_, tensor)| is_changed(tensor));
-    let pair = |(at, tensor): (usize, &Tensor)| {
-        let [inputs, outputs] = [0, 1].map(|i| usize::try_from(tensor.shape[i]).unwrap());
-        let matrix = |part: &str, shape: [usize; 2], seed| Tensor {
-            name: format!("{}.{part}", tensor.name),
-            shape: shape.map(|len| len as u64).to_vec(),
-            format: Format::F32,
-            bytes: quantise(Format::F32, &noise(shape[0] * shape[1], seed)).unwrap(),
-        };
-        let seed = 100 * seed + 2 * at;
-        let a = matrix("lora_a", [inputs, RANK], seed);
-        (at, [a, matrix("lora_b", [RANK, outputs], seed + 1)])
-    };
-    changed.map(pair).collect()
-}
-
-fn metadata() -> Vec<(String, Value)> {
-    let text = |text: &str| Value::String(text.to_owned());
-    [
-        ("general.type", text("adapter")),
-        ("general.architecture", text("llama")),
-        ("adapter.type", text("lora")),
-        ("adapter.lora.alpha", Value::F32(ALPHA)),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .to_vec()
 }
 
 fn file(folder: &Path, name: &str, metadata: &[(String, Value)], tensors: &[Tensor]) -> PathBuf {
@@ -118,9 +72,9 @@ impl Base {
     }
 
     fn adapted(&self, parts: &[&str], seed: usize) -> AdaptedEngine {
-        let tensors: Vec<Tensor> =
-            pairs(parts, seed).into_iter().flat_map(|(_, pair)| pair).collect();
-        self.adapt(&metadata(), &tensors, seed).unwrap()
+        let path = self.folder.path().join("adapter.gguf");
+        std::fs::write(&path, tiny_adapter(parts, seed)).unwrap();
+        self.engine.adapt(&path, adapter(seed)).unwrap()
     }
 
     fn adapt(
@@ -130,12 +84,15 @@ impl Base {
         seed: usize,
     ) -> Result<AdaptedEngine, AdapterError> {
         let path = file(self.folder.path(), "adapter.gguf", metadata, tensors);
-        let options = AdapterOptions {
-            name: ModelName::new("default", "adapted").unwrap(),
-            sha256: Sha256([u8::try_from(seed).unwrap(); 32]),
-            budget: MemoryBudget::fixed(u64::MAX),
-        };
-        self.engine.adapt(&path, options)
+        self.engine.adapt(&path, adapter(seed))
+    }
+}
+
+fn adapter(seed: usize) -> AdapterOptions {
+    AdapterOptions {
+        name: ModelName::new("default", "adapted").unwrap(),
+        sha256: Sha256([u8::try_from(seed).unwrap(); 32]),
+        budget: MemoryBudget::fixed(u64::MAX),
     }
 }
 
@@ -193,6 +150,24 @@ fn nothing_that_an_adapter_made_is_found_in_the_cache_without_it() {
 }
 
 #[test]
+fn an_adapters_file_says_what_it_is_and_is_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter.gguf");
+    std::fs::write(&path, tiny_adapter(&ALL[..2], 1)).unwrap();
+    let facts = realm_engine::examine_adapter(&path).unwrap();
+    // In each of two layers, `q` of 128 rows and `k` of 64, of 128 columns.
+    let parameters = 2 * RANK as u64 * ((128 + 128) + (128 + 64));
+    assert_eq!((&*facts.architecture, &*facts.format, facts.context), ("llama", "F32", 0));
+    assert_eq!((facts.parameters, facts.weights_bytes), (parameters, 4 * parameters));
+    assert_eq!(facts.memory.unwrap().kv_bytes_per_block, 0);
+    let error = realm_engine::open(std::slice::from_ref(&path), options(64)).err().unwrap();
+    assert!(matches!(error, LoadError::IsAdapter), "{error:?}");
+    std::fs::write(&path, tiny_gguf::tiny_llama(Format::F32)).unwrap();
+    let error = realm_engine::examine_adapter(&path).unwrap_err();
+    assert!(matches!(error, AdapterError::NotAnAdapter(_)), "{error:?}");
+}
+
+#[test]
 fn an_adapter_is_there_until_its_last_sequence_has_ended() {
     let base = Base::new();
     let adapted = base.adapted(&ALL, 1);
@@ -208,13 +183,9 @@ fn an_adapter_is_there_until_its_last_sequence_has_ended() {
 #[test]
 fn an_adapter_that_memory_has_no_room_for_is_refused_and_the_model_goes_on() {
     let base = Base::new();
-    let tensors: Vec<Tensor> = pairs(&ALL, 1).into_iter().flat_map(|(_, pair)| pair).collect();
-    let path = file(base.folder.path(), "adapter.gguf", &metadata(), &tensors);
-    let options = AdapterOptions {
-        name: ModelName::new("default", "adapted").unwrap(),
-        sha256: Sha256([1; 32]),
-        budget: MemoryBudget::fixed(1000),
-    };
+    let path = base.folder.path().join("adapter.gguf");
+    std::fs::write(&path, tiny_adapter(&ALL, 1)).unwrap();
+    let options = AdapterOptions { budget: MemoryBudget::fixed(1000), ..adapter(1) };
     let error = base.engine.adapt(&path, options).err().unwrap();
     assert!(matches!(error, AdapterError::TooLarge { left: 1000, .. }), "{error:?}");
     answer(&*base.engine, "a").end.unwrap();

@@ -6,6 +6,8 @@
     reason = "what fails here is a test, also in the functions that tests share"
 )]
 
+#[path = "../../../../tests/src/tiny_adapter.rs"]
+mod tiny_adapter;
 #[expect(unreachable_pub, reason = "other crates use it where it is a part of a library")]
 #[path = "../../../../tests/src/tiny_gguf.rs"]
 mod tiny_gguf;

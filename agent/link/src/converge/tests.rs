@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::arbitrary;
 
+mod adapters;
 mod told;
 
 /// What a put of an item does from now on.

@@ -130,8 +130,8 @@ fn routes(scene: Scene<'_>, placement: &Placement) -> Vec<Route> {
         if found.is_empty() {
             found = peers(Node::away);
         }
-        let is_held =
-            matches!(model.replicas, Replicas::Scaled(_)) || is_coming(scene, name, placement);
+        let scales = matches!(scene.decides(model).replicas, Replicas::Scaled(_));
+        let is_held = scales || is_coming(scene, name, placement);
         (is_held || !found.is_empty()).then(|| Route { model: name.clone(), peers: found })
     };
     scene.models.iter().filter_map(route).collect()

@@ -2,12 +2,15 @@
 //!
 //! A replica stays where it is while its node is known, admits the model and has not failed to
 //! load it. Missing ones go to nodes with room, the largest first, and to the zones that have
-//! fewest of the model's. One that must leave serves until another one does.
+//! fewest of the model's. One that must leave serves until another one does. Adapters have no
+//! places of their own: each is wherever its model is.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
+    estimate::Estimate,
     node::{Node, admitted},
+    resolve::Beside,
     study::Study,
 };
 use crate::{
@@ -37,8 +40,41 @@ pub(super) struct Scene<'a> {
     pub(super) models: &'a BTreeMap<Name, ValidModel>,
     pub(super) nodes: &'a BTreeMap<String, Node>,
     pub(super) studies: &'a BTreeMap<Name, Study>,
+    /// The adapters of each model that has any.
+    pub(super) beside: &'a Beside,
     /// How many replicas each model should have.
     pub(super) wanted: &'a BTreeMap<Name, u32>,
+}
+
+impl<'a> Scene<'a> {
+    /// What takes places of its own: all but adapters.
+    pub(super) fn placed(self) -> impl Iterator<Item = (&'a Name, &'a ValidModel)> {
+        self.models.iter().filter(|(_, model)| model.base.is_none())
+    }
+
+    /// The adapters that may be beside their models, each with its own.
+    pub(super) fn adapters(self) -> impl Iterator<Item = (&'a Name, &'a Name)> {
+        let of = |(base, adapters): (&'a Name, &'a Vec<Name>)| {
+            adapters.iter().map(move |adapter| (adapter, base))
+        };
+        self.beside.iter().flat_map(of)
+    }
+
+    /// The one that says how many nodes are to hold `model`: that which an adapter is of, or itself.
+    pub(super) fn decides(self, model: &'a ValidModel) -> &'a ValidModel {
+        model.base.as_ref().and_then(|base| self.models.get(base)).unwrap_or(model)
+    }
+
+    /// What a model takes with its adapters, as far as that is known.
+    pub(super) fn estimate(self, name: &Name) -> Option<Estimate> {
+        let of = |name| self.studies.get(name).and_then(|study| study.estimate);
+        let mut estimate = of(name)?;
+        for adapter in self.beside.get(name).into_iter().flatten() {
+            let bytes = of(adapter).map_or(0, |adapter| adapter.weights_bytes);
+            estimate.weights_bytes = estimate.weights_bytes.saturating_add(bytes);
+        }
+        Some(estimate)
+    }
 }
 
 /// Places every model, moving none without need.
@@ -55,9 +91,21 @@ pub(super) fn place(scene: Scene<'_>, last: &Placement) -> Placement {
             fill(scene, &mut board, model, seats);
         }
         if !retire(scene, &mut placement) {
-            return placement;
+            break;
         }
     }
+    follow(scene, &mut placement);
+    placement
+}
+
+/// Puts adapters where their models are.
+fn follow(scene: Scene<'_>, placement: &mut Placement) {
+    let beside = |(name, base): (&Name, &Name)| {
+        let nodes = placement.get(base).into_iter().flat_map(BTreeMap::keys);
+        (name.clone(), nodes.map(|node| (node.clone(), Seat::default())).collect())
+    };
+    let beside: Vec<_> = scene.adapters().map(beside).collect();
+    placement.extend(beside);
 }
 
 /// The seats on nodes that are known. A recalled one takes over what its node says.
@@ -76,7 +124,7 @@ fn keep(scene: Scene<'_>, last: &Placement) -> Placement {
         });
         kept.collect()
     };
-    scene.models.keys().map(|name| (name.clone(), seats(name))).collect()
+    scene.placed().map(|(name, _)| (name.clone(), seats(name))).collect()
 }
 
 /// Takes away what is not wanted: first what serves nobody, then from the zones that have most of
@@ -86,7 +134,7 @@ fn trim(scene: Scene<'_>, placement: &mut Placement) {
     for node in placement.values().flat_map(BTreeMap::keys) {
         *load.entry(node.clone()).or_default() += 1;
     }
-    for (name, model) in scene.models {
+    for (name, model) in scene.placed() {
         let Some(seats) = placement.get_mut(name) else { continue };
         let clean = seats.keys().filter(|node| is_clean(scene, model, node));
         let surplus = clean.clone().count().saturating_sub(wanted(scene, name));
@@ -110,7 +158,7 @@ fn trim(scene: Scene<'_>, placement: &mut Placement) {
 
 /// The models, those that need most memory first: what is small finds room afterwards too.
 fn by_need(scene: Scene<'_>) -> Vec<(&Name, &ValidModel)> {
-    let mut models: Vec<_> = scene.models.iter().collect();
+    let mut models: Vec<_> = scene.placed().collect();
     models.sort_by_cached_key(|(name, model)| Reverse(need_bytes(scene, name, model, None)));
     models
 }
@@ -138,7 +186,7 @@ fn fill(scene: Scene<'_>, board: &mut Board<'_>, model: &ValidModel, seats: &mut
 /// another for it.
 fn retire(scene: Scene<'_>, placement: &mut Placement) -> bool {
     let mut is_changed = false;
-    for (name, model) in scene.models {
+    for (name, model) in scene.placed() {
         let Some(seats) = placement.get_mut(name) else { continue };
         let is_loaded = |node: &str| has_loaded(scene, model, node);
         let (clean, mut leaving): (Vec<_>, Vec<_>) =
@@ -190,7 +238,7 @@ pub(super) fn may_stay(scene: Scene<'_>, model: &ValidModel, node: &str) -> bool
 /// Bytes that a seat will take; the least that the model can do with where there is none yet.
 /// 0 while nothing is known of the model.
 fn need_bytes(scene: Scene<'_>, name: &Name, model: &ValidModel, seat: Option<&Seat>) -> u64 {
-    let Some(estimate) = scene.studies.get(name).and_then(|study| study.estimate) else { return 0 };
+    let Some(estimate) = scene.estimate(name) else { return 0 };
     let chosen = model.kv_blocks.or_else(|| seat?.kv_blocks);
     estimate.bytes(chosen.unwrap_or_else(|| estimate.kv_blocks_min(model)))
 }
@@ -244,7 +292,7 @@ impl<'a> Board<'a> {
             Slot { name, node, free, models: 0 }
         });
         let mut board = Self { scene, slots: slots.collect() };
-        for (name, model) in scene.models {
+        for (name, model) in scene.placed() {
             for (node, seat) in placement.get(name).into_iter().flatten() {
                 board.occupy(model, node, seat);
             }
@@ -304,8 +352,7 @@ impl<'a> Board<'a> {
             // There is no other place to choose, so the agent alone decides, when it loads.
             Site::OneMachine => true,
             Site::Cluster => {
-                let study = self.scene.studies.get(model.name());
-                let estimate = study.and_then(|study| study.estimate);
+                let estimate = self.scene.estimate(model.name());
                 slot.node.has_loaded(model.name())
                     || estimate
                         .is_some_and(|estimate| estimate.kv_blocks_within(model, free).is_some())
@@ -333,7 +380,7 @@ impl<'a> Board<'a> {
     ) -> Option<(String, Seat)> {
         let slot = self.slots.get(index)?;
         let free = slot.free.get(&accelerator).copied()?;
-        let estimate = self.scene.studies.get(model.name()).and_then(|study| study.estimate);
+        let estimate = self.scene.estimate(model.name());
         let held = slot.node.held(model.name()).filter(|held| held.stage == Some(Stage::Load));
         let kv_blocks = match (self.scene.site, held, estimate) {
             (Site::OneMachine, ..) | (_, None, None) => None,

@@ -43,6 +43,7 @@ pub(super) fn resolve(demands: &Demands) -> Resolved {
     }
     problems.extend(shared_keys(&tenants));
     problems.extend(demands.models.values().filter_map(|model| closed_source(model, demands)));
+    problems.extend(demands.models.values().filter_map(|model| no_base(model, demands)));
     Resolved { tenants: tenants.into_values().collect(), pipelines, problems }
 }
 
@@ -63,8 +64,8 @@ fn resolve_tenant(tenant: &ValidTenant, demands: &Demands) -> (DesiredTenant, Ve
     let mut problems = Vec::new();
     let mut grants = Vec::new();
     for (i, model) in models.iter().enumerate() {
-        match check_model(model, name, demands) {
-            Ok(()) => grants
+        match check_model(model, name, &demands.models) {
+            Ok(_) => grants
                 .push(ModelGrant { alias: model.alias_in(name.namespace()), model: model.clone() }),
             Err((reason, message)) => {
                 problems.push(Problem { path: format!("spec.models[{i}]"), reason, message });
@@ -133,7 +134,7 @@ fn resolve_callers(
 ) -> (BTreeSet<Name>, Vec<Problem>) {
     let mut problems = Vec::new();
     for (i, model) in pipeline.models.iter().enumerate() {
-        if let Err((reason, message)) = check_model(model, pipeline.name(), demands) {
+        if let Err((reason, message)) = check_model(model, pipeline.name(), &demands.models) {
             problems.push(Problem { path: format!("spec.steps[{i}].model"), reason, message });
         }
     }
@@ -165,12 +166,49 @@ fn first_not_granted<'a>(pipeline: &'a ValidPipeline, tenant: &DesiredTenant) ->
     pipeline.models.iter().find(|model| !is_granted(model))
 }
 
-/// Whether `user` may refer to `model`. Of another namespace's models only those that are open to
-/// the user's are told apart from those that do not exist.
-fn check_model(model: &Name, user: &Name, demands: &Demands) -> Result<(), (Reason, String)> {
+/// Why an adapter has no model to be beside.
+fn no_base(adapter: &ValidModel, demands: &Demands) -> Option<((Kind, Name), Problem)> {
+    let (reason, message) = adaptable(&demands.models, adapter).err()?;
+    let problem = Problem { path: "spec.adapterOf".to_owned(), reason, message };
+    Some(((Kind::Model, adapter.name().clone()), problem))
+}
+
+/// The adapters of each model that has any, as far as they may be of it.
+pub(super) type Beside = BTreeMap<Name, Vec<Name>>;
+
+pub(super) fn beside(models: &BTreeMap<Name, ValidModel>) -> Beside {
+    let mut beside = Beside::new();
+    for (name, model) in models {
+        if let Some(base) = &model.base
+            && adaptable(models, model).is_ok()
+        {
+            beside.entry(base.clone()).or_default().push(name.clone());
+        }
+    }
+    beside
+}
+
+/// Whether what an adapter names is a model that it may be of. What is no adapter names none.
+fn adaptable(
+    models: &BTreeMap<Name, ValidModel>,
+    adapter: &ValidModel,
+) -> Result<(), (Reason, String)> {
+    let Some(base) = &adapter.base else { return Ok(()) };
+    let is_adapter = check_model(base, adapter.name(), models)?.base.is_some();
+    let message = || format!("`{base}` is an adapter itself; name the model that it is of");
+    if is_adapter { Err((Reason::InvalidValue, message())) } else { Ok(()) }
+}
+
+/// What `model` is, if `user` may refer to it. Of another namespace's models only those that are
+/// open to the user's are told apart from those that do not exist.
+fn check_model<'a>(
+    model: &Name,
+    user: &Name,
+    models: &'a BTreeMap<Name, ValidModel>,
+) -> Result<&'a ValidModel, (Reason, String)> {
     let namespace = user.namespace();
-    match demands.models.get(model) {
-        Some(found) if found.is_open_to(namespace) => Ok(()),
+    match models.get(model) {
+        Some(found) if found.is_open_to(namespace) => Ok(found),
         _ if model.namespace() == namespace => {
             Err((Reason::UnknownModel, format!("there is no model `{}`", model.name())))
         }

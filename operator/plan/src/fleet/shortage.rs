@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     desired::Accelerator,
-    name::Kind,
+    name::{Kind, Name},
     problem::{Problem, Reason},
     validate::ValidModel,
     words::counted,
@@ -19,7 +19,7 @@ pub(super) fn shortages(scene: Scene<'_>, placement: &Placement) -> Problems {
     let nothing = Seats::new();
     let mut problems = Problems::new();
     let mut board = None;
-    for (name, model) in scene.models {
+    for (name, model) in scene.placed() {
         let seats = placement.get(name).unwrap_or(&nothing);
         let staying = seats.keys().filter(|node| may_stay(scene, model, node)).count();
         if wanted(scene, name) <= staying {
@@ -30,7 +30,21 @@ pub(super) fn shortages(scene: Scene<'_>, placement: &Placement) -> Problems {
             problems.insert((Kind::Model, name.clone()), vec![problem]);
         }
     }
+    let of_bases: Vec<_> = scene.adapters().filter_map(|of| beside(&problems, of)).collect();
+    problems.extend(of_bases);
     problems
+}
+
+/// What an adapter lacks because its model does.
+fn beside(
+    problems: &Problems,
+    (adapter, base): (&Name, &Name),
+) -> Option<((Kind, Name), Vec<Problem>)> {
+    let of_base = problems.get(&(Kind::Model, base.clone()))?;
+    let of_adapter = of_base.iter().map(|Problem { path: _, reason, message }| {
+        problem("spec.adapterOf", *reason, format!("its model `{base}`: {message}"))
+    });
+    Some(((Kind::Model, adapter.clone()), of_adapter.collect()))
 }
 
 /// `None` while the model is being inspected, and before there is any node: it is on its way, not in
@@ -57,7 +71,7 @@ fn why(scene: Scene<'_>, board: &Board<'_>, model: &ValidModel, seats: &Seats) -
         let message = format!("{}, {}", counted(wanted, "replica"), counted(usable, "node"));
         return Some(problem("spec.replicas", Reason::NotEnoughNodes, message));
     }
-    let estimate = scene.studies.get(model.name()).and_then(|study| study.estimate)?;
+    let estimate = scene.estimate(model.name())?;
     let (free, node) = board.roomiest(model, seats)?;
     let needed = estimate.explain(estimate.kv_blocks_min(model));
     let message =

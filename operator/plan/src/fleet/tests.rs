@@ -10,6 +10,7 @@ use crate::{
     validate,
 };
 
+mod adapters;
 mod lives;
 mod places;
 mod restarts;

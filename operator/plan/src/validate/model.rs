@@ -9,10 +9,11 @@ use std::{
 use realm_crds::{
     Model, ModelSpec,
     model::{
-        ALLOWED_NAMESPACES_MAX, CONTEXT_MAX, IDLE_AFTER_SECONDS_MAX, KV_BLOCKS_MAX,
-        LABEL_KEY_LEN_MAX, LABEL_VALUE_LEN_MAX, ModelPlacement, NODE_SELECTOR_MAX, Prefetch,
-        REPLICAS_MAX, Scaling as RawScaling, TARGET_QUEUE_MAX,
+        ADAPTER_MESSAGE, ALLOWED_NAMESPACES_MAX, CONTEXT_MAX, IDLE_AFTER_SECONDS_MAX,
+        KV_BLOCKS_MAX, LABEL_KEY_LEN_MAX, LABEL_VALUE_LEN_MAX, ModelPlacement, NODE_SELECTOR_MAX,
+        Prefetch, REPLICAS_MAX, Scaling as RawScaling, TARGET_QUEUE_MAX,
     },
+    tenant::ModelRef,
 };
 
 use super::{
@@ -32,6 +33,8 @@ pub struct ValidModel {
     name: Name,
     pub(crate) artifact: Arc<Artifact>,
     pub(crate) secret: Option<Name>,
+    /// The model that this is an adapter of.
+    pub(crate) base: Option<Name>,
     pub(crate) context: Option<u32>,
     pub(crate) kv_blocks: Option<u32>,
     pub(crate) kv_cache: KvCache,
@@ -70,6 +73,11 @@ impl ValidModel {
         self.secret.as_ref()
     }
 
+    /// The model that this is an adapter of, if it is one: where that is, it is.
+    pub const fn base(&self) -> Option<&Name> {
+        self.base.as_ref()
+    }
+
     /// Whether objects in `namespace` may refer to the model.
     pub(crate) fn is_open_to(&self, namespace: &str) -> bool {
         self.name().namespace() == namespace || self.allowed_namespaces.contains(namespace)
@@ -81,6 +89,7 @@ impl ValidModel {
             name: self.name.clone(),
             artifact: self.artifact.clone(),
             secret: self.secret.clone(),
+            base: self.base.clone(),
             context: self.context,
             kv_blocks: self.kv_blocks.or(kv_blocks),
             kv_cache: self.kv_cache,
@@ -97,6 +106,7 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
         sha256,
         parts,
         source_secret,
+        adapter_of,
         context,
         kv_blocks,
         kv_cache,
@@ -114,6 +124,13 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
     let secret = source_secret.as_ref().zip(name.as_ref()).and_then(|(secret, own)| {
         field::reference("spec.sourceSecret.name", ("", &secret.name), own, &mut findings)
     });
+    let base = adapter_of.as_ref().zip(name.as_ref()).and_then(|(base, own)| {
+        let ModelRef { name, namespace } = base;
+        field::reference("spec.adapterOf", (namespace, name), own, &mut findings)
+    });
+    if adapter_of.is_some() {
+        check_adapter(&raw.spec, &mut findings);
+    }
     if let Some(context) = *context {
         field::range("spec.context", context, (1, CONTEXT_MAX), &mut findings);
     }
@@ -130,6 +147,7 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
         name,
         artifact: Arc::new(artifact),
         secret,
+        base,
         context: *context,
         kv_blocks: *kv_blocks,
         kv_cache: *kv_cache,
@@ -140,6 +158,25 @@ pub fn model(raw: &Model, site: Site) -> Result<ValidModel, Vec<Problem>> {
         replicas,
     });
     findings.prove(valid)
+}
+
+/// An adapter has no place and no cache of its own.
+fn check_adapter(spec: &ModelSpec, findings: &mut Findings) {
+    let ModelPlacement { node_selector, accelerator } = &spec.placement;
+    for (path, is_there) in [
+        ("spec.parts", !spec.parts.is_empty()),
+        ("spec.context", spec.context.is_some()),
+        ("spec.kvBlocks", spec.kv_blocks.is_some()),
+        ("spec.kvCache", spec.kv_cache != KvCache::F16),
+        ("spec.placement", !node_selector.is_empty() || *accelerator != Accelerator::Any),
+        ("spec.prefetch", spec.prefetch != Prefetch::None),
+        ("spec.replicas", spec.replicas != 1),
+        ("spec.scaling", spec.scaling.is_some()),
+    ] {
+        if is_there {
+            findings.add(path, Reason::InvalidValue, ADAPTER_MESSAGE);
+        }
+    }
 }
 
 fn read_replicas(replicas: u32, scaling: Option<&RawScaling>, findings: &mut Findings) -> Replicas {
@@ -314,6 +351,30 @@ mod tests {
                 "spec.placement.nodeSelector InvalidLength",
             ]
         );
+    }
+
+    #[test]
+    fn an_adapter_names_its_model_and_nothing_of_where_it_is() {
+        let adapter = "sources: ['file:///a.gguf'], adapterOf:";
+        let base = |spec: &str| check(spec).unwrap().base().map(Name::to_string);
+        assert_eq!(base("sources: ['file:///a.gguf']"), None);
+        assert_eq!(base(&format!("{adapter} {{name: smol}}")).as_deref(), Some("default/smol"));
+        let shared = base(&format!("{adapter} {{name: smol, namespace: shared}}"));
+        assert_eq!(shared.as_deref(), Some("shared/smol"));
+        let problems = check_at(
+            Site::Cluster,
+            &format!(
+                "{adapter} {{name: 'A'}}, context: 1, kvBlocks: 1, kvCache: Q8_0, replicas: 2, \
+                 prefetch: Selected, placement: {{accelerator: Cpu}}"
+            ),
+        )
+        .unwrap_err();
+        let fields = ["context", "kvBlocks", "kvCache", "placement", "prefetch", "replicas"];
+        let fields = ["adapterOf"].into_iter().chain(fields);
+        let expected: Vec<_> = fields.map(|field| format!("spec.{field} InvalidValue")).collect();
+        assert_eq!(problems, expected);
+        let scaled = format!("{adapter} {{name: smol}}, scaling: {{max: 2}}");
+        assert_eq!(check_at(Site::Cluster, &scaled).unwrap_err(), ["spec.scaling InvalidValue"]);
     }
 
     #[test]

@@ -134,8 +134,17 @@ fn newest<T>(
 }
 
 fn model_to(model: &DesiredModel) -> proto::Model {
-    let DesiredModel { name, artifact, secret, context, kv_blocks, kv_cache, accelerator, stage } =
-        model;
+    let DesiredModel {
+        name,
+        artifact,
+        secret,
+        base,
+        context,
+        kv_blocks,
+        kv_cache,
+        accelerator,
+        stage,
+    } = model;
     let stage = match stage {
         Stage::Inspect => proto::Stage::Inspect,
         Stage::Prefetch => proto::Stage::Prefetch,
@@ -160,6 +169,7 @@ fn model_to(model: &DesiredModel) -> proto::Model {
         accelerator: accelerator.into(),
         secret: secret.as_ref().map(|secret| secret.name().to_owned()),
         kv_cache: kv_cache.into(),
+        base: base.as_ref().map(Name::to_string),
     }
 }
 

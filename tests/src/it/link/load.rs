@@ -43,6 +43,7 @@ fn model(index: usize) -> DesiredModel {
             parts: Vec::new(),
         }),
         secret: None,
+        base: None,
         context: Some(32_768),
         kv_blocks: Some(4096),
         kv_cache: KvCache::F16,

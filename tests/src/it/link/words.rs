@@ -62,15 +62,17 @@ fn model(text: String) -> impl Strategy<Value = plan::DesiredModel> {
     let accelerator = proptest::sample::select(accelerators.to_vec());
     let kv_cache = proptest::sample::select(vec![plan::KvCache::F16, plan::KvCache::Q8_0]);
     let (kv, context) = ((any::<Option<u32>>(), kv_cache), any::<Option<u32>>());
-    (artifact(), context, kv, accelerator, stage()).prop_map(
-        move |(artifact, context, (kv_blocks, kv_cache), accelerator, stage)| plan::DesiredModel {
+    let base = any::<bool>().prop_map(|is_adapter| is_adapter.then(|| name("models/base")));
+    (artifact(), (base, context), kv, accelerator, stage()).prop_map(
+        move |(artifact, (base, context), kv, accelerator, stage)| plan::DesiredModel {
             name: name(&text),
             artifact: Arc::new(artifact),
             // The agent knows it by its name alone.
             secret: None,
+            base,
             context,
-            kv_blocks,
-            kv_cache,
+            kv_blocks: kv.0,
+            kv_cache: kv.1,
             accelerator,
             stage,
         },

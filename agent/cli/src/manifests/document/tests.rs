@@ -87,7 +87,7 @@ fn an_unknown_field_is_refused_with_its_line() {
     check(
         &MODEL.replace("spec:", "spec:\n  sorces: []"),
         &[
-            "f.yaml:6: unknown field `sorces`, expected one of sources, sha256, parts, sourceSecret, context, kvBlocks, kvCache, allowedNamespaces, placement, prefetch, replicas, scaling (Malformed)",
+            "f.yaml:6: unknown field `sorces`, expected one of sources, sha256, parts, sourceSecret, adapterOf, context, kvBlocks, kvCache, allowedNamespaces, placement, prefetch, replicas, scaling (Malformed)",
         ],
     );
     check(
