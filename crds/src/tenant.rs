@@ -336,7 +336,7 @@ pub struct Limits {
     #[schemars(range(min = 1, max = crate::model::KV_BLOCKS_MAX))]
     pub kv_blocks: u32,
 
-    /// What one call of the tenant's program may spend.
+    /// What one call of the tenant's program may spend, and how many run at once at a node.
     pub program: ProgramLimits,
 }
 

@@ -169,5 +169,17 @@ TENANTS = Dashboard(
             "How often the tenant's programs call the host: tokens taken, text tokenised.",
             [Query(rate("realm_program_host_calls_total", "tenant", TENANT), "{{tenant}}")],
         ),
+        Panel(
+            "Calls that wait for an instance",
+            "short",
+            "Calls of the tenant that wait, node by node added up, because as many instances of "
+            "its program as `limits.program.instances` has answer others.",
+            [
+                Query(
+                    f"sum by (tenant) (realm_program_runs_waiting{{{TENANT}}})",
+                    "{{tenant}}",
+                )
+            ],
+        ),
     ],
 )

@@ -48,6 +48,7 @@ DOCUMENTED = {
     "realm_program_fuel": ("counter", {"tenant", "pipeline"}),
     "realm_program_host_calls": ("counter", {"tenant", "pipeline"}),
     "realm_program_hook_overruns": ("counter", {"tenant", "pipeline"}),
+    "realm_program_runs_waiting": ("gauge", {"tenant"}),
     "realm_program_instance_waits": ("counter", {"tenant", "pipeline"}),
     "realm_agent_generation": ("gauge", set()),
     "realm_agent_model_state": ("gauge", {"model", "state"}),

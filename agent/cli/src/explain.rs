@@ -92,7 +92,7 @@ async fn now(tenant: &str, metrics: &[String]) -> anyhow::Result<Now> {
         return Ok(Now { lines: words::unseen(), failures: BTreeSet::new() });
     }
     let (seconds, rows, reading) = top::look(metrics, LOOK_FOR).await?;
-    let lines = words::seen(tenant, &rows, seconds);
+    let lines = words::seen(tenant, &rows, (reading.held_back(tenant), seconds));
     Ok(Now { lines, failures: reading.failures(tenant) })
 }
 

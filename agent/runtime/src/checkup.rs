@@ -16,7 +16,7 @@ use crate::{
 
 /// What a program may spend on saying what it does and whether it works, together. It may call
 /// nothing, and an interpreter needs some tens of millions of instructions to come up.
-const LIMITS: ProgramLimits = ProgramLimits {
+pub(crate) const LIMITS: ProgramLimits = ProgramLimits {
     memory_bytes_max: 512 << 20,
     fuel_max: 1_000_000_000,
     host_calls_max: 0,

@@ -133,15 +133,23 @@ impl Directory {
         awaited.is_some_and(|(_, before)| std::mem::replace(before, why) != why)
     }
 
-    /// Sequences of all models, running or waiting.
+    /// Sequences of all models, running or waiting, and calls that wait to come to any.
     pub(crate) fn in_hand(&self) -> u32 {
         let loads = self.models.values().filter_map(|model| match model {
             Model::Ready(engine) => Some(engine.load()),
             Model::Awaited(_) => None,
         });
-        loads.fold(0, |sum, load| {
+        let sequences = loads.fold(0_u32, |sum, load| {
             sum.saturating_add(load.sequences_queued).saturating_add(load.sequences_running)
-        })
+        });
+        let waiting = self.tenants.values().map(|resident| resident.room.waiting());
+        waiting.fold(sequences, u32::saturating_add)
+    }
+
+    /// How many calls of each tenant wait for one of its program's instances.
+    pub(crate) fn waiting(&self) -> Vec<(TenantName, u32)> {
+        let tenants = self.tenants.iter();
+        tenants.map(|(name, resident)| (name.clone(), resident.room.waiting())).collect()
     }
 
     /// Why no program takes the tenant's calls, which should be here: its first one is not, or it may
@@ -161,8 +169,9 @@ impl Directory {
         let same = before.as_ref().filter(|before| before.comes_up_as(&program, limits));
         let instances = same.map(|before| before.instances.clone());
         let instances = instances.unwrap_or_else(|| Instances::of(&program.0, limits));
-        let room = before.as_ref().map(|before| before.room.under(limits));
+        let room = before.as_ref().map(|before| before.room.clone());
         let room = room.unwrap_or_else(|| Room::of(limits));
+        room.resize(limits);
         let texts = before.as_ref().map(|before| before.texts.clone()).unwrap_or_default();
         let asks = before.as_ref().map(|before| before.asks.clone()).unwrap_or_default();
         let store = before.as_ref().map(|before| before.store.clone()).unwrap_or_default();

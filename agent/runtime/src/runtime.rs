@@ -146,6 +146,11 @@ impl Runtime {
         self.read().spent()
     }
 
+    /// How many calls of each tenant wait here for one of its program's instances.
+    pub fn waiting(&self) -> Vec<(TenantName, u32)> {
+        self.read().waiting()
+    }
+
     /// The program that takes a tenant's calls now.
     pub fn program(&self, name: &TenantName) -> Option<Prepared> {
         self.read().resident(name).map(|resident| resident.program.clone())

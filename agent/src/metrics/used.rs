@@ -172,5 +172,15 @@ pub(super) fn register_programs(
             samples
         })?;
     }
-    Ok(())
+    let waiting = Family {
+        name: "realm_program_runs_waiting",
+        help: "Calls of the tenant that wait for one of its program's instances.",
+        kind: FamilyKind::Gauge,
+        labels: &["tenant"],
+    };
+    let runtime = runtime.clone();
+    metrics.register(waiting, move || {
+        let waiting = runtime.waiting().into_iter();
+        waiting.map(|(tenant, calls)| Sample::new([tenant.to_string()], f64::from(calls))).collect()
+    })
 }

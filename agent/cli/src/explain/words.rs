@@ -73,13 +73,19 @@ pub(super) fn unseen() -> Vec<String> {
     vec![line("now", "not looked at: `--metrics ADDRESS` of a server or of each agent shows it")]
 }
 
-/// What happened to a tenant in the last seconds.
-pub(super) fn seen(tenant: &str, rows: &[Row], seconds: f64) -> Vec<String> {
+/// What happened to a tenant in the last seconds, of which so many calls wait for an instance of its
+/// program.
+pub(super) fn seen(tenant: &str, rows: &[Row], (held_back, seconds): (f64, f64)) -> Vec<String> {
     let own: Vec<&Row> = rows.iter().filter(|row| row.tenant == tenant).collect();
     let at_models = own.iter().filter(|row| !row.model.is_empty());
     let mut lines: Vec<_> = at_models.flat_map(|row| at_model(row, rows)).collect();
     if lines.is_empty() {
         lines.push(line("now", "it has called no model since these were loaded"));
+    }
+    if held_back > 0.0 {
+        let calls = if held_back > 1.0 { "calls wait" } else { "call waits" };
+        let told = "to begin: as many instances as limits.program.instances has answer others";
+        lines.push(line("waits", format!("{held_back} {calls} {told}")));
     }
     lines.extend(refusals(own.first().map_or(&[], |row| &row.refused), seconds));
     lines
@@ -137,7 +143,7 @@ fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
     );
     let mut of_model = all.iter().filter(|other| other.model == *model);
     let is_free = others > 0 && of_model.all(|row| row.queued <= 0.0);
-    let free = if is_free { ", and no call waits to start" } else { "" };
+    let free = if is_free { ", and no sequence waits to start" } else { "" };
     let mut lines = vec![
         line("now", format!("{model}: {entitled}; {got}{free}")),
         line(
@@ -271,7 +277,7 @@ mod tests {
             refused: vec![("too_many_calls".to_owned(), 7.0)],
             ..row("a")
         };
-        let lines = seen("d/a", &[waiting, row("b")], 2.0);
+        let lines = seen("d/a", &[waiting, row("b")], (0.0, 2.0));
         assert_eq!(
             lines,
             [
@@ -283,16 +289,27 @@ mod tests {
                 "limits      calls were refused in the last 2 s: too_many_calls 7",
             ]
         );
-        assert!(seen("d/c", &[row("a")], 2.0)[0].contains("called no model"));
+        assert!(seen("d/c", &[row("a")], (0.0, 2.0))[0].contains("called no model"));
     }
 
     #[test]
-    fn where_no_call_waits_to_start_that_is_told() {
-        let lines = seen("d/a", &[row("a"), row("b")], 2.0);
-        assert!(lines[0].ends_with("got 50%, and no call waits to start"));
+    fn calls_that_wait_for_an_instance_are_told_where_no_sequence_does() {
+        let told = |held_back| seen("d/a", &[row("a")], (held_back, 2.0))[2].clone();
+        let rest = "as many instances as limits.program.instances has answer others";
+        assert_eq!(told(3.0), format!("waits       3 calls wait to begin: {rest}"));
+        assert_eq!(told(1.0), format!("waits       1 call waits to begin: {rest}"));
+    }
+
+    #[test]
+    fn where_no_sequence_waits_to_start_that_is_told() {
+        let lines = seen("d/a", &[row("a"), row("b")], (0.0, 2.0));
+        assert!(lines[0].ends_with("got 50%, and no sequence waits to start"));
         let waiting = Row { queued: 1.0, ..row("b") };
-        assert!(seen("d/a", &[row("a"), waiting], 2.0)[0].ends_with("got 50%"));
-        assert!(seen("d/a", &[row("a")], 2.0)[0].ends_with("got 50%"), "there is nobody else");
+        assert!(seen("d/a", &[row("a"), waiting], (0.0, 2.0))[0].ends_with("got 50%"));
+        assert!(
+            seen("d/a", &[row("a")], (0.0, 2.0))[0].ends_with("got 50%"),
+            "there is nobody else"
+        );
     }
 
     #[test]
@@ -324,7 +341,7 @@ mod tests {
             ..Row::default()
         };
         assert_eq!(
-            seen("d/a", &[refused], 2.0),
+            seen("d/a", &[refused], (0.0, 2.0)),
             [
                 "now         it has called no model since these were loaded",
                 "limits      calls were refused in the last 2 s: too_many_requests 2",
@@ -336,16 +353,17 @@ mod tests {
     fn who_runs_wants_something_whatever_it_is_entitled_to() {
         let untold = Row { entitled: None, ..row("a") };
         assert!(
-            seen("d/a", std::slice::from_ref(&untold), 2.0)[0].contains("is not told; got 50%")
+            seen("d/a", std::slice::from_ref(&untold), (0.0, 2.0))[0]
+                .contains("is not told; got 50%")
         );
         let idle = Row { running: 0.0, ..untold };
-        assert!(seen("d/a", &[idle], 2.0)[0].contains("wants nothing"));
+        assert!(seen("d/a", &[idle], (0.0, 2.0))[0].contains("wants nothing"));
     }
 
     #[test]
     fn who_waits_for_its_own_quota_is_told_so() {
         let full = Row { queued: 1.0, waits: Waits::Quota, ..row("a") };
-        assert!(seen("d/a", &[full], 2.0)[2].contains("limit kvBlocks is reached"));
+        assert!(seen("d/a", &[full], (0.0, 2.0))[2].contains("limit kvBlocks is reached"));
     }
 
     fn condition(type_: &str, status: &str) -> realm_crds::Condition {

@@ -44,6 +44,8 @@ pub(super) struct OfTenant {
     pub(super) refused: BTreeMap<String, f64>,
     /// Why what it has in its newest form does not work.
     pub(super) failures: BTreeSet<String>,
+    /// Calls that wait for one of its program's instances.
+    pub(super) held_back: f64,
 }
 
 /// A class of tenants, each served before those below it.
@@ -76,6 +78,12 @@ impl Reading {
     pub(crate) fn failures(&self, tenant: &str) -> BTreeSet<String> {
         let of_tenant = self.agents.values().filter_map(|agent| agent.tenants.get(tenant));
         of_tenant.flat_map(|it| it.failures.iter().cloned()).collect()
+    }
+
+    /// Calls of a tenant that wait for one of its program's instances, at whichever agent.
+    pub(crate) fn held_back(&self, tenant: &str) -> f64 {
+        let of_tenant = self.agents.values().filter_map(|agent| agent.tenants.get(tenant));
+        of_tenant.map(|it| it.held_back).sum()
     }
 
     /// Adds what the agent at `address` says; `false` where that is no agent, or one that does not
@@ -142,6 +150,7 @@ impl OfAgent {
                 let code = if is_shadow { format!("{code}{SHADOWED}") } else { code.to_owned() };
                 *of_tenant.refused.entry(code).or_default() += sample.value;
             }
+            "realm_program_runs_waiting" => of_tenant.held_back = sample.value,
             "realm_agent_tenant_failed" if sample.value > 0.0 => {
                 of_tenant.failures.extend(sample.label("reason").map(str::to_owned));
             }
@@ -176,6 +185,7 @@ realm_gateway_requests_total{tenant="d/a",function="chat",code="too_many_calls"}
 realm_gateway_requests_total{tenant="d/a",function="chat",code="ok"} 30
 realm_gateway_tenant_shadowed_total{tenant="d/a",code="too_many_tokens"} 1
 realm_agent_tenant_failed{tenant="d/a",reason="ProgramUnhealthy"} 1
+realm_program_runs_waiting{tenant="d/a"} 2
 "#;
 
     #[test]
@@ -194,6 +204,7 @@ realm_agent_tenant_failed{tenant="d/a",reason="ProgramUnhealthy"} 1
         }
         assert_eq!(read.failures("d/a"), ["ProgramUnhealthy".to_owned()].into());
         assert!(read.failures("d/b").is_empty());
+        assert_eq!((read.held_back("d/a"), read.held_back("d/b")), (4.0, 0.0));
     }
 
     #[test]

@@ -185,7 +185,8 @@ struct Sum<'a> {
 impl<'a> Sum<'a> {
     /// Adds what is seen at an agent among `all` there, which did `part` of what was computed.
     fn add(&mut self, seen: &Seen<'a>, all: &[Seen<'a>], part: f64) {
-        let OfTenant { weight, class, kv_limit, refused: _, failures: _ } = &seen.of_tenant;
+        let OfTenant { weight, class, kv_limit, refused: _, failures: _, held_back: _ } =
+            &seen.of_tenant;
         if *weight > 0.0 {
             (self.weight, self.class) = (*weight, *class);
         }

@@ -86,6 +86,13 @@ impl Held {
         own.next().unwrap().1.rows().map(|(_, spent)| spent.instance_waits).sum()
     }
 
+    /// Calls that wait for an instance now.
+    fn waiting(&self) -> u32 {
+        let waiting = self.town.runtime.waiting().into_iter();
+        let mut own = waiting.filter(|(tenant, _)| *tenant == self.citizen.tenant.name);
+        own.next().unwrap().1
+    }
+
     async fn engine_is_free(&self) {
         until(|| self.engine.running.load(Ordering::SeqCst) == 0).await;
     }
@@ -137,14 +144,43 @@ async fn a_call_that_waits_for_an_instance_ends_at_its_deadline_and_costs_nothin
 }
 
 #[tokio::test]
-async fn a_tenant_that_may_have_more_instances_need_not_wait_for_those_that_it_had() {
+async fn a_call_that_waits_begins_when_its_tenant_may_have_more_instances() {
     let mut held = Held::new("grown", 10, 1000).await;
     held.put_instances_max(1);
     let _first = held.begin().await;
-    let _waits = held.begin_in_vain().await;
+    let mut second = held.begin_in_vain().await;
+    assert_eq!(held.waiting(), 1);
     held.put_instances_max(2);
-    let _others = (held.begin().await, held.begin().await);
-    held.begin_in_vain().await;
+    assert!(matches!(next(&mut second).await, ReplyEvent::Chunk(_)));
+    assert_eq!(held.waiting(), 0);
+    drop(held.begin_in_vain().await);
+    until(|| held.waiting() == 0).await;
+}
+
+#[tokio::test]
+async fn where_a_tenant_may_have_fewer_instances_none_begins_until_as_many_have_ended() {
+    let mut held = Held::new("shrunk", 10, 1000).await;
+    held.put_instances_max(2);
+    let (first, second) = (held.begin().await, held.begin().await);
+    held.put_instances_max(1);
+    drop(first);
+    until(|| held.engine.running.load(Ordering::SeqCst) == 1).await;
+    let mut third = held.begin_in_vain().await;
+    drop(second);
+    assert!(matches!(next(&mut third).await, ReplyEvent::Chunk(_)));
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_an_instance_is_in_hand_and_ends_with_its_tenant() {
+    let mut held = Held::new("suspended-waiting", 10, 1000).await;
+    held.put_instances_max(1);
+    let _first = held.begin().await;
+    let waits = held.begin_in_vain().await;
+    assert!(held.town.runtime.in_hand() >= 1);
+    held.citizen.tenant.suspended = true;
+    held.put_instances_max(1);
+    assert_eq!(read(waits).await.end.unwrap_err(), Refusal::Suspended);
+    until(|| held.waiting() == 0).await;
 }
 
 #[tokio::test]
