@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from conftest import from_environment
+from conftest import Serve, from_environment
+from harness.folder import MODEL as MODEL_NAME
+from harness.folder import Folder
 from harness.server import realm
 from harness.sources import Registry, object_store, registry, sha256
+from harness.talk import QUESTIONS, answer
+from realm_client import Busy
 
 #: More than one write of the store, so that there is something to be wrong about.
 MODEL = bytes(range(256)) * 8192
@@ -88,3 +92,33 @@ def test_a_source_that_may_not_be_used_is_refused(tmp_path: Path, source: str, s
     refused = pull(tmp_path, source, sha256(MODEL))
     assert refused.returncode != 0
     assert said in refused.stderr
+
+
+async def test_a_tenants_program_comes_from_a_registry_by_its_digest(
+    pushed: Registry, serve: Serve, pirate: Path
+) -> None:
+    program = pirate.read_bytes()
+    pushed.push("org/programs", "v1", {"pirate.wasm": program, "other.wasm": b"none"})
+    source = f"oci://{pushed.host}/org/programs:v1"
+
+    def fill(folder: Folder) -> None:
+        own = {"sources": [f"{source}#pirate.wasm"], "sha256": sha256(program)}
+        folder.tenant("pirate", program=own)
+        wrong = {"sources": [f"{source}#other.wasm"], "sha256": sha256(b"another")}
+        folder.tenant("mallory", program=wrong)
+        folder.tenant("plain")
+
+    server = serve(fill, ready=False)
+    await server.says("tenant default/pirate: ready")
+    told = await server.says("tenant default/mallory: failed, DigestMismatch: ")
+    assert sha256(b"none") in told
+    await server.says(f"model default/{MODEL_NAME}: ready")
+    texts = []
+    for tenant in ("pirate", "plain"):
+        async with server.client(tenant) as client:
+            texts.append(await answer(client, QUESTIONS[0], max_tokens=8))
+    assert texts[0] == texts[0].upper() != texts[1], "it is its own program that answers"
+    async with server.client("mallory") as client:
+        with pytest.raises(Busy) as refused:
+            await answer(client, QUESTIONS[0], max_tokens=1)
+    assert refused.value.code == "program_not_ready"

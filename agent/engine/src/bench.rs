@@ -36,6 +36,8 @@ pub enum BenchError {
     Refused(realm_core::refusal::Refusal),
     #[error("computing")]
     Forward(#[source] BackendError),
+    #[error("an answer ends before all have begun: more tokens are needed of fewer sequences")]
+    TooShort,
 }
 
 /// How long a number of tokens took.
@@ -213,6 +215,9 @@ impl Bench {
         let mut run = self.start(prompts, more)?;
         while run.begun < sequences {
             run.step(self.executor.as_mut(), &mut self.fit)?;
+        }
+        if run.ended > 0 {
+            return Err(BenchError::TooShort);
         }
         let before = run.scheduler.totals().generated;
         run.computing = Duration::ZERO;
