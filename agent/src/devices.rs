@@ -155,6 +155,7 @@ impl DeviceLoadError {
                 AdapterError::TooLarge { .. } => "DoesNotFit",
                 AdapterError::Gone => "EngineFailed",
                 AdapterError::Device(_) => "DeviceFailed",
+                AdapterError::Panicked => "LoadFailed",
             },
         }
     }

@@ -194,7 +194,8 @@ pub struct ModelSpec {
     #[serde(default)]
     pub kv_cache: KvCache,
 
-    /// Other namespaces whose tenants and pipelines may refer to this model.
+    /// Other namespaces whose tenants and pipelines may refer to this model, and whose models may be
+    /// adapters of it. What an adapter allows is allowed to those that its model allows too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = ALLOWED_NAMESPACES_MAX),

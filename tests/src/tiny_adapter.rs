@@ -43,20 +43,20 @@ pub(crate) fn pairs(parts: &[&str], seed: usize) -> Vec<(usize, [Tensor; 2])> {
         parts.iter().any(|part| tensor.name.ends_with(&format!(".{part}.weight")))
     };
     let changed = tensors.iter().enumerate().filter(|(_, tensor)| is_changed(tensor));
-    let pair = |(at, tensor): (usize, &Tensor)| {
-        let [inputs, outputs] = [0, 1].map(|i| usize::try_from(tensor.shape[i]).expect("tiny"));
-        let matrix = |part: &str, shape: [usize; 2], seed| Tensor {
-            name: format!("{}.{part}", tensor.name),
-            shape: shape.map(|len| len as u64).to_vec(),
-            format: Format::F32,
-            bytes: formats::quantise(Format::F32, &noise(shape[0] * shape[1], seed))
-                .expect("numbers as they are"),
-        };
-        let seed = 100 * seed + 2 * at;
-        let a = matrix("lora_a", [inputs, RANK], seed);
-        (at, [a, matrix("lora_b", [RANK, outputs], seed + 1)])
+    changed.map(|(at, tensor)| (at, pair(tensor, 100 * seed + 2 * at))).collect()
+}
+
+/// The matrices of an adapter for one of a model.
+pub(crate) fn pair(tensor: &Tensor, seed: usize) -> [Tensor; 2] {
+    let [inputs, outputs] = [0, 1].map(|i| usize::try_from(tensor.shape[i]).expect("tiny"));
+    let matrix = |part: &str, shape: [usize; 2], seed| Tensor {
+        name: format!("{}.{part}", tensor.name),
+        shape: shape.map(|len| len as u64).to_vec(),
+        format: Format::F32,
+        bytes: formats::quantise(Format::F32, &noise(shape[0] * shape[1], seed))
+            .expect("numbers as they are"),
     };
-    changed.map(pair).collect()
+    [matrix("lora_a", [inputs, RANK], seed), matrix("lora_b", [RANK, outputs], seed + 1)]
 }
 
 /// Numbers that look like none, from -1/4 to 1/4.

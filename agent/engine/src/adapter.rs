@@ -18,7 +18,8 @@ use thiserror::Error;
 use crate::{
     architecture::Architecture,
     gguf::{Gguf, GgufError},
-    weights::WeightsError,
+    load::BATCH_TOKENS,
+    weights::{self, WeightsError},
 };
 
 /// An adapter's number in its engine, never used twice.
@@ -53,12 +54,14 @@ pub enum AdapterError {
     Alpha(f32),
     #[error("the adapter changes no matrix of the model")]
     Empty,
-    #[error("`{tensor}` has the rank {rank}, not one from 1 to {RANK_MAX}")]
-    Rank { tensor: String, rank: u64 },
+    #[error("`{tensor}` has the rank {rank}, not one from 1 to {max}")]
+    Rank { tensor: String, rank: u64, max: usize },
     #[error("the adapter takes {needed} bytes and {left} are left")]
     TooLarge { needed: u64, left: u64 },
     #[error("the model's engine is gone")]
     Gone,
+    #[error("the device panicked; the log has the cause")]
+    Panicked,
     #[error("loading the adapter's weights")]
     Weights(#[from] WeightsError),
     #[error("allocating on the device")]
@@ -70,14 +73,19 @@ pub fn examine_adapter(path: &Path) -> Result<ModelFacts, AdapterError> {
     examine_adapter_head(&Gguf::open(path).map_err(AdapterError::File)?)
 }
 
-/// As [`examine_adapter`], of the header of a file. It takes no cache and no room to compute in that
-/// is not its model's.
+/// As [`examine_adapter`], of the header of a file. It takes no cache that is not its model's.
 pub fn examine_adapter_head(head: &Gguf) -> Result<ModelFacts, AdapterError> {
     check_kind(head)?;
     let facts = head.facts().map_err(AdapterError::File)?;
+    let bytes = head.tensors().iter().map(weights::loaded_matrix_bytes);
+    let weights_bytes = bytes.fold(0, u64::saturating_add);
+    // All adapters of a model share it, and the first one is asked for it.
+    let widest = head.tensors().iter().flat_map(|tensor| &tensor.shape).max().copied().unwrap_or(0);
+    let floats = widest.saturating_mul(2).saturating_add(RANK_MAX as u64);
+    let activation_bytes = floats.saturating_mul(4 * BATCH_TOKENS as u64);
     let memory =
-        MemoryFacts { kv_bytes_per_block: 0, activation_bytes: 0, kv_blocks_per_sequence: None };
-    Ok(ModelFacts { memory: Some(memory), ..facts })
+        MemoryFacts { kv_bytes_per_block: 0, activation_bytes, kv_blocks_per_sequence: None };
+    Ok(ModelFacts { memory: Some(memory), weights_bytes, ..facts })
 }
 
 /// Refuses what is no adapter of the one kind that there is.
@@ -87,6 +95,10 @@ fn check_kind(gguf: &Gguf) -> Result<(), AdapterError> {
     match text("general.type")? {
         Some("adapter") => {}
         other => return Err(AdapterError::NotAnAdapter(or_none(other))),
+    }
+    // Such a one is for the rows behind some tokens alone.
+    if gguf.get("adapter.alora.invocation_tokens").is_some() {
+        return Err(AdapterError::Kind("alora".to_owned()));
     }
     match text("adapter.type")? {
         Some("lora") => Ok(()),

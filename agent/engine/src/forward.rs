@@ -44,8 +44,11 @@ pub(crate) trait Executor: Send {
     /// The vector of the batch's text number `text`, as long as the model makes it.
     fn vector(&self, text: usize) -> &[f32];
 
-    /// Bytes that an adapter takes on the device, and what it computes in.
+    /// Bytes that an adapter takes on the device.
     fn adapter_bytes(&self, file: &Gguf) -> u64;
+
+    /// Bytes that all adapters together compute in.
+    fn adapter_step_bytes(&self) -> u64;
 
     /// Takes an adapter's weights to the device, for sequences that are computed with it from now
     /// on. Gives how many thousands of operations it is more for one row.
@@ -344,8 +347,11 @@ impl<B: Backend> Executor for Forward<B> {
 
     fn adapter_bytes(&self, file: &Gguf) -> u64 {
         let bytes = |tensor| weights::loaded_bytes(tensor, &self.architecture);
-        let step = adapters::bytes(self.capacity.rows, &self.architecture);
-        file.tensors().iter().map(bytes).fold(step, u64::saturating_add)
+        file.tensors().iter().map(bytes).fold(0, u64::saturating_add)
+    }
+
+    fn adapter_step_bytes(&self) -> u64 {
+        adapters::bytes(self.capacity.rows, &self.architecture)
     }
 
     fn adapt(&mut self, id: AdapterId, file: &Gguf) -> Result<u64, AdapterError> {

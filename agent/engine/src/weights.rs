@@ -142,6 +142,14 @@ pub(crate) fn loaded_bytes(tensor: &TensorInfo, a: &Architecture) -> u64 {
     }
 }
 
+/// The same of a tensor that is one matrix, whatever the model.
+pub(crate) fn loaded_matrix_bytes(tensor: &TensorInfo) -> u64 {
+    let size = |at: usize| tensor.shape.get(at).and_then(|size| usize::try_from(*size).ok());
+    let bytes =
+        size(0).zip(size(1)).and_then(|(cols, rows)| Cpu::matrix_bytes(tensor.format, rows, cols));
+    bytes.map_or(u64::MAX, |bytes| bytes as u64)
+}
+
 struct Loader<'a, B: Backend> {
     backend: &'a mut B,
     gguf: &'a Gguf,

@@ -199,6 +199,8 @@ struct HeldModel {
     stage: Stage,
     /// As the put had it, if it loaded the model.
     kv_blocks: Option<u32>,
+    /// What an adapter was loaded beside.
+    base: Option<ModelName>,
 }
 
 impl HeldModel {
@@ -207,6 +209,7 @@ impl HeldModel {
         if stage < self.stage {
             self.stage = stage;
             self.kv_blocks = None;
+            self.base = None;
         }
     }
 }
@@ -220,6 +223,8 @@ struct Running {
     phase: watch::Receiver<ModelPhase>,
     /// Whether the item stopped serving by itself meanwhile.
     is_lost: bool,
+    /// Whether what it was to be beside has gone meanwhile, so that its end says nothing.
+    is_unsettled: bool,
 }
 
 impl<R: Residents + 'static> Converger<R> {
@@ -296,7 +301,9 @@ impl<R: Residents + 'static> Converger<R> {
         };
         let abort = self.tasks.spawn(perform(self.residents.clone(), step.clone(), tell));
         let task = abort.id();
-        self.running.insert(key, Running { task, abort, step, began: now, phase, is_lost: false });
+        let (is_lost, is_unsettled) = (false, false);
+        let running = Running { task, abort, step, began: now, phase, is_lost, is_unsettled };
+        self.running.insert(key, running);
     }
 
     /// By when the steps end that may be short ones, if any is under way. Those of models are not.
@@ -316,14 +323,14 @@ impl<R: Residents + 'static> Converger<R> {
             Err(cancelled) if cancelled.is_cancelled() => (cancelled.id(), None),
             Err(panicked) => (panicked.id(), Some(Err(panic_failure(&panicked)))),
         };
-        let Some((key, Running { step, is_lost, .. })) =
+        let Some((key, Running { step, is_lost, is_unsettled, .. })) =
             self.running.extract_if(.., |_, running| running.task == task).next()
         else {
             return false;
         };
         let is_of_model = matches!(key, Key::Model(_));
         let is_put = matches!(step, Step::Put(_));
-        match outcome {
+        match outcome.filter(|_| !is_unsettled) {
             None => tracing::info!(item = %step.key(), "no longer wanted, cancelled"),
             Some(Ok(fact)) => self.succeed(step, fact),
             Some(Err(failure)) => self.fail(step, failure, now),
@@ -431,7 +438,8 @@ async fn perform<R: Residents>(
         Step::Put(Spec::Model(model)) => {
             let facts = residents.put_model(&model, &tell).await?;
             let kv_blocks = model.kv_blocks.filter(|_| model.stage == Stage::Load);
-            Ok(Fact::Model(HeldModel { facts, stage: model.stage, kv_blocks }))
+            let base = adapters::base(&model).cloned();
+            Ok(Fact::Model(HeldModel { facts, stage: model.stage, kv_blocks, base }))
         }
         Step::Put(Spec::Pipeline(pipeline)) => {
             residents.put_pipeline(&pipeline).await.map(|()| Fact::Pipeline)

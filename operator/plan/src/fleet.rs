@@ -206,7 +206,8 @@ impl Fleet {
     fn restudy(&mut self, model: &ValidModel) {
         let before = self.demands.models.get(model.name());
         // Of one that is new nothing is known but what has been recalled, which is of this form.
-        let is_file = before.is_none_or(|before| before.artifact == model.artifact);
+        let is_file = before
+            .is_none_or(|before| before.artifact == model.artifact && before.base == model.base);
         let is_kv = before.is_none_or(|before| before.kv_cache == model.kv_cache);
         let is_size = before.is_none_or(|before| {
             (before.context, before.kv_blocks) == (model.context, model.kv_blocks)
@@ -509,7 +510,7 @@ impl Fleet {
 
     /// Whether calls wake a model that nobody serves; an adapter where they wake its model.
     pub fn is_woken(&self, model: &Name) -> bool {
-        let model = self.demands.models.get(model).map(|model| self.scene().decides(model));
+        let model = self.demands.models.get(model).and_then(|model| self.scene().decides(model));
         model.and_then(scaling).is_some_and(|scaling| scaling.min == 0)
     }
 

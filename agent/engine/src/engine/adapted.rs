@@ -52,7 +52,8 @@ pub struct AdaptedEngine {
 }
 
 impl EngineHandle {
-    /// Loads the adapter in the file at `path` beside the model. Waits for the end of a step.
+    /// Loads the adapter in the file at `path` beside the model. Reads all of it, and waits for the
+    /// end of a step, which waits for no disk.
     pub fn adapt(
         self: &Arc<Self>,
         path: &Path,
@@ -60,6 +61,7 @@ impl EngineHandle {
     ) -> Result<AdaptedEngine, AdapterError> {
         let AdapterOptions { name, sha256, budget } = options;
         let file = Gguf::open(path).map_err(AdapterError::File)?;
+        file.touch();
         let id = AdapterId(self.sequences.fetch_add(1, Ordering::Relaxed));
         let wanted = Arc::new(Interest(Arc::downgrade(&self.commands)));
         let (reply, told) = sync_channel(1);

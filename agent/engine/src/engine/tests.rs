@@ -95,6 +95,10 @@ impl Executor for Scripted {
         0
     }
 
+    fn adapter_step_bytes(&self) -> u64 {
+        0
+    }
+
     fn adapt(&mut self, _id: AdapterId, _file: &Gguf) -> Result<u64, AdapterError> {
         Err(AdapterError::Empty)
     }

@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 pub(super) use self::adapters::Adapt;
 pub(super) use self::kept::{Interest, Keep, PLACES_MAX, Pinned};
 use self::{
-    adapters::Loaded,
+    adapters::Adapters,
     bookkeeping::Unbooked,
     held::Held,
     open::{Chosen, Open},
@@ -78,7 +78,7 @@ pub(super) struct Worker {
     calls: HashMap<SequenceId, Embedding>,
     /// Prefixes that are kept, numbered likewise.
     kept: HashMap<SequenceId, Pinned>,
-    adapters: Vec<Loaded>,
+    adapters: Adapters,
     masks: Masks,
     hooks: Hooks,
     batch: Batch,
@@ -114,7 +114,7 @@ impl Worker {
             open: HashMap::new(),
             calls: HashMap::new(),
             kept: HashMap::new(),
-            adapters: Vec::new(),
+            adapters: Adapters::default(),
             masks: Masks::default(),
             hooks: Hooks::default(),
             batch: Batch::default(),
@@ -139,7 +139,7 @@ impl Worker {
                 // A hook may hold what holds this engine's handle, which is waited for below.
                 self.hooks = Hooks::default();
                 self.drop_all_kept();
-                self.adapters.clear();
+                self.adapters = Adapters::default();
                 self.refuse_the_rest();
                 break;
             }

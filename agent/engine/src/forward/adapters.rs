@@ -28,8 +28,8 @@ pub(super) struct Adapters<B: Backend> {
     step: Step,
 }
 
-/// Which rows of a step have which adapter. Allocates nothing once it is warm.
-#[derive(Debug, Default)]
+/// Which rows of a step have which adapter.
+#[derive(Debug)]
 struct Step {
     /// By adapter, one group behind the other, ascending in each.
     rows: Vec<u32>,
@@ -46,6 +46,12 @@ struct Group {
 }
 
 impl Step {
+    /// For steps of so many rows, for which no memory is asked for any more.
+    fn of(rows: usize) -> Self {
+        let groups = Vec::with_capacity(rows);
+        Self { rows: Vec::with_capacity(rows), groups, factors: Vec::with_capacity(rows) }
+    }
+
     fn plan(&mut self, batch: &Batch) {
         let Self { rows, groups, factors: _ } = self;
         rows.clear();
@@ -90,7 +96,7 @@ impl<B: Backend> Adapters<B> {
             input: backend.buffer(input)?,
             narrow: backend.buffer(narrow)?,
             output: backend.buffer(output)?,
-            step: Step::default(),
+            step: Step::of(rows),
         })
     }
 
@@ -168,7 +174,7 @@ mod tests {
             let of = (sequence, adapter.map(AdapterId));
             batch.push(of, &[1, 2], 0, [&blocks[..]].into_iter(), 16);
         }
-        let mut step = Step::default();
+        let mut step = Step::of(0);
         for _ in 0..2 {
             step.plan(&batch);
             assert_eq!(step.rows, [0, 1, 6, 7, 4, 5]);

@@ -8,6 +8,7 @@ use super::{Loader, WeightsError};
 use crate::{
     adapter::{AdapterError, AdapterFile, RANK_MAX},
     architecture::{Architecture, Part},
+    gguf::Gguf,
 };
 
 /// A matrix of a layer that an adapter may change.
@@ -91,13 +92,17 @@ impl<B: Backend> AdapterWeights<B> {
         file: &AdapterFile<'_>,
         a: &Architecture,
     ) -> Result<Self, AdapterError> {
+        // Before anything is copied: it is known by then that all of it has its place.
+        all_known(file.gguf, a)?;
         let mut loader = Loader { backend, gguf: file.gguf, taken: BTreeSet::new() };
         let (tensors, mut layers, mut ops) = (tensors(a), Vec::with_capacity(a.layers), 0_u64);
         for index in 0..a.layers {
             let mut layer = AdapterLayer([const { None }; TARGETS]);
             for (name, inputs, matrices) in &tensors {
                 let name = format!("blk.{index}.{name}.weight");
-                let Some(rank) = rank(&loader, &name)? else { continue };
+                let outputs = matrices.iter().map(|(_, outputs)| *outputs).sum::<usize>();
+                let max = RANK_MAX.min(*inputs).min(outputs);
+                let Some(rank) = rank(&loader, &name, max)? else { continue };
                 for (target, pair) in loader.low_ranks(&name, (rank, *inputs), matrices, file)? {
                     ops = ops.saturating_add(2 * (rank * (inputs + pair.outputs)) as u64);
                     layer.0[target as usize] = Some(pair);
@@ -105,7 +110,6 @@ impl<B: Backend> AdapterWeights<B> {
             }
             layers.push(layer);
         }
-        loader.all_taken()?;
         if ops == 0 {
             return Err(AdapterError::Empty);
         }
@@ -113,8 +117,24 @@ impl<B: Backend> AdapterWeights<B> {
     }
 }
 
-/// The rank by which a tensor of the model is changed, if it is.
-fn rank<B: Backend>(loader: &Loader<'_, B>, name: &str) -> Result<Option<usize>, AdapterError> {
+/// Refuses a file with a tensor that changes nothing of the model.
+fn all_known(gguf: &Gguf, a: &Architecture) -> Result<(), AdapterError> {
+    let parts = tensors(a);
+    let pairs = (0..a.layers).flat_map(|index| {
+        let names = parts.iter().map(move |(name, ..)| format!("blk.{index}.{name}.weight"));
+        names.flat_map(|name| ["lora_a", "lora_b"].map(|part| format!("{name}.{part}")))
+    });
+    let known: BTreeSet<String> = pairs.collect();
+    let unknown = gguf.tensors().iter().find(|tensor| !known.contains(&tensor.name));
+    unknown.map_or(Ok(()), |tensor| Err(WeightsError::Unexpected(tensor.name.clone()).into()))
+}
+
+/// The rank by which a tensor of the model is changed, if it is; no more than `max`.
+fn rank<B: Backend>(
+    loader: &Loader<'_, B>,
+    name: &str,
+    max: usize,
+) -> Result<Option<usize>, AdapterError> {
     let pair = ["lora_a", "lora_b"].map(|part| format!("{name}.{part}"));
     let [a, b] = pair.each_ref().map(|name| loader.gguf.tensor(name));
     let [name_of_a, name_of_b] = pair;
@@ -125,8 +145,8 @@ fn rank<B: Backend>(loader: &Loader<'_, B>, name: &str) -> Result<Option<usize>,
         (Some(a), Some(_)) => {
             let rank = a.shape.get(1).copied().unwrap_or(0);
             match usize::try_from(rank) {
-                Ok(rank @ 1..=RANK_MAX) => Ok(Some(rank)),
-                _ => Err(AdapterError::Rank { tensor: name_of_a, rank }),
+                Ok(found) if 0 < found && found <= max => Ok(Some(found)),
+                _ => Err(AdapterError::Rank { tensor: name_of_a, rank, max }),
             }
         }
     }

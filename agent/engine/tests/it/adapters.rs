@@ -9,7 +9,7 @@ use realm_core::{desired::Sha256, engine::Engine, name::ModelName};
 use realm_engine::{
     AdaptedEngine, AdapterError, AdapterOptions, EngineHandle, LoadError, MemoryBudget,
     gguf::{
-        Value,
+        Array, Value,
         writer::{self, Tensor},
     },
 };
@@ -17,11 +17,13 @@ use realm_kernels::{
     format::Format,
     formats::{dequantise, quantise},
 };
+use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::{
-    support::{Answer, caller, generation, options, read},
-    tiny_adapter::{ALL, ALPHA, RANK, metadata, pairs, tiny_adapter},
+    reference_model::Model,
+    support::{Answer, caller, generation, options, read, vector},
+    tiny_adapter::{ALL, ALPHA, RANK, metadata, pair, pairs, tiny_adapter},
     tiny_gguf,
 };
 
@@ -42,19 +44,23 @@ fn file(folder: &Path, name: &str, metadata: &[(String, Value)], tensors: &[Tens
 /// The tiny model with what an adapter adds to its matrices added to them.
 fn merged(folder: &Path, parts: &[&str], seed: usize) -> EngineHandle {
     let mut tensors = tiny_gguf::tensors(Format::F32);
-    for (at, [a, b]) in pairs(parts, seed) {
-        let tensor = &mut tensors[at];
-        let inputs = usize::try_from(tensor.shape[0]).unwrap();
-        let (mut values, a, b) = (numbers(tensor), numbers(&a), numbers(&b));
-        for (at, value) in values.iter_mut().enumerate() {
-            let (row, column) = (at / inputs, at % inputs);
-            let products = (0..RANK).map(|r| b[row * RANK + r] * a[r * inputs + column]);
-            *value += ALPHA / RANK as f32 * products.sum::<f32>();
-        }
-        tensor.bytes = quantise(Format::F32, &values).unwrap();
+    for (at, pair) in pairs(parts, seed) {
+        merge(&mut tensors[at], &pair);
     }
     let path = file(folder, "merged.gguf", &tiny_gguf::metadata(Format::F32), &tensors);
     realm_engine::open(&[path], options(64)).unwrap().0
+}
+
+/// Adds what a pair adds to what a matrix makes to the matrix.
+fn merge(tensor: &mut Tensor, [a, b]: &[Tensor; 2]) {
+    let inputs = usize::try_from(tensor.shape[0]).unwrap();
+    let (mut values, a, b) = (numbers(tensor), numbers(a), numbers(b));
+    for (at, value) in values.iter_mut().enumerate() {
+        let (row, column) = (at / inputs, at % inputs);
+        let products = (0..RANK).map(|r| b[row * RANK + r] * a[r * inputs + column]);
+        *value += ALPHA / RANK as f32 * products.sum::<f32>();
+    }
+    tensor.bytes = quantise(Format::F32, &values).unwrap();
 }
 
 struct Base {
@@ -119,6 +125,58 @@ fn a_model_with_an_adapter_answers_as_one_into_which_it_was_merged() {
     assert_eq!(answer(&*base.engine, "b").ids, plain.ids, "the model is as it was");
 }
 
+/// Fused matrices, experts, biases, norms of heads and windows.
+#[test]
+fn adapters_of_every_architecture_answer_as_models_into_which_they_were_merged() {
+    let names =
+        ["mistral", "mixtral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma2", "gemma3"];
+    for name in names.into_iter().chain(["phi3"]) {
+        let reference: Reference =
+            serde_json::from_str(&vector(&format!("models/{name}.json"))).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plain.gguf");
+        std::fs::write(&path, reference.model.bytes()).unwrap();
+        let (plain, facts) = realm_engine::open(&[path], options(64)).unwrap();
+        let plain = Arc::new(plain);
+        let mut tensors = reference.model.tensors();
+        let is_changed = |tensor: &&mut Tensor| {
+            let part = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split('.').nth(1));
+            let is_matrix = tensor.name.ends_with(".weight") && tensor.shape.len() == 2;
+            let attends = part.is_some_and(|part| part == "attn_qkv" || ALL[..4].contains(&part));
+            let feeds = part.is_some_and(|part| ALL[4..].contains(&part));
+            is_matrix && (attends || feeds)
+        };
+        let mut adapter_tensors = Vec::new();
+        for (at, tensor) in tensors.iter_mut().filter(is_changed).enumerate() {
+            let pair = pair(tensor, 2 * at);
+            merge(tensor, &pair);
+            adapter_tensors.extend(pair);
+        }
+        let merged = folder.path().join("merged.gguf");
+        std::fs::write(&merged, reference.model.bytes_of(&tensors)).unwrap();
+        let merged = realm_engine::open(&[merged], options(64)).unwrap().0;
+        let mut said = metadata();
+        said[1].1 = Value::String(facts.architecture.clone());
+        let path = file(folder.path(), "adapter.gguf", &said, &adapter_tensors);
+        let adapted = plain.adapt(&path, adapter(1)).unwrap();
+        let answers = |engine: &dyn Engine| -> Vec<Vec<u32>> {
+            let prompts = (1..24).step_by(2).map(|len| reference.tokens[..len].to_vec());
+            let generate = |prompt| engine.generate(&caller("a"), generation(prompt, 4)).unwrap();
+            prompts.map(|prompt| read(generate(prompt)).ids).collect()
+        };
+        let wanted = answers(&merged);
+        assert_eq!(answers(&adapted), wanted, "{name}");
+        assert_ne!(answers(&*plain), wanted, "{name}: it changes something");
+    }
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    #[serde(flatten)]
+    model: Model,
+    tokens: Vec<u32>,
+}
+
 #[test]
 fn rows_of_one_step_have_each_their_own_adapter() {
     let base = Base::new();
@@ -158,7 +216,8 @@ fn an_adapters_file_says_what_it_is_and_is_no_model() {
     // In each of two layers, `q` of 128 rows and `k` of 64, of 128 columns.
     let parameters = 2 * RANK as u64 * ((128 + 128) + (128 + 64));
     assert_eq!((&*facts.architecture, &*facts.format, facts.context), ("llama", "F32", 0));
-    assert_eq!((facts.parameters, facts.weights_bytes), (parameters, 4 * parameters));
+    assert_eq!(facts.parameters, parameters);
+    assert!(facts.weights_bytes >= 4 * parameters, "as the device holds it");
     assert_eq!(facts.memory.unwrap().kv_bytes_per_block, 0);
     let error = realm_engine::open(std::slice::from_ref(&path), options(64)).err().unwrap();
     assert!(matches!(error, LoadError::IsAdapter), "{error:?}");
@@ -178,6 +237,55 @@ fn an_adapter_is_there_until_its_last_sequence_has_ended() {
     // What is loaded anew is another one, once the first has been forgotten.
     answer(&*base.engine, "b").end.unwrap();
     assert_eq!(answer(&base.adapted(&ALL, 1), "a").ids, whole);
+}
+
+#[test]
+fn the_memory_of_adapters_is_given_back_with_the_last_of_each_and_what_they_share_with_the_last() {
+    let base = Base::new();
+    let path = base.folder.path().join("adapter.gguf");
+    std::fs::write(&path, tiny_adapter(&ALL, 1)).unwrap();
+    let budget = MemoryBudget::fixed(1 << 30);
+    let adapt = || {
+        let options = AdapterOptions { budget: budget.clone(), ..adapter(1) };
+        base.engine.adapt(&path, options).unwrap()
+    };
+    let taken = || (1 << 30) - budget.left();
+    // Sequences end before the thread has looked who wants what.
+    let given_back = |bytes: u64| {
+        for _ in 0..1000 {
+            answer(&*base.engine, "b").end.unwrap();
+            if taken() == bytes {
+                return;
+            }
+        }
+        panic!("{} bytes are taken, not {bytes}", taken());
+    };
+    let first = adapt();
+    let of_first = taken();
+    let second = adapt();
+    let own = taken() - of_first;
+    assert!(0 < own && own < of_first, "what they compute in is taken once: {own} of {of_first}");
+    drop(first);
+    given_back(of_first);
+    drop(second);
+    given_back(0);
+    std::fs::write(&path, tiny_gguf::tiny_llama(Format::F32)).unwrap();
+    let options = AdapterOptions { budget: budget.clone(), ..adapter(1) };
+    base.engine.adapt(&path, options).err().unwrap();
+    given_back(0);
+}
+
+#[test]
+fn nothing_holds_a_model_whose_adapters_are_gone() {
+    let Base { engine, folder } = Base::new();
+    let weak = Arc::downgrade(&engine);
+    let path = folder.path().join("adapter.gguf");
+    std::fs::write(&path, tiny_adapter(&ALL, 1)).unwrap();
+    let adapted = engine.adapt(&path, adapter(1)).unwrap();
+    drop(engine);
+    answer(&adapted, "a").end.unwrap();
+    drop(adapted);
+    assert!(weak.upgrade().is_none());
 }
 
 #[test]
@@ -230,10 +338,12 @@ fn files_that_are_no_adapters_of_the_model_are_refused_and_say_why() {
         assert!(error.to_string().contains(part), "{error}");
     }
     let long = with(&|tensors| {
-        let values = vec![0.0; 128 * 257];
-        tensors[0].shape[1] = 257;
+        let values = vec![0.0; 128 * 129];
+        tensors[0].shape[1] = 129;
         tensors[0].bytes = quantise(Format::F32, &values).unwrap();
     });
-    assert!(matches!(long, AdapterError::Rank { rank: 257, .. }), "{long:?}");
+    assert!(matches!(long, AdapterError::Rank { rank: 129, max: 128, .. }), "{long:?}");
+    let only_behind = Value::Array(Array::U32(vec![1]));
+    assert!(said("adapter.alora.invocation_tokens", only_behind).contains("of the kind `alora`"));
     answer(&*base.engine, "a").end.unwrap();
 }

@@ -82,6 +82,11 @@ impl Model {
 
     /// As [`Model::file`].
     pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.bytes_of(&self.tensors())
+    }
+
+    /// The same with other tensors.
+    pub(crate) fn bytes_of(&self, tensors: &[Tensor]) -> Vec<u8> {
         let text = |text: &str| Value::String(text.to_owned());
         let vocabulary = self.vocabulary();
         let letters = (b'!'..b'!' + vocabulary - 2).map(|byte| char::from(byte).to_string());
@@ -96,7 +101,7 @@ impl Model {
         ];
         let mut bytes = Vec::new();
         let tokenizer = tokenizer.map(|(key, value)| (key.to_owned(), value));
-        writer::write(&mut bytes, &self.pairs(tokenizer.to_vec()), &self.tensors()).unwrap();
+        writer::write(&mut bytes, &self.pairs(tokenizer.to_vec()), tensors).unwrap();
         bytes
     }
 

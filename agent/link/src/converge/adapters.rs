@@ -3,6 +3,7 @@
 use realm_core::{
     desired::{DesiredModel, Stage},
     name::ModelName,
+    report::Failure,
 };
 
 use super::{Converger, Fact};
@@ -17,7 +18,7 @@ fn base_of(step: &Step) -> Option<&ModelName> {
 }
 
 /// What a model must be beside of once it is loaded. Its file alone is brought and read anywhere.
-const fn base(model: &DesiredModel) -> Option<&ModelName> {
+pub(super) const fn base(model: &DesiredModel) -> Option<&ModelName> {
     match model.stage {
         Stage::Load => model.base.as_ref(),
         Stage::Inspect | Stage::Prefetch => None,
@@ -25,12 +26,32 @@ const fn base(model: &DesiredModel) -> Option<&ModelName> {
 }
 
 impl<R> Converger<R> {
-    /// Whether nothing keeps a step waiting but its own turn: an adapter waits for its model. One
-    /// that is loaded will do while another form of it is on its way, or fails.
+    /// Whether nothing keeps a step waiting but its own turn: an adapter waits for its model, in the
+    /// newest form of that. Where this fails, one that is loaded will do.
     pub(super) fn is_based(&self, step: &Step) -> bool {
         let Some(base) = base_of(step) else { return true };
-        let held = self.facts.get(&Key::Model(base.clone()));
-        matches!(held, Some(Fact::Model(held)) if held.stage == Stage::Load)
+        let key = Key::Model(base.clone());
+        let is_newest = match (self.holding.get(&key), self.goal.get(&key)) {
+            (Some(Held::Known(held)), Some(wanted)) => held == wanted,
+            _ => false,
+        };
+        self.has_loaded(&key) && (is_newest || self.retries.contains_key(&key))
+    }
+
+    fn has_loaded(&self, key: &Key) -> bool {
+        matches!(self.facts.get(key), Some(Fact::Model(held)) if held.stage == Stage::Load)
+    }
+
+    /// Why an adapter that is to be loaded is not tried: what its model has failed for.
+    pub(super) fn missing_base(&self, key: &Key) -> Option<Failure> {
+        let Some(Spec::Model(model)) = self.goal.get(key) else { return None };
+        let base = base(model)?;
+        let key = Key::Model(base.clone());
+        let retry = self.retries.get(&key).filter(|_| !self.has_loaded(&key))?;
+        let Failure { reason, message } = &retry.failure;
+        let message =
+            format!("`{base}`, which it is an adapter of, is not loaded: {reason}: {message}");
+        Some(Failure { reason: "ModelMissing", message })
     }
 
     /// Knows no more of the adapters of a model that is not the one that they were loaded beside:
@@ -39,15 +60,17 @@ impl<R> Converger<R> {
         let Key::Model(model) = of else { return };
         // Why one failed beside another model is no reason to wait.
         self.retries.retain(|_, retry| base_of(&retry.step) != Some(model));
-        let facts = &mut self.facts;
-        for (key, held) in &mut self.holding {
-            if matches!(held, Held::Known(Spec::Model(it)) if base(it) == Some(model)) {
-                *held = Held::Unknown;
-                facts.remove(key);
-            }
+        let is_beside =
+            |fact: &Fact| matches!(fact, Fact::Model(held) if held.base.as_ref() == Some(model));
+        // Whatever is tried in its place: what was loaded beside that model is gone.
+        for (key, _) in self.facts.extract_if(.., |_, fact| is_beside(fact)) {
+            self.holding.insert(key, Held::Unknown);
         }
-        // One that is under way is beside the one that goes.
-        let running = self.running.values().filter(|it| base_of(&it.step) == Some(model));
-        running.for_each(|running| running.abort.abort());
+        // One that is under way may be beside the one that goes.
+        let running = self.running.values_mut().filter(|it| base_of(&it.step) == Some(model));
+        for running in running {
+            running.is_unsettled = true;
+            running.abort.abort();
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The report: every item that is desired or held, and how far it is.
 
+use std::borrow::Cow;
+
 use realm_core::{
     desired::Desired,
     name::{ModelName, TenantName},
@@ -15,7 +17,7 @@ enum State<'a> {
     Pending,
     UnderWay(ModelPhase),
     Ready,
-    Failed(&'a Failure),
+    Failed(Cow<'a, Failure>),
 }
 
 impl<R: Residents + 'static> Converger<R> {
@@ -80,7 +82,9 @@ impl<R: Residents + 'static> Converger<R> {
                 return State::UnderWay(phase);
             }
         }
-        self.retries.get(key).map_or(State::Pending, |retry| State::Failed(&retry.failure))
+        let failure = self.retries.get(key).map(|retry| Cow::Borrowed(&retry.failure));
+        let failure = failure.or_else(|| self.missing_base(key).map(Cow::Owned));
+        failure.map_or(State::Pending, State::Failed)
     }
 }
 
@@ -90,7 +94,7 @@ impl From<State<'_>> for ModelPhase {
             State::Pending => Self::Pending,
             State::UnderWay(phase) => phase,
             State::Ready => Self::Ready,
-            State::Failed(failure) => Self::Failed(failure.clone()),
+            State::Failed(failure) => Self::Failed(failure.into_owned()),
         }
     }
 }
@@ -100,7 +104,7 @@ impl From<State<'_>> for Phase {
         match state {
             State::Pending | State::UnderWay(_) => Self::Pending,
             State::Ready => Self::Ready,
-            State::Failed(failure) => Self::Failed(failure.clone()),
+            State::Failed(failure) => Self::Failed(failure.into_owned()),
         }
     }
 }

@@ -130,7 +130,8 @@ fn routes(scene: Scene<'_>, placement: &Placement) -> Vec<Route> {
         if found.is_empty() {
             found = peers(Node::away);
         }
-        let scales = matches!(scene.decides(model).replicas, Replicas::Scaled(_));
+        let decides = scene.decides(model)?;
+        let scales = matches!(decides.replicas, Replicas::Scaled(_));
         let is_held = scales || is_coming(scene, name, placement);
         (is_held || !found.is_empty()).then(|| Route { model: name.clone(), peers: found })
     };
@@ -167,12 +168,12 @@ pub(super) fn models(scene: Scene<'_>, placement: &Placement) -> Vec<Vec<Desired
         if let Some(node) = inspector {
             give(node, Stage::Inspect, None);
         }
-        if model.prefetch == Prefetch::None {
+        let Some(decides) = scene.decides(model).filter(|it| it.prefetch != Prefetch::None) else {
             continue;
-        }
+        };
         for (node, known) in scene.nodes {
             let is_admitted =
-                known.supply.as_ref().is_some_and(|supply| admitted(model, supply).is_some());
+                known.supply.as_ref().is_some_and(|supply| admitted(decides, supply).is_some());
             let is_seated = seats.is_some_and(|seats| seats.contains_key(node));
             if is_admitted && !is_seated && inspector != Some(node) {
                 give(node, Stage::Prefetch, None);

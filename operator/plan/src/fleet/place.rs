@@ -60,20 +60,16 @@ impl<'a> Scene<'a> {
         self.beside.iter().flat_map(of)
     }
 
-    /// The one that says how many nodes are to hold `model`: that which an adapter is of, or itself.
-    pub(super) fn decides(self, model: &'a ValidModel) -> &'a ValidModel {
-        model.base.as_ref().and_then(|base| self.models.get(base)).unwrap_or(model)
+    /// The one that says where and on how many nodes `model` is: that which an adapter is of, or
+    /// itself. Nothing, of an adapter that may not be of what it names: it learns nothing of that.
+    pub(super) fn decides(self, model: &'a ValidModel) -> Option<&'a ValidModel> {
+        let Some(base) = &model.base else { return Some(model) };
+        let is_beside = |adapters: &&Vec<Name>| adapters.contains(model.name());
+        self.beside.get(base).filter(is_beside).and_then(|_| self.models.get(base))
     }
 
-    /// What a model takes with its adapters, as far as that is known.
-    pub(super) fn estimate(self, name: &Name) -> Option<Estimate> {
-        let of = |name| self.studies.get(name).and_then(|study| study.estimate);
-        let mut estimate = of(name)?;
-        for adapter in self.beside.get(name).into_iter().flatten() {
-            let bytes = of(adapter).map_or(0, |adapter| adapter.weights_bytes);
-            estimate.weights_bytes = estimate.weights_bytes.saturating_add(bytes);
-        }
-        Some(estimate)
+    fn estimate(self, name: &Name) -> Option<Estimate> {
+        self.studies.get(name).and_then(|study| study.estimate)
     }
 }
 
@@ -90,22 +86,32 @@ pub(super) fn place(scene: Scene<'_>, last: &Placement) -> Placement {
             let seats = placement.entry(name.clone()).or_default();
             fill(scene, &mut board, model, seats);
         }
-        if !retire(scene, &mut placement) {
+        if !retire(scene, last, &mut placement) {
             break;
         }
     }
-    follow(scene, &mut placement);
+    follow(scene, last, &mut placement);
     placement
 }
 
-/// Puts adapters where their models are.
-fn follow(scene: Scene<'_>, placement: &mut Placement) {
-    let beside = |(name, base): (&Name, &Name)| {
-        let nodes = placement.get(base).into_iter().flat_map(BTreeMap::keys);
-        (name.clone(), nodes.map(|node| (node.clone(), Seat::default())).collect())
+/// Puts adapters where their models are, as far as there is room: first those that were there.
+fn follow(scene: Scene<'_>, last: &Placement, placement: &mut Placement) {
+    let mut board = Board::new(scene, placement);
+    let was = |adapter: &Name, node: &String| {
+        last.get(adapter).is_some_and(|seats| seats.contains_key(node))
     };
-    let beside: Vec<_> = scene.adapters().map(beside).collect();
-    placement.extend(beside);
+    for is_new in [false, true] {
+        for (adapter, base) in scene.adapters() {
+            let nodes = placement.get(base).into_iter().flat_map(BTreeMap::keys);
+            let nodes: Vec<_> =
+                nodes.filter(|node| was(adapter, node) != is_new).cloned().collect();
+            let model = scene.models.get(adapter).zip(scene.models.get(base));
+            let Some((model, base)) = model else { continue };
+            let seated = nodes.into_iter().filter(|node| board.admits(model, base, node));
+            let seated = seated.map(|node| (node, Seat::default()));
+            placement.entry(adapter.clone()).or_default().extend(seated);
+        }
+    }
 }
 
 /// The seats on nodes that are known. A recalled one takes over what its node says.
@@ -184,14 +190,25 @@ fn fill(scene: Scene<'_>, board: &mut Board<'_>, model: &ValidModel, seats: &mut
 /// Gives up seats that must leave, as soon as nobody needs them: one that is loaded when another
 /// one is loaded for it; one that is not at once where it may not be, and else when there is
 /// another for it.
-fn retire(scene: Scene<'_>, placement: &mut Placement) -> bool {
+fn retire(scene: Scene<'_>, last: &Placement, placement: &mut Placement) -> bool {
     let mut is_changed = false;
     for (name, model) in scene.placed() {
         let Some(seats) = placement.get_mut(name) else { continue };
         let is_loaded = |node: &str| has_loaded(scene, model, node);
+        // What a seat that is given up takes along is to be there already, or to have failed.
+        let brings = |node: &str| {
+            let mut adapters = scene.beside.get(name).into_iter().flatten();
+            let has_no_room = |adapter: &Name| {
+                let was = |name| last.get(name).is_some_and(|seats| seats.contains_key(node));
+                was(name) && !was(adapter)
+            };
+            adapters.all(|adapter| {
+                !is_served(scene, adapter) || is_done(scene, adapter, node) || has_no_room(adapter)
+            })
+        };
         let (clean, mut leaving): (Vec<_>, Vec<_>) =
             seats.keys().cloned().partition(|node| is_clean(scene, model, node));
-        let loaded = clean.iter().filter(|node| is_loaded(node)).count();
+        let loaded = clean.iter().filter(|node| is_loaded(node) && brings(node)).count();
         // The loaded ones first, for they are kept first; then those that may stay.
         leaving.sort_by_key(|node| (!is_loaded(node), !may_stay(scene, model, node)));
         let mut kept = 0;
@@ -207,6 +224,17 @@ fn retire(scene: Scene<'_>, placement: &mut Placement) -> bool {
         }
     }
     is_changed
+}
+
+/// Whether some node serves an adapter now.
+fn is_served(scene: Scene<'_>, adapter: &Name) -> bool {
+    scene.nodes.values().any(|node| node.serving().is_some() && node.has_loaded(adapter))
+}
+
+/// Whether `node` has loaded an adapter, or has tried in vain.
+fn is_done(scene: Scene<'_>, adapter: &Name, node: &str) -> bool {
+    let has_failed = scene.studies.get(adapter).is_some_and(|study| study.failed_on.contains(node));
+    has_failed || scene.nodes.get(node).is_some_and(|node| node.has_loaded(adapter))
 }
 
 pub(super) fn wanted(scene: Scene<'_>, name: &Name) -> usize {
@@ -357,6 +385,30 @@ impl<'a> Board<'a> {
                     || estimate
                         .is_some_and(|estimate| estimate.kv_blocks_within(model, free).is_some())
             }
+        }
+    }
+
+    /// Takes room for an adapter beside its model on that node, where there is any. One that is
+    /// loaded has it.
+    fn admits(&mut self, adapter: &ValidModel, base: &ValidModel, node: &str) -> bool {
+        let Ok(index) = self.slots.binary_search_by(|slot| slot.name.cmp(node)) else {
+            return false;
+        };
+        let Some(slot) = self.slots.get_mut(index) else { return false };
+        // Of one that has not come back yet nothing is known against it.
+        let Some(supply) = &slot.node.supply else { return true };
+        if slot.node.has_loaded(adapter.name()) || self.scene.site == Site::OneMachine {
+            return true;
+        }
+        let accelerator = admitted(base, supply);
+        let free = accelerator.and_then(|accelerator| slot.free.get_mut(&accelerator));
+        let need = self.scene.estimate(adapter.name()).map(|estimate| estimate.bytes(0));
+        match free.zip(need) {
+            Some((free, need)) if need <= *free => {
+                *free -= need;
+                true
+            }
+            _ => false,
         }
     }
 

@@ -207,8 +207,13 @@ fn check_model<'a>(
     models: &'a BTreeMap<Name, ValidModel>,
 ) -> Result<&'a ValidModel, (Reason, String)> {
     let namespace = user.namespace();
+    // Whoever opens an adapter to others does not thereby open the model that it is of.
+    let is_open = |found: &ValidModel| {
+        let base = found.base.as_ref().and_then(|base| models.get(base));
+        found.is_open_to(namespace) && base.is_none_or(|base| base.is_open_to(namespace))
+    };
     match models.get(model) {
-        Some(found) if found.is_open_to(namespace) => Ok(found),
+        Some(found) if is_open(found) => Ok(found),
         _ if model.namespace() == namespace => {
             Err((Reason::UnknownModel, format!("there is no model `{}`", model.name())))
         }

@@ -1,5 +1,7 @@
 //! Why a model has fewer replicas than it should have.
 
+use std::collections::BTreeMap;
+
 use super::{
     Problems,
     estimate::Bytes,
@@ -30,21 +32,39 @@ pub(super) fn shortages(scene: Scene<'_>, placement: &Placement) -> Problems {
             problems.insert((Kind::Model, name.clone()), vec![problem]);
         }
     }
-    let of_bases: Vec<_> = scene.adapters().filter_map(|of| beside(&problems, of)).collect();
-    problems.extend(of_bases);
+    for (adapter, base) in scene.adapters() {
+        let of_base = problems.get(&(Kind::Model, base.clone()));
+        let problem = of_base.map_or_else(
+            || crowded_out(scene, placement, (adapter, base)).into_iter().collect(),
+            |of_base| beside(base, of_base),
+        );
+        if !problem.is_empty() {
+            problems.insert((Kind::Model, adapter.clone()), problem);
+        }
+    }
     problems
 }
 
 /// What an adapter lacks because its model does.
-fn beside(
-    problems: &Problems,
-    (adapter, base): (&Name, &Name),
-) -> Option<((Kind, Name), Vec<Problem>)> {
-    let of_base = problems.get(&(Kind::Model, base.clone()))?;
+fn beside(base: &Name, of_base: &[Problem]) -> Vec<Problem> {
     let of_adapter = of_base.iter().map(|Problem { path: _, reason, message }| {
         problem("spec.adapterOf", *reason, format!("its model `{base}`: {message}"))
     });
-    Some(((Kind::Model, adapter.clone()), of_adapter.collect()))
+    of_adapter.collect()
+}
+
+/// An adapter that has no room on a node that its model is on.
+fn crowded_out(
+    scene: Scene<'_>,
+    placement: &Placement,
+    (adapter, base): (&Name, &Name),
+) -> Option<Problem> {
+    let estimate = scene.studies.get(adapter)?.estimate?;
+    let seats = |name| placement.get(name).into_iter().flat_map(BTreeMap::keys);
+    let node = seats(base).find(|node| !seats(adapter).any(|seat| seat == *node))?;
+    let needed = Bytes(estimate.bytes(0));
+    let message = format!("it needs {needed} beside `{base}`, which node {node} has not left");
+    Some(problem("spec", Reason::DoesNotFit, message))
 }
 
 /// `None` while the model is being inspected, and before there is any node: it is on its way, not in
@@ -71,7 +91,7 @@ fn why(scene: Scene<'_>, board: &Board<'_>, model: &ValidModel, seats: &Seats) -
         let message = format!("{}, {}", counted(wanted, "replica"), counted(usable, "node"));
         return Some(problem("spec.replicas", Reason::NotEnoughNodes, message));
     }
-    let estimate = scene.estimate(model.name())?;
+    let estimate = scene.studies.get(model.name()).and_then(|study| study.estimate)?;
     let (free, node) = board.roomiest(model, seats)?;
     let needed = estimate.explain(estimate.kv_blocks_min(model));
     let message =

@@ -59,7 +59,8 @@ async fn an_adapter_goes_with_its_model_and_comes_back_with_it() {
     done(&agent);
     agent.residents.lost.0.send(ModelName::parse("default/zoo").unwrap()).await.unwrap();
     let gone = agent.report(|report| report.models.iter().all(|model| model.stage.is_none())).await;
-    assert_eq!(gone.models[0].phase, ModelPhase::Pending, "nobody is sent to it");
+    let ModelPhase::Failed(failure) = &gone.models[0].phase else { panic!() };
+    assert_eq!(failure.reason, "ModelMissing", "nobody is sent to it");
     agent.ready(1).await;
     assert_eq!(done(&agent), ["put default/zoo", "put default/lora"]);
 
@@ -126,4 +127,36 @@ async fn an_adapter_is_beside_what_serves_while_the_newest_form_of_its_model_fai
     let began = Instant::now();
     agent.ready(3).await;
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adapter_of_a_model_that_fails_says_so_and_keeps_no_node_waiting() {
+    let mut agent = agent();
+    agent.residents.set("default/zoo", Some(Habit::Fail));
+    agent.want(adapted(1, None));
+    let is_tried = |report: &Report| {
+        report.models.iter().all(|model| matches!(model.phase, ModelPhase::Failed(_)))
+    };
+    let report = agent.report(|report| report.models.len() == 2 && is_tried(report)).await;
+    let ModelPhase::Failed(failure) = &report.models[0].phase else { panic!() };
+    assert_eq!(failure.reason, "ModelMissing");
+    assert!(failure.message.contains("Broken: as told"), "{}", failure.message);
+    assert_eq!(agent.residents.count("put default/lora"), 0);
+    agent.residents.set("default/zoo", None);
+    agent.ready(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adapter_whose_next_form_fails_is_not_served_beside_a_model_that_is_gone() {
+    let mut agent = agent();
+    agent.want(adapted(1, None));
+    agent.ready(1).await;
+    agent.residents.set("default/lora", Some(Habit::Fail));
+    let mut another = adapted(2, None);
+    another.models[0].artifact.sha256 = Some(Sha256([8; 32]));
+    agent.want(another);
+    let failed = agent.report(|report| is_failed(&report.models[0].phase)).await;
+    assert_eq!(failed.models[0].stage, Some(Stage::Load), "the one before serves on");
+    agent.residents.lost.0.send(ModelName::parse("default/zoo").unwrap()).await.unwrap();
+    agent.report(|report| report.models.iter().all(|model| model.stage.is_none())).await;
 }

@@ -74,25 +74,117 @@ fn a_model_that_has_no_room_says_so_of_its_adapters_too() {
 }
 
 #[test]
-fn a_model_goes_where_its_adapters_have_room_too() {
+fn an_adapter_that_has_no_room_beside_its_model_takes_nobody_elses_and_says_so() {
     let mut world = World::empty(1);
-    world.join("large", 1 << 30);
-    world.sizes.insert("base".to_owned(), 40 << 20);
-    world.sizes.insert("lora".to_owned(), 20 << 20);
-    world.demand([model("base", 0), adapter("lora", "base")]);
+    world.join("n0", 100 << 20);
+    for (name, mebibytes) in [("base", 40), ("huge", 1000), ("lora", 20), ("other", 20)] {
+        world.sizes.insert(name.to_owned(), mebibytes << 20);
+    }
+    world.demand([
+        model("base", 1),
+        adapter("huge", "base"),
+        adapter("lora", "base"),
+        model("other", 1),
+    ]);
     world.settle();
-    world.join("small", 50 << 20);
-    world.change("large", |supply| supply.is_ready = false);
-    world.demand([model("base", 1)]);
+    assert_eq!(world.models(), ["n0: base lora other"]);
+    assert_eq!(world.problems(), ["Model default/huge spec DoesNotFit"]);
+    assert!(world.message("huge").starts_with("it needs 1000 MiB beside `default/base`"));
+    // What was there first stays, whatever its name.
+    world.sizes.insert("early".to_owned(), 25 << 20);
+    world.demand([adapter("early", "base")]);
     world.settle();
-    assert_eq!(world.problems()[0], "Model default/base spec DoesNotFit");
-    assert!(world.message("base").contains("a replica needs 60 MiB"), "{}", world.message("base"));
-    world.change("small", |supply| {
-        supply.memory_bytes.insert(Accelerator::Cpu, 64 << 20);
-    });
-    world.agents.get_mut("small").unwrap().memory_bytes = 64 << 20;
+    assert_eq!(world.models(), ["n0: base lora other"]);
+    world.fleet.remove(Kind::Model, &name("other"));
     world.settle();
-    assert_eq!(world.models(), ["large:", "small: base lora"]);
+    assert_eq!(world.models(), ["n0: base early lora"]);
+}
+
+#[test]
+fn a_model_that_moves_leaves_when_its_adapters_are_there_too() {
+    let on =
+        |node: &str| model_with("base", &format!("placement: {{nodeSelector: {{node: {node}}}}}"));
+    let mut world = World::new(2, [on("n0"), adapter("lora", "base"), adapter("broken", "base")]);
+    assert_eq!(world.models(), ["n0: base broken lora", "n1:"]);
+    world.failures.insert(("n1".to_owned(), "broken".to_owned()));
+    world.demand([on("n1")]);
+    world.plan();
+    // The model alone is there at first.
+    world.obey("n1");
+    let held = |world: &World| world.models()[0].clone();
+    for model in ["lora", "broken"] {
+        let report = &mut world.agents.get_mut("n1").unwrap().report;
+        report.models.retain(|held| held.name != name(model));
+    }
+    world.tell("n1");
+    world.plan();
+    assert_eq!(held(&world), "n0: base broken lora", "they serve on meanwhile");
+    world.settle();
+    assert_eq!(world.models(), ["n0:", "n1: base broken lora"]);
+}
+
+#[test]
+fn a_model_that_moves_does_not_wait_for_an_adapter_that_has_no_room_there() {
+    let on =
+        |node: &str| model_with("base", &format!("placement: {{nodeSelector: {{node: {node}}}}}"));
+    let mut world = World::empty(1);
+    world.join("n0", 100);
+    world.join("n1", 50);
+    for (name, bytes) in [("base", 40), ("lora", 20)] {
+        world.sizes.insert(name.to_owned(), bytes);
+    }
+    world.demand([on("n0"), adapter("lora", "base")]);
+    world.settle();
+    assert_eq!(world.models(), ["n0: base lora", "n1:"]);
+    world.demand([on("n1")]);
+    world.settle();
+    assert_eq!(world.models(), ["n0:", "n1: base"]);
+    assert_eq!(world.problems(), ["Model default/lora spec DoesNotFit"]);
+}
+
+#[test]
+fn an_adapter_opens_its_model_to_nobody_and_is_fetched_wherever_that_is() {
+    let of = |name: &str, namespace: &str, spec: &str| {
+        demand(&format!(
+            "{{kind: Model, apiVersion: realm.dev/v1alpha1, \
+              metadata: {{name: {name}, namespace: {namespace}}}, \
+              spec: {{sources: ['file:///{name}'], {spec}}}}}"
+        ))
+    };
+    let base = |open_to: &str| {
+        of("base", "home", &format!("allowedNamespaces: [{open_to}], prefetch: Selected"))
+    };
+    let lora = of(
+        "lora",
+        "labs",
+        "adapterOf: {name: base, namespace: home}, allowedNamespaces: [default]",
+    );
+    let user = tenant("t", "models: [{name: lora, namespace: labs}]");
+    let mut world = World::new(2, [base("labs"), lora, user]);
+    assert_eq!(world.problems(), ["Tenant default/t spec.models[0] ModelNotShared"]);
+    assert_eq!(world.models(), ["n0: base~ lora~", "n1: base lora"]);
+    world.demand([base("labs, default")]);
+    world.settle();
+    assert_eq!(world.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn an_adapter_learns_nothing_of_a_model_that_it_may_not_be_of() {
+    let secret = demand(
+        "{kind: Model, apiVersion: realm.dev/v1alpha1, metadata: {name: secret, namespace: home}, \
+          spec: {sources: ['file:///s'], scaling: {min: 0, max: 1}}}",
+    );
+    let mut world =
+        World::new(1, [secret, model_with("lora", "adapterOf: {name: secret, namespace: home}")]);
+    assert!(!world.fleet.is_woken(&name("lora")));
+    let routed = |world: &World| {
+        let desired = world.fleet.desired("n0").unwrap();
+        desired.routes.iter().map(|route| route.model.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(routed(&world), ["home/secret"]);
+    world.fleet.remove(Kind::Model, &Name::new("home", "secret").unwrap());
+    world.settle();
+    assert_eq!(routed(&world), Vec::<String>::new());
 }
 
 #[test]
