@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
     fs::write(seeds.join("gguf/model"), realm_fuzz::seed_model(template))?;
     fs::write(seeds.join("gguf/header"), realm_fuzz::header())?;
+    fs::write(seeds.join("adapter/adapter"), realm_fuzz::seed_adapter())?;
     fs::write(seeds.join("component/idle"), wat::parse_str(IDLE)?)?;
     fs::write(seeds.join("component/wide"), wat::parse_str(WIDE)?)?;
     fs::write(seeds.join("component/empty"), wat::parse_str("(component)")?)?;

@@ -33,7 +33,7 @@ const WIDTH: u32 = 8;
 const USER_DEFINED: [&str; 4] = ["<tool>", "<tool>x", "  ", "<|im"];
 
 /// Bytes that a fuzzed model may take, far above what a file of 64 KiB has any use for.
-const MEMORY_BYTES_MAX: u64 = 64 << 20;
+pub const MEMORY_BYTES_MAX: u64 = 64 << 20;
 
 /// A model of all bytes and some special tokens, with that chat template.
 pub fn model(template: &str) -> Vec<u8> {
@@ -53,6 +53,29 @@ pub fn seed_model(template: &str) -> Vec<u8> {
     put(&mut pairs, "tokenizer.chat_template", Value::String(template.to_owned()));
     put(&mut pairs, "tokenizer.ggml.merges", Value::Array(Array::String(vec!["a b".to_owned()])));
     write(pairs, tokens, vec![3, 3, 3, 1, 1, 1, 1, 4])
+}
+
+/// An adapter of the seed's model, of rank 1.
+pub fn seed_adapter() -> Vec<u8> {
+    let text = |text: &str| Value::String(text.to_owned());
+    let pairs = [
+        ("general.type", text("adapter")),
+        ("general.architecture", text("llama")),
+        ("adapter.type", text("lora")),
+        ("adapter.lora.alpha", Value::F32(1.0)),
+    ];
+    let pairs: Vec<_> = pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let width = u64::from(WIDTH);
+    let part = |name: &str, shape: [u64; 2]| Tensor {
+        name: format!("blk.0.attn_q.weight.{name}"),
+        shape: shape.to_vec(),
+        format: Format::F32,
+        bytes: vec![0; 4 * WIDTH as usize],
+    };
+    let tensors = [part("lora_a", [width, 1]), part("lora_b", [1, width])];
+    let mut out = Vec::new();
+    writer::write(&mut out, &pairs, &tensors).expect("a vector takes all");
+    out
 }
 
 /// The metadata of a model without tensors.
