@@ -143,7 +143,7 @@ impl DeviceLoadError {
                 LoadError::Device(_) | LoadError::Thread(_) => "DeviceFailed",
             },
             Self::Adapter(error) => match error {
-                AdapterError::File(_) => "ModelFileInvalid",
+                AdapterError::File(_) | AdapterError::Read(_) => "ModelFileInvalid",
                 AdapterError::NotAnAdapter(_)
                 | AdapterError::Kind(_)
                 | AdapterError::Alpha(_)

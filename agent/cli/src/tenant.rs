@@ -108,7 +108,8 @@ async fn show(home: &Home, name: &str, args: &TargetArgs) -> anyhow::Result<()> 
             let status = tenant.status.clone().unwrap_or_default();
             let full_name = target::full_name(&tenant.metadata);
             let mut lines = show::lines(&full_name, status.keys, &tenant.spec);
-            let serving = status.program_sha256.as_deref().unwrap_or("none yet");
+            let serving =
+                status.program_sha256.as_deref().unwrap_or("none yet, or not the same everywhere");
             lines.push(format!("serving     {serving}"));
             lines.push("conditions".to_owned());
             lines.extend(tenant.said().lines());

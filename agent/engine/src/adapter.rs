@@ -6,7 +6,7 @@
 //! its own, `NAME.weight.lora_a` of `(rank, inputs)` and `NAME.weight.lora_b` of `(outputs, rank)`.
 //! What they come to, `alpha / rank * b * a`, is added to what the matrix makes of a row.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use realm_core::{
     desired::Sha256,
@@ -42,6 +42,8 @@ pub(crate) struct Adapted {
 pub enum AdapterError {
     #[error("reading the adapter's file")]
     File(#[source] GgufError),
+    #[error("reading the adapter's file")]
+    Read(#[source] io::Error),
     #[error("the file is no adapter: its `general.type` is `{0}`")]
     NotAnAdapter(String),
     #[error("the adapter is of the kind `{0}`, and `lora` is the only one there is")]
@@ -77,15 +79,33 @@ pub fn examine_adapter(path: &Path) -> Result<ModelFacts, AdapterError> {
 pub fn examine_adapter_head(head: &Gguf) -> Result<ModelFacts, AdapterError> {
     check_kind(head)?;
     let facts = head.facts().map_err(AdapterError::File)?;
-    let bytes = head.tensors().iter().map(weights::loaded_matrix_bytes);
-    let weights_bytes = bytes.fold(0, u64::saturating_add);
-    // All adapters of a model share it, and the first one is asked for it.
-    let widest = head.tensors().iter().flat_map(|tensor| &tensor.shape).max().copied().unwrap_or(0);
-    let floats = widest.saturating_mul(2).saturating_add(RANK_MAX as u64);
+    let mut weights_bytes = 0_u64;
+    for tensor in head.tensors() {
+        let bytes = weights::loaded_matrix_bytes(tensor);
+        let bytes = bytes.ok_or_else(|| WeightsError::Unexpected(tensor.name.clone()))?;
+        weights_bytes = weights_bytes.saturating_add(bytes);
+    }
+    let floats = widest(head).saturating_mul(2).saturating_add(RANK_MAX as u64);
     let activation_bytes = floats.saturating_mul(4 * BATCH_TOKENS as u64);
     let memory =
         MemoryFacts { kv_bytes_per_block: 0, activation_bytes, kv_blocks_per_sequence: None };
     Ok(ModelFacts { memory: Some(memory), weights_bytes, ..facts })
+}
+
+/// What a model has at most of values side by side, by an adapter of it: all its adapters compute in
+/// as much. Where the feed-forward is not changed it is not told, and is less than eight times as wide
+/// as the rest.
+fn widest(head: &Gguf) -> u64 {
+    let sizes = |part: &str| {
+        let tensors = head.tensors().iter().filter(move |tensor| tensor.name.contains(part));
+        tensors.flat_map(|tensor| tensor.shape.iter().copied()).max()
+    };
+    sizes(".ffn_")
+        .max(sizes(".attn_").map(|attends| match sizes(".ffn_") {
+            Some(_) => attends,
+            None => attends.saturating_mul(8),
+        }))
+        .unwrap_or(0)
 }
 
 /// Refuses what is no adapter of the one kind that there is.

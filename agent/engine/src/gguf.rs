@@ -252,15 +252,6 @@ impl Gguf {
         source.and_then(|source| source.bytes().get(tensor.start..end)).unwrap_or_default()
     }
 
-    /// Has the system read the file into memory, where it is one: whoever reads it next waits for no
-    /// disk.
-    pub(crate) fn touch(&self) {
-        /// The smallest page.
-        const PAGE: usize = 4096;
-        let bytes = self.sources.iter().flat_map(|source| source.bytes().iter().step_by(PAGE));
-        std::hint::black_box(bytes.fold(0_u8, |all, byte| all ^ byte));
-    }
-
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).and_then(|&at| self.metadata.get(at)).map(|(_, value)| value)
     }

@@ -142,12 +142,11 @@ pub(crate) fn loaded_bytes(tensor: &TensorInfo, a: &Architecture) -> u64 {
     }
 }
 
-/// The same of a tensor that is one matrix, whatever the model.
-pub(crate) fn loaded_matrix_bytes(tensor: &TensorInfo) -> u64 {
-    let size = |at: usize| tensor.shape.get(at).and_then(|size| usize::try_from(*size).ok());
-    let bytes =
-        size(0).zip(size(1)).and_then(|(cols, rows)| Cpu::matrix_bytes(tensor.format, rows, cols));
-    bytes.map_or(u64::MAX, |bytes| bytes as u64)
+/// The same of a tensor that is one matrix, whatever the model; nothing, of any other.
+pub(crate) fn loaded_matrix_bytes(tensor: &TensorInfo) -> Option<u64> {
+    let [cols, rows] = tensor.shape.as_slice() else { return None };
+    let (cols, rows) = (usize::try_from(*cols).ok()?, usize::try_from(*rows).ok()?);
+    Cpu::matrix_bytes(tensor.format, rows, cols).map(|bytes| bytes as u64)
 }
 
 struct Loader<'a, B: Backend> {

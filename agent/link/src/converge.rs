@@ -376,14 +376,15 @@ impl<R: Residents + 'static> Converger<R> {
     /// wanted any more needs no other step.
     fn lose(&mut self, name: ModelName, now: Instant) {
         let key = Key::Model(name);
+        // Whatever else is under way: nobody is to be sent here.
+        self.unsettle_adapters(&key);
+        self.facts.remove(&key);
         if let Some(running) = self.running.get_mut(&key) {
             running.is_lost = true;
             return;
         }
-        self.unsettle_adapters(&key);
         let Some(Held::Known(spec)) = self.holding.get(&key).cloned() else { return };
         self.holding.insert(key.clone(), Held::Unknown);
-        self.facts.remove(&key);
         if self.goal.get(&key) == Some(&spec) {
             let loss = Loss::after(self.losses.get(&key), now);
             let message = "the engine stopped serving; the node's log says why".to_owned();

@@ -77,16 +77,19 @@ impl Room {
     /// Waits for a place, and counts that it had to.
     pub(crate) async fn take(&self, waits: &Tally) -> Result<Place, AcquireError> {
         let Self(room) = self;
-        let permit = match room.places.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_none_is_free) => {
-                waits.add(1);
-                room.waiting.fetch_add(1, Relaxed);
-                let _waiting = Waiting(&room.waiting);
-                room.places.clone().acquire_owned().await?
+        let free = room.places.clone().try_acquire_owned().ok().and_then(|it| room.keep(it));
+        if let Some(permit) = free {
+            return Ok(Place { room: room.clone(), permit: Some(permit) });
+        }
+        waits.add(1);
+        room.waiting.fetch_add(1, Relaxed);
+        let _waiting = Waiting(&room.waiting);
+        loop {
+            let permit = room.places.clone().acquire_owned().await?;
+            if let Some(permit) = room.keep(permit) {
+                return Ok(Place { room: room.clone(), permit: Some(permit) });
             }
-        };
-        Ok(Place { room: room.clone(), permit: Some(permit) })
+        }
     }
 
     /// Calls that wait now.
@@ -104,18 +107,24 @@ impl Shared {
     fn size(&self) -> MutexGuard<'_, Size> {
         self.size.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The place that was got, unless it is one that is gone: one that was given back to somebody who
+    /// did not wait for it any more.
+    fn keep(&self, permit: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
+        let mut size = self.size();
+        if size.owed == 0 {
+            return Some(permit);
+        }
+        size.owed -= 1;
+        permit.forget();
+        None
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(permit) = self.permit.take() else { return };
-        let mut size = self.room.size();
-        if size.owed > 0 {
-            size.owed -= 1;
-            permit.forget();
-        } else {
-            drop(permit);
-        }
+        // Given back within, if it is to be.
+        drop(self.permit.take().and_then(|permit| self.room.keep(permit)));
     }
 }
 
@@ -194,6 +203,22 @@ mod tests {
         let mut next: Vec<_> = (0..4).map(|_| take(&room)).collect();
         let next: Vec<_> = next.iter_mut().map(got).collect();
         assert_eq!(next.iter().filter(|place| place.is_some()).count(), 3);
+    }
+
+    #[test]
+    fn a_place_that_comes_back_from_who_waits_no_more_is_no_place_too_many() {
+        let room = Room::of(&limits(2));
+        let (mut first, mut second, mut third) = (take(&room), take(&room), take(&room));
+        let (first, second) = (got(&mut first), got(&mut second));
+        assert!(got(&mut third).is_none());
+        drop(first);
+        room.resize(&limits(1));
+        // It had been given the place, and goes without having looked.
+        drop(third);
+        let mut fourth = take(&room);
+        assert!(got(&mut fourth).is_none(), "the second one is in");
+        drop(second);
+        assert!(got(&mut fourth).is_some());
     }
 
     #[test]

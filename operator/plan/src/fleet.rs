@@ -26,7 +26,7 @@ use std::{
 };
 
 use crate::{
-    desired::Desired,
+    desired::{Desired, Stage},
     fleet::{
         assemble::Shared,
         node::{Heard, Node},
@@ -265,13 +265,20 @@ impl Fleet {
     pub fn report(&mut self, node: &str, report: NodeReport) {
         let Some(known) = self.nodes.get_mut(node) else { return };
         let NodeReport { generation, models } = report;
-        for held in &models {
+        let models: BTreeMap<_, _> =
+            models.into_iter().map(|held| (held.name.clone(), held)).collect();
+        for held in models.values() {
             let study = self.studies.get_mut(&held.name);
-            if let Some((study, model)) = study.zip(self.demands.models.get(&held.name)) {
-                study.learn(model, node, generation, held);
-            }
+            let Some((study, model)) = study.zip(self.demands.models.get(&held.name)) else {
+                continue;
+            };
+            // An adapter is not tried where its model is not loaded.
+            let is_loaded =
+                |base| models.get(base).is_some_and(|held| held.stage == Some(Stage::Load));
+            let is_tried = model.base.as_ref().is_none_or(is_loaded);
+            let held = ModelHeld { is_failed: held.is_failed && is_tried, ..held.clone() };
+            study.learn(model, node, generation, &held);
         }
-        let models = models.into_iter().map(|held| (held.name.clone(), held)).collect();
         known.heard = Some(Heard { models });
     }
 

@@ -2,6 +2,8 @@
 //! its rows are computed with the adapter besides.
 
 use std::{
+    fs::File,
+    io,
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc::sync_channel},
 };
@@ -61,7 +63,7 @@ impl EngineHandle {
     ) -> Result<AdaptedEngine, AdapterError> {
         let AdapterOptions { name, sha256, budget } = options;
         let file = Gguf::open(path).map_err(AdapterError::File)?;
-        file.touch();
+        warm(path, budget.left()).map_err(AdapterError::Read)?;
         let id = AdapterId(self.sequences.fetch_add(1, Ordering::Relaxed));
         let wanted = Arc::new(Interest(Arc::downgrade(&self.commands)));
         let (reply, told) = sync_channel(1);
@@ -73,6 +75,16 @@ impl EngineHandle {
         let info = EngineInfo { model: name, ..self.info.clone() };
         Ok(AdaptedEngine { base: self.clone(), info, with })
     }
+}
+
+/// Has the system read a file into its cache, if it has no more than `bytes_max` bytes, so that whoever
+/// reads it next waits for no disk. Nothing of it stays with the process.
+fn warm(path: &Path, bytes_max: u64) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() <= bytes_max {
+        io::copy(&mut file, &mut io::sink())?;
+    }
+    Ok(())
 }
 
 impl Engine for AdaptedEngine {

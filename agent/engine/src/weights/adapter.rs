@@ -95,14 +95,14 @@ impl<B: Backend> AdapterWeights<B> {
         // Before anything is copied: it is known by then that all of it has its place.
         all_known(file.gguf, a)?;
         let mut loader = Loader { backend, gguf: file.gguf, taken: BTreeSet::new() };
+        // What is made narrow is read again, and a device has room for no wider rows than the model's.
+        let rank_max = RANK_MAX.min(a.width.max(a.feed_forward).max(a.heads * a.head_dim));
         let (tensors, mut layers, mut ops) = (tensors(a), Vec::with_capacity(a.layers), 0_u64);
         for index in 0..a.layers {
             let mut layer = AdapterLayer([const { None }; TARGETS]);
             for (name, inputs, matrices) in &tensors {
                 let name = format!("blk.{index}.{name}.weight");
-                let outputs = matrices.iter().map(|(_, outputs)| *outputs).sum::<usize>();
-                let max = RANK_MAX.min(*inputs).min(outputs);
-                let Some(rank) = rank(&loader, &name, max)? else { continue };
+                let Some(rank) = rank(&loader, &name, rank_max)? else { continue };
                 for (target, pair) in loader.low_ranks(&name, (rank, *inputs), matrices, file)? {
                     ops = ops.saturating_add(2 * (rank * (inputs + pair.outputs)) as u64);
                     layer.0[target as usize] = Some(pair);

@@ -8,6 +8,7 @@ use std::{
 use realm_core::{desired::Sha256, engine::Engine, name::ModelName};
 use realm_engine::{
     AdaptedEngine, AdapterError, AdapterOptions, EngineHandle, LoadError, MemoryBudget,
+    WeightsError,
     gguf::{
         Array, Value,
         writer::{self, Tensor},
@@ -207,6 +208,16 @@ fn nothing_that_an_adapter_made_is_found_in_the_cache_without_it() {
     assert_eq!(answer(&*base.engine, "a").cached, 32);
 }
 
+/// What is said of an adapter with a vector.
+fn no_matrix(folder: &Path) -> AdapterError {
+    let mut tensors: Vec<Tensor> =
+        pairs(&ALL[..1], 1).into_iter().flat_map(|(_, pair)| pair).collect();
+    let len = tensors[0].shape.iter().product();
+    tensors[0].shape = vec![len];
+    let path = file(folder, "vector.gguf", &metadata(), &tensors);
+    realm_engine::examine_adapter(&path).unwrap_err()
+}
+
 #[test]
 fn an_adapters_file_says_what_it_is_and_is_no_model() {
     let folder = tempfile::tempdir().unwrap();
@@ -218,6 +229,8 @@ fn an_adapters_file_says_what_it_is_and_is_no_model() {
     assert_eq!((&*facts.architecture, &*facts.format, facts.context), ("llama", "F32", 0));
     assert_eq!(facts.parameters, parameters);
     assert!(facts.weights_bytes >= 4 * parameters, "as the device holds it");
+    let error = no_matrix(folder.path());
+    assert!(matches!(error, AdapterError::Weights(WeightsError::Unexpected(_))), "{error:?}");
     assert_eq!(facts.memory.unwrap().kv_bytes_per_block, 0);
     let error = realm_engine::open(std::slice::from_ref(&path), options(64)).err().unwrap();
     assert!(matches!(error, LoadError::IsAdapter), "{error:?}");
@@ -264,7 +277,9 @@ fn the_memory_of_adapters_is_given_back_with_the_last_of_each_and_what_they_shar
     let of_first = taken();
     let second = adapt();
     let own = taken() - of_first;
-    assert!(0 < own && own < of_first, "what they compute in is taken once: {own} of {of_first}");
+    let facts = realm_engine::examine_adapter(&path).unwrap();
+    let step = facts.memory.unwrap().activation_bytes;
+    assert_eq!((own, of_first), (facts.weights_bytes, facts.weights_bytes + step), "as was said");
     drop(first);
     given_back(of_first);
     drop(second);
@@ -338,11 +353,11 @@ fn files_that_are_no_adapters_of_the_model_are_refused_and_say_why() {
         assert!(error.to_string().contains(part), "{error}");
     }
     let long = with(&|tensors| {
-        let values = vec![0.0; 128 * 129];
-        tensors[0].shape[1] = 129;
+        let values = vec![0.0; 128 * 193];
+        tensors[0].shape[1] = 193;
         tensors[0].bytes = quantise(Format::F32, &values).unwrap();
     });
-    assert!(matches!(long, AdapterError::Rank { rank: 129, max: 128, .. }), "{long:?}");
+    assert!(matches!(long, AdapterError::Rank { rank: 193, max: 192, .. }), "{long:?}");
     let only_behind = Value::Array(Array::U32(vec![1]));
     assert!(said("adapter.alora.invocation_tokens", only_behind).contains("of the kind `alora`"));
     answer(&*base.engine, "a").end.unwrap();

@@ -47,7 +47,8 @@ impl<R> Converger<R> {
         let Some(Spec::Model(model)) = self.goal.get(key) else { return None };
         let base = base(model)?;
         let key = Key::Model(base.clone());
-        let retry = self.retries.get(&key).filter(|_| !self.has_loaded(&key))?;
+        let is_missing = !self.has_loaded(&key) && !self.running.contains_key(&key);
+        let retry = self.retries.get(&key).filter(|_| is_missing)?;
         let Failure { reason, message } = &retry.failure;
         let message =
             format!("`{base}`, which it is an adapter of, is not loaded: {reason}: {message}");

@@ -140,8 +140,11 @@ fn routes(scene: Scene<'_>, placement: &Placement) -> Vec<Route> {
 
 /// Whether a node is to serve a model that it does not serve now, and has not failed to load.
 fn is_coming(scene: Scene<'_>, model: &Name, placement: &Placement) -> bool {
-    let study = scene.studies.get(model);
-    let has_failed = |node: &String| study.is_some_and(|study| study.failed_on.contains(node));
+    // Where its model has failed an adapter is not tried.
+    let base = scene.models.get(model).and_then(|model| model.base.as_ref());
+    let studies =
+        || [Some(model), base].into_iter().flatten().filter_map(|it| scene.studies.get(it));
+    let has_failed = |node: &String| studies().any(|study| study.failed_on.contains(node));
     let is_awaited = |node: &String| {
         let serves = |known: &Node| known.serving().is_some() && known.has_loaded(model);
         scene.nodes.get(node).is_some_and(|known| !serves(known)) && !has_failed(node)

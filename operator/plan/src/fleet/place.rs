@@ -3,9 +3,12 @@
 //! A replica stays where it is while its node is known, admits the model and has not failed to
 //! load it. Missing ones go to nodes with room, the largest first, and to the zones that have
 //! fewest of the model's. One that must leave serves until another one does. Adapters have no
-//! places of their own: each is wherever its model is.
+//! places of their own: each is wherever its model is and has room for it.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     estimate::Estimate,
@@ -64,7 +67,7 @@ impl<'a> Scene<'a> {
     /// itself. Nothing, of an adapter that may not be of what it names: it learns nothing of that.
     pub(super) fn decides(self, model: &'a ValidModel) -> Option<&'a ValidModel> {
         let Some(base) = &model.base else { return Some(model) };
-        let is_beside = |adapters: &&Vec<Name>| adapters.contains(model.name());
+        let is_beside = |adapters: &&Vec<Name>| adapters.binary_search(model.name()).is_ok();
         self.beside.get(base).filter(is_beside).and_then(|_| self.models.get(base))
     }
 
@@ -94,20 +97,21 @@ pub(super) fn place(scene: Scene<'_>, last: &Placement) -> Placement {
     placement
 }
 
-/// Puts adapters where their models are, as far as there is room: first those that were there.
+/// Puts adapters where their models are. Those that were there stay, whatever is free now: while a
+/// model or an adapter is loaded, what it takes is missing before it is reported. Others are there
+/// as far as there is room.
 fn follow(scene: Scene<'_>, last: &Placement, placement: &mut Placement) {
     let mut board = Board::new(scene, placement);
-    let was = |adapter: &Name, node: &String| {
-        last.get(adapter).is_some_and(|seats| seats.contains_key(node))
-    };
     for is_new in [false, true] {
         for (adapter, base) in scene.adapters() {
-            let nodes = placement.get(base).into_iter().flat_map(BTreeMap::keys);
-            let nodes: Vec<_> =
-                nodes.filter(|node| was(adapter, node) != is_new).cloned().collect();
             let model = scene.models.get(adapter).zip(scene.models.get(base));
-            let Some((model, base)) = model else { continue };
-            let seated = nodes.into_iter().filter(|node| board.admits(model, base, node));
+            let Some((model, of)) = model else { continue };
+            let was =
+                |node: &&String| last.get(adapter).is_some_and(|seats| seats.contains_key(*node));
+            let nodes = placement.get(base).into_iter().flat_map(BTreeMap::keys);
+            let nodes: Vec<_> = nodes.filter(|node| was(node) != is_new).cloned().collect();
+            let seated = nodes.into_iter();
+            let seated = seated.filter(|node| board.admits((model, of), node, is_new) || !is_new);
             let seated = seated.map(|node| (node, Seat::default()));
             placement.entry(adapter.clone()).or_default().extend(seated);
         }
@@ -151,8 +155,10 @@ fn trim(scene: Scene<'_>, placement: &mut Placement) {
                 let node = scene.nodes.get(*name);
                 let is_connected = node.is_some_and(|node| node.is_connected);
                 let is_loaded = node.is_some_and(|node| node.has_loaded(model.name()));
+                let mut adapters = scene.beside.get(model.name()).into_iter().flatten();
+                let lacks = adapters.any(|it| node.is_some_and(|node| !node.has_loaded(it)));
                 let crowd = node.map(|node| zones.count(node));
-                (!is_connected, !is_loaded, crowd, load.get(*name).copied())
+                (!is_connected, !is_loaded, lacks, crowd, load.get(*name).copied())
             };
             let Some((index, _)) = clean.iter().enumerate().max_by_key(rank) else { break };
             let node = clean.remove(index);
@@ -195,19 +201,21 @@ fn retire(scene: Scene<'_>, last: &Placement, placement: &mut Placement) -> bool
     for (name, model) in scene.placed() {
         let Some(seats) = placement.get_mut(name) else { continue };
         let is_loaded = |node: &str| has_loaded(scene, model, node);
-        // What a seat that is given up takes along is to be there already, or to have failed.
-        let brings = |node: &str| {
-            let mut adapters = scene.beside.get(name).into_iter().flatten();
-            let has_no_room = |adapter: &Name| {
-                let was = |name| last.get(name).is_some_and(|seats| seats.contains_key(node));
-                was(name) && !was(adapter)
-            };
-            adapters.all(|adapter| {
-                !is_served(scene, adapter) || is_done(scene, adapter, node) || has_no_room(adapter)
-            })
-        };
         let (clean, mut leaving): (Vec<_>, Vec<_>) =
             seats.keys().cloned().partition(|node| is_clean(scene, model, node));
+        if leaving.is_empty() {
+            continue;
+        }
+        // What a seat that is given up takes along is to be there already, or to have failed.
+        let adapters = scene.beside.get(name).into_iter().flatten();
+        let served: Vec<_> = adapters.filter(|adapter| is_served(scene, adapter)).collect();
+        let brings = |node: &str| {
+            let was = |name: &Name| last.get(name).is_some_and(|seats| seats.contains_key(node));
+            let has_no_room =
+                |adapter: &Name| scene.estimate(adapter).is_some() && was(name) && !was(adapter);
+            let is_there = |adapter: &&Name| is_done(scene, adapter, node) || has_no_room(adapter);
+            served.iter().all(is_there)
+        };
         let loaded = clean.iter().filter(|node| is_loaded(node) && brings(node)).count();
         // The loaded ones first, for they are kept first; then those that may stay.
         leaving.sort_by_key(|node| (!is_loaded(node), !may_stay(scene, model, node)));
@@ -309,6 +317,8 @@ struct Slot<'a> {
     node: &'a Node,
     free: BTreeMap<Accelerator, u64>,
     models: usize,
+    /// Models that have room for their adapters to compute in.
+    computing: BTreeSet<&'a Name>,
 }
 
 impl<'a> Board<'a> {
@@ -317,7 +327,7 @@ impl<'a> Board<'a> {
         let slots = scene.nodes.iter().map(|(name, node)| {
             let supply = node.supply.as_ref();
             let free = supply.map(|supply| supply.memory_bytes.clone()).unwrap_or_default();
-            Slot { name, node, free, models: 0 }
+            Slot { name, node, free, models: 0, computing: BTreeSet::new() }
         });
         let mut board = Self { scene, slots: slots.collect() };
         for (name, model) in scene.placed() {
@@ -388,9 +398,14 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Takes room for an adapter beside its model on that node, where there is any. One that is
-    /// loaded has it.
-    fn admits(&mut self, adapter: &ValidModel, base: &ValidModel, node: &str) -> bool {
+    /// Whether there is room for an adapter beside its model on that node, which it takes then. One
+    /// that is there already takes what is left of it, and one that is loaded has it.
+    fn admits(
+        &mut self,
+        (adapter, base): (&ValidModel, &'a ValidModel),
+        node: &str,
+        is_new: bool,
+    ) -> bool {
         let Ok(index) = self.slots.binary_search_by(|slot| slot.name.cmp(node)) else {
             return false;
         };
@@ -398,18 +413,23 @@ impl<'a> Board<'a> {
         // Of one that has not come back yet nothing is known against it.
         let Some(supply) = &slot.node.supply else { return true };
         if slot.node.has_loaded(adapter.name()) || self.scene.site == Site::OneMachine {
+            slot.computing.insert(base.name());
             return true;
         }
+        let Some(estimate) = self.scene.estimate(adapter.name()) else { return false };
+        // All adapters of a model compute in the same memory.
+        let is_first = !slot.computing.contains(base.name());
+        let step = if is_first { estimate.activation_bytes } else { 0 };
+        let need = estimate.weights_bytes.saturating_add(step);
         let accelerator = admitted(base, supply);
         let free = accelerator.and_then(|accelerator| slot.free.get_mut(&accelerator));
-        let need = self.scene.estimate(adapter.name()).map(|estimate| estimate.bytes(0));
-        match free.zip(need) {
-            Some((free, need)) if need <= *free => {
-                *free -= need;
-                true
-            }
-            _ => false,
+        let Some(free) = free else { return false };
+        let has_room = need <= *free;
+        if has_room || !is_new {
+            slot.computing.insert(base.name());
+            *free = free.saturating_sub(need);
         }
+        has_room
     }
 
     /// The node with most free memory of those that might take one more replica if it had room.

@@ -209,8 +209,9 @@ fn check_model<'a>(
     let namespace = user.namespace();
     // Whoever opens an adapter to others does not thereby open the model that it is of.
     let is_open = |found: &ValidModel| {
-        let base = found.base.as_ref().and_then(|base| models.get(base));
-        found.is_open_to(namespace) && base.is_none_or(|base| base.is_open_to(namespace))
+        let is_own = found.name().namespace() == namespace;
+        let of = |base| models.get(base).is_some_and(|base| base.is_open_to(namespace));
+        found.is_open_to(namespace) && (is_own || found.base.as_ref().is_none_or(of))
     };
     match models.get(model) {
         Some(found) if is_open(found) => Ok(found),

@@ -60,10 +60,15 @@ fn crowded_out(
     (adapter, base): (&Name, &Name),
 ) -> Option<Problem> {
     let estimate = scene.studies.get(adapter)?.estimate?;
-    let seats = |name| placement.get(name).into_iter().flat_map(BTreeMap::keys);
-    let node = seats(base).find(|node| !seats(adapter).any(|seat| seat == *node))?;
+    let (own, of) = (placement.get(adapter), scene.models.get(base)?);
+    let is_there = |node: &String| own.is_some_and(|seats| seats.contains_key(node));
+    let mut seats = placement.get(base).into_iter().flat_map(BTreeMap::keys);
+    let node = seats.find(|node| !is_there(node) && may_stay(scene, of, node))?;
     let needed = Bytes(estimate.bytes(0));
-    let message = format!("it needs {needed} beside `{base}`, which node {node} has not left");
+    let message = format!(
+        "it needs {needed} beside `{base}`, which node {node} has not left; fewer kvBlocks of that \
+         model leave more"
+    );
     Some(problem("spec", Reason::DoesNotFit, message))
 }
 

@@ -160,3 +160,17 @@ async fn an_adapter_whose_next_form_fails_is_not_served_beside_a_model_that_is_g
     agent.residents.lost.0.send(ModelName::parse("default/zoo").unwrap()).await.unwrap();
     agent.report(|report| report.models.iter().all(|model| model.stage.is_none())).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_lost_while_its_next_form_comes_is_served_by_nobody_nor_are_its_adapters() {
+    let mut agent = agent();
+    agent.want(adapted(1, None));
+    agent.ready(1).await;
+    agent.residents.set("default/zoo", Some(Habit::Hang));
+    agent.want(adapted(2, Some(7)));
+    agent.report(|report| matches!(report.models[1].phase, ModelPhase::Fetching { .. })).await;
+    agent.residents.lost.0.send(ModelName::parse("default/zoo").unwrap()).await.unwrap();
+    let lost = agent.report(|report| report.models.iter().all(|model| model.stage.is_none())).await;
+    assert!(matches!(lost.models[1].phase, ModelPhase::Fetching { .. }), "it goes on");
+    assert_eq!(lost.models[0].phase, ModelPhase::Pending);
+}

@@ -211,3 +211,83 @@ fn calls_that_wait_for_an_adapter_wake_its_model() {
     let [tenant] = world.fleet.desired("n0").unwrap().tenants.as_slice() else { panic!() };
     assert!(tenant.program.is_some(), "its calls run where the adapter is");
 }
+
+/// What an agent has promised to what it loads is missing of what is free before it reports that.
+#[test]
+fn an_adapter_keeps_its_seat_while_its_model_takes_the_memory_that_both_were_given() {
+    let mut world = World::empty(1);
+    world.join("n0", 100);
+    for (name, bytes) in [("base", 60), ("lora", 30)] {
+        world.sizes.insert(name.to_owned(), bytes);
+    }
+    world.demand([model("base", 0), adapter("lora", "base")]);
+    world.settle();
+    world.demand([model("base", 1)]);
+    world.plan();
+    assert_eq!(world.models(), ["n0: base?"]);
+    world.obey("n0");
+    world.plan();
+    assert_eq!(world.models(), ["n0: base lora"]);
+    world.change("n0", |supply| {
+        supply.memory_bytes.insert(Accelerator::Cpu, 40);
+    });
+    world.plan();
+    assert_eq!((world.models(), world.problems()), (to_strings(&["n0: base lora"]), vec![]));
+    world.settle();
+    assert_eq!(world.models(), ["n0: base lora"]);
+}
+
+#[test]
+fn an_adapter_of_a_model_that_fails_has_not_failed_itself() {
+    let mut world = World::new(1, [model("base", 0), adapter("lora", "base")]);
+    for name in ["base", "lora"] {
+        world.failures.insert(("n0".to_owned(), name.to_owned()));
+    }
+    let routed = |world: &World| {
+        let desired = world.fleet.desired("n0").unwrap();
+        desired.routes.iter().map(|route| route.model.name().to_owned()).collect::<Vec<_>>()
+    };
+    world.demand([model("base", 1)]);
+    world.plan();
+    let estimate = Some(world.estimate(&name("base")));
+    let header = ModelHeld {
+        name: name("base"),
+        stage: Some(Stage::Inspect),
+        kv_blocks: None,
+        is_failed: false,
+        sha256: None,
+        estimate,
+    };
+    let generation = world.fleet.desired("n0").unwrap().generation;
+    world.fleet.report("n0", NodeReport { generation, models: vec![header] });
+    world.plan();
+    assert_eq!(routed(&world), ["base", "lora"], "both are on their way");
+    world.obey("n0");
+    world.plan();
+    assert_eq!(routed(&world), Vec::<String>::new(), "nobody waits for either");
+    // The model comes up at last, and its adapter is still to be tried.
+    world.failures.clear();
+    world.obey("n0");
+    let report = &mut world.agents.get_mut("n0").unwrap().report;
+    report.models.retain(|held| held.name != name("lora"));
+    world.tell("n0");
+    world.plan();
+    assert_eq!(routed(&world), ["base", "lora"], "calls are held for it");
+}
+
+#[test]
+fn an_adapter_tells_nobody_whether_a_closed_model_is_there() {
+    let closed = "{kind: Model, apiVersion: realm.dev/v1alpha1, \
+                   metadata: {name: closed, namespace: home}, spec: {sources: ['file:///s']}}";
+    let probe = || {
+        let of = "{name: closed, namespace: home}";
+        [model_with("probe", &format!("adapterOf: {of}")), tenant("t", "models: [{name: probe}]")]
+    };
+    let problems = |world: &World| (world.problems(), world.fleet.desired("n0").unwrap().clone());
+    let there = World::new(1, [demand(closed)].into_iter().chain(probe()));
+    let missing = World::new(1, probe());
+    let ((there, of_there), (missing, of_missing)) = (problems(&there), problems(&missing));
+    assert_eq!(there, missing);
+    assert_eq!(there, ["Model default/probe spec.adapterOf ModelNotShared"]);
+    assert_eq!(of_there.tenants, of_missing.tenants);
+}
