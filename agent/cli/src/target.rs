@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use realm_crds::{Model, ObjectMeta, Pipeline, Secret, Tenant};
+use realm_crds::{Model, ObjectMeta, Pipeline, Secret, Tenant, tenant::ModelRef};
 
 use crate::{
     args::{ClusterArgs, ListArgs, TargetArgs},
@@ -133,6 +133,14 @@ pub(crate) fn objects<M: Manifest + 'static>(
         Found::Whole(document) => Some((document, M::of(&document.object)?)),
         Found::Broken { .. } | Found::Unnamed(_) => None,
     })
+}
+
+/// A model as an object refers to it: with its namespace where that is another one.
+pub(crate) fn referred(ModelRef { name, namespace }: &ModelRef) -> String {
+    match namespace.as_str() {
+        "" => name.clone(),
+        namespace => format!("{namespace}/{name}"),
+    }
 }
 
 /// `namespace/name` of an object out of a cluster.

@@ -100,12 +100,8 @@ fn widest(head: &Gguf) -> u64 {
         let tensors = head.tensors().iter().filter(move |tensor| tensor.name.contains(part));
         tensors.flat_map(|tensor| tensor.shape.iter().copied()).max()
     };
-    sizes(".ffn_")
-        .max(sizes(".attn_").map(|attends| match sizes(".ffn_") {
-            Some(_) => attends,
-            None => attends.saturating_mul(8),
-        }))
-        .unwrap_or(0)
+    let attends = sizes(".attn_").unwrap_or(0);
+    sizes(".ffn_").map_or_else(|| attends.saturating_mul(8), |feeds| feeds.max(attends))
 }
 
 /// Refuses what is no adapter of the one kind that there is.

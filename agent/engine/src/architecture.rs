@@ -268,6 +268,11 @@ impl Architecture {
         self.has(Part::ScaledEmbedding).then(|| (self.width as f64).sqrt() as f32)
     }
 
+    /// Values of the widest row that an adapter reads or makes.
+    pub(crate) fn adapted_width(&self) -> usize {
+        self.width.max(self.feed_forward).max(self.heads * self.head_dim)
+    }
+
     /// Multiplies and adds, two per weight, of one token in the matrices of all layers.
     pub(crate) fn ops_per_token(&self) -> u64 {
         let queries = self.heads * self.head_dim;

@@ -4,7 +4,6 @@ use realm_core::report::ModelFacts;
 use realm_crds::{
     Model, ModelStatus,
     model::{ModelEstimate, ModelNode},
-    tenant::ModelRef,
 };
 
 use crate::{cluster::Served as _, manifests::one_line, table::Table, target};
@@ -142,10 +141,8 @@ pub(super) fn lines(model: &Model) -> Vec<String> {
         };
         lines.push(format!("memory        the weights, {kv}, {activation_bytes} bytes for a step"));
     }
-    if let Some(ModelRef { name, namespace }) = &model.spec.adapter_of {
-        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let named = namespace.map_or_else(|| name.clone(), |its| format!("{its}/{name}"));
-        lines.push(format!("adapter of    {named}"));
+    if let Some(base) = &model.spec.adapter_of {
+        lines.push(format!("adapter of    {}", target::referred(base)));
     }
     lines.extend(model.spec.sources.iter().map(|source| format!("source        {source}")));
     let mut lines: Vec<_> = lines.iter().map(|line| one_line(line)).collect();

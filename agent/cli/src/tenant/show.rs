@@ -5,7 +5,7 @@ use realm_crds::{
     tenant::{ApiKeySource, Limits, ModelRef, ProgramLimits},
 };
 
-use crate::manifests::one_line;
+use crate::{manifests::one_line, target};
 
 pub(super) const COLUMNS: [&str; 6] = ["NAME", "STATE", "SUSPENDED", "WEIGHT", "KEYS", "MODELS"];
 
@@ -83,11 +83,7 @@ pub(super) fn lines(name: &str, keys: u32, spec: &TenantSpec) -> Vec<String> {
 }
 
 fn named(models: &[ModelRef]) -> String {
-    let name = |ModelRef { name, namespace }: &ModelRef| match namespace.as_str() {
-        "" => name.clone(),
-        namespace => format!("{namespace}/{name}"),
-    };
-    models.iter().map(name).collect::<Vec<_>>().join(",")
+    models.iter().map(target::referred).collect::<Vec<_>>().join(",")
 }
 
 const fn yes(is_so: bool) -> &'static str {

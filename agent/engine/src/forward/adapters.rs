@@ -75,7 +75,7 @@ impl Step {
 
 /// Floats of the memory in which adapters compute.
 fn sizes(rows: usize, a: &Architecture) -> [usize; 3] {
-    let widest = a.width.max(a.feed_forward).max(a.heads * a.head_dim);
+    let widest = a.adapted_width();
     [rows * widest, rows * RANK_MAX, rows * widest]
 }
 

@@ -96,7 +96,7 @@ impl<B: Backend> AdapterWeights<B> {
         all_known(file.gguf, a)?;
         let mut loader = Loader { backend, gguf: file.gguf, taken: BTreeSet::new() };
         // What is made narrow is read again, and a device has room for no wider rows than the model's.
-        let rank_max = RANK_MAX.min(a.width.max(a.feed_forward).max(a.heads * a.head_dim));
+        let rank_max = RANK_MAX.min(a.adapted_width());
         let (tensors, mut layers, mut ops) = (tensors(a), Vec::with_capacity(a.layers), 0_u64);
         for index in 0..a.layers {
             let mut layer = AdapterLayer([const { None }; TARGETS]);
