@@ -523,6 +523,10 @@ pub(crate) struct BenchArgs {
     /// Sequences that decode at once in the batched measurement.
     #[arg(long, default_value_t = 8, value_name = "COUNT")]
     pub(crate) sequences: usize,
+    /// An adapter of the model; repeatable. The sequences of one more batched measurement have them
+    /// by turns.
+    #[arg(long = "adapter", value_name = "FILE")]
+    pub(crate) adapters: Vec<PathBuf>,
     /// How often each is measured; medians are printed.
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     pub(crate) repeat: usize,

@@ -61,6 +61,9 @@ struct Figures {
     prefill: Speed,
     decode: Speed,
     decode_batched: Speed,
+    /// Where adapters were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decode_adapted: Option<WithAdapters>,
     /// One for each depth that was asked for.
     decode_behind: Vec<Behind>,
     step: Step,
@@ -74,6 +77,21 @@ struct Behind {
     tokens_per_second: f64,
     /// Part of the speed behind none.
     share_of_decode: f64,
+}
+
+/// How fast sequences decode together that have adapters by turns.
+#[derive(Debug, Serialize)]
+struct WithAdapters {
+    adapters: usize,
+    sequences: usize,
+    tokens: usize,
+    tokens_per_second: f64,
+    /// Part of the speed of as many without.
+    share_of_batched: f64,
+    /// Of what a step takes: a million multiplies and adds of an adapter, which each of its rows
+    /// has, and a pair of matrices of one, whatever its rows are.
+    mop_us: f64,
+    pair_us: f64,
 }
 
 /// What a step takes: so much whatever is in it, and so much for each of what is. The prices by
@@ -111,6 +129,7 @@ struct Rounds {
     prefill: Vec<f64>,
     decode: Vec<f64>,
     batched: Vec<f64>,
+    adapted: Vec<f64>,
     /// For each depth.
     behind: Vec<Vec<f64>>,
 }
@@ -122,6 +141,9 @@ fn check(args: &BenchArgs) -> anyhow::Result<()> {
     }
     if args.sequences > SEQUENCES_MAX {
         bail!("{} sequences at once; {SEQUENCES_MAX} are the most", args.sequences);
+    }
+    if args.adapters.len() > SEQUENCES_MAX {
+        bail!("{} adapters; {SEQUENCES_MAX} are the most", args.adapters.len());
     }
     if args.depth.contains(&0) || args.depth.len() > DEPTHS_MAX {
         bail!("a depth is one token or more, and there are {DEPTHS_MAX} at most");
@@ -137,6 +159,9 @@ fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
     let context = args.prefill.max(decode_end).max(QUESTION_TOKENS).saturating_add(1);
     let context = u32::try_from(context).context("that many tokens fit in no context")?;
     let mut bench = Bench::open(path, (context, args.sequences), Some(threads))?;
+    for adapter in &args.adapters {
+        bench.adapt(adapter).with_context(|| adapter.display().to_string())?;
+    }
     let set_bytes = usize::try_from(bench.weights_bytes()).context("measure so many weights")?;
     let mut ceilings = Cpu::detect(threads);
     let behind = vec![Vec::new(); args.depth.len()];
@@ -149,6 +174,12 @@ fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
         let prefill = bench.prefill(args.prefill)?;
         let decode = bench.decode(1, DECODE_PROMPT, args.decode)?;
         let batched = bench.decode(args.sequences, DECODE_PROMPT, args.decode)?;
+        if !args.adapters.is_empty() {
+            let adapted = bench.decode_adapted(args.sequences, DECODE_PROMPT, args.decode)?;
+            if round > 0 {
+                rounds.adapted.push(adapted.tokens_per_second());
+            }
+        }
         for (speeds, &depth) in rounds.behind.iter_mut().zip(&args.depth) {
             let behind = bench.decode(1, depth, args.decode)?;
             if round > 0 {
@@ -170,7 +201,7 @@ fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
 }
 
 fn figures(bench: &Bench, args: &BenchArgs, threads: usize, rounds: Rounds) -> Figures {
-    let Rounds { read, int8, question, prefill, decode, batched, behind } = rounds;
+    let Rounds { read, int8, question, prefill, decode, batched, adapted, behind } = rounds;
     let read_bytes_per_second = median(read);
     let int8_ops_per_second = median(int8);
     let prefill_speed = median(prefill);
@@ -213,9 +244,30 @@ fn figures(bench: &Bench, args: &BenchArgs, threads: usize, rounds: Rounds) -> F
             tokens_per_second: batched_speed,
             share_of_ceiling: share_of_reading(batched_speed / args.sequences as f64),
         },
+        decode_adapted: with_adapters(args, adapted, (batched_speed, bench.step_seconds())),
         decode_behind: behind_each(args, behind, decode_speed),
         step: step(bench.step_seconds()),
     }
+}
+
+fn with_adapters(
+    args: &BenchArgs,
+    speeds: Vec<f64>,
+    (batched_speed, seconds): (f64, StepSeconds),
+) -> Option<WithAdapters> {
+    if speeds.is_empty() {
+        return None;
+    }
+    let tokens_per_second = median(speeds);
+    Some(WithAdapters {
+        adapters: args.adapters.len(),
+        sequences: args.sequences,
+        tokens: args.decode,
+        tokens_per_second,
+        share_of_batched: tokens_per_second / batched_speed,
+        mop_us: seconds.adapter_kop * 1e9,
+        pair_us: seconds.adapter_pair * 1e6,
+    })
 }
 
 fn behind_each(args: &BenchArgs, speeds: Vec<Vec<f64>>, decode_speed: f64) -> Vec<Behind> {
@@ -232,7 +284,7 @@ fn behind_each(args: &BenchArgs, speeds: Vec<Vec<f64>>, decode_speed: f64) -> Ve
 }
 
 fn step(seconds: StepSeconds) -> Step {
-    let StepSeconds { step, prefill_token, decode_token, attended_token } = seconds;
+    let StepSeconds { step, prefill_token, decode_token, attended_token, .. } = seconds;
     Step {
         base_us: step * 1e6,
         prefill_token_us: prefill_token * 1e6,
@@ -286,6 +338,17 @@ fn print(figures: &Figures) -> anyhow::Result<()> {
             "decode behind   {tokens_per_second:.1} tok/s, {tokens} tokens behind {context_tokens}, \
              {:.0}% of decode",
             share_of_decode * 100.0,
+        ))?;
+    }
+    if let Some(adapted) = &figures.decode_adapted {
+        let WithAdapters { adapters, sequences, tokens, tokens_per_second, .. } = adapted;
+        output::line(format!(
+            "with adapters   {tokens_per_second:.1} tok/s, {sequences} × {tokens} tokens, {adapters} \
+             by turns, {:.0}% of decode batched; in a step {:.1} µs a pair of matrices, and {:.2} a \
+             million operations",
+            adapted.share_of_batched * 100.0,
+            adapted.pair_us,
+            adapted.mop_us,
         ))?;
     }
     let Step { base_us, prefill_token_us, decode_token_us, attended_token_us } = &figures.step;

@@ -33,8 +33,16 @@ pub(crate) struct Adapted {
     /// The digest of its file, which separates what is cached of it from what others make of the
     /// same tokens.
     pub(crate) sha256: Sha256,
-    /// Thousands of multiplies and adds that it is more for one row.
+    pub(crate) work: AdapterWork,
+}
+
+/// What an adapter is more to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AdapterWork {
+    /// Thousands of multiplies and adds for each row.
     pub(crate) kops: u64,
+    /// Pairs of matrices, whose products each step has that has a row of it.
+    pub(crate) pairs: u64,
 }
 
 /// Why a file cannot be an adapter of a model.

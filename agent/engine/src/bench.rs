@@ -2,6 +2,7 @@
 //! doors, threads or streams between.
 
 use std::{
+    iter, mem,
     path::Path,
     time::{Duration, Instant},
 };
@@ -17,8 +18,10 @@ use realm_kernels::{
 use thiserror::Error;
 
 use crate::{
+    adapter::{Adapted, AdapterError, AdapterId},
     batch::{Batch, SequenceId},
     forward::{Capacity, Executor},
+    gguf::Gguf,
     kv::{BlockPool, Layout, Namespace, Secret},
     load::{BATCH_TOKENS, BLOCK_TOKENS, LoadError, Opened, RUNNING_MAX},
     sampler,
@@ -30,6 +33,8 @@ use crate::{
 pub enum BenchError {
     #[error("loading the model")]
     Load(#[source] LoadError),
+    #[error("loading an adapter")]
+    Adapter(#[source] AdapterError),
     #[error("the model reads texts and generates none")]
     ReadsOnly,
     #[error("the scheduler refused the work: {0}")]
@@ -65,6 +70,10 @@ pub struct StepSeconds {
     pub decode_token: f64,
     /// A token in the cache that one row attends to.
     pub attended_token: f64,
+    /// A thousand multiplies and adds of an adapter.
+    pub adapter_kop: f64,
+    /// A pair of matrices of an adapter that any row of the step has.
+    pub adapter_pair: f64,
 }
 
 /// A model to measure.
@@ -79,6 +88,7 @@ pub struct Bench {
     weights_bytes: u64,
     ops_per_token: u64,
     head_ops: u64,
+    adapters: Vec<Adapted>,
     fit: Fit,
 }
 
@@ -143,19 +153,31 @@ impl Bench {
             weights_bytes,
             ops_per_token,
             head_ops,
+            adapters: Vec::new(),
             fit,
         })
     }
 
+    /// Loads the adapter in the file at `path`, for [`Bench::decode_adapted`].
+    pub fn adapt(&mut self, path: &Path) -> Result<(), BenchError> {
+        let file =
+            Gguf::open(path).map_err(|error| BenchError::Adapter(AdapterError::File(error)))?;
+        let id = AdapterId(self.adapters.len() as u64);
+        let work = self.executor.adapt(id, &file).map_err(BenchError::Adapter)?;
+        self.adapters.push(Adapted { id, sha256: Sha256([0; 32]), work });
+        Ok(())
+    }
+
     /// What the parts of the steps that were run so far have taken.
     pub fn step_seconds(&self) -> StepSeconds {
-        let Prices { step, prefill_token, decode_token, attended_token, adapter_kop: _ } =
-            self.fit.prices();
+        let prices = self.fit.prices();
         StepSeconds {
-            step: step.as_secs_f64(),
-            prefill_token: prefill_token.as_secs_f64(),
-            decode_token: decode_token.as_secs_f64(),
-            attended_token: attended_token.as_secs_f64(),
+            step: prices.step.as_secs_f64(),
+            prefill_token: prices.prefill_token.as_secs_f64(),
+            decode_token: prices.decode_token.as_secs_f64(),
+            attended_token: prices.attended_token.as_secs_f64(),
+            adapter_kop: prices.adapter_kop.as_secs_f64(),
+            adapter_pair: prices.adapter_pair.as_secs_f64(),
         }
     }
 
@@ -181,7 +203,7 @@ impl Bench {
 
     /// Computes a prompt of `tokens` tokens, up to its first answer token.
     pub fn prefill(&mut self, tokens: usize) -> Result<Timing, BenchError> {
-        let mut run = self.start(self.prompts(1, tokens), 1)?;
+        let mut run = self.start(self.prompts(1, tokens), 1, &[])?;
         let started = Instant::now();
         while !run.scheduler.is_idle() {
             run.step(self.executor.as_mut(), &mut self.fit)?;
@@ -201,18 +223,38 @@ impl Bench {
         self.answer(self.prompts(sequences, prompt), tokens)
     }
 
+    /// The same, of sequences that have the loaded adapters by turns.
+    pub fn decode_adapted(
+        &mut self,
+        sequences: usize,
+        prompt: usize,
+        tokens: usize,
+    ) -> Result<Timing, BenchError> {
+        let sequences = sequences.clamp(1, self.sequences);
+        let prompts = self.prompts(sequences, prompt);
+        let adapters = mem::take(&mut self.adapters);
+        let timing = self.answer_with(prompts, tokens, &adapters);
+        self.adapters = adapters;
+        timing
+    }
+
     /// Lets a sequence behind each of `prompts`, which are at most as many as it was opened for,
     /// decode `tokens` tokens. What counts is from when the last of them has begun its answer, so
     /// that no prompt is computed any more, until the first has come to its end.
-    pub fn answer(
+    pub fn answer(&mut self, prompts: Vec<Vec<u32>>, tokens: usize) -> Result<Timing, BenchError> {
+        self.answer_with(prompts, tokens, &[])
+    }
+
+    fn answer_with(
         &mut self,
         mut prompts: Vec<Vec<u32>>,
         tokens: usize,
+        adapters: &[Adapted],
     ) -> Result<Timing, BenchError> {
         prompts.truncate(self.sequences);
         let sequences = prompts.len();
         let more = u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(1);
-        let mut run = self.start(prompts, more)?;
+        let mut run = self.start(prompts, more, adapters)?;
         while run.begun < sequences {
             run.step(self.executor.as_mut(), &mut self.fit)?;
         }
@@ -242,18 +284,25 @@ impl Bench {
         (0..sequences as u64).map(prompt).collect()
     }
 
-    fn start(&self, prompts: Vec<Vec<u32>>, tokens: u32) -> Result<Run, BenchError> {
+    /// Submits the prompts; their sequences have the adapters by turns, where there are any.
+    fn start(
+        &self,
+        prompts: Vec<Vec<u32>>,
+        tokens: u32,
+        adapters: &[Adapted],
+    ) -> Result<Run, BenchError> {
         let blocks = u32::try_from(self.layout.in_bands(self.blocks)).unwrap_or(u32::MAX);
         let namespace = Namespace::new(Secret([0; 32]), Sha256([0; 32]), KvType::F16);
         let pool = BlockPool::new(blocks, self.layout, namespace);
         let mut scheduler = Scheduler::new(self.limits, pool, self.fit.prices());
         let tenant = TenantName::new("realm", "bench").expect("two DNS labels");
-        for (number, prompt) in (0..).zip(prompts) {
+        let none_or_turns = adapters.iter().copied().cycle().map(Some).chain(iter::repeat(None));
+        for ((number, prompt), adapter) in (0..).zip(prompts).zip(none_or_turns) {
             let submission = Submission {
                 id: SequenceId(number),
                 tenant: tenant.clone(),
                 public: None,
-                adapter: None,
+                adapter,
                 terms: Terms { weight: 1, priority: Priority::Normal },
                 kv_blocks_max: u32::MAX,
                 context_max: u32::MAX,

@@ -20,7 +20,7 @@ use self::{
     texts::Texts,
 };
 use crate::{
-    adapter::{AdapterError, AdapterFile, AdapterId},
+    adapter::{AdapterError, AdapterFile, AdapterId, AdapterWork},
     architecture::{Architecture, Bands, Part, Place},
     batch::{Batch, TEXTS_MAX},
     gguf::Gguf,
@@ -51,8 +51,8 @@ pub(crate) trait Executor: Send {
     fn adapter_step_bytes(&self) -> u64;
 
     /// Takes an adapter's weights to the device, for sequences that are computed with it from now
-    /// on. Gives how many thousands of operations it is more for one row.
-    fn adapt(&mut self, id: AdapterId, file: &Gguf) -> Result<u64, AdapterError>;
+    /// on.
+    fn adapt(&mut self, id: AdapterId, file: &Gguf) -> Result<AdapterWork, AdapterError>;
 
     /// Forgets an adapter, of which no sequence is left.
     fn forget_adapter(&mut self, id: AdapterId);
@@ -354,11 +354,11 @@ impl<B: Backend> Executor for Forward<B> {
         adapters::bytes(self.capacity.rows, &self.architecture)
     }
 
-    fn adapt(&mut self, id: AdapterId, file: &Gguf) -> Result<u64, AdapterError> {
+    fn adapt(&mut self, id: AdapterId, file: &Gguf) -> Result<AdapterWork, AdapterError> {
         let Self { backend, architecture, adapters, capacity, .. } = self;
         let file = AdapterFile::of(file, architecture)?;
         let weights = AdapterWeights::load(backend, &file, architecture)?;
-        let kops = weights.kops;
+        let work = weights.work;
         if adapters.is_none() {
             let made = Adapters::new(backend, capacity.rows, architecture);
             *adapters = Some(made.map_err(AdapterError::Device)?);
@@ -366,7 +366,7 @@ impl<B: Backend> Executor for Forward<B> {
         if let Some(adapters) = adapters {
             adapters.put(id, weights);
         }
-        Ok(kops)
+        Ok(work)
     }
 
     fn forget_adapter(&mut self, id: AdapterId) {

@@ -12,6 +12,7 @@ mod account;
 mod charges;
 mod cost;
 mod fit;
+mod in_use;
 mod kept;
 mod pace;
 mod room;
@@ -19,10 +20,7 @@ mod sequence;
 mod share;
 mod texts;
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use realm_core::{
     engine::{Finish, Usage},
@@ -33,6 +31,7 @@ use realm_core::{
 use self::{
     account::Account,
     charges::Charging,
+    in_use::InUse,
     pace::{Company, Decoding},
     sequence::{Bounds, Running, Sequence},
     share::{Share, Turn},
@@ -65,9 +64,6 @@ const PREFILL_PAST: usize = 256;
 /// Steps in which no sequence has started before one is preempted for another: while places come
 /// free by themselves more often, whoever is next has one soon, and nothing is computed twice.
 const PATIENCE_STEPS: u32 = 4;
-/// Steps after which the prices are fitted anew: a second or two of a busy engine, and no work
-/// against that of a step.
-const REFIT_STEPS: u32 = 64;
 /// How long a client is asked to wait when the queue is full: a few answers' time.
 pub(crate) const BUSY_RETRY_MS: u64 = 1000;
 
@@ -113,6 +109,8 @@ pub(crate) struct Scheduler {
     fit: Fit,
     /// Steps that were measured since the prices were fitted.
     measured: u32,
+    /// Adapters that rows of the planned step have.
+    adapters: InUse,
     /// What the planned step does for all together.
     step: Service,
     /// What each sequence or call costs that the planned step has something of.
@@ -153,6 +151,7 @@ impl Scheduler {
             prices,
             fit: Fit::new(prices),
             measured: 0,
+            adapters: InUse::default(),
             step: Service::default(),
             costs: Vec::new(),
             charged_at: None,
@@ -280,6 +279,7 @@ impl Scheduler {
     ) -> Vec<(SequenceId, Refusal)> {
         self.started.clear();
         self.step = Service::default();
+        self.adapters.clear();
         self.costs.clear();
         self.charge_blocks(now);
         let ended = self.expire(now);
@@ -314,24 +314,6 @@ impl Scheduler {
         self.noted = tenants;
     }
 
-    /// Takes note of how long the planned step took.
-    pub(crate) fn observe(&mut self, took: Duration) {
-        if self.step == Service::default() {
-            return;
-        }
-        self.fit.observe(self.step, took);
-        self.measured += 1;
-        if self.measured >= REFIT_STEPS {
-            self.measured = 0;
-            self.prices = self.fit.prices();
-        }
-    }
-
-    /// What is computed in the planned step; nothing where it is one of texts.
-    pub(crate) const fn step(&self) -> Service {
-        self.step
-    }
-
     fn expire(&mut self, now: Instant) -> Vec<(SequenceId, Refusal)> {
         let running = self.running.values().map(|running| &running.sequence);
         let waiting = self.accounts.values().flat_map(|account| &account.waiting);
@@ -361,9 +343,13 @@ impl Scheduler {
     /// Puts a running sequence back to the front of its tenant's queue. What it computed stays
     /// cached for its tenant while there is room, and is computed again where it does not.
     fn preempt(&mut self, id: SequenceId) {
-        let Some(Running { mut sequence, table, service, .. }) = self.running.remove(&id) else {
+        let Some(Running { mut sequence, table, planned, service, .. }) = self.running.remove(&id)
+        else {
             return;
         };
+        if planned > 0 {
+            self.adapters.remove(&sequence.owner);
+        }
         self.pool.release(table);
         sequence.computed = 0;
         let tenant = sequence.owner.tenant.clone();
@@ -427,9 +413,11 @@ impl Scheduler {
             let past = running.sequence.computed + running.planned;
             let wanted = running.left().min(budget).min(PREFILL_QUANTUM);
             let kops = running.sequence.owner.adapter_kops();
+            let more = self.adapters.more(&running.sequence.owner, self.prices.adapter_pair);
             let cost = self.prices.cost(Service::prefill(wanted, past).adapted(kops), total);
             let short = self.short_for(turn.party());
             let left = short.map_or(time, |short| short.without(self.planned()).min(time));
+            let left = left.without(more);
             let rows = left.fits(cost.part(wanted)).max(rows_min).min(wanted);
             if rows == 0 {
                 return;
@@ -440,7 +428,7 @@ impl Scheduler {
             }
             self.plan(id, rows, |past| Service::prefill(rows, past));
             let service = Service::prefill(rows, past).adapted(kops);
-            time = time.without(self.prices.cost(service, total));
+            time = time.without(self.prices.cost(service, total)).without(more);
             budget -= rows;
             rows_min = 0;
         }
@@ -511,6 +499,9 @@ impl Scheduler {
         let Some(running) = self.running.get_mut(&id) else { return };
         let kops = running.sequence.owner.adapter_kops();
         let service = service(running.sequence.computed + running.planned).adapted(kops);
+        if running.planned == 0 {
+            self.adapters.add(&running.sequence.owner);
+        }
         running.planned += rows;
         self.turns += 1;
         running.turn = self.turns;

@@ -70,8 +70,8 @@ impl EngineHandle {
         let adapt = Adapt { id, file, budget, wanted: Arc::downgrade(&wanted), reply };
         let sent = self.commands.send(Command::Adapt(Box::new(adapt)));
         sent.map_err(|_| AdapterError::Gone)?;
-        let kops = told.recv().map_err(|_| AdapterError::Gone)??;
-        let with = WithAdapter { adapter: Adapted { id, sha256, kops }, wanted };
+        let work = told.recv().map_err(|_| AdapterError::Gone)??;
+        let with = WithAdapter { adapter: Adapted { id, sha256, work }, wanted };
         let info = EngineInfo { model: name, ..self.info.clone() };
         Ok(AdaptedEngine { base: self.clone(), info, with })
     }

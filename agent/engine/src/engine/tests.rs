@@ -26,7 +26,7 @@ mod kept;
 
 use super::*;
 use crate::{
-    adapter::{AdapterError, AdapterId},
+    adapter::{AdapterError, AdapterId, AdapterWork},
     batch::Batch,
     budget::MemoryBudget,
     gguf::{Array, Gguf, Value, writer},
@@ -99,7 +99,7 @@ impl Executor for Scripted {
         0
     }
 
-    fn adapt(&mut self, _id: AdapterId, _file: &Gguf) -> Result<u64, AdapterError> {
+    fn adapt(&mut self, _id: AdapterId, _file: &Gguf) -> Result<AdapterWork, AdapterError> {
         Err(AdapterError::Empty)
     }
 

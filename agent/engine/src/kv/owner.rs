@@ -36,7 +36,7 @@ impl Owner {
 
     /// What an adapter is more for each of the sequence's rows, in thousands of operations.
     pub(crate) fn adapter_kops(&self) -> u64 {
-        self.adapter.map_or(0, |adapter| adapter.kops)
+        self.adapter.map_or(0, |adapter| adapter.work.kops)
     }
 
     /// The group in whose chain the sequence begins, and how many of its blocks lie there.

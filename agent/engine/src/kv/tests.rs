@@ -7,7 +7,7 @@ use realm_core::{desired::Sha256, name::GroupName};
 use realm_kernels::backend::KvType;
 
 use super::*;
-use crate::adapter::{Adapted, AdapterId};
+use crate::adapter::{Adapted, AdapterId, AdapterWork};
 
 const BLOCK: usize = 4;
 
@@ -149,7 +149,8 @@ fn another_secret_model_or_kv_type_starts_another_chain() {
 }
 
 fn adapted(adapter: u8) -> Adapted {
-    Adapted { id: AdapterId(u64::from(adapter)), sha256: Sha256([adapter; 32]), kops: 1 }
+    let (id, sha256) = (AdapterId(u64::from(adapter)), Sha256([adapter; 32]));
+    Adapted { id, sha256, work: AdapterWork::default() }
 }
 
 #[test]

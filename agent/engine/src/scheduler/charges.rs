@@ -9,10 +9,14 @@ use realm_core::{
 
 use super::{
     Scheduler,
-    cost::{Cost, Service},
+    cost::{Cost, Prices, Service},
     sequence::Running,
 };
 use crate::{batch::SequenceId, kv::HeldTimes};
+
+/// Steps after which the prices are fitted anew: a second or two of a busy engine, and no work
+/// against that of a step.
+pub(super) const REFIT_STEPS: u32 = 64;
 
 /// Memory to charge in, so that a step allocates nothing for it.
 #[derive(Debug, Default)]
@@ -73,18 +77,41 @@ impl Scheduler {
         self.share.charge(tenant, cost);
     }
 
-    /// Charges what a step costs whatever is in it to all sequences that are in it alike.
+    /// Charges what a step costs whatever is in it to all sequences that are in it alike, and so what
+    /// each adapter costs in it to those that have it.
     pub(super) fn charge_step(&mut self) {
         let planned = || self.running.values().filter(|running| running.planned > 0);
-        let part = self.prices.step.part(planned().count());
+        let Prices { step, adapter_pair, .. } = self.prices;
+        let of_step = step.part(planned().count());
         let total = self.pool.in_all_layers();
+        self.step.adapter_pairs = self.adapters.pairs();
         for running in planned() {
+            let mut part = self.adapters.part(&running.sequence.owner, adapter_pair);
+            part += of_step;
             self.share.charge(&running.sequence.owner.tenant, part);
             self.step += running.service;
             let mut cost = self.prices.cost(running.service, total);
             cost += part;
             self.costs.push((running.sequence.id, cost));
         }
+    }
+
+    /// Takes note of how long the planned step took.
+    pub(crate) fn observe(&mut self, took: Duration) {
+        if self.step == Service::default() {
+            return;
+        }
+        self.fit.observe(self.step, took);
+        self.measured += 1;
+        if self.measured >= REFIT_STEPS {
+            self.measured = 0;
+            self.prices = self.fit.prices();
+        }
+    }
+
+    /// What is computed in the planned step; nothing where it is one of texts.
+    pub(crate) const fn step(&self) -> Service {
+        self.step
     }
 
     /// What each sequence or call costs that the planned step has something of, by which the time

@@ -86,6 +86,9 @@ pub(crate) struct Service {
     pub(crate) attended_tokens: u64,
     /// Thousands of multiplies and adds by the adapters of rows.
     pub(crate) adapter_kops: u64,
+    /// Pairs of matrices of adapters, counted once for each step in which any row has them: what
+    /// those who have an adapter share.
+    pub(crate) adapter_pairs: u64,
     /// How long KV blocks were held, counted for each block, in nanoseconds.
     pub(crate) block_ns: u64,
     /// How long hooks have had a processor on their threads, in nanoseconds.
@@ -100,6 +103,7 @@ impl Service {
             decode_tokens: 0,
             attended_tokens: attended(rows as u64, past as u64),
             adapter_kops: 0,
+            adapter_pairs: 0,
             block_ns: 0,
             hook_ns: 0,
         }
@@ -112,6 +116,7 @@ impl Service {
             decode_tokens: 1,
             attended_tokens: attended(1, past as u64),
             adapter_kops: 0,
+            adapter_pairs: 0,
             block_ns: 0,
             hook_ns: 0,
         }
@@ -146,6 +151,7 @@ impl AddAssign for Service {
             decode_tokens,
             attended_tokens,
             adapter_kops,
+            adapter_pairs,
             block_ns,
             hook_ns,
         } = other;
@@ -153,6 +159,7 @@ impl AddAssign for Service {
         self.decode_tokens = self.decode_tokens.saturating_add(decode_tokens);
         self.attended_tokens = self.attended_tokens.saturating_add(attended_tokens);
         self.adapter_kops = self.adapter_kops.saturating_add(adapter_kops);
+        self.adapter_pairs = self.adapter_pairs.saturating_add(adapter_pairs);
         self.block_ns = self.block_ns.saturating_add(block_ns);
         self.hook_ns = self.hook_ns.saturating_add(hook_ns);
     }
@@ -168,6 +175,8 @@ pub(crate) struct Prices {
     pub(crate) attended_token: Cost,
     /// A thousand multiplies and adds of an adapter.
     pub(crate) adapter_kop: Cost,
+    /// A pair of matrices of an adapter in a step, however many rows have it.
+    pub(crate) adapter_pair: Cost,
 }
 
 /// Operations of one token in the layers' matrices of the model that [`Prices::MEASURED`] is of.
@@ -187,6 +196,7 @@ impl Prices {
         decode_token: Cost::from_secs_f64(0.84e-3),
         attended_token: Cost::from_secs_f64(0.30e-6),
         adapter_kop: Cost::from_secs_f64(1e-8),
+        adapter_pair: Cost::from_secs_f64(5e-6),
     };
 
     /// What to begin with for a model of so many operations a token, until its own steps have told
@@ -195,15 +205,14 @@ impl Prices {
     pub(crate) fn for_model(ops_per_token: u64) -> Self {
         let scale = ops_per_token.max(1) as f64 / MEASURED_OPS as f64;
         let scaled = |cost: Cost| Cost::from_secs_f64(cost.as_secs_f64() * scale);
-        let Self { step, prefill_token, decode_token, attended_token, adapter_kop } =
-            Self::MEASURED;
+        let Self { step, prefill_token, decode_token, attended_token, .. } = Self::MEASURED;
         Self {
             step: scaled(step),
             prefill_token: scaled(prefill_token),
             decode_token: scaled(decode_token),
             attended_token: scaled(attended_token),
-            // Counted in operations already.
-            adapter_kop,
+            // An adapter's are of its own size.
+            ..Self::MEASURED
         }
     }
 
@@ -218,6 +227,7 @@ impl Prices {
             decode_tokens,
             attended_tokens,
             adapter_kops,
+            adapter_pairs,
             block_ns,
             hook_ns,
         } = service;
@@ -226,6 +236,7 @@ impl Prices {
         cost += self.decode_token.times(decode_tokens);
         cost += self.attended_token.times(attended_tokens);
         cost += self.adapter_kop.times(adapter_kops);
+        cost += self.adapter_pair.times(adapter_pairs);
         cost += second_of_all;
         cost += Cost::from_secs_f64(1e-9 / f64::from(THREADS) * hook_ns as f64);
         cost

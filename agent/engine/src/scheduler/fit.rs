@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::cost::{Cost, Prices, Service};
 
-/// The prices that are fitted: of a step, a prefill token, a decode token, an attended token and a
-/// thousand operations of an adapter.
-const TERMS: usize = 5;
+/// The prices that are fitted: of a step, a prefill token, a decode token, an attended token, and of
+/// adapters a thousand operations and a pair of matrices.
+const TERMS: usize = 6;
 
 /// As how many steps what was expected counts. Few against the first thousand, which a busy engine
 /// has in a minute, and enough that a dozen odd ones turn nothing around.
@@ -33,10 +33,8 @@ pub(crate) struct Fit {
 impl Fit {
     /// Nothing seen yet, and these prices expected.
     pub(crate) fn new(expected: Prices) -> Self {
-        let Prices { step, prefill_token, decode_token, attended_token, adapter_kop } = expected;
-        let expected = [step, prefill_token, decode_token, attended_token, adapter_kop];
         // A price of nothing could not be weighed against another.
-        let expected = expected.map(|cost| cost.as_secs_f64().max(1e-12));
+        let expected = seconds(expected).map(|price| price.max(1e-12));
         Self { expected, squares: [[0.0; TERMS]; TERMS], sums: [0.0; TERMS] }
     }
 
@@ -76,8 +74,16 @@ impl Fit {
             decode_token: price(2),
             attended_token: price(3),
             adapter_kop: price(4),
+            adapter_pair: price(5),
         }
     }
+}
+
+fn seconds(prices: Prices) -> [f64; TERMS] {
+    let Prices { step, prefill_token, decode_token, attended_token, adapter_kop, adapter_pair } =
+        prices;
+    let terms = [step, prefill_token, decode_token, attended_token, adapter_kop, adapter_pair];
+    terms.map(Cost::as_secs_f64)
 }
 
 fn in_step(service: Service) -> [f64; TERMS] {
@@ -86,12 +92,12 @@ fn in_step(service: Service) -> [f64; TERMS] {
         decode_tokens,
         attended_tokens,
         adapter_kops,
+        adapter_pairs,
         block_ns: _,
         hook_ns: _,
     } = service;
-    let [prefill, decode, attended, adapter] =
-        [prefill_tokens, decode_tokens, attended_tokens, adapter_kops].map(|count| count as f64);
-    [1.0, prefill, decode, attended, adapter]
+    let counts = [1, prefill_tokens, decode_tokens, attended_tokens, adapter_kops, adapter_pairs];
+    counts.map(|count| count as f64)
 }
 
 /// Solves `squares · x = sums` with no `x` below zero: what would be is left out, and the rest is
@@ -148,18 +154,16 @@ mod tests {
                 step
             })
         });
-        // Each once as it is, and once with an adapter.
-        plain.flat_map(|step| [step, step.adapted(20_000)])
+        // Each once as it is, and with an adapter, and with several of as many operations.
+        plain.flat_map(|step| {
+            let adapted = |adapter_pairs| Service { adapter_pairs, ..step.adapted(20_000) };
+            [step, adapted(210), adapted(1680)]
+        })
     }
 
     fn took(prices: &Prices, step: Service) -> Duration {
         let seconds = prices.step.as_secs_f64() + prices.cost(step, 1).as_secs_f64();
         Duration::from_secs_f64(seconds)
-    }
-
-    fn seconds(prices: Prices) -> [f64; TERMS] {
-        let Prices { step, prefill_token, decode_token, attended_token, adapter_kop } = prices;
-        [step, prefill_token, decode_token, attended_token, adapter_kop].map(Cost::as_secs_f64)
     }
 
     #[test]
@@ -170,6 +174,7 @@ mod tests {
             decode_token: Cost::from_secs_f64(4e-5),
             attended_token: Cost::from_secs_f64(5e-8),
             adapter_kop: Cost::from_secs_f64(3e-9),
+            adapter_pair: Cost::from_secs_f64(2e-6),
         };
         let mut fit = Fit::new(Prices::MEASURED);
         for _ in 0..100 {

@@ -11,6 +11,7 @@ use realm_core::{desired::Priority, name::TenantName};
 use super::{
     PREFILL_MIN, PREFILL_PAST, Prefill, Scheduler,
     cost::{Cost, Service},
+    in_use::InUse,
     sequence::{Running, Sequence},
     share::Terms,
 };
@@ -84,6 +85,8 @@ pub(super) struct Decoding {
     tenants: Vec<OfTenant>,
     chosen: Vec<SequenceId>,
     short: Option<Short>,
+    /// Of all that something is wanted for.
+    adapters: InUse,
 }
 
 /// How long a step may take for tenants that are ahead of the least served one in it.
@@ -180,8 +183,13 @@ impl Scheduler {
     /// for those that would make it too long, of tenants that are ahead.
     pub(super) fn who_decodes(&mut self, decoding: &mut Decoding) {
         let total = self.pool.in_all_layers();
+        decoding.adapters.clear();
+        let runs = |running: &&Running| running.sequence.computed < running.sequence.tokens.len();
+        for Running { sequence, .. } in self.running.values().filter(runs) {
+            decoding.adapters.add(&sequence.owner);
+        }
         decoding.wanted.clear();
-        decoding.wanted.extend(self.next_start());
+        decoding.wanted.extend(self.next_start(&decoding.adapters));
         for Running { sequence, turn, .. } in self.running.values() {
             let left = sequence.tokens.len() - sequence.computed;
             let service = match left {
@@ -190,12 +198,14 @@ impl Scheduler {
                 _ => Service::prefill(left, sequence.computed),
             };
             let service = service.adapted(sequence.owner.adapter_kops());
+            let mut cost = self.prices.cost(service, total);
+            cost += decoding.adapters.part(&sequence.owner, self.prices.adapter_pair);
             decoding.wanted.push(Wanted {
                 tenant: sequence.owner.tenant.clone(),
                 is_prompt: left > 1,
                 turn: *turn,
                 id: sequence.id,
-                cost: self.prices.cost(service, total),
+                cost,
             });
         }
         self.group(decoding);
@@ -218,7 +228,7 @@ impl Scheduler {
     }
 
     /// The prompt of whoever is served next, if it has yet to start and can.
-    fn next_start(&mut self) -> Option<Wanted> {
+    fn next_start(&mut self, adapters: &InUse) -> Option<Wanted> {
         let tenant = self.share.next(None)?.party().clone();
         let Some(Prefill::Waiting) = self.prefill_of(&tenant) else { return None };
         let Sequence { id, owner, tokens, chain, .. } =
@@ -226,7 +236,8 @@ impl Scheduler {
         let past = self.pool.cached_blocks(owner, tokens, chain) * self.block_tokens;
         let service = Service::prefill(tokens.len().saturating_sub(past), past);
         let service = service.adapted(owner.adapter_kops());
-        let cost = self.prices.cost(service, self.pool.in_all_layers());
+        let mut cost = self.prices.cost(service, self.pool.in_all_layers());
+        cost += adapters.more(owner, self.prices.adapter_pair);
         Some(Wanted { id: *id, tenant, is_prompt: true, turn: 0, cost })
     }
 
@@ -269,7 +280,7 @@ impl Scheduler {
 
     /// What the step takes as far as it is planned.
     pub(super) fn planned(&self) -> Cost {
-        let mut all = Service::default();
+        let mut all = Service { adapter_pairs: self.adapters.pairs(), ..Service::default() };
         for running in self.running.values() {
             all += running.service;
         }

@@ -1,3 +1,4 @@
+mod adapters;
 mod books;
 mod kept;
 mod pace;
@@ -14,7 +15,7 @@ use proptest::prelude::*;
 use realm_core::desired::{Priority, Sha256};
 use realm_kernels::backend::KvType;
 
-use super::{pace::STEP_TARGET, *};
+use super::{charges::REFIT_STEPS, pace::STEP_TARGET, *};
 use crate::kv::{Layout, Namespace, Secret};
 
 const BLOCK: usize = 4;

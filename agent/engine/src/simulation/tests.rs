@@ -113,11 +113,9 @@ fn who_comes_in_rounds_has_its_first_tokens_hardly_later_beside_a_flood() {
 /// An engine whose tokens take a part of what was measured.
 fn faster(part: f64) -> Prices {
     let faster = |cost: Cost| Cost::from_secs_f64(cost.as_secs_f64() * part);
-    let Prices { step, prefill_token, decode_token, attended_token, adapter_kop } =
-        Prices::MEASURED;
-    let prefill_token = faster(prefill_token);
-    let decode_token = faster(decode_token);
-    Prices { step, prefill_token, decode_token, attended_token, adapter_kop }
+    let Prices { prefill_token, decode_token, .. } = Prices::MEASURED;
+    let (prefill_token, decode_token) = (faster(prefill_token), faster(decode_token));
+    Prices { prefill_token, decode_token, ..Prices::MEASURED }
 }
 
 /// Steps are long enough for a prompt to be computed well, and short enough to read along.

@@ -6,7 +6,7 @@ use realm_kernels::backend::Backend;
 
 use super::{Loader, WeightsError};
 use crate::{
-    adapter::{AdapterError, AdapterFile, RANK_MAX},
+    adapter::{AdapterError, AdapterFile, AdapterWork, RANK_MAX},
     architecture::{Architecture, Part},
     gguf::Gguf,
 };
@@ -47,8 +47,7 @@ impl<B: Backend> AdapterLayer<B> {
 /// An adapter on a device.
 pub(crate) struct AdapterWeights<B: Backend> {
     pub(crate) layers: Vec<AdapterLayer<B>>,
-    /// Thousands of multiplies and adds for one row.
-    pub(crate) kops: u64,
+    pub(crate) work: AdapterWork,
 }
 
 /// A tensor of the model's file that an adapter may change: its name, how many values a row of it
@@ -97,7 +96,8 @@ impl<B: Backend> AdapterWeights<B> {
         let mut loader = Loader { backend, gguf: file.gguf, taken: BTreeSet::new() };
         // What is made narrow is read again, and a device has room for no wider rows than the model's.
         let rank_max = RANK_MAX.min(a.adapted_width());
-        let (tensors, mut layers, mut ops) = (tensors(a), Vec::with_capacity(a.layers), 0_u64);
+        let (tensors, mut layers) = (tensors(a), Vec::with_capacity(a.layers));
+        let (mut ops, mut pairs) = (0_u64, 0);
         for index in 0..a.layers {
             let mut layer = AdapterLayer([const { None }; TARGETS]);
             for (name, inputs, matrices) in &tensors {
@@ -105,15 +105,16 @@ impl<B: Backend> AdapterWeights<B> {
                 let Some(rank) = rank(&loader, &name, rank_max)? else { continue };
                 for (target, pair) in loader.low_ranks(&name, (rank, *inputs), matrices, file)? {
                     ops = ops.saturating_add(2 * (rank * (inputs + pair.outputs)) as u64);
+                    pairs += 1;
                     layer.0[target as usize] = Some(pair);
                 }
             }
             layers.push(layer);
         }
-        if ops == 0 {
+        if pairs == 0 {
             return Err(AdapterError::Empty);
         }
-        Ok(Self { layers, kops: ops.div_ceil(1000) })
+        Ok(Self { layers, work: AdapterWork { kops: ops.div_ceil(1000), pairs } })
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Interest, Worker};
 use crate::{
-    adapter::{AdapterError, AdapterId},
+    adapter::{AdapterError, AdapterId, AdapterWork},
     budget::{MemoryBudget, Reservation},
     gguf::Gguf,
 };
@@ -19,8 +19,7 @@ pub(in crate::engine) struct Adapt {
     pub(in crate::engine) budget: MemoryBudget,
     /// Gone when nobody wants it any more.
     pub(in crate::engine) wanted: Weak<Interest>,
-    /// Is told how many thousands of operations it is more for one row.
-    pub(in crate::engine) reply: SyncSender<Result<u64, AdapterError>>,
+    pub(in crate::engine) reply: SyncSender<Result<AdapterWork, AdapterError>>,
 }
 
 /// The adapters that the thread keeps, and what they compute in while there are any.
@@ -41,9 +40,9 @@ impl Worker {
     /// Loads an adapter between two steps: what the file holds is in memory by then, and is copied.
     pub(super) fn adapt(&mut self, adapt: Adapt) {
         let Adapt { id, file, budget, wanted, reply } = adapt;
-        let told = self.load_adapter(id, &file, &budget).map(|(kops, reservation)| {
+        let told = self.load_adapter(id, &file, &budget).map(|(work, reservation)| {
             self.adapters.loaded.push(Loaded { id, wanted, _reservation: reservation });
-            kops
+            work
         });
         if told.is_err() {
             self.forget_adapter(id);
@@ -57,7 +56,7 @@ impl Worker {
         id: AdapterId,
         file: &Gguf,
         budget: &MemoryBudget,
-    ) -> Result<(u64, Reservation), AdapterError> {
+    ) -> Result<(AdapterWork, Reservation), AdapterError> {
         let executor = self.executor.as_mut().ok_or(AdapterError::Gone)?;
         let promise = |needed: u64| {
             let too_large = || AdapterError::TooLarge { needed, left: budget.left() };
