@@ -209,7 +209,7 @@ func Open(name string) (*Model, error) {
 	if name == "" {
 		names := Models()
 		if len(names) == 0 {
-			return nil, &Error{Code: UnknownModel, Text: "the tenant has no models"}
+			return nil, &Error{Code: Invalid, Text: "no `model` is named, and the tenant has none"}
 		}
 		name = names[0]
 	}

@@ -39,7 +39,9 @@ export const listModels = (): string[] => outside().listModels();
 /** Opens the model of that name, or the tenant's default. */
 export function openModel(name?: string): Model {
   const opened = name ?? listModels()[0];
-  if (opened === undefined) throw new GuestError("unknown-model", "the tenant has no models");
+  if (opened === undefined) {
+    throw new GuestError("invalid", "no `model` is named, and the tenant has none");
+  }
   return asGuestError(() => outside().openModel(opened));
 }
 

@@ -88,7 +88,8 @@ impl Default for GenerateParams {
 /// Opens the model of that name, or the tenant's default.
 pub fn open(name: Option<String>) -> Result<Model> {
     let name = name.or_else(|| list_models().into_iter().next());
-    Model::open(&name.ok_or_else(|| Error::UnknownModel("the tenant has no models".into()))?)
+    let none = || Error::Invalid("no `model` is named, and the tenant has none".into());
+    Model::open(&name.ok_or_else(none)?)
 }
 
 /// Generates and streams the answer to `prompt`, with its tokens' probabilities where the caller

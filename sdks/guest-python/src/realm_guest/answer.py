@@ -9,10 +9,11 @@ from componentize_py_types import Err
 from wit_world.imports import model
 from wit_world.imports.model import Model, Prefix, Sampling, Summary
 from wit_world.imports.model import Params as GenerateParams
-from wit_world.imports.types import Error_Failed, Error_UnknownModel, Logprobs, Token
+from wit_world.imports.types import Error_Failed, Logprobs, Token
 
 from realm_guest.host import write_scored, write_text
 from realm_guest.params import Params
+from realm_guest.refusal import invalid
 
 #: Tokens of an answer when the caller does not say.
 TOKENS_DEFAULT = 512
@@ -41,7 +42,7 @@ def open_model(name: str | None = None) -> Model:
     """Opens the model of that name, or the tenant's default."""
     name = name or next(iter(model.list_models()), None)
     if name is None:
-        raise Err(Error_UnknownModel("the tenant has no models"))
+        raise invalid("no `model` is named, and the tenant has none")
     return model.Model.open(name)
 
 
