@@ -23,8 +23,13 @@ use crate::backend::{Attention, KV_GROUP, KvShape, Reach, Span};
 /// Tokens between two corrections of the running maximum.
 const STEP: usize = 128;
 const STEP_LINES: usize = STEP / LANES;
-/// Queries that share one walk over keys and values: whole groups of one, two, three, four and six
-/// heads, and no more sums than half of the registers.
+/// How many tokens ahead keys are asked for. Each block lies somewhere else, and is long over by the
+/// time that a processor has seen where it goes on.
+const AHEAD: usize = 2 * LANES;
+/// Bytes that memory hands out together.
+const CACHE_LINE: usize = 64;
+/// Queries of a unit: whole groups of one, two, three, four and six heads. They share one walk over
+/// keys and values where registers have room for so many sums.
 const QUERIES: usize = 12;
 /// Queries whose walk takes as long as that of one: an addition waits so many cycles for the one
 /// before it, in which others can go.
@@ -180,11 +185,13 @@ impl<T: Stored> Kernel for Task<'_, T> {
     fn run<S: Simd>(self, simd: S) {
         let Self { walk, scratch, mut out } = self;
         let queries = walk.unit.rows * walk.unit.heads;
-        for first in (0..queries).step_by(QUERIES) {
-            match queries - first {
+        let most = S::SUMS.min(QUERIES);
+        for first in (0..queries).step_by(most) {
+            match most.min(queries - first) {
                 1 => walk.queries::<S, 1>(simd, first, scratch, &mut out),
                 2..=4 => walk.queries::<S, 4>(simd, first, scratch, &mut out),
-                5..=8 => walk.queries::<S, 8>(simd, first, scratch, &mut out),
+                5..=6 => walk.queries::<S, 6>(simd, first, scratch, &mut out),
+                7..=8 => walk.queries::<S, 8>(simd, first, scratch, &mut out),
                 _ => walk.queries::<S, QUERIES>(simd, first, scratch, &mut out),
             }
         }
@@ -295,12 +302,14 @@ impl<'a, T: Stored> Walk<'a, T> {
         let Unit { shape, call, .. } = self.unit;
         let scale = simd.splat(call.scale);
         let first = tokens.start / LANES * LANES;
+        let last = self.unit.span.past + self.unit.span.rows - 1;
         for token in (first..tokens.end).step_by(LANES) {
             let line = (token - start) / LANES;
-            let (block, head) = (self.unit.block_of(token), self.unit.kv_head());
-            let page = HeadPage { layer: call.layer, block, head }.index(shape);
-            let tile = (page * shape.block_tokens + token % shape.block_tokens) / LANES;
-            let keys = &self.pages.keys[tile * shape.head_dim..][..shape.head_dim];
+            let row = self.row_of(token);
+            let (keys, values) = self.lines(row);
+            fetch(simd, values);
+            fetch(simd, self.lines(self.row_of((token + AHEAD).min(last))).0);
+            let tile = row / LANES;
             let scales = &self.pages.key_scales[tile * groups(shape)..][..groups(shape)];
             let mut sums = [simd.splat(0.0); N];
             let parts = keys.chunks(KV_GROUP).zip(q.chunks(KV_GROUP));
@@ -325,17 +334,22 @@ impl<'a, T: Stored> Walk<'a, T> {
         weights: &[Scores; N],
         gathered: &mut Gathered<'_, N>,
     ) {
-        for (line, sums) in gathered.sums.iter_mut().enumerate() {
+        let end = tokens.end - start;
+        let lines = (tokens.start - start) / LANES..end.div_ceil(LANES);
+        let mut rows = [0; STEP_LINES];
+        for line in lines.clone() {
+            rows[line] = self.row_of(start + line * LANES);
+        }
+        for (dims, sums) in gathered.sums.iter_mut().enumerate() {
             let mut lanes = [simd.splat(0.0); N];
             for (lanes, sum) in lanes.iter_mut().zip(sums.iter()) {
                 *lanes = simd.load(sum);
             }
-            let mut token = tokens.start;
-            while token < tokens.end {
-                let rows = self.rows_from(token, tokens.end);
-                let count = rows.len();
-                self.add_values(simd, (line, rows), (token - start, weights), &mut lanes);
-                token += count;
+            for line in lines.clone() {
+                let first = line * LANES;
+                let seen = (tokens.start - start).saturating_sub(first)..(end - first).min(LANES);
+                let line = weights.each_ref().map(|weights| &weights[line]);
+                self.add_values(simd, (rows[first / LANES], dims), (seen, line), &mut lanes);
             }
             for (sum, lanes) in sums.iter_mut().zip(lanes) {
                 simd.store(lanes, sum);
@@ -343,39 +357,52 @@ impl<'a, T: Stored> Walk<'a, T> {
         }
     }
 
-    /// Where the values of the tokens from `token` on lie, as far as one block has them.
+    /// Where what is stored of the sixteen tokens lies of which this is one: one block has them.
     #[inline(always)]
-    fn rows_from(&self, token: usize, end: usize) -> Range<usize> {
+    fn row_of(&self, token: usize) -> usize {
         let Unit { shape, call, .. } = self.unit;
-        let in_block = token % shape.block_tokens;
-        let count = (shape.block_tokens - in_block).min(end - token);
         let (block, head) = (self.unit.block_of(token), self.unit.kv_head());
         let page = HeadPage { layer: call.layer, block, head }.index(shape);
-        let row = page * shape.block_tokens + in_block;
-        row..row + count
+        page * shape.block_tokens + token % shape.block_tokens / LANES * LANES
     }
 
-    /// `sums[query] += weights[query][first + i] * values[rows.start + i]` for sixteen dimensions.
+    /// The keys and the values of sixteen tokens.
+    #[inline(always)]
+    fn lines(&self, row: usize) -> (&[[T; LANES]], &[[T; LANES]]) {
+        let dim = self.unit.shape.head_dim;
+        let width = dim.div_ceil(LANES);
+        let keys = &self.pages.keys[row / LANES * dim..][..dim];
+        (keys, &self.pages.values[row * width..][..LANES * width])
+    }
+
+    /// `sums[query] += weights[query][i] * values[row + i]` for sixteen dimensions, and each `i` of
+    /// sixteen tokens that is `seen`: what lies there of others may be no numbers at all.
     #[inline(always)]
     fn add_values<S: Simd, const N: usize>(
         &self,
         simd: S,
-        (line, rows): (usize, Range<usize>),
-        (first, weights): (usize, &[Scores; N]),
+        (row, dims): (usize, usize),
+        (seen, weights): (Range<usize>, [&Lanes; N]),
         sums: &mut [S::F; N],
     ) {
         let shape = self.unit.shape;
         let (width, groups) = (shape.head_dim.div_ceil(LANES), groups(shape));
-        let values = &self.pages.values[rows.start * width..rows.end * width];
-        let scales = &self.pages.value_scales[rows.start * groups..rows.end * groups];
-        let values = values.iter().skip(line).step_by(width);
-        let scales = scales.iter().skip(line * LANES / KV_GROUP).step_by(groups);
-        for (i, (value, scale)) in values.zip(scales).enumerate() {
-            let value = T::load(simd, value, T::value_scale(simd, scale));
-            let (at, lane) = ((first + i) / LANES, (first + i) % LANES);
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = simd.mul_add(value, simd.splat(weights[at][lane]), *sum);
+        let (_, values) = self.lines(row);
+        let scales = &self.pages.value_scales[row * groups..(row + LANES) * groups];
+        let group = dims * LANES / KV_GROUP;
+        let mut values = values.chunks_exact(width).zip(scales.chunks_exact(groups));
+        if seen == (0..LANES) {
+            // All of them, by a number that is known: no look at the bounds of the weights.
+            for lane in 0..LANES {
+                let Some((values, scales)) = values.next() else { return };
+                let weights = weights.map(|weights| weights[lane]);
+                add_value::<S, T, N>(simd, (&values[dims], &scales[group]), weights, sums);
             }
+            return;
+        }
+        for (lane, (values, scales)) in values.enumerate().take(seen.end).skip(seen.start) {
+            let weights = weights.map(|weights| weights[lane]);
+            add_value::<S, T, N>(simd, (&values[dims], &scales[group]), weights, sums);
         }
     }
 
@@ -414,6 +441,29 @@ fn add_keys<S: Simd, T: Stored, const N: usize>(
         for (sum, q) in sums.iter_mut().zip(q) {
             *sum = simd.mul_add(key, simd.splat(*q), *sum);
         }
+    }
+}
+
+/// Asks for all of what is loaded soon.
+#[inline(always)]
+fn fetch<S: Simd, T>(simd: S, lines: &[[T; LANES]]) {
+    let step = (CACHE_LINE / size_of::<[T; LANES]>().max(1)).max(1);
+    for line in lines.iter().step_by(step) {
+        simd.fetch(line);
+    }
+}
+
+/// `sums[query] += weights[query] * value` for sixteen dimensions of one token.
+#[inline(always)]
+fn add_value<S: Simd, T: Stored, const N: usize>(
+    simd: S,
+    (value, scale): (&[T; LANES], &T::ValueScale),
+    weights: [f32; N],
+    sums: &mut [S::F; N],
+) {
+    let value = T::load(simd, value, T::value_scale(simd, scale));
+    for (sum, weight) in sums.iter_mut().zip(weights) {
+        *sum = simd.mul_add(value, simd.splat(weight), *sum);
     }
 }
 

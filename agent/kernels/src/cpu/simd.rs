@@ -43,6 +43,8 @@ pub(crate) trait Kernel {
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The most rows of activations that a tile of a matrix product holds in registers.
     const ROWS: usize;
+    /// Sums of sixteen values that stay in registers beside what is added to them.
+    const SUMS: usize;
 
     /// Sixteen f32.
     type F: Copy;
@@ -53,6 +55,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Runs a kernel with the instructions of this set enabled.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// Asks for the cache line in which `from` begins, for it to be there when it is loaded.
+    fn fetch<T>(self, from: &T);
 
     fn splat(self, value: f32) -> Self::F;
     fn load(self, from: &Lanes) -> Self::F;

@@ -4,17 +4,17 @@
 #![expect(clippy::inline_always, reason = "intrinsics compile to instructions only when inlined")]
 
 use std::arch::x86_64::{
-    __m512, __m512i, _CMP_GE_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_cvtph_ps,
-    _mm_cvtps_ph, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set_ss, _mm_storeu_si128,
-    _mm256_loadu_si256, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
-    _mm512_broadcast_i32x4, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
-    _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_load_si512, _mm512_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps,
-    _mm512_mul_ps, _mm512_or_si512, _mm512_reduce_add_epi32, _mm512_reduce_max_ps,
-    _mm512_roundscale_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi16, _mm512_slli_epi32,
-    _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_xor_si512,
+    __m512, __m512i, _CMP_GE_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
+    _mm_cvtph_ps, _mm_cvtps_ph, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_prefetch,
+    _mm_set_ss, _mm_storeu_si128, _mm256_loadu_si256, _mm512_abs_ps, _mm512_add_epi32,
+    _mm512_add_ps, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps,
+    _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32,
+    _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
+    _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_reduce_add_epi32, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_set1_epi8,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi16,
+    _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_xor_si512,
 };
 
 use half::{bf16, f16};
@@ -58,6 +58,7 @@ fn enter<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
 
 impl Simd for Avx512 {
     const ROWS: usize = PAIR_ROWS;
+    const SUMS: usize = 28;
 
     type F = __m512;
     type I = __m512i;
@@ -66,6 +67,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         proven!(self, enter(self, kernel))
+    }
+
+    #[inline(always)]
+    fn fetch<T>(self, from: &T) {
+        proven!(self, _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(from).cast()));
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@ pub(crate) struct Scalar;
 
 impl Simd for Scalar {
     const ROWS: usize = super::PAIR_ROWS;
+    const SUMS: usize = 12;
 
     type F = Lanes;
     type I = [i32; LANES];
@@ -23,6 +24,9 @@ impl Simd for Scalar {
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
     }
+
+    #[inline(always)]
+    fn fetch<T>(self, _from: &T) {}
 
     #[inline(always)]
     fn splat(self, value: f32) -> Lanes {
