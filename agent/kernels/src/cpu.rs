@@ -56,7 +56,7 @@ pub struct MissingIsa {
 pub struct Cpu {
     pub(crate) proof: isa::Proof,
     pub(crate) pool: pool::Pool,
-    /// Packed activations of a product with float weights.
+    /// Packed activations of a product with float weights, or what was gathered of parts of sequences.
     floats: Vec<f32>,
     /// Packed activations of a product with quantised weights.
     blocks: Vec<ActivationBlock>,
@@ -391,7 +391,8 @@ impl Backend for Cpu {
         let q = part("attention", "q", q, len)?;
         let out = part_mut("attention", "out", out, len)?;
         with_simd!(self.proof, simd => {
-            attention::attention(simd, &mut self.pool, kv, call, (q, out));
+            let memory = (q, out, &mut self.floats);
+            attention::attention(simd, &mut self.pool, kv, call, memory);
         });
         Ok(())
     }

@@ -3,26 +3,36 @@
 //! The work is cut into units of a few rows of one sequence times the query heads that share one KV
 //! head, so each key and value is converted to f32 once for up to twelve queries. A unit walks the
 //! sequence in steps of [`STEP`] tokens with a running maximum and a running sum (the online
-//! softmax). A window hides the tokens before it; nothing is read that it hides from all queries of a
+//! softmax). What a long sequence comes to is gathered part by part ([`PART`] tokens), so that where
+//! few queries wait, threads walk its parts side by side ([`parts`]) and it comes to the same. A
+//! window hides the tokens before it; nothing is read that it hides from all queries of a
 //! unit but what shares a line of keys with what is seen, since the blocks there may have been given
 //! to others. Steps start at multiples of [`STEP`] from the sequence's first token, so a query's
 //! result depends neither on the chunk it was prefilled in nor on the queries beside it.
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
+mod gathered;
+mod parts;
+
 use std::cell::RefCell;
 use std::ops::Range;
+
+use self::gathered::{Gathered, weigh};
+use self::parts::Parts;
 
 use super::grid::{Division, Grid, Place, Tile, over};
 use super::kv::{CpuKvCache, HEAD_DIM_MAX, HeadPage, Pages, Store, Stored, groups};
 use super::pool::Pool;
-use super::simd::{Kernel, LANES, Lanes, Simd, exp};
+use super::simd::{Kernel, LANES, Lanes, Simd};
 use super::variants::soft_cap_lanes;
 use crate::backend::{Attention, KV_GROUP, KvShape, Reach, Span};
 
 /// Tokens between two corrections of the running maximum.
 const STEP: usize = 128;
 const STEP_LINES: usize = STEP / LANES;
+/// Tokens that are gathered by themselves.
+const PART: usize = 8 * STEP;
 /// How many tokens ahead keys are asked for. Each block lies somewhere else, and is long over by the
 /// time that a processor has seen where it goes on.
 const AHEAD: usize = 2 * LANES;
@@ -88,8 +98,11 @@ pub(crate) fn attention<S: Simd>(
     pool: &mut Pool,
     kv: &CpuKvCache,
     call: &Attention<'_>,
-    (q, out): (&[f32], &mut [f32]),
+    (q, out, scratch): (&[f32], &mut [f32], &mut Vec<f32>),
 ) {
+    if let Some(parts) = Parts::of(call, &kv.shape, pool.threads()) {
+        return parts.attend(simd, pool, kv, call, (q, out, scratch));
+    }
     let head_dim = kv.shape.head_dim;
     let cut = Cut::new(call, kv.shape.kv_heads, pool.threads());
     let units = cut.units(call);
@@ -107,16 +120,9 @@ pub(crate) fn attention<S: Simd>(
     over(pool, &mut grids, (units, Division::One), place, |unit, out| {
         let Some((span, first, head)) = cut.locate(call, unit) else { return };
         let rows = cut.rows.min(span.rows - first);
-        let unit = Unit { shape: &kv.shape, call, q, span, first, rows, head, heads: cut.heads };
-        // A closure would not have the instruction set, so that nothing of the walk is within it.
-        let mut scratch = SCRATCH.take().unwrap_or_default();
-        let memory = (&mut *scratch, out);
-        match &kv.store {
-            Store::F16(pages) => simd.run(Walk { unit, pages }.with(memory)),
-            Store::F32(pages) => simd.run(Walk { unit, pages }.with(memory)),
-            Store::Q8(pages) => simd.run(Walk { unit, pages }.with(memory)),
-        }
-        SCRATCH.set(Some(scratch));
+        let heads = cut.heads;
+        Unit { shape: &kv.shape, call, q, span, first, rows, head, heads, part: None }
+            .walk(simd, &kv.store, out);
     });
 }
 
@@ -131,9 +137,24 @@ struct Unit<'a> {
     rows: usize,
     head: usize,
     heads: usize,
+    /// The part of the sequence, where it is not all of it: what is gathered of it is written as it is.
+    part: Option<usize>,
 }
 
 impl Unit<'_> {
+    fn walk<S: Simd>(self, simd: S, store: &Store, out: Tile<'_, f32>) {
+        let unit = self;
+        // A closure would not have the instruction set, so that nothing of the walk is within it.
+        let mut scratch = SCRATCH.take().unwrap_or_default();
+        let memory = (&mut *scratch, out);
+        match store {
+            Store::F16(pages) => simd.run(Walk { unit, pages }.with(memory)),
+            Store::F32(pages) => simd.run(Walk { unit, pages }.with(memory)),
+            Store::Q8(pages) => simd.run(Walk { unit, pages }.with(memory)),
+        }
+        SCRATCH.set(Some(scratch));
+    }
+
     fn kv_head(&self) -> usize {
         self.head / (self.call.heads / self.shape.kv_heads)
     }
@@ -210,6 +231,8 @@ struct Scratch {
     scores: [Scores; QUERIES],
     /// `(head_dim / 16, query)`
     sums: [Lanes; WIDTH_MAX * QUERIES],
+    /// The same of one part.
+    sums_of_part: [Lanes; WIDTH_MAX * QUERIES],
 }
 
 impl Default for Scratch {
@@ -218,6 +241,7 @@ impl Default for Scratch {
             q: [0.0; HEAD_DIM_MAX * QUERIES],
             scores: [[[0.0; LANES]; STEP_LINES]; QUERIES],
             sums: [[0.0; LANES]; WIDTH_MAX * QUERIES],
+            sums_of_part: [[0.0; LANES]; WIDTH_MAX * QUERIES],
         }
     }
 }
@@ -225,12 +249,11 @@ impl Default for Scratch {
 /// The scores, and then the weights, of one query in one step.
 type Scores = [Lanes; STEP_LINES];
 
-/// What up to `N` queries have gathered so far.
-struct Gathered<'a, const N: usize> {
-    largest: [f32; N],
-    total: [f32; N],
-    /// `(head_dim / 16, query)`
-    sums: &'a mut [[Lanes; N]],
+/// What each query sees, and the tokens that any of them does.
+struct Seen<const N: usize> {
+    starts: [usize; N],
+    lens: [usize; N],
+    tokens: Range<usize>,
 }
 
 impl<'a, T: Stored> Walk<'a, T> {
@@ -251,10 +274,11 @@ impl<'a, T: Stored> Walk<'a, T> {
         let queries = N.min(unit.rows * unit.heads - first);
         let dim = unit.shape.head_dim;
         let q = &mut scratch.q.as_chunks_mut::<N>().0[..dim];
-        let sums = &mut scratch.sums.as_chunks_mut::<N>().0[..dim.div_ceil(LANES)];
+        let lines = dim.div_ceil(LANES);
+        let sums = &mut scratch.sums.as_chunks_mut::<N>().0[..lines];
+        let of_part = &mut scratch.sums_of_part.as_chunks_mut::<N>().0[..lines];
         // Queries that do not exist are zero and attend nothing.
         q.as_flattened_mut().fill(0.0);
-        sums.as_flattened_mut().fill([0.0; LANES]);
         let (mut starts, mut lens) = ([0; N], [0; N]);
         for query in 0..queries {
             let (row, head) = unit.query(first + query);
@@ -267,11 +291,36 @@ impl<'a, T: Stored> Walk<'a, T> {
         }
         let longest = lens.iter().copied().max().unwrap_or(0);
         let seen_first = starts[..queries].iter().copied().min().unwrap_or(0);
-        let begin = seen_first / STEP * STEP;
-        let mut gathered = Gathered { largest: [f32::NEG_INFINITY; N], total: [0.0; N], sums };
+        let seen = Seen { starts, lens, tokens: seen_first..longest };
         let Some(scores) = scratch.scores.first_chunk_mut::<N>() else { return };
-        for start in (begin..longest).step_by(STEP) {
-            let tokens = seen_first.max(start)..longest.min(start + STEP);
+        let mut gathered = Gathered::new(sums);
+        let all = seen_first / PART..longest.div_ceil(PART);
+        for part in unit.part.map_or(all, |part| part..part + 1) {
+            let mut more = Gathered::new(of_part);
+            self.gather_part(simd, (q, &seen), part, scores, &mut more);
+            gathered.add(simd, &more);
+        }
+        match unit.part {
+            None => self.write((first, queries), &gathered, out),
+            Some(_) => parts::write((first, queries), &gathered, out),
+        }
+    }
+
+    /// Gathers what is seen of one part of the sequence.
+    #[inline(always)]
+    fn gather_part<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        (q, seen): (&[[f32; N]], &Seen<N>),
+        part: usize,
+        scores: &mut [Scores; N],
+        gathered: &mut Gathered<'_, N>,
+    ) {
+        let Seen { starts, lens, tokens } = seen;
+        let begin = (tokens.start / STEP * STEP).max(part * PART);
+        let end = tokens.end.min((part + 1) * PART);
+        for start in (begin..end).step_by(STEP) {
+            let tokens = tokens.start.max(start)..end.min(start + STEP);
             let lines = (tokens.start - start) / LANES..(tokens.end - start).div_ceil(LANES);
             self.score(simd, q, (start, tokens.clone()), scores);
             for query in 0..N {
@@ -282,12 +331,11 @@ impl<'a, T: Stored> Walk<'a, T> {
                     &mut scores[query][lines.clone()],
                     (lines.start, seen),
                     query,
-                    &mut gathered,
+                    gathered,
                 );
             }
-            self.gather(simd, (start, tokens), scores, &mut gathered);
+            self.gather(simd, (start, tokens), scores, gathered);
         }
-        self.write((first, queries), &gathered, out);
     }
 
     /// `scores[query][token - start] = soft_cap(scale * (q . k))`; lanes of other tokens are arbitrary.
@@ -427,6 +475,15 @@ impl<'a, T: Stored> Walk<'a, T> {
     }
 }
 
+/// Asks for all of what is loaded soon.
+#[inline(always)]
+fn fetch<S: Simd, T>(simd: S, lines: &[[T; LANES]]) {
+    let step = (CACHE_LINE / size_of::<[T; LANES]>().max(1)).max(1);
+    for line in lines.iter().step_by(step) {
+        simd.fetch(line);
+    }
+}
+
 /// `sums[query] += q[dim][query] * keys[dim]` for sixteen tokens and up to [`KV_GROUP`] dimensions.
 #[inline(always)]
 fn add_keys<S: Simd, T: Stored, const N: usize>(
@@ -444,15 +501,6 @@ fn add_keys<S: Simd, T: Stored, const N: usize>(
     }
 }
 
-/// Asks for all of what is loaded soon.
-#[inline(always)]
-fn fetch<S: Simd, T>(simd: S, lines: &[[T; LANES]]) {
-    let step = (CACHE_LINE / size_of::<[T; LANES]>().max(1)).max(1);
-    for line in lines.iter().step_by(step) {
-        simd.fetch(line);
-    }
-}
-
 /// `sums[query] += weights[query] * value` for sixteen dimensions of one token.
 #[inline(always)]
 fn add_value<S: Simd, T: Stored, const N: usize>(
@@ -464,67 +512,5 @@ fn add_value<S: Simd, T: Stored, const N: usize>(
     let value = T::load(simd, value, T::value_scale(simd, scale));
     for (sum, weight) in sums.iter_mut().zip(weights) {
         *sum = simd.mul_add(value, simd.splat(weight), *sum);
-    }
-}
-
-/// Turns the scores of the tokens that are `seen` into weights, and the rest to zero. `scores` are
-/// those from line `first` of the step on.
-///
-/// What has been gathered so far is scaled down where the largest score has grown.
-#[inline(always)]
-fn weigh<S: Simd, const N: usize>(
-    simd: S,
-    scores: &mut [Lanes],
-    (first, seen): (usize, Range<usize>),
-    query: usize,
-    gathered: &mut Gathered<'_, N>,
-) {
-    let flat = scores.as_flattened_mut();
-    let within = |token: usize| token.saturating_sub(first * LANES).min(flat.len());
-    let (before, beyond) = (within(seen.start), within(seen.end));
-    // Whole lines of tokens that the query does not see weigh nothing.
-    let (whole_from, whole_to) = (before / LANES, beyond.div_ceil(LANES));
-    if before >= beyond {
-        scores.fill([0.0; LANES]);
-        return;
-    }
-    flat[whole_from * LANES..before].fill(f32::NEG_INFINITY);
-    flat[beyond..whole_to * LANES].fill(f32::NEG_INFINITY);
-    scores[..whole_from].fill([0.0; LANES]);
-    scores[whole_to..].fill([0.0; LANES]);
-    let scores = &mut scores[whole_from..whole_to];
-    let mut largest = simd.splat(gathered.largest[query]);
-    for score in scores.iter() {
-        largest = simd.max(largest, simd.load(score));
-    }
-    let largest = simd.largest(largest);
-    let grown = gathered.largest[query] - largest;
-    let mut total = simd.splat(0.0);
-    let offset = simd.splat(-largest);
-    for score in scores.iter_mut() {
-        let weight = exp(simd, simd.add(simd.load(score), offset));
-        total = simd.add(total, weight);
-        simd.store(weight, score);
-    }
-    let total = simd.sum(total);
-    if grown < 0.0 {
-        gathered.shrink(simd, query, grown);
-    }
-    gathered.total[query] += total;
-    gathered.largest[query] = largest;
-}
-
-impl<const N: usize> Gathered<'_, N> {
-    /// Scales what query `query` has gathered by `exp(grown)`.
-    #[inline(always)]
-    fn shrink<S: Simd>(&mut self, simd: S, query: usize, grown: f32) {
-        let factor = exp(simd, simd.splat(grown));
-        for sums in &mut *self.sums {
-            let sum = simd.mul(simd.load(&sums[query]), factor);
-            simd.store(sum, &mut sums[query]);
-        }
-        let mut factors = [0.0; LANES];
-        simd.store(factor, &mut factors);
-        self.total[query] *= factors[0];
     }
 }

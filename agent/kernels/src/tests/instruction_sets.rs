@@ -228,6 +228,63 @@ proptest! {
     }
 }
 
+/// Queries at these places of one long sequence, in one call, each a sequence of its own.
+fn attended(cpu: &mut Cpu, kv_type: KvType, window: Option<usize>, ends: &[usize]) -> Vec<f32> {
+    const TOKENS: usize = 2160;
+    let (kv_heads, heads, head_dim) = (2, 6, 40);
+    let shape = KvShape { layers: 1, kv_heads, head_dim, blocks: 135, block_tokens: 16, kv_type };
+    let number = |i: usize| ((i * 7919) % 1013) as f32 / 250.0 - 2.0;
+    let keys: Vec<f32> = (0..TOKENS * kv_heads * head_dim).map(number).collect();
+    let mut kv = cpu.kv_cache(shape).unwrap();
+    let mut k = cpu.buffer(keys.len()).unwrap();
+    cpu.write(&mut k, 0, &keys).unwrap();
+    let slots: Vec<u32> = (0..2160).collect();
+    cpu.kv_store(&mut kv, 0, &slots, &k, &k).unwrap();
+    let row = |end: usize| (0..heads * head_dim).map(move |i| number(end * 31 + i * 3));
+    let mine: Vec<f32> = ends.iter().flat_map(|end| row(*end)).collect();
+    let (mut q, mut out) = (cpu.buffer(mine.len()).unwrap(), cpu.buffer(mine.len()).unwrap());
+    cpu.write(&mut q, 0, &mine).unwrap();
+    let blocks: Vec<u32> = (0..135).collect();
+    // Neighbours are rows of one span, as in a chunk of a prompt.
+    let mut spans: Vec<Span<'_>> = Vec::new();
+    for (first_row, &past) in ends.iter().enumerate() {
+        match spans.last_mut() {
+            Some(last) if last.past + last.rows == past => last.rows += 1,
+            _ => spans.push(Span { first_row, rows: 1, past, blocks: &blocks }),
+        }
+    }
+    let (reach, soft_cap, spans) = (Reach::Back, None, spans.as_slice());
+    let call = Attention { layer: 0, heads, scale: 0.25, soft_cap, reach, window, spans };
+    cpu.attention(&kv, &call, &q, &mut out).unwrap();
+    let mut values = vec![0.0; mine.len()];
+    cpu.read(&out, 0, &mut values).unwrap();
+    values
+}
+
+#[test]
+fn long_sequences_come_to_the_same_walked_in_parts_side_by_side() {
+    let ends = [0, 1023, 1025, 2047, 2150];
+    for kv_type in [KvType::F16, KvType::Q8_0] {
+        for window in [None, Some(1500)] {
+            let mut alone = Cpu::new(Isa::Scalar, 1).unwrap();
+            let expected = attended(&mut alone, kv_type, window, &ends);
+            let row = expected.len() / ends.len();
+            for mut cpu in each_backend().into_iter().chain([Cpu::detect(2), Cpu::detect(8)]) {
+                let together = attended(&mut cpu, kv_type, window, &ends);
+                assert_eq!(bits(&together), bits(&expected), "{}", cpu.describe());
+                for (end, expected) in ends.into_iter().zip(expected.chunks_exact(row)) {
+                    let alone = attended(&mut cpu, kv_type, window, &[end]);
+                    assert_eq!(bits(&alone), bits(expected), "{end} alone, {}", cpu.describe());
+                    let chunk: Vec<usize> = (end.saturating_sub(5)..=end).collect();
+                    let chunk = attended(&mut cpu, kv_type, window, &chunk);
+                    let last = &chunk[chunk.len() - row..];
+                    assert_eq!(bits(last), bits(expected), "{end} in a chunk, {}", cpu.describe());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn rotations_are_computed_anew_when_positions_or_frequencies_change() {
     let mut cpu = Cpu::detect(1);
