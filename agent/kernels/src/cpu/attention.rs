@@ -1,7 +1,8 @@
 //! `out = softmax(q * k * scale, reach) * v` over paged keys and values.
 //!
 //! The work is cut into units of a few rows of one sequence times the query heads that share one KV
-//! head, so each key and value is converted to f32 once for up to twelve queries. A unit walks the
+//! head, so each key and value is converted to f32 once for as many queries as registers have sums
+//! for, up to twelve. A unit walks the
 //! sequence in steps of [`STEP`] tokens with a running maximum and a running sum (the online
 //! softmax). What a long sequence comes to is gathered part by part ([`PART`] tokens), so that where
 //! few queries wait, threads walk its parts side by side ([`parts`]) and it comes to the same. A
@@ -61,17 +62,19 @@ struct Cut {
 impl Cut {
     /// Whole groups of heads, or single heads where groups would leave threads idle for longer than
     /// sharing keys and values saves.
-    fn new(call: &Attention<'_>, kv_heads: usize, threads: usize) -> Self {
+    fn new<S: Simd>(call: &Attention<'_>, kv_heads: usize, threads: usize) -> Self {
         let group = call.heads / kv_heads;
         let grouped = Self { heads: group, across: kv_heads, rows: (QUERIES / group).max(1) };
         let single = Self { heads: 1, across: call.heads, rows: QUERIES };
-        if grouped.time(call, threads) <= single.time(call, threads) { grouped } else { single }
+        let is_as_quick = grouped.time::<S>(call, threads) <= single.time::<S>(call, threads);
+        if is_as_quick { grouped } else { single }
     }
 
     /// How long all units take, in additions one after the other for each element of a key.
-    fn time(&self, call: &Attention<'_>, threads: usize) -> usize {
+    fn time<S: Simd>(&self, call: &Attention<'_>, threads: usize) -> usize {
         let rows = call.spans.iter().map(|span| span.rows.min(self.rows)).max().unwrap_or(0);
-        self.units(call).div_ceil(threads) * (rows * self.heads).max(LATENCY)
+        let (walks, each) = walks::<S>(rows * self.heads);
+        self.units(call).div_ceil(threads) * walks * each.max(LATENCY)
     }
 
     fn units(&self, call: &Attention<'_>) -> usize {
@@ -92,6 +95,13 @@ impl Cut {
     }
 }
 
+/// How often a unit of so many queries walks over its keys and values, and for how many each time: as
+/// many as registers have sums for, or all alike where that is not often enough.
+fn walks<S: Simd>(queries: usize) -> (usize, usize) {
+    let walks = queries.div_ceil(S::SUMS.min(QUERIES)).max(1);
+    (walks, queries.div_ceil(walks).max(1))
+}
+
 /// One layer's attention; everything has been checked.
 pub(crate) fn attention<S: Simd>(
     simd: S,
@@ -104,7 +114,7 @@ pub(crate) fn attention<S: Simd>(
         return parts.attend(simd, pool, kv, call, (q, out, scratch));
     }
     let head_dim = kv.shape.head_dim;
-    let cut = Cut::new(call, kv.shape.kv_heads, pool.threads());
+    let cut = Cut::new::<S>(call, kv.shape.kv_heads, pool.threads());
     let units = cut.units(call);
     let mut grids = [Grid::new(out, call.heads * head_dim)];
     let place = |unit| {
@@ -206,9 +216,9 @@ impl<T: Stored> Kernel for Task<'_, T> {
     fn run<S: Simd>(self, simd: S) {
         let Self { walk, scratch, mut out } = self;
         let queries = walk.unit.rows * walk.unit.heads;
-        let most = S::SUMS.min(QUERIES);
-        for first in (0..queries).step_by(most) {
-            match most.min(queries - first) {
+        let (_, each) = walks::<S>(queries);
+        for first in (0..queries).step_by(each) {
+            match each.min(queries - first) {
                 1 => walk.queries::<S, 1>(simd, first, scratch, &mut out),
                 2..=4 => walk.queries::<S, 4>(simd, first, scratch, &mut out),
                 5..=6 => walk.queries::<S, 6>(simd, first, scratch, &mut out),
@@ -475,7 +485,7 @@ impl<'a, T: Stored> Walk<'a, T> {
     }
 }
 
-/// Asks for all of what is loaded soon.
+/// Asks for what is loaded soon, but for a line that these may end in.
 #[inline(always)]
 fn fetch<S: Simd, T>(simd: S, lines: &[[T; LANES]]) {
     let step = (CACHE_LINE / size_of::<[T; LANES]>().max(1)).max(1);
