@@ -337,9 +337,15 @@ async fn what_the_tenant_does_not_have_is_unknown() {
     let params = json!({ "prompt": "a", "model": "gpt" });
     let refusal = citizen.refused(&town.runtime, "generate", &params).await;
     assert_eq!(refusal, Refusal::UnknownModel("gpt".into()));
+}
+
+#[tokio::test]
+async fn a_tenant_without_models_is_told_so() {
+    let town = town().await;
     let poor = Citizen::new("poor").moves_into(&town.runtime, &town.built_in);
     let refusal = poor.refused(&town.runtime, "generate", &json!({ "prompt": "a" })).await;
-    assert_eq!(refusal.to_string(), "no `model` is named, and the tenant has none");
+    let told = Refusal::Invalid("no `model` is named, and the tenant has none".into());
+    assert_eq!(refusal, told);
 }
 
 #[tokio::test]
