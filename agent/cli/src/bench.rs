@@ -142,8 +142,8 @@ fn check(args: &BenchArgs) -> anyhow::Result<()> {
     if args.sequences > SEQUENCES_MAX {
         bail!("{} sequences at once; {SEQUENCES_MAX} are the most", args.sequences);
     }
-    if args.adapters.len() > SEQUENCES_MAX {
-        bail!("{} adapters; {SEQUENCES_MAX} are the most", args.adapters.len());
+    if args.adapters.len() > args.sequences {
+        bail!("{} adapters for {} sequences", args.adapters.len(), args.sequences);
     }
     if args.depth.contains(&0) || args.depth.len() > DEPTHS_MAX {
         bail!("a depth is one token or more, and there are {DEPTHS_MAX} at most");
@@ -176,6 +176,8 @@ fn measure(path: &Path, args: &BenchArgs) -> anyhow::Result<Figures> {
         let batched = bench.decode(args.sequences, DECODE_PROMPT, args.decode)?;
         if !args.adapters.is_empty() {
             let adapted = bench.decode_adapted(args.sequences, DECODE_PROMPT, args.decode)?;
+            // Of one row as well, without which its operations are not known from its matrices.
+            bench.decode_adapted(1, DECODE_PROMPT, args.decode)?;
             if round > 0 {
                 rounds.adapted.push(adapted.tokens_per_second());
             }

@@ -164,7 +164,10 @@ impl Bench {
             Gguf::open(path).map_err(|error| BenchError::Adapter(AdapterError::File(error)))?;
         let id = AdapterId(self.adapters.len() as u64);
         let work = self.executor.adapt(id, &file).map_err(BenchError::Adapter)?;
-        self.adapters.push(Adapted { id, sha256: Sha256([0; 32]), work });
+        // Each its own, as what separates their caches.
+        let mut sha256 = Sha256([0; 32]);
+        sha256.0[..8].copy_from_slice(&(id.0 + 1).to_le_bytes());
+        self.adapters.push(Adapted { id, sha256, work });
         Ok(())
     }
 

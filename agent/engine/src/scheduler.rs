@@ -348,7 +348,7 @@ impl Scheduler {
             return;
         };
         if planned > 0 {
-            self.adapters.remove(&sequence.owner);
+            self.adapters.remove(sequence.owner.adapter);
         }
         self.pool.release(table);
         sequence.computed = 0;
@@ -413,14 +413,19 @@ impl Scheduler {
             let past = running.sequence.computed + running.planned;
             let wanted = running.left().min(budget).min(PREFILL_QUANTUM);
             let kops = running.sequence.owner.adapter_kops();
-            let more = self.adapters.more(&running.sequence.owner, self.prices.adapter_pair);
+            let more = self.adapters.more(running.sequence.owner.adapter, self.prices.adapter_pair);
             let cost = self.prices.cost(Service::prefill(wanted, past).adapted(kops), total);
             let short = self.short_for(turn.party());
             let left = short.map_or(time, |short| short.without(self.planned()).min(time));
             let left = left.without(more);
             let rows = left.fits(cost.part(wanted)).max(rows_min).min(wanted);
-            if rows == 0 {
+            if rows == 0 && more == Cost::default() {
                 return;
+            }
+            // Others may have time for a few rows whose adapter is there, or who have none.
+            if rows == 0 {
+                after = Some(turn);
+                continue;
             }
             if !self.reserve(id, rows) {
                 after = Some(turn);
@@ -500,7 +505,7 @@ impl Scheduler {
         let kops = running.sequence.owner.adapter_kops();
         let service = service(running.sequence.computed + running.planned).adapted(kops);
         if running.planned == 0 {
-            self.adapters.add(&running.sequence.owner);
+            self.adapters.add(running.sequence.owner.adapter);
         }
         running.planned += rows;
         self.turns += 1;

@@ -86,7 +86,7 @@ impl Scheduler {
         let total = self.pool.in_all_layers();
         self.step.adapter_pairs = self.adapters.pairs();
         for running in planned() {
-            let mut part = self.adapters.part(&running.sequence.owner, adapter_pair);
+            let mut part = self.adapters.part(running.sequence.owner.adapter, adapter_pair);
             part += of_step;
             self.share.charge(&running.sequence.owner.tenant, part);
             self.step += running.service;

@@ -188,15 +188,15 @@ impl Prices {
     /// `tests/results/smollm2-135m-cpu.md` has one sequence's steps of 4.2 ms and eight sequences'
     /// of 10.2 ms, so a row more takes 0.84 ms and what is left is the step's; 512 tokens of a
     /// prompt take 323 ms, of which two steps and what they attend to are not theirs. A token
-    /// attended to is as `realm bench` fitted it there. An adapter's narrow matrices are taken to
-    /// need four times as long for each operation as the model's.
+    /// attended to is as `realm bench` fitted it there. An adapter's are of rank 4, without AVX-512
+    /// (`tests/results/tenancy.md`): narrow matrices take far longer for each operation than wide ones.
     pub(crate) const MEASURED: Self = Self {
         step: Cost::from_secs_f64(3.4e-3),
         prefill_token: Cost::from_secs_f64(0.54e-3),
         decode_token: Cost::from_secs_f64(0.84e-3),
         attended_token: Cost::from_secs_f64(0.30e-6),
-        adapter_kop: Cost::from_secs_f64(1e-8),
-        adapter_pair: Cost::from_secs_f64(5e-6),
+        adapter_kop: Cost::from_secs_f64(6.5e-8),
+        adapter_pair: Cost::from_secs_f64(3.6e-6),
     };
 
     /// What to begin with for a model of so many operations a token, until its own steps have told

@@ -16,6 +16,14 @@ const TERMS: usize = 6;
 /// has in a minute, and enough that a dozen odd ones turn nothing around.
 const PRIOR_STEPS: f64 = 16.0;
 
+/// The same of what adapters cost: a hundredth of a step's time each at first, of which hundreds of
+/// steps tell no more than one does of what takes a tenth.
+const PRIOR_OF_ADAPTERS: f64 = 0.05;
+
+/// Of each term.
+const PRIOR: [f64; TERMS] =
+    [PRIOR_STEPS, PRIOR_STEPS, PRIOR_STEPS, PRIOR_STEPS, PRIOR_OF_ADAPTERS, PRIOR_OF_ADAPTERS];
+
 /// Steps after which what came before counts half: some minutes of work, in which a machine's
 /// clocks and neighbours change.
 const HALF_LIFE_STEPS: f64 = 4096.0;
@@ -63,8 +71,8 @@ impl Fit {
             for (square, b) in squares[row].iter_mut().zip(&self.expected) {
                 *square *= a * b;
             }
-            squares[row][row] += PRIOR_STEPS;
-            sums[row] = sums[row].mul_add(*a, PRIOR_STEPS);
+            squares[row][row] += PRIOR[row];
+            sums[row] = sums[row].mul_add(*a, PRIOR[row]);
         }
         let fitted = solve_above_zero(&squares, &sums);
         let price = |at: usize| Cost::from_secs_f64(fitted[at] * self.expected[at]);
@@ -182,6 +190,46 @@ mod tests {
         }
         for (fitted, actual) in seconds(fit.prices()).into_iter().zip(seconds(actual)) {
             assert!((fitted / actual - 1.0).abs() < 0.1, "{fitted} for {actual}");
+        }
+    }
+
+    /// As many as an engine has in a minute, each with one small adapter for some of its rows.
+    #[test]
+    fn steps_tell_what_an_adapter_costs_that_is_a_small_part_of_them() {
+        let Prices { adapter_kop, adapter_pair, .. } = Prices::MEASURED;
+        let times = |cost: Cost, by: f64| Cost::from_secs_f64(cost.as_secs_f64() * by);
+        for (of_kop, of_pair) in [(0.2, 4.0), (3.0, 0.3)] {
+            let actual = Prices {
+                adapter_kop: times(adapter_kop, of_kop),
+                adapter_pair: times(adapter_pair, of_pair),
+                ..Prices::MEASURED
+            };
+            let mut fit = Fit::new(Prices::MEASURED);
+            let step = |rows: u64, with_it: u64| {
+                let mut all = Service::default();
+                (0..rows)
+                    .for_each(|row| all += Service::decode(100 + usize::try_from(row).unwrap()));
+                let adapter_pairs = if with_it > 0 { 90 } else { 0 };
+                Service { adapter_kops: 968 * with_it, adapter_pairs, ..all }
+            };
+            for number in 0..2000_u64 {
+                let rows = 1 + number % 16;
+                let step = step(rows, (number / 16) % (rows + 1));
+                fit.observe(step, took(&actual, step));
+            }
+            let of_adapter = |prices: Prices, with_it: u64| {
+                let service = Service {
+                    adapter_pairs: 90,
+                    adapter_kops: 968 * with_it,
+                    ..Service::default()
+                };
+                prices.cost(service, 1).as_secs_f64()
+            };
+            for with_it in [1, 16] {
+                let (fitted, actual) =
+                    (of_adapter(fit.prices(), with_it), of_adapter(actual, with_it));
+                assert!((fitted / actual - 1.0).abs() < 0.2, "{fitted} for {actual}");
+            }
         }
     }
 

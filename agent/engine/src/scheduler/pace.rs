@@ -10,12 +10,15 @@ use realm_core::{desired::Priority, name::TenantName};
 
 use super::{
     PREFILL_MIN, PREFILL_PAST, Prefill, Scheduler,
-    cost::{Cost, Service},
+    cost::{Cost, Prices, Service},
     in_use::InUse,
     sequence::{Running, Sequence},
     share::Terms,
 };
-use crate::batch::SequenceId;
+use crate::{
+    adapter::{Adapted, AdapterWork},
+    batch::SequenceId,
+};
 
 /// How long a step may take in which anybody decodes, unless decoding itself takes two thirds of it
 /// or more: whoever reads an answer waits for each token as long as the step takes that it comes of,
@@ -85,7 +88,7 @@ pub(super) struct Decoding {
     tenants: Vec<OfTenant>,
     chosen: Vec<SequenceId>,
     short: Option<Short>,
-    /// Of all that something is wanted for.
+    /// Of all that something is wanted for, and then of those that were chosen.
     adapters: InUse,
 }
 
@@ -104,8 +107,11 @@ struct Wanted {
     is_prompt: bool,
     turn: u64,
     id: SequenceId,
-    /// Of all that it lacks.
+    adapter: Option<Adapted>,
+    /// Of all that it lacks, but for what its adapter costs whoever has it.
     cost: Cost,
+    /// Of that, where all have what they want.
+    part: Cost,
 }
 
 /// What one tenant could have of a step.
@@ -145,24 +151,28 @@ impl Decoding {
         self.chosen.drain(..)
     }
 
-    /// Chooses among the next tokens, in a step that takes `step` whatever is in it, with no more
-    /// than `most` for those that are ahead.
-    fn choose(&mut self, step: Cost, most: Cost) {
-        let Self { wanted, tenants, chosen, .. } = self;
+    /// Chooses among the next tokens, in a step that takes `step` whatever is in it, and `pair` for each
+    /// pair of an adapter's matrices, with no more than `most` for those that are ahead.
+    fn choose(&mut self, (step, pair): (Cost, Cost), most: Cost) {
+        let Self { wanted, tenants, chosen, adapters, .. } = self;
         let mut had = step;
+        adapters.clear();
         let waiting = |of: &&mut OfTenant| of.decodes();
         while let Some(next) = tenants.iter_mut().filter(waiting).min_by_key(|of| of.turn()) {
             let Some(row) = wanted.get(next.next) else { return };
-            had += row.cost;
+            let mut cost = row.cost;
+            cost += adapters.more(row.adapter, pair);
+            had += cost;
             // One of each, whatever there is time for: nobody waits for ever.
             if next.is_ahead && had > most && next.had > Cost::default() {
-                had = had.without(row.cost);
+                had = had.without(cost);
                 next.next = next.end;
                 continue;
             }
             chosen.push(row.id);
+            adapters.add(row.adapter);
             next.next += 1;
-            next.had += row.cost;
+            next.had += cost;
         }
     }
 
@@ -186,7 +196,7 @@ impl Scheduler {
         decoding.adapters.clear();
         let runs = |running: &&Running| running.sequence.computed < running.sequence.tokens.len();
         for Running { sequence, .. } in self.running.values().filter(runs) {
-            decoding.adapters.add(&sequence.owner);
+            decoding.adapters.add(sequence.owner.adapter);
         }
         decoding.wanted.clear();
         decoding.wanted.extend(self.next_start(&decoding.adapters));
@@ -198,22 +208,34 @@ impl Scheduler {
                 _ => Service::prefill(left, sequence.computed),
             };
             let service = service.adapted(sequence.owner.adapter_kops());
-            let mut cost = self.prices.cost(service, total);
-            cost += decoding.adapters.part(&sequence.owner, self.prices.adapter_pair);
+            let adapter = sequence.owner.adapter;
             decoding.wanted.push(Wanted {
                 tenant: sequence.owner.tenant.clone(),
                 is_prompt: left > 1,
                 turn: *turn,
                 id: sequence.id,
-                cost,
+                adapter,
+                cost: self.prices.cost(service, total),
+                part: decoding.adapters.part(adapter, self.prices.adapter_pair),
             });
         }
         self.group(decoding);
         decoding.short = self.shorten(decoding);
         if let Some(Short { most, .. }) = decoding.short {
-            let least = self.prices.cost(Service::prefill(PREFILL_MIN, PREFILL_PAST), total);
-            decoding.choose(self.prices.step, decoding.left_by_prompts(most, least));
+            let prompts = decoding.wanted.iter().filter(|wanted| wanted.is_prompt);
+            let least = prompts.map(|wanted| self.least(wanted.adapter)).max();
+            let least = least.unwrap_or_else(|| self.least(None));
+            let Prices { step, adapter_pair, .. } = self.prices;
+            decoding.choose((step, adapter_pair), decoding.left_by_prompts(most, least));
         }
+    }
+
+    /// What the fewest rows of a prompt cost that a step has of one.
+    fn least(&self, adapter: Option<Adapted>) -> Cost {
+        let AdapterWork { kops, pairs } = adapter.map(|adapter| adapter.work).unwrap_or_default();
+        let rows = Service::prefill(PREFILL_MIN, PREFILL_PAST).adapted(kops);
+        let all = Service { adapter_pairs: pairs, ..rows };
+        self.prices.cost(all, self.pool.in_all_layers())
     }
 
     /// Finds who has had least, and who is ahead of it; `None` where nobody is in the step.
@@ -236,9 +258,10 @@ impl Scheduler {
         let past = self.pool.cached_blocks(owner, tokens, chain) * self.block_tokens;
         let service = Service::prefill(tokens.len().saturating_sub(past), past);
         let service = service.adapted(owner.adapter_kops());
-        let mut cost = self.prices.cost(service, self.pool.in_all_layers());
-        cost += adapters.more(owner, self.prices.adapter_pair);
-        Some(Wanted { id: *id, tenant, is_prompt: true, turn: 0, cost })
+        let cost = self.prices.cost(service, self.pool.in_all_layers());
+        let adapter = owner.adapter;
+        let part = adapters.more(adapter, self.prices.adapter_pair);
+        Some(Wanted { id: *id, tenant, is_prompt: true, turn: 0, adapter, cost, part })
     }
 
     /// Orders what is wanted by tenants.
@@ -250,8 +273,10 @@ impl Scheduler {
         for own in wanted.chunk_by(|a, b| a.tenant == b.tenant) {
             let Some(Wanted { tenant, .. }) = own.first() else { continue };
             let (mut all, mut prompts) = (Cost::default(), Cost::default());
-            for Wanted { is_prompt, cost, .. } in own {
-                *(if *is_prompt { &mut prompts } else { &mut all }) += *cost;
+            for Wanted { is_prompt, cost, part, .. } in own {
+                let of = if *is_prompt { &mut prompts } else { &mut all };
+                *of += *cost;
+                *of += *part;
             }
             let end = next + own.partition_point(|wanted| !wanted.is_prompt);
             if let Some((terms, served)) = self.share.served(tenant) {
