@@ -160,13 +160,16 @@ impl Decoding {
         let waiting = |of: &&mut OfTenant| of.decodes();
         while let Some(next) = tenants.iter_mut().filter(waiting).min_by_key(|of| of.turn()) {
             let Some(row) = wanted.get(next.next) else { return };
+            let more = adapters.more(row.adapter, pair);
             let mut cost = row.cost;
-            cost += adapters.more(row.adapter, pair);
+            cost += more;
             had += cost;
             // One of each, whatever there is time for: nobody waits for ever.
             if next.is_ahead && had > most && next.had > Cost::default() {
                 had = had.without(cost);
-                next.next = next.end;
+                // Behind one that brings an adapter there may be some whose adapter is there.
+                let is_adapter = more > Cost::default();
+                next.next = if is_adapter { next.next + 1 } else { next.end };
                 continue;
             }
             chosen.push(row.id);

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::adapter::{Adapted, AdapterId, AdapterWork};
+use crate::{
+    adapter::{Adapted, AdapterId, AdapterWork},
+    scheduler::pace::SHORT_TARGET,
+};
 
 const PAIRS: u64 = 210;
 
@@ -85,4 +88,35 @@ fn who_has_many_adapters_pays_for_them_and_who_shares_one_a_part() {
     let each = PAIRS as f64;
     assert!((beyond(0) - 4.0 * each - rows).abs() < 1.0, "{}", beyond(0));
     assert!((beyond(1) - each - rows).abs() < 1.0, "{}", beyond(1));
+}
+
+#[test]
+fn adapters_of_who_reads_sixty_answers_fit_the_steps_in_which_another_reads_two() {
+    let limits = Limits { context: 512, batch_tokens: 64, running: 62, queued: 100 };
+    let mut scheduler = scheduler(2048, limits);
+    scheduler.prices = Prices { decode_token: Cost::from_secs_f64(1e-4), ..Prices::MEASURED };
+    // Five milliseconds each, of which a step has time for four.
+    scheduler.prices.adapter_pair = Cost::from_secs_f64(5e-3 / PAIRS as f64);
+    let mut batch = Batch::default();
+    for id in 0..62 {
+        let plain = submission(id, usize::from(id >= 2), 4, 400);
+        let like = if id < 2 { plain } else { adapted(id % 15, plain) };
+        scheduler.submit(like).unwrap();
+    }
+    while scheduler.queued() > 0 || scheduler.running.values().any(|running| running.left() > 1) {
+        step(&mut scheduler, &mut batch);
+    }
+    let mut had = HashMap::<SequenceId, u32>::new();
+    for _ in 0..60 {
+        step(&mut scheduler, &mut batch);
+        let mut cost = scheduler.prices.cost(scheduler.step(), scheduler.pool.in_all_layers());
+        cost += scheduler.prices.step;
+        assert!(cost <= SHORT_TARGET, "{cost:?}");
+        batch.spans.iter().for_each(|span| *had.entry(span.sequence).or_default() += 1);
+        let few = batch.spans.iter().filter(|span| span.sequence.0 < 2).count();
+        assert!(few == 2 && batch.spans.len() > 12, "{few} of {}", batch.spans.len());
+    }
+    let of_many = had.iter().filter(|(id, _)| id.0 >= 2).map(|(_, had)| *had);
+    let (least, most) = (of_many.clone().min().unwrap(), of_many.max().unwrap());
+    assert!(had.len() == 62 && most <= 2 * least, "{least} to {most}");
 }
