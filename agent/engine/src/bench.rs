@@ -223,7 +223,7 @@ impl Bench {
         tokens: usize,
     ) -> Result<Timing, BenchError> {
         let sequences = sequences.clamp(1, self.sequences);
-        self.answer(self.prompts(sequences, prompt), tokens)
+        self.answer_with(self.prompts(sequences, prompt), tokens, &[])
     }
 
     /// The same, of sequences that have the loaded adapters by turns.
@@ -233,10 +233,9 @@ impl Bench {
         prompt: usize,
         tokens: usize,
     ) -> Result<Timing, BenchError> {
-        let sequences = sequences.clamp(1, self.sequences);
-        let prompts = self.prompts(sequences, prompt);
         let adapters = mem::take(&mut self.adapters);
-        let timing = self.answer_with(prompts, tokens, &adapters);
+        let sequences = sequences.clamp(1, self.sequences);
+        let timing = self.answer_with(self.prompts(sequences, prompt), tokens, &adapters);
         self.adapters = adapters;
         timing
     }

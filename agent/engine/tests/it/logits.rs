@@ -24,6 +24,9 @@ struct Bound {
 /// Where activations are quantised, each engine is up to 0.66 from the same weights in float, so
 /// two of them are up to twice that from each other.
 const QUANTISED: Bound = Bound { near: 0.7, path: 1.32 };
+/// Of the Q4_0 file the reference's own logits behind a prompt are up to 0.83 from its weights in
+/// float, so that none nearer than that is wrong.
+const COARSE: Bound = Bound { near: 0.83, ..QUANTISED };
 const FLOAT: Bound = Bound { near: 0.03, path: 0.03 };
 
 #[derive(Deserialize)]
@@ -171,11 +174,11 @@ fn its_weights_in_q8_0_answer_as_the_reference_does() {
 fn files_of_the_references_own_quantiser_answer_as_it_does() {
     let folder =
         std::env::var("REALM_TEST_QUANTIZED").expect("REALM_TEST_QUANTIZED names a folder");
-    for format in ["Q8_0", "Q4_0"] {
+    for (format, bound) in [("Q8_0", QUANTISED), ("Q4_0", COARSE)] {
         let gguf =
             Gguf::open(&std::path::Path::new(&folder).join(format!("{format}.gguf"))).unwrap();
         let reference = format!("logits/logits-smollm2-{format}.json");
-        let (_, decided) = check(gguf, &reference, KvType::F16, QUANTISED);
+        let (_, decided) = check(gguf, &reference, KvType::F16, bound);
         assert!(decided > 50, "{decided}");
     }
 }
