@@ -252,6 +252,20 @@ fn figures(bench: &Bench, args: &BenchArgs, threads: usize, rounds: Rounds) -> F
     }
 }
 
+impl WithAdapters {
+    fn words(&self) -> String {
+        let Self { adapters, sequences, tokens, tokens_per_second, .. } = self;
+        format!(
+            "with adapters   {tokens_per_second:.1} tok/s, {sequences} × {tokens} tokens, {adapters} \
+             by turns, {:.0}% of decode batched; in a step {:.1} µs a pair of matrices, and {:.2} a \
+             million operations",
+            self.share_of_batched * 100.0,
+            self.pair_us,
+            self.mop_us,
+        )
+    }
+}
+
 fn with_adapters(
     args: &BenchArgs,
     speeds: Vec<f64>,
@@ -343,15 +357,7 @@ fn print(figures: &Figures) -> anyhow::Result<()> {
         ))?;
     }
     if let Some(adapted) = &figures.decode_adapted {
-        let WithAdapters { adapters, sequences, tokens, tokens_per_second, .. } = adapted;
-        output::line(format!(
-            "with adapters   {tokens_per_second:.1} tok/s, {sequences} × {tokens} tokens, {adapters} \
-             by turns, {:.0}% of decode batched; in a step {:.1} µs a pair of matrices, and {:.2} a \
-             million operations",
-            adapted.share_of_batched * 100.0,
-            adapted.pair_us,
-            adapted.mop_us,
-        ))?;
+        output::line(adapted.words())?;
     }
     let Step { base_us, prefill_token_us, decode_token_us, attended_token_us } = &figures.step;
     output::line(format!(

@@ -422,12 +422,8 @@ impl Scheduler {
             if rows == 0 && more == Cost::default() {
                 return;
             }
-            // Others may have time for a few rows whose adapter is there, or who have none.
-            if rows == 0 {
-                after = Some(turn);
-                continue;
-            }
-            if !self.reserve(id, rows) {
+            // Without time for its adapter there may be some for others, whose adapter is there.
+            if rows == 0 || !self.reserve(id, rows) {
                 after = Some(turn);
                 continue;
             }

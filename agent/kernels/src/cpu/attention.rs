@@ -2,14 +2,14 @@
 //!
 //! The work is cut into units of a few rows of one sequence times the query heads that share one KV
 //! head, so each key and value is converted to f32 once for as many queries as registers have sums
-//! for, up to twelve. A unit walks the
-//! sequence in steps of [`STEP`] tokens with a running maximum and a running sum (the online
-//! softmax). What a long sequence comes to is gathered part by part ([`PART`] tokens), so that where
-//! few queries wait, threads walk its parts side by side ([`parts`]) and it comes to the same. A
-//! window hides the tokens before it; nothing is read that it hides from all queries of a
-//! unit but what shares a line of keys with what is seen, since the blocks there may have been given
-//! to others. Steps start at multiples of [`STEP`] from the sequence's first token, so a query's
-//! result depends neither on the chunk it was prefilled in nor on the queries beside it.
+//! for, up to twelve. A unit walks the sequence in steps of [`STEP`] tokens with a running maximum
+//! and a running sum (the online softmax). What a long sequence comes to is gathered part by part
+//! ([`PART`] tokens), so that where few queries wait, threads walk its parts side by side
+//! ([`parts`]) and it comes to the same. A window hides the tokens before it; nothing is read that
+//! it hides from all queries of a unit but what shares a line of keys with what is seen, since the
+//! blocks there may have been given to others. Steps start at multiples of [`STEP`] from the
+//! sequence's first token, so a query's result depends neither on the chunk it was prefilled in nor
+//! on the queries beside it.
 
 #![expect(clippy::inline_always, reason = "kernels inline into the entry of an instruction set")]
 
@@ -21,7 +21,6 @@ use std::ops::Range;
 
 use self::gathered::{Gathered, weigh};
 use self::parts::Parts;
-
 use super::grid::{Division, Grid, Place, Tile, over};
 use super::kv::{CpuKvCache, HEAD_DIM_MAX, HeadPage, Pages, Store, Stored, groups};
 use super::pool::Pool;

@@ -55,6 +55,7 @@ fn enter<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
 impl Simd for Avx2 {
     // 4 rows of two sums each, two halves of a weight, scales and temporaries: 16 registers.
     const ROWS: usize = 4;
+    // Of two registers each, beside two of a value and one of a weight.
     const SUMS: usize = 6;
 
     type F = [__m256; 2];
