@@ -89,7 +89,7 @@ pub const fn even(doors: u32) -> u32 {
 }
 
 /// What so many parts are of a limit, rounded up: a door that has any part of a limit lets
-/// somebody in, and all doors together let in less than one more for each than the limit says.
+/// somebody in, and all doors together hold less than one more for each than the limit says.
 pub fn part_of(limit: u32, parts: u32) -> u32 {
     let units = (u64::from(limit) * u64::from(parts)).div_ceil(u64::from(PARTS));
     u32::try_from(units).unwrap_or(u32::MAX)

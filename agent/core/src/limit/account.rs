@@ -9,7 +9,7 @@ use super::{
 use crate::{
     desired::{Limits, LimitsMode},
     refusal::Refusal,
-    slices::{Each, Reached, Use, part_of, parts_of},
+    slices::{Each, Reached, Use, parts_of},
 };
 
 /// The least that a door keeps of a tenant's limits wherever its calls go, as one part in so many
@@ -51,10 +51,14 @@ impl Allowances {
 
     fn divide(&mut self, parts: Each<u32>) {
         let Self { requests, input_tokens, output_tokens, calls } = self;
-        requests.part = part_of(requests.whole, parts.requests);
-        input_tokens.part = part_of(input_tokens.whole, parts.input_tokens);
-        output_tokens.part = part_of(output_tokens.whole, parts.output_tokens);
-        calls.part = part_of(calls.whole, parts.calls);
+        for (allowance, parts) in [
+            (requests, parts.requests),
+            (input_tokens, parts.input_tokens),
+            (output_tokens, parts.output_tokens),
+            (calls, parts.calls),
+        ] {
+            *allowance = Allowance::parts(allowance.whole, parts);
+        }
     }
 }
 
@@ -130,8 +134,9 @@ impl Account {
     pub(super) fn lent(mut allowances: Allowances, left: Left, now: Instant) -> Self {
         let Left { input_tokens, output_tokens, per_minute } = left;
         if let Some(PerMinute { input_tokens, output_tokens }) = per_minute {
-            allowances.input_tokens.part = input_tokens.min(allowances.input_tokens.whole);
-            allowances.output_tokens.part = output_tokens.min(allowances.output_tokens.whole);
+            let Each { input_tokens: input, output_tokens: output, .. } = &mut allowances;
+            *input = Allowance::some(input.whole, input_tokens);
+            *output = Allowance::some(output.whole, output_tokens);
         }
         let fresh = Self::new(allowances, Opening::Full, Each::all(0), now);
         let bucket = |left: u32, allowance| Bucket::new(allowance, f64::from(left), now);

@@ -2,19 +2,40 @@
 
 use std::time::{Duration, Instant};
 
-use crate::desired::LimitsMode;
+use crate::{
+    desired::LimitsMode,
+    slices::{PARTS, part_of},
+};
 
 /// What a tenant may spend in a minute: at all doors, and at this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Allowance {
     pub(super) whole: u32,
+    /// What a bucket holds of it here, in whole units: rounded up, since less than one is never spent.
     pub(super) part: u32,
+    /// What a minute earns here, in parts of a unit: to the part, so that all doors together earn no
+    /// more than the limit.
+    earns: u64,
 }
 
 impl Allowance {
     /// All of a limit.
     pub(super) const fn whole(limit: u32) -> Self {
-        Self { whole: limit, part: limit }
+        Self { whole: limit, part: limit, earns: limit as u64 * PARTS as u64 }
+    }
+
+    /// So many parts of a limit.
+    pub(super) fn parts(whole: u32, parts: u32) -> Self {
+        Self { whole, part: part_of(whole, parts), earns: u64::from(whole) * u64::from(parts) }
+    }
+
+    /// So much of a limit, and no more than all of it.
+    pub(super) fn some(whole: u32, some: u32) -> Self {
+        Self { whole, ..Self::whole(some.min(whole)) }
+    }
+
+    fn per_minute(self) -> f64 {
+        self.earns as f64 / f64::from(PARTS)
     }
 }
 
@@ -22,6 +43,9 @@ impl Allowance {
 /// no part of a limit the operator looks at who has which every few seconds; where all that a bucket
 /// holds is set aside, who set it aside spends it or puts it back.
 const NO_PART_WAIT: Duration = Duration::from_secs(5);
+
+/// Milliseconds in which it is looked a dozen times at who has which part of a limit.
+const DIVIDED_IN_MS: f64 = 60_000.0;
 
 /// What a level may lack of a whole unit and still be one: sums of what time earns are off by less
 /// in a year, and it is far less than anybody could spend.
@@ -51,8 +75,7 @@ impl Bucket {
     /// Pours in what time has earned.
     pub(super) fn refill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.filled_at).as_secs_f64();
-        let size = f64::from(self.allowance.part);
-        self.level = (self.level + elapsed * size / 60.0).min(self.room());
+        self.level = (self.level + elapsed * self.allowance.per_minute() / 60.0).min(self.room());
         self.filled_at = self.filled_at.max(now);
     }
 
@@ -161,8 +184,10 @@ impl Bucket {
             return u64::try_from(NO_PART_WAIT.as_millis()).unwrap_or(u64::MAX);
         }
         let missing = (due - self.level).max(0.0);
-        let wait = missing * 60_000.0 / f64::from(self.allowance.part);
-        (wait - ROUNDING).ceil().max(1.0) as u64
+        let earned = self.allowance.per_minute();
+        let wait = (missing * 60_000.0 / earned - ROUNDING).ceil().max(1.0);
+        // Who is refused where less than one a minute is earned has more of the limit by then.
+        (if earned < 1.0 { wait.min(DIVIDED_IN_MS) } else { wait }) as u64
     }
 }
 

@@ -775,28 +775,50 @@ fn another_slice_neither_hands_out_nor_takes_more_than_it_holds() {
 #[test]
 fn what_was_earned_before_another_slice_was_earned_at_the_old_one() {
     let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
-    limiter.divide(slices(1, PARTS / 10), now);
-    for _ in 0..6 {
+    limiter.divide(slices(1, PARTS / 4), now);
+    for _ in 0..15 {
         drop(limiter.admit(caller.clone(), call(), now).unwrap());
     }
-    let later = now + Duration::from_secs(30);
+    let later = now + Duration::from_secs(20);
     limiter.divide(slices(2, PARTS), later);
-    assert_eq!(limiter.quota(&caller, later).requests, 3);
+    assert_eq!(limiter.quota(&caller, later).requests, 5);
 }
 
 #[test]
 fn a_refused_call_is_told_when_this_doors_slice_lets_it_in() {
     let (limiter, caller, now) = (Limiter::default(), caller(|_| ()), Instant::now());
-    limiter.divide(slices(1, PARTS / 20), now);
-    for _ in 0..3 {
+    limiter.divide(slices(1, PARTS / 16), now);
+    for _ in 0..4 {
         drop(limiter.admit(caller.clone(), call(), now).unwrap());
     }
     let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
-    assert_eq!(refusal, Refusal::TooManyRequests { per_minute: 3, retry_after_ms: 20_000 });
-    limiter.admit(caller.clone(), call(), now + Duration::from_secs(20)).unwrap();
+    assert_eq!(refusal, Refusal::TooManyRequests { per_minute: 4, retry_after_ms: 16_000 });
+    limiter.admit(caller.clone(), call(), now + Duration::from_secs(16)).unwrap();
     limiter.divide(slices(2, 0), now);
     let refusal = limiter.admit(caller, call(), now).unwrap_err();
     assert_eq!(refusal, Refusal::TooManyCalls { calls_max: 0 }, "a door of no part");
+}
+
+#[test]
+fn a_hundred_doors_earn_what_three_requests_a_minute_are() {
+    let caller = caller(|it| it.requests_per_minute = 3);
+    let start = Instant::now();
+    let doors: Vec<_> = (0..100).map(|_| Limiter::default()).collect();
+    let mut admitted = 0;
+    for door in &doors {
+        door.divide(slices(1, PARTS / 100), start);
+        // What a bucket holds is no less than one.
+        drop(door.admit(caller.clone(), call(), start).unwrap());
+    }
+    for minute in 1..=120 {
+        let now = start + Duration::from_mins(minute);
+        let let_in = |door: &&Limiter| door.admit(caller.clone(), call(), now).is_ok();
+        admitted += doors.iter().filter(let_in).count();
+    }
+    assert_eq!(admitted, 300, "one every 33 minutes at each");
+    let refusal = doors[0].admit(caller.clone(), call(), start + Duration::from_hours(2));
+    let refusal = refusal.unwrap_err().retry_after_ms().unwrap();
+    assert_eq!(refusal, 60_000, "it has more of the limit by then");
 }
 
 #[test]
@@ -884,9 +906,9 @@ proptest! {
             while doors[at].admit(caller.clone(), call(), now).is_ok() {
                 admitted += 1;
             }
-            // Each door's part is rounded up, in what a bucket holds as in what it earns.
+            // What each door's bucket holds is rounded up, and what it earns is not.
             let minutes = now.duration_since(start).as_secs_f64() / 60.0;
-            prop_assert!(f64::from(admitted) <= (60.0 + 2.0) * (1.0 + minutes));
+            prop_assert!(f64::from(admitted) <= 60.0 * (1.0 + minutes) + 2.0);
         }
     }
 }
