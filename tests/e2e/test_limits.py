@@ -35,6 +35,10 @@ BRIEF = 60
 REQUESTS = 24
 IN_HAND = 3
 
+#: KV blocks that a tenant may hold, and the gauge that says how many it does.
+KV_BLOCKS = 4
+HELD = "realm_engine_tenant_kv_blocks_used"
+
 #: A greedy model goes on with this until it may not.
 ENDLESS = "1, 2, 3, 4,"
 
@@ -51,7 +55,7 @@ def fill(folder: Folder) -> None:
     folder.tenant("narrow", limits={"calls": 2})
     folder.tenant("short", limits={"context": 64})
     folder.tenant("curt", limits={"outputTokens": 9})
-    folder.tenant("small", limits={"kvBlocks": 4})
+    folder.tenant("small", limits={"kvBlocks": KV_BLOCKS})
     folder.tenant("hasty", limits={"program": {"deadlineMs": DEADLINE_MS}})
     folder.tenant("often", limits={"requestsPerMinute": REQUESTS})
     folder.tenant("tried", limits={"requestsPerMinute": 2}, limitsMode="Shadow")
@@ -314,7 +318,13 @@ async def test_an_answer_that_was_longer_before_it_was_resumed_ends_at_once_and_
 async def test_a_tenant_holds_no_more_kv_blocks_than_it_may(server: Server) -> None:
     async with server.client("small") as client, server.client("free") as free:
         calls = [stream(client, question, max_tokens=16) for question in QUESTIONS[:6]]
-        together = await asyncio.gather(*calls)
+        running = asyncio.gather(*calls)
+        held = []
+        while not running.done():
+            metrics = await asyncio.to_thread(server.metrics)
+            held.append(metrics.value(HELD, tenant="default/small"))
+        together = await running
+        assert 0 < max(held) <= KV_BLOCKS, held
         alone = [await answer(free, question, max_tokens=16) for question in QUESTIONS[:6]]
     assert [heard.text for heard in together] == alone
 

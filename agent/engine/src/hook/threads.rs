@@ -202,6 +202,8 @@ fn work_for(hook: &mut dyn Hook, slice: Duration) -> Option<Result<Answer, Refus
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
     use realm_core::hook::Question;
 
     use super::*;
@@ -253,6 +255,40 @@ mod tests {
             placed = Some(answered.placed);
             (answered.worked, answered.at.duration_since(asked_at))
         })
+    }
+
+    /// A hook that has answered when another one is at work.
+    struct Meeting(Arc<AtomicU32>);
+
+    impl Hook for Meeting {
+        fn ask(&mut self, _question: Question) {}
+
+        fn work(&mut self) -> Option<Result<Answer, Refusal>> {
+            self.0.fetch_add(1, Relaxed);
+            let begun_at = Instant::now();
+            while self.0.load(Relaxed) < 2 {
+                if begun_at.elapsed() > Duration::from_secs(20) {
+                    return Some(Err(Refusal::Internal));
+                }
+                thread::yield_now();
+            }
+            Some(Ok(Answer::default()))
+        }
+    }
+
+    #[test]
+    fn hooks_of_two_tenants_work_at_the_same_time() {
+        let (places, here) = (Arc::new(Places::new(PLACES_MAX)), Arc::new(AtomicU32::new(0)));
+        let mut hooks = Hooks::default();
+        for (id, name) in [(1, "a"), (2, "b")] {
+            let tenant = TenantName::new("default", name).unwrap();
+            let place = places.take(&tenant).unwrap();
+            let placed = Placed::new(Box::new(Meeting(here.clone())), place);
+            assert!(hooks.work(SequenceId(id), &tenant, placed));
+        }
+        for _ in ["a", "b"] {
+            assert!(hooks.take(Duration::from_mins(1)).unwrap().answer.is_ok());
+        }
     }
 
     #[test]
