@@ -1,16 +1,20 @@
 //! What a program may try. Each attack ends with its own refusal, and a neighbour's stream, on the
 //! same single thread, arrives whole and in order meanwhile.
 
+use std::time::Duration;
+
 use realm_core::{
     desired::Limits,
     engine::Engine as _,
     refusal::{ProgramLimit, Refusal},
     reply::Reply,
 };
+use realm_runtime::{ProgramError, bench::Instances};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::{
+    components::IDLE,
     echo::{Echo, Mood},
     town::{Citizen, LIMITS, Told, Town, read, town},
 };
@@ -193,4 +197,42 @@ async fn a_program_may_go_on_after_a_refusal_and_cannot_reword_one() {
     assert_eq!(done.data, json!(true));
     let refusal = street.attack("disguise_refusal", json!({})).await.end.unwrap_err();
     assert_eq!(refusal, Refusal::UnknownModel("no-such-model".into()));
+}
+
+#[tokio::test]
+async fn an_instance_that_looks_for_what_others_left_finds_nothing() {
+    // It traps at its start where a word of its memory or an entry of its table is set, and sets
+    // all of them: what of a table is wiped, and what is given back.
+    let look = r#"(table $table 4000 funcref)
+    (func $mark)
+    (elem declare func $mark)
+    (func $look (local $at i32)
+      (local.set $at (i32.const 4096))
+      (loop $words
+        (if (i64.ne (i64.load (local.get $at)) (i64.const 0)) (then unreachable))
+        (i64.store (local.get $at) (i64.const -1))
+        (local.set $at (i32.add (local.get $at) (i32.const 8)))
+        (br_if $words (i32.lt_u (local.get $at) (i32.const 524288))))
+      (local.set $at (i32.const 0))
+      (loop $entries
+        (if (ref.is_null (table.get $table (local.get $at))) (then) (else unreachable))
+        (table.set $table (local.get $at) (ref.func $mark))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br_if $entries (i32.lt_u (local.get $at) (i32.const 4000)))))
+    (start $look)
+    (memory (export "memory") 8)"#;
+    let text = IDLE.replacen("(memory (export \"memory\") 1)", look, 1);
+    assert!(text.contains("$look"));
+    let mut limits = LIMITS.program;
+    limits.fuel_max = 10_000_000;
+    let prepare = async |text: &str| {
+        town().await.runtime.prepare_program(wat::parse_str(text).unwrap(), &limits).await
+    };
+    let twice = text.replace("(start $look)", "(func $twice call $look call $look) (start $twice)");
+    let error = prepare(&twice).await.unwrap_err();
+    assert!(matches!(error, ProgramError::Start { .. }), "what is there is found: {error:?}");
+    let instances = Instances::of(&prepare(&text).await.unwrap(), limits);
+    for _ in 0..8 {
+        assert!(instances.make().await.unwrap() > Duration::ZERO);
+    }
 }

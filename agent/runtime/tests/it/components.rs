@@ -12,7 +12,7 @@ const BUILT_IN: &[u8] =
     include_bytes!("../../../../sdks/guest-rust/programs/built-in/built_in.wasm");
 
 /// The least that is a program; fuzzing starts from it too.
-const IDLE: &str = include_str!("../../../../tests/fuzz/examples/components/idle.wat");
+pub(crate) const IDLE: &str = include_str!("../../../../tests/fuzz/examples/components/idle.wat");
 
 async fn refused(bytes: Vec<u8>) -> ProgramError {
     town().await.runtime.prepare_program(bytes, &LIMITS.program).await.unwrap_err()
