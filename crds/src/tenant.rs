@@ -299,8 +299,8 @@ pub struct Program {
     pub config: BTreeMap<String, String>,
 }
 
-/// What a tenant may spend, over all doors. Every limit is enforced, but those per minute in the
-/// mode `Shadow`.
+/// What a tenant may spend, over all doors where nothing else is said. Every limit is enforced, but
+/// those per minute in the mode `Shadow`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Limits {
@@ -332,7 +332,8 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u32>,
 
-    /// Blocks of KV cache held at once, over all sequences and cached prefixes, for each model.
+    /// Blocks of KV cache held at once, over all sequences and cached prefixes, for each model at each
+    /// node that has it loaded.
     #[schemars(range(min = 1, max = crate::model::KV_BLOCKS_MAX))]
     pub kv_blocks: u32,
 
