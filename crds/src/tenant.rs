@@ -434,8 +434,8 @@ pub struct TenantStatus {
     /// `KeysValid` (it has a key, and nothing in its Secrets is wrong), `ModelsGranted`,
     /// `ProgramReady`, `ModelsReady` (one of its models takes calls), `LimitsApplied`, and `Ready`,
     /// which sums them up; of a suspended tenant that is as it should be its reason is `Suspended`.
-    /// `LimitsApplied` tells how: of the limits on calls and tokens each of n doors enforces an
-    /// n-th, rounded up, or a slice that follows what is used at each.
+    /// `LimitsApplied` tells how: of the limits on calls and tokens each of n doors holds an n-th,
+    /// rounded up, or a slice that follows what is used at each.
     /// `WithinLimits` is False, with the first of them as its reason, while limits have refused
     /// calls in the last minute, or would have in shadow, and `ServedPromptly` while calls have
     /// waited behind those of other tenants in the last five; `Ready` does not count these.

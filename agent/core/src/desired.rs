@@ -201,7 +201,7 @@ pub struct Limits {
     pub context_max: u32,
     /// Tokens of one answer, which ends there.
     pub output_tokens_max: u32,
-    /// KV blocks held at once, over all sequences and cached prefixes, per model.
+    /// KV blocks held at once, over all sequences and cached prefixes, per model and node.
     pub kv_blocks_max: u32,
     pub program: ProgramLimits,
 }

@@ -179,11 +179,11 @@ pub enum Lacks {
 pub struct Left {
     pub input_tokens: u32,
     pub output_tokens: u32,
-    /// What its door earns; a door of the release before does not say, and is taken to have all.
+    /// What of a minute its door holds; a door of the release before does not say, and is taken to have all.
     pub per_minute: Option<PerMinute>,
 }
 
-/// Tokens that a door may spend in a minute, by its slices.
+/// Tokens of a minute that a door holds at once, by its slices, rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerMinute {
     pub input_tokens: u32,

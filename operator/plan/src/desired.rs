@@ -185,14 +185,14 @@ pub struct Limits {
     pub context_max: u32,
     /// Tokens of one answer, which ends there.
     pub output_tokens_max: u32,
-    /// KV blocks held at once, over all sequences and cached prefixes, per model.
+    /// KV blocks held at once, over all sequences and cached prefixes, per model and node.
     pub kv_blocks_max: u32,
     pub program: ProgramLimits,
 }
 
 impl Limits {
-    /// The part of one door out of `doors` where no slices are leased, rounded up: a limit of 1
-    /// stays 1, and all doors together let in less than one call or token more per door than the
+    /// The part of one door out of `doors` that knows no slices, rounded up: a limit of 1 stays 1, and
+    /// all such doors together let in less than one call or token more per door and minute than the
     /// limit. What bounds a single sequence, a program or a node's cache is no door's business and
     /// stays whole.
     #[must_use]

@@ -187,7 +187,7 @@ fn limits(tenant: &TenantStanding) -> Finding {
         }
         (None, 1) => ("Whole", "one door enforces the limits whole".to_owned()),
         (None, _) => {
-            let message = format!("each of {doors} doors enforces one part in {doors}, rounded up");
+            let message = format!("each of {doors} doors holds one part in {doors}, rounded up");
             ("SharedByDoors", message)
         }
     };

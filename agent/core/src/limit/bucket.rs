@@ -37,6 +37,10 @@ impl Allowance {
     fn per_minute(self) -> f64 {
         self.earns as f64 / f64::from(PARTS)
     }
+
+    fn is_whole(self) -> bool {
+        self == Self::whole(self.whole)
+    }
 }
 
 /// How long a refused call waits where no time is known to bring what it needs. At a door that has
@@ -44,8 +48,10 @@ impl Allowance {
 /// holds is set aside, who set it aside spends it or puts it back.
 const NO_PART_WAIT: Duration = Duration::from_secs(5);
 
-/// Milliseconds in which it is looked a dozen times at who has which part of a limit.
-const DIVIDED_IN_MS: f64 = 60_000.0;
+/// Milliseconds after which it is worth to ask a door again that has a part of a limit: a dozen times
+/// it has been looked by then at who needs which part, and a door that refuses calls has more of it,
+/// where others let go of any.
+const ASK_AGAIN_MS: f64 = 60_000.0;
 
 /// What a level may lack of a whole unit and still be one: sums of what time earns are off by less
 /// in a year, and it is far less than anybody could spend.
@@ -105,7 +111,7 @@ impl Bucket {
     pub(super) fn take(&mut self, units: u32, mode: LimitsMode) {
         self.level -= f64::from(units);
         if mode == LimitsMode::Shadow {
-            self.level = self.level.max(-f64::from(self.allowance.part));
+            self.level = self.level.max(-self.allowance.per_minute());
         }
     }
 
@@ -171,12 +177,14 @@ impl Bucket {
         self.allowance.whole
     }
 
-    /// How long until so much is there, by what this door may spend now. Whoever comes then finds
-    /// it, unless somebody else was faster.
+    /// How long until so much is there, by what this door earns now. Whoever comes then finds it,
+    /// unless somebody else was faster. Where the door has a part of its limit and earns that late,
+    /// it is the time after which to ask again: a minute, and no sooner than all of the limit would
+    /// have earned it.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a wait is at most a u32 allowance's minutes and at least nothing"
+        reason = "a wait is at least nothing, and one beyond a u64 is cut"
     )]
     pub(super) fn wait_ms(&self, needed: u32) -> u64 {
         let due = f64::from(self.due(needed));
@@ -184,10 +192,13 @@ impl Bucket {
             return u64::try_from(NO_PART_WAIT.as_millis()).unwrap_or(u64::MAX);
         }
         let missing = (due - self.level).max(0.0);
-        let earned = self.allowance.per_minute();
-        let wait = (missing * 60_000.0 / earned - ROUNDING).ceil().max(1.0);
-        // Who is refused where less than one a minute is earned has more of the limit by then.
-        (if earned < 1.0 { wait.min(DIVIDED_IN_MS) } else { wait }) as u64
+        let earned_in =
+            |per_minute: f64| (missing * 60_000.0 / per_minute - ROUNDING).ceil().max(1.0);
+        let wait = earned_in(self.allowance.per_minute());
+        if self.allowance.is_whole() {
+            return wait as u64;
+        }
+        wait.min(earned_in(f64::from(self.allowance.whole)).max(ASK_AGAIN_MS)) as u64
     }
 }
 

@@ -134,9 +134,17 @@ fn a_prompt_that_is_larger_than_its_doors_slice_takes_all_of_it_and_owes_the_res
     for (prompt, due) in [(100, 100_u64), (250, 250), (700, 250)] {
         let running = owing(&Limiter::default());
         let wait_ms = (due + 450) * 60_000 / 250;
-        let refusal = running.reserve(prompt, now).unwrap_err();
-        let expected = Refusal::TooManyTokens { per_minute: 250, retry_after_ms: wait_ms };
-        assert_eq!(refusal, expected);
+        let refused_at = |ms: u64| {
+            let refusal = running.reserve(prompt, now + Duration::from_millis(ms)).unwrap_err();
+            assert!(
+                matches!(refusal, Refusal::TooManyTokens { per_minute: 250, .. }),
+                "{refusal:?}"
+            );
+            refusal.retry_after_ms().unwrap()
+        };
+        // A door with more of the limit would be done sooner, so it is to be asked each minute.
+        assert_eq!(refused_at(0), 60_000);
+        assert_eq!(refused_at(wait_ms - 40_000), 40_000);
         let after = |ms: u64| running.reserve(prompt, now + Duration::from_millis(ms));
         drop(after(wait_ms - 2).unwrap_err());
         drop(after(wait_ms).unwrap());
@@ -800,6 +808,18 @@ fn a_refused_call_is_told_when_this_doors_slice_lets_it_in() {
 }
 
 #[test]
+fn who_waits_long_by_a_part_of_a_limit_is_told_to_ask_again() {
+    let caller = caller(|it| it.requests_per_minute = 600);
+    for (parts, told) in [(PARTS, 100), (PARTS / 512, 51_200), (PARTS / 1_024, 60_000)] {
+        let (limiter, now) = (Limiter::default(), Instant::now());
+        limiter.divide(slices(1, parts), now);
+        while limiter.admit(caller.clone(), call(), now).is_ok() {}
+        let refusal = limiter.admit(caller.clone(), call(), now).unwrap_err();
+        assert_eq!(refusal.retry_after_ms(), Some(told), "{parts}");
+    }
+}
+
+#[test]
 fn a_hundred_doors_earn_what_three_requests_a_minute_are() {
     let caller = caller(|it| it.requests_per_minute = 3);
     let start = Instant::now();
@@ -818,7 +838,7 @@ fn a_hundred_doors_earn_what_three_requests_a_minute_are() {
     assert_eq!(admitted, 300, "one every 33 minutes at each");
     let refusal = doors[0].admit(caller.clone(), call(), start + Duration::from_hours(2));
     let refusal = refusal.unwrap_err().retry_after_ms().unwrap();
-    assert_eq!(refusal, 60_000, "it has more of the limit by then");
+    assert_eq!(refusal, 60_000, "when to ask again");
 }
 
 #[test]

@@ -310,7 +310,7 @@ fn limits_say_whole_even_or_which_door_has_the_largest_slice() {
     assert_eq!(say(1, Applied::default()).0, "Whole");
     let (reason, message) = say(3, even);
     assert_eq!(reason, "SharedByDoors");
-    assert_eq!(message, "each of 3 doors enforces one part in 3, rounded up");
+    assert_eq!(message, "each of 3 doors holds one part in 3, rounded up");
     let largest = Some(("worker-1".to_owned(), 93));
     let (reason, message) = say(3, Applied { sliced: 2, largest, older: 1 });
     assert_eq!(reason, "Sliced");
