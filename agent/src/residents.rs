@@ -97,6 +97,7 @@ impl Residents for Agent {
         let is_first =
             program.code == Program::BuiltIn && self.tenants.is_yet_to_come(&tenant.name);
         let built_in = if is_first { Some(self.prepare(&tenant, program).await) } else { None };
+        let at_work = self.runtime.program(&tenant.name).map(|program| program.digest());
         // Before anything else is waited for: a revoked key must not outlive what the program takes, and
         // a good one is not called wrong meanwhile. Until a first program has come, calls go where
         // another node has it, or are told why it is not there.
@@ -117,7 +118,10 @@ impl Residents for Agent {
             }
         };
         let digest = program.digest();
-        drop(self.proven.put(&tenant.name, own_program(&tenant, digest)));
+        // What is at work was not looked for again: where it came from is a source that holds it.
+        if at_work != Some(digest) {
+            drop(self.proven.put(&tenant.name, own_program(&tenant, digest)));
+        }
         self.runtime.put_tenant(tenant, program);
         Ok(Some(digest))
     }
@@ -152,8 +156,7 @@ impl Agent {
     /// none does: this agent has been started again since.
     async fn fall_back(&self, tenant: &Arc<DesiredTenant>, newest: &HostedProgram) {
         let Some(artifact) = self.proven.of(&tenant.name) else { return };
-        let is_newest =
-            matches!(&newest.code, Program::Component(it) if it.sha256 == artifact.sha256);
+        let is_newest = matches!(&newest.code, Program::Component(it) if *it == artifact);
         if is_newest || self.runtime.program(&tenant.name).is_some() {
             return;
         }

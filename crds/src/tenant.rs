@@ -309,7 +309,7 @@ pub struct Limits {
     pub requests_per_minute: u32,
 
     /// Tokens of prompt per minute, without those that were cached. A prompt that is larger than
-    /// what is left waits, and one that is larger than this is refused for good.
+    /// what is left is refused with the time to wait, and one that is larger than this for good.
     #[schemars(range(min = 1, max = PER_MINUTE_MAX))]
     pub input_tokens_per_minute: u32,
 

@@ -95,7 +95,8 @@ async def test_a_hook_that_is_always_late_is_counted_and_loses_no_token(server: 
         reply = await client.call("generate", {"prompt": PROMPT, "max_tokens": 24})
     assert reply.text
     assert plain.text.startswith(reply.text)
-    assert reply.usage is not None and reply.usage.completion_tokens == 24
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 24
     late = server.metrics().value(
         "realm_program_hook_overruns_total", tenant="default/slow", pipeline="-"
     )

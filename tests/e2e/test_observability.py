@@ -24,9 +24,10 @@ from realm_client import Client, NotFound, ProgramError, RateLimited, Unauthenti
 #: What Grafana would put in place of its variables.
 ALL = {"$node": ".*", "$tenant": ".*", "$model": ".*", "$__rate_interval": "1m"}
 
-#: Only while a download runs, a tenant fails, a model is asleep or limits are in shadow, which none
-#: is or does here.
+#: Only while a download runs, a tenant or a model fails, a model is asleep or limits are in shadow,
+#: which none is or does here.
 UNSEEN = {
+    "realm_agent_model_failed",
     "realm_agent_model_fetched_bytes",
     "realm_agent_tenant_failed",
     "realm_gateway_tenant_shadowed_total",

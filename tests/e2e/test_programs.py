@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 import statistics
 import time
@@ -323,6 +324,19 @@ async def test_after_a_restart_the_program_that_worked_last_goes_on_where_the_ne
 
     server = serve(with_pirate)
     await server.says(f"tenant default/{name}: ready")
+    # What is at work is not looked for again, wherever it is said to be.
+    digest = hashlib.sha256(pirate.read_bytes()).hexdigest()
+    nowhere = pirate.with_name("nowhere.wasm").as_uri()
+    server.folder.tenant(name, program={"sources": [nowhere], "sha256": digest})
+    await server.says(f"tenant default/{name}: accepted, changed")
+    async with Client(server.url, server.folder.key(name)) as client:
+        assert (await client.call("shout", {"text": "a"})).data == {"text": "A"}
+    server.kill()
+    server.start(ready=False)
+    await server.says(f"tenant default/{name}: failed, SourceNotFound")
+    async with Client(server.url, server.folder.key(name)) as client:
+        assert (await client.call("shout", {"text": "a"})).data == {"text": "A"}
+
     server.folder.tenant(name, program={"sources": [unhealthy.as_uri()]})
     await server.says(f"tenant default/{name}: failed, ProgramUnhealthy")
     server.kill()

@@ -150,6 +150,23 @@ async def test_what_a_tenant_gets_and_what_keeps_it_waiting_is_told_in_words(
         await eventually(is_told, "it has the model to itself and waits for its own limit")
 
 
+async def test_why_a_model_is_not_there_is_told_of_it_and_of_who_may_use_it(
+    server: Server, tmp_path: Path
+) -> None:
+    server.folder.model(tmp_path / "nowhere.gguf", "lost")
+    server.folder.tenant("waits", models=["lost"])
+    await server.says("model default/lost: failed, SourceNotFound")
+    where = ("--metrics", address(server))
+    told = explain(server, "model/lost", *where)
+    assert "wrong       SourceNotFound: " in told
+    assert "wrong       nothing" not in told
+    assert "wrong       model default/lost SourceNotFound: " in explain(
+        server, "tenant/waits", *where
+    )
+    server.folder.remove("tenant-waits.yaml")
+    server.folder.remove("model-lost.yaml")
+
+
 def test_what_is_asked_for_is_told_without_a_server(server: Server) -> None:
     told = explain(server, "tenant/idle")
     assert "priority High: it comes before those of other priorities" in told

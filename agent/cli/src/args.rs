@@ -392,8 +392,8 @@ pub(crate) struct TenancyArgs {
     /// File with the key of another tenant, of the same weight; `REALM_OTHER_API_KEY` when absent.
     #[arg(long, value_name = "FILE")]
     pub(crate) other_key_file: Option<PathBuf>,
-    /// File with the key of a tenant whose limits per minute a few hundred short calls come to, and
-    /// an answer of some hundred tokens; `REALM_LIMITED_API_KEY` when absent. Without either,
+    /// File with the key of a tenant whose limits per minute a few short calls come to, and an answer
+    /// of some hundred tokens; `REALM_LIMITED_API_KEY` when absent. Without either,
     /// `retry-after` is skipped, and `stream-limits` spends nobody's minute.
     #[arg(long, value_name = "FILE")]
     pub(crate) limited_key_file: Option<PathBuf>,
@@ -477,7 +477,7 @@ pub(crate) struct TopArgs {
     /// Seconds between two looks, of which what happened in between is shown.
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) every: f64,
-    /// Show two looks once, and end.
+    /// Show once what happened between two looks, and end.
     #[arg(long)]
     pub(crate) once: bool,
     /// Print a line of JSON for each look.

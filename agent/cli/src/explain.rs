@@ -19,7 +19,8 @@ use crate::{
     manifests, output,
     serve::state,
     target::{self, Folder, Manifest, Target},
-    tenant, top,
+    tenant,
+    top::{self, reading::Reading},
 };
 
 /// How long it is looked at what happens: enough for a few steps of a slow machine.
@@ -59,8 +60,20 @@ pub(crate) async fn run(home: &Home, args: ExplainArgs) -> anyhow::Result<ExitCo
             lines.extend(words::wrong(tenant.said()));
             lines
         }
-        (Subject::Model(name), target) => said::<Model>("model", name, target).await?,
-        (Subject::Pipeline(name), target) => said::<Pipeline>("pipeline", name, target).await?,
+        (Subject::Model(name), Target::Machine(folder)) => {
+            model_of_folder(&folder, name, &metrics).await?
+        }
+        (Subject::Model(name), Target::Cluster(cluster)) => {
+            in_cluster::<Model>(&cluster, "model", name).await?
+        }
+        (Subject::Pipeline(name), Target::Machine(folder)) => {
+            let (mut lines, problems) = in_folder::<Pipeline>(&folder, "pipeline", name)?;
+            lines.extend(words::problems(&problems));
+            lines
+        }
+        (Subject::Pipeline(name), Target::Cluster(cluster)) => {
+            in_cluster::<Pipeline>(&cluster, "pipeline", name).await?
+        }
     };
     lines.into_iter().try_for_each(output::line)?;
     Ok(ExitCode::SUCCESS)
@@ -71,54 +84,71 @@ async fn of_folder(folder: &Folder, name: &str, metrics: &[String]) -> anyhow::R
     let (document, tenant) = tenant::find(folder, &reading, name)?;
     let full_name = document.id.1.to_string();
     let mut lines = words::asked(&full_name, &tenant.spec);
-    let Now { lines: seen, failures } = now(&full_name, metrics).await?;
+    let Now { lines: seen, reading: seen_at } = now(&full_name, metrics).await?;
     lines.extend(seen);
+    let mut failures = words::failures(&seen_at.failures(&full_name));
+    let models = tenant.spec.models.iter().map(|it| match it.namespace.as_str() {
+        "" => format!("{}/{}", document.id.1.namespace(), it.name),
+        namespace => format!("{namespace}/{}", it.name),
+    });
+    let models: Vec<_> = models.collect();
+    let failed = models.iter().map(|model| (model.as_str(), seen_at.model_failures(model)));
+    failures.extend(words::failed_models(failed));
     let problems = state::problems(reading.clone());
     let problems = manifests::within(document, &problems).map(ToString::to_string);
+    let problems: Vec<_> = failures.into_iter().chain(problems).collect();
+    lines.extend(words::problems(&problems));
+    Ok(lines)
+}
+
+async fn model_of_folder(
+    folder: &Folder,
+    name: &str,
+    metrics: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let (mut lines, problems) = in_folder::<Model>(folder, "model", name)?;
+    let mut failures = BTreeSet::new();
+    if metrics.is_empty() {
+        lines.extend(words::unseen());
+    } else {
+        failures = top::read(metrics).await?.model_failures(&folder.full_name(name));
+    }
     let problems: Vec<_> = words::failures(&failures).into_iter().chain(problems).collect();
     lines.extend(words::problems(&problems));
     Ok(lines)
 }
 
-/// What happens to a tenant, and why its newest form does not work where it does not.
+/// What happens to a tenant, and what its servers say.
 struct Now {
     lines: Vec<String>,
-    failures: BTreeSet<String>,
+    reading: Reading,
 }
 
 /// The same, where metrics tell it.
 async fn now(tenant: &str, metrics: &[String]) -> anyhow::Result<Now> {
     if metrics.is_empty() {
-        return Ok(Now { lines: words::unseen(), failures: BTreeSet::new() });
+        return Ok(Now { lines: words::unseen(), reading: Reading::default() });
     }
     let (seconds, rows, reading) = top::look(metrics, LOOK_FOR).await?;
     let lines = words::seen(tenant, &rows, (reading.held_back(tenant), seconds));
-    Ok(Now { lines, failures: reading.failures(tenant) })
+    Ok(Now { lines, reading })
 }
 
-/// What is said of a model or a pipeline.
-async fn said<K: Served + Manifest + 'static>(
+/// The name of a model or a pipeline, and what its folder says is wrong with it.
+fn in_folder<K: Manifest + 'static>(
+    folder: &Folder,
     kind: &str,
     name: &str,
-    target: Target,
-) -> anyhow::Result<Vec<String>> {
-    match target {
-        Target::Cluster(cluster) => in_cluster::<K>(&cluster, kind, name).await,
-        Target::Machine(folder) => {
-            let reading = folder.read();
-            let mut found = target::objects::<K>(&reading);
-            let found = found.find(|(document, _)| folder.is_it(document, name));
-            let Folder { path, namespace } = &folder;
-            let missing = || format!("there is no {kind} {namespace}/{name} in {}", path.display());
-            let (document, _) = found.with_context(missing)?;
-            let problems = state::problems(reading.clone());
-            let problems = manifests::within(document, &problems).map(ToString::to_string);
-            let problems: Vec<_> = problems.collect();
-            let mut lines = vec![format!("{kind:<11} {}", document.id.1)];
-            lines.extend(words::problems(&problems));
-            Ok(lines)
-        }
-    }
+) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+    let reading = folder.read();
+    let mut found = target::objects::<K>(&reading);
+    let found = found.find(|(document, _)| folder.is_it(document, name));
+    let Folder { path, namespace } = folder;
+    let missing = || format!("there is no {kind} {namespace}/{name} in {}", path.display());
+    let (document, _) = found.with_context(missing)?;
+    let problems = state::problems(reading.clone());
+    let problems = manifests::within(document, &problems).map(ToString::to_string);
+    Ok((vec![format!("{kind:<11} {}", document.id.1)], problems.collect()))
 }
 
 async fn in_cluster<K: Served>(

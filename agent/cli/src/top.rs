@@ -79,7 +79,8 @@ async fn look_again(
     Ok((Instant::now(), read(metrics).await?))
 }
 
-async fn read(metrics: &[String]) -> anyhow::Result<Reading> {
+/// One look, for what is so at any time.
+pub(crate) async fn read(metrics: &[String]) -> anyhow::Result<Reading> {
     let mut reading = Reading::default();
     for address in metrics {
         let address = scrape::host_and_port(address);

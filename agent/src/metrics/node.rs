@@ -7,7 +7,7 @@ use tokio::sync::watch;
 /// What a report says, as samples of one family.
 type Read = fn(&Report) -> Vec<Sample>;
 
-const FAMILIES: [(&str, &str, &[&str], Read); 6] = [
+const FAMILIES: [(&str, &str, &[&str], Read); 7] = [
     (
         "realm_agent_generation",
         "The generation of the state that the node makes true.",
@@ -19,6 +19,12 @@ const FAMILIES: [(&str, &str, &[&str], Read); 6] = [
         "1 for the state that a desired model of this node is in, and 0 for the others.",
         &["model", "state"],
         model_states,
+    ),
+    (
+        "realm_agent_model_failed",
+        "1 for each model whose newest form does not work here, by the reason.",
+        &["model", "reason"],
+        failed_models,
     ),
     (
         "realm_agent_model_fetched_bytes",
@@ -90,6 +96,16 @@ fn fetched(report: &Report) -> Vec<Sample> {
     fetching.collect()
 }
 
+fn failed_models(report: &Report) -> Vec<Sample> {
+    let failed = report.models.iter().filter_map(|model| match &model.phase {
+        ModelPhase::Failed(failure) => {
+            Some(Sample::new([model.name.to_string(), failure.reason.to_owned()], 1.0))
+        }
+        _ => None,
+    });
+    failed.collect()
+}
+
 fn failed(report: &Report) -> Vec<Sample> {
     let failed = report.tenants.iter().filter_map(|tenant| match &tenant.phase {
         Phase::Failed(failure) => {
@@ -138,9 +154,21 @@ mod tests {
         assert_eq!(model_states(&report), states);
         assert_eq!(fetched(&report), [Sample::new(["default/tiny".to_owned()], 7.0)]);
         assert_eq!(failed(&report), []);
+        assert_eq!(failed_models(&report), []);
         let counts = [("pending", 0.0), ("ready", 1.0), ("failed", 0.0)];
         let counts = counts.map(|(state, count)| Sample::new([state.to_owned()], count));
         assert_eq!(count(report.tenants.iter().map(|tenant| &tenant.phase)), counts);
+    }
+
+    #[test]
+    fn a_model_that_fails_is_told_with_its_reason() {
+        let name = ModelName::parse("default/tiny").unwrap();
+        let failure = Failure { reason: "SourceNotFound", message: "why".to_owned() };
+        let phase = ModelPhase::Failed(failure);
+        let model = ModelReport { name, phase, stage: None, kv_blocks: None, facts: None };
+        let report = Report { models: vec![model], ..Report::default() };
+        let labels = ["default/tiny".to_owned(), "SourceNotFound".to_owned()];
+        assert_eq!(failed_models(&report), [Sample::new(labels, 1.0)]);
     }
 
     #[test]

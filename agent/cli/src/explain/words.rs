@@ -121,6 +121,16 @@ pub(super) fn failures(reasons: &BTreeSet<String>) -> Vec<String> {
     reasons.iter().map(told).collect()
 }
 
+/// Models of a tenant that do not work.
+pub(super) fn failed_models<'a>(
+    models: impl Iterator<Item = (&'a str, BTreeSet<String>)>,
+) -> Vec<String> {
+    let told = |(model, reasons): (&str, BTreeSet<String>)| {
+        failures(&reasons).into_iter().map(move |it| format!("model {model} {it}")).collect()
+    };
+    models.flat_map::<Vec<_>, _>(told).collect()
+}
+
 fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
     let Row { model, running, queued, entitled, got, kv_used, kv_cached, kv_limit, .. } = row;
     if !row.is_active() {
@@ -156,7 +166,10 @@ fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
     ];
     lines.extend(waits(&row.waits).map(|behind| match row.waits {
         Waits::Quota => line("waits", "for its own KV blocks: the limit kvBlocks is reached"),
-        Waits::Itself => line("waits", format!("for {behind}: nobody else runs anything there")),
+        Waits::Itself => line(
+            "waits",
+            format!("for {behind}, or its own sequences: nobody else runs anything there"),
+        ),
         Waits::Behind { .. } | Waits::No => line("waits", format!("behind {behind}")),
     }));
     lines

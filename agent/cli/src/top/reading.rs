@@ -19,6 +19,8 @@ pub(crate) struct Reading {
 pub(super) struct OfAgent {
     pub(super) pairs: BTreeMap<Pair, AtModel>,
     pub(super) tenants: BTreeMap<String, OfTenant>,
+    /// Why the newest form of each of these models does not work.
+    pub(super) failed_models: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A tenant at a model.
@@ -80,6 +82,12 @@ impl Reading {
         of_tenant.flat_map(|it| it.failures.iter().cloned()).collect()
     }
 
+    /// Why a model's newest form does not work, at any agent.
+    pub(crate) fn model_failures(&self, model: &str) -> BTreeSet<String> {
+        let of_model = self.agents.values().filter_map(|agent| agent.failed_models.get(model));
+        of_model.flatten().cloned().collect()
+    }
+
     /// Calls of a tenant that wait for one of its program's instances, at whichever agent.
     pub(crate) fn held_back(&self, tenant: &str) -> f64 {
         let of_tenant = self.agents.values().filter_map(|agent| agent.tenants.get(tenant));
@@ -98,6 +106,7 @@ impl Reading {
         for sample in samples {
             is_agent |= sample.name == "realm_agent_generation";
             has_weights |= sample.name == "realm_agent_tenant_weight";
+            of_agent.add_of_model(&sample);
             // Those that are gone are nobody's row.
             let Some(tenant) = sample.label("tenant").filter(|tenant| *tenant != "-") else {
                 continue;
@@ -129,6 +138,15 @@ impl OfAgent {
             _ => return,
         };
         *number += sample.value;
+    }
+
+    fn add_of_model(&mut self, sample: &Sample<'_>) {
+        if sample.name != "realm_agent_model_failed" || sample.value <= 0.0 {
+            return;
+        }
+        if let (Some(model), Some(reason)) = (sample.label("model"), sample.label("reason")) {
+            self.failed_models.entry(model.to_owned()).or_default().insert(reason.to_owned());
+        }
     }
 
     fn add_of_tenant(&mut self, tenant: &str, sample: &Sample<'_>) {
@@ -185,6 +203,7 @@ realm_gateway_requests_total{tenant="d/a",function="chat",code="too_many_calls"}
 realm_gateway_requests_total{tenant="d/a",function="chat",code="ok"} 30
 realm_gateway_tenant_shadowed_total{tenant="d/a",code="too_many_tokens"} 1
 realm_agent_tenant_failed{tenant="d/a",reason="ProgramUnhealthy"} 1
+realm_agent_model_failed{model="d/lost",reason="SourceNotFound"} 1
 realm_program_runs_waiting{tenant="d/a"} 2
 "#;
 
@@ -192,7 +211,7 @@ realm_program_runs_waiting{tenant="d/a"} 2
     fn what_each_agent_says_of_a_tenant_is_found_and_kept_apart() {
         let read = reading(&[TEXT, TEXT]);
         assert_eq!(read.agents.len(), 2);
-        for OfAgent { pairs, tenants } in read.agents.values() {
+        for OfAgent { pairs, tenants, .. } in read.agents.values() {
             assert_eq!(pairs.len(), 1, "those that are gone have no row");
             let at_model = pairs[&("d/m".to_owned(), "d/a".to_owned())];
             assert_eq!((at_model.running, at_model.device_seconds), (2.0, 2.0));
@@ -204,6 +223,8 @@ realm_program_runs_waiting{tenant="d/a"} 2
         }
         assert_eq!(read.failures("d/a"), ["ProgramUnhealthy".to_owned()].into());
         assert!(read.failures("d/b").is_empty());
+        assert_eq!(read.model_failures("d/lost"), ["SourceNotFound".to_owned()].into());
+        assert!(read.model_failures("d/m").is_empty());
         assert_eq!((read.held_back("d/a"), read.held_back("d/b")), (4.0, 0.0));
     }
 

@@ -55,7 +55,8 @@ pub(crate) enum Waits {
     Behind { named: Vec<String>, others: usize },
     /// Nobody else has anything running, and all KV blocks are in use that it may hold.
     Quota,
-    /// Nobody else has anything running: for blocks and places that its own sequences hold.
+    /// Nobody else has anything running: for room in the next steps, or blocks and places that its own
+    /// sequences hold.
     Itself,
 }
 

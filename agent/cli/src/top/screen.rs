@@ -55,7 +55,7 @@ pub(crate) fn waits(waits: &Waits) -> Option<String> {
     match waits {
         Waits::No => None,
         Waits::Quota => Some("its own quota of KV blocks".to_owned()),
-        Waits::Itself => Some("its own sequences and KV blocks".to_owned()),
+        Waits::Itself => Some("room in the next steps".to_owned()),
         Waits::Behind { named, others: 0 } => Some(named.join(", ")),
         Waits::Behind { named, others } => Some(format!("{} and {others} more", named.join(", "))),
     }
