@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow, bail};
 use realm_crds::{GROUP, Secret, Tenant, VERSION};
 use realm_plan::{
-    Problem,
+    Kind, Problem,
     validate::{self, Site},
 };
 use serde_json::{Map, Value, json};
@@ -130,11 +130,23 @@ pub(crate) fn find<'a>(
     tenants.find(|(document, _)| folder.is_it(document, name)).with_context(|| {
         let full_name = folder.full_name(name);
         let missing = format!("there is no tenant {full_name} in {}", folder.path.display());
-        // It may be the one that cannot be read.
-        match state::problems(reading.clone()).first() {
+        let problems = state::problems(reading.clone());
+        match unread(folder, reading, name).or_else(|| problems.first()) {
             Some(problem) => format!("{missing}, of which some is wrong: {problem}"),
             None => missing,
         }
+    })
+}
+
+/// What is wrong with the tenant's manifest, which says which one it is and cannot be read.
+fn unread<'a>(folder: &Folder, reading: &'a Reading, name: &str) -> Option<&'a ManifestProblem> {
+    let full_name = folder.full_name(name);
+    reading.found.iter().find_map(|found| match found {
+        Found::Broken { id, problems, .. } => {
+            let is_it = id.0 == Kind::Tenant && id.1.to_string() == full_name;
+            problems.first().filter(|_| is_it)
+        }
+        Found::Whole(_) | Found::Unnamed(_) => None,
     })
 }
 
