@@ -7,7 +7,7 @@
 
 mod words;
 
-use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use realm_crds::{Model, Pipeline, Tenant};
@@ -48,7 +48,7 @@ pub(crate) async fn run(home: &Home, args: ExplainArgs) -> anyhow::Result<ExitCo
     let ExplainArgs { object, metrics, target } = args;
     let lines = match (Subject::parse(&object)?, Target::open(home, &target).await?) {
         (Subject::Tenant(name), Target::Machine(folder)) => {
-            of_folder(&folder, name, &metrics).await?
+            tenant_of_folder(&folder, name, &metrics).await?
         }
         (Subject::Tenant(name), Target::Cluster(cluster)) => {
             let tenant: Tenant = cluster.get(name).await?;
@@ -79,25 +79,26 @@ pub(crate) async fn run(home: &Home, args: ExplainArgs) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-async fn of_folder(folder: &Folder, name: &str, metrics: &[String]) -> anyhow::Result<Vec<String>> {
+async fn tenant_of_folder(
+    folder: &Folder,
+    name: &str,
+    metrics: &[String],
+) -> anyhow::Result<Vec<String>> {
     let reading = folder.read();
     let (document, tenant) = tenant::find(folder, &reading, name)?;
     let full_name = document.id.1.to_string();
     let mut lines = words::asked(&full_name, &tenant.spec);
     let Now { lines: seen, reading: seen_at } = now(&full_name, metrics).await?;
     lines.extend(seen);
-    let mut failures = words::failures(&seen_at.failures(&full_name));
-    let models = tenant.spec.models.iter().map(|it| match it.namespace.as_str() {
-        "" => format!("{}/{}", document.id.1.namespace(), it.name),
-        namespace => format!("{namespace}/{}", it.name),
-    });
-    let models: Vec<_> = models.collect();
-    let failed = models.iter().map(|model| (model.as_str(), seen_at.model_failures(model)));
-    failures.extend(words::failed_models(failed));
+    let mut wrong = words::failures(&seen_at.failures(&full_name));
+    for model in &tenant.spec.models {
+        let model = target::full_reference(document.id.1.namespace(), model);
+        let failures = words::failures(&seen_at.model_failures(&model));
+        wrong.extend(failures.into_iter().map(|failure| format!("model {model} {failure}")));
+    }
     let problems = state::problems(reading.clone());
-    let problems = manifests::within(document, &problems).map(ToString::to_string);
-    let problems: Vec<_> = failures.into_iter().chain(problems).collect();
-    lines.extend(words::problems(&problems));
+    wrong.extend(manifests::within(document, &problems).map(ToString::to_string));
+    lines.extend(words::problems(&wrong));
     Ok(lines)
 }
 
@@ -107,14 +108,15 @@ async fn model_of_folder(
     metrics: &[String],
 ) -> anyhow::Result<Vec<String>> {
     let (mut lines, problems) = in_folder::<Model>(folder, "model", name)?;
-    let mut failures = BTreeSet::new();
+    let mut wrong = Vec::new();
     if metrics.is_empty() {
         lines.extend(words::unseen());
     } else {
-        failures = top::read(metrics).await?.model_failures(&folder.full_name(name));
+        let reading = top::read(metrics).await?;
+        wrong = words::failures(&reading.model_failures(&folder.full_name(name)));
     }
-    let problems: Vec<_> = words::failures(&failures).into_iter().chain(problems).collect();
-    lines.extend(words::problems(&problems));
+    wrong.extend(problems);
+    lines.extend(words::problems(&wrong));
     Ok(lines)
 }
 

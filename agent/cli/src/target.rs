@@ -143,6 +143,14 @@ pub(crate) fn referred(ModelRef { name, namespace }: &ModelRef) -> String {
     }
 }
 
+/// The full name of a model that an object of the namespace `own` refers to.
+pub(crate) fn full_reference(own: &str, reference: &ModelRef) -> String {
+    match reference.namespace.as_str() {
+        "" => format!("{own}/{}", reference.name),
+        _ => referred(reference),
+    }
+}
+
 /// `namespace/name` of an object out of a cluster.
 pub(crate) fn full_name(meta: &ObjectMeta) -> String {
     let [namespace, name] =

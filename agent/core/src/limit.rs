@@ -179,7 +179,8 @@ pub enum Lacks {
 pub struct Left {
     pub input_tokens: u32,
     pub output_tokens: u32,
-    /// What of a minute its door holds; a door of the release before does not say, and is taken to have all.
+    /// What of a minute its door holds; a door of the release before does not say, and is taken to
+    /// have all.
     pub per_minute: Option<PerMinute>,
 }
 

@@ -39,7 +39,7 @@ const FAMILIES: [(&str, &str, &[&str], Read); 7] = [
         "realm_agent_tenant_failed",
         "1 for each tenant whose newest form does not work here, by the reason.",
         &["tenant", "reason"],
-        failed,
+        failed_tenants,
     ),
     (
         "realm_agent_pipelines",
@@ -106,7 +106,7 @@ fn failed_models(report: &Report) -> Vec<Sample> {
     failed.collect()
 }
 
-fn failed(report: &Report) -> Vec<Sample> {
+fn failed_tenants(report: &Report) -> Vec<Sample> {
     let failed = report.tenants.iter().filter_map(|tenant| match &tenant.phase {
         Phase::Failed(failure) => {
             Some(Sample::new([tenant.name.to_string(), failure.reason.to_owned()], 1.0))
@@ -153,7 +153,7 @@ mod tests {
             .map(|state| Sample::new(labels(state), f64::from(u8::from(state == "fetching"))));
         assert_eq!(model_states(&report), states);
         assert_eq!(fetched(&report), [Sample::new(["default/tiny".to_owned()], 7.0)]);
-        assert_eq!(failed(&report), []);
+        assert_eq!(failed_tenants(&report), []);
         assert_eq!(failed_models(&report), []);
         let counts = [("pending", 0.0), ("ready", 1.0), ("failed", 0.0)];
         let counts = counts.map(|(state, count)| Sample::new([state.to_owned()], count));
@@ -178,6 +178,6 @@ mod tests {
         let tenant = TenantReport { name, phase: Phase::Failed(failure), program: None };
         let report = Report { tenants: vec![tenant], ..Report::default() };
         let labels = ["default/acme".to_owned(), "ProgramUnhealthy".to_owned()];
-        assert_eq!(failed(&report), [Sample::new(labels, 1.0)]);
+        assert_eq!(failed_tenants(&report), [Sample::new(labels, 1.0)]);
     }
 }

@@ -113,22 +113,12 @@ fn refusals(refused: &[(String, f64)], seconds: f64) -> Vec<String> {
     lines
 }
 
-/// Why what a tenant has in its newest form does not work at an agent.
+/// Why the newest form of something does not work at an agent.
 pub(super) fn failures(reasons: &BTreeSet<String>) -> Vec<String> {
     let told = |reason| {
         format!("{reason}: the newest spec does not work, and the log of the server says why")
     };
     reasons.iter().map(told).collect()
-}
-
-/// Models of a tenant that do not work.
-pub(super) fn failed_models<'a>(
-    models: impl Iterator<Item = (&'a str, BTreeSet<String>)>,
-) -> Vec<String> {
-    let told = |(model, reasons): (&str, BTreeSet<String>)| {
-        failures(&reasons).into_iter().map(move |it| format!("model {model} {it}")).collect()
-    };
-    models.flat_map::<Vec<_>, _>(told).collect()
 }
 
 fn at_model(row: &Row, all: &[Row]) -> Vec<String> {
